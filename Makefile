@@ -1,0 +1,39 @@
+# Needs Python 3.11 or newer and make. Everything is installed into .venv, once.
+#
+#   make train                     the main job: train the default SAGAN, about five minutes on two cores
+#   make train ARGS="-p seed 1"    any parameters of notebooks/train.ipynb
+#   make lab                       JupyterLab in notebooks/
+#   make test                      all tests;  make test ARGS="-m 'not slow'"  the quick ones
+#   make lint                      ruff
+
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: train lab test lint
+.DEFAULT_GOAL := train
+
+# The executed notebook goes into the run's folder, so the name is reserved first. After an interrupt the run itself tells, when it has
+# saved, how to go on: hence the trap, which keeps this shell alive for it.
+train: .venv/installed
+	@run=$$($(BIN)/python -m workbench reserve $(ARGS)) || exit $$?; \
+	trap : INT TERM; \
+	$(BIN)/papermill --log-output --no-progress-bar notebooks/train.ipynb "$${WORKBENCH_OUTPUTS:-outputs}/$$run/train.ipynb" $(ARGS) -p run "$$run"; \
+	code=$$?; $(BIN)/python -m workbench show "$$run"; exit $$code
+
+lab: .venv/installed
+	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/train.ipynb
+
+test: .venv/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/pip install --quiet ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# Torch and torchvision come together, newest of both: a CPU-only torch does not fit the registry's torchvision.
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -e '.[test]'
+	touch $@

@@ -1,0 +1,30 @@
+"""Every test has outputs and data folders of its own; nothing is written into the checkout."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+
+from workbench import Config
+
+TINY = dict(width=8, z_dim=8, batch_size=8, steps=4, log_every=2, sample_every=4, checkpoint_every=4)
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
+    torch.manual_seed(0)
+    return tmp_path
+
+
+@pytest.fixture
+def tiny():
+    """Settings small enough to train for some steps in a second: `tiny(steps=8)`."""
+
+    def make(**overrides):
+        return Config.preset("twins32", **{**TINY, **overrides})
+
+    return make

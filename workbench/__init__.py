@@ -1,0 +1,27 @@
+"""A research workbench for SAGAN, the self-attention GAN of Zhang, Goodfellow, Metaxas and Odena (2019)."""
+
+from . import losses
+from .config import Config, ParameterError, WorkbenchError, notebook_parameters
+from .model import Discriminator, Generator, SelfAttention
+from .runs import Run, list_runs
+
+_LAZY = {  # what needs accelerate, Jupyter or plotting is imported when it is first used
+    "train": "training", "launch": "training", "Dashboard": "widgets.dashboard", "interactive": "widgets.dashboard",
+    "open_data": "data",
+}  # fmt: skip
+_MODULES = ("attention", "augment", "data", "ema", "figures", "runs", "sampling", "training", "twins")
+
+__all__ = [
+    "Config", "Discriminator", "Generator", "ParameterError", "Run", "SelfAttention", "WorkbenchError", "list_runs", "losses",
+    "notebook_parameters", *_LAZY, *_MODULES,
+]  # fmt: skip
+
+
+def __getattr__(name: str):
+    from importlib import import_module
+
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

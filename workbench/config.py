@@ -1,0 +1,508 @@
+"""Settings: every parameter with its meaning and range, the presets, and reading parameters.
+
+A `Config` is frozen and complete: it is what a run folder stores (`config.json`) and what models are rebuilt from.
+This module needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+# ----------------------------------------------------------------------------------------------------- errors
+
+
+class WorkbenchError(Exception):
+    """A mistake that the user can mend: its text is the whole message, in one line where possible."""
+
+    def _render_traceback_(self) -> list[str]:  # what IPython (hence Jupyter and papermill) shows instead of a traceback
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ParameterError(WorkbenchError, ValueError):
+    """A parameter has an unknown name, a value of the wrong type, or a value out of range."""
+
+
+# ----------------------------------------------------------------------------------------------------- places
+
+
+def outputs_dir() -> Path:
+    """The folder that holds the runs: `WORKBENCH_OUTPUTS`, or `outputs/` beside the package."""
+    return _place("WORKBENCH_OUTPUTS", "outputs")
+
+
+def data_dir() -> Path:
+    """The folder that holds datasets: `WORKBENCH_DATA`, or `data/` beside the package."""
+    return _place("WORKBENCH_DATA", "data")
+
+
+def _place(variable: str, name: str) -> Path:
+    # Never the working directory: papermill and Jupyter run notebooks from anywhere. An installed (not editable) package
+    # has no checkout around it, and only then is the working directory the sensible place.
+    checkout = Path(__file__).resolve().parent.parent
+    default = checkout / name if (checkout / "pyproject.toml").exists() else Path.cwd() / name
+    return Path(os.environ.get(variable) or default).expanduser().resolve()
+
+
+# ----------------------------------------------------------------------------------------------------- parameters
+
+BUILT_IN_CLASSES = {"twins": 6, "cifar10": 10, "imagenet": 1000}  # data sets whose number of classes is known unseen
+
+
+def _p(default, meaning: str, *, low=None, high=None, above=None, below=None, choices: Iterable | None = None):
+    """A dataclass field with what a user needs to know: meaning and allowed values (`above`, `below`: exclusive)."""
+    return field(
+        default=default,
+        metadata=dict(meaning=meaning, low=low, high=high, above=above, below=below, choices=choices and tuple(choices)),
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of a run. The defaults are those of the preset `twins32`.
+
+    Make one with `Config.preset(name, **overrides)` or `Config.from_parameters(mapping)`; `help` for each parameter:
+    `python -m workbench parameters`.
+
+    Raises
+    ------
+    ParameterError
+        If a value is out of range or two values do not go together; the message names parameter, value and cure.
+    """
+
+    # what is trained, and where it goes
+    preset: str = _p("twins32", "settings to start from")
+    run: str = _p("", "name of the run folder; empty: made from the preset and what differs from it")
+    data: str = _p("twins", "twins, cifar10, imagenet, or the path of a folder of images (folder/<class>/*)")
+    image_size: int = _p(32, "height and width of the images in pixels", choices=(32, 64, 128, 256))
+    num_classes: int | None = _p(None, "classes to condition on; 0: unconditional; None: as many as the data has", low=0)
+    skip_unreadable: bool = _p(False, "leave unreadable image files out instead of refusing to start")
+    augment: str = _p("none", "of real images (flip) or of real and fake ones (diffaug)", choices=("none", "flip", "diffaug"))
+
+    # the networks
+    width: int = _p(32, "channels of G at full resolution; at resolution r it has width * min(max_multiplier, size / r)", low=8)
+    width_d: int = _p(0, "the same for D; 0: as G", low=0)
+    max_multiplier: int = _p(16, "bound on the growth of the channels towards small maps; 1: the same width everywhere", low=1)
+    d_downsamples: int = _p(0, "down-sampling blocks of D; 0: down to 4x4", low=0)
+    d_flat_blocks: int = _p(1, "blocks of D after the down-sampling ones, at the last resolution", low=0)
+    z_dim: int = _p(128, "dimension of the latent vector z", low=1)
+    attention_g: str = _p("16", 'feature-map sizes with attention in G, as text: "32", "32,64" or "none"')
+    attention_d: str = _p("16", 'feature-map sizes with attention in D, as text: "32", "32,64" or "none"')
+    attention_variant: str = _p("official", "released code (keys and values pooled) or the formula of the paper", choices=("official", "paper"))
+    attention_block: str = _p("attention", "what stands at the attention sites; residual: a block of about equal size", choices=("attention", "residual"))
+    sn_g: bool = _p(True, "spectral normalization in G")
+    sn_d: bool = _p(True, "spectral normalization in D")
+    batch_norm_group: int = _p(0, "images that batch norm in G averages over; 0: the whole batch", low=0)
+    batch_norm_momentum: float = _p(0.1, "weight of a new batch in the running statistics of batch norm", above=0, high=1)
+
+    # optimisation
+    lr_g: float = _p(2e-4, "learning rate of G", above=0, high=1)
+    lr_d: float = _p(8e-4, "learning rate of D", above=0, high=1)
+    beta1: float = _p(0.0, "Adam's decay of the first moment", low=0, below=1)
+    beta2: float = _p(0.9, "Adam's decay of the second moment", low=0, below=1)
+    d_steps: int = _p(1, "D steps per G step", low=1)
+    batch_size: int = _p(64, "images per optimiser step, over all processes and accumulation steps", low=2)
+    gradient_accumulation: int = _p(1, "parts that a batch is worked through in, to save memory", low=1)
+    steps: int = _p(1500, "length of the training in G steps", low=1)
+    ema_decay: float = _p(0.995, "decay of the averaged generator; 0: no averaging", low=0, below=1)
+    ema_start: int = _p(0, "step at which averaging starts; until then the average is a copy", low=0)
+
+    # how it runs
+    seed: int = _p(0, "of weights, noise, labels, data order and augmentation", low=0)
+    num_processes: int = _p(1, "processes: one per GPU, or CPU processes where there is no GPU", low=1)
+    device: str = _p("auto", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda"))
+    mixed_precision: str = _p("no", "autocast: bf16, or fp16 (needs a GPU)", choices=("no", "bf16", "fp16"))
+    dtype: str = _p("float32", "of weights and arithmetic; float64 is for checks", choices=("float32", "float64"))
+
+    # what it writes
+    log_every: int = _p(10, "steps between lines of history.jsonl", low=1)
+    sample_every: int = _p(100, "steps between sample grids and attention snapshots", low=1)
+    checkpoint_every: int = _p(500, "steps between checkpoints", low=1)
+    keep_checkpoints: int = _p(0, "newest checkpoints to keep; 0: all", low=0)
+    evaluate_every: int = _p(0, "steps between evaluations; 0: never", low=0)
+    resume: str = _p("", '"run": go on with it; "run@step": fork a new run from its checkpoint')
+    note: str = _p("", "free text, stored with the run")
+    tags: str = _p("", "words to find the run by, separated by commas")
+
+    def __post_init__(self):
+        for f in fields(self):
+            object.__setattr__(self, f.name, _coerce(f, getattr(self, f.name)))
+        if self.num_classes is None and self.data in BUILT_IN_CLASSES:
+            object.__setattr__(self, "num_classes", BUILT_IN_CLASSES[self.data])
+        _check(self)
+
+    # ------------------------------------------------------------------------------------------------- derived
+
+    @property
+    def sites_g(self) -> tuple[int, ...]:
+        """Feature-map sizes of G that carry attention."""
+        return _sites(self.attention_g)
+
+    @property
+    def sites_d(self) -> tuple[int, ...]:
+        """Feature-map sizes of D that carry attention."""
+        return _sites(self.attention_d)
+
+    @property
+    def maps_g(self) -> tuple[int, ...]:
+        """Sizes of the feature maps that G's blocks put out: 8, 16, ..., image_size."""
+        return tuple(2**k for k in range(3, int(math.log2(self.image_size)) + 1))
+
+    @property
+    def maps_d(self) -> tuple[int, ...]:
+        """Sizes of the feature maps that D's down-sampling blocks put out: image_size / 2, ..., 4 by default."""
+        count = self.d_downsamples or int(math.log2(self.image_size)) - 2
+        return tuple(self.image_size // 2 ** (k + 1) for k in range(count))
+
+    def channels_g(self, resolution: int) -> int:
+        """Channels of G's feature map of this size."""
+        return self.width * min(self.max_multiplier, self.image_size // resolution)
+
+    def channels_d(self, resolution: int) -> int:
+        """Channels of D's feature map of this size: D mirrors G, one block later."""
+        return (self.width_d or self.width) * min(self.max_multiplier, self.image_size // (2 * resolution))
+
+    @property
+    def group_size(self) -> int:
+        """Images that batch norm averages over."""
+        return self.batch_norm_group or self.batch_size
+
+    @property
+    def derived_name(self) -> str:
+        """The name of a run that was given none: what it starts from, and each parameter that differs from that."""
+        base = Config.preset(self.preset)
+        start = self.preset
+        if self.resume:
+            base = parent_config(self.resume)
+            start = self.resume.replace("@", "-from")
+        changes = [f"{k}={_slug(v)}" for k, v in self.changes(base).items()]
+        return "-".join([start, *changes])[:150].rstrip("-.")
+
+    def changes(self, base: Config) -> dict:
+        """Parameters (name: value) in which this differs from `base`, the run's identity and notes left out."""
+        skip = {"preset", "run", "resume", "note", "tags"}
+        if self.data != base.data and self.num_classes == BUILT_IN_CLASSES.get(self.data):
+            skip |= {"num_classes"}  # it follows from the data
+        mine, theirs = asdict(self), asdict(base)
+        return {k: v for k, v in mine.items() if k not in skip and v != theirs[k]}
+
+    # ------------------------------------------------------------------------------------------------- making one
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping) -> Config:
+        """Settings from notebook parameters or any mapping: `None` means the value of the preset.
+
+        Values are coerced to the declared type of the parameter, whatever papermill or a shell made of them ("4e-4",
+        1e3, "false"). With `resume`, the settings of that run are what `None` stands for.
+
+        Raises
+        ------
+        ParameterError
+            For an unknown name (the message tells the nearest known one) or a value that does not fit.
+        """
+        _refuse_unknown(parameters)
+        given = {k: v for k, v in parameters.items() if v is not None}
+        resume = str(given.get("resume", ""))
+        if not resume:
+            return cls.preset(str(given.pop("preset", "twins32")), **given)
+        base = parent_config(resume)
+        if given.get("preset", base.preset) != base.preset:
+            raise ParameterError(f"preset={given['preset']!r} does not go with resume={resume!r}, which has preset {base.preset!r}: leave preset out")
+        if "data" in given and "num_classes" not in given and given["data"] != base.data:
+            given["num_classes"] = None  # the parent's number was its data's
+        forking = "@" in resume
+        config = base.replace(**{"run": "" if forking else base.run, **given, "resume": resume})
+        if not forking:
+            fixed = [k for k in config.changes(base) if k not in MAY_CHANGE_ON_RESUME]
+            if fixed:
+                raise ParameterError(
+                    f"{fixed[0]}={getattr(config, fixed[0])!r} differs from the {getattr(base, fixed[0])!r} of the run that resume={resume!r} "
+                    f"goes on with; to change it, fork the run: resume='{resume}@<step>'"
+                )
+            if config.run != base.run:
+                raise ParameterError(f"run={config.run!r} does not go with resume={resume!r}: a resumed run keeps its name; to make a new one, fork it: resume='{resume}@<step>'")
+        return config
+
+    def replace(self, **changes) -> Config:
+        """A copy with some parameters replaced."""
+        _refuse_unknown(changes)
+        return replace(self, **changes)
+
+    def to_json(self) -> str:
+        """All settings as a JSON object."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """The inverse of `to_json`. Settings left out are those of the preset."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ParameterError(f"the configuration is not valid JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise ParameterError("the configuration must be a JSON object of parameters")
+        return cls.preset(values.pop("preset", "twins32"), **values)
+
+
+def _preset(cls, name: str, **overrides) -> Config:
+    """The settings called `name`, with some replaced.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown preset or parameter, or a value that does not fit.
+    """
+    if name not in PRESETS:
+        raise ParameterError(f"preset={name!r} is unknown; {_nearest(str(name), PRESETS)}one of: {', '.join(PRESETS)}")
+    _refuse_unknown(overrides)
+    return cls(**{"preset": name, **PRESETS[name], **overrides})
+
+
+# Attached here because `preset` is a parameter too: on a Config it is that value, on the class this constructor.
+Config.preset = classmethod(_preset)
+
+# What may differ when a run goes on: nothing that its weights depend on, but for the length.
+MAY_CHANGE_ON_RESUME = {"steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "num_processes", "device"}
+
+_IMAGENET = dict(
+    data="imagenet", image_size=128, width=64, attention_g="32", attention_d="32", lr_g=1e-4, lr_d=4e-4, beta2=0.999,
+    batch_size=256, batch_norm_group=64, batch_norm_momentum=0.001, steps=1_000_000, ema_decay=0.9999, ema_start=1000,
+    augment="flip", log_every=100, sample_every=5_000, checkpoint_every=10_000, keep_checkpoints=20,
+)  # fmt: skip
+
+PRESETS: dict[str, dict] = {
+    # The default: minutes on two CPU cores.
+    "twins32": {},
+    # The published CIFAR-10 configuration (mmgeneration, IS 9.32, FID 9.43): G 4x256 and D 4x128 channels.
+    "cifar10": dict(
+        data="cifar10", width=256, width_d=128, max_multiplier=1, d_downsamples=2, d_flat_blocks=2, lr_g=2e-4, lr_d=2e-4,
+        beta1=0.5, beta2=0.999, d_steps=5, steps=100_000, ema_decay=0.0, log_every=50, sample_every=1000,
+        checkpoint_every=2500, keep_checkpoints=20,
+    ),
+    # The released TensorFlow code, with an averaged generator beside it.
+    "imagenet128": _IMAGENET,
+    # The formula and the Adam of the paper.
+    "imagenet128-paper": {**_IMAGENET, "attention_variant": "paper", "beta2": 0.9},
+    # The schedule of the best reproduction (mmgeneration, IS 69.54, FID 12.83): 8 x 32 images, each batch norm for itself.
+    "imagenet128-biggan": {**_IMAGENET, "batch_norm_group": 32, "ema_decay": 0.999, "ema_start": 2000, "augment": "none"},
+    # The baseline of Table 2: spectral normalization in D only, no attention, five D steps.
+    "sngan-projection": {
+        **_IMAGENET, "attention_g": "none", "attention_d": "none", "sn_g": False, "d_steps": 5, "lr_g": 2e-4, "lr_d": 2e-4,
+        "beta2": 0.9,
+    },
+}  # fmt: skip
+
+
+def explain(name: str) -> str:
+    """The meaning and the allowed values of a parameter, in one line."""
+    f = _FIELDS[name]
+    allowed = _allowed(f)
+    return f.metadata["meaning"] + (f", {allowed}" if allowed else "")
+
+
+def parent_config(resume: str) -> Config:
+    """The settings of the run that `resume` ("run" or "run@step") names.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such run.
+    """
+    name = resume.partition("@")[0]
+    path = outputs_dir() / name / "config.json"
+    if not path.exists():
+        known = sorted(p.parent.name for p in outputs_dir().glob("*/config.json"))
+        raise ParameterError(f"resume={resume!r}: there is no run {name!r} in {outputs_dir()}; {_nearest(name, known)}{len(known)} runs are there")
+    return Config.from_json(path.read_text())
+
+
+def notebook_parameters(namespace: Mapping) -> dict:
+    """The parameters that a notebook's `parameters` cell, and papermill after it, assigned.
+
+    Parameters
+    ----------
+    namespace
+        The notebook's `globals()`. Cells that start with the comment "# Parameters" (papermill's do too) are where
+        parameters come from, so that a misspelt `papermill -p` name is seen, and a variable of another cell is not.
+    """
+    names: list[str] = []
+    for source in namespace.get("In", ()):
+        if source.startswith("# Parameters:"):  # the notebook's own cell: what was assigned before it does not count
+            names.clear()
+        if source.startswith("# Parameters"):
+            for statement in ast.parse(source).body:
+                targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+                names += [t.id for t in targets if isinstance(t, ast.Name)]
+    return {name: namespace[name] for name in dict.fromkeys(names)}
+
+
+# ----------------------------------------------------------------------------------------------------- checking
+
+
+def _coerce(f, value):
+    """`value` as the declared type of field `f`, or a ParameterError that says what would be right."""
+
+    def refuse(what: str):
+        allowed = _allowed(f)
+        raise ParameterError(f"{f.name}={value!r} is not {what}" + (f"; allowed: {allowed}" if allowed else "") + f" ({f.name}: {f.metadata['meaning']})")
+
+    kind = f.type
+    if value is None:
+        if "None" in kind:
+            return None
+        refuse(_KINDS[kind])
+    text = value.strip() if isinstance(value, str) else value
+    if f.name in ("attention_g", "attention_d"):
+        return _sites_text(value, refuse)
+    if kind == "bool":
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        value_ = words.get(str(text).lower())
+        return refuse("true or false") if value_ is None else value_
+    if kind.startswith(("int", "float")):
+        try:
+            number = float(text) if not isinstance(text, bool) else math.nan
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            refuse(_KINDS[kind.split(" ")[0]])
+        if kind.startswith("int"):
+            if number != int(number):
+                refuse("a whole number")
+            number = int(text) if isinstance(text, int) else int(number)
+        if not _within(f, number):
+            refuse("in range")
+        return number
+    if isinstance(value, (dict, list, tuple, set, bool)):
+        if f.name == "tags" and isinstance(value, (list, tuple)):
+            return ",".join(str(v).strip() for v in value)
+        refuse("text")
+    text = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+    if f.name == "data" and text not in BUILT_IN_CLASSES:
+        return _data_path(text)
+    if f.metadata["choices"] and text not in f.metadata["choices"]:
+        refuse("one of the allowed values")
+    return text
+
+
+def _data_path(text: str) -> str:
+    """The absolute path of a folder of images: as given, or, where that does not exist, in the data folder."""
+    path = Path(text).expanduser()
+    return str((path if path.exists() or not (data_dir() / path).exists() else data_dir() / path).resolve())
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+
+
+def _within(f, x) -> bool:
+    m = f.metadata
+    return (
+        (m["low"] is None or x >= m["low"])
+        and (m["high"] is None or x <= m["high"])
+        and (m["above"] is None or x > m["above"])
+        and (m["below"] is None or x < m["below"])
+        and (m["choices"] is None or x in m["choices"])
+    )
+
+
+def _allowed(f) -> str:
+    """The allowed values of a field in words; empty when anything goes."""
+    m = f.metadata
+    if f.name == "preset":
+        return "one of " + ", ".join(PRESETS)
+    if m["choices"]:
+        return "one of " + ", ".join(map(str, m["choices"]))
+    if f.type == "bool":
+        return "true or false"
+    lower = f"above {m['above']}" if m["above"] is not None else f"at least {m['low']}" if m["low"] is not None else ""
+    upper = f"below {m['below']}" if m["below"] is not None else f"at most {m['high']}" if m["high"] is not None else ""
+    return " and ".join(part for part in (lower, upper) if part)
+
+
+def _sites(text: str) -> tuple[int, ...]:
+    return () if text == "none" else tuple(int(part) for part in text.split(","))
+
+
+def _sites_text(value, refuse) -> str:
+    """Attention sites, given as 16, "16", "16,32", "[16, 32]", [16, 32] or "none", as canonical text."""
+    items = value if isinstance(value, (list, tuple)) else str(value).strip().strip("[]()").split(",")
+    items = [str(item).strip() for item in items if str(item).strip()]
+    if not items or items == ["none"] or items == ["None"]:
+        return "none"
+    if not all(item.isdigit() for item in items):
+        refuse('a list of feature-map sizes such as "32", "32,64" or "none"')
+    return ",".join(str(s) for s in sorted({int(item) for item in items}))
+
+
+def _check(c: Config) -> None:
+    """Refuse values that do not go together."""
+    if c.preset not in PRESETS:
+        raise ParameterError(f"preset={c.preset!r} is unknown; {_nearest(c.preset, PRESETS)}one of: {', '.join(PRESETS)}")
+    if c.run and ("@" in c.run or c.run != Path(c.run).name or c.run.startswith(".")):
+        raise ParameterError(f"run={c.run!r} cannot name a folder; use a name without '/' and '@' that does not start with '.'")
+    if c.d_downsamples > int(math.log2(c.image_size)) - 2:
+        raise ParameterError(f"d_downsamples={c.d_downsamples} leaves less than a 4x4 map at image_size={c.image_size}; at most {int(math.log2(c.image_size)) - 2}")
+    for name, sites, maps in (("attention_g", c.sites_g, c.maps_g), ("attention_d", c.sites_d, c.maps_d)):
+        wrong = [s for s in sites if s not in maps]
+        if wrong:
+            net = name[-1].upper()
+            raise ParameterError(
+                f"{name}={getattr(c, name)!r}: {net} has no feature map of size {wrong[0]} at image_size={c.image_size}; allowed: none, or a list from {', '.join(map(str, sorted(maps)))}"
+            )
+    parts = c.num_processes * c.gradient_accumulation
+    if c.batch_size % parts:
+        raise ParameterError(
+            f"batch_size={c.batch_size} cannot be shared by num_processes={c.num_processes} times gradient_accumulation={c.gradient_accumulation}; use a multiple of {parts}"
+        )
+    micro, share = c.batch_size // c.gradient_accumulation, c.batch_size // parts
+    if micro % c.group_size:
+        cure = f"a divisor of {micro}" if c.batch_norm_group else f"batch_norm_group, a divisor of {micro} (this changes what G learns from)"
+        raise ParameterError(
+            f"batch_norm_group={c.batch_norm_group} ({c.group_size} images) does not fit into the {micro} images that are worked on at once "
+            f"(batch_size={c.batch_size}, gradient_accumulation={c.gradient_accumulation}); set {cure}"
+        )
+    if c.group_size % share and share % c.group_size:
+        raise ParameterError(f"batch_norm_group={c.batch_norm_group} and the {share} images of a process do not divide each other; choose powers of two")
+    if c.mixed_precision != "no" and c.dtype == "float64":
+        raise ParameterError(f"mixed_precision={c.mixed_precision!r} does not go with dtype='float64'; use mixed_precision='no'")
+    if c.mixed_precision == "fp16" and c.device == "cpu":
+        raise ParameterError("mixed_precision='fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
+
+
+def _refuse_unknown(names: Iterable[str]) -> None:
+    for name in names:
+        if name not in _FIELDS:
+            raise ParameterError(f"unknown parameter {name!r}; {_nearest(name, _FIELDS)}`python -m workbench parameters` lists them all")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f"did you mean {match[0]!r}? " if match else ""
+
+
+def _slug(value) -> str:
+    """A value as part of a folder name: paths give their last part, everything odd becomes '_'."""
+    text = str(value)
+    if "/" in text or os.sep in text:
+        text = Path(text).name or "root"
+    return "".join(ch if ch.isalnum() or ch in "._+-" else "_" for ch in text)
+
+
+_FIELDS = {f.name: f for f in fields(Config)}
+
+
+def parameters_cell() -> str:
+    """The source of the parameters cell of `train.ipynb`: every parameter, with its meaning."""
+    lines = ["# Parameters: None stands for the value of the preset"]
+    lines += [f"{name}: {f.type.split(' ')[0]} = None  # {explain(name)}" for name, f in _FIELDS.items()]
+    return "\n".join(lines)
+
+
+def explain_all() -> str:
+    """A line for every parameter: name, type, meaning, allowed values and default."""
+    return "\n".join(f"{name:<22} {f.type.split(' ')[0]:<6} {explain(name)} [{f.default!r}]" for name, f in _FIELDS.items())

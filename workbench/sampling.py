@@ -1,0 +1,100 @@
+"""Seeded latents, images from a generator, and statistics that fit its weights."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .model import BatchNorm, Generator, power_iteration
+
+CHUNK = 256  # latents are drawn in chunks of this many sample indices, whoever asks for which of them
+
+
+def generator_for(*key: int) -> torch.Generator:
+    """A CPU random generator that is a pure function of its key of integers >= 0."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+def latents(count: int, z_dim: int, seed: int = 0, start: int = 0) -> Tensor:
+    """Latents z ~ N(0, I), (count, z_dim) float32: those with global sample index `start`, `start + 1`, ..."""
+    first, last = start // CHUNK, (start + count - 1) // CHUNK
+    chunks = [torch.randn(CHUNK, z_dim, generator=generator_for(seed, 1, chunk)) for chunk in range(first, last + 1)]
+    return torch.cat(chunks)[start - first * CHUNK :][:count]
+
+
+def labels(count: int, num_classes: int, start: int = 0) -> Tensor | None:
+    """Classes (count,) of the samples with global index `start`, ...: every class in turn; None when there are none."""
+    return torch.arange(start, start + count) % num_classes if num_classes else None
+
+
+def grid(num_classes: int, z_dim: int, seed: int, columns: int = 10, rows: int = 10) -> tuple[Tensor, Tensor | None]:
+    """Latents and classes of a sample grid: a row per class (at most `rows`, evenly chosen), the same latents in every row.
+
+    Returns
+    -------
+    z, y
+        (R * columns, z_dim) and (R * columns,), row by row; without classes y is None and every latent is another.
+    """
+    if not num_classes:
+        return latents(rows * columns, z_dim, seed), None
+    classes = torch.arange(num_classes) if num_classes <= rows else torch.linspace(0, num_classes - 1, rows).round().long()
+    return latents(columns, z_dim, seed).repeat(len(classes), 1), classes.repeat_interleave(columns)
+
+
+@torch.no_grad()
+def images(generator: Generator, z: Tensor, y: Tensor | None = None, batch_size: int = 64) -> Tensor:
+    """Images (B, 3, S, S) in [-1, 1], float32 on the CPU, from latents (B, z_dim) and classes (B,), in batches."""
+    weight = next(generator.parameters())
+    result = []
+    with evaluating(generator):
+        for first in range(0, len(z), batch_size):
+            part = slice(first, first + batch_size)
+            classes = None if y is None else y[part].to(weight.device)
+            result.append(generator(z[part].to(weight.device, weight.dtype), classes).float().cpu())
+    return torch.cat(result)
+
+
+@torch.no_grad()
+def settle(generator: Generator, seed: int = 0, batches: int = 16, batch_size: int = 64) -> None:
+    """Bring the buffers of `generator` in line with its weights: what averaged or truncated weights need before they are used.
+
+    Runs power iterations to convergence, and re-estimates the running statistics of batch norm over `batches` batches of fresh samples
+    ("standing statistics", Brock et al., 2019), each batch weighing the same.
+    """
+    power_iteration(generator, 10)
+    weight = next(generator.parameters())
+    norms = [module for module in generator.modules() if isinstance(module, BatchNorm)]
+    before = [(norm.momentum, norm.group_size) for norm in norms]
+    with training(generator):
+        for k in range(batches):
+            for norm in norms:
+                norm.momentum, norm.group_size = 1 / (k + 1), 0
+            z = torch.randn(batch_size, generator.z_dim, generator=generator_for(seed, 2, k))
+            y = labels(batch_size, generator.num_classes, k * batch_size)
+            generator(z.to(weight.device, weight.dtype), None if y is None else y.to(weight.device))
+    for norm, (momentum, group_size) in zip(norms, before, strict=True):
+        norm.momentum, norm.group_size = momentum, group_size
+
+
+@contextmanager
+def _mode(net: nn.Module, train: bool):
+    before = {module: module.training for module in net.modules()}
+    net.train(train)
+    try:
+        yield net
+    finally:
+        for module, mode in before.items():
+            module.training = mode
+
+
+def evaluating(net: nn.Module):
+    """Context manager: `net` in eval mode; afterwards each module is in the mode it was in."""
+    return _mode(net, False)
+
+
+def training(net: nn.Module):
+    """Context manager: `net` in training mode; afterwards each module is in the mode it was in."""
+    return _mode(net, True)

@@ -1,0 +1,667 @@
+"""Training: one D step, one G step, the loop around them, and starting it in a process of its own.
+
+`train(config)` trains in this process; `launch(config)` starts `accelerate launch -m workbench.training` for one process or many, and
+returns at once. All randomness is a function of (seed, step, index in the global batch): nothing of it needs saving, and neither the
+number of processes nor gradient accumulation changes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import torch
+import torchvision
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import augment, sampling, twins
+from .attention import capture_projections
+from .config import Config, ParameterError, WorkbenchError
+from .data import loader, open_data
+from .ema import EMA
+from .losses import hinge_discriminator, hinge_generator
+from .model import Discriminator, Generator, power_iteration, span_processes
+from .runs import ACTIVE, Run, command_line, create_run, fork_point, load_into, write_provenance
+
+# ------------------------------------------------------------------------------------------------ what is trained
+
+
+@dataclass
+class Networks:
+    """What a training changes: both networks and their optimisers, and the averaged generator.
+
+    `generator` and `discriminator` are the plain modules; `ddp_generator` and `ddp_discriminator` the same ones wrapped for several
+    processes: the network that learns is called through its wrapper, the other one plainly.
+    """
+
+    config: Config
+    accelerator: Accelerator
+    generator: Generator
+    discriminator: Discriminator
+    ddp_generator: nn.Module
+    ddp_discriminator: nn.Module
+    optimizer_g: torch.optim.Optimizer
+    optimizer_d: torch.optim.Optimizer
+    ema: EMA | None
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+
+def build(config: Config, accelerator: Accelerator) -> Networks:
+    """Networks with fresh weights, a function of `config.seed`, on the accelerator's device."""
+    torch.manual_seed(config.seed)
+    dtype = getattr(torch, config.dtype)
+    generator, discriminator = Generator(config), Discriminator(config)
+    generator, discriminator = (net.to(accelerator.device, dtype, memory_format=torch.channels_last) for net in (generator, discriminator))
+    ema = EMA(generator, config.ema_decay, config.ema_start) if config.ema_decay else None
+    betas = (float(config.beta1), float(config.beta2))  # torch refuses a mixture of int and float
+    adam = [torch.optim.Adam(net.parameters(), lr=lr, betas=betas, fused=True) for net, lr in ((generator, config.lr_g), (discriminator, config.lr_d))]
+    if accelerator.num_processes > 1:
+        span_processes(generator, config.batch_size // config.gradient_accumulation // accelerator.num_processes)
+    wrapped = accelerator.prepare(generator, discriminator, *adam)
+    return Networks(config, accelerator, generator, discriminator, *wrapped, ema)
+
+
+# ------------------------------------------------------------------------------------------------------ the steps
+
+
+def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """One step of D: its hinge loss on real and fake images. G's weights and optimiser stay as they are.
+
+    G runs in training mode, as in the released code: its power-iteration vectors and running statistics move.
+
+    Parameters
+    ----------
+    step, k
+        Number of the G step, and of this D step within it; what the noise is a function of.
+    real
+        This process's share of each part of the batch: (uint8 images (b, 3, S, S), classes (b,)), `gradient_accumulation` of them.
+
+    Returns
+    -------
+    Tensor
+        (3,): loss, mean logit on real and on fake images, of this process.
+    """
+    config, accelerator = nets.config, nets.accelerator
+    power_iteration(nets.generator)
+    power_iteration(nets.discriminator)
+    z, y, u = _noise(nets, step, k)
+    report = torch.zeros(3, device=nets.device)
+    for part, (x_real, y_real) in enumerate(real):
+        mine = _share(nets, part)
+        x_real = _augment(nets, to_unit(x_real.to(nets.device), z.dtype), u[0][mine], real=True)
+        y_real = y_real.to(nets.device) if y is not None else None
+        y_fake = None if y is None else y[mine]
+        with torch.no_grad(), accelerator.autocast():
+            fake = nets.generator(z[mine], y_fake)
+        fake = _augment(nets, fake.to(z.dtype), u[1][mine], real=False)
+        with _synchronised(nets, nets.ddp_discriminator, part):
+            with accelerator.autocast():  # one pass over both
+                x = torch.cat([x_real, fake]).contiguous(memory_format=torch.channels_last)
+                logits = nets.ddp_discriminator(x, None if y is None else torch.cat([y_real, y_fake]))
+            logits_real, logits_fake = logits.to(z.dtype).split([len(x_real), len(fake)])
+            loss = hinge_discriminator(logits_real, logits_fake) / config.gradient_accumulation
+            accelerator.backward(loss)
+        means = torch.stack([logits_real.mean(), logits_fake.mean()]).detach() / config.gradient_accumulation
+        report += torch.cat([loss.detach()[None], means])
+    nets.optimizer_d.step()
+    nets.optimizer_d.zero_grad(set_to_none=True)
+    return report
+
+
+def g_step(nets: Networks, step: int) -> Tensor:
+    """One step of G: its hinge loss, then the average takes in the new weights. D's weights and optimiser stay as they are.
+
+    Returns
+    -------
+    Tensor
+        (1,): loss of this process.
+    """
+    config, accelerator = nets.config, nets.accelerator
+    power_iteration(nets.generator)
+    z, y, u = _noise(nets, step, config.d_steps)
+    report = torch.zeros(1, device=nets.device)
+    nets.discriminator.requires_grad_(False)  # no gradients for weights that do not learn here
+    for part in range(config.gradient_accumulation):
+        mine = _share(nets, part)
+        y_fake = None if y is None else y[mine]
+        with _synchronised(nets, nets.ddp_generator, part):
+            with accelerator.autocast():
+                fake = nets.ddp_generator(z[mine], y_fake)
+                fake = _augment(nets, fake, u[1][mine], real=False)
+                logits = nets.discriminator(fake, y_fake)
+            loss = hinge_generator(logits.to(z.dtype)) / config.gradient_accumulation
+            accelerator.backward(loss)
+        report += loss.detach()
+    nets.discriminator.requires_grad_(True)
+    nets.optimizer_g.step()
+    nets.optimizer_g.zero_grad(set_to_none=True)
+    if nets.ema:
+        nets.ema.update(nets.generator, step + 1)
+    return report
+
+
+def to_unit(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 images as floats in [-1, 1]."""
+    return x.to(dtype) / 127.5 - 1
+
+
+def _noise(nets: Networks, step: int, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Latents, uniform and independent classes, and numbers for augmentation (real, fake), of the whole batch of this (step, k)."""
+    config, count = nets.config, nets.config.batch_size
+    source = sampling.generator_for(config.seed, 0, step, k)
+    z = torch.randn(count, config.z_dim, generator=source)
+    y = torch.randint(config.num_classes, (count,), generator=source) if config.num_classes else None
+    u = torch.rand(2, count, augment.NUMBERS, generator=source)
+    return z.to(nets.device, getattr(torch, config.dtype)), None if y is None else y.to(nets.device), u.to(nets.device)
+
+
+def _share(nets: Networks, part: int) -> slice:
+    """Where this process's images of a part of the batch lie in the global batch (see `data.loader`)."""
+    micro = nets.config.batch_size // nets.config.gradient_accumulation
+    share = micro // nets.accelerator.num_processes
+    first = part * micro + nets.accelerator.process_index * share
+    return slice(first, first + share)
+
+
+def _augment(nets: Networks, x: Tensor, u: Tensor, real: bool) -> Tensor:
+    if nets.config.augment == "diffaug":
+        return augment.diffaug(x, u)
+    return augment.flip(x, u) if real and nets.config.augment == "flip" else x
+
+
+def _synchronised(nets: Networks, net: nn.Module, part: int):
+    """Context in which gradients are averaged over the processes after the last part of a batch only."""
+    last = part == nets.config.gradient_accumulation - 1
+    return contextlib.nullcontext() if last else nets.accelerator.no_sync(net)
+
+
+# --------------------------------------------------------------------------------------------------- checkpoints
+
+
+def save(nets: Networks, run: Run, progress: Progress) -> None:
+    """Write a checkpoint of everything that the next step depends on.
+
+    Raises
+    ------
+    WorkbenchError
+        If a weight is not finite: such a checkpoint is of no use, and would push a good one out.
+    """
+    _require_finite(nets, progress.step, run)
+    tensors = dict(
+        generator=nets.generator.state_dict(),
+        discriminator=nets.discriminator.state_dict(),
+        optimizer_g=_optimizer_tensors(nets.generator, nets.optimizer_g),
+        optimizer_d=_optimizer_tensors(nets.discriminator, nets.optimizer_d),
+        window=dict(sums=progress.sums),
+    )
+    if nets.ema:
+        sampling.settle(nets.ema.average, nets.config.seed)
+        tensors["ema"] = nets.ema.average.state_dict()
+    scaler = nets.accelerator.scaler
+    state = dict(step=progress.step, seconds=progress.seconds, logged=progress.logged, scaler=scaler.state_dict() if scaler else None)
+    run.save_checkpoint(progress.step, tensors, state, nets.config.keep_checkpoints)
+
+
+def load(nets: Networks, run: Run, step: int | None, progress: Progress) -> None:
+    """Restore what `save` wrote, by default from the newest checkpoint."""
+    folder = run.checkpoint_path(step)
+    files = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
+    load_into(nets.generator.state_dict(), files["generator"], f"{folder}/generator.safetensors")
+    load_into(nets.discriminator.state_dict(), files["discriminator"], f"{folder}/discriminator.safetensors")
+    if nets.ema:
+        # A parent without an average has none to give: the average then starts from the weights.
+        load_into(nets.ema.average.state_dict(), files.get("ema", files["generator"]), f"{folder}/ema.safetensors")
+    _restore_optimizer(nets.generator, nets.optimizer_g, files["optimizer_g"])
+    _restore_optimizer(nets.discriminator, nets.optimizer_d, files["optimizer_d"])
+    state = json.loads((folder / "state.json").read_text())
+    if nets.accelerator.scaler and state["scaler"]:
+        nets.accelerator.scaler.load_state_dict(state["scaler"])
+    progress.step, progress.seconds, progress.logged = state["step"], state["seconds"], state["logged"]
+    progress.sums.copy_(files["window"]["sums"])
+
+
+def _optimizer_tensors(net: nn.Module, optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    names = [name for name, _ in net.named_parameters()]
+    return {f"{names[index]}.{key}": value for index, values in state.items() for key, value in values.items()}
+
+
+def _restore_optimizer(net: nn.Module, optimizer, saved: dict[str, Tensor]) -> None:
+    state = {}
+    for index, (name, parameter) in enumerate(net.named_parameters()):
+        values = {key: saved[f"{name}.{key}"] for key in ("exp_avg", "exp_avg_sq") if f"{name}.{key}" in saved}
+        if values:
+            # In the parameter's own memory layout: fused Adam walks over both as they lie in memory.
+            state[index] = {key: torch.empty_like(parameter).copy_(value) for key, value in values.items()}
+            state[index]["step"] = saved[f"{name}.step"]
+    optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
+
+
+def _require_finite(nets: Networks, step: int, run: Run) -> None:
+    for letter, net in (("G", nets.generator), ("D", nets.discriminator)):
+        for name, parameter in net.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise WorkbenchError(_diverged(f"weights of {letter} ({name})", step, run))
+
+
+def _diverged(what: str, step: int, run: Run) -> str:
+    steps = run.checkpoint_steps()
+    cure = f"fork from before it, with lower rates: resume='{run.name}@{steps[-1]}'" if steps else "nothing was saved before it"
+    return f"training diverged: {what} became NaN or infinite by step {step}; {cure}; lr_d, lr_g, sn_g, sn_d and mixed_precision are what to look at"
+
+
+# ------------------------------------------------------------------------------------------------------- the loop
+
+
+@dataclass
+class Progress:
+    """How far a training is, and what it has gathered since its last line of history."""
+
+    sums: Tensor  # (4,) float64, on the device: loss_d, d_real, d_fake (means over the D steps) and loss_g, summed over steps
+    step: int = 0
+    seconds: float = 0.0
+    logged: int = 0  # step of the last line of history
+    alarms: list[str] = field(default_factory=list)
+    clock: float = field(default_factory=time.monotonic)
+
+    def tick(self) -> None:
+        """Count the time since the last call as time of training."""
+        now = time.monotonic()
+        self.seconds, self.clock = self.seconds + now - self.clock, now
+
+
+def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = None, run: Run | None = None) -> Run:
+    """Train in this process (or, under `accelerate launch`, in all of its processes) until done or asked to stop.
+
+    Ctrl-C, SIGTERM and `Run.stop` save a checkpoint and return.
+
+    Parameters
+    ----------
+    config
+        All settings. `resume` continues or forks a run.
+    evaluate
+        Called as `evaluate(generator, step)` every `evaluate_every` steps with the averaged generator (G itself when there is no
+        average); what it returns is a record of `evaluations.jsonl`.
+    run
+        A claimed run folder to train in, by default a new one; one that has checkpoints is continued.
+
+    Returns
+    -------
+    Run
+        Its `status()` tells whether it finished or was stopped.
+
+    Raises
+    ------
+    ParameterError, WorkbenchError
+        For settings that do not fit, data that cannot be used, or a training that diverged.
+    """
+    try:
+        _check_world(config)
+        if config.evaluate_every and evaluate is None:
+            raise ParameterError(f"evaluate_every={config.evaluate_every}: no evaluation is given for data={config.data!r}; use 0")
+        accelerator = _accelerator(config)
+
+        # The data first: its check is what most often ends a run before it starts. One process packs it, the others find it packed.
+        with accelerator.main_process_first():
+            data = open_data(config, progress=accelerator.is_main_process)
+        if config.num_classes is None:
+            config = config.replace(num_classes=data.num_classes)
+
+        if accelerator.is_main_process:
+            run = _claim(config, run)
+            run.set_status(state="starting", step=0, steps=config.steps, message="", alarms=[])
+        run = Run(broadcast_object_list([str(run.path) if run else None])[0])
+        return _train_in(run, config.replace(run=run.name), accelerator, data, evaluate)
+    except BaseException as error:
+        if run and int(os.environ.get("RANK", 0)) == 0:
+            message = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
+            run.set_status(state="failed", message=" ".join(message.split()))
+        raise
+
+
+def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate) -> Run:
+    main = accelerator.is_main_process
+    nets = build(config, accelerator)
+    progress = Progress(sums=torch.zeros(4, dtype=torch.float64, device=accelerator.device))
+    origin = (run, None) if run.checkpoint_steps() else fork_point(config)
+    if origin:
+        load(nets, *origin, progress)
+    if main:
+        run.clean()
+        if origin and origin[0].path != run.path:
+            for row in origin[0].history():
+                run.append("history.jsonl", row)
+        run.truncate(progress.step)
+        write_provenance(run, config, data.name, data.fingerprint, progress.step)
+    accelerator.wait_for_everyone()
+
+    fixed = _fixed_samples(nets, data)
+    batches = loader(data, config, progress.step, accelerator.process_index, accelerator.num_processes)
+    show = _Display(run, config, progress.step) if main else None
+    if main and progress.step == 0:
+        _write_samples(nets, run, progress, fixed)
+    progress.clock = time.monotonic()
+    with _stop_signals() as signals, contextlib.closing(batches):
+        while progress.step < config.steps:
+            if _asked_to_stop(accelerator, run, signals):
+                break
+
+            # One step: D learns `d_steps` times, then G once.
+            step, real = next(batches)
+            reports = torch.stack([d_step(nets, step, k, real[k]) for k in range(config.d_steps)])
+            progress.sums += torch.cat([reports.mean(0), g_step(nets, step)]).double()
+            progress.step += 1
+            progress.tick()
+
+            last = progress.step == config.steps
+            if progress.step % config.log_every == 0 or last:
+                _log(nets, run, progress)
+            if main:
+                if progress.step % config.sample_every == 0 or last:
+                    _write_samples(nets, run, progress, fixed)
+                if config.evaluate_every and (progress.step % config.evaluate_every == 0 or last):
+                    _evaluate(nets, run, progress, evaluate)
+                if progress.step % config.checkpoint_every == 0 or last:
+                    save(nets, run, progress)
+                show.update(progress)
+
+    if main:
+        finished = progress.step >= config.steps
+        if not finished:
+            save(nets, run, progress)
+        run.clean()
+        show.close()
+        message = f"finished after {progress.step} steps" if finished else f"stopped at step {progress.step}; {run.how_to_go_on()}"
+        run.set_status(state="finished" if finished else "stopped", step=progress.step, message=message)
+        print(message, flush=True)
+    accelerator.wait_for_everyone()
+    return run
+
+
+def _check_world(config: Config) -> None:
+    """Refuse another number of processes than the one asked for: `accelerate launch --cpu` quietly starts one."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world != config.num_processes:
+        command = shlex.join(["accelerate", *_launch_words(config), "-m", "workbench.training", "--config", "FILE"])
+        raise ParameterError(f"num_processes={config.num_processes}, but {world} process(es) were started; use workbench.launch(config), or: {command}")
+
+
+def _accelerator(config: Config) -> Accelerator:
+    cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not cuda:
+        raise ParameterError("device='cuda', but torch finds no GPU; use 'auto' or 'cpu'")
+    cpu = config.device == "cpu" or not cuda
+    if cpu and config.mixed_precision == "fp16":
+        raise ParameterError("mixed_precision='fp16' needs a GPU, and torch finds none; use 'bf16' or 'no'")
+    if not cpu and config.num_processes > torch.cuda.device_count():
+        raise ParameterError(f"num_processes={config.num_processes}, but there are {torch.cuda.device_count()} GPUs; use at most that, or device='cpu'")
+    # Buffers are the same in all processes by construction; broadcasting them from rank 0 in every forward would only cost.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(cpu=cpu, mixed_precision=config.mixed_precision, kwargs_handlers=[ddp])
+
+
+def _claim(config: Config, run: Run | None) -> Run:
+    """The run folder to train in, with its configuration up to date."""
+    if run is None and config.resume and "@" not in config.resume:
+        run = Run(config.resume)
+    if run is None:
+        return create_run(config)
+    status = run.status()
+    mine = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
+    if status["state"] in ACTIVE and not (status["host"] == socket.gethostname() and status["pid"] in mine):
+        raise WorkbenchError(f"run {run.name!r} is being trained already (process {status['pid']} on {status['host']}); stop it first, or fork it")
+    run.set_config(config.replace(run=run.name))
+    return run
+
+
+def _fixed_samples(nets: Networks, data) -> dict:
+    """The latents and classes of the sample grids, and the diversity of real images that samples are held against."""
+    z, y = sampling.grid(nets.config.num_classes, nets.config.z_dim, nets.config.seed)
+    real = to_unit(data.batch(range(64))[0])
+    return dict(z=z, y=y, columns=10, real_spread=real.std(0).mean().item())
+
+
+def _averaged(nets: Networks) -> Generator:
+    """The generator to show: the settled average, or G itself where there is no average."""
+    if not nets.ema:
+        return nets.generator
+    sampling.settle(nets.ema.average, nets.config.seed)
+    return nets.ema.average
+
+
+def _write_samples(nets: Networks, run: Run, progress: Progress, fixed: dict) -> None:
+    """The grid of fixed samples, and the queries and keys of a few of them; an alarm when they all look the same."""
+    generator = _averaged(nets)
+    x = sampling.images(generator, fixed["z"], fixed["y"])
+    for folder in ("samples", "attention"):
+        (run.path / folder).mkdir(exist_ok=True)
+    partial = run.path / "samples" / ".partial.png"
+    torchvision.utils.save_image(x, partial, nrow=fixed["columns"], padding=2, normalize=True, value_range=(-1, 1))
+    os.replace(partial, run.sample_path(progress.step))
+
+    few = torch.linspace(0, len(x) - 1, 4).long()
+    y = None if fixed["y"] is None else fixed["y"][few]
+    tensors = {"z": fixed["z"][few]} | ({} if y is None else {"y": y})
+    with capture_projections(generator) as g, capture_projections(nets.discriminator) as d:
+        few_images = sampling.images(generator, fixed["z"][few], y)
+        with torch.no_grad():
+            weight = next(nets.discriminator.parameters())
+            nets.discriminator(few_images.to(weight.device, weight.dtype), None if y is None else y.to(weight.device))
+    for network, found in (("G", g), ("D", d)):
+        for path, (query, key) in found.items():
+            tensors |= {f"{network}.{path}.query": query.half().cpu(), f"{network}.{path}.key": key.half().cpu()}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, partial := run.path / "attention" / ".partial.safetensors")
+    os.replace(partial, run.attention_path(progress.step))
+
+    spread = x.std(0).mean().item()
+    if progress.step > 0 and spread < 0.05 * fixed["real_spread"]:
+        _alarm(run, progress, f"collapse: at step {progress.step} all samples look nearly the same (pixel spread {spread:.3g}, real images {fixed['real_spread']:.3g})")
+
+
+def _log(nets: Networks, run: Run, progress: Progress) -> None:
+    """A line of history: means since the last one, over all processes."""
+    config, accelerator = nets.config, nets.accelerator
+    steps = progress.step - progress.logged
+    means = (accelerator.reduce(progress.sums.clone(), "mean") / steps).tolist()
+    progress.sums.zero_()
+    progress.logged = progress.step
+    loss_d, d_real, d_fake, loss_g = means
+    if not all(map(math.isfinite, means)):
+        raise WorkbenchError(_diverged("losses", progress.step, run))
+    if not accelerator.is_main_process:
+        return
+    row = dict(step=progress.step, images=progress.step * config.batch_size, seconds=round(progress.seconds, 3))
+    row |= dict(loss_d=loss_d, loss_g=loss_g, d_real=d_real, d_fake=d_fake)
+    for letter, net in (("g", nets.generator), ("d", nets.discriminator)):
+        for size, layer in net.attention.items():
+            if config.attention_block == "attention":
+                row[f"gamma_{letter}{size}"] = layer.gamma.item()
+    row |= dict(lr_g=config.lr_g, lr_d=config.lr_d)
+    run.append("history.jsonl", row)
+    if loss_d < 1e-3 and d_real - d_fake > 2 and progress.step >= 100:
+        _alarm(run, progress, f"D wins: at step {progress.step} its loss is {loss_d:.2g}, so it no longer learns; lower lr_d, or set sn_d=True")
+
+
+def _alarm(run: Run, progress: Progress, text: str) -> None:
+    """Tell of something that training goes on after; once per kind."""
+    if not any(alarm.split(":")[0] == text.split(":")[0] for alarm in progress.alarms):
+        progress.alarms.append(text)
+        run.set_status(alarms=progress.alarms)
+        print(f"ALARM: {text}", file=sys.stderr, flush=True)
+
+
+def _evaluate(nets: Networks, run: Run, progress: Progress, evaluate) -> None:
+    with sampling.evaluating(generator := _averaged(nets)):
+        record = evaluate(generator, progress.step)
+    run.append("evaluations.jsonl", dict(step=progress.step) | record)
+
+
+class _Display:
+    """Tells how far training is: status.json, and a progress bar on a terminal or a line now and then elsewhere."""
+
+    def __init__(self, run: Run, config: Config, step: int):
+        self.run, self.config = run, config
+        self.bar = tqdm(total=config.steps, initial=step, unit="step", desc=run.name, disable=not sys.stderr.isatty())
+        self.first = (time.monotonic(), step)
+        self.status_at = self.line_at = 0.0
+        run.set_status(state="running", step=step, steps=config.steps, message="", seconds_per_step=None)
+
+    def update(self, progress: Progress) -> None:
+        self.bar.update(progress.step - self.bar.n)
+        now = time.monotonic()
+        if now - self.status_at > 1:
+            since, step = self.first
+            pace = (now - since) / (progress.step - step)
+            self.run.set_status(step=progress.step, seconds_per_step=pace)
+            self.status_at = now
+            if self.bar.disable and now - self.line_at > 30:
+                left = pace * (self.config.steps - progress.step)
+                speed = self.config.batch_size / pace
+                print(f"step {progress.step}/{self.config.steps}  {speed:.0f} images/s  {left / 60:.1f} minutes left", flush=True)
+                self.line_at = now
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+# -------------------------------------------------------------------------------------------------------- stopping
+
+
+@contextlib.contextmanager
+def _stop_signals():
+    """Context giving a list that SIGINT and SIGTERM append to, so that training ends at a step's border and saves."""
+    received: list[int] = []
+
+    def note(number, frame):
+        if not received:
+            print("\nsaving, then stopping ...", file=sys.stderr, flush=True)
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _asked_to_stop(accelerator: Accelerator, run: Run, signals: list) -> bool:
+    """Whether any process was signalled, the `stop` file exists, or the process that waits for this one (if any) is gone."""
+    parent = int(os.environ.get("WORKBENCH_WAITING", 0))
+    stop = bool(signals) or (run.path / "stop").exists() or bool(parent and not psutil.pid_exists(parent))
+    if accelerator.num_processes > 1:  # all stop at the same step
+        flag = torch.tensor(float(stop), device=accelerator.device)
+        stop = accelerator.reduce(flag, "sum").item() > 0
+    return stop
+
+
+# ------------------------------------------------------------------------------------------ in a process of its own
+
+
+def launch(config: Config, attached: bool = False) -> Run:
+    """Start training in a process (or several) of its own, and return at once.
+
+    The process has a session of its own: an interrupt of this one does not reach it, and it outlives it. What it prints is in
+    `train.log` of the run folder. A run that is being trained already is returned as it is.
+
+    Parameters
+    ----------
+    config
+        All settings; `resume` continues or forks a run.
+    attached
+        The caller is going to wait: the training is to save and stop when this process goes away.
+
+    Raises
+    ------
+    ParameterError, WorkbenchError
+        If the run cannot be made or continued.
+    """
+    fork_point(config)
+    if config.resume and "@" not in config.resume:
+        run = Run(config.resume)
+        if run.active:
+            return run
+        run.set_config(config.replace(num_classes=run.config.num_classes))
+    else:
+        run = create_run(config)
+    words = ["-m", "accelerate.commands.launch", *_launch_words(config)[1:], "-m", "workbench.training", "--config", str(run.path / "config.json")]
+    environment = dict(os.environ, WORKBENCH_COMMAND=json.dumps(command_line()))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // config.num_processes)))
+    if attached:
+        environment["WORKBENCH_WAITING"] = str(os.getpid())
+    with open(run.path / "train.log", "ab") as log:
+        process = subprocess.Popen([sys.executable, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
+    # In its name: until it speaks for itself, whether it lives is what tells a slow start from a failed one.
+    run.set_status(state="starting", step=0, steps=config.steps, message="", alarms=[], pid=process.pid, born=psutil.Process(process.pid).create_time())
+    return run
+
+
+def _launch_words(config: Config) -> list[str]:
+    """The arguments of `accelerate` that start as many processes as asked for, on CPUs too."""
+    words = ["launch", "--num_processes", str(config.num_processes), "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    if config.num_processes > 1:
+        words += ["--multi_gpu", "--main_process_port", "0"]  # also without a GPU: `--cpu` would quietly start one process
+    elif config.device == "cpu" or not torch.cuda.is_available():
+        words += ["--cpu"]
+    return words
+
+
+def evaluate_twins(generator: Generator, step: int, count: int = 500) -> dict:
+    """The medians of the twins' disagreement over `count` samples of all classes: a record of `evaluations.jsonl`."""
+    y = sampling.labels(count, generator.num_classes)
+    x = sampling.images(generator, sampling.latents(count, generator.z_dim, seed=1), y)
+    values = twins.disagreement(x, y if generator.num_classes == len(twins.CLASSES) else None)
+    scores = {f"twins_{name}": value.mean().item() if name == "readable" else value.median().item() for name, value in values.items()}
+    return dict(scores=scores, protocol=f"medians over n={count} (readable: share), running statistics, seed 1", n=count)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m workbench.training", description="Train a SAGAN. For several processes: accelerate launch --num_processes N -m workbench.training ...")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON object of parameters; the config.json of a run goes on with it")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter; `python -m workbench parameters` lists them")
+    arguments = parser.parse_args()
+    try:
+        run = None
+        if arguments.config:
+            if not arguments.config.exists():
+                raise ParameterError(f"--config: there is no file {arguments.config}")
+            config = Config.from_json(arguments.config.read_text())
+            if arguments.p:
+                config = Config.from_parameters({**json.loads(config.to_json()), **dict(arguments.p)})
+            if config.run and arguments.config.resolve().parent.name == config.run:
+                run = Run(arguments.config.parent)
+        else:
+            config = Config.from_parameters(dict(arguments.p))
+        run = train(config, evaluate_twins if config.data == "twins" else None, run)
+    except WorkbenchError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return 0 if run.status()["state"] == "finished" else 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

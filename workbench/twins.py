@@ -1,0 +1,178 @@
+"""`twins`: a data set that is drawn, not downloaded, and whose long-range consistency can be measured against the truth.
+
+Each image holds two copies of one glyph (the class), mirrored left and right, on a grey background. They share hue, size and height,
+and their angles are mirrored. Everything local is easy; what makes an image right is that two distant places agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CLASSES = ["disc", "square", "ring", "cross", "triangle", "bar"]
+SYMMETRY = torch.tensor([0, 4, 0, 4, 3, 2])  # each glyph looks the same after 1/n of a turn; 0: after any
+
+# Ranges of what is drawn. Lengths are in units of half the image's width, with the glyphs centred at x = -0.5 and +0.5.
+RADIUS = (0.32, 0.42)
+HEIGHT = (-0.4, 0.4)
+ANGLE = (-math.pi / 9, math.pi / 9)  # +-20 degrees
+GREY = (0.25, 0.5)
+SATURATION, VALUE = 0.9, 0.95
+VERSION = 1  # part of the fingerprint: raise it with every change of what is drawn
+
+
+class Twins:
+    """The endless set: image i of size S is a pure function of (i, S, seed).
+
+    Parameters
+    ----------
+    size
+        S, height and width in pixels.
+    seed
+        Another seed is another set.
+    """
+
+    name = "twins"
+    classes = CLASSES
+    num_classes = len(CLASSES)
+    counts = None  # classes are drawn uniformly
+    length = None  # no end
+
+    def __init__(self, size: int, seed: int = 0):
+        self.size, self.seed = size, seed
+        self.fingerprint = hashlib.sha256(f"twins {VERSION} {size} {seed}".encode()).hexdigest()
+
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, S, S) uint8 and labels (B,) int64 of these indices (B,), all >= 0."""
+        u = torch.from_numpy(_uniform(np.asarray(indices, dtype=np.uint64), self.seed, 6))
+        label = (u[0] * len(CLASSES)).long().clamp_(max=len(CLASSES) - 1)
+        hue, grey = u[1], _scale(u[5], GREY)
+        left = draw_half(label, hue, _scale(u[2], RADIUS), _scale(u[3], HEIGHT), _scale(u[4], ANGLE), grey, self.size)
+        image = torch.cat([left, left.flip(3)], 3)
+        return (image * 255).round().to(torch.uint8), label
+
+
+def draw_half(label: Tensor, hue: Tensor, radius: Tensor, height: Tensor, angle: Tensor, grey: Tensor, size: int) -> Tensor:
+    """The left halves of twin images; the right half is the mirror image of a left one.
+
+    Parameters
+    ----------
+    label, hue, radius, height, angle, grey
+        (B,) each: index into CLASSES; hue in [0, 1); radius and height in half widths; angle in radians; grey level in [0, 1].
+    size
+        S of the whole image.
+
+    Returns
+    -------
+    Tensor
+        (B, 3, S, S / 2) in [0, 1], with antialiased edges.
+    """
+    at = (torch.arange(size, dtype=torch.float64) + 0.5) * 2 / size - 1
+    x, y = at[None, None, : size // 2] + 0.5, -at[None, :, None]  # relative to the glyph's centre; y points up
+    label, radius, height, angle, grey = (t[:, None, None] for t in (label, radius, height, angle, grey))
+    y = y - height
+    u = (torch.cos(angle) * x + torch.sin(angle) * y) / radius
+    v = (torch.cos(angle) * y - torch.sin(angle) * x) / radius
+    r, au, av = torch.hypot(u, v), u.abs(), v.abs()
+    distances = (  # signed distances to the outline, in radii, negative inside: one per class
+        r - 0.92,
+        torch.maximum(au, av) - 0.78,
+        (r - 0.72).abs() - 0.24,
+        torch.minimum(torch.maximum(au - 1, av - 0.3), torch.maximum(au - 0.3, av - 1)),
+        torch.maximum(-v, torch.maximum(0.5 * v + 0.75**0.5 * u, 0.5 * v - 0.75**0.5 * u)) - 0.56,
+        torch.maximum(au - 0.34, av - 1),
+    )
+    distance = torch.stack(distances).gather(0, label[None].expand(1, *u.shape))[0]
+    coverage = (0.5 - distance * radius * size / 2).clamp_(0, 1)[:, None]  # (B, 1, S, S / 2): share of the pixel inside
+    colour = _hsv(hue)[:, :, None, None]
+    return coverage * colour + (1 - coverage) * grey[:, None]
+
+
+def disagreement(images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+    """How much the left and the right glyph of each image differ; about 0 on real data.
+
+    Parameters
+    ----------
+    images
+        (B, 3, S, S), floats in [-1, 1] or uint8.
+    labels
+        (B,) classes; without them the angle, whose meaning depends on the glyph's symmetry, is left out.
+
+    Returns
+    -------
+    dict of Tensor
+        (B,) each, float64. `hue`: distance on the hue circle, 0 to 0.5 (independent hues: 0.25 in the mean and median).
+        `size`: difference of the square roots of the areas, relative to their mean, 0 to 2. `height`: difference of the centres'
+        heights, in units of half the image's height. `angle`: deviation from mirrored angles, as a share of the turn after which
+        the glyph looks the same, 0 to 0.5; 0 for disc and ring. `readable`: 1 where both halves hold a coloured thing of
+        about a glyph's size, else 0; there the other values are the worst: 0.5, 2, 2 and 0.5.
+    """
+    x = images.double() / 255 if images.dtype == torch.uint8 else (images.double() + 1) / 2
+    size = x.shape[-1]
+    halves = torch.stack([x[..., : size // 2], x[..., size // 2 :].flip(3)], 1)  # (B, 2, 3, S, S / 2), the right one mirrored
+    red, green, blue = halves.unbind(2)
+    chroma = halves.amax(2) - halves.amin(2)
+    mass = (chroma - 0.15).clamp(min=0)  # (B, 2, S, S / 2): ignores a faintly tinted background
+    total = mass.sum((2, 3))
+    peak = mass.square().sum((2, 3)) / total.clamp(min=1e-12)
+    area = total / peak.clamp(min=1e-12)  # pixels of the glyph
+    share = area / (size * size / 2)  # of a half; real glyphs take 0.05 to 0.25
+    readable = (share > 0.02) & (share < 0.4) & (peak > 0.1)
+
+    # Hue: direction of the mean chroma in the plane orthogonal to grey.
+    a, b = (mass * (red - (green + blue) / 2)).sum((2, 3)), (mass * (green - blue) * 0.75**0.5).sum((2, 3))
+    hue = torch.atan2(b, a) / (2 * math.pi)
+
+    at = (torch.arange(size, dtype=torch.float64, device=x.device) + 0.5) * 2 / size - 1
+    px, py = at[: size // 2], -at
+    weight = mass / total.clamp(min=1e-12)[..., None, None]
+    cx, cy = (weight * px).sum((2, 3)), (weight * py[:, None]).sum((2, 3))
+    root = area.sqrt()
+    result = {
+        "hue": _turns(hue[:, 0] - hue[:, 1]),
+        "size": (root[:, 0] - root[:, 1]).abs() / root.mean(1).clamp(min=1e-12),
+        "height": (cy[:, 0] - cy[:, 1]).abs(),
+    }
+    if labels is not None:
+        n = SYMMETRY.to(x.device)[labels][:, None, None, None]
+        dx, dy = px - cx[..., None, None], py[:, None] - cy[..., None, None]
+        r, theta = torch.hypot(dx, dy), torch.atan2(dy, dx)
+        moment = weight * r**4  # far pixels tell the angle
+        phase = torch.atan2((moment * torch.sin(n * theta)).sum((2, 3)), (moment * torch.cos(n * theta)).sum((2, 3)))
+        result["angle"] = torch.where(n[:, 0, 0, 0] > 0, _turns((phase[:, 0] - phase[:, 1]) / (2 * math.pi)), 0.0)
+    both = readable.all(1)
+    worst = {"hue": 0.5, "size": 2.0, "height": 2.0, "angle": 0.5}
+    return {k: torch.where(both, v, worst[k]) for k, v in result.items()} | {"readable": both.double()}
+
+
+def _turns(difference: Tensor) -> Tensor:
+    """Distance on a circle of circumference 1."""
+    return (difference - difference.round()).abs()
+
+
+def _hsv(hue: Tensor) -> Tensor:
+    """RGB colours (B, 3) of hues (B,) at the set's saturation and value."""
+    k = (torch.tensor([5.0, 3.0, 1.0], dtype=torch.float64) + 6 * hue[:, None]) % 6
+    return VALUE * (1 - SATURATION * torch.minimum(k, 4 - k).clamp(0, 1))
+
+
+def _scale(u: Tensor, bounds: tuple[float, float]) -> Tensor:
+    return bounds[0] + u * (bounds[1] - bounds[0])
+
+
+def _uniform(index: np.ndarray, seed: int, count: int) -> np.ndarray:
+    """Uniform numbers in [0, 1), (count, B) float64: a pure function of (index, seed), by the SplitMix64 hash."""
+    with np.errstate(over="ignore"):
+        x = (index[None] * np.uint64(count) + np.arange(count, dtype=np.uint64)[:, None] + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        x = x + _mix(np.uint64([seed]) * np.uint64(0xD1B54A32D192ED03))
+        return (_mix(x) >> np.uint64(11)) / 2.0**53
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
