@@ -99,7 +99,7 @@ def test_every_combination_has_the_promised_shapes(changes):
     config = Config.preset(changes.pop("preset", "twins32"), **{"width": 8, **changes})
     generator, discriminator = Generator(config), Discriminator(config)
     y = torch.arange(4) if config.num_classes else None
-    x = generator(torch.randn(4, 128), y)
+    x = generator(torch.randn(4, 32), y)
     assert x.shape == (4, 3, config.image_size, config.image_size)
     assert x.abs().max() <= 1
     logits = discriminator(x, y)
@@ -114,10 +114,10 @@ def test_every_combination_has_the_promised_shapes(changes):
 
 def test_256_pixels_and_wrong_input():
     config = Config.preset("twins32", image_size=256, width=8, attention_g="64", attention_d="64")
-    assert Discriminator(config)(Generator(config)(torch.randn(1, 128), torch.zeros(1).long()), torch.zeros(1).long()).shape == (1,)
+    assert Discriminator(config)(Generator(config)(torch.randn(1, 32), torch.zeros(1).long()), torch.zeros(1).long()).shape == (1,)
     with pytest.raises(ParameterError, match="y is None"):
-        Generator(config)(torch.randn(1, 128))
-    with pytest.raises(ParameterError, match=r"takes \(B, 128\)"):
+        Generator(config)(torch.randn(1, 32))
+    with pytest.raises(ParameterError, match=r"takes \(B, 32\)"):
         Generator(config)(torch.randn(1, 64), torch.zeros(1).long())
     with pytest.raises(ParameterError, match="num_classes is not known"):
         Generator(Config.preset("twins32", data="/a/folder"))
@@ -142,7 +142,7 @@ def test_forward_passes_do_not_move_the_power_iteration():
     config = Config.preset("twins32", width=8)
     generator = Generator(config).train()
     before = {k: v.clone() for k, v in generator.named_buffers() if k.endswith((".u", ".v"))}
-    generator(torch.randn(4, 128), torch.arange(4))
+    generator(torch.randn(4, 32), torch.arange(4))
     assert all(torch.equal(v, before[k]) for k, v in generator.named_buffers() if k in before)
     power_iteration(generator)
     assert not all(torch.equal(v, before[k]) for k, v in generator.named_buffers() if k in before)
@@ -168,7 +168,7 @@ def test_gradient_through_sigma():
 
 def test_images_do_not_depend_on_batch_mates_in_eval():
     generator = Generator(Config.preset("twins32", width=8)).double()
-    z, y = torch.randn(6, 128, dtype=torch.float64), torch.arange(6)
+    z, y = torch.randn(6, 32, dtype=torch.float64), torch.arange(6)
     generator.train()(z, y)
     generator.eval()
     together = generator(z, y)

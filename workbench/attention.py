@@ -20,7 +20,7 @@ def _watch(module: nn.Module, read):
         def hook(layer, inputs, output):
             with torch.autocast(inputs[0].device.type, enabled=False):
                 query, key, _ = layer.project(inputs[0].to(layer.gamma.dtype))
-            found[name] = read(query.float(), key.float())
+                found[name] = read(query.float(), key.float())
 
         return hook
 

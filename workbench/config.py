@@ -86,12 +86,12 @@ class Config:
     augment: str = _p("none", "of real images (flip) or of real and fake ones (diffaug)", choices=("none", "flip", "diffaug"))
 
     # the networks
-    width: int = _p(32, "channels of G at full resolution; at resolution r it has width * min(max_multiplier, size / r)", low=8)
+    width: int = _p(24, "channels of G at full resolution; at resolution r it has width * min(max_multiplier, size / r)", low=8)
     width_d: int = _p(0, "the same for D; 0: as G", low=0)
     max_multiplier: int = _p(16, "bound on the growth of the channels towards small maps; 1: the same width everywhere", low=1)
     d_downsamples: int = _p(0, "down-sampling blocks of D; 0: down to 4x4", low=0)
     d_flat_blocks: int = _p(1, "blocks of D after the down-sampling ones, at the last resolution", low=0)
-    z_dim: int = _p(128, "dimension of the latent vector z", low=1)
+    z_dim: int = _p(32, "dimension of the latent vector z", low=1)
     attention_g: str = _p("16", 'feature-map sizes with attention in G, as text: "32", "32,64" or "none"')
     attention_d: str = _p("16", 'feature-map sizes with attention in D, as text: "32", "32,64" or "none"')
     attention_variant: str = _p("official", "released code (keys and values pooled) or the formula of the paper", choices=("official", "paper"))
@@ -102,12 +102,12 @@ class Config:
     batch_norm_momentum: float = _p(0.1, "weight of a new batch in the running statistics of batch norm", above=0, high=1)
 
     # optimisation
-    lr_g: float = _p(2e-4, "learning rate of G", above=0, high=1)
-    lr_d: float = _p(8e-4, "learning rate of D", above=0, high=1)
+    lr_g: float = _p(2e-3, "learning rate of G", above=0, high=1)
+    lr_d: float = _p(2e-3, "learning rate of D", above=0, high=1)
     beta1: float = _p(0.0, "Adam's decay of the first moment", low=0, below=1)
     beta2: float = _p(0.9, "Adam's decay of the second moment", low=0, below=1)
     d_steps: int = _p(1, "D steps per G step", low=1)
-    batch_size: int = _p(64, "images per optimiser step, over all processes and accumulation steps", low=2)
+    batch_size: int = _p(32, "images per optimiser step, over all processes and accumulation steps", low=2)
     gradient_accumulation: int = _p(1, "parts that a batch is worked through in, to save memory", low=1)
     steps: int = _p(1500, "length of the training in G steps", low=1)
     ema_decay: float = _p(0.995, "decay of the averaged generator; 0: no averaging", low=0, below=1)
@@ -117,7 +117,7 @@ class Config:
     seed: int = _p(0, "of weights, noise, labels, data order and augmentation", low=0)
     num_processes: int = _p(1, "processes: one per GPU, or CPU processes where there is no GPU", low=1)
     device: str = _p("auto", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda"))
-    mixed_precision: str = _p("no", "autocast: bf16, or fp16 (needs a GPU)", choices=("no", "bf16", "fp16"))
+    mixed_precision: str = _p("auto", "autocast; auto: bf16 where the hardware has it; fp16 needs a GPU", choices=("auto", "no", "bf16", "fp16"))
     dtype: str = _p("float32", "of weights and arithmetic; float64 is for checks", choices=("float32", "float64"))
 
     # what it writes
@@ -272,7 +272,7 @@ MAY_CHANGE_ON_RESUME = {"steps", "log_every", "sample_every", "checkpoint_every"
 
 _IMAGENET = dict(
     data="imagenet", image_size=128, width=64, attention_g="32", attention_d="32", lr_g=1e-4, lr_d=4e-4, beta2=0.999,
-    batch_size=256, batch_norm_group=64, batch_norm_momentum=0.001, steps=1_000_000, ema_decay=0.9999, ema_start=1000,
+    batch_size=256, z_dim=128, batch_norm_group=64, batch_norm_momentum=0.001, steps=1_000_000, ema_decay=0.9999, ema_start=1000,
     augment="flip", log_every=100, sample_every=5_000, checkpoint_every=10_000, keep_checkpoints=20,
 )  # fmt: skip
 
@@ -281,7 +281,7 @@ PRESETS: dict[str, dict] = {
     "twins32": {},
     # The published CIFAR-10 configuration (mmgeneration, IS 9.32, FID 9.43): G 4x256 and D 4x128 channels.
     "cifar10": dict(
-        data="cifar10", width=256, width_d=128, max_multiplier=1, d_downsamples=2, d_flat_blocks=2, lr_g=2e-4, lr_d=2e-4,
+        data="cifar10", batch_size=64, z_dim=128, width=256, width_d=128, max_multiplier=1, d_downsamples=2, d_flat_blocks=2, lr_g=2e-4, lr_d=2e-4,
         beta1=0.5, beta2=0.999, d_steps=5, steps=100_000, ema_decay=0.0, log_every=50, sample_every=1000,
         checkpoint_every=2500, keep_checkpoints=20,
     ),
@@ -468,7 +468,7 @@ def _check(c: Config) -> None:
         )
     if c.group_size % share and share % c.group_size:
         raise ParameterError(f"batch_norm_group={c.batch_norm_group} and the {share} images of a process do not divide each other; choose powers of two")
-    if c.mixed_precision != "no" and c.dtype == "float64":
+    if c.mixed_precision in ("bf16", "fp16") and c.dtype == "float64":
         raise ParameterError(f"mixed_precision={c.mixed_precision!r} does not go with dtype='float64'; use mixed_precision='no'")
     if c.mixed_precision == "fp16" and c.device == "cpu":
         raise ParameterError("mixed_precision='fp16' needs a GPU; on a CPU use 'bf16' or 'no'")

@@ -26,11 +26,13 @@ class SpectralNorm(nn.Module):
 
     def __init__(self, weight: Tensor):
         super().__init__()
-        matrix = weight.detach().flatten(1)
-        self.register_buffer("u", F.normalize(torch.randn(matrix.shape[0], dtype=weight.dtype), dim=0))
-        self.register_buffer("v", torch.empty(matrix.shape[1], dtype=weight.dtype))
-        for _ in range(15):  # a fresh network is usable at once
+        # A fresh network is usable at once: some iterations, in double precision so that the number of threads does not show.
+        matrix = weight.detach().flatten(1).double()
+        self.register_buffer("u", F.normalize(torch.randn(matrix.shape[0], dtype=matrix.dtype), dim=0))
+        self.register_buffer("v", torch.empty(matrix.shape[1], dtype=matrix.dtype))
+        for _ in range(15):
             self.iterate(matrix)
+        self.to(weight.dtype)
 
     @torch.no_grad()
     def iterate(self, weight: Tensor) -> None:

@@ -15,7 +15,8 @@ CHUNK = 256  # latents are drawn in chunks of this many sample indices, whoever 
 
 def generator_for(*key: int) -> torch.Generator:
     """A CPU random generator that is a pure function of its key of integers >= 0."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+    entropy = (len(key), *key)  # NumPy takes keys that differ in trailing zeros for the same
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
 def latents(count: int, z_dim: int, seed: int = 0, start: int = 0) -> Tensor:
@@ -58,7 +59,7 @@ def images(generator: Generator, z: Tensor, y: Tensor | None = None, batch_size:
 
 
 @torch.no_grad()
-def settle(generator: Generator, seed: int = 0, batches: int = 16, batch_size: int = 64) -> None:
+def settle(generator: Generator, seed: int = 0, batches: int = 8, batch_size: int = 64) -> None:
     """Bring the buffers of `generator` in line with its weights: what averaged or truncated weights need before they are used.
 
     Runs power iterations to convergence, and re-estimates the running statistics of batch norm over `batches` batches of fresh samples

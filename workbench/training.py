@@ -26,6 +26,7 @@ import psutil
 import torch
 import torchvision
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -105,7 +106,7 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
     power_iteration(nets.generator)
     power_iteration(nets.discriminator)
     z, y, u = _noise(nets, step, k)
-    report = torch.zeros(3, device=nets.device)
+    report = torch.zeros(3, device=nets.device, dtype=z.dtype)
     for part, (x_real, y_real) in enumerate(real):
         mine = _share(nets, part)
         x_real = _augment(nets, to_unit(x_real.to(nets.device), z.dtype), u[0][mine], real=True)
@@ -139,7 +140,7 @@ def g_step(nets: Networks, step: int) -> Tensor:
     config, accelerator = nets.config, nets.accelerator
     power_iteration(nets.generator)
     z, y, u = _noise(nets, step, config.d_steps)
-    report = torch.zeros(1, device=nets.device)
+    report = torch.zeros(1, device=nets.device, dtype=z.dtype)
     nets.discriminator.requires_grad_(False)  # no gradients for weights that do not learn here
     for part in range(config.gradient_accumulation):
         mine = _share(nets, part)
@@ -199,7 +200,7 @@ def _synchronised(nets: Networks, net: nn.Module, part: int):
 
 
 def save(nets: Networks, run: Run, progress: Progress) -> None:
-    """Write a checkpoint of everything that the next step depends on.
+    """Write a checkpoint of everything that the next step depends on, the average settled (see `_averaged`).
 
     Raises
     ------
@@ -215,7 +216,6 @@ def save(nets: Networks, run: Run, progress: Progress) -> None:
         window=dict(sums=progress.sums),
     )
     if nets.ema:
-        sampling.settle(nets.ema.average, nets.config.seed)
         tensors["ema"] = nets.ema.average.state_dict()
     scaler = nets.accelerator.scaler
     state = dict(step=progress.step, seconds=progress.seconds, logged=progress.logged, scaler=scaler.state_dict() if scaler else None)
@@ -319,6 +319,7 @@ def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = No
         _check_world(config)
         if config.evaluate_every and evaluate is None:
             raise ParameterError(f"evaluate_every={config.evaluate_every}: no evaluation is given for data={config.data!r}; use 0")
+        config = _resolve(config)
         accelerator = _accelerator(config)
 
         # The data first: its check is what most often ends a run before it starts. One process packs it, the others find it packed.
@@ -359,7 +360,7 @@ def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate
     batches = loader(data, config, progress.step, accelerator.process_index, accelerator.num_processes)
     show = _Display(run, config, progress.step) if main else None
     if main and progress.step == 0:
-        _write_samples(nets, run, progress, fixed)
+        _write_samples(nets, _averaged(nets), run, progress, fixed)
     progress.clock = time.monotonic()
     with _stop_signals() as signals, contextlib.closing(batches):
         while progress.step < config.steps:
@@ -373,21 +374,26 @@ def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate
             progress.step += 1
             progress.tick()
 
-            last = progress.step == config.steps
-            if progress.step % config.log_every == 0 or last:
+            def due(every, last=progress.step == config.steps):
+                return every and (progress.step % every == 0 or last)
+
+            if due(config.log_every):
                 _log(nets, run, progress)
             if main:
-                if progress.step % config.sample_every == 0 or last:
-                    _write_samples(nets, run, progress, fixed)
-                if config.evaluate_every and (progress.step % config.evaluate_every == 0 or last):
-                    _evaluate(nets, run, progress, evaluate)
-                if progress.step % config.checkpoint_every == 0 or last:
+                if due(config.sample_every) or due(config.evaluate_every) or due(config.checkpoint_every):
+                    shown = _averaged(nets)
+                if due(config.sample_every):
+                    _write_samples(nets, shown, run, progress, fixed)
+                if due(config.evaluate_every):
+                    _evaluate(shown, run, progress, evaluate)
+                if due(config.checkpoint_every):
                     save(nets, run, progress)
                 show.update(progress)
 
     if main:
         finished = progress.step >= config.steps
         if not finished:
+            _averaged(nets)
             save(nets, run, progress)
         run.clean()
         show.close()
@@ -406,6 +412,17 @@ def _check_world(config: Config) -> None:
         raise ParameterError(f"num_processes={config.num_processes}, but {world} process(es) were started; use workbench.launch(config), or: {command}")
 
 
+def _resolve(config: Config) -> Config:
+    """Settings with every "auto" that results depend on decided, so that the run folder tells what was done."""
+    if config.mixed_precision == "auto":
+        if config.device != "cpu" and torch.cuda.is_available():
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        config = config.replace(mixed_precision="bf16" if fast and config.dtype == "float32" else "no")
+    return config
+
+
 def _accelerator(config: Config) -> Accelerator:
     cuda = torch.cuda.is_available()
     if config.device == "cuda" and not cuda:
@@ -417,6 +434,8 @@ def _accelerator(config: Config) -> Accelerator:
         raise ParameterError(f"num_processes={config.num_processes}, but there are {torch.cuda.device_count()} GPUs; use at most that, or device='cpu'")
     # Buffers are the same in all processes by construction; broadcasting them from rank 0 in every forward would only cost.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+    # Accelerate keeps the settings of the first Accelerator of a process for all later ones: start afresh.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(cpu=cpu, mixed_precision=config.mixed_precision, kwargs_handlers=[ddp])
 
 
@@ -449,9 +468,8 @@ def _averaged(nets: Networks) -> Generator:
     return nets.ema.average
 
 
-def _write_samples(nets: Networks, run: Run, progress: Progress, fixed: dict) -> None:
+def _write_samples(nets: Networks, generator: Generator, run: Run, progress: Progress, fixed: dict) -> None:
     """The grid of fixed samples, and the queries and keys of a few of them; an alarm when they all look the same."""
-    generator = _averaged(nets)
     x = sampling.images(generator, fixed["z"], fixed["y"])
     for folder in ("samples", "attention"):
         (run.path / folder).mkdir(exist_ok=True)
@@ -510,8 +528,8 @@ def _alarm(run: Run, progress: Progress, text: str) -> None:
         print(f"ALARM: {text}", file=sys.stderr, flush=True)
 
 
-def _evaluate(nets: Networks, run: Run, progress: Progress, evaluate) -> None:
-    with sampling.evaluating(generator := _averaged(nets)):
+def _evaluate(generator: Generator, run: Run, progress: Progress, evaluate) -> None:
+    with sampling.evaluating(generator):
         record = evaluate(generator, progress.step)
     run.append("evaluations.jsonl", dict(step=progress.step) | record)
 

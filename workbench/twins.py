@@ -17,9 +17,9 @@ CLASSES = ["disc", "square", "ring", "cross", "triangle", "bar"]
 SYMMETRY = torch.tensor([0, 4, 0, 4, 3, 2])  # each glyph looks the same after 1/n of a turn; 0: after any
 
 # Ranges of what is drawn. Lengths are in units of half the image's width, with the glyphs centred at x = -0.5 and +0.5.
-RADIUS = (0.32, 0.42)
-HEIGHT = (-0.4, 0.4)
-ANGLE = (-math.pi / 9, math.pi / 9)  # +-20 degrees
+RADIUS = (0.33, 0.43)
+HEIGHT = (-0.35, 0.35)
+ANGLE = (-math.pi / 12, math.pi / 12)  # +-15 degrees
 GREY = (0.25, 0.5)
 SATURATION, VALUE = 0.9, 0.95
 VERSION = 1  # part of the fingerprint: raise it with every change of what is drawn

@@ -1,0 +1,142 @@
+"""The notebooks as users run them: real papermill processes, and what they leave behind."""
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from workbench import Run, list_runs
+from workbench.config import parameters_cell
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+TINY = "-p width 8 -p z_dim 8 -p batch_size 8 -p sample_every 4 -p log_every 2 -p checkpoint_every 4".split()
+
+
+def papermill(*words, cwd=NOTEBOOKS, **kwargs):
+    command = [sys.executable, "-m", "papermill", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs)
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
+def test_committed_notebooks_are_clean(path):
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert notebook.cells[0].cell_type == "markdown"
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert [("parameters" in cell.metadata.get("tags", [])) for cell in code] == [True] + [False] * (len(code) - 1)
+    for cell in code:  # no logic: no definitions, loops or branches (top-level await is allowed there)
+        tree = compile(cell.source, path.name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.For | ast.While)]
+
+
+def test_committed_parameters_cell_is_the_configuration():
+    notebook = nbformat.read(NOTEBOOKS / "train.ipynb", 4)
+    assert notebook.cells[1].source == parameters_cell()
+
+
+@pytest.mark.slow
+def test_papermill_lists_the_parameters_with_their_meaning():
+    shown = papermill("--help-notebook", "train.ipynb").stdout
+    assert "lr_d: float (default None)" in shown and "learning rate of D, above 0 and at most 1" in shown
+
+
+@pytest.mark.slow
+def test_papermill_trains_without_an_output_path():
+    done = papermill("train.ipynb", *TINY, "-p", "steps", 4, "-p", "lr_d", "4e-4")
+    assert done.returncode == 0, done.stderr
+    (run,) = list_runs()
+    assert run.config.lr_d == 4e-4 and run.status()["state"] == "finished"
+    assert "lr_d=0.0004" in run.name
+    # The exact command of the user is on record.
+    assert run.provenance["command"][-4:] == ["steps", "4", "-p", "lr_d", "4e-4"][-4:] and "papermill" in " ".join(run.provenance["command"])
+    printed = nbformat.reads(done.stdout[done.stdout.index("{") :], 4)
+    assert any("image/png" in output.get("data", {}) for cell in printed.cells for output in cell.get("outputs", []))
+
+
+@pytest.mark.slow
+def test_papermill_trains_on_a_folder_from_anywhere(tmp_path):
+    for label in ("cat", "dog"):
+        for k in range(8):
+            (tmp_path / "pets" / label).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.random.default_rng(k).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "pets" / label / f"{k}.png")
+    words = ["-p", "data", "pets", "-p", "steps", 4, "-p", "attention_g", 16, "-p", "attention_d", "none", "-p", "tags", "a,b"]
+    done = papermill(NOTEBOOKS / "train.ipynb", "out.ipynb", *TINY, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = list_runs()
+    assert (run.config.num_classes, run.config.attention_g, run.config.attention_d) == (2, "16", "none")
+    assert run.config.data == str(tmp_path / "pets") and run.provenance["tags"] == ["a", "b"]
+    notebook = nbformat.read(tmp_path / "out.ipynb", 4)
+    shown = {n: [k for o in cell.get("outputs", []) for k in o.get("data", {})] for n, cell in enumerate(notebook.cells)}
+    assert sum("image/png" in kinds for kinds in shown.values()) >= 4  # preview, samples, curves, attention
+    text = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
+    assert "cat" in text and "dog" in text and "step 4/4" in text
+    assert (tmp_path / "out.ipynb").stat().st_size < 3_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "says"), [
+    ("-p lrd 4e-4", "ParameterError: unknown parameter 'lrd'; did you mean 'lr_d'?"),
+    ("-p lr_d fast", "ParameterError: lr_d='fast' is not a number; allowed: above 0 and at most 1"),
+    ("-p steps 0", "ParameterError: steps=0 is not in range; allowed: at least 1"),
+    ("-p data nowhere", "DataError: "),
+])  # fmt: skip
+def test_what_does_not_fit_ends_papermill_with_the_reason(tmp_path, words, says):
+    done = papermill("train.ipynb", tmp_path / "out.ipynb", *words.split())
+    assert done.returncode != 0
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert last.startswith(says), done.stderr
+    assert list_runs() == []
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_ends_papermill_with_the_reason(tmp_path):
+    # The folder is good when it is checked and shown, and changes before the training process opens it.
+    done = papermill("train.ipynb", tmp_path / "out.ipynb", *TINY, "-p", "evaluate_every", 2, "-p", "data", _folder(tmp_path))
+    assert done.returncode != 0
+    assert done.stderr.rstrip().splitlines()[-1].startswith("WorkbenchError: training failed: "), done.stderr
+
+
+def _folder(tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for k in range(8):
+            Image.new("RGB", (32, 32), (k * 10, 0, 0)).save(tmp_path / "images" / label / f"{k}.png")
+    return tmp_path / "images"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_papermill_save_the_training(tmp_path, how):
+    command = [sys.executable, "-m", "papermill", "train.ipynb", str(tmp_path / "out.ipynb"), *TINY, "-p", "steps", "100000", "-p", "checkpoint_every", "100000"]
+    process = subprocess.Popen(command, cwd=NOTEBOOKS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    end = time.monotonic() + 90
+    while not (list_runs() and list_runs()[0].status()["step"] > 2) and time.monotonic() < end:
+        time.sleep(0.2)
+    (run,) = list_runs()
+    os.kill(process.pid, how)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    while run.active and time.monotonic() < end + 60:
+        time.sleep(0.2)
+    assert run.status()["state"] == "stopped" and run.checkpoint_steps(), run.log_tail()
+    assert "go on with: papermill train.ipynb -p resume" in run.status()["message"]
+    resumed = papermill("train.ipynb", tmp_path / "more.ipynb", "-p", "resume", run.name, "-p", "steps", run.checkpoint_steps()[-1] + 2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert Run(run.name).status()["state"] == "finished" and len(Run(run.name).provenance["started"]) == 2
+
+
+def test_history_is_json_lines_for_others_to_read(tiny):
+    from workbench import train
+
+    run = train(tiny())
+    assert all(json.loads(line)["step"] for line in (run.path / "history.jsonl").read_text().splitlines())

@@ -1,0 +1,335 @@
+import copy
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from workbench import Config, ParameterError, Run, WorkbenchError, launch, list_runs, train
+from workbench.training import Progress, _accelerator, _fixed_samples, _noise, _write_samples, build, d_step, g_step
+from workbench.twins import Twins
+
+
+@pytest.fixture
+def nets(tiny):
+    config = tiny()
+    return build(config, _accelerator(config))
+
+
+@pytest.fixture
+def real():
+    return [Twins(32).batch(np.arange(8))]
+
+
+def snapshot(*things):
+    tensors = [t for thing in things for t in (thing.parameters() if isinstance(thing, torch.nn.Module) else _state(thing))]
+    return [t.detach().clone() for t in tensors]
+
+
+def _state(optimizer):
+    return [v for values in optimizer.state_dict()["state"].values() for v in values.values()]
+
+
+def same(a, b):
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def weights(run, step=None):
+    """Everything in a checkpoint, by file and name."""
+    return {(f.stem, k): v for f in sorted(run.checkpoint_path(step).glob("*.safetensors")) for k, v in load_file(f).items()}
+
+
+def difference(a, b):
+    a, b = weights(a), weights(b)
+    assert a.keys() == b.keys()
+    return max((a[k].double() - b[k].double()).abs().max().item() for k in a if k[0] in ("generator", "discriminator", "ema"))
+
+
+def wait(run, until=lambda run: not run.active, seconds=120):
+    end = time.monotonic() + seconds
+    while not until(run):
+        assert time.monotonic() < end, f"{run.status()}\n{run.log_tail()}"
+        time.sleep(0.05)
+    return run
+
+
+# ------------------------------------------------------------------------------------------------------ the steps
+
+
+def test_each_step_leaves_the_other_network_alone(nets, real):
+    d_step(nets, 0, 0, real)
+    g_step(nets, 0)  # both optimisers have state now
+    g_before, d_before = snapshot(nets.generator, nets.optimizer_g), snapshot(nets.discriminator, nets.optimizer_d)
+    d_step(nets, 1, 0, real)
+    assert same(snapshot(nets.generator, nets.optimizer_g), g_before)
+    assert not same(snapshot(nets.discriminator, nets.optimizer_d), d_before)
+    assert all(p.grad is None for p in nets.generator.parameters())
+    d_before = snapshot(nets.discriminator, nets.optimizer_d)
+    g_step(nets, 1)
+    assert same(snapshot(nets.discriminator, nets.optimizer_d), d_before)
+    assert not same(snapshot(nets.generator, nets.optimizer_g), g_before)
+    assert all(p.grad is None and p.requires_grad for p in nets.discriminator.parameters())
+
+
+def test_a_d_step_equals_the_plain_formula(nets, real):
+    """Loss and update of a D step against autograd on two separate passes and an Adam written out."""
+    config = nets.config
+    d_step(nets, 0, 0, real)  # u and v are used to the weights
+    generator, discriminator = (copy.deepcopy(net) for net in (nets.generator, nets.discriminator))
+    second_moment = {k: v["exp_avg_sq"].clone() for k, v in nets.optimizer_d.state_dict()["state"].items()}
+    loss = d_step(nets, 1, 0, real)[0]
+
+    from workbench.model import power_iteration
+
+    power_iteration(generator)
+    power_iteration(discriminator)
+    z, y, _ = _noise(nets, 1, 0)
+    x, labels = real[0]
+    logits_real = discriminator(x.float() / 127.5 - 1, labels)
+    logits_fake = discriminator(generator(z, y).detach(), y)
+    plain = (1 - logits_real).clamp(min=0).mean() + (1 + logits_fake).clamp(min=0).mean()
+    assert abs(plain - loss) < 1e-5
+    plain.backward()
+    for index, ((name, p), q) in enumerate(zip(discriminator.named_parameters(), nets.discriminator.parameters(), strict=True)):
+        v = 0.9 * second_moment[index] + 0.1 * p.grad**2
+        expected = p - config.lr_d * p.grad / ((v / (1 - 0.9**2)).sqrt() + 1e-8)  # beta1 is 0
+        settled = v.sqrt() > 1e-4  # elsewhere Adam divides rounding noise by itself
+        assert ((expected - q).abs() * settled).max() < 1e-5, name
+
+
+def test_fake_labels_are_uniform_and_independent_of_the_real_ones(nets):
+    y = torch.cat([_noise(nets, step, k)[1] for step in range(500) for k in range(2)])
+    counts = torch.bincount(y, minlength=6).double()
+    expected = len(y) / 6
+    assert ((counts - expected) ** 2 / expected).sum() < 20.5  # chi-square, 5 degrees of freedom, p = 0.001
+    z = torch.cat([_noise(nets, step, 0)[0] for step in range(200)])
+    assert abs(z.mean()) < 0.03 and abs(z.std() - 1) < 0.03
+    assert torch.equal(_noise(nets, 7, 1)[0], _noise(nets, 7, 1)[0]) and not torch.equal(_noise(nets, 7, 1)[0], _noise(nets, 7, 0)[0])
+
+
+def test_only_d_steps_over_d_steps(tiny):
+    """With 3 D steps per G step D's optimiser has stepped three times as often."""
+    run = train(tiny(d_steps=3))
+    saved = weights(run)
+    assert saved["optimizer_d", "linear.bias.step"] == 12 and saved["optimizer_g", "linear.bias.step"] == 4
+
+
+@pytest.mark.parametrize("changes", [
+    dict(num_classes=0), dict(augment="diffaug"), dict(augment="flip"), dict(mixed_precision="bf16"), dict(sn_g=False, sn_d=False),
+    dict(attention_block="residual"), dict(attention_g="none", attention_d="none"), dict(ema_decay=0), dict(attention_variant="paper", image_size=64),
+])  # fmt: skip
+def test_every_kind_of_training_runs(tiny, changes):
+    run = train(tiny(steps=2, sample_every=2, **changes))
+    assert run.status()["state"] == "finished"
+    assert all(torch.isfinite(v).all() for v in weights(run).values())
+    assert run.sample_steps() == [0, 2]
+
+
+def test_the_run_folder_is_as_promised(tiny):
+    run = train(tiny(steps=5, note="hello"))
+    assert [row["step"] for row in run.history()] == [2, 4, 5]
+    row = run.history()[-1]
+    assert {"step", "images", "seconds", "loss_d", "loss_g", "d_real", "d_fake", "gamma_g16", "gamma_d16", "lr_g", "lr_d"} <= row.keys()
+    assert row["images"] == 40
+    assert run.checkpoint_steps() == [4, 5] and run.sample_steps() == [0, 4, 5]
+    snapshot = load_file(run.attention_path(5))
+    assert snapshot["G.attention.16.query"].shape == (4, 256, 2) and snapshot["D.attention.16.key"].shape == (4, 64, 2)
+    assert run.provenance["note"] == "hello" and run.provenance["data"]["name"] == "twins"
+    assert not list(run.path.rglob("*partial*"))
+
+
+# ------------------------------------------------------------------------------------------------ going on, forking
+
+
+def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny):
+    straight = train(tiny(run="straight", steps=8, log_every=3))
+    halves = train(tiny(run="halves", steps=8, log_every=3, checkpoint_every=8), evaluate=None)  # control: the same once more
+    assert all(torch.equal(v, weights(halves)[k]) for k, v in weights(straight).items())
+    again = Run("straight").path.parent / "again"
+    shutil.copytree(straight.path, again)
+    config = Config.from_json((again / "config.json").read_text()).replace(run="again")
+    (again / "config.json").write_text(config.to_json())
+    shutil.rmtree(again / "checkpoints" / "8")  # as if it had been killed after step 4, two rows of history later
+    resumed = train(Config.from_parameters(dict(resume="again")))
+    assert resumed.name == "again"
+    assert all(torch.equal(v, weights(resumed)[k]) for k, v in weights(straight).items())
+    strip = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]  # noqa: E731
+    assert strip(resumed.history()) == strip(straight.history())
+    assert [start["from_step"] for start in resumed.provenance["started"]] == [0, 4]
+
+
+def test_a_run_can_be_made_longer_but_not_changed(tiny):
+    train(tiny(run="a"))
+    with pytest.raises(ParameterError, match="lr_d=0.001 differs from .* fork the run: resume='a@<step>'"):
+        Config.from_parameters(dict(resume="a", lr_d=1e-3))
+    run = train(Config.from_parameters(dict(resume="a", steps=6)))
+    assert run.name == "a" and run.checkpoint_steps() == [4, 6] and run.config.steps == 6
+
+
+def test_forks_name_their_parent_and_unchanged_ones_equal_it(tiny):
+    parent = train(tiny(run="parent", steps=8))
+    fork = train(Config.from_parameters(dict(resume="parent@4")))
+    assert fork.name == "parent-from4" and fork.provenance["parent"] == dict(run="parent", step=4)
+    assert all(torch.equal(v, weights(fork)[k]) for k, v in weights(parent).items())
+    assert [row["step"] for row in fork.history()] == [2, 4, 6, 8]
+    changed = train(Config.from_parameters(dict(resume="parent@4", lr_d=1e-3)))
+    assert changed.name == "parent-from4-lr_d=0.001" and changed.config.lr_d == 1e-3
+    assert not torch.equal(weights(changed)["discriminator", "linear.bias"], weights(parent)["discriminator", "linear.bias"])
+    assert parent.checkpoint_steps() == [4, 8]  # untouched
+
+
+# --------------------------------------------------------------------------------------------------------- alarms
+
+
+@pytest.mark.parametrize(("settings", "what"), [(dict(log_every=1), "losses"), (dict(log_every=9), "weights of G .*")])
+def test_a_training_that_diverges_stops_and_says_so(tiny, monkeypatch, settings, what):
+    calls = iter(range(100))
+    monkeypatch.setattr("workbench.training.hinge_generator", lambda fake: -fake.mean() * (float("nan") if next(calls) == 5 else 1))
+    with pytest.raises(WorkbenchError, match=rf"training diverged: {what} became NaN or infinite by step 6; fork from before it, .*resume='wild@5'") as error:
+        train(tiny(run="wild", steps=9, checkpoint_every=1, **settings))
+    run = Run("wild")
+    assert run.status()["state"] == "failed" and run.status()["message"] == str(error.value)
+    assert run.checkpoint_steps() == [1, 2, 3, 4, 5]
+
+
+def test_collapse_raises_an_alarm(tiny, capsys):
+    config = tiny(sn_g=False, ema_decay=0)
+    nets = build(config, _accelerator(config))
+    run = train(tiny(steps=1, run="healthy"))
+    progress = Progress(sums=torch.zeros(4), step=3)
+    fixed = _fixed_samples(nets, Twins(32))
+    _write_samples(nets, nets.generator, run, progress, fixed)
+    assert progress.alarms == []
+    torch.nn.init.zeros_(nets.generator.output.weight)  # every image is the same grey
+    _write_samples(nets, nets.generator, run, progress, fixed)
+    _write_samples(nets, nets.generator, run, progress, fixed)
+    assert len(progress.alarms) == 1 and "collapse: at step 3 all samples look nearly the same" in run.status()["alarms"][0]
+    assert "ALARM: collapse" in capsys.readouterr().err
+
+
+def test_evaluations_are_recorded_and_must_be_given(tiny):
+    with pytest.raises(ParameterError, match="evaluate_every=2: no evaluation is given"):
+        train(tiny(evaluate_every=2))
+    seen = []
+    run = train(tiny(evaluate_every=2), evaluate=lambda generator, step: seen.append(generator.training) or dict(scores=dict(x=step), protocol="p"))
+    assert run.evaluations() == [dict(step=2, scores=dict(x=2), protocol="p"), dict(step=4, scores=dict(x=4), protocol="p")] and seen == [False, False]
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    (dict(num_processes=2), "num_processes=2, but 1 process"),
+    (dict(device="cuda"), "torch finds no GPU"),
+    (dict(mixed_precision="fp16"), "needs a GPU"),
+])  # fmt: skip
+def test_what_this_machine_cannot_do_is_refused(tiny, changes, says):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ParameterError, match=says):
+        train(tiny(**changes))
+    assert list_runs() == []
+
+
+# ------------------------------------------------------------------------------------------------ in other processes
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(tiny):
+    """float64, 20 steps, batch norm over the whole batch and over groups within and across processes, with accumulation."""
+    for changes in (dict(), dict(batch_norm_group=4)):
+        settings = dict(dtype="float64", steps=20, checkpoint_every=20, sample_every=20, **changes)
+        one = train(tiny(**settings))
+        two = wait(launch(tiny(num_processes=2, **settings)))
+        assert two.status()["state"] == "finished", two.log_tail()
+        assert difference(one, two) < 1e-9
+    accumulated = train(tiny(gradient_accumulation=2, **settings))
+    assert difference(one, accumulated) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, "stop"])
+def test_signals_save_and_say_how_to_go_on(tiny, how):
+    run = launch(tiny(steps=100_000, checkpoint_every=100_000, sample_every=100_000))
+    wait(run, lambda run: run.status()["step"] > 3 or not run.active)
+    if how == "stop":
+        run.stop()
+    else:
+        os.kill(run.status()["pid"], how)
+    wait(run)
+    status = run.status()
+    assert status["state"] == "stopped", run.log_tail()
+    assert f"saved at step {run.checkpoint_steps()[-1]}; go on with: papermill train.ipynb -p resume {run.name}" in status["message"]
+    step = run.checkpoint_steps()[-1]
+    resumed = train(Config.from_parameters(dict(resume=run.name, steps=step + 1)))
+    assert resumed.checkpoint_steps() == [step, step + 1]
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_bit_for_bit(tiny):
+    settings = dict(steps=60, checkpoint_every=20, sample_every=60)
+    straight = wait(launch(tiny(run="straight", **settings)))
+    run = launch(tiny(run="killed", **settings))
+    wait(run, lambda run: run.checkpoint_steps() or not run.active)
+    os.kill(run.status()["pid"], signal.SIGKILL)
+    wait(run)
+    assert run.status()["state"] == "lost" and 60 not in run.checkpoint_steps()
+    assert "go on with: papermill train.ipynb -p resume killed" in run.status()["message"]
+    wait(launch(Config.from_parameters(dict(resume="killed"))))
+    assert run.status()["state"] == "finished", run.log_tail()
+    assert all(torch.equal(v, weights(run)[k]) for k, v in weights(straight).items())
+
+
+@pytest.mark.slow
+def test_an_attached_training_saves_when_its_caller_goes_away(tiny, tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(tiny(run="attached", steps=100_000, checkpoint_every=100_000).to_json())
+    code = f"import workbench, time; workbench.launch(workbench.Config.from_json(open({str(file)!r}).read()), attached=True); time.sleep(600)"
+    caller = subprocess.Popen([sys.executable, "-c", code])
+    end = time.monotonic() + 60
+    while not (tmp_path / "outputs" / "attached" / "history.jsonl").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    run = Run("attached")
+    caller.kill()
+    caller.wait()
+    wait(run, seconds=30)
+    assert run.status()["state"] == "stopped" and run.checkpoint_steps()
+
+
+@pytest.mark.slow
+def test_command_line_trains_and_refuses_in_one_line(tiny, tmp_path):
+    def call(*words):
+        return subprocess.run([sys.executable, "-m", "workbench.training", *words], capture_output=True, text=True)
+
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(dict(preset="twins32", width=8, batch_size=8, steps=3, run="shell")))
+    done = call("--config", str(file), "-p", "steps", "2")
+    assert done.returncode == 0, done.stderr
+    assert Run("shell").checkpoint_steps() == [2]
+    again = call("--config", str(Run("shell").path / "config.json"), "-p", "steps", "4")
+    assert again.returncode == 0 and Run("shell").checkpoint_steps() == [2, 4], again.stderr
+    for words, says in (
+        (["-p", "lrd", "1"], "unknown parameter 'lrd'; did you mean 'lr_d'?"),
+        (["--config", "nowhere.json"], "--config: there is no file nowhere.json"),
+        (["-p", "num_processes", "2"], "but 1 process(es) were started"),
+        (["-p", "run", "shell"], "run='shell' exists already"),
+    ):
+        refused = call(*words)
+        assert refused.returncode == 2 and says in refused.stderr.splitlines()[-1], refused.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_is_being_trained_is_not_trained_twice(tiny):
+    run = launch(tiny(steps=100_000, run="busy"))
+    wait(run, lambda run: run.status()["state"] == "running" or not run.active)
+    assert launch(Config.from_parameters(dict(resume="busy"))).status()["pid"] == run.status()["pid"]  # re-attached
+    with pytest.raises(WorkbenchError, match="is being trained already"):
+        train(Config.from_parameters(dict(resume="busy")))
+    assert psutil.pid_exists(run.status()["pid"]) and run.status()["state"] == "running"
+    run.stop()
+    wait(run)
