@@ -1,0 +1,360 @@
+// The live view of a run. dashboard.py reads the run folder and decides what is shown; this module draws it: the head,
+// charts (SVG) and the sample grid with its slider. No libraries, nothing from the network.
+
+// ------------------------------------------------------------------------------------------------ small helpers
+
+function html(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+function svg(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+/** Screen readers speak a status whenever it is touched, so touch it only when it changes. */
+function say(node, text) {
+  node.hidden = !text;
+  if (node.textContent !== text) node.textContent = text;
+}
+
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+
+/** A number as people write it: 1,500 · 0.41 · 2e−4. */
+function format(value) {
+  const size = Math.abs(value);
+  const text = size && (size < 1e-3 || size >= 1e7) ? Number(value.toPrecision(3)).toExponential().replace("e+", "e")
+    : size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
+  return text.replaceAll("-", "−");
+}
+
+/** Round numbers from low to high, about `count` of them. */
+function ticks(low, high, count) {
+  const raw = (high - low) / count;
+  const unit = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].find((factor) => factor * unit >= raw) * unit;
+  const found = [];
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) found.push(k * step + 0); // no −0
+  return found;
+}
+
+/** Index of the value in the ascending list that is nearest to x. */
+function nearest(ascending, x) {
+  let low = 0, high = ascending.length - 1;
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (ascending[middle] < x) low = middle; else high = middle;
+  }
+  return x - ascending[low] <= ascending[high] - x ? low : high;
+}
+
+// ------------------------------------------------------------------------------------------------ sample grids
+
+/** The sample grids that came from the kernel so far, for all views of one widget: they stay when the kernel goes. */
+function pictureStore(model) {
+  const urls = new Map(); // step -> URL of a blob
+  const store = new EventTarget();
+  store.chosen = null; // where a further view starts; Jupyter makes a new one when the output of a cell is updated
+  const keep = (step, png) => {
+    URL.revokeObjectURL(urls.get(step));
+    urls.set(step, URL.createObjectURL(new Blob([png], { type: "image/png" })));
+    store.dispatchEvent(new Event("picture"));
+  };
+  const keepNewest = () => {
+    const png = model.get("newest");
+    if (png?.byteLength) keep(model.get("samples").at(-1), png);
+  };
+  model.on("change:newest", keepNewest);
+  model.on("msg:custom", (content, buffers) => content.kind === "sample" && buffers.length && keep(content.step, buffers[0]));
+  keepNewest();
+  store.get = (step) => urls.get(step);
+  store.ask = (step) => model.send({ kind: "sample", step });
+  store.close = () => urls.forEach((url) => URL.revokeObjectURL(url));
+  return store;
+}
+
+/** The card with the sample grid: the newest one, until the slider is moved back. `onStep(step or null)` hears of that, `onSize()` of a new size. */
+function samplesCard(store, onStep, onSize) {
+  const caption = html("span", { class: "muted", role: "status" });
+  const enlarge = html("button", { type: "button", "aria-pressed": "false", title: "Samples over the whole width" }, "⤢");
+  const image = html("img", { alt: "" });
+  const empty = html("p", { class: "muted" });
+  const slider = html("input", { type: "range", min: 0, step: 1, "aria-label": "Step of the samples" });
+  const newest = html("button", { type: "button" }, "newest");
+  const node = html("section", { class: "card samples", "aria-label": "Samples" },
+    html("div", { class: "row" }, html("h3", {}, "Samples"), caption, html("span", { class: "spring" }), enlarge),
+    html("div", { class: "picture" }, image, empty), html("div", { class: "row" }, slider, newest));
+  let steps = [], chosen = store.chosen, room = 400, timer = 0; // chosen: a step, or null for the newest
+
+  const size = () => {
+    // A whole number of device pixels for each pixel of the grid is crispest, unless much room would be left; a grid that is
+    // too large is scaled down smoothly.
+    const ratio = window.devicePixelRatio || 1;
+    const fit = (room * ratio) / (image.naturalWidth || 1);
+    const scale = fit > 1 && (fit < 1.5 || fit >= 2) ? Math.floor(fit) : fit;
+    image.style.width = `${(image.naturalWidth * scale) / ratio}px`;
+    image.style.imageRendering = scale > 1 ? "pixelated" : "auto";
+  };
+  const show = () => {
+    const step = chosen ?? steps.at(-1);
+    image.hidden = slider.disabled = newest.disabled = enlarge.disabled = step === undefined;
+    empty.hidden = !image.hidden;
+    if (step === undefined) return;
+    slider.max = steps.length - 1;
+    slider.value = chosen === null ? steps.length - 1 : nearest(steps, chosen);
+    slider.setAttribute("aria-valuetext", `step ${step}`);
+    newest.disabled = chosen === null;
+    const url = store.get(step);
+    const at = `step ${step.toLocaleString("en")}`;
+    say(caption, !url ? `${at}: waiting for the kernel` : chosen === null ? `${at}, the newest` : at);
+    image.classList.toggle("stale", !url);
+    if (url && image.src !== url) {
+      image.src = url;
+      image.alt = `Samples of the generator at ${at}`;
+      image.dataset.step = step;
+    }
+    clearTimeout(timer); // a dragged slider asks for the step where it rests
+    if (!url) timer = setTimeout(() => store.ask(step), 60);
+  };
+  image.addEventListener("load", () => {
+    size();
+    onSize();
+  });
+  const choose = (step) => {
+    chosen = store.chosen = step;
+    show();
+    onStep(step);
+  };
+  slider.addEventListener("input", () => choose(Number(slider.value) === steps.length - 1 ? null : steps[slider.value]));
+  newest.addEventListener("click", () => choose(null));
+  store.addEventListener("picture", show);
+  return {
+    node,
+    enlarge,
+    update(newSteps, every) {
+      steps = newSteps;
+      if (!steps.includes(chosen)) chosen = null; // a resumed run may have dropped it
+      empty.textContent = `no samples yet: they come every ${every} steps`;
+      show();
+    },
+    resize(width) {
+      room = width;
+      size();
+    },
+    width: () => image.clientWidth,
+    close: () => store.removeEventListener("picture", show),
+  };
+}
+
+// ------------------------------------------------------------------------------------------------ charts
+
+const CHROME = 24; // padding and border of a card, both sides
+const MARGIN = { left: 46, right: 8, top: 14, bottom: 19 };
+
+/** A chart with a legend that tells the newest values, or those at the cursor. `onCursor(step or null)` hears of pointer and keys. */
+function chartCard(onCursor) {
+  const title = html("h3"), unit = html("p", { class: "unit" });
+  const legend = html("span", { class: "legend" });
+  const plot = svg("svg", { class: "plot", tabindex: 0, role: "img" });
+  const node = html("section", { class: "card chart" }, html("div", { class: "row" }, title, html("span", { class: "spring" }), legend), unit, plot);
+  const overlay = svg("g");
+  let chart, first, last, width, height, x, y, values, cursor = null;
+
+  function draw(newChart, domain) {
+    [chart, [first, last], width, height] = [newChart, domain, plot.clientWidth || 300, plot.clientHeight || 112];
+    title.textContent = chart.title;
+    unit.textContent = chart.unit;
+    const drawn = chart.curves.filter((curve) => curve.steps.length);
+    const right = width - MARGIN.right, bottom = height - MARGIN.bottom;
+    legend.replaceChildren();
+    if (!drawn.length) {
+      plot.replaceChildren(svg("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, chart.empty));
+      plot.setAttribute("aria-label", `${chart.title}: ${chart.empty}`);
+      return;
+    }
+    const all = drawn.flatMap((curve) => curve.values);
+    let low = all.reduce((a, b) => Math.min(a, b), chart.zero ? 0 : Infinity);
+    let high = all.reduce((a, b) => Math.max(a, b), chart.zero ? 0 : -Infinity);
+    const pad = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
+    low -= low === 0 && chart.zero ? 0 : pad;
+    high += high === 0 && chart.zero ? 0 : pad;
+    x = (step) => MARGIN.left + ((step - first) / (last - first || 1)) * (right - MARGIN.left);
+    y = (value) => bottom - ((value - low) / (high - low)) * (bottom - MARGIN.top);
+
+    const marks = [svg("text", { x: 0, y: height - 4 }, "step")];
+    for (const tick of ticks(low, high, clamp((bottom - MARGIN.top) / 18, 3, 6))) {
+      const line = Math.abs(tick) < 1e-12 ? "zero" : "grid";
+      marks.push(svg("line", { class: line, x1: MARGIN.left, x2: right, y1: y(tick), y2: y(tick) }),
+        svg("text", { x: MARGIN.left - 6, y: y(tick) + 4, "text-anchor": "end" }, format(Number(tick.toPrecision(12)))));
+    }
+    const steps = ticks(first, Math.max(last, first + 1), Math.max(2, Math.floor(width / 90))).filter((tick) => tick <= last && Number.isInteger(tick));
+    for (const tick of steps) {
+      const anchor = x(tick) > right - 14 ? "end" : "middle";
+      marks.push(svg("text", { x: x(tick), y: height - 4, "text-anchor": anchor }, tick.toLocaleString("en")));
+    }
+    const seen = {}; // further curves of one colour are dashed
+    values = drawn.map((curve) => {
+      const colour = `var(--${curve.colour})`, value = html("b");
+      seen[curve.colour] = (seen[curve.colour] ?? -1) + 1;
+      const stroke = { class: "curve", style: `stroke: ${colour}`, "stroke-dasharray": ["", "5 3", "2 2", "8 3 2 3"][seen[curve.colour] % 4] };
+      const points = curve.steps.map((step, i) => [x(step).toFixed(1), y(curve.values[i]).toFixed(1)]);
+      marks.push(svg("path", { ...stroke, d: `M${points.join("L")}` }));
+      if (points.length <= 12) marks.push(...points.map(([cx, cy]) => svg("circle", { cx, cy, r: 2.5, style: `fill: ${colour}` })));
+      const swatch = svg("svg", { width: 16, height: 4 }, svg("path", { ...stroke, d: "M0 2H16" }));
+      legend.append(html("span", {}, swatch, `${curve.name} `, value));
+      return { curve, value };
+    });
+    plot.replaceChildren(...marks, overlay);
+    point(cursor, null);
+  }
+
+  /** Show the values at `step` (null: the newest), and a dashed line at the step of the samples shown. */
+  function point(step, sample) {
+    cursor = step;
+    if (!chart?.curves.some((curve) => curve.steps.length)) return;
+    const bottom = height - MARGIN.bottom;
+    const line = (at, kind) => svg("line", { class: kind, x1: x(at), x2: x(at), y1: MARGIN.top, y2: bottom });
+    overlay.replaceChildren(...(sample === null || sample < first || sample > last ? [] : [line(sample, "sample")]), ...(step === null ? [] : [line(step, "cursor")]));
+    const told = values.map(({ curve, value }) => {
+      const i = step === null ? curve.steps.length - 1 : nearest(curve.steps, step);
+      value.textContent = format(curve.values[i]);
+      if (step !== null) overlay.append(svg("circle", { class: "dot", cx: x(curve.steps[i]), cy: y(curve.values[i]), r: 4, style: `fill: var(--${curve.colour})` }));
+      return `${curve.name} ${value.textContent}`;
+    });
+    if (step !== null) {
+      const side = x(step) > width * 0.7 ? "end" : "start";
+      overlay.append(svg("text", { x: x(step) + (side === "end" ? -5 : 5), y: 9, "text-anchor": side }, `step ${step.toLocaleString("en")}`));
+    }
+    plot.setAttribute("aria-label", `${chart.title}, ${chart.unit}, at ${step === null ? "the newest step" : `step ${step}`}: ${told.join(", ")}`);
+  }
+
+  plot.addEventListener("pointermove", (event) => {
+    const box = plot.getBoundingClientRect();
+    const inside = event.clientX - box.left - MARGIN.left;
+    onCursor(Math.round(clamp(first + (inside / (width - MARGIN.left - MARGIN.right)) * (last - first), first, last)));
+  });
+  plot.addEventListener("pointerleave", () => onCursor(null));
+  plot.addEventListener("blur", () => onCursor(null));
+  plot.addEventListener("keydown", (event) => {
+    const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (move) onCursor(Math.round(clamp((cursor ?? last) + (move * (last - first)) / 50, first, last)));
+    if (event.key === "Escape") onCursor(null);
+  });
+  return { node, draw, point };
+}
+
+// ------------------------------------------------------------------------------------------------ the whole view
+
+function render({ model, el, store }) {
+  const name = html("h2"), about = html("span", { class: "muted" });
+  const badge = html("span", { class: "badge", role: "status" });
+  const free = html("button", { type: "button", class: "free", title: "A cell waits for the end of the training: end it now; the training and this view go on" }, "Let other cells run");
+  const stop = html("button", { type: "button", class: "stop", title: "Save a checkpoint and stop the training" }, "■ Stop");
+  const bar = html("i");
+  const progress = html("div", { class: "bar", role: "progressbar", "aria-label": "Steps", "aria-valuemin": 0 }, bar);
+  const facts = html("div", { class: "facts" });
+  const alarm = html("div", { class: "note alarm", role: "alert" });
+  const message = html("p", { class: "note", role: "status" });
+  const farewell = html("p", { class: "note farewell" });
+  const log = html("pre"), logBox = html("details", {}, html("summary", {}, "last lines of the log"), log);
+  let cursor = null, sampleStep = store.chosen, asked = false, wide = false, cards = [];
+
+  const observer = new ResizeObserver((entries) => (entries.some((entry) => entry.target === root) ? resize() : drawCharts()));
+  const point = () => cards.forEach((card) => card.point(cursor, sampleStep));
+  const samples = samplesCard(store, (step) => {
+    sampleStep = step;
+    point();
+  }, () => resize());
+  const body = html("div", { class: "body" }, samples.node);
+  const root = html("div", { class: "wb", role: "region", "data-lm-suppress-shortcuts": "true" },
+    html("header", {}, name, about, badge, html("span", { class: "spring" }), free, stop), progress, facts, alarm, message, farewell, logBox, body);
+  el.append(root);
+
+  function drawHead() {
+    const head = model.get("summary");
+    name.textContent = head.name;
+    about.textContent = head.about;
+    root.setAttribute("aria-label", `Training of ${head.name}`);
+    root.toggleAttribute("data-active", head.active);
+    asked &&= head.state === "running" || head.state === "starting"; // from the click until Python says so itself
+    badge.dataset.state = asked ? "stopping" : head.state;
+    say(badge, asked ? "stopping…" : head.badge);
+    stop.disabled = !head.active || head.state === "stopping" || asked;
+    free.hidden = !model.get("waiting") || !head.active;
+    bar.style.width = `${(100 * head.step) / head.steps}%`;
+    progress.setAttribute("aria-valuenow", head.step);
+    progress.setAttribute("aria-valuemax", head.steps);
+    facts.replaceChildren(...Object.entries(head.facts).map(([unit, value]) => html("span", {}, html("b", {}, value), ` ${unit}`)));
+    say(alarm, head.alarms.join("\n"));
+    say(message, head.message);
+    farewell.textContent = `The kernel of this view is gone; the training goes on without it. To watch it again: await Dashboard("${head.name}").follow()`;
+    logBox.hidden = !head.log;
+    log.textContent = head.log;
+    samples.update(model.get("samples"), head.sample_every);
+  }
+
+  function drawCharts() {
+    const charts = model.get("charts");
+    while (cards.length < charts.length) {
+      cards.push(chartCard((step) => {
+        cursor = step;
+        point();
+      }));
+      body.append(cards.at(-1).node);
+      observer.observe(cards.at(-1).node);
+    }
+    cards.splice(charts.length).forEach((card) => card.node.remove());
+    const ends = charts.flatMap((chart) => chart.curves).filter((curve) => curve.steps.length).flatMap((curve) => [curve.steps[0], curve.steps.at(-1)]);
+    const domain = [Math.min(...ends), Math.max(...ends)];
+    cards.forEach((card, i) => card.draw(charts[i], domain));
+    point();
+  }
+
+  /** The samples on the left and charts beside and below them, or all below each other where it is narrow. */
+  function resize() {
+    const width = root.clientWidth, stacked = width < 820 || wide;
+    samples.resize(stacked ? width - CHROME : Math.min(width - 360, 760)); // leaves room for a column of charts
+    const columns = Math.max(1, Math.floor((stacked ? width : width - samples.width() - CHROME) / 320));
+    body.style.gridTemplateColumns = `${stacked ? "" : "max-content "}repeat(${columns}, minmax(0, 1fr))`;
+    samples.node.style.gridArea = stacked ? "auto / 1 / auto / -1" : `span ${columns > 1 ? 2 : 3} / 1`;
+    drawCharts();
+  }
+
+  stop.addEventListener("click", () => {
+    asked = true;
+    model.send({ kind: "stop" });
+    drawHead();
+  });
+  free.addEventListener("click", () => model.send({ kind: "free" }));
+  samples.enlarge.addEventListener("click", () => {
+    wide = !wide;
+    samples.enlarge.setAttribute("aria-pressed", wide);
+    resize();
+  });
+  root.addEventListener("keydown", (event) => event.stopPropagation()); // arrows are ours, not the notebook's
+  model.on("change:summary change:samples change:waiting", drawHead);
+  model.on("change:charts", drawCharts);
+  model.on("comm_live_update", () => root.classList.add("orphan")); // the kernel was restarted, and knows of no widget
+  observer.observe(root);
+  drawHead();
+  return () => {
+    observer.disconnect();
+    samples.close();
+  };
+}
+
+export default () => {
+  let store; // one per widget, for all its views
+  return {
+    initialize({ model }) {
+      store = pictureStore(model);
+      return store.close;
+    },
+    render: ({ model, el }) => render({ model, el, store }),
+  };
+};

@@ -1,0 +1,357 @@
+# ruff: noqa: RUF001
+"""The live view of a run: progress, curves, samples and a stop button.
+
+Training writes the run folder and the dashboard reads it, so either may come and go without the other: close the tab,
+restart the kernel, and `await Dashboard("name").follow()` shows the same training again. What is shown is decided here;
+`dashboard.js` draws it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from os import PathLike, environ
+from pathlib import Path
+
+import anywidget
+import numpy as np
+import traitlets
+from IPython import get_ipython
+from IPython.display import display
+
+from ..config import WorkbenchError
+from ..runs import ACTIVE, Run
+
+BADGES = {"created": "not started", "starting": "starting…", "running": "training", "stopping": "stopping…"}  # the others: as they are
+
+POINTS = 600  # of a curve that go to the browser
+STATE_PNG_BYTES = 96_000  # a larger sample grid goes to the browser on demand only, and stays out of the saved notebook
+
+
+def interactive() -> bool:
+    """Whether somebody sits before this notebook: in JupyterLab or VS Code, not under papermill, nbconvert or in a script.
+
+    `WORKBENCH_HEADLESS=1` (or `0`) in the environment decides it otherwise.
+    """
+    if "WORKBENCH_HEADLESS" in environ:
+        return environ["WORKBENCH_HEADLESS"] in ("", "0")
+    # A front end tells with every cell whether its user can answer `input()`. (JPY_SESSION_NAME would not do: a papermill
+    # that is started from a notebook inherits it.)
+    request = getattr(get_ipython(), "get_parent", dict)()
+    return bool(request.get("content", {}).get("allow_stdin"))
+
+
+class Dashboard(anywidget.AnyWidget):
+    """The live view of a run.
+
+    It is up to date as long as its kernel lives, whatever else runs there: display it and go on with other cells, or wait
+    for the end of the training with `await Dashboard(run).follow()`.
+
+    Parameters
+    ----------
+    run : Run, str or path
+        The run, its name, or the path of its folder.
+
+    Attributes
+    ----------
+    run : Run
+        What is shown.
+    """
+
+    _esm = Path(__file__).with_name("dashboard.js")
+    _css = Path(__file__).with_name("dashboard.css")
+
+    summary = traitlets.Dict().tag(sync=True)  # the head: name, state, messages, progress
+    charts = traitlets.List().tag(sync=True)  # title, unit, curves (name, colour, steps, values)
+    samples = traitlets.List().tag(sync=True)  # steps of the sample grids
+    newest = traitlets.Bytes().tag(sync=True)  # the newest grid as PNG, if it is small
+    waiting = traitlets.Bool(False).tag(sync=True)  # whether a cell waits in `follow`
+
+    def __init__(self, run):
+        self.run = Run(run) if isinstance(run, (str, PathLike)) else run
+        self._poll, self._every = 0.5, 10.0
+        self._rows: list[dict] = []
+        self._stamps: dict = {}
+        self._handles: list = []
+        self._task: asyncio.Task | None = None
+        super().__init__()
+        self.on_msg(self._receive)
+        self.refresh()
+        if interactive():
+            self._keep_watching()
+
+    def __repr__(self) -> str:
+        head = self.summary
+        return f"Dashboard({head['name']!r}, {head['state']}, step {head['step']} of {head['steps']})"
+
+    # ------------------------------------------------------------------------------------------------- following
+
+    async def follow(self, poll: float = 0.5, every: float = 10.0) -> Run:
+        """Show the run until its training ends; without a front end, print a line now and then instead.
+
+        Meanwhile the stop button and subshell consoles work; other cells of the notebook wait, unless "let other cells
+        run" is clicked. An interrupt (the stop square, Ctrl-C) asks the training to save and stop, a second one leaves it alone.
+
+        Parameters
+        ----------
+        poll
+            Seconds between looks into the run folder.
+        every
+            Seconds between printed lines.
+
+        Returns
+        -------
+        Run
+            What was followed.
+
+        Raises
+        ------
+        WorkbenchError
+            With the reason, if the training failed.
+        """
+        self._poll, self._every = poll, every
+        here = interactive()
+        if here:
+            self.show()
+        with _interrupts_as_calls(self._interrupted):
+            self._interrupts, self._freed = 0, asyncio.Event()
+            self._loop = asyncio.get_running_loop()
+            self.waiting = True
+            freed = self._loop.create_task(self._freed.wait())
+            watching = self._keep_watching()
+            await asyncio.wait({watching, freed}, return_when=asyncio.FIRST_COMPLETED)
+            freed.cancel()
+            self.waiting = False
+        if not watching.done():
+            print(f"{self.run.name} trains on; to wait for it again: await Dashboard({self.run.name!r}).follow()", flush=True)
+            return self.run
+        status = watching.result()
+        if not here:
+            self.show()
+        if status["state"] in ("failed", "lost"):
+            raise WorkbenchError(status["message"])
+        if status["state"] == "stopped":
+            print(status["message"], flush=True)
+        return self.run
+
+    def show(self) -> None:
+        """Display the dashboard; without a front end, a picture of it."""
+        if handle := display(self, display_id=True):  # None outside of IPython
+            self._handles.append(handle)
+
+    def _interrupted(self) -> None:
+        self._interrupts += 1
+        if self._interrupts > 1:
+            return self._freed.set()
+        self.run.stop()
+        print("interrupted: the training saves and stops; a second interrupt leaves it alone", flush=True)
+
+    def _keep_watching(self) -> asyncio.Task:
+        """The task that keeps this dashboard up to date; there is one at most."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._watch())
+        return self._task
+
+    async def _watch(self) -> dict:
+        """Look into the run folder until no training works on it; the last status."""
+        here, printed, alarms = interactive(), -math.inf, []
+        while True:
+            began = time.monotonic()
+            status = self.refresh()
+            over = status["state"] not in ACTIVE
+            if not here:
+                for alarm in status["alarms"]:
+                    if alarm not in alarms:
+                        print(f"alarm: {alarm}", flush=True)
+                alarms = status["alarms"]
+                if over or began - printed >= self._every:
+                    print(self.line(), flush=True)
+                    printed = began
+            if over:
+                break
+            await asyncio.sleep(max(self._poll, 4 * (time.monotonic() - began)))  # a long history takes its time to read
+        for handle in self._handles:
+            handle.update(self)  # now with the picture that the notebook keeps
+        return status
+
+    # ------------------------------------------------------------------------------------------------- reading the folder
+
+    def refresh(self) -> dict:
+        """Look into the run folder once; its status."""
+        status = self.run.status()
+        with self.hold_sync():
+            if self._changed(self.run.path / "history.jsonl", self.run.path / "evaluations.jsonl"):
+                self._rows = self.run.history()
+                self.charts = charts(self._rows, self.run.evaluations())
+            samples = self.run.sample_steps()
+            if samples and self._changed(self.run.sample_path(samples[-1])):
+                png = self.run.sample_path(samples[-1]).read_bytes()
+                self.newest = png if len(png) <= STATE_PNG_BYTES else b""
+            self.samples = samples
+            self.summary = self._summary(status)
+        return status
+
+    def _changed(self, *files: Path) -> bool:
+        """Whether one of the files is another than at the last call."""
+        stamp = [(file.stat().st_mtime_ns, file.stat().st_size) if file.exists() else None for file in files]
+        changed = self._stamps.get(files) != stamp
+        self._stamps[files] = stamp
+        return changed
+
+    def _summary(self, status: dict) -> dict:
+        config, state, rows = self.run.config, status["state"], self._rows
+        step, steps, pace = status["step"], status["steps"], status["seconds_per_step"]
+        if not pace and len(rows) > 1:
+            pace = (rows[-1]["seconds"] - rows[-2]["seconds"]) / (rows[-1]["step"] - rows[-2]["step"])
+        facts = {"steps": f"{step:,} / {steps:,}", "done": f"{100 * step // steps} %"}
+        if pace:
+            facts |= {"steps/s": _short(1 / pace), "images/s": _short(config.batch_size / pace)}
+        if rows:
+            facts["elapsed"] = _clock(rows[-1]["seconds"])
+        if pace and state in ACTIVE:
+            facts["left"] = _clock((steps - step) * pace)
+        broken = state in ("failed", "lost")
+        return dict(
+            name=self.run.name,
+            about=f"{Path(config.data).name} · {config.image_size}×{config.image_size} · batch {config.batch_size}",
+            state=state,
+            badge=BADGES.get(state, state),
+            active=state in ACTIVE,
+            alarms=[*status["alarms"], *([status["message"]] if broken else [])],
+            message="" if broken or state == "finished" else status["message"],  # a finished run is told by its badge
+            log=self.run.log_tail(20) if broken else "",
+            step=step,
+            steps=steps,
+            facts=facts,
+            sample_every=config.sample_every,
+        )
+
+    def line(self) -> str:
+        """Where the training stands, in one line of plain text."""
+        head, row = self.summary, self._rows[-1] if self._rows else {}
+        facts = head["facts"]
+        words = [f"step {head['step']}/{head['steps']}", facts["done"]]
+        words += [f"{facts[unit]} {unit}" for unit in ("steps/s", "images/s", "left") if unit in facts]
+        words += [f"{net} {row[key]:.2f}" for net, key in (("D", "loss_d"), ("G", "loss_g")) if key in row]
+        words += [f"γ {key.removeprefix('gamma_')} {row[key]:.2f}" for key in _gammas(self._rows)]
+        return "  ".join(words if head["active"] else [*words, head["badge"]])
+
+    # ------------------------------------------------------------------------------------------------- the front end
+
+    def open(self) -> None:
+        """Open the connection to the front end, where there is one: without, the widget would only weigh the notebook down."""
+        if interactive():
+            super().open()
+
+    def _repr_mimebundle_(self, **kwargs):
+        data, metadata = ({"text/plain": repr(self)}, {}) if self.comm is None else super()._repr_mimebundle_(**kwargs)
+        if not self.summary["active"] and (self._rows or self.samples):
+            # What GitHub, an untrusted notebook and an export show. It takes a second or two, which a view that opens cannot
+            # wait for; a training that goes on gets its picture at the end.
+            from .. import figures
+
+            data["image/png"] = base64.b64encode(figures.summary_png(self.run)).decode()
+        return data, metadata
+
+    def _receive(self, widget, content: dict, buffers: list) -> None:
+        """What the front end asks for. This may run in another thread (a subshell), so it leaves the traits alone."""
+        match content["kind"]:
+            case "stop":
+                self.run.stop()
+            case "free":
+                self._loop.call_soon_threadsafe(self._freed.set)
+            case "sample":
+                path = self.run.sample_path(content["step"])
+                self.send(content, [path.read_bytes()] if path.exists() else [])
+
+
+# ----------------------------------------------------------------------------------------------------- what is drawn
+
+
+def charts(rows: list[dict], evaluations: list[dict]) -> list[dict]:
+    """The charts of a run, in the form that `dashboard.js` draws: one per topic of the history and one per score."""
+    gammas = [(f"{key[6].upper()} {key[7:]}", key[6], key) for key in _gammas(rows)]
+    topics = (  # title, unit, whether the axis must show zero, curves: name, colour, key in the history
+        ("Losses", "hinge loss", False, [("D", "d", "loss_d"), ("G", "g", "loss_g")]),
+        ("Output of D", "logit", False, [("real", "real", "d_real"), ("fake", "fake", "d_fake")]),
+        ("Attention", "γ, by map size", True, gammas),
+        ("Learning rates", "rate", True, [("D", "d", "lr_d"), ("G", "g", "lr_g")]),
+    )
+    drawn = []
+    for title, unit, zero, curves in topics:
+        empty = "no attention" if rows and not curves else "no values yet"
+        lines = [_curve(name, colour, [(row["step"], row.get(key)) for row in rows]) for name, colour, key in curves]
+        drawn.append(dict(title=title, unit=unit, zero=zero, empty=empty, curves=lines))
+    for score in dict.fromkeys(name for row in evaluations for name in row["scores"]):
+        scored = [row for row in evaluations if score in row["scores"]]
+        points = [(row["step"], row["scores"][score]) for row in scored]
+        drawn.append(dict(title=score, unit=scored[-1]["protocol"], zero=True, empty="", curves=[_curve("", "score", points)]))
+    return drawn
+
+
+def thin(steps: np.ndarray, values: np.ndarray, limit: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """At most `limit` points of a curve, with its ends and the extremes of each stretch.
+
+    Stretches are a power of two long and start at its multiples: a growing curve does not flicker.
+    """
+    n = len(values)
+    if n <= limit:
+        return steps, values
+    length = 2 ** math.ceil(math.log2(2 * n / (limit - 4)))
+    keep = {0, n - 1}
+    for start in range(0, n, length):
+        stretch = values[start : start + length]
+        keep |= {start + int(stretch.argmin()), start + int(stretch.argmax())}
+    keep = sorted(keep)
+    return steps[keep], values[keep]
+
+
+def _curve(name: str, colour: str, points: list[tuple]) -> dict:
+    """A thinned curve of the finite points, at five digits: JSON has no NaN, and the notebook keeps the text."""
+    table = np.array([point for point in points if isinstance(point[1], (int, float)) and math.isfinite(point[1])]).reshape(-1, 2)
+    steps, values = thin(table[:, 0], table[:, 1])
+    return dict(name=name, colour=colour, steps=[int(s) for s in steps], values=[float(f"{v:.5g}") for v in values])
+
+
+def _gammas(rows: list[dict]) -> list[str]:
+    """The keys of the attention strengths in a history: gamma_g16, gamma_d16, ..."""
+    return [key for key in (rows[-1] if rows else ()) if re.fullmatch(r"gamma_[gd]\d+", key)]
+
+
+def _short(number: float) -> str:
+    """Two or more digits: 0.034, 6.9, 442."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def _clock(seconds: float) -> str:
+    """0:58, 1:02:33 or 3 d 4:05:06."""
+    days, rest = divmod(round(max(seconds, 0)), 86400)
+    hours, minutes = rest // 3600, rest // 60 % 60
+    text = f"{hours}:{minutes:02}:{rest % 60:02}" if days or hours else f"{minutes}:{rest % 60:02}"
+    return f"{days} d {text}" if days else text
+
+
+# ----------------------------------------------------------------------------------------------------- signals
+
+
+@contextmanager
+def _interrupts_as_calls(callback: Callable[[], None]) -> Iterator[None]:
+    """Let each SIGINT (Jupyter's stop square, Ctrl-C) call `callback` in the event loop and do nothing else."""
+    if threading.current_thread() is not threading.main_thread():  # a subshell: it can neither get nor handle signals
+        yield
+        return
+    # ipykernel cancels an awaiting cell at the first SIGINT, and never tells it of the second.
+    loop, context = asyncio.get_running_loop(), copy_context()  # the context says which cell prints
+    before = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(callback, context=context))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
