@@ -4,7 +4,7 @@ import math
 import pytest
 
 from workbench import Config, ParameterError, notebook_parameters
-from workbench.config import BUILT_IN_CLASSES, PRESETS, explain, parameters_cell
+from workbench.config import BUILT_IN_DATA, PRESETS, explain, parameters_cell
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -18,7 +18,7 @@ def test_presets_hold_and_round_trip(name):
 def test_built_in_classes_are_those_of_the_data():
     from workbench import twins
 
-    assert BUILT_IN_CLASSES["twins"] == len(twins.CLASSES)
+    assert BUILT_IN_DATA["twins"]["num_classes"] == len(twins.CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,13 @@ def test_names_say_what_differs():
     assert Config.preset("twins32").derived_name == "twins32"
     assert Config.preset("twins32", lr_d=4e-4).derived_name == "twins32-lr_d=0.0004"
     assert Config.preset("twins32", data="/some/where/my cats", note="x").derived_name == "twins32-data=my_cats"
+
+
+def test_what_follows_from_the_data_is_no_difference():
+    config = Config.preset("twins32", data="/some/where")
+    assert (config.num_classes, config.evaluate_every) == (None, 0)
+    assert config.derived_name == "twins32-data=where"
+    assert Config.preset("twins32").evaluate_every == 250
 
 
 def test_channels_of_the_released_code():

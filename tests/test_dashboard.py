@@ -26,7 +26,7 @@ def run(tmp_path, monkeypatch) -> Run:
     """A run that "trains" as long as this process lives."""
     monkeypatch.setenv("WORKBENCH_OUTPUTS", str(tmp_path))
     monkeypatch.delenv("WORKBENCH_HEADLESS", raising=False)
-    run = create_run(Config.preset("twins32", run="demo", steps=400))
+    run = create_run(Config.preset("twins32", run="demo", steps=400, batch_size=64))
     run.set_status(state="running", step=0, steps=400, message="", alarms=[], seconds_per_step=0.125)
     return run
 

@@ -22,19 +22,19 @@ def test_parameter_counts_of_the_released_code():
 def slow_attention(layer, x):
     """Equations 1 to 3 with loops over images, queries and keys."""
     weight = {name: getattr(layer, name).weight[:, :, 0, 0] for name in ("query", "key", "value", "output")}
+    height, width = x.shape[2:]
+    step = 2 if layer.variant == "official" else 1  # side of the cells that keys and values are pooled over
     result = x.clone()
     for b in range(len(x)):
-        positions = [(i, j) for i in range(x.shape[2]) for j in range(x.shape[3])]
-        keys = {p: weight["key"] @ x[b, :, p[0], p[1]] for p in positions}
-        values = {p: weight["value"] @ x[b, :, p[0], p[1]] for p in positions}
-        if layer.variant == "official":
-            cells = [(i, j) for i in range(0, x.shape[2], 2) for j in range(0, x.shape[3], 2)]
-            pool = lambda v: [torch.stack([v[i, j], v[i, j + 1], v[i + 1, j], v[i + 1, j + 1]]).amax(0) for i, j in cells]  # noqa: E731
-        else:
-            pool = lambda v: [v[p] for p in positions]  # noqa: E731
-        keys, values = pool(keys), pool(values)
-        for i, j in positions:
-            query = weight["query"] @ x[b, :, i, j]
+        at = {(i, j): x[b, :, i, j] for i in range(height) for j in range(width)}
+        keys, values = [], []
+        for i in range(0, height, step):
+            for j in range(0, width, step):
+                cell = [at[i + di, j + dj] for di in range(step) for dj in range(step)]
+                keys.append(torch.stack([weight["key"] @ v for v in cell]).amax(0))
+                values.append(torch.stack([weight["value"] @ v for v in cell]).amax(0))
+        for (i, j), v in at.items():
+            query = weight["query"] @ v
             exponentials = [math.exp(float(query @ key)) for key in keys]
             o = sum(e / sum(exponentials) * value for e, value in zip(exponentials, values, strict=True))
             result[b, :, i, j] += layer.gamma * (weight["output"] @ o)

@@ -18,7 +18,26 @@ from workbench import Run, list_runs
 from workbench.config import parameters_cell
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-TINY = "-p width 8 -p z_dim 8 -p batch_size 8 -p sample_every 4 -p log_every 2 -p checkpoint_every 4".split()
+TINY = [
+    "-p",
+    "width",
+    "8",
+    "-p",
+    "z_dim",
+    "8",
+    "-p",
+    "batch_size",
+    "8",
+    "-p",
+    "sample_every",
+    "4",
+    "-p",
+    "log_every",
+    "2",
+    "-p",
+    "checkpoint_every",
+    "4",
+]
 
 
 def papermill(*words, cwd=NOTEBOOKS, **kwargs):
@@ -58,7 +77,9 @@ def test_papermill_trains_without_an_output_path():
     assert run.config.lr_d == 4e-4 and run.status()["state"] == "finished"
     assert "lr_d=0.0004" in run.name
     # The exact command of the user is on record.
-    assert run.provenance["command"][-4:] == ["steps", "4", "-p", "lr_d", "4e-4"][-4:] and "papermill" in " ".join(run.provenance["command"])
+    assert run.provenance["command"][-4:] == ["steps", "4", "-p", "lr_d", "4e-4"][-4:] and "papermill" in " ".join(
+        run.provenance["command"]
+    )
     printed = nbformat.reads(done.stdout[done.stdout.index("{") :], 4)
     assert any("image/png" in output.get("data", {}) for cell in printed.cells for output in cell.get("outputs", []))
 
@@ -68,7 +89,9 @@ def test_papermill_trains_on_a_folder_from_anywhere(tmp_path):
     for label in ("cat", "dog"):
         for k in range(8):
             (tmp_path / "pets" / label).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.random.default_rng(k).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "pets" / label / f"{k}.png")
+            Image.fromarray(np.random.default_rng(k).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(
+                tmp_path / "pets" / label / f"{k}.png"
+            )
     words = ["-p", "data", "pets", "-p", "steps", 4, "-p", "attention_g", 16, "-p", "attention_d", "none", "-p", "tags", "a,b"]
     done = papermill(NOTEBOOKS / "train.ipynb", "out.ipynb", *TINY, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -117,7 +140,20 @@ def _folder(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_signals_to_papermill_save_the_training(tmp_path, how):
-    command = [sys.executable, "-m", "papermill", "train.ipynb", str(tmp_path / "out.ipynb"), *TINY, "-p", "steps", "100000", "-p", "checkpoint_every", "100000"]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "train.ipynb",
+        str(tmp_path / "out.ipynb"),
+        *TINY,
+        "-p",
+        "steps",
+        "100000",
+        "-p",
+        "checkpoint_every",
+        "100000",
+    ]
     process = subprocess.Popen(command, cwd=NOTEBOOKS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     end = time.monotonic() + 90
     while not (list_runs() and list_runs()[0].status()["step"] > 2) and time.monotonic() < end:

@@ -1,10 +1,7 @@
-import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -44,7 +41,7 @@ def test_a_reserved_name_is_kept_for_the_run_of_that_name():
 
 def test_an_unknown_run_names_the_nearest():
     create_run(Config.preset("twins32", run="morning"))
-    with pytest.raises(WorkbenchError, match="no run 'mornin' in .*did you mean 'morning'"):
+    with pytest.raises(WorkbenchError, match=r"no run 'mornin' in .*did you mean 'morning'"):
         Run("mornin")
     assert [run.name for run in list_runs()] == ["morning"]
 
@@ -102,7 +99,7 @@ def test_models_come_back_as_they_were_saved(tiny):
     without.generator(weights="raw")
     # A checkpoint of another architecture is refused by name.
     shutil.copy(run.checkpoint_path() / "generator.safetensors", without.checkpoint_path() / "generator.safetensors")
-    with pytest.raises(WorkbenchError, match="does not fit the configuration: 'attention.8"):
+    with pytest.raises(WorkbenchError, match=r"does not fit the configuration: 'attention\.8"):
         without.generator(weights="raw")
 
 
@@ -161,7 +158,9 @@ def test_a_process_id_used_again_is_not_the_training(tiny):
     assert run.status()["state"] == "lost"
 
 
-@pytest.mark.parametrize(("resume", "says"), [("a@x", "'x' is not a step"), ("a@5", "no checkpoint at step 5"), ("b@5", "there is no run 'b'")])
+@pytest.mark.parametrize(
+    ("resume", "says"), [("a@x", "'x' is not a step"), ("a@5", "no checkpoint at step 5"), ("b@5", "there is no run 'b'")]
+)
 def test_a_fork_point_that_is_not_there(tiny, resume, says):
     create_run(tiny(run="a")).save_checkpoint(4, {"g": {"w": torch.zeros(1)}}, {})
     with pytest.raises(WorkbenchError, match=says):

@@ -168,7 +168,7 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny):
 
 def test_a_run_can_be_made_longer_but_not_changed(tiny):
     train(tiny(run="a"))
-    with pytest.raises(ParameterError, match="lr_d=0.001 differs from .* fork the run: resume='a@<step>'"):
+    with pytest.raises(ParameterError, match=r"lr_d=0.001 differs from .* fork the run: resume='a@<step>'"):
         Config.from_parameters(dict(resume="a", lr_d=1e-3))
     run = train(Config.from_parameters(dict(resume="a", steps=6)))
     assert run.name == "a" and run.checkpoint_steps() == [4, 6] and run.config.steps == 6
@@ -193,7 +193,9 @@ def test_forks_name_their_parent_and_unchanged_ones_equal_it(tiny):
 def test_a_training_that_diverges_stops_and_says_so(tiny, monkeypatch, settings, what):
     calls = iter(range(100))
     monkeypatch.setattr("workbench.training.hinge_generator", lambda fake: -fake.mean() * (float("nan") if next(calls) == 5 else 1))
-    with pytest.raises(WorkbenchError, match=rf"training diverged: {what} became NaN or infinite by step 6; fork from before it, .*resume='wild@5'") as error:
+    with pytest.raises(
+        WorkbenchError, match=rf"training diverged: {what} became NaN or infinite by step 6; fork from before it, .*resume='wild@5'"
+    ) as error:
         train(tiny(run="wild", steps=9, checkpoint_every=1, **settings))
     run = Run("wild")
     assert run.status()["state"] == "failed" and run.status()["message"] == str(error.value)
@@ -215,12 +217,19 @@ def test_collapse_raises_an_alarm(tiny, capsys):
     assert "ALARM: collapse" in capsys.readouterr().err
 
 
-def test_evaluations_are_recorded_and_must_be_given(tiny):
+def test_evaluations_are_recorded_and_must_be_given(tiny, tmp_path):
     with pytest.raises(ParameterError, match="evaluate_every=2: no evaluation is given"):
-        train(tiny(evaluate_every=2))
+        train(tiny(evaluate_every=2, data=tmp_path))
+    (record,) = train(tiny(evaluate_every=4)).evaluations()
+    assert {"twins_hue", "twins_readable"} < record["scores"].keys() and "n=500" in record["protocol"] and record["step"] == 4
     seen = []
-    run = train(tiny(evaluate_every=2), evaluate=lambda generator, step: seen.append(generator.training) or dict(scores=dict(x=step), protocol="p"))
-    assert run.evaluations() == [dict(step=2, scores=dict(x=2), protocol="p"), dict(step=4, scores=dict(x=4), protocol="p")] and seen == [False, False]
+    run = train(
+        tiny(evaluate_every=2), evaluate=lambda generator, step: seen.append(generator.training) or dict(scores=dict(x=step), protocol="p")
+    )
+    assert run.evaluations() == [dict(step=2, scores=dict(x=2), protocol="p"), dict(step=4, scores=dict(x=4), protocol="p")] and seen == [
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(("changes", "says"), [
@@ -289,7 +298,9 @@ def test_a_killed_training_resumes_bit_for_bit(tiny):
 def test_an_attached_training_saves_when_its_caller_goes_away(tiny, tmp_path):
     file = tmp_path / "config.json"
     file.write_text(tiny(run="attached", steps=100_000, checkpoint_every=100_000).to_json())
-    code = f"import workbench, time; workbench.launch(workbench.Config.from_json(open({str(file)!r}).read()), attached=True); time.sleep(600)"
+    code = (
+        f"import workbench, time; workbench.launch(workbench.Config.from_json(open({str(file)!r}).read()), attached=True); time.sleep(600)"
+    )
     caller = subprocess.Popen([sys.executable, "-c", code])
     end = time.monotonic() + 60
     while not (tmp_path / "outputs" / "attached" / "history.jsonl").exists() and time.monotonic() < end:

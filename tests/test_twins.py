@@ -32,6 +32,7 @@ def test_a_spoiled_batch_is_caught():
 @pytest.mark.parametrize("label", range(len(CLASSES)))
 def test_known_differences_are_measured(label):
     """Two halves drawn with known differences: what is measured is what was drawn."""
+
     def half(hue, radius, height, angle):
         one = lambda v: torch.tensor([v], dtype=torch.float64)  # noqa: E731
         return draw_half(torch.tensor([label]), one(hue), one(radius), one(height), one(angle), one(0.4), 128)
@@ -76,7 +77,7 @@ def test_the_same_twins_at_every_size():
 
 
 def test_classes_and_colours_are_uniform():
-    x, y = Twins(32).batch(np.arange(6000))
+    _, y = Twins(32).batch(np.arange(6000))
     counts = torch.bincount(y, minlength=6).double()
     assert ((counts - 1000) ** 2 / 1000).sum() < 20.5  # chi-square, 5 degrees of freedom, p = 0.001
     expected = colorsys.hsv_to_rgb(0.3, twins.SATURATION, twins.VALUE)

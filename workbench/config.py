@@ -52,7 +52,13 @@ def _place(variable: str, name: str) -> Path:
 
 # ----------------------------------------------------------------------------------------------------- parameters
 
-BUILT_IN_CLASSES = {"twins": 6, "cifar10": 10, "imagenet": 1000}  # data sets whose number of classes is known unseen
+# What follows from the data where it is not given (None): for each built-in data set, its classes, and how often to evaluate.
+BUILT_IN_DATA = {
+    "twins": dict(num_classes=6, evaluate_every=250),
+    "cifar10": dict(num_classes=10, evaluate_every=0),
+    "imagenet": dict(num_classes=1000, evaluate_every=0),
+}
+FOLDER_DATA = dict(num_classes=None, evaluate_every=0)  # how many classes a folder has shows when it is opened
 
 
 def _p(default, meaning: str, *, low=None, high=None, above=None, below=None, choices: Iterable | None = None):
@@ -94,8 +100,12 @@ class Config:
     z_dim: int = _p(32, "dimension of the latent vector z", low=1)
     attention_g: str = _p("16", 'feature-map sizes with attention in G, as text: "32", "32,64" or "none"')
     attention_d: str = _p("16", 'feature-map sizes with attention in D, as text: "32", "32,64" or "none"')
-    attention_variant: str = _p("official", "released code (keys and values pooled) or the formula of the paper", choices=("official", "paper"))
-    attention_block: str = _p("attention", "what stands at the attention sites; residual: a block of about equal size", choices=("attention", "residual"))
+    attention_variant: str = _p(
+        "official", "released code (keys and values pooled) or the formula of the paper", choices=("official", "paper")
+    )
+    attention_block: str = _p(
+        "attention", "what stands at the attention sites; residual: a block of about equal size", choices=("attention", "residual")
+    )
     sn_g: bool = _p(True, "spectral normalization in G")
     sn_d: bool = _p(True, "spectral normalization in D")
     batch_norm_group: int = _p(0, "images that batch norm in G averages over; 0: the whole batch", low=0)
@@ -117,7 +127,9 @@ class Config:
     seed: int = _p(0, "of weights, noise, labels, data order and augmentation", low=0)
     num_processes: int = _p(1, "processes: one per GPU, or CPU processes where there is no GPU", low=1)
     device: str = _p("auto", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda"))
-    mixed_precision: str = _p("auto", "autocast; auto: bf16 where the hardware has it; fp16 needs a GPU", choices=("auto", "no", "bf16", "fp16"))
+    mixed_precision: str = _p(
+        "auto", "autocast; auto: bf16 where the hardware has it; fp16 needs a GPU", choices=("auto", "no", "bf16", "fp16")
+    )
     dtype: str = _p("float32", "of weights and arithmetic; float64 is for checks", choices=("float32", "float64"))
 
     # what it writes
@@ -125,7 +137,7 @@ class Config:
     sample_every: int = _p(100, "steps between sample grids and attention snapshots", low=1)
     checkpoint_every: int = _p(500, "steps between checkpoints", low=1)
     keep_checkpoints: int = _p(0, "newest checkpoints to keep; 0: all", low=0)
-    evaluate_every: int = _p(0, "steps between evaluations; 0: never", low=0)
+    evaluate_every: int | None = _p(None, "steps between evaluations; 0: never; None: 250 for twins", low=0)
     resume: str = _p("", '"run": go on with it; "run@step": fork a new run from its checkpoint')
     note: str = _p("", "free text, stored with the run")
     tags: str = _p("", "words to find the run by, separated by commas")
@@ -133,8 +145,9 @@ class Config:
     def __post_init__(self):
         for f in fields(self):
             object.__setattr__(self, f.name, _coerce(f, getattr(self, f.name)))
-        if self.num_classes is None and self.data in BUILT_IN_CLASSES:
-            object.__setattr__(self, "num_classes", BUILT_IN_CLASSES[self.data])
+        for name, value in BUILT_IN_DATA.get(self.data, FOLDER_DATA).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         _check(self)
 
     # ------------------------------------------------------------------------------------------------- derived
@@ -187,9 +200,9 @@ class Config:
     def changes(self, base: Config) -> dict:
         """Parameters (name: value) in which this differs from `base`, the run's identity and notes left out."""
         skip = {"preset", "run", "resume", "note", "tags"}
-        if self.data != base.data and self.num_classes == BUILT_IN_CLASSES.get(self.data):
-            skip |= {"num_classes"}  # it follows from the data
         mine, theirs = asdict(self), asdict(base)
+        if self.data != base.data:
+            skip |= {name for name, value in BUILT_IN_DATA.get(self.data, FOLDER_DATA).items() if mine[name] == value}
         return {k: v for k, v in mine.items() if k not in skip and v != theirs[k]}
 
     # ------------------------------------------------------------------------------------------------- making one
@@ -213,9 +226,11 @@ class Config:
             return cls.preset(str(given.pop("preset", "twins32")), **given)
         base = parent_config(resume)
         if given.get("preset", base.preset) != base.preset:
-            raise ParameterError(f"preset={given['preset']!r} does not go with resume={resume!r}, which has preset {base.preset!r}: leave preset out")
-        if "data" in given and "num_classes" not in given and given["data"] != base.data:
-            given["num_classes"] = None  # the parent's number was its data's
+            raise ParameterError(
+                f"preset={given['preset']!r} does not go with resume={resume!r}, which has preset {base.preset!r}: leave preset out"
+            )
+        if "data" in given and given["data"] != base.data:
+            given = dict.fromkeys(FOLDER_DATA) | given  # what followed from the parent's data follows from this
         forking = "@" in resume
         config = base.replace(**{"run": "" if forking else base.run, **given, "resume": resume})
         if not forking:
@@ -226,7 +241,9 @@ class Config:
                     f"goes on with; to change it, fork the run: resume='{resume}@<step>'"
                 )
             if config.run != base.run:
-                raise ParameterError(f"run={config.run!r} does not go with resume={resume!r}: a resumed run keeps its name; to make a new one, fork it: resume='{resume}@<step>'")
+                raise ParameterError(
+                    f"run={config.run!r} does not go with resume={resume!r}: a resumed run keeps its name; to make a new one, fork it: resume='{resume}@<step>'"
+                )
         return config
 
     def replace(self, **changes) -> Config:
@@ -268,7 +285,16 @@ def _preset(cls, name: str, **overrides) -> Config:
 Config.preset = classmethod(_preset)
 
 # What may differ when a run goes on: nothing that its weights depend on, but for the length.
-MAY_CHANGE_ON_RESUME = {"steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "num_processes", "device"}
+MAY_CHANGE_ON_RESUME = {
+    "steps",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "evaluate_every",
+    "num_processes",
+    "device",
+}
 
 _IMAGENET = dict(
     data="imagenet", image_size=128, width=64, attention_g="32", attention_d="32", lr_g=1e-4, lr_d=4e-4, beta2=0.999,
@@ -318,7 +344,9 @@ def parent_config(resume: str) -> Config:
     path = outputs_dir() / name / "config.json"
     if not path.exists():
         known = sorted(p.parent.name for p in outputs_dir().glob("*/config.json"))
-        raise ParameterError(f"resume={resume!r}: there is no run {name!r} in {outputs_dir()}; {_nearest(name, known)}{len(known)} runs are there")
+        raise ParameterError(
+            f"resume={resume!r}: there is no run {name!r} in {outputs_dir()}; {_nearest(name, known)}{len(known)} runs are there"
+        )
     return Config.from_json(path.read_text())
 
 
@@ -350,7 +378,9 @@ def _coerce(f, value):
 
     def refuse(what: str):
         allowed = _allowed(f)
-        raise ParameterError(f"{f.name}={value!r} is not {what}" + (f"; allowed: {allowed}" if allowed else "") + f" ({f.name}: {f.metadata['meaning']})")
+        raise ParameterError(
+            f"{f.name}={value!r} is not {what}" + (f"; allowed: {allowed}" if allowed else "") + f" ({f.name}: {f.metadata['meaning']})"
+        )
 
     kind = f.type
     if value is None:
@@ -383,7 +413,7 @@ def _coerce(f, value):
             return ",".join(str(v).strip() for v in value)
         refuse("text")
     text = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
-    if f.name == "data" and text not in BUILT_IN_CLASSES:
+    if f.name == "data" and text not in BUILT_IN_DATA:
         return _data_path(text)
     if f.metadata["choices"] and text not in f.metadata["choices"]:
         refuse("one of the allowed values")
@@ -446,7 +476,9 @@ def _check(c: Config) -> None:
     if c.run and ("@" in c.run or c.run != Path(c.run).name or c.run.startswith(".")):
         raise ParameterError(f"run={c.run!r} cannot name a folder; use a name without '/' and '@' that does not start with '.'")
     if c.d_downsamples > int(math.log2(c.image_size)) - 2:
-        raise ParameterError(f"d_downsamples={c.d_downsamples} leaves less than a 4x4 map at image_size={c.image_size}; at most {int(math.log2(c.image_size)) - 2}")
+        raise ParameterError(
+            f"d_downsamples={c.d_downsamples} leaves less than a 4x4 map at image_size={c.image_size}; at most {int(math.log2(c.image_size)) - 2}"
+        )
     for name, sites, maps in (("attention_g", c.sites_g, c.maps_g), ("attention_d", c.sites_d, c.maps_d)):
         wrong = [s for s in sites if s not in maps]
         if wrong:
@@ -461,13 +493,17 @@ def _check(c: Config) -> None:
         )
     micro, share = c.batch_size // c.gradient_accumulation, c.batch_size // parts
     if micro % c.group_size:
-        cure = f"a divisor of {micro}" if c.batch_norm_group else f"batch_norm_group, a divisor of {micro} (this changes what G learns from)"
+        cure = (
+            f"a divisor of {micro}" if c.batch_norm_group else f"batch_norm_group, a divisor of {micro} (this changes what G learns from)"
+        )
         raise ParameterError(
             f"batch_norm_group={c.batch_norm_group} ({c.group_size} images) does not fit into the {micro} images that are worked on at once "
             f"(batch_size={c.batch_size}, gradient_accumulation={c.gradient_accumulation}); set {cure}"
         )
     if c.group_size % share and share % c.group_size:
-        raise ParameterError(f"batch_norm_group={c.batch_norm_group} and the {share} images of a process do not divide each other; choose powers of two")
+        raise ParameterError(
+            f"batch_norm_group={c.batch_norm_group} and the {share} images of a process do not divide each other; choose powers of two"
+        )
     if c.mixed_precision in ("bf16", "fp16") and c.dtype == "float64":
         raise ParameterError(f"mixed_precision={c.mixed_precision!r} does not go with dtype='float64'; use mixed_precision='no'")
     if c.mixed_precision == "fp16" and c.device == "cpu":

@@ -35,7 +35,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from .config import BUILT_IN_CLASSES, Config, WorkbenchError, data_dir
+from .config import BUILT_IN_DATA, Config, WorkbenchError, data_dir
 from .twins import Twins
 
 VERSION = 1  # of the packed format and of `decode`: raise it with every change of what they give
@@ -107,7 +107,7 @@ def open_data(config: Config, progress: bool = True) -> Images | Twins:
     path, size = Path(config.data), config.image_size
     if config.data == "twins":
         data = Twins(size, seed=0)
-    elif config.data not in BUILT_IN_CLASSES and _is_packed(path):
+    elif config.data not in BUILT_IN_DATA and _is_packed(path):
         data = _open_packed(path, size)
     else:
         listing = _list(config)
@@ -305,12 +305,12 @@ def _list(config: Config) -> _Listing:
         return _list_folder(path, unconditional=config.num_classes == 0)
     if os.path.exists(path):
         raise DataError(f"data={config.data!r} is a file: give a folder of images, folder/<class>/* (unpack an archive first)")
-    known = {name: name for name in BUILT_IN_CLASSES}
+    known = {name: name for name in BUILT_IN_DATA}
     for place in filter(os.path.isdir, (data_dir(), path.parent)):
         known |= {entry.name.lower(): entry.path for entry in _entries(place) if entry.is_dir()}
     nearest = difflib.get_close_matches(path.name.lower(), known, n=1)
     guess = f"did you mean {known[nearest[0]]!r}? " if nearest else ""
-    raise DataError(f"data={config.data!r}: there is no such folder; {guess}(built in: {', '.join(BUILT_IN_CLASSES)})")
+    raise DataError(f"data={config.data!r}: there is no such folder; {guess}(built in: {', '.join(BUILT_IN_DATA)})")
 
 
 def _list_cifar10() -> _Listing:

@@ -62,7 +62,14 @@ def curves(run: Run) -> Plot:
             columns = {key: key.removeprefix(columns) for key in (history[-1] if history else {}) if key.startswith(columns)}
         for key, name in columns.items():
             rows = [r for r in history if key in r]
-            line = graph_objects.Scatter(x=[r["step"] for r in rows], y=[r[key] for r in rows], name=name, mode="lines", legendgroup=title, legendgrouptitle_text=title)
+            line = graph_objects.Scatter(
+                x=[r["step"] for r in rows],
+                y=[r[key] for r in rows],
+                name=name,
+                mode="lines",
+                legendgroup=title,
+                legendgrouptitle_text=title,
+            )
             figure.add_trace(line, row=row, col=column)
         figure.update_xaxes(title_text="G step", row=row, col=column)
         figure.update_yaxes(title_text=unit, row=row, col=column)
@@ -162,7 +169,9 @@ def attention(run: Run, step: int | None = None, count: int = 6) -> Image.Image 
         panel.set(xticks=[], yticks=[])
     step = step or run.checkpoint_steps()[-1]
     gamma = generator.attention[str(side)].gamma.item()
-    picture.suptitle(f"{run.name}, step {step}: attention of G at {side}x{side} ({config.attention_variant}), gamma {gamma:+.3f}", fontsize=10, y=0.995)
+    picture.suptitle(
+        f"{run.name}, step {step}: attention of G at {side}x{side} ({config.attention_variant}), gamma {gamma:+.3f}", fontsize=10, y=0.995
+    )
     picture.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.94)
     return Image.open(io.BytesIO(_bytes(picture, 110)))
 

@@ -6,6 +6,8 @@ Shapes: B images, C channels, H x W positions (N = H * W), S the image size.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -317,7 +319,7 @@ class Generator(nn.Module):
         self.linear = _normalised(nn.Linear(config.z_dim, 4 * 4 * config.channels_g(4)), sn)
         sizes = (4, *config.maps_g)
         self.blocks = nn.ModuleDict(
-            {str(b): GeneratorBlock(config.channels_g(a), config.channels_g(b), sn, norm) for a, b in zip(sizes, sizes[1:], strict=False)}
+            {str(b): GeneratorBlock(config.channels_g(a), config.channels_g(b), sn, norm) for a, b in pairwise(sizes)}
         )
         self.attention = _attention_sites(config, config.sites_g, config.channels_g, sn)
         # The released code lets the statistics of this last, unconditional norm move ten times more slowly.
@@ -378,7 +380,9 @@ class Discriminator(nn.Module):
         self.blocks = nn.ModuleDict(
             {str(s): DiscriminatorBlock(i, o, sn, first=s == sizes[0]) for s, i, o in zip(sizes, [3, *channels], channels, strict=False)}
         )
-        self.flat = nn.Sequential(*(DiscriminatorBlock(channels[-1], channels[-1], sn, downsample=False) for _ in range(config.d_flat_blocks)))
+        self.flat = nn.Sequential(
+            *(DiscriminatorBlock(channels[-1], channels[-1], sn, downsample=False) for _ in range(config.d_flat_blocks))
+        )
         self.attention = _attention_sites(config, config.sites_d, config.channels_d, sn)
         self.linear = _normalised(nn.Linear(channels[-1], 1), sn)
         if self.num_classes:

@@ -48,7 +48,9 @@ class Run:
             folder = outputs_dir() / path
         if not (folder / "config.json").exists():
             known = [run.name for run in list_runs()]
-            raise WorkbenchError(f"there is no run {str(path)!r} in {outputs_dir()}; {_nearest(str(path), known)}{len(known)} runs are there")
+            raise WorkbenchError(
+                f"there is no run {str(path)!r} in {outputs_dir()}; {_nearest(str(path), known)}{len(known)} runs are there"
+            )
         self.path = folder.resolve()
 
     @property
@@ -308,7 +310,9 @@ def fork_point(config: Config) -> tuple[Run, int] | None:
     parent_config(config.resume)  # raises where there is no such run
     parent = Run(outputs_dir() / name)
     if not step.isdigit():
-        raise ParameterError(f"resume={config.resume!r}: {step!r} is not a step; {name!r} has checkpoints at: {', '.join(map(str, parent.checkpoint_steps()))}")
+        raise ParameterError(
+            f"resume={config.resume!r}: {step!r} is not a step; {name!r} has checkpoints at: {', '.join(map(str, parent.checkpoint_steps()))}"
+        )
     parent.checkpoint_path(int(step))  # raises where there is no such checkpoint
     return parent, int(step)
 
@@ -348,7 +352,9 @@ def git_state() -> dict:
     """Commit of the checkout that the package lies in, and whether it was modified; both None where there is no git."""
 
     def git(*words):
-        return subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
 
     try:
         return dict(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain", "--", "..")))
@@ -358,7 +364,9 @@ def git_state() -> dict:
 
 def write_provenance(run: Run, config: Config, data_name: str, data_fingerprint: str, from_step: int) -> None:
     """Record where a run comes from; a training that goes on adds a line to `started` and leaves the rest as it was."""
-    start = dict(time=time.strftime("%Y-%m-%dT%H:%M:%S%z"), command=command_line(), from_step=from_step, git=git_state(), **describe_machine())
+    start = dict(
+        time=time.strftime("%Y-%m-%dT%H:%M:%S%z"), command=command_line(), from_step=from_step, git=git_state(), **describe_machine()
+    )
     parent = fork_point(config)
     record = _read_json(run.path / "provenance.json") or dict(
         command=start["command"], git=start["git"], python=start["python"], versions=start["versions"], machine=start["machine"],
@@ -367,7 +375,9 @@ def write_provenance(run: Run, config: Config, data_name: str, data_fingerprint:
         note=config.note, tags=[tag for tag in config.tags.split(",") if tag],
     )  # fmt: skip
     if record["data"]["fingerprint"] != data_fingerprint:
-        raise WorkbenchError(f"the data in {config.data!r} is not what run {run.name!r} was trained on: it has changed; restore it, or fork the run: resume='{run.name}@<step>'")
+        raise WorkbenchError(
+            f"the data in {config.data!r} is not what run {run.name!r} was trained on: it has changed; restore it, or fork the run: resume='{run.name}@<step>'"
+        )
     record.setdefault("started", []).append({k: start[k] for k in ("time", "command", "from_step", "git")})
     _write(run.path / "provenance.json", json.dumps(record, indent=2))
 

@@ -75,7 +75,10 @@ def build(config: Config, accelerator: Accelerator) -> Networks:
     generator, discriminator = (net.to(accelerator.device, dtype, memory_format=torch.channels_last) for net in (generator, discriminator))
     ema = EMA(generator, config.ema_decay, config.ema_start) if config.ema_decay else None
     betas = (float(config.beta1), float(config.beta2))  # torch refuses a mixture of int and float
-    adam = [torch.optim.Adam(net.parameters(), lr=lr, betas=betas, fused=True) for net, lr in ((generator, config.lr_g), (discriminator, config.lr_d))]
+    adam = [
+        torch.optim.Adam(net.parameters(), lr=lr, betas=betas, fused=True)
+        for net, lr in ((generator, config.lr_g), (discriminator, config.lr_d))
+    ]
     if accelerator.num_processes > 1:
         span_processes(generator, config.batch_size // config.gradient_accumulation // accelerator.num_processes)
     wrapped = accelerator.prepare(generator, discriminator, *adam)
@@ -301,7 +304,7 @@ def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = No
         All settings. `resume` continues or forks a run.
     evaluate
         Called as `evaluate(generator, step)` every `evaluate_every` steps with the averaged generator (G itself when there is no
-        average); what it returns is a record of `evaluations.jsonl`.
+        average); what it returns is a record of `evaluations.jsonl`. By default the disagreement of twins, where these are the data.
     run
         A claimed run folder to train in, by default a new one; one that has checkpoints is continued.
 
@@ -317,6 +320,7 @@ def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = No
     """
     try:
         _check_world(config)
+        evaluate = evaluate or (evaluate_twins if config.data == "twins" else None)
         if config.evaluate_every and evaluate is None:
             raise ParameterError(f"evaluate_every={config.evaluate_every}: no evaluation is given for data={config.data!r}; use 0")
         config = _resolve(config)
@@ -409,7 +413,9 @@ def _check_world(config: Config) -> None:
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world != config.num_processes:
         command = shlex.join(["accelerate", *_launch_words(config), "-m", "workbench.training", "--config", "FILE"])
-        raise ParameterError(f"num_processes={config.num_processes}, but {world} process(es) were started; use workbench.launch(config), or: {command}")
+        raise ParameterError(
+            f"num_processes={config.num_processes}, but {world} process(es) were started; use workbench.launch(config), or: {command}"
+        )
 
 
 def _resolve(config: Config) -> Config:
@@ -431,7 +437,9 @@ def _accelerator(config: Config) -> Accelerator:
     if cpu and config.mixed_precision == "fp16":
         raise ParameterError("mixed_precision='fp16' needs a GPU, and torch finds none; use 'bf16' or 'no'")
     if not cpu and config.num_processes > torch.cuda.device_count():
-        raise ParameterError(f"num_processes={config.num_processes}, but there are {torch.cuda.device_count()} GPUs; use at most that, or device='cpu'")
+        raise ParameterError(
+            f"num_processes={config.num_processes}, but there are {torch.cuda.device_count()} GPUs; use at most that, or device='cpu'"
+        )
     # Buffers are the same in all processes by construction; broadcasting them from rank 0 in every forward would only cost.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
     # Accelerate keeps the settings of the first Accelerator of a process for all later ones: start afresh.
@@ -448,7 +456,9 @@ def _claim(config: Config, run: Run | None) -> Run:
     status = run.status()
     mine = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
     if status["state"] in ACTIVE and not (status["host"] == socket.gethostname() and status["pid"] in mine):
-        raise WorkbenchError(f"run {run.name!r} is being trained already (process {status['pid']} on {status['host']}); stop it first, or fork it")
+        raise WorkbenchError(
+            f"run {run.name!r} is being trained already (process {status['pid']} on {status['host']}); stop it first, or fork it"
+        )
     run.set_config(config.replace(run=run.name))
     return run
 
@@ -493,7 +503,11 @@ def _write_samples(nets: Networks, generator: Generator, run: Run, progress: Pro
 
     spread = x.std(0).mean().item()
     if progress.step > 0 and spread < 0.05 * fixed["real_spread"]:
-        _alarm(run, progress, f"collapse: at step {progress.step} all samples look nearly the same (pixel spread {spread:.3g}, real images {fixed['real_spread']:.3g})")
+        _alarm(
+            run,
+            progress,
+            f"collapse: at step {progress.step} all samples look nearly the same (pixel spread {spread:.3g}, real images {fixed['real_spread']:.3g})",
+        )
 
 
 def _log(nets: Networks, run: Run, progress: Progress) -> None:
@@ -517,7 +531,9 @@ def _log(nets: Networks, run: Run, progress: Progress) -> None:
     row |= dict(lr_g=config.lr_g, lr_d=config.lr_d)
     run.append("history.jsonl", row)
     if loss_d < 1e-3 and d_real - d_fake > 2 and progress.step >= 100:
-        _alarm(run, progress, f"D wins: at step {progress.step} its loss is {loss_d:.2g}, so it no longer learns; lower lr_d, or set sn_d=True")
+        _alarm(
+            run, progress, f"D wins: at step {progress.step} its loss is {loss_d:.2g}, so it no longer learns; lower lr_d, or set sn_d=True"
+        )
 
 
 def _alarm(run: Run, progress: Progress, text: str) -> None:
@@ -625,22 +641,44 @@ def launch(config: Config, attached: bool = False) -> Run:
         run.set_config(config.replace(num_classes=run.config.num_classes))
     else:
         run = create_run(config)
-    words = ["-m", "accelerate.commands.launch", *_launch_words(config)[1:], "-m", "workbench.training", "--config", str(run.path / "config.json")]
+    words = [
+        "-m",
+        "accelerate.commands.launch",
+        *_launch_words(config)[1:],
+        "-m",
+        "workbench.training",
+        "--config",
+        str(run.path / "config.json"),
+    ]
     environment = dict(os.environ, WORKBENCH_COMMAND=json.dumps(command_line()))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // config.num_processes)))
     if attached:
         environment["WORKBENCH_WAITING"] = str(os.getpid())
     with open(run.path / "train.log", "ab") as log:
-        process = subprocess.Popen([sys.executable, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
     # In its name: until it speaks for itself, whether it lives is what tells a slow start from a failed one.
-    run.set_status(state="starting", step=0, steps=config.steps, message="", alarms=[], pid=process.pid, born=psutil.Process(process.pid).create_time())
+    run.set_status(
+        state="starting", step=0, steps=config.steps, message="", alarms=[], pid=process.pid, born=psutil.Process(process.pid).create_time()
+    )
     return run
 
 
 def _launch_words(config: Config) -> list[str]:
     """The arguments of `accelerate` that start as many processes as asked for, on CPUs too."""
-    words = ["launch", "--num_processes", str(config.num_processes), "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    words = [
+        "launch",
+        "--num_processes",
+        str(config.num_processes),
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     if config.num_processes > 1:
         words += ["--multi_gpu", "--main_process_port", "0"]  # also without a GPU: `--cpu` would quietly start one process
     elif config.device == "cpu" or not torch.cuda.is_available():
@@ -658,9 +696,19 @@ def evaluate_twins(generator: Generator, step: int, count: int = 500) -> dict:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m workbench.training", description="Train a SAGAN. For several processes: accelerate launch --num_processes N -m workbench.training ...")
+    parser = argparse.ArgumentParser(
+        prog="python -m workbench.training",
+        description="Train a SAGAN. For several processes: accelerate launch --num_processes N -m workbench.training ...",
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON object of parameters; the config.json of a run goes on with it")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter; `python -m workbench parameters` lists them")
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter; `python -m workbench parameters` lists them",
+    )
     arguments = parser.parse_args()
     try:
         run = None
@@ -674,7 +722,7 @@ def main() -> int:
                 run = Run(arguments.config.parent)
         else:
             config = Config.from_parameters(dict(arguments.p))
-        run = train(config, evaluate_twins if config.data == "twins" else None, run)
+        run = train(config, run=run)
     except WorkbenchError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

@@ -81,7 +81,7 @@ function pictureStore(model) {
 /** The card with the sample grid: the newest one, until the slider is moved back. `onStep(step or null)` hears of that, `onSize()` of a new size. */
 function samplesCard(store, onStep, onSize) {
   const caption = html("span", { class: "muted", role: "status" });
-  const enlarge = html("button", { type: "button", "aria-pressed": "false", title: "Samples over the whole width" }, "⤢");
+  const enlarge = html("button", { type: "button", "aria-pressed": "false", "aria-label": "Samples over the whole width", title: "Samples over the whole width" }, "⤢");
   const image = html("img", { alt: "" });
   const empty = html("p", { class: "muted" });
   const slider = html("input", { type: "range", min: 0, step: 1, "aria-label": "Step of the samples" });
@@ -138,9 +138,9 @@ function samplesCard(store, onStep, onSize) {
     enlarge,
     update(newSteps, every) {
       steps = newSteps;
-      if (!steps.includes(chosen)) chosen = null; // a resumed run may have dropped it
       empty.textContent = `no samples yet: they come every ${every} steps`;
-      show();
+      if (chosen === null || steps.includes(chosen)) show();
+      else choose(null); // a resumed run has dropped it
     },
     resize(width) {
       room = width;
@@ -210,7 +210,6 @@ function chartCard(onCursor) {
       return { curve, value };
     });
     plot.replaceChildren(...marks, overlay);
-    point(cursor, null);
   }
 
   /** Show the values at `step` (null: the newest), and a dashed line at the step of the samples shown. */
@@ -233,16 +232,16 @@ function chartCard(onCursor) {
     plot.setAttribute("aria-label", `${chart.title}, ${chart.unit}, at ${step === null ? "the newest step" : `step ${step}`}: ${told.join(", ")}`);
   }
 
+  const moveTo = (step) => first <= last && onCursor(Math.round(clamp(step, first, last))); // no chart has values: no cursor
   plot.addEventListener("pointermove", (event) => {
-    const box = plot.getBoundingClientRect();
-    const inside = event.clientX - box.left - MARGIN.left;
-    onCursor(Math.round(clamp(first + (inside / (width - MARGIN.left - MARGIN.right)) * (last - first), first, last)));
+    const inside = event.clientX - plot.getBoundingClientRect().left - MARGIN.left;
+    moveTo(first + (inside / (width - MARGIN.left - MARGIN.right)) * (last - first));
   });
   plot.addEventListener("pointerleave", () => onCursor(null));
   plot.addEventListener("blur", () => onCursor(null));
   plot.addEventListener("keydown", (event) => {
     const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (move) onCursor(Math.round(clamp((cursor ?? last) + (move * (last - first)) / 50, first, last)));
+    if (move) moveTo((cursor ?? last) + (move * (last - first)) / 50);
     if (event.key === "Escape") onCursor(null);
   });
   return { node, draw, point };
@@ -271,7 +270,7 @@ function render({ model, el, store }) {
     point();
   }, () => resize());
   const body = html("div", { class: "body" }, samples.node);
-  const root = html("div", { class: "wb", role: "region", "data-lm-suppress-shortcuts": "true" },
+  const root = html("div", { class: "wb", role: "region" },
     html("header", {}, name, about, badge, html("span", { class: "spring" }), free, stop), progress, facts, alarm, message, farewell, logBox, body);
   el.append(root);
 
@@ -336,7 +335,7 @@ function render({ model, el, store }) {
     samples.enlarge.setAttribute("aria-pressed", wide);
     resize();
   });
-  root.addEventListener("keydown", (event) => event.stopPropagation()); // arrows are ours, not the notebook's
+  root.addEventListener("keydown", (event) => event.ctrlKey || event.metaKey || event.stopPropagation()); // or "dd" deletes the cell
   model.on("change:summary change:samples change:waiting", drawHead);
   model.on("change:charts", drawCharts);
   model.on("comm_live_update", () => root.classList.add("orphan")); // the kernel was restarted, and knows of no widget

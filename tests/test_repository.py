@@ -1,0 +1,55 @@
+"""Promises of the repository itself: one list of dependencies, a light import, a README that tells the truth."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_conda_environment_lists_nothing_that_pyproject_lists():
+    text = (ROOT / "environment.yml").read_text()
+    entries = re.findall(r"^\s+- (.+)$", text, re.MULTILINE)
+    assert entries == ["python=3.11", "make", "pip", "pip:", "-e .[test]"]
+    assert "test" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+def test_the_core_works_without_notebook_libraries():
+    """Training, sampling and reading runs must work on a machine without Jupyter, plotly and matplotlib."""
+    code = """
+import sys
+for name in ("IPython", "ipykernel", "ipywidgets", "anywidget", "jupyterlab", "papermill", "plotly", "matplotlib"):
+    sys.modules[name] = None  # importing it fails
+import workbench as wb
+run = wb.train(wb.Config.preset("twins32", width=8, batch_size=8, steps=1))
+with wb.attention.capture(run.generator()) as maps:
+    wb.figures.samples(run)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_is_light():
+    code = "import workbench, sys; print([m for m in ('accelerate', 'matplotlib', 'plotly', 'IPython', 'torchvision') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_every_public_name_is_there():
+    import workbench
+
+    for name in workbench.__all__:
+        assert getattr(workbench, name) is not None
+    with pytest.raises(AttributeError):
+        workbench.nothing  # noqa: B018
+
+
+def test_readme_names_files_that_exist():
+    text = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / target).exists(), target
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)", text.replace("make\n", ""))) - {"up"} <= targets | {"everything"}
