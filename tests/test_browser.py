@@ -63,6 +63,10 @@ class Lab:
         except OSError:  # not there yet
             return None
 
+    def end_sessions(self):
+        for session in self.call("/api/sessions"):  # kernels outlive pages
+            self.call(f"/api/sessions/{session['id']}", "DELETE")
+
     def write(self, name: str, *cells: str) -> str:
         """Write a notebook; its address."""
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
@@ -124,10 +128,9 @@ def chromium():
 def lab(chromium, tmp_path_factory):
     lab = Lab(tmp_path_factory.mktemp("lab"))
     yield lab
-    for folder in lab.outputs.iterdir():  # trainings outlive kernels, and kernels pages
+    for folder in lab.outputs.iterdir():  # trainings outlive kernels
         Run(folder).stop()
-    for session in lab.call("/api/sessions"):
-        lab.call(f"/api/sessions/{session['id']}", "DELETE")
+    lab.end_sessions()
     lab.process.terminate()
     lab.process.wait(30)
 
@@ -227,11 +230,20 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     assert view.locator(".note:visible").all_inner_texts() == [told]
     notebook.output(3).get_by_text(told).nth(1).wait_for()  # printed too
     assert view.get_by_role("button", name="Stop").is_disabled()
-    output = notebook.saved(lab, "watch.ipynb").cells[3].outputs[0]
-    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(output.data)
 
-    assert notebook.errors == []
-    assert notebook.hosts <= {"127.0.0.1", None}
+    # The notebook keeps a picture for where no widget can be, and the widget for when no kernel runs any more.
+    saved = notebook.saved(lab, "watch.ipynb")
+    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(saved.cells[3].outputs[0].data)
+    assert len(json.dumps(saved.metadata.widgets)) < 300_000
+    lab.end_sessions()
+    again = Notebook(page.context.new_page(), page.url)
+    view = again.output(3).locator(".wb")
+    wait_until(lambda: view.locator("img").evaluate(SHOWN))
+    assert view.locator(".note:visible").all_inner_texts() == [told]
+    assert view.locator(".plot .curve").count() == 8
+
+    assert notebook.errors == again.errors == []
+    assert notebook.hosts | again.hosts <= {"127.0.0.1", None}
 
 
 def test_the_stop_square_asks_the_training_to_save_and_stop(lab, page, monkeypatch):

@@ -99,7 +99,7 @@ def test_every_combination_has_the_promised_shapes(changes):
     config = Config.preset(changes.pop("preset", "twins32"), **{"width": 8, **changes})
     generator, discriminator = Generator(config), Discriminator(config)
     y = torch.arange(4) if config.num_classes else None
-    x = generator(torch.randn(4, 32), y)
+    x = generator(torch.randn(4, config.z_dim), y)
     assert x.shape == (4, 3, config.image_size, config.image_size)
     assert x.abs().max() <= 1
     logits = discriminator(x, y)

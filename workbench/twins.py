@@ -48,47 +48,47 @@ class Twins:
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) uint8 and labels (B,) int64 of these indices (B,), all >= 0."""
-        u = torch.from_numpy(_uniform(np.asarray(indices, dtype=np.uint64), self.seed, 6))
-        label = (u[0] * len(CLASSES)).long().clamp_(max=len(CLASSES) - 1)
-        hue, grey = u[1], _scale(u[5], GREY)
-        left = draw_half(label, hue, _scale(u[2], RADIUS), _scale(u[3], HEIGHT), _scale(u[4], ANGLE), grey, self.size)
-        image = torch.cat([left, left.flip(3)], 3)
-        return (image * 255).round().to(torch.uint8), label
+        # NumPy, which draws in the calling thread alone: the loader's thread would otherwise fight the training for the cores.
+        u = _uniform(np.asarray(indices, dtype=np.uint64), self.seed, 6)
+        label = (u[0] * len(CLASSES)).astype(np.int64)
+        left = draw_half(label, u[1], _scale(u[2], RADIUS), _scale(u[3], HEIGHT), _scale(u[4], ANGLE), _scale(u[5], GREY), self.size)
+        image = np.concatenate([left, left[..., ::-1]], 3)
+        return torch.from_numpy(np.rint(image * 255).astype(np.uint8)), torch.from_numpy(label)
 
 
-def draw_half(label: Tensor, hue: Tensor, radius: Tensor, height: Tensor, angle: Tensor, grey: Tensor, size: int) -> Tensor:
+def draw_half(label, hue, radius, height, angle, grey, size: int) -> np.ndarray:
     """The left halves of twin images; the right half is the mirror image of a left one.
 
     Parameters
     ----------
     label, hue, radius, height, angle, grey
-        (B,) each: index into CLASSES; hue in [0, 1); radius and height in half widths; angle in radians; grey level in [0, 1].
+        Arrays (B,): index into CLASSES; hue in [0, 1); radius and height in half widths; angle in radians; grey level in [0, 1].
     size
         S of the whole image.
 
     Returns
     -------
-    Tensor
+    np.ndarray
         (B, 3, S, S / 2) in [0, 1], with antialiased edges.
     """
-    at = (torch.arange(size, dtype=torch.float64) + 0.5) * 2 / size - 1
+    at = (np.arange(size) + 0.5) * 2 / size - 1
     x, y = at[None, None, : size // 2] + 0.5, -at[None, :, None]  # relative to the glyph's centre; y points up
-    label, radius, height, angle, grey = (t[:, None, None] for t in (label, radius, height, angle, grey))
+    colour = _hsv(np.asarray(hue))[:, :, None, None]
+    label, radius, height, angle, grey = (np.asarray(v)[:, None, None] for v in (label, radius, height, angle, grey))
     y = y - height
-    u = (torch.cos(angle) * x + torch.sin(angle) * y) / radius
-    v = (torch.cos(angle) * y - torch.sin(angle) * x) / radius
-    r, au, av = torch.hypot(u, v), u.abs(), v.abs()
+    u = (np.cos(angle) * x + np.sin(angle) * y) / radius
+    v = (np.cos(angle) * y - np.sin(angle) * x) / radius
+    r, au, av = np.hypot(u, v), np.abs(u), np.abs(v)
     distances = (  # signed distances to the outline, in radii, negative inside: one per class
         r - 0.92,
-        torch.maximum(au, av) - 0.78,
-        (r - 0.72).abs() - 0.24,
-        torch.minimum(torch.maximum(au - 1, av - 0.3), torch.maximum(au - 0.3, av - 1)),
-        torch.maximum(-v, torch.maximum(0.5 * v + 0.75**0.5 * u, 0.5 * v - 0.75**0.5 * u)) - 0.56,
-        torch.maximum(au - 0.34, av - 1),
+        np.maximum(au, av) - 0.78,
+        np.abs(r - 0.72) - 0.24,
+        np.minimum(np.maximum(au - 1, av - 0.3), np.maximum(au - 0.3, av - 1)),
+        np.maximum(-v, np.maximum(0.5 * v + 0.75**0.5 * u, 0.5 * v - 0.75**0.5 * u)) - 0.56,
+        np.maximum(au - 0.34, av - 1),
     )
-    distance = torch.stack(distances).gather(0, label[None].expand(1, *u.shape))[0]
-    coverage = (0.5 - distance * radius * size / 2).clamp_(0, 1)[:, None]  # (B, 1, S, S / 2): share of the pixel inside
-    colour = _hsv(hue)[:, :, None, None]
+    distance = np.choose(label, distances)
+    coverage = np.clip(0.5 - distance * radius * size / 2, 0, 1)[:, None]  # (B, 1, S, S / 2): share of the pixel inside
     return coverage * colour + (1 - coverage) * grey[:, None]
 
 
@@ -154,13 +154,13 @@ def _turns(difference: Tensor) -> Tensor:
     return (difference - difference.round()).abs()
 
 
-def _hsv(hue: Tensor) -> Tensor:
+def _hsv(hue: np.ndarray) -> np.ndarray:
     """RGB colours (B, 3) of hues (B,) at the set's saturation and value."""
-    k = (torch.tensor([5.0, 3.0, 1.0], dtype=torch.float64) + 6 * hue[:, None]) % 6
-    return VALUE * (1 - SATURATION * torch.minimum(k, 4 - k).clamp(0, 1))
+    k = (np.array([5.0, 3.0, 1.0]) + 6 * hue[:, None]) % 6
+    return VALUE * (1 - SATURATION * np.clip(np.minimum(k, 4 - k), 0, 1))
 
 
-def _scale(u: Tensor, bounds: tuple[float, float]) -> Tensor:
+def _scale(u: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
     return bounds[0] + u * (bounds[1] - bounds[0])
 
 

@@ -347,11 +347,22 @@ function render({ model, el, store }) {
   };
 }
 
+/**
+ * Leave the state of an ended run in the notebook. JupyterLab looks for it there when no kernel runs any more, but puts it
+ * there only if asked to by a setting.
+ */
+function keepInNotebook(model) {
+  const manager = model.widget_manager, notebook = manager?.context?.model;
+  if (model.get("summary").active || !notebook?.setMetadata || !manager.get_state_sync) return;
+  notebook.setMetadata("widgets", { "application/vnd.jupyter.widget-state+json": manager.get_state_sync({ drop_defaults: true }) });
+}
+
 export default () => {
   let store; // one per widget, for all its views
   return {
     initialize({ model }) {
       store = pictureStore(model);
+      model.on("change:summary", () => keepInNotebook(model));
       return store.close;
     },
     render: ({ model, el }) => render({ model, el, store }),
