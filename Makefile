@@ -28,7 +28,7 @@ test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: .venv/installed
-	$(BIN)/pip install --quiet ruff
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 # Torch and torchvision come together, newest of both: a CPU-only torch does not fit the registry's torchvision.

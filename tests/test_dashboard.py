@@ -120,13 +120,13 @@ def test_each_score_has_a_chart_that_carries_its_protocol(run):
 def test_traits_follow_a_history_that_grows_and_shrinks(run):
     view = Dashboard(run)
     losses = lambda: view.charts[0]["curves"][0]["steps"]  # noqa: E731
-    assert losses() == [] and view.summary["facts"]["steps"] == "0 / 400"
+    assert losses() == [] and view.summary["facts"][0] == ["0 / 400", "steps"]
     log(run, 10, 20, 30)
     run.set_status(step=33)
     view.refresh()
     assert losses() == [10, 20, 30]
-    facts = {"steps": "33 / 400", "done": "8 %", "steps/s": "8", "images/s": "512", "elapsed": "0:04", "left": "0:46"}
-    assert view.summary["facts"] == facts
+    facts = "33 / 400 steps, 8 % done, 8 steps/s, 512 images/s, 0:04 elapsed, 0:46 left"
+    assert ", ".join(" ".join(fact) for fact in view.summary["facts"]) == facts
     with open(run.path / "history.jsonl", "a") as file:
         file.write('{"step": 40, "lo')  # caught in the middle of a line
     view.refresh()
@@ -143,14 +143,15 @@ def test_unchanged_files_are_not_read_again(run, monkeypatch):
     view.refresh()
 
 
-def test_the_newest_samples_are_part_of_the_state_while_they_are_small(run):
+def test_the_newest_samples_are_part_of_the_state(run):
     view = Dashboard(run)
     png = sample(run, 0)
     view.refresh()
-    assert (view.samples, view.newest) == ([0], png)
-    sample(run, 100, size=300)
+    assert (view.samples, view.preview) == ([0], png)
+    sample(run, 100, size=1000)  # too large for a notebook
     view.refresh()
-    assert (view.samples, view.newest) == ([0, 100], b"")
+    assert view.samples == [0, 100] and len(view.preview) < 120_000
+    assert Image.open(io.BytesIO(view.preview)).size == (600, 600)
 
 
 def test_the_front_end_gets_the_samples_it_asks_for(run, monkeypatch):
@@ -172,9 +173,9 @@ def test_the_stop_button_asks_the_training_to_stop(run):
 
 def test_the_saved_state_is_small(run):
     log(run, *range(10, 1_000_010, 10), gamma_g32=0.123456789, gamma_d16=0.1, gamma_d32=-0.1)
-    sample(run, 1_000_000, size=170)
+    sample(run, 1_000_000, size=195)
     state = Dashboard(run).get_state()
-    assert len(state["newest"]) > 80_000
+    assert len(state["preview"]) > 110_000
     assert len(state["charts"][0]["curves"][0]["steps"]) > 3
     assert len(json.dumps(state, default=lambda png: base64.b64encode(png).decode())) < 300_000
 

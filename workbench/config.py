@@ -112,14 +112,14 @@ class Config:
     batch_norm_momentum: float = _p(0.1, "weight of a new batch in the running statistics of batch norm", above=0, high=1)
 
     # optimisation
-    lr_g: float = _p(2e-3, "learning rate of G", above=0, high=1)
-    lr_d: float = _p(2e-3, "learning rate of D", above=0, high=1)
+    lr_g: float = _p(1.5e-3, "learning rate of G", above=0, high=1)
+    lr_d: float = _p(2.5e-3, "learning rate of D", above=0, high=1)
     beta1: float = _p(0.0, "Adam's decay of the first moment", low=0, below=1)
     beta2: float = _p(0.9, "Adam's decay of the second moment", low=0, below=1)
     d_steps: int = _p(1, "D steps per G step", low=1)
     batch_size: int = _p(32, "images per optimiser step, over all processes and accumulation steps", low=2)
     gradient_accumulation: int = _p(1, "parts that a batch is worked through in, to save memory", low=1)
-    steps: int = _p(1500, "length of the training in G steps", low=1)
+    steps: int = _p(1800, "length of the training in G steps", low=1)
     ema_decay: float = _p(0.995, "decay of the averaged generator; 0: no averaging", low=0, below=1)
     ema_start: int = _p(0, "step at which averaging starts; until then the average is a copy", low=0)
 

@@ -329,7 +329,7 @@ def command_line() -> list[str]:
             command = process.cmdline()
         except psutil.Error:
             continue
-        if any(Path(part).name in ("papermill", "jupyter-nbconvert") for part in command[:2]):
+        if any(Path(part).name in ("papermill", "jupyter-nbconvert") for part in command[:3]):
             return command
     return [sys.executable, *sys.orig_argv[1:]]
 

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 import torchvision
@@ -466,7 +467,7 @@ def _claim(config: Config, run: Run | None) -> Run:
 def _fixed_samples(nets: Networks, data) -> dict:
     """The latents and classes of the sample grids, and the diversity of real images that samples are held against."""
     z, y = sampling.grid(nets.config.num_classes, nets.config.z_dim, nets.config.seed)
-    real = to_unit(data.batch(range(64))[0])
+    real = to_unit(data.batch(np.arange(min(64, data.length or 64)))[0])
     return dict(z=z, y=y, columns=10, real_spread=real.std(0).mean().item())
 
 
@@ -652,7 +653,9 @@ def launch(config: Config, attached: bool = False) -> Run:
     ]
     environment = dict(os.environ, WORKBENCH_COMMAND=json.dumps(command_line()))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // config.num_processes)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // config.num_processes)))
+    # Threads that wait must sleep: spinning, they take the cores from a browser or a second run, and all of them crawl.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if attached:
         environment["WORKBENCH_WAITING"] = str(os.getpid())
     with open(run.path / "train.log", "ab") as log:

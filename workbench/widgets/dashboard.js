@@ -23,12 +23,21 @@ function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** Send a message to Python; false if the kernel is known to be gone. */
+function send(model, message) {
+  try {
+    model.send(message);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-/** A number as people write it: 1,500 · 0.41 · 2e−4. */
-function format(value) {
-  const size = Math.abs(value);
-  const text = size && (size < 1e-3 || size >= 1e7) ? Number(value.toPrecision(3)).toExponential().replace("e+", "e")
+/** A number as people write it: 1,500 · 0.41 · 2e−4. Numbers of one axis share the size that decides the form. */
+function format(value, size = Math.abs(value)) {
+  const text = value && (size < 1e-3 || size >= 1e7) ? Number(value.toPrecision(3)).toExponential().replace("e+", "e")
     : size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
   return text.replaceAll("-", "−");
 }
@@ -57,31 +66,33 @@ function nearest(ascending, x) {
 
 /** The sample grids that came from the kernel so far, for all views of one widget: they stay when the kernel goes. */
 function pictureStore(model) {
-  const urls = new Map(); // step -> URL of a blob
+  const urls = new Map(); // step, or "preview" -> URL of a blob
   const store = new EventTarget();
   store.chosen = null; // where a further view starts; Jupyter makes a new one when the output of a cell is updated
-  const keep = (step, png) => {
-    URL.revokeObjectURL(urls.get(step));
-    urls.set(step, URL.createObjectURL(new Blob([png], { type: "image/png" })));
+  const keep = (key, bytes) => {
+    if (!bytes?.byteLength) return;
+    URL.revokeObjectURL(urls.get(key));
+    urls.set(key, URL.createObjectURL(new Blob([bytes])));
     store.dispatchEvent(new Event("picture"));
   };
-  const keepNewest = () => {
-    const png = model.get("newest");
-    if (png?.byteLength) keep(model.get("samples").at(-1), png);
-  };
-  model.on("change:newest", keepNewest);
-  model.on("msg:custom", (content, buffers) => content.kind === "sample" && buffers.length && keep(content.step, buffers[0]));
-  keepNewest();
-  store.get = (step) => urls.get(step);
-  store.ask = (step) => model.send({ kind: "sample", step });
+  const keepPreview = () => keep("preview", model.get("preview"));
+  model.on("change:preview", keepPreview);
+  model.on("msg:custom", (content, buffers) => content.kind === "sample" && keep(content.step, buffers[0]));
+  keepPreview();
+  store.get = (key) => urls.get(key);
+  store.ask = (step) => send(model, { kind: "sample", step });
   store.close = () => urls.forEach((url) => URL.revokeObjectURL(url));
   return store;
 }
 
-/** The card with the sample grid: the newest one, until the slider is moved back. `onStep(step or null)` hears of that, `onSize()` of a new size. */
+/**
+ * The card with the sample grid: the newest one, until the slider is moved back. `onStep(step or null)` hears of that,
+ * `onSize()` of a picture of another size.
+ */
 function samplesCard(store, onStep, onSize) {
   const caption = html("span", { class: "muted", role: "status" });
-  const enlarge = html("button", { type: "button", "aria-pressed": "false", "aria-label": "Samples over the whole width", title: "Samples over the whole width" }, "⤢");
+  const purpose = "Samples over the whole width";
+  const enlarge = html("button", { type: "button", "aria-pressed": "false", "aria-label": purpose, title: purpose }, "⤢");
   const image = html("img", { alt: "" });
   const empty = html("p", { class: "muted" });
   const slider = html("input", { type: "range", min: 0, step: 1, "aria-label": "Step of the samples" });
@@ -109,7 +120,7 @@ function samplesCard(store, onStep, onSize) {
     slider.value = chosen === null ? steps.length - 1 : nearest(steps, chosen);
     slider.setAttribute("aria-valuetext", `step ${step}`);
     newest.disabled = chosen === null;
-    const url = store.get(step);
+    const exact = store.get(step), url = exact ?? (chosen === null ? store.get("preview") : undefined);
     const at = `step ${step.toLocaleString("en")}`;
     say(caption, !url ? `${at}: waiting for the kernel` : chosen === null ? `${at}, the newest` : at);
     image.classList.toggle("stale", !url);
@@ -119,7 +130,7 @@ function samplesCard(store, onStep, onSize) {
       image.dataset.step = step;
     }
     clearTimeout(timer); // a dragged slider asks for the step where it rests
-    if (!url) timer = setTimeout(() => store.ask(step), 60);
+    if (!exact) timer = setTimeout(() => store.ask(step), 60);
   };
   image.addEventListener("load", () => {
     size();
@@ -146,7 +157,7 @@ function samplesCard(store, onStep, onSize) {
       room = width;
       size();
     },
-    width: () => image.clientWidth,
+    width: () => Math.max(image.clientWidth, 260),
     close: () => store.removeEventListener("picture", show),
   };
 }
@@ -161,7 +172,8 @@ function chartCard(onCursor) {
   const title = html("h3"), unit = html("p", { class: "unit" });
   const legend = html("span", { class: "legend" });
   const plot = svg("svg", { class: "plot", tabindex: 0, role: "img" });
-  const node = html("section", { class: "card chart" }, html("div", { class: "row" }, title, html("span", { class: "spring" }), legend), unit, plot);
+  const head = html("div", { class: "row" }, title, html("span", { class: "spring" }), legend);
+  const node = html("section", { class: "card chart" }, head, unit, plot);
   const overlay = svg("g");
   let chart, first, last, width, height, x, y, values, cursor = null;
 
@@ -188,24 +200,24 @@ function chartCard(onCursor) {
 
     const marks = [svg("text", { x: 0, y: height - 4 }, "step")];
     for (const tick of ticks(low, high, clamp((bottom - MARGIN.top) / 18, 3, 6))) {
-      const line = Math.abs(tick) < 1e-12 ? "zero" : "grid";
-      marks.push(svg("line", { class: line, x1: MARGIN.left, x2: right, y1: y(tick), y2: y(tick) }),
-        svg("text", { x: MARGIN.left - 6, y: y(tick) + 4, "text-anchor": "end" }, format(Number(tick.toPrecision(12)))));
+      const label = format(Number(tick.toPrecision(12)), Math.max(high, -low));
+      marks.push(svg("line", { class: label === "0" ? "zero" : "grid", x1: MARGIN.left, x2: right, y1: y(tick), y2: y(tick) }),
+        svg("text", { x: MARGIN.left - 6, y: y(tick) + 4, "text-anchor": "end" }, label));
     }
-    const steps = ticks(first, Math.max(last, first + 1), Math.max(2, Math.floor(width / 90))).filter((tick) => tick <= last && Number.isInteger(tick));
-    for (const tick of steps) {
+    for (const tick of ticks(first, Math.max(last, first + 1), Math.max(2, Math.floor(width / 90)))) {
+      if (tick > last || !Number.isInteger(tick)) continue;
       const anchor = x(tick) > right - 14 ? "end" : "middle";
       marks.push(svg("text", { x: x(tick), y: height - 4, "text-anchor": anchor }, tick.toLocaleString("en")));
     }
-    const seen = {}; // further curves of one colour are dashed
+    const seen = {}, dashes = ["", "5 3", "2 2", "8 3 2 3"]; // further curves of one colour are dashed
     values = drawn.map((curve) => {
       const colour = `var(--${curve.colour})`, value = html("b");
       seen[curve.colour] = (seen[curve.colour] ?? -1) + 1;
-      const stroke = { class: "curve", style: `stroke: ${colour}`, "stroke-dasharray": ["", "5 3", "2 2", "8 3 2 3"][seen[curve.colour] % 4] };
+      const stroke = { class: "curve", style: `stroke: ${colour}`, "stroke-dasharray": dashes[seen[curve.colour] % 4] };
       const points = curve.steps.map((step, i) => [x(step).toFixed(1), y(curve.values[i]).toFixed(1)]);
       marks.push(svg("path", { ...stroke, d: `M${points.join("L")}` }));
       if (points.length <= 12) marks.push(...points.map(([cx, cy]) => svg("circle", { cx, cy, r: 2.5, style: `fill: ${colour}` })));
-      const swatch = svg("svg", { width: 16, height: 4 }, svg("path", { ...stroke, d: "M0 2H16" }));
+      const swatch = svg("svg", { width: 14, height: 4 }, svg("path", { ...stroke, d: "M0 2H14" }));
       legend.append(html("span", {}, swatch, `${curve.name} `, value));
       return { curve, value };
     });
@@ -218,18 +230,22 @@ function chartCard(onCursor) {
     if (!chart?.curves.some((curve) => curve.steps.length)) return;
     const bottom = height - MARGIN.bottom;
     const line = (at, kind) => svg("line", { class: kind, x1: x(at), x2: x(at), y1: MARGIN.top, y2: bottom });
-    overlay.replaceChildren(...(sample === null || sample < first || sample > last ? [] : [line(sample, "sample")]), ...(step === null ? [] : [line(step, "cursor")]));
+    overlay.replaceChildren();
+    if (sample !== null && sample >= first && sample <= last) overlay.append(line(sample, "sample"));
+    if (step !== null) overlay.append(line(step, "cursor"));
     const told = values.map(({ curve, value }) => {
       const i = step === null ? curve.steps.length - 1 : nearest(curve.steps, step);
       value.textContent = format(curve.values[i]);
-      if (step !== null) overlay.append(svg("circle", { class: "dot", cx: x(curve.steps[i]), cy: y(curve.values[i]), r: 4, style: `fill: var(--${curve.colour})` }));
+      const dot = { class: "dot", cx: x(curve.steps[i]), cy: y(curve.values[i]), r: 4, style: `fill: var(--${curve.colour})` };
+      if (step !== null) overlay.append(svg("circle", dot));
       return `${curve.name} ${value.textContent}`;
     });
     if (step !== null) {
-      const side = x(step) > width * 0.7 ? "end" : "start";
-      overlay.append(svg("text", { x: x(step) + (side === "end" ? -5 : 5), y: 9, "text-anchor": side }, `step ${step.toLocaleString("en")}`));
+      const place = x(step) > width * 0.7 ? { x: x(step) - 5, "text-anchor": "end" } : { x: x(step) + 5 };
+      overlay.append(svg("text", { ...place, y: 9 }, `step ${step.toLocaleString("en")}`));
     }
-    plot.setAttribute("aria-label", `${chart.title}, ${chart.unit}, at ${step === null ? "the newest step" : `step ${step}`}: ${told.join(", ")}`);
+    const at = step === null ? "the newest step" : `step ${step}`;
+    plot.setAttribute("aria-label", `${chart.title}, ${chart.unit}, at ${at}: ${told.join(", ")}`);
   }
 
   const moveTo = (step) => first <= last && onCursor(Math.round(clamp(step, first, last))); // no chart has values: no cursor
@@ -252,7 +268,8 @@ function chartCard(onCursor) {
 function render({ model, el, store }) {
   const name = html("h2"), about = html("span", { class: "muted" });
   const badge = html("span", { class: "badge", role: "status" });
-  const free = html("button", { type: "button", class: "free", title: "A cell waits for the end of the training: end it now; the training and this view go on" }, "Let other cells run");
+  const freeing = "A cell waits for the end of the training: end that cell now; the training and this view go on";
+  const free = html("button", { type: "button", class: "free", title: freeing }, "Let other cells run");
   const stop = html("button", { type: "button", class: "stop", title: "Save a checkpoint and stop the training" }, "■ Stop");
   const bar = html("i");
   const progress = html("div", { class: "bar", role: "progressbar", "aria-label": "Steps", "aria-valuemin": 0 }, bar);
@@ -271,7 +288,8 @@ function render({ model, el, store }) {
   }, () => resize());
   const body = html("div", { class: "body" }, samples.node);
   const root = html("div", { class: "wb", role: "region" },
-    html("header", {}, name, about, badge, html("span", { class: "spring" }), free, stop), progress, facts, alarm, message, farewell, logBox, body);
+    html("header", {}, name, about, badge, html("span", { class: "spring" }), free, stop),
+    progress, facts, alarm, message, farewell, logBox, body);
   el.append(root);
 
   function drawHead() {
@@ -288,10 +306,11 @@ function render({ model, el, store }) {
     bar.style.width = `${(100 * head.step) / head.steps}%`;
     progress.setAttribute("aria-valuenow", head.step);
     progress.setAttribute("aria-valuemax", head.steps);
-    facts.replaceChildren(...Object.entries(head.facts).map(([unit, value]) => html("span", {}, html("b", {}, value), ` ${unit}`)));
+    facts.replaceChildren(...head.facts.map(([value, unit]) => html("span", {}, html("b", {}, value), ` ${unit}`)));
     say(alarm, head.alarms.join("\n"));
     say(message, head.message);
-    farewell.textContent = `The kernel of this view is gone; the training goes on without it. To watch it again: await Dashboard("${head.name}").follow()`;
+    const again = `await Dashboard("${head.name}").follow()`;
+    farewell.textContent = `The kernel of this view is gone; the training goes on without it. To watch it again: ${again}`;
     logBox.hidden = !head.log;
     log.textContent = head.log;
     samples.update(model.get("samples"), head.sample_every);
@@ -308,7 +327,8 @@ function render({ model, el, store }) {
       observer.observe(cards.at(-1).node);
     }
     cards.splice(charts.length).forEach((card) => card.node.remove());
-    const ends = charts.flatMap((chart) => chart.curves).filter((curve) => curve.steps.length).flatMap((curve) => [curve.steps[0], curve.steps.at(-1)]);
+    const drawn = charts.flatMap((chart) => chart.curves).filter((curve) => curve.steps.length);
+    const ends = drawn.flatMap((curve) => [curve.steps[0], curve.steps.at(-1)]);
     const domain = [Math.min(...ends), Math.max(...ends)];
     cards.forEach((card, i) => card.draw(charts[i], domain));
     point();
@@ -325,11 +345,11 @@ function render({ model, el, store }) {
   }
 
   stop.addEventListener("click", () => {
-    asked = true;
-    model.send({ kind: "stop" });
+    asked = send(model, { kind: "stop" });
+    root.classList.toggle("orphan", !asked);
     drawHead();
   });
-  free.addEventListener("click", () => model.send({ kind: "free" }));
+  free.addEventListener("click", () => send(model, { kind: "free" }));
   samples.enlarge.addEventListener("click", () => {
     wide = !wide;
     samples.enlarge.setAttribute("aria-pressed", wide);

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import math
 import re
 import signal
@@ -26,6 +27,7 @@ import numpy as np
 import traitlets
 from IPython import get_ipython
 from IPython.display import display
+from PIL import Image
 
 from ..config import WorkbenchError
 from ..runs import ACTIVE, Run
@@ -33,7 +35,7 @@ from ..runs import ACTIVE, Run
 BADGES = {"created": "not started", "starting": "starting…", "running": "training", "stopping": "stopping…"}  # the others: as they are
 
 POINTS = 600  # of a curve that go to the browser
-STATE_PNG_BYTES = 96_000  # a larger sample grid goes to the browser on demand only, and stays out of the saved notebook
+PREVIEW_BYTES = 120_000  # a larger sample grid goes into the saved notebook as a JPEG
 
 
 def interactive() -> bool:
@@ -72,7 +74,7 @@ class Dashboard(anywidget.AnyWidget):
     summary = traitlets.Dict().tag(sync=True)  # the head: name, state, messages, progress
     charts = traitlets.List().tag(sync=True)  # title, unit, curves (name, colour, steps, values)
     samples = traitlets.List().tag(sync=True)  # steps of the sample grids
-    newest = traitlets.Bytes().tag(sync=True)  # the newest grid as PNG, if it is small
+    preview = traitlets.Bytes().tag(sync=True)  # the newest grid, for when there is no kernel to ask for it
     waiting = traitlets.Bool(False).tag(sync=True)  # whether a cell waits in `follow`
 
     def __init__(self, run):
@@ -193,8 +195,7 @@ class Dashboard(anywidget.AnyWidget):
                 self.charts = charts(self._rows, self.run.evaluations())
             samples = self.run.sample_steps()
             if samples and self._changed(self.run.sample_path(samples[-1])):
-                png = self.run.sample_path(samples[-1]).read_bytes()
-                self.newest = png if len(png) <= STATE_PNG_BYTES else b""
+                self.preview = _preview(self.run.sample_path(samples[-1]).read_bytes())
             self.samples = samples
             self.summary = self._summary(status)
         return status
@@ -230,14 +231,14 @@ class Dashboard(anywidget.AnyWidget):
             log=self.run.log_tail(20) if broken else "",
             step=step,
             steps=steps,
-            facts=facts,
+            facts=[[value, unit] for unit, value in facts.items()],
             sample_every=config.sample_every,
         )
 
     def line(self) -> str:
         """Where the training stands, in one line of plain text."""
         head, row = self.summary, self._rows[-1] if self._rows else {}
-        facts = head["facts"]
+        facts = {unit: value for value, unit in head["facts"]}
         words = [f"step {head['step']}/{head['steps']}", facts["done"]]
         words += [f"{facts[unit]} {unit}" for unit in ("steps/s", "images/s", "left") if unit in facts]
         words += [f"{net} {row[key]:.2f}" for net, key in (("D", "loss_d"), ("G", "loss_g")) if key in row]
@@ -319,6 +320,16 @@ def _curve(name: str, colour: str, points: list[tuple]) -> dict:
     table = np.array([point for point in points if isinstance(point[1], (int, float)) and math.isfinite(point[1])]).reshape(-1, 2)
     steps, values = thin(table[:, 0], table[:, 1])
     return dict(name=name, colour=colour, steps=[int(s) for s in steps], values=[float(f"{v:.5g}") for v in values])
+
+
+def _preview(png: bytes) -> bytes:
+    """A picture as it is when it is small, else scaled down and as JPEG."""
+    if len(png) <= PREVIEW_BYTES:
+        return png
+    picture, stream = Image.open(io.BytesIO(png)).convert("RGB"), io.BytesIO()
+    picture.thumbnail((600, 600))
+    picture.save(stream, "JPEG", quality=60)
+    return stream.getvalue()
 
 
 def _gammas(rows: list[dict]) -> list[str]:
