@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from base64 import b64encode
 
-import numpy as np
 import torch
 import torchvision
 from PIL import Image
@@ -25,7 +24,6 @@ CURVES = {  # title of a panel, unit of its y axis -> column of the history: nam
     ("gamma of the attention layers", "gamma"): "gamma_",
     ("learning rates", "rate"): {"lr_d": "D", "lr_g": "G"},
 }
-QUERIES = ((0.5, 0.25), (0.5, 0.75), (0.1, 0.5))  # where the attention figure asks: (row, column) as shares of the image
 QUERY_COLOURS = ("#ff3b30", "#34c759", "#0a84ff")
 
 
@@ -133,6 +131,8 @@ def grid_image(x: torch.Tensor, columns: int = 10, width: int = 800) -> Image.Im
 def attention(run: Run, step: int | None = None, count: int = 6) -> Image.Image | None:
     """Where the generator looks: images with one coloured dot per query, and the map of each dot (as in Figure 1 of the paper).
 
+    The queries are the places that stand out most in the left and in the right half of an image, and the one that stands out least.
+
     Returns
     -------
     Image or None
@@ -151,20 +151,20 @@ def attention(run: Run, step: int | None = None, count: int = 6) -> Image.Image 
     path = f"attention.{max(config.sites_g)}"
     with attention_maps.capture(generator) as maps:
         x = sampling.images(generator, z, y)
-    side = max(config.sites_g)
-    picture = Figure(figsize=(1.5 * len(x), 1.5 * (1 + len(QUERIES)) + 0.3), facecolor="white")
-    panels = np.atleast_2d(picture.subplots(1 + len(QUERIES), len(x), squeeze=False, gridspec_kw=dict(wspace=0.04, hspace=0.04)))
-    size = config.image_size
+    side, size = max(config.sites_g), config.image_size
+    picture = Figure(figsize=(1.5 * len(x), 1.5 * (1 + len(QUERY_COLOURS)) + 0.3), facecolor="white")
+    panels = picture.subplots(1 + len(QUERY_COLOURS), len(x), squeeze=False, gridspec_kw=dict(wspace=0.04, hspace=0.04))
     for k in range(len(x)):
         image = ((x[k] + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy()
         panels[0, k].imshow(image, interpolation="nearest")
-        for q, ((row, column), colour) in enumerate(zip(QUERIES, QUERY_COLOURS, strict=True), start=1):
-            beta = maps[path][k, int(row * side) * side + int(column * side)]
-            heat = beta.view(int(len(beta) ** 0.5), -1).float().numpy()
+        for q, (query, colour) in enumerate(zip(_queries(x[k], side), QUERY_COLOURS, strict=True), start=1):
+            beta = maps[path][k, query]
+            heat = beta.view(int(len(beta) ** 0.5), -1).numpy()
             panels[q, k].imshow(image.mean(2), cmap="gray", vmin=0, vmax=1.6, interpolation="nearest")
             panels[q, k].imshow(heat, cmap="inferno", alpha=0.75, extent=(-0.5, size - 0.5, size - 0.5, -0.5), interpolation="nearest")
+            row, column = ((at + 0.5) * size / side - 0.5 for at in divmod(query, side))
             for panel in (panels[0, k], panels[q, k]):
-                panel.plot(column * size, row * size, "o", color=colour, markersize=6, markeredgecolor="white", markeredgewidth=1)
+                panel.plot(column, row, "o", color=colour, markersize=6, markeredgecolor="white", markeredgewidth=1)
     for panel in panels.flat:
         panel.set(xticks=[], yticks=[])
     step = step or run.checkpoint_steps()[-1]
@@ -174,6 +174,15 @@ def attention(run: Run, step: int | None = None, count: int = 6) -> Image.Image 
     )
     picture.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.94)
     return Image.open(io.BytesIO(_bytes(picture, 110)))
+
+
+def _queries(image: torch.Tensor, side: int) -> tuple[int, int, int]:
+    """Positions, in row-major order on a side x side map, worth asking about in an image (3, S, S): what stands out most from its median
+    colour on the left, the same on the right, and what stands out least."""
+    median = image.flatten(1).median(1).values
+    salience = torch.nn.functional.adaptive_avg_pool2d((image - median[:, None, None]).abs().sum(0, keepdim=True), side)[0]
+    right = torch.arange(side) >= side // 2
+    return tuple(int(v.argmax()) for v in (salience.masked_fill(right, -1), salience.masked_fill(~right, -1), -salience))
 
 
 def summary_png(run: Run) -> bytes:
