@@ -9,7 +9,9 @@ import torch
 
 from workbench import Config
 
-TINY = dict(width=8, z_dim=8, batch_size=8, steps=4, log_every=2, sample_every=4, checkpoint_every=4, evaluate_every=0)
+TINY = dict(
+    width=8, z_dim=8, batch_size=8, steps=4, log_every=2, sample_every=4, checkpoint_every=4, evaluate_every=0, mixed_precision="no"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -216,3 +216,19 @@ def test_shortcuts_on_the_small_side_are_exact():
     block = DiscriminatorBlock(4, 6, False).double()
     h = block.conv2(F.relu(block.conv1(F.relu(x)))) + block.shortcut(x)
     assert (block(x) - F.avg_pool2d(h, 2)).abs().max() < 1e-12
+
+
+def test_gradients_that_are_zero_but_for_rounding_are_zero():
+    """The biases whose gradient is dropped are those that do not change the output: shift them, and nothing happens."""
+    config = Config.preset("twins32", width=8)
+    generator = Generator(config).double().train()
+    z, y = torch.randn(4, config.z_dim, dtype=torch.float64), torch.arange(4)
+    before = generator(z, y)
+    before.pow(3).sum().backward()
+    zero = {name for name, p in generator.named_parameters() if name.endswith("bias") and p.grad.abs().max() == 0}
+    assert zero == {*(f"blocks.{s}.conv1.bias" for s in (8, 16, 32)), "blocks.32.conv2.bias", "blocks.32.shortcut.bias"}
+    with torch.no_grad():
+        for name, p in generator.named_parameters():
+            if name in zero:
+                p.add_(torch.randn_like(p))
+    assert (generator(z, y) - before).abs().max() < 1e-9

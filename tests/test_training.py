@@ -141,9 +141,15 @@ def test_the_run_folder_is_as_promised(tiny):
     assert row["images"] == 40
     assert run.checkpoint_steps() == [4, 5] and run.sample_steps() == [0, 4, 5]
     snapshot = load_file(run.attention_path(5))
-    assert snapshot["G.attention.16.query"].shape == (4, 256, 2) and snapshot["D.attention.16.key"].shape == (4, 64, 2)
+    assert snapshot["G.attention.16.query"].shape == (4, 256, 2) and snapshot["D.attention.16.key"].shape == (4, 64, 1)
     assert run.provenance["note"] == "hello" and run.provenance["data"]["name"] == "twins"
     assert not list(run.path.rglob("*partial*"))
+
+
+def test_auto_is_decided_once_and_does_not_show_in_the_name(tiny):
+    run = train(Config.preset("twins32", width=8, batch_size=8, steps=1, evaluate_every=0))
+    assert run.config.mixed_precision in ("no", "bf16")
+    assert run.name == "twins32-width=8-batch_size=8-steps=1-evaluate_every=0"
 
 
 # ------------------------------------------------------------------------------------------------ going on, forking

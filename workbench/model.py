@@ -285,11 +285,17 @@ class GeneratorBlock(nn.Module):
         self.norm1, self.norm2 = norm(inputs), norm(outputs)
         self.conv1, self.conv2 = _conv(inputs, outputs, 3, sn), _conv(outputs, outputs, 3, sn)
         self.shortcut = _conv(inputs, outputs, 1, sn)
+        _without_gradient(self.conv1.bias)
 
     def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
         h = self.conv1(_upsample(F.relu(self.norm1(x, y))))
         h = self.conv2(F.relu(self.norm2(h, y)))
         return h + _upsample(self.shortcut(x))
+
+
+def _without_gradient(bias: nn.Parameter) -> None:
+    """For a bias that batch norm takes away again: its gradient is zero but for rounding, which Adam would blow up to full steps."""
+    bias.register_hook(torch.zeros_like)
 
 
 def _upsample(x: Tensor) -> Tensor:
@@ -322,6 +328,10 @@ class Generator(nn.Module):
             {str(b): GeneratorBlock(config.channels_g(a), config.channels_g(b), sn, norm) for a, b in pairwise(sizes)}
         )
         self.attention = _attention_sites(config, config.sites_g, config.channels_g, sn)
+        if config.image_size not in config.sites_g:  # the last block's output goes straight into the norm
+            last = self.blocks[str(config.image_size)]
+            _without_gradient(last.conv2.bias)
+            _without_gradient(last.shortcut.bias)
         # The released code lets the statistics of this last, unconditional norm move ten times more slowly.
         self.norm = BatchNorm(config.channels_g(config.image_size), 0, config.batch_norm_group, momentum / 10)
         self.output = _conv(config.channels_g(config.image_size), 3, 3, sn)

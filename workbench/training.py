@@ -324,7 +324,7 @@ def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = No
         evaluate = evaluate or (evaluate_twins if config.data == "twins" else None)
         if config.evaluate_every and evaluate is None:
             raise ParameterError(f"evaluate_every={config.evaluate_every}: no evaluation is given for data={config.data!r}; use 0")
-        config = _resolve(config)
+        asked, config = config, _resolve(config)
         accelerator = _accelerator(config)
 
         # The data first: its check is what most often ends a run before it starts. One process packs it, the others find it packed.
@@ -334,7 +334,8 @@ def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = No
             config = config.replace(num_classes=data.num_classes)
 
         if accelerator.is_main_process:
-            run = _claim(config, run)
+            run = _claim(asked, run)
+            run.set_config(config.replace(run=run.name))
             run.set_status(state="starting", step=0, steps=config.steps, message="", alarms=[])
         run = Run(broadcast_object_list([str(run.path) if run else None])[0])
         return _train_in(run, config.replace(run=run.name), accelerator, data, evaluate)
@@ -449,7 +450,7 @@ def _accelerator(config: Config) -> Accelerator:
 
 
 def _claim(config: Config, run: Run | None) -> Run:
-    """The run folder to train in, with its configuration up to date."""
+    """The run folder to train in, named after what the user asked for."""
     if run is None and config.resume and "@" not in config.resume:
         run = Run(config.resume)
     if run is None:
@@ -460,7 +461,6 @@ def _claim(config: Config, run: Run | None) -> Run:
         raise WorkbenchError(
             f"run {run.name!r} is being trained already (process {status['pid']} on {status['host']}); stop it first, or fork it"
         )
-    run.set_config(config.replace(run=run.name))
     return run
 
 
