@@ -218,17 +218,24 @@ def test_shortcuts_on_the_small_side_are_exact():
     assert (block(x) - F.avg_pool2d(h, 2)).abs().max() < 1e-12
 
 
-def test_gradients_that_are_zero_but_for_rounding_are_zero():
+@pytest.mark.parametrize("attention", ["16", "none", "32"])
+def test_gradients_that_are_zero_but_for_rounding_are_zero(attention):
     """The biases whose gradient is dropped are those that do not change the output: shift them, and nothing happens."""
-    config = Config.preset("twins32", width=8)
+    config = Config.preset("twins32", width=8, attention_g=attention)
     generator = Generator(config).double().train()
+    for layer in generator.attention.values():
+        layer.gamma.data.fill_(1.0)
     z, y = torch.randn(4, config.z_dim, dtype=torch.float64), torch.arange(4)
     before = generator(z, y)
     before.pow(3).sum().backward()
     zero = {name for name, p in generator.named_parameters() if name.endswith("bias") and p.grad.abs().max() == 0}
-    assert zero == {*(f"blocks.{s}.conv1.bias" for s in (8, 16, 32)), "blocks.32.conv2.bias", "blocks.32.shortcut.bias"}
+    after = {"16": (32,), "none": (8, 16, 32), "32": ()}[attention]  # blocks behind the last attention
+    assert zero == {f"blocks.{s}.conv1.bias" for s in (8, 16, 32)} | {f"blocks.{s}.{c}.bias" for s in after for c in ("conv2", "shortcut")}
     with torch.no_grad():
         for name, p in generator.named_parameters():
             if name in zero:
                 p.add_(torch.randn_like(p))
     assert (generator(z, y) - before).abs().max() < 1e-9
+    with torch.no_grad():
+        generator.output.bias.add_(1.0)  # the test can fail
+    assert (generator(z, y) - before).abs().max() > 1e-3

@@ -105,7 +105,8 @@ def static_png(figure, dpi: int = 100) -> bytes:
 def samples(run: Run, step: int | None = None, width: int = 800) -> Image.Image:
     """The sample grid of a step (by default the newest), enlarged without blur to about `width` pixels."""
     steps = run.sample_steps()
-    image = Image.open(run.sample_path(steps[-1] if step is None else step)).convert("RGB")
+    # RGBA, which JPEG cannot hold: Jupyter would keep a blurred JPEG beside the PNG.
+    image = Image.open(run.sample_path(steps[-1] if step is None else step)).convert("RGBA")
     factor = max(1, round(width / image.width))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
@@ -125,7 +126,9 @@ def grid_image(x: torch.Tensor, columns: int = 10, width: int = 800) -> Image.Im
     """Images (B, 3, S, S) in [-1, 1] in a grid, enlarged without blur to about `width` pixels."""
     grid = torchvision.utils.make_grid(x.clamp(-1, 1), nrow=columns, padding=2, normalize=True, value_range=(-1, 1))
     factor = max(1, round(width / grid.shape[2]))
-    return Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy())
+    return Image.fromarray(
+        (grid * 255).round().byte().permute(1, 2, 0).repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy()
+    ).convert("RGBA")
 
 
 def attention(run: Run, step: int | None = None, count: int = 6) -> Image.Image | None:
@@ -193,7 +196,7 @@ def summary_png(run: Run) -> bytes:
     sheet = Image.new("RGB", (width, sum(part.height for part in parts)), "white")
     top = 0
     for part in parts:
-        sheet.paste(part, ((width - part.width) // 2, top))
+        sheet.paste(part.convert("RGB"), ((width - part.width) // 2, top))
         top += part.height
     stream = io.BytesIO()
     sheet.save(stream, "PNG", optimize=True)

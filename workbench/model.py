@@ -328,10 +328,12 @@ class Generator(nn.Module):
             {str(b): GeneratorBlock(config.channels_g(a), config.channels_g(b), sn, norm) for a, b in pairwise(sizes)}
         )
         self.attention = _attention_sites(config, config.sites_g, config.channels_g, sn)
-        if config.image_size not in config.sites_g:  # the last block's output goes straight into the norm
-            last = self.blocks[str(config.image_size)]
-            _without_gradient(last.conv2.bias)
-            _without_gradient(last.shortcut.bias)
+        for size, block in reversed(self.blocks.items()):
+            if size in self.attention:
+                break
+            # What these add to a channel passes the later shortcuts as a constant, and the last norm takes it away.
+            _without_gradient(block.conv2.bias)
+            _without_gradient(block.shortcut.bias)
         # The released code lets the statistics of this last, unconditional norm move ten times more slowly.
         self.norm = BatchNorm(config.channels_g(config.image_size), 0, config.batch_norm_group, momentum / 10)
         self.output = _conv(config.channels_g(config.image_size), 3, 3, sn)
