@@ -90,7 +90,8 @@ def test_names_say_what_differs():
 
 def test_what_follows_from_the_data_is_no_difference():
     config = Config.preset("twins32", data="/some/where")
-    assert (config.num_classes, config.evaluate_every) == (None, 0)
+    assert (config.num_classes, config.evaluate_every, config.lr_d) == (None, 0, 8e-4)
+    assert Config.preset("twins32").lr_d == 2.5e-3 and Config.preset("cifar10").lr_d == 2e-4
     assert config.derived_name == "twins32-data=where"
     assert Config.preset("twins32").evaluate_every == 250
 

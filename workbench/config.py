@@ -52,13 +52,13 @@ def _place(variable: str, name: str) -> Path:
 
 # ----------------------------------------------------------------------------------------------------- parameters
 
-# What follows from the data where it is not given (None): for each built-in data set, its classes, and how often to evaluate.
+# What follows from the data where it is not given (None). Rates: the twins are simple and bear high ones; real images do not.
+FOLDER_DATA = dict(num_classes=None, lr_g=3e-4, lr_d=8e-4, evaluate_every=0)  # how many classes a folder has shows when it is opened
 BUILT_IN_DATA = {
-    "twins": dict(num_classes=6, evaluate_every=250),
-    "cifar10": dict(num_classes=10, evaluate_every=0),
-    "imagenet": dict(num_classes=1000, evaluate_every=0),
+    "twins": dict(num_classes=6, lr_g=1.5e-3, lr_d=2.5e-3, evaluate_every=250),
+    "cifar10": {**FOLDER_DATA, "num_classes": 10},
+    "imagenet": {**FOLDER_DATA, "num_classes": 1000},
 }
-FOLDER_DATA = dict(num_classes=None, evaluate_every=0)  # how many classes a folder has shows when it is opened
 
 
 def _p(default, meaning: str, *, low=None, high=None, above=None, below=None, choices: Iterable | None = None):
@@ -112,8 +112,8 @@ class Config:
     batch_norm_momentum: float = _p(0.1, "weight of a new batch in the running statistics of batch norm", above=0, high=1)
 
     # optimisation
-    lr_g: float = _p(1.5e-3, "learning rate of G", above=0, high=1)
-    lr_d: float = _p(2.5e-3, "learning rate of D", above=0, high=1)
+    lr_g: float | None = _p(None, "learning rate of G; None: 1.5e-3 for twins, else 3e-4", above=0, high=1)
+    lr_d: float | None = _p(None, "learning rate of D; None: 2.5e-3 for twins, else 8e-4", above=0, high=1)
     beta1: float = _p(0.0, "Adam's decay of the first moment", low=0, below=1)
     beta2: float = _p(0.9, "Adam's decay of the second moment", low=0, below=1)
     d_steps: int = _p(1, "D steps per G step", low=1)
@@ -145,7 +145,7 @@ class Config:
     def __post_init__(self):
         for f in fields(self):
             object.__setattr__(self, f.name, _coerce(f, getattr(self, f.name)))
-        for name, value in BUILT_IN_DATA.get(self.data, FOLDER_DATA).items():
+        for name, value in self._data_defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         _check(self)
@@ -187,6 +187,10 @@ class Config:
         return self.batch_norm_group or self.batch_size
 
     @property
+    def _data_defaults(self) -> dict:
+        return BUILT_IN_DATA.get(self.data, FOLDER_DATA)
+
+    @property
     def derived_name(self) -> str:
         """The name of a run that was given none: what it starts from, and each parameter that differs from that."""
         base = Config.preset(self.preset)
@@ -202,7 +206,7 @@ class Config:
         skip = {"preset", "run", "resume", "note", "tags"}
         mine, theirs = asdict(self), asdict(base)
         if self.data != base.data:
-            skip |= {name for name, value in BUILT_IN_DATA.get(self.data, FOLDER_DATA).items() if mine[name] == value}
+            skip |= {name for name, value in self._data_defaults.items() if mine[name] == value}
         return {k: v for k, v in mine.items() if k not in skip and v != theirs[k]}
 
     # ------------------------------------------------------------------------------------------------- making one
@@ -230,7 +234,8 @@ class Config:
                 f"preset={given['preset']!r} does not go with resume={resume!r}, which has preset {base.preset!r}: leave preset out"
             )
         if "data" in given and given["data"] != base.data:
-            given = dict.fromkeys(FOLDER_DATA) | given  # what followed from the parent's data follows from this
+            followed = {k: None for k, v in base._data_defaults.items() if k == "num_classes" or getattr(base, k) == v}
+            given = followed | given  # what followed from the parent's data follows from this
         forking = "@" in resume
         config = base.replace(**{"run": "" if forking else base.run, **given, "resume": resume})
         if not forking:
