@@ -115,7 +115,7 @@ def real_images(data, config: Config, columns: int = 10) -> Image.Image:
     """What D will see: the first real images of the training after every transform, in a grid."""
     from .data import batch_indices
 
-    count = min(4 * columns, config.batch_size, data.length or 4 * columns)
+    count = min(4 * columns, data.length or 4 * columns)
     x = data.batch(batch_indices(data.length, config.seed, 0, count))[0].float() / 127.5 - 1
     u = torch.rand(len(x), augment.NUMBERS, generator=sampling.generator_for(config.seed, 3))
     x = augment.diffaug(x, u) if config.augment == "diffaug" else augment.flip(x, u) if config.augment == "flip" else x

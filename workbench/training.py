@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,9 @@ def build(config: Config, accelerator: Accelerator) -> Networks:
     ]
     if accelerator.num_processes > 1:
         span_processes(generator, config.batch_size // config.gradient_accumulation // accelerator.num_processes)
-    wrapped = accelerator.prepare(generator, discriminator, *adam)
+    with warnings.catch_warnings():  # `broadcast_buffers`, which torch renames and older releases know by no other name
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        wrapped = accelerator.prepare(generator, discriminator, *adam)
     return Networks(config, accelerator, generator, discriminator, *wrapped, ema)
 
 
