@@ -181,3 +181,6 @@ def test_command_line_tells_of_runs(tiny):
     refused = call("reserve", "-p", "lrd", "1")
     assert refused.returncode == 2 and refused.stderr.splitlines()[-1].startswith("ParameterError: unknown parameter 'lrd'")
     assert call("reserve", "-p", "seed", "3").stdout == "twins32-seed=3\n"
+    assert call("show", "twins32-seed=3").returncode == 0  # refused before it began: the name is free again
+    assert call("reserve", "-p", "seed", "3").stdout == "twins32-seed=3\n"
+    assert call("show", "her").stderr.startswith("WorkbenchError: there is no run 'her'")

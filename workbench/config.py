@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -27,6 +29,21 @@ class WorkbenchError(Exception):
 
 class ParameterError(WorkbenchError, ValueError):
     """A parameter has an unknown name, a value of the wrong type, or a value out of range."""
+
+
+def command(main):
+    """Decorator for the function of a command line: a WorkbenchError ends it with one line on stderr. It returns the exit status."""
+
+    @functools.wraps(main)
+    def run(*arguments) -> int:
+        try:
+            main(*arguments)
+        except WorkbenchError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return 2
+        return 0
+
+    return run
 
 
 # ----------------------------------------------------------------------------------------------------- places
@@ -281,7 +298,7 @@ def _preset(cls, name: str, **overrides) -> Config:
         For an unknown preset or parameter, or a value that does not fit.
     """
     if name not in PRESETS:
-        raise ParameterError(f"preset={name!r} is unknown; {_nearest(str(name), PRESETS)}one of: {', '.join(PRESETS)}")
+        raise ParameterError(f"preset={name!r} is unknown; {nearest(str(name), PRESETS)}one of: {', '.join(PRESETS)}")
     _refuse_unknown(overrides)
     return cls(**{"preset": name, **PRESETS[name], **overrides})
 
@@ -350,7 +367,7 @@ def parent_config(resume: str) -> Config:
     if not path.exists():
         known = sorted(p.parent.name for p in outputs_dir().glob("*/config.json"))
         raise ParameterError(
-            f"resume={resume!r}: there is no run {name!r} in {outputs_dir()}; {_nearest(name, known)}{len(known)} runs are there"
+            f"resume={resume!r}: there is no run {name!r} in {outputs_dir()}; {nearest(name, known)}{len(known)} runs are there"
         )
     return Config.from_json(path.read_text())
 
@@ -477,7 +494,7 @@ def _sites_text(value, refuse) -> str:
 def _check(c: Config) -> None:
     """Refuse values that do not go together."""
     if c.preset not in PRESETS:
-        raise ParameterError(f"preset={c.preset!r} is unknown; {_nearest(c.preset, PRESETS)}one of: {', '.join(PRESETS)}")
+        raise ParameterError(f"preset={c.preset!r} is unknown; {nearest(c.preset, PRESETS)}one of: {', '.join(PRESETS)}")
     if c.run and ("@" in c.run or c.run != Path(c.run).name or c.run.startswith(".")):
         raise ParameterError(f"run={c.run!r} cannot name a folder; use a name without '/' and '@' that does not start with '.'")
     if c.d_downsamples > int(math.log2(c.image_size)) - 2:
@@ -518,10 +535,10 @@ def _check(c: Config) -> None:
 def _refuse_unknown(names: Iterable[str]) -> None:
     for name in names:
         if name not in _FIELDS:
-            raise ParameterError(f"unknown parameter {name!r}; {_nearest(name, _FIELDS)}`python -m workbench parameters` lists them all")
+            raise ParameterError(f"unknown parameter {name!r}; {nearest(name, _FIELDS)}`python -m workbench parameters` lists them all")
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
     return f"did you mean {match[0]!r}? " if match else ""
 

@@ -35,7 +35,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from .config import BUILT_IN_DATA, Config, WorkbenchError, data_dir
+from .config import BUILT_IN_DATA, Config, WorkbenchError, command, data_dir
 from .twins import Twins
 
 VERSION = 1  # of the packed format and of `decode`: raise it with every change of what they give
@@ -681,25 +681,23 @@ def _open_packed(folder: Path, size: int) -> Images:
     return data
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line, `python -m workbench.data`; returns the exit status."""
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line, `python -m workbench.data`."""
     parser = argparse.ArgumentParser(prog="python -m workbench.data", description="Data sets of the SAGAN workbench.")
-    command = parser.add_subparsers(required=True, metavar="prepare").add_parser(
+    prepares = parser.add_subparsers(required=True, metavar="prepare").add_parser(
         "prepare",
         help="decode a data set once, into a folder that training reads directly",
         description="Decode a data set once, into a folder to be given as data=OUT, here or on another machine.",
     )
-    command.add_argument("source", metavar="SOURCE", help="folder of images, SOURCE/<class>/* or SOURCE/train/<class>/*; cifar10; imagenet")
-    command.add_argument("out", metavar="OUT", help="folder to make; it must be empty or not exist yet")
-    command.add_argument("--size", type=int, required=True, help="height and width of the images, the image_size of the training")
-    command.add_argument("--skip-unreadable", action="store_true", help="leave unreadable files out instead of refusing")
-    command.add_argument("--unconditional", action="store_true", help="take all images below SOURCE, without classes")
-    try:
-        print(describe(prepare(**vars(parser.parse_args(arguments)))))
-    except WorkbenchError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    prepares.add_argument(
+        "source", metavar="SOURCE", help="folder of images, SOURCE/<class>/* or SOURCE/train/<class>/*; cifar10; imagenet"
+    )
+    prepares.add_argument("out", metavar="OUT", help="folder to make; it must be empty or not exist yet")
+    prepares.add_argument("--size", type=int, required=True, help="height and width of the images, the image_size of the training")
+    prepares.add_argument("--skip-unreadable", action="store_true", help="leave unreadable files out instead of refusing")
+    prepares.add_argument("--unconditional", action="store_true", help="take all images below SOURCE, without classes")
+    print(describe(prepare(**vars(parser.parse_args(arguments)))))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .config import Config, ParameterError, WorkbenchError, _nearest, outputs_dir, parent_config
+from .config import Config, ParameterError, WorkbenchError, nearest, outputs_dir, parent_config
 from .model import Discriminator, Generator
 
 ACTIVE = ("starting", "running", "stopping")
@@ -49,7 +49,7 @@ class Run:
         if not (folder / "config.json").exists():
             known = [run.name for run in list_runs()]
             raise WorkbenchError(
-                f"there is no run {str(path)!r} in {outputs_dir()}; {_nearest(str(path), known)}{len(known)} runs are there"
+                f"there is no run {str(path)!r} in {outputs_dir()}; {nearest(str(path), known)}{len(known)} runs are there"
             )
         self.path = folder.resolve()
 

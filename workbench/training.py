@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from . import augment, sampling, twins
 from .attention import capture_projections
-from .config import Config, ParameterError, WorkbenchError
+from .config import Config, ParameterError, WorkbenchError, command
 from .data import loader, open_data
 from .ema import EMA
 from .losses import hinge_discriminator, hinge_generator
@@ -417,9 +417,9 @@ def _check_world(config: Config) -> None:
     """Refuse another number of processes than the one asked for: `accelerate launch --cpu` quietly starts one."""
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world != config.num_processes:
-        command = shlex.join(["accelerate", *_launch_words(config), "-m", "workbench.training", "--config", "FILE"])
+        cure = shlex.join(["accelerate", *_launch_words(config), "-m", "workbench.training", "--config", "FILE"])
         raise ParameterError(
-            f"num_processes={config.num_processes}, but {world} process(es) were started; use workbench.launch(config), or: {command}"
+            f"num_processes={config.num_processes}, but {world} process(es) were started; use workbench.launch(config), or: {cure}"
         )
 
 
@@ -699,38 +699,28 @@ def evaluate_twins(generator: Generator, step: int, count: int = 500) -> dict:
     return dict(scores=scores, protocol=f"medians over n={count} (readable: share), running statistics, seed 1", n=count)
 
 
-def main() -> int:
+@command
+def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m workbench.training",
-        description="Train a SAGAN. For several processes: accelerate launch --num_processes N -m workbench.training ...",
+        description="Train a SAGAN. For several processes: accelerate launch --multi_gpu --num_processes N -m workbench.training ...",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON object of parameters; the config.json of a run goes on with it")
-    parser.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a parameter; `python -m workbench parameters` lists them",
-    )
+    about = "a parameter; `python -m workbench parameters` lists them"
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=about)
     arguments = parser.parse_args()
-    try:
-        run = None
-        if arguments.config:
-            if not arguments.config.exists():
-                raise ParameterError(f"--config: there is no file {arguments.config}")
-            config = Config.from_json(arguments.config.read_text())
-            if arguments.p:
-                config = Config.from_parameters({**json.loads(config.to_json()), **dict(arguments.p)})
-            if config.run and arguments.config.resolve().parent.name == config.run:
-                run = Run(arguments.config.parent)
-        else:
-            config = Config.from_parameters(dict(arguments.p))
-        train(config, run=run)  # to be stopped is no failure: what was asked for was done
-    except WorkbenchError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    given, run = dict(arguments.p), None
+    if not arguments.config:
+        config = Config.from_parameters(given)
+    elif not arguments.config.exists():
+        raise ParameterError(f"--config: there is no file {arguments.config}")
+    else:
+        config = Config.from_json(arguments.config.read_text())
+        if given:
+            config = Config.from_parameters(json.loads(config.to_json()) | given)
+        if config.run and arguments.config.resolve().parent.name == config.run:
+            run = Run(arguments.config.parent)
+    train(config, run=run)  # to be stopped is no failure: what was asked for was done
 
 
 if __name__ == "__main__":
