@@ -66,7 +66,7 @@ def test_committed_parameters_cell_is_the_configuration():
 @pytest.mark.slow
 def test_papermill_lists_the_parameters_with_their_meaning():
     shown = papermill("--help-notebook", "train.ipynb").stdout
-    assert "lr_d: float (default None)" in shown and "learning rate of D, above 0 and at most 1" in shown
+    assert "lr_d: float (default None)" in shown and "length of the training in G steps, at least 1" in shown
 
 
 @pytest.mark.slow
