@@ -22,7 +22,7 @@ train: .venv/installed
 	code=$$?; $(BIN)/python -m workbench show "$$run"; exit $$code
 
 lab: .venv/installed
-	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/train.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/train.ipynb
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
