@@ -155,9 +155,10 @@ def test_auto_is_decided_once_and_does_not_show_in_the_name(tiny):
 # ------------------------------------------------------------------------------------------------ going on, forking
 
 
-def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny):
-    straight = train(tiny(run="straight", steps=8, log_every=3))
-    halves = train(tiny(run="halves", steps=8, log_every=3, checkpoint_every=8), evaluate=None)  # control: the same once more
+@pytest.mark.parametrize("settings", [dict(), dict(mixed_precision="bf16", augment="diffaug", d_steps=2)])
+def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny, settings):
+    straight = train(tiny(run="straight", steps=8, log_every=3, **settings))
+    halves = train(tiny(run="halves", steps=8, log_every=3, checkpoint_every=8, **settings))  # control: the same once more
     assert all(torch.equal(v, weights(halves)[k]) for k, v in weights(straight).items())
     again = Run("straight").path.parent / "again"
     shutil.copytree(straight.path, again)
