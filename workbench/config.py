@@ -136,7 +136,7 @@ class Config:
     d_steps: int = _p(1, "D steps per G step", low=1)
     batch_size: int = _p(32, "images per optimiser step, over all processes and accumulation steps", low=2)
     gradient_accumulation: int = _p(1, "parts that a batch is worked through in, to save memory", low=1)
-    steps: int = _p(1800, "length of the training in G steps", low=1)
+    steps: int = _p(2000, "length of the training in G steps", low=1)
     ema_decay: float = _p(0.995, "decay of the averaged generator; 0: no averaging", low=0, below=1)
     ema_start: int = _p(0, "step at which averaging starts; until then the average is a copy", low=0)
 

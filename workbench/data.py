@@ -310,7 +310,7 @@ def _list(config: Config) -> _Listing:
         known |= {entry.name.lower(): entry.path for entry in _entries(place) if entry.is_dir()}
     nearest = difflib.get_close_matches(path.name.lower(), known, n=1)
     guess = f"did you mean {known[nearest[0]]!r}? " if nearest else ""
-    raise DataError(f"data={config.data!r}: there is no such folder; {guess}built in are: {', '.join(BUILT_IN_DATA)}")
+    raise DataError(f"data={config.data!r}: there is no such folder; {guess}built in: {', '.join(BUILT_IN_DATA)}")
 
 
 def _list_cifar10() -> _Listing:

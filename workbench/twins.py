@@ -80,8 +80,8 @@ def draw_half(label, hue, radius, height, angle, grey, size: int) -> np.ndarray:
     v = (np.cos(angle) * y - np.sin(angle) * x) / radius
     r, au, av = np.hypot(u, v), np.abs(u), np.abs(v)
     distances = (  # signed distances to the outline, in radii, negative inside: one per class
-        r - 0.92,
-        np.maximum(au, av) - 0.78,
+        r - 0.85,
+        np.maximum(au, av) - 0.82,
         np.abs(r - 0.72) - 0.24,
         np.minimum(np.maximum(au - 1, av - 0.3), np.maximum(au - 0.3, av - 1)),
         np.maximum(-v, np.maximum(0.5 * v + 0.75**0.5 * u, 0.5 * v - 0.75**0.5 * u)) - 0.56,
