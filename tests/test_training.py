@@ -287,6 +287,14 @@ def test_signals_save_and_say_how_to_go_on(tiny, how):
 
 
 @pytest.mark.slow
+def test_a_stop_asked_for_while_it_starts_is_kept(tiny):
+    run = launch(tiny(steps=100_000))
+    run.stop()
+    wait(run)
+    assert run.status()["state"] == "stopped" and run.checkpoint_steps() == [0], run.log_tail()
+
+
+@pytest.mark.slow
 def test_a_killed_training_resumes_bit_for_bit(tiny):
     settings = dict(steps=60, checkpoint_every=20, sample_every=60)
     straight = wait(launch(tiny(run="straight", **settings)))
@@ -348,6 +356,10 @@ def test_a_run_that_is_being_trained_is_not_trained_twice(tiny):
     assert launch(Config.from_parameters(dict(resume="busy"))).status()["pid"] == run.status()["pid"]  # re-attached
     with pytest.raises(WorkbenchError, match="is being trained already"):
         train(Config.from_parameters(dict(resume="busy")))
+    # Nor by the command line, which is handed the run's own folder; and the refusal leaves the live one's status alone.
+    words = [sys.executable, "-m", "workbench.training", "--config", str(run.path / "config.json")]
+    refused = subprocess.run(words, capture_output=True, text=True)
+    assert refused.returncode == 2 and "is being trained already" in refused.stderr
     assert psutil.pid_exists(run.status()["pid"]) and run.status()["state"] == "running"
     run.stop()
     wait(run)

@@ -8,6 +8,13 @@ from torch import Tensor
 NUMBERS = 8  # uniform numbers that one image takes
 
 
+def apply(policy: str, x: Tensor, u: Tensor, real: bool) -> Tensor:
+    """Images after the `augment` policy of a configuration: none, flip (of real images only) or diffaug (of real and fake ones)."""
+    if policy == "diffaug":
+        return diffaug(x, u)
+    return flip(x, u) if real and policy == "flip" else x
+
+
 def flip(x: Tensor, u: Tensor) -> Tensor:
     """Images (B, 3, S, S) mirrored where the first of their uniform numbers u (B, NUMBERS) is below one half."""
     return torch.where(u[:, 0, None, None, None] < 0.5, x.flip(3), x)

@@ -130,6 +130,11 @@ def open_data(config: Config, progress: bool = True) -> Images | Twins:
     return data
 
 
+def to_unit(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 images as floats in [-1, 1]."""
+    return x.to(dtype) / 127.5 - 1
+
+
 def describe(data: Images | Twins) -> str:
     """A data set in a few lines: name, number of images, classes with their counts, what was left out."""
     length = "endless" if data.length is None else f"{data.length:,}"

@@ -113,12 +113,12 @@ def samples(run: Run, step: int | None = None, width: int = 800) -> Image.Image:
 
 def real_images(data, config: Config, columns: int = 10) -> Image.Image:
     """What D will see: the first real images of the training after every transform, in a grid."""
-    from .data import batch_indices
+    from .data import batch_indices, to_unit
 
     count = min(4 * columns, data.length or 4 * columns)
-    x = data.batch(batch_indices(data.length, config.seed, 0, count))[0].float() / 127.5 - 1
+    x = to_unit(data.batch(batch_indices(data.length, config.seed, 0, count))[0])
     u = torch.rand(len(x), augment.NUMBERS, generator=sampling.generator_for(config.seed, 3))
-    x = augment.diffaug(x, u) if config.augment == "diffaug" else augment.flip(x, u) if config.augment == "flip" else x
+    x = augment.apply(config.augment, x, u, real=True)
     return grid_image(x, columns)
 
 

@@ -37,7 +37,7 @@ from tqdm import tqdm
 from . import augment, sampling, twins
 from .attention import capture_projections
 from .config import Config, ParameterError, WorkbenchError, command
-from .data import loader, open_data
+from .data import loader, open_data, to_unit
 from .ema import EMA
 from .losses import hinge_discriminator, hinge_generator
 from .model import Discriminator, Generator, power_iteration, span_processes
@@ -116,12 +116,12 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
     report = torch.zeros(3, device=nets.device, dtype=z.dtype)
     for part, (x_real, y_real) in enumerate(real):
         mine = _share(nets, part)
-        x_real = _augment(nets, to_unit(x_real.to(nets.device), z.dtype), u[0][mine], real=True)
+        x_real = augment.apply(config.augment, to_unit(x_real.to(nets.device), z.dtype), u[0][mine], real=True)
         y_real = y_real.to(nets.device) if y is not None else None
         y_fake = None if y is None else y[mine]
         with torch.no_grad(), accelerator.autocast():
             fake = nets.generator(z[mine], y_fake)
-        fake = _augment(nets, fake.to(z.dtype), u[1][mine], real=False)
+        fake = augment.apply(config.augment, fake.to(z.dtype), u[1][mine], real=False)
         with _synchronised(nets, nets.ddp_discriminator, part):
             with accelerator.autocast():  # one pass over both
                 x = torch.cat([x_real, fake]).contiguous(memory_format=torch.channels_last)
@@ -155,7 +155,7 @@ def g_step(nets: Networks, step: int) -> Tensor:
         with _synchronised(nets, nets.ddp_generator, part):
             with accelerator.autocast():
                 fake = nets.ddp_generator(z[mine], y_fake)
-                fake = _augment(nets, fake, u[1][mine], real=False)
+                fake = augment.apply(config.augment, fake, u[1][mine], real=False)
                 logits = nets.discriminator(fake, y_fake)
             loss = hinge_generator(logits.to(z.dtype)) / config.gradient_accumulation
             accelerator.backward(loss)
@@ -166,11 +166,6 @@ def g_step(nets: Networks, step: int) -> Tensor:
     if nets.ema:
         nets.ema.update(nets.generator, step + 1)
     return report
-
-
-def to_unit(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 images as floats in [-1, 1]."""
-    return x.to(dtype) / 127.5 - 1
 
 
 def _noise(nets: Networks, step: int, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -189,12 +184,6 @@ def _share(nets: Networks, part: int) -> slice:
     share = micro // nets.accelerator.num_processes
     first = part * micro + nets.accelerator.process_index * share
     return slice(first, first + share)
-
-
-def _augment(nets: Networks, x: Tensor, u: Tensor, real: bool) -> Tensor:
-    if nets.config.augment == "diffaug":
-        return augment.diffaug(x, u)
-    return augment.flip(x, u) if real and nets.config.augment == "flip" else x
 
 
 def _synchronised(nets: Networks, net: nn.Module, part: int):
@@ -343,7 +332,7 @@ def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = No
         run = Run(broadcast_object_list([str(run.path) if run else None])[0])
         return _train_in(run, config.replace(run=run.name), accelerator, data, evaluate)
     except BaseException as error:
-        if run and int(os.environ.get("RANK", 0)) == 0:
+        if run and not _trained_elsewhere(run) and int(os.environ.get("RANK", 0)) == 0:
             message = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
             run.set_status(state="failed", message=" ".join(message.split()))
         raise
@@ -357,7 +346,6 @@ def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate
     if origin:
         load(nets, *origin, progress)
     if main:
-        run.clean()
         if origin and origin[0].path != run.path:
             for row in origin[0].history():
                 run.append("history.jsonl", row)
@@ -458,13 +446,21 @@ def _claim(config: Config, run: Run | None) -> Run:
         run = Run(config.resume)
     if run is None:
         return create_run(config)
-    status = run.status()
-    mine = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
-    if status["state"] in ACTIVE and not (status["host"] == socket.gethostname() and status["pid"] in mine):
+    if _trained_elsewhere(run):
+        status = run.status()
         raise WorkbenchError(
             f"run {run.name!r} is being trained already (process {status['pid']} on {status['host']}); stop it first, or fork it"
         )
+    if not run.active:  # else `launch` has cleaned up, and a `stop` file is a wish that came since
+        run.clean()
     return run
+
+
+def _trained_elsewhere(run: Run) -> bool:
+    """Whether a training works on this run that is neither this process nor the one that started it."""
+    status = run.status()
+    mine = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
+    return status["state"] in ACTIVE and not (status["host"] == socket.gethostname() and status["pid"] in mine)
 
 
 def _fixed_samples(nets: Networks, data) -> dict:
@@ -643,17 +639,11 @@ def launch(config: Config, attached: bool = False) -> Run:
         if run.active:
             return run
         run.set_config(config.replace(num_classes=run.config.num_classes))
+        run.clean()
     else:
         run = create_run(config)
-    words = [
-        "-m",
-        "accelerate.commands.launch",
-        *_launch_words(config)[1:],
-        "-m",
-        "workbench.training",
-        "--config",
-        str(run.path / "config.json"),
-    ]
+    module = ["-m", "workbench.training", "--config", str(run.path / "config.json")]
+    words = ["-m", "accelerate.commands.launch", *_launch_words(config)[1:], *module]
     environment = dict(os.environ, WORKBENCH_COMMAND=json.dumps(command_line()))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
     environment.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // config.num_processes)))
@@ -672,17 +662,7 @@ def launch(config: Config, attached: bool = False) -> Run:
 
 def _launch_words(config: Config) -> list[str]:
     """The arguments of `accelerate` that start as many processes as asked for, on CPUs too."""
-    words = [
-        "launch",
-        "--num_processes",
-        str(config.num_processes),
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
+    words = f"launch --num_processes {config.num_processes} --num_machines 1 --mixed_precision no --dynamo_backend no".split()
     if config.num_processes > 1:
         words += ["--multi_gpu", "--main_process_port", "0"]  # also without a GPU: `--cpu` would quietly start one process
     elif config.device == "cpu" or not torch.cuda.is_available():
