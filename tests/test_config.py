@@ -4,7 +4,7 @@ import math
 import pytest
 
 from workbench import Config, ParameterError, notebook_parameters
-from workbench.config import BUILT_IN_DATA, PRESETS, explain, parameters_cell
+from workbench.config import BUILT_IN_DATA, PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -117,6 +117,6 @@ def test_notebook_parameters_come_from_the_parameters_cells():
 
 
 def test_parameters_cell_explains_everything():
-    cell = parameters_cell()
+    cell = Config.cell()
     for field in dataclasses.fields(Config):
-        assert f"{field.name}: {field.type.split(' ')[0]} = None  # {explain(field.name)}" in cell
+        assert f"{field.name}: {field.type.split(' ')[0]} = None  # {Config.explain(field.name)}" in cell

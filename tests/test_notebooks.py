@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench import Run, list_runs
-from workbench.config import parameters_cell
+from workbench import Config, Run, list_runs
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 TINY = [
@@ -60,7 +59,7 @@ def test_committed_notebooks_are_clean(path):
 
 def test_committed_parameters_cell_is_the_configuration():
     notebook = nbformat.read(NOTEBOOKS / "train.ipynb", 4)
-    assert notebook.cells[1].source == parameters_cell()
+    assert notebook.cells[1].source == Config.cell()
 
 
 @pytest.mark.slow

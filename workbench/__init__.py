@@ -1,8 +1,9 @@
 """A research workbench for SAGAN, the self-attention GAN of Zhang, Goodfellow, Metaxas and Odena (2019)."""
 
 from . import losses
-from .config import Config, ParameterError, WorkbenchError, notebook_parameters
+from .config import Config
 from .model import Discriminator, Generator, SelfAttention
+from .parameters import ParameterError, WorkbenchError, notebook_parameters
 from .runs import Run, list_runs
 
 _LAZY = {  # what needs accelerate, Jupyter or plotting is imported when it is first used

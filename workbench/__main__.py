@@ -5,7 +5,8 @@ import shutil
 import sys
 import time
 
-from .config import Config, command, explain_all, outputs_dir
+from .config import Config, outputs_dir
+from .parameters import command
 from .runs import Run, list_runs, reserve
 
 
@@ -21,7 +22,7 @@ def main() -> None:
     showing.add_argument("run")
     arguments = parser.parse_args()
     if arguments.command == "parameters":
-        print(explain_all())
+        print(Config.explain_all())
     elif arguments.command == "runs":
         for run in list_runs():
             status = run.status()

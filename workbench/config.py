@@ -6,45 +6,14 @@ This module needs the standard library only.
 
 from __future__ import annotations
 
-import ast
-import difflib
-import functools
 import json
 import math
 import os
-import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-# ----------------------------------------------------------------------------------------------------- errors
-
-
-class WorkbenchError(Exception):
-    """A mistake that the user can mend: its text is the whole message, in one line where possible."""
-
-    def _render_traceback_(self) -> list[str]:  # what IPython (hence Jupyter and papermill) shows instead of a traceback
-        return [f"{type(self).__name__}: {self}"]
-
-
-class ParameterError(WorkbenchError, ValueError):
-    """A parameter has an unknown name, a value of the wrong type, or a value out of range."""
-
-
-def command(main):
-    """Decorator for the function of a command line: a WorkbenchError ends it with one line on stderr. It returns the exit status."""
-
-    @functools.wraps(main)
-    def run(*arguments) -> int:
-        try:
-            main(*arguments)
-        except WorkbenchError as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            return 2
-        return 0
-
-    return run
-
+from .parameters import ParameterError, Parameters, nearest, parameter, read_text
 
 # ----------------------------------------------------------------------------------------------------- places
 
@@ -78,16 +47,63 @@ BUILT_IN_DATA = {
 }
 
 
-def _p(default, meaning: str, *, low=None, high=None, above=None, below=None, choices: Iterable | None = None):
-    """A dataclass field with what a user needs to know: meaning and allowed values (`above`, `below`: exclusive)."""
-    return field(
-        default=default,
-        metadata=dict(meaning=meaning, low=low, high=high, above=above, below=below, choices=choices and tuple(choices)),
-    )
+_IMAGENET = dict(
+    data="imagenet", image_size=128, width=64, attention_g="32", attention_d="32", lr_g=1e-4, lr_d=4e-4, beta2=0.999,
+    batch_size=256, z_dim=128, batch_norm_group=64, batch_norm_momentum=0.001, steps=1_000_000, ema_decay=0.9999, ema_start=1000,
+    augment="flip", log_every=100, sample_every=5_000, checkpoint_every=10_000, keep_checkpoints=20,
+)  # fmt: skip
+
+PRESETS: dict[str, dict] = {
+    # The default: minutes on two CPU cores.
+    "twins32": {},
+    # The published CIFAR-10 configuration (mmgeneration, IS 9.32, FID 9.43): G 4x256 and D 4x128 channels.
+    "cifar10": dict(
+        data="cifar10", batch_size=64, z_dim=128, width=256, width_d=128, max_multiplier=1, d_downsamples=2, d_flat_blocks=2, lr_g=2e-4, lr_d=2e-4,
+        beta1=0.5, beta2=0.999, d_steps=5, steps=100_000, ema_decay=0.0, log_every=50, sample_every=1000,
+        checkpoint_every=2500, keep_checkpoints=20,
+    ),
+    # The released TensorFlow code, with an averaged generator beside it.
+    "imagenet128": _IMAGENET,
+    # The formula and the Adam of the paper.
+    "imagenet128-paper": {**_IMAGENET, "attention_variant": "paper", "beta2": 0.9},
+    # The schedule of the best reproduction (mmgeneration, IS 69.54, FID 12.83): 8 x 32 images, each batch norm for itself.
+    "imagenet128-biggan": {**_IMAGENET, "batch_norm_group": 32, "ema_decay": 0.999, "ema_start": 2000, "augment": "none"},
+    # The baseline of Table 2: spectral normalization in D only, no attention, five D steps.
+    "sngan-projection": {
+        **_IMAGENET, "attention_g": "none", "attention_d": "none", "sn_g": False, "d_steps": 5, "lr_g": 2e-4, "lr_d": 2e-4,
+        "beta2": 0.9,
+    },
+}  # fmt: skip
+
+
+def _read_data(value, refuse) -> str:
+    """A built-in name, or the absolute path of a folder of images: as given, or, where that does not exist, in the data folder."""
+    text = read_text(value, refuse)
+    if text in BUILT_IN_DATA:
+        return text
+    path = Path(text).expanduser()
+    return str((path if path.exists() or not (data_dir() / path).exists() else data_dir() / path).resolve())
+
+
+def _read_sites(value, refuse) -> str:
+    """Attention sites, given as 16, "16", "16,32", "[16, 32]", [16, 32] or "none", as canonical text."""
+    items = value if isinstance(value, (list, tuple)) else str(value).strip().strip("[]()").split(",")
+    items = [str(item).strip() for item in items if str(item).strip()]
+    if not items or items == ["none"] or items == ["None"]:
+        return "none"
+    if not all(item.isdigit() for item in items):
+        refuse('a list of feature-map sizes such as "32", "32,64" or "none"')
+    return ",".join(str(s) for s in sorted({int(item) for item in items}))
+
+
+def _read_tags(value, refuse) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(str(v).strip() for v in value)
+    return read_text(value, refuse)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Parameters):
     """Every setting of a run. The defaults are those of the preset `twins32`.
 
     Make one with `Config.preset(name, **overrides)` or `Config.from_parameters(mapping)`; `help` for each parameter:
@@ -99,69 +115,70 @@ class Config:
         If a value is out of range or two values do not go together; the message names parameter, value and cure.
     """
 
+    none = "the value of the preset"
+
     # what is trained, and where it goes
-    preset: str = _p("twins32", "settings to start from")
-    run: str = _p("", "name of the run folder; empty: made from the preset and what differs from it")
-    data: str = _p("twins", "twins, cifar10, imagenet, or the path of a folder of images (folder/<class>/*)")
-    image_size: int = _p(32, "height and width of the images in pixels", choices=(32, 64, 128, 256))
-    num_classes: int | None = _p(None, "classes to condition on; 0: unconditional; None: as many as the data has", low=0)
-    skip_unreadable: bool = _p(False, "leave unreadable image files out instead of refusing to start")
-    augment: str = _p("none", "of real images (flip) or of real and fake ones (diffaug)", choices=("none", "flip", "diffaug"))
+    preset: str = parameter("twins32", "settings to start from", choices=PRESETS)
+    run: str = parameter("", "name of the run folder; empty: made from the preset and what differs from it")
+    data: str = parameter("twins", "twins, cifar10, imagenet, or the path of a folder of images (folder/<class>/*)", read=_read_data)
+    image_size: int = parameter(32, "height and width of the images in pixels", choices=(32, 64, 128, 256))
+    num_classes: int | None = parameter(None, "classes to condition on; 0: unconditional; None: as many as the data has", low=0)
+    skip_unreadable: bool = parameter(False, "leave unreadable image files out instead of refusing to start")
+    augment: str = parameter("none", "of real images (flip) or of real and fake ones (diffaug)", choices=("none", "flip", "diffaug"))
 
     # the networks
-    width: int = _p(24, "channels of G at full resolution; at resolution r it has width * min(max_multiplier, size / r)", low=8)
-    width_d: int = _p(0, "the same for D; 0: as G", low=0)
-    max_multiplier: int = _p(16, "bound on the growth of the channels towards small maps; 1: the same width everywhere", low=1)
-    d_downsamples: int = _p(0, "down-sampling blocks of D; 0: down to 4x4", low=0)
-    d_flat_blocks: int = _p(1, "blocks of D after the down-sampling ones, at the last resolution", low=0)
-    z_dim: int = _p(32, "dimension of the latent vector z", low=1)
-    attention_g: str = _p("16", 'feature-map sizes with attention in G, as text: "32", "32,64" or "none"')
-    attention_d: str = _p("16", 'feature-map sizes with attention in D, as text: "32", "32,64" or "none"')
-    attention_variant: str = _p(
+    width: int = parameter(24, "channels of G at full resolution; at resolution r it has width * min(max_multiplier, size / r)", low=8)
+    width_d: int = parameter(0, "the same for D; 0: as G", low=0)
+    max_multiplier: int = parameter(16, "bound on the growth of the channels towards small maps; 1: the same width everywhere", low=1)
+    d_downsamples: int = parameter(0, "down-sampling blocks of D; 0: down to 4x4", low=0)
+    d_flat_blocks: int = parameter(1, "blocks of D after the down-sampling ones, at the last resolution", low=0)
+    z_dim: int = parameter(32, "dimension of the latent vector z", low=1)
+    attention_g: str = parameter("16", 'feature-map sizes with attention in G, as text: "32", "32,64" or "none"', read=_read_sites)
+    attention_d: str = parameter("16", 'feature-map sizes with attention in D, as text: "32", "32,64" or "none"', read=_read_sites)
+    attention_variant: str = parameter(
         "official", "released code (keys and values pooled) or the formula of the paper", choices=("official", "paper")
     )
-    attention_block: str = _p(
+    attention_block: str = parameter(
         "attention", "what stands at the attention sites; residual: a block of about equal size", choices=("attention", "residual")
     )
-    sn_g: bool = _p(True, "spectral normalization in G")
-    sn_d: bool = _p(True, "spectral normalization in D")
-    batch_norm_group: int = _p(0, "images that batch norm in G averages over; 0: the whole batch", low=0)
-    batch_norm_momentum: float = _p(0.1, "weight of a new batch in the running statistics of batch norm", above=0, high=1)
+    sn_g: bool = parameter(True, "spectral normalization in G")
+    sn_d: bool = parameter(True, "spectral normalization in D")
+    batch_norm_group: int = parameter(0, "images that batch norm in G averages over; 0: the whole batch", low=0)
+    batch_norm_momentum: float = parameter(0.1, "weight of a new batch in the running statistics of batch norm", above=0, high=1)
 
     # optimisation
-    lr_g: float | None = _p(None, "learning rate of G; None: 1.5e-3 for twins, else 3e-4", above=0, high=1)
-    lr_d: float | None = _p(None, "learning rate of D; None: 2.5e-3 for twins, else 8e-4", above=0, high=1)
-    beta1: float = _p(0.0, "Adam's decay of the first moment", low=0, below=1)
-    beta2: float = _p(0.9, "Adam's decay of the second moment", low=0, below=1)
-    d_steps: int = _p(1, "D steps per G step", low=1)
-    batch_size: int = _p(32, "images per optimiser step, over all processes and accumulation steps", low=2)
-    gradient_accumulation: int = _p(1, "parts that a batch is worked through in, to save memory", low=1)
-    steps: int = _p(2000, "length of the training in G steps", low=1)
-    ema_decay: float = _p(0.995, "decay of the averaged generator; 0: no averaging", low=0, below=1)
-    ema_start: int = _p(0, "step at which averaging starts; until then the average is a copy", low=0)
+    lr_g: float | None = parameter(None, "learning rate of G; None: 1.5e-3 for twins, else 3e-4", above=0, high=1)
+    lr_d: float | None = parameter(None, "learning rate of D; None: 2.5e-3 for twins, else 8e-4", above=0, high=1)
+    beta1: float = parameter(0.0, "Adam's decay of the first moment", low=0, below=1)
+    beta2: float = parameter(0.9, "Adam's decay of the second moment", low=0, below=1)
+    d_steps: int = parameter(1, "D steps per G step", low=1)
+    batch_size: int = parameter(32, "images per optimiser step, over all processes and accumulation steps", low=2)
+    gradient_accumulation: int = parameter(1, "parts that a batch is worked through in, to save memory", low=1)
+    steps: int = parameter(2000, "length of the training in G steps", low=1)
+    ema_decay: float = parameter(0.995, "decay of the averaged generator; 0: no averaging", low=0, below=1)
+    ema_start: int = parameter(0, "step at which averaging starts; until then the average is a copy", low=0)
 
     # how it runs
-    seed: int = _p(0, "of weights, noise, labels, data order and augmentation", low=0)
-    num_processes: int = _p(1, "processes: one per GPU, or CPU processes where there is no GPU", low=1)
-    device: str = _p("auto", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda"))
-    mixed_precision: str = _p(
+    seed: int = parameter(0, "of weights, noise, labels, data order and augmentation", low=0)
+    num_processes: int = parameter(1, "processes: one per GPU, or CPU processes where there is no GPU", low=1)
+    device: str = parameter("auto", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda"))
+    mixed_precision: str = parameter(
         "auto", "autocast; auto: bf16 where the hardware has it; fp16 needs a GPU", choices=("auto", "no", "bf16", "fp16")
     )
-    dtype: str = _p("float32", "of weights and arithmetic; float64 is for checks", choices=("float32", "float64"))
+    dtype: str = parameter("float32", "of weights and arithmetic; float64 is for checks", choices=("float32", "float64"))
 
     # what it writes
-    log_every: int = _p(10, "steps between lines of history.jsonl", low=1)
-    sample_every: int = _p(100, "steps between sample grids and attention snapshots", low=1)
-    checkpoint_every: int = _p(500, "steps between checkpoints", low=1)
-    keep_checkpoints: int = _p(0, "newest checkpoints to keep; 0: all", low=0)
-    evaluate_every: int | None = _p(None, "steps between evaluations; 0: never; None: 250 for twins", low=0)
-    resume: str = _p("", '"run": go on with it; "run@step": fork a new run from its checkpoint')
-    note: str = _p("", "free text, stored with the run")
-    tags: str = _p("", "words to find the run by, separated by commas")
+    log_every: int = parameter(10, "steps between lines of history.jsonl", low=1)
+    sample_every: int = parameter(100, "steps between sample grids and attention snapshots", low=1)
+    checkpoint_every: int = parameter(500, "steps between checkpoints", low=1)
+    keep_checkpoints: int = parameter(0, "newest checkpoints to keep; 0: all", low=0)
+    evaluate_every: int | None = parameter(None, "steps between evaluations; 0: never; None: 250 for twins", low=0)
+    resume: str = parameter("", '"run": go on with it; "run@step": fork a new run from its checkpoint')
+    note: str = parameter("", "free text, stored with the run")
+    tags: str = parameter("", "words to find the run by, separated by commas", read=_read_tags)
 
     def __post_init__(self):
-        for f in fields(self):
-            object.__setattr__(self, f.name, _coerce(f, getattr(self, f.name)))
+        super().__post_init__()
         for name, value in self._data_defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -240,7 +257,7 @@ class Config:
         ParameterError
             For an unknown name (the message tells the nearest known one) or a value that does not fit.
         """
-        _refuse_unknown(parameters)
+        cls.refuse_unknown(parameters)
         given = {k: v for k, v in parameters.items() if v is not None}
         resume = str(given.get("resume", ""))
         if not resume:
@@ -270,7 +287,7 @@ class Config:
 
     def replace(self, **changes) -> Config:
         """A copy with some parameters replaced."""
-        _refuse_unknown(changes)
+        self.refuse_unknown(changes)
         return replace(self, **changes)
 
     def to_json(self) -> str:
@@ -299,7 +316,7 @@ def _preset(cls, name: str, **overrides) -> Config:
     """
     if name not in PRESETS:
         raise ParameterError(f"preset={name!r} is unknown; {nearest(str(name), PRESETS)}one of: {', '.join(PRESETS)}")
-    _refuse_unknown(overrides)
+    cls.refuse_unknown(overrides)
     return cls(**{"preset": name, **PRESETS[name], **overrides})
 
 
@@ -317,41 +334,6 @@ MAY_CHANGE_ON_RESUME = {
     "num_processes",
     "device",
 }
-
-_IMAGENET = dict(
-    data="imagenet", image_size=128, width=64, attention_g="32", attention_d="32", lr_g=1e-4, lr_d=4e-4, beta2=0.999,
-    batch_size=256, z_dim=128, batch_norm_group=64, batch_norm_momentum=0.001, steps=1_000_000, ema_decay=0.9999, ema_start=1000,
-    augment="flip", log_every=100, sample_every=5_000, checkpoint_every=10_000, keep_checkpoints=20,
-)  # fmt: skip
-
-PRESETS: dict[str, dict] = {
-    # The default: minutes on two CPU cores.
-    "twins32": {},
-    # The published CIFAR-10 configuration (mmgeneration, IS 9.32, FID 9.43): G 4x256 and D 4x128 channels.
-    "cifar10": dict(
-        data="cifar10", batch_size=64, z_dim=128, width=256, width_d=128, max_multiplier=1, d_downsamples=2, d_flat_blocks=2, lr_g=2e-4, lr_d=2e-4,
-        beta1=0.5, beta2=0.999, d_steps=5, steps=100_000, ema_decay=0.0, log_every=50, sample_every=1000,
-        checkpoint_every=2500, keep_checkpoints=20,
-    ),
-    # The released TensorFlow code, with an averaged generator beside it.
-    "imagenet128": _IMAGENET,
-    # The formula and the Adam of the paper.
-    "imagenet128-paper": {**_IMAGENET, "attention_variant": "paper", "beta2": 0.9},
-    # The schedule of the best reproduction (mmgeneration, IS 69.54, FID 12.83): 8 x 32 images, each batch norm for itself.
-    "imagenet128-biggan": {**_IMAGENET, "batch_norm_group": 32, "ema_decay": 0.999, "ema_start": 2000, "augment": "none"},
-    # The baseline of Table 2: spectral normalization in D only, no attention, five D steps.
-    "sngan-projection": {
-        **_IMAGENET, "attention_g": "none", "attention_d": "none", "sn_g": False, "d_steps": 5, "lr_g": 2e-4, "lr_d": 2e-4,
-        "beta2": 0.9,
-    },
-}  # fmt: skip
-
-
-def explain(name: str) -> str:
-    """The meaning and the allowed values of a parameter, in one line."""
-    f = _FIELDS[name]
-    allowed = _allowed(f)
-    return f.metadata["meaning"] + (f", {allowed}" if allowed else "")
 
 
 def parent_config(resume: str) -> Config:
@@ -372,129 +354,15 @@ def parent_config(resume: str) -> Config:
     return Config.from_json(path.read_text())
 
 
-def notebook_parameters(namespace: Mapping) -> dict:
-    """The parameters that a notebook's `parameters` cell, and papermill after it, assigned.
-
-    Parameters
-    ----------
-    namespace
-        The notebook's `globals()`. Cells that start with the comment "# Parameters" (papermill's do too) are where
-        parameters come from, so that a misspelt `papermill -p` name is seen, and a variable of another cell is not.
-    """
-    names: list[str] = []
-    for source in namespace.get("In", ()):
-        if source.startswith("# Parameters:"):  # the notebook's own cell: what was assigned before it does not count
-            names.clear()
-        if source.startswith("# Parameters"):
-            for statement in ast.parse(source).body:
-                targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-                names += [t.id for t in targets if isinstance(t, ast.Name)]
-    return {name: namespace[name] for name in dict.fromkeys(names)}
-
-
 # ----------------------------------------------------------------------------------------------------- checking
-
-
-def _coerce(f, value):
-    """`value` as the declared type of field `f`, or a ParameterError that says what would be right."""
-
-    def refuse(what: str):
-        allowed = _allowed(f)
-        raise ParameterError(
-            f"{f.name}={value!r} is not {what}" + (f"; allowed: {allowed}" if allowed else "") + f" ({f.name}: {f.metadata['meaning']})"
-        )
-
-    kind = f.type
-    if value is None:
-        if "None" in kind:
-            return None
-        refuse(_KINDS[kind])
-    text = value.strip() if isinstance(value, str) else value
-    if f.name in ("attention_g", "attention_d"):
-        return _sites_text(value, refuse)
-    if kind == "bool":
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        value_ = words.get(str(text).lower())
-        return refuse("true or false") if value_ is None else value_
-    if kind.startswith(("int", "float")):
-        try:
-            number = float(text) if not isinstance(text, bool) else math.nan
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            refuse(_KINDS[kind.split(" ")[0]])
-        if kind.startswith("int"):
-            if number != int(number):
-                refuse("a whole number")
-            number = int(text) if isinstance(text, int) else int(number)
-        if not _within(f, number):
-            refuse("in range")
-        return number
-    if isinstance(value, (dict, list, tuple, set, bool)):
-        if f.name == "tags" and isinstance(value, (list, tuple)):
-            return ",".join(str(v).strip() for v in value)
-        refuse("text")
-    text = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
-    if f.name == "data" and text not in BUILT_IN_DATA:
-        return _data_path(text)
-    if f.metadata["choices"] and text not in f.metadata["choices"]:
-        refuse("one of the allowed values")
-    return text
-
-
-def _data_path(text: str) -> str:
-    """The absolute path of a folder of images: as given, or, where that does not exist, in the data folder."""
-    path = Path(text).expanduser()
-    return str((path if path.exists() or not (data_dir() / path).exists() else data_dir() / path).resolve())
-
-
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-
-
-def _within(f, x) -> bool:
-    m = f.metadata
-    return (
-        (m["low"] is None or x >= m["low"])
-        and (m["high"] is None or x <= m["high"])
-        and (m["above"] is None or x > m["above"])
-        and (m["below"] is None or x < m["below"])
-        and (m["choices"] is None or x in m["choices"])
-    )
-
-
-def _allowed(f) -> str:
-    """The allowed values of a field in words; empty when anything goes."""
-    m = f.metadata
-    if f.name == "preset":
-        return "one of " + ", ".join(PRESETS)
-    if m["choices"]:
-        return "one of " + ", ".join(map(str, m["choices"]))
-    if f.type == "bool":
-        return "true or false"
-    lower = f"above {m['above']}" if m["above"] is not None else f"at least {m['low']}" if m["low"] is not None else ""
-    upper = f"below {m['below']}" if m["below"] is not None else f"at most {m['high']}" if m["high"] is not None else ""
-    return " and ".join(part for part in (lower, upper) if part)
 
 
 def _sites(text: str) -> tuple[int, ...]:
     return () if text == "none" else tuple(int(part) for part in text.split(","))
 
 
-def _sites_text(value, refuse) -> str:
-    """Attention sites, given as 16, "16", "16,32", "[16, 32]", [16, 32] or "none", as canonical text."""
-    items = value if isinstance(value, (list, tuple)) else str(value).strip().strip("[]()").split(",")
-    items = [str(item).strip() for item in items if str(item).strip()]
-    if not items or items == ["none"] or items == ["None"]:
-        return "none"
-    if not all(item.isdigit() for item in items):
-        refuse('a list of feature-map sizes such as "32", "32,64" or "none"')
-    return ",".join(str(s) for s in sorted({int(item) for item in items}))
-
-
 def _check(c: Config) -> None:
     """Refuse values that do not go together."""
-    if c.preset not in PRESETS:
-        raise ParameterError(f"preset={c.preset!r} is unknown; {nearest(c.preset, PRESETS)}one of: {', '.join(PRESETS)}")
     if c.run and ("@" in c.run or c.run != Path(c.run).name or c.run.startswith(".")):
         raise ParameterError(f"run={c.run!r} cannot name a folder; use a name without '/' and '@' that does not start with '.'")
     if c.d_downsamples > int(math.log2(c.image_size)) - 2:
@@ -532,35 +400,9 @@ def _check(c: Config) -> None:
         raise ParameterError("mixed_precision='fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
 
 
-def _refuse_unknown(names: Iterable[str]) -> None:
-    for name in names:
-        if name not in _FIELDS:
-            raise ParameterError(f"unknown parameter {name!r}; {nearest(name, _FIELDS)}`python -m workbench parameters` lists them all")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f"did you mean {match[0]!r}? " if match else ""
-
-
 def _slug(value) -> str:
     """A value as part of a folder name: paths give their last part, everything odd becomes '_'."""
     text = str(value)
     if "/" in text or os.sep in text:
         text = Path(text).name or "root"
     return "".join(ch if ch.isalnum() or ch in "._+-" else "_" for ch in text)
-
-
-_FIELDS = {f.name: f for f in fields(Config)}
-
-
-def parameters_cell() -> str:
-    """The source of the parameters cell of `train.ipynb`: every parameter, with its meaning."""
-    lines = ["# Parameters: None stands for the value of the preset"]
-    lines += [f"{name}: {f.type.split(' ')[0]} = None  # {explain(name)}" for name, f in _FIELDS.items()]
-    return "\n".join(lines)
-
-
-def explain_all() -> str:
-    """A line for every parameter: name, type, meaning, allowed values and default."""
-    return "\n".join(f"{name:<22} {f.type.split(' ')[0]:<6} {explain(name)} [{f.default!r}]" for name, f in _FIELDS.items())

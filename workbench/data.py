@@ -35,7 +35,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from .config import BUILT_IN_DATA, Config, WorkbenchError, command, data_dir
+from .config import BUILT_IN_DATA, Config, data_dir
+from .parameters import WorkbenchError, command
 from .twins import Twins
 
 VERSION = 1  # of the packed format and of `decode`: raise it with every change of what they give

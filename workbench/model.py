@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .config import Config, ParameterError
+from .config import Config
+from .parameters import ParameterError
 
 # --------------------------------------------------------------------------------------- spectral normalization
 

@@ -22,8 +22,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .config import Config, ParameterError, WorkbenchError, nearest, outputs_dir, parent_config
+from .config import Config, outputs_dir, parent_config
 from .model import Discriminator, Generator
+from .parameters import ParameterError, WorkbenchError, nearest
 
 ACTIVE = ("starting", "running", "stopping")
 

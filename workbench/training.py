@@ -36,11 +36,12 @@ from tqdm import tqdm
 
 from . import augment, sampling, twins
 from .attention import capture_projections
-from .config import Config, ParameterError, WorkbenchError, command
+from .config import Config
 from .data import loader, open_data, to_unit
 from .ema import EMA
 from .losses import hinge_discriminator, hinge_generator
 from .model import Discriminator, Generator, power_iteration, span_processes
+from .parameters import ParameterError, WorkbenchError, command
 from .runs import ACTIVE, Run, command_line, create_run, fork_point, load_into, write_provenance
 
 # ------------------------------------------------------------------------------------------------ what is trained

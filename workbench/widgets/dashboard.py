@@ -29,7 +29,7 @@ from IPython import get_ipython
 from IPython.display import display
 from PIL import Image
 
-from ..config import WorkbenchError
+from ..parameters import WorkbenchError
 from ..runs import ACTIVE, Run
 
 BADGES = {"created": "not started", "starting": "starting…", "running": "training", "stopping": "stopping…"}  # the others: as they are
