@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -491,7 +492,7 @@ def test_an_interrupted_packing_leaves_nothing(error, tmp_path, data_folder, mon
         assert cached(data_folder) and not opened_folders(data_folder)  # while it is written, it cannot be opened
         raise error
 
-    monkeypatch.setattr(module, "_synced", interrupted)
+    monkeypatch.setattr(module, "synced", interrupted)
     with pytest.raises(error):
         opened(root)
     assert not cached(data_folder)
@@ -571,7 +572,7 @@ def test_without_locks_the_first_to_finish_wins(tmp_path, data_folder, monkeypat
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(module, "_write_packed", write_late)
-    monkeypatch.setattr(module.fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     data = opened(root)
     assert data.fingerprint == others[1].fingerprint and np.array_equal(data.images, others[1].images)
     assert len(cached(data_folder)) == 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -21,12 +20,10 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 import numpy as np
@@ -36,6 +33,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .config import BUILT_IN_DATA, Config, data_dir
+from .files import locked, new_folder, synced
 from .parameters import WorkbenchError, command
 from .twins import Twins
 
@@ -325,7 +323,7 @@ def _list_cifar10() -> _Listing:
 
     root = data_dir() / CIFAR10.base_folder
     try:
-        with _locked(data_dir() / "cache" / "cifar10.lock"):
+        with locked(data_dir() / "cache" / "cifar10"):
             dataset = CIFAR10(data_dir(), train=True, download=True)
     except (OSError, RuntimeError, EOFError) as error:  # no network, a wrong hash, half an archive
         raise DataError(
@@ -341,7 +339,7 @@ def _list_imagenet() -> _Listing:
 
     root = data_dir() / "imagenet"
     try:
-        with _locked(data_dir() / "cache" / "imagenet.lock"):
+        with locked(data_dir() / "cache" / "imagenet"):
             dataset = ImageNet(root, split="train")
     except (OSError, RuntimeError, ImportError) as error:
         raise DataError(
@@ -535,30 +533,10 @@ def _cached(listing: _Listing, size: int, progress: bool) -> Images:
         if all(pixels is None for pixels, _ in again):
             return data
         shutil.rmtree(folder, ignore_errors=True)  # a file can be read after all: its permissions were mended, or the disk
-    with _locked(folder.with_suffix(".lock"), f"waiting for the process that packs {listing.name}" if progress else "") as alone:
-        for unfinished in folder.parent.glob(f"{key}.part-*") if alone else ():  # left by a process that died
-            shutil.rmtree(unfinished, ignore_errors=True)
+    with locked(folder, f"waiting for the process that packs {listing.name}" if progress else ""):
         if not folder.is_dir():
             _pack(listing, size, folder, progress)  # unreadable files are left out, and refused later: decoding need not be repeated
     return _open_packed(folder, size)
-
-
-@contextmanager
-def _locked(path: Path, waiting: str = "") -> Iterator[bool]:
-    """Keep other processes out until done or dead. False where there are no locks: then work may be done twice, but not wrongly."""
-    with ExitStack() as stack:
-        alone = False
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(path, "w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waiting:
-                    print(waiting, file=sys.stderr)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            alone = True
-        yield alone
 
 
 def _pack(listing: _Listing, size: int, out: Path, progress: bool, skip_unreadable: bool = True) -> None:
@@ -575,15 +553,8 @@ def _pack(listing: _Listing, size: int, out: Path, progress: bool, skip_unreadab
             )
         if progress:
             print(f"packing {count:,} images of {listing.name} at {size}x{size} into {out}", file=sys.stderr)
-        with TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.part-") as temporary:
-            folder = Path(temporary) / "packed"  # not the temporary folder itself, which only its owner may read
-            folder.mkdir()
+        with new_folder(out) as folder:
             _write_packed(listing, size, folder, progress, skip_unreadable)
-            try:
-                folder.rename(out)
-            except OSError:
-                if not _is_packed(out):  # else, where there are no locks, another process was first
-                    raise
     except OSError as error:
         raise DataError(
             f"packed images cannot be written to {out.parent} ({error.strerror or error}): "
@@ -597,7 +568,7 @@ def _write_packed(listing: _Listing, size: int, folder: Path, progress: bool, sk
     shape = (len(listing.paths), size, size, 3)
     content = hashlib.sha256(json.dumps([listing.classes, size]).encode())
     labels, skipped = [], {}
-    with _synced(folder / "images.npy") as file:
+    with synced(folder / "images.npy") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         end = file.tell() + int(np.prod(shape))
         bar = tqdm(_decode_all(listing.items, size), total=shape[0], unit="image", disable=not (progress and sys.stderr.isatty()))
@@ -613,23 +584,14 @@ def _write_packed(listing: _Listing, size: int, folder: Path, progress: bool, sk
     lost = [name for index, name in enumerate(listing.classes) if index not in left]
     if lost or (skipped and not skip_unreadable):
         raise _unreadable(listing, skipped, lost)
-    with _synced(folder / "labels.npy") as file:
+    with synced(folder / "labels.npy") as file:
         np.save(file, np.array(labels, dtype=np.int64))
     meta = dict(
         version=VERSION, name=listing.name, classes=listing.classes, size=size, fingerprint=content.hexdigest(),
         conditional=listing.conditional, skipped=skipped, ignored=listing.ignored,
     )  # fmt: skip
-    with _synced(folder / "meta.json") as file:
+    with synced(folder / "meta.json") as file:
         file.write(json.dumps(meta).encode())
-
-
-@contextmanager
-def _synced(path: Path) -> Iterator[BinaryIO]:
-    """A new file that is on the disk in the end, so that no power cut keeps the name of its folder and loses the content."""
-    with open(path, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _decode_all(items: Sequence, size: int) -> Iterator[tuple[np.ndarray | None, str]]:

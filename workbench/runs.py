@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .config import Config, outputs_dir, parent_config
+from .files import flush, replace_text
 from .model import Discriminator, Generator
 from .parameters import ParameterError, WorkbenchError, nearest
 
@@ -67,7 +68,7 @@ class Run:
 
     def set_config(self, config: Config) -> None:
         """Replace `config.json`: a run that goes on may be made longer, or be watched more closely."""
-        _write(self.path / "config.json", config.to_json())
+        replace_text(self.path / "config.json", config.to_json())
 
     @property
     def provenance(self) -> dict:
@@ -93,7 +94,7 @@ class Run:
         for file in ("history.jsonl", "evaluations.jsonl"):
             rows = _read_lines(self.path / file)
             if (self.path / file).exists():
-                _write(self.path / file, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
+                replace_text(self.path / file, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
 
     def sample_steps(self) -> list[int]:
         return _numbers(self.path / "samples", ".png")
@@ -130,7 +131,7 @@ class Run:
     def set_status(self, **changes) -> None:
         """Merge changes into `status.json`, and sign them with this process."""
         me = dict(pid=os.getpid(), host=socket.gethostname(), born=psutil.Process().create_time(), time=time.time())
-        _write(self.path / "status.json", json.dumps(_read_json(self.path / "status.json") | me | changes))
+        replace_text(self.path / "status.json", json.dumps(_read_json(self.path / "status.json") | me | changes))
 
     @property
     def active(self) -> bool:
@@ -187,9 +188,9 @@ class Run:
                 save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, partial / f"{name}.safetensors")
             (partial / "state.json").write_text(json.dumps(state))
             for file in partial.iterdir():
-                _flush(file)
+                flush(file)
             os.replace(partial, target)
-            _flush(folder)
+            flush(folder)
         for old in self.checkpoint_steps()[:-keep] if keep else ():
             shutil.rmtree(folder / str(old), ignore_errors=True)
 
@@ -380,7 +381,7 @@ def write_provenance(run: Run, config: Config, data_name: str, data_fingerprint:
             f"the data in {config.data!r} is not what run {run.name!r} was trained on: it has changed; restore it, or fork the run: resume='{run.name}@<step>'"
         )
     record.setdefault("started", []).append({k: start[k] for k in ("time", "command", "from_step", "git")})
-    _write(run.path / "provenance.json", json.dumps(record, indent=2))
+    replace_text(run.path / "provenance.json", json.dumps(record, indent=2))
 
 
 # ------------------------------------------------------------------------------------------------------- files
@@ -419,19 +420,3 @@ def _read_lines(path: Path) -> list[dict]:
     """The objects of a JSON-lines file; a last line that is still being written is left out."""
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file at once."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
-def _flush(path: Path) -> None:
-    """Force a file or folder onto the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -19,11 +19,23 @@ def generator_for(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
-def latents(count: int, z_dim: int, seed: int = 0, start: int = 0) -> Tensor:
-    """Latents z ~ N(0, I), (count, z_dim) float32: those with global sample index `start`, `start + 1`, ..."""
+def latents(count: int, z_dim: int, seed: int = 0, start: int = 0, truncation: float = 0.0) -> Tensor:
+    """Latents z ~ N(0, I), (count, z_dim) float32: those with global sample index `start`, `start + 1`, ...; see `truncate`."""
     first, last = start // CHUNK, (start + count - 1) // CHUNK
     chunks = [torch.randn(CHUNK, z_dim, generator=generator_for(seed, 1, chunk)) for chunk in range(first, last + 1)]
-    return torch.cat(chunks)[start - first * CHUNK :][:count]
+    return truncate(torch.cat(chunks)[start - first * CHUNK :][:count], truncation)
+
+
+def truncate(z: Tensor, threshold: float) -> Tensor:
+    """Latents from the normal distribution within [-threshold, threshold] (the truncation trick, Brock et al., 2019); 0: as they are.
+
+    Each number goes to the same quantile of the truncated distribution, instead of being drawn again: so a latent moves continuously
+    with the threshold, and its image stays comparable.
+    """
+    if not threshold:
+        return z
+    tail = torch.special.ndtr(torch.tensor(-threshold, dtype=torch.float64))
+    return torch.special.ndtri(tail + torch.special.ndtr(z.double()) * (1 - 2 * tail)).clamp(-threshold, threshold).to(z.dtype)
 
 
 def labels(count: int, num_classes: int, start: int = 0) -> Tensor | None:
@@ -59,11 +71,11 @@ def images(generator: Generator, z: Tensor, y: Tensor | None = None, batch_size:
 
 
 @torch.no_grad()
-def settle(generator: Generator, seed: int = 0, batches: int = 8, batch_size: int = 64) -> None:
+def settle(generator: Generator, seed: int = 0, batches: int = 8, batch_size: int = 64, truncation: float = 0.0) -> None:
     """Bring the buffers of `generator` in line with its weights: what averaged or truncated weights need before they are used.
 
     Runs power iterations to convergence, and re-estimates the running statistics of batch norm over `batches` batches of fresh samples
-    ("standing statistics", Brock et al., 2019), each batch weighing the same.
+    ("standing statistics", Brock et al., 2019), each batch weighing the same. `truncation` must be that of the latents it will be used on.
     """
     power_iteration(generator, 10)
     weight = next(generator.parameters())
@@ -73,7 +85,7 @@ def settle(generator: Generator, seed: int = 0, batches: int = 8, batch_size: in
         for k in range(batches):
             for norm in norms:
                 norm.momentum, norm.group_size = 1 / (k + 1), 0
-            z = torch.randn(batch_size, generator.z_dim, generator=generator_for(seed, 2, k))
+            z = truncate(torch.randn(batch_size, generator.z_dim, generator=generator_for(seed, 2, k)), truncation)
             y = labels(batch_size, generator.num_classes, k * batch_size)
             generator(z.to(weight.device, weight.dtype), None if y is None else y.to(weight.device))
     for norm, (momentum, group_size) in zip(norms, before, strict=True):
