@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from workbench import Config, ParameterError, notebook_parameters
+from workbench import Config, ParameterError
 from workbench.config import BUILT_IN_DATA, PRESETS
 
 
@@ -103,17 +103,6 @@ def test_channels_of_the_released_code():
     cifar = Config.preset("cifar10")
     assert {cifar.channels_g(r) for r in cifar.maps_g} == {256}
     assert (cifar.maps_d, {cifar.channels_d(r) for r in cifar.maps_d}) == ((16, 8), {128})
-
-
-def test_notebook_parameters_come_from_the_parameters_cells():
-    namespace = dict(
-        In=["", "# Parameters: ours\na: int = None  # x\nb: int = None", "# Parameters\na = 3\nlrd = 1\n", "other = 5", "# Parameters!"],
-        a=3, b=None, lrd=1, other=5,
-    )  # fmt: skip
-    assert notebook_parameters(namespace) == dict(a=3, b=None, lrd=1)
-    # The cell edited and run again: what it no longer assigns is forgotten.
-    namespace["In"].append("# Parameters: ours\na: int = 3")
-    assert notebook_parameters(namespace) == dict(a=3)
 
 
 def test_parameters_cell_explains_everything():

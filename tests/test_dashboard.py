@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import types
 
 import nbformat
 import numpy as np
@@ -18,7 +17,7 @@ from PIL import Image
 
 from workbench import Config, WorkbenchError
 from workbench.runs import Run, create_run
-from workbench.widgets import Dashboard, dashboard, interactive
+from workbench.widgets import Dashboard, dashboard
 
 
 @pytest.fixture
@@ -112,6 +111,14 @@ def test_each_score_has_a_chart_that_carries_its_protocol(run):
     fid, inception = dashboard.charts([], evaluations)[4:]
     assert (fid["title"], fid["unit"], fid["curves"][0]["values"]) == ("FID", "n=5000", [30.0, 20.0])
     assert inception["curves"][0]["steps"] == [200]
+
+
+def test_scores_of_different_protocols_are_not_one_curve(run):
+    rows = [(200, 20.0, "n=5000"), (100, 30.0, "n=5000"), (200, 9.0, "n=50000"), (200, 19.0, "n=5000")]
+    evaluations = [{"step": step, "scores": {"FID": value}, "protocol": protocol} for step, value, protocol in rows]
+    few, many = dashboard.charts([], evaluations)[4:]
+    assert (few["unit"], few["curves"][0]["steps"], few["curves"][0]["values"]) == ("n=5000", [100, 200], [30.0, 19.0])  # the newest
+    assert (many["unit"], many["curves"][0]["values"]) == ("n=50000", [9.0])
 
 
 # ------------------------------------------------------------------------------------------------ reading a run
@@ -271,20 +278,6 @@ def test_a_followed_run_can_be_followed_again(run):
         assert not view.waiting
 
     asyncio.run(twice())
-
-
-# ------------------------------------------------------------------------------------------------ who watches
-
-
-def test_a_front_end_is_one_whose_user_can_answer(monkeypatch):
-    monkeypatch.delenv("WORKBENCH_HEADLESS", raising=False)
-    monkeypatch.setenv("JPY_SESSION_NAME", "train.ipynb")  # inherited by what is started in a notebook
-    assert not interactive()
-    shell = types.SimpleNamespace(get_parent=lambda: {"content": {"allow_stdin": True}})
-    monkeypatch.setattr(dashboard, "get_ipython", lambda: shell)
-    assert interactive()
-    monkeypatch.setenv("WORKBENCH_HEADLESS", "1")
-    assert not interactive()
 
 
 @pytest.mark.slow

@@ -7,10 +7,10 @@ from .parameters import ParameterError, WorkbenchError, notebook_parameters
 from .runs import Run, list_runs
 
 _LAZY = {  # what needs accelerate, Jupyter or plotting is imported when it is first used
-    "train": "training", "launch": "training", "Dashboard": "widgets.dashboard", "interactive": "widgets.dashboard",
-    "open_data": "data",
+    "train": "training", "launch": "training", "Dashboard": "widgets.dashboard", "interactive": "progress",
+    "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation",
 }  # fmt: skip
-_MODULES = ("attention", "augment", "data", "ema", "figures", "runs", "sampling", "training", "twins")
+_MODULES = ("attention", "augment", "data", "ema", "evaluation", "figures", "metrics", "runs", "sampling", "training", "twins")
 
 __all__ = [
     "Config", "Discriminator", "Generator", "ParameterError", "Run", "SelfAttention", "WorkbenchError", "list_runs", "losses",

@@ -39,9 +39,11 @@ def _place(variable: str, name: str) -> Path:
 # ----------------------------------------------------------------------------------------------------- parameters
 
 # What follows from the data where it is not given (None). Rates: the twins are simple and bear high ones; real images do not.
-FOLDER_DATA = dict(num_classes=None, lr_g=3e-4, lr_d=8e-4, evaluate_every=0)  # how many classes a folder has shows when it is opened
+FOLDER_DATA = dict(
+    num_classes=None, lr_g=3e-4, lr_d=8e-4, evaluate_every=0, evaluate_n=5000
+)  # how many classes a folder has shows when it is opened
 BUILT_IN_DATA = {
-    "twins": dict(num_classes=6, lr_g=1.5e-3, lr_d=2.5e-3, evaluate_every=250),
+    "twins": dict(num_classes=6, lr_g=1.5e-3, lr_d=2.5e-3, evaluate_every=250, evaluate_n=500),
     "cifar10": {**FOLDER_DATA, "num_classes": 10},
     "imagenet": {**FOLDER_DATA, "num_classes": 1000},
 }
@@ -173,6 +175,8 @@ class Config(Parameters):
     checkpoint_every: int = parameter(500, "steps between checkpoints", low=1)
     keep_checkpoints: int = parameter(0, "newest checkpoints to keep; 0: all", low=0)
     evaluate_every: int | None = parameter(None, "steps between evaluations; 0: never; None: 250 for twins", low=0)
+    evaluate_n: int | None = parameter(None, "images per evaluation; None: 500 for twins, else 5000", low=10)
+    evaluate_extractor: str = parameter("auto", "inception, twins, or module:attribute; auto: twins for twins, else inception")
     resume: str = parameter("", '"run": go on with it; "run@step": fork a new run from its checkpoint')
     note: str = parameter("", "free text, stored with the run")
     tags: str = parameter("", "words to find the run by, separated by commas", read=_read_tags)
@@ -331,6 +335,8 @@ MAY_CHANGE_ON_RESUME = {
     "checkpoint_every",
     "keep_checkpoints",
     "evaluate_every",
+    "evaluate_n",
+    "evaluate_extractor",
     "num_processes",
     "device",
 }

@@ -6,7 +6,9 @@ no JavaScript runs (an untrusted notebook, a page of a git host). plotly's own P
 
 from __future__ import annotations
 
+import html
 import io
+import textwrap
 from base64 import b64encode
 
 import torch
@@ -16,6 +18,8 @@ from PIL import Image
 from . import attention as attention_maps
 from . import augment, sampling
 from .config import Config
+from .metrics.protocols import differences, published, require_comparable
+from .parameters import WorkbenchError, nearest
 from .runs import Run
 
 CURVES = {  # title of a panel, unit of its y axis -> column of the history: name in the legend
@@ -75,6 +79,121 @@ def curves(run: Run) -> Plot:
     return Plot(figure)
 
 
+def scores(runs: Run | list[Run], names: str | list[str] = "", like: dict | None = None, across_protocols: bool = False) -> Plot:
+    """Scores over steps, a panel for each, with published numbers where data set, size and protocol are theirs.
+
+    Parameters
+    ----------
+    runs
+        One run, or several to compare.
+    names
+        Scores to show, also as text with commas; by default all there are.
+    like
+        A record: leave out those that do not compare with it.
+    across_protocols
+        Show records of different protocols side by side, each curve with its own. Otherwise they are refused.
+
+    Raises
+    ------
+    WorkbenchError
+        If there is no such score, or records do not compare.
+    """
+    from plotly import graph_objects
+    from plotly.subplots import make_subplots
+
+    runs = runs if isinstance(runs, list) else [runs]
+    found = [(run, record) for run in runs for record in run.evaluations() if "settings" in record]
+    found = [(run, record) for run, record in found if not like or not differences(like, record)]
+    known = list(dict.fromkeys(name for _, record in found for name in record["scores"]))
+    wanted = [name.strip() for name in names.split(",")] if isinstance(names, str) and names else list(names) or known
+    for name in wanted:
+        if name not in known:
+            raise WorkbenchError(f"there is no score {name!r} yet; {nearest(name, known)}there are: {', '.join(known) or 'none'}")
+    columns = min(3, len(wanted)) or 1
+    rows = -(-len(wanted) // columns) or 1
+    figure = make_subplots(rows, columns, subplot_titles=wanted, horizontal_spacing=0.25 / columns, vertical_spacing=0.3 / rows)
+    several = False
+    for place, name in enumerate(wanted):
+        at = dict(row=place // columns + 1, col=place % columns + 1)
+        records = [(run, record) for run, record in found if name in record["scores"]]
+        if not across_protocols:
+            require_comparable([record for _, record in records])
+        protocols = list(dict.fromkeys(record["protocol"] for _, record in records))
+        several |= len(protocols) > 1
+        for run in runs:
+            for protocol in protocols:
+                points = {r["step"]: r["scores"][name] for owner, r in records if owner is run and r["protocol"] == protocol}
+                if points:
+                    label = " · ".join([run.name] * (len(runs) > 1) + [_brief(protocol)] * (len(protocols) > 1)) or run.name
+                    steps = sorted(points)
+                    hover = f"step %{{x}}: %{{y:.5g}}<br>{'<br>'.join(textwrap.wrap(protocol, 70))}<extra>{label}</extra>"
+                    style = dict(mode="lines+markers", name=label, legendgroup=label, showlegend=place == 0, hovertemplate=hover)
+                    figure.add_trace(graph_objects.Scatter(x=steps, y=[points[step] for step in steps], **style), **at)
+        steps = sorted({record["step"] for _, record in records})
+        for score, value, source in dict.fromkeys(line for _, record in records for line in published(record)):
+            if score == name:
+                line = dict(dash="dash", color="gray")
+                figure.add_trace(graph_objects.Scatter(x=[steps[0], steps[-1]], y=[value] * 2, mode="lines", name=source, line=line), **at)
+        figure.update_xaxes(title_text="G step", **at)
+        figure.update_yaxes(title_text="<br>".join(textwrap.wrap(" | ".join(map(_brief, protocols)), 40)), title_font_size=10, **at)
+    title = ", ".join(run.name for run in runs) + (": different protocols, which do not compare" if several else "")
+    figure.update_layout(title=title, height=100 + 300 * rows, width=1080, template="plotly_white", margin=dict(l=60, r=20, t=70, b=50))
+    return Plot(figure)
+
+
+def _brief(protocol: str) -> str:
+    """The name of a protocol, what was replaced in it, and the extractor, from its full line."""
+    head, _, rest = protocol.partition(": ")
+    return f"{head}; {rest.rpartition('; ')[2]}"
+
+
+def score_table(records: list[dict]):
+    """Scores as a table, a row per record; the tooltip of every number is its protocol."""
+    from IPython.display import HTML
+
+    names = list(dict.fromkeys(name for record in records for name in record["scores"]))
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ["", *names])
+    lines = []
+    for record in records:
+        tip = html.escape(f"{record['protocol']}; {_against(record)}", quote=True)
+        cells = []
+        for name in names:
+            text = f"{record['scores'][name]:.5g}" if name in record["scores"] else ""
+            text += f" ± {record['errors'][name]:.2g}" if name in record["errors"] else ""
+            cells.append(f'<td title="{tip}" style="text-align: right">{text}</td>')
+        what = f"step {record['step']:,}" if "step" in record else record["samples"]
+        lines.append(f'<tr><th title="{tip}">{html.escape(what)}</th>{"".join(cells)}</tr>')
+    said = dict.fromkeys(f"{record['protocol']}; {_against(record)}" for record in records)
+    notes = "".join(f"<li>{html.escape(line)}</li>" for line in said)
+    return HTML(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table><ul>{notes}</ul>")
+
+
+def _against(record: dict) -> str:
+    real = record["reference"]
+    return f"{real['n']:,} real images of {real['data']} at {real['size']}x{real['size']}" if real else "no real images"
+
+
+def strips(rows: list[tuple[str, torch.Tensor]], title: str, size: int = 64) -> Image.Image | None:
+    """Rows of images (B, 3, S, S) in [-1, 1] with a label each, enlarged without blur to about `size` pixels; None without rows."""
+    from matplotlib.figure import Figure
+
+    if not rows:
+        return None
+    columns = max(len(images) for _, images in rows)
+    picture = Figure(figsize=(2.6 + columns * size / 100, 0.5 + len(rows) * (size + 4) / 100), facecolor="white")
+    panels = picture.subplots(len(rows), columns, squeeze=False, gridspec_kw=dict(wspace=0.05, hspace=0.05))
+    for (label, images), line in zip(rows, panels, strict=True):
+        for panel in line:
+            panel.axis("off")
+        for panel, image in zip(line, images, strict=False):
+            panel.imshow(((image + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+        line[0].text(-0.1, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+    picture.suptitle(title, fontsize=10, x=0.01, ha="left", y=0.99)
+    width, height = picture.get_size_inches()
+    picture.subplots_adjust(left=2.4 / width, right=0.995, bottom=0.02, top=1 - 0.4 / height)
+    return Image.open(io.BytesIO(_bytes(picture, 120)))
+
+
 def static_png(figure, dpi: int = 100) -> bytes:
     """A plotly figure of line traces in panels, drawn by matplotlib: PNG bytes."""
     from matplotlib.figure import Figure
@@ -91,7 +210,8 @@ def static_png(figure, dpi: int = 100) -> bytes:
             axes[y] = picture.add_axes(box, xlabel=xaxis.title.text, ylabel=yaxis.title.text)
             axes[y].grid(alpha=0.3)
         label = trace.name if len(trace.x or ()) else None
-        axes[y].plot(trace.x or (), trace.y or (), label=label, linewidth=1.2)
+        style = dict(linestyle="--", color=trace.line.color) if trace.line.dash else dict(marker="o" if "markers" in trace.mode else None)
+        axes[y].plot(trace.x or (), trace.y or (), label=label, linewidth=1.2, markersize=4, **style)
     for panel in axes.values():
         if panel.get_legend_handles_labels()[0]:
             panel.legend(fontsize=8)

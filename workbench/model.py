@@ -317,7 +317,7 @@ class Generator(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.num_classes = _known_classes(config)
-        self.z_dim = config.z_dim
+        self.z_dim, self.image_size = config.z_dim, config.image_size
         sn, momentum = config.sn_g, config.batch_norm_momentum
 
         def norm(channels):

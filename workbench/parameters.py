@@ -162,8 +162,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 
 
+def _declared(f: Field) -> str:
+    """The type of a field as it is written: "float | None"."""
+    return f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
+
+
 def _type(f: Field) -> str:
-    return f.type.split(" ")[0]
+    return _declared(f).split(" ")[0]
 
 
 def _coerce(f: Field, value):
@@ -175,7 +180,7 @@ def _coerce(f: Field, value):
 
     kind = _type(f)
     if value is None:
-        if "None" in f.type:
+        if "None" in _declared(f):
             return None
         refuse(_KINDS[kind])
     if f.metadata["read"]:
@@ -228,7 +233,7 @@ def _allowed(f: Field) -> str:
     m = f.metadata
     if m["choices"]:
         return "one of " + ", ".join(map(str, m["choices"]))
-    if f.type == "bool":
+    if _declared(f) == "bool":
         return "true or false"
     lower = f"above {m['above']}" if m["above"] is not None else f"at least {m['low']}" if m["low"] is not None else ""
     upper = f"below {m['below']}" if m["below"] is not None else f"at most {m['high']}" if m["high"] is not None else ""

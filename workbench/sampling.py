@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .model import BatchNorm, Generator, power_iteration
 
@@ -58,11 +59,15 @@ def grid(num_classes: int, z_dim: int, seed: int, columns: int = 10, rows: int =
 
 
 @torch.no_grad()
-def images(generator: Generator, z: Tensor, y: Tensor | None = None, batch_size: int = 64) -> Tensor:
-    """Images (B, 3, S, S) in [-1, 1], float32 on the CPU, from latents (B, z_dim) and classes (B,), in batches."""
+def images(generator: Generator, z: Tensor, y: Tensor | None = None, batch_size: int = 64, batch_statistics: bool = False) -> Tensor:
+    """Images (B, 3, S, S) in [-1, 1], float32 on the CPU, from latents (B, z_dim) and classes (B,), in batches.
+
+    With `batch_statistics`, batch norm normalises as in training (and moves its running statistics): an image then depends on its batch.
+    """
     weight = next(generator.parameters())
     result = []
-    with evaluating(generator):
+    # Cached: the spectrally normalised weights are the same for every batch.
+    with training(generator) if batch_statistics else evaluating(generator), parametrize.cached():
         for first in range(0, len(z), batch_size):
             part = slice(first, first + batch_size)
             classes = None if y is None else y[part].to(weight.device)

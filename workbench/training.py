@@ -42,6 +42,7 @@ from .ema import EMA
 from .losses import hinge_discriminator, hinge_generator
 from .model import Discriminator, Generator, power_iteration, span_processes
 from .parameters import ParameterError, WorkbenchError, command
+from .processes import launch_command, launch_environment, launch_words, on_cpu
 from .runs import ACTIVE, Run, command_line, create_run, fork_point, load_into, write_provenance
 
 # ------------------------------------------------------------------------------------------------ what is trained
@@ -297,8 +298,9 @@ def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = No
     config
         All settings. `resume` continues or forks a run.
     evaluate
-        Called as `evaluate(generator, step)` every `evaluate_every` steps with the averaged generator (G itself when there is no
-        average); what it returns is a record of `evaluations.jsonl`. By default the disagreement of twins, where these are the data.
+        Called as `evaluate(generator, step)` every `evaluate_every` steps, in all processes, with the averaged generator (G itself when
+        there is no average); what it returns on the main one is a record of `evaluations.jsonl`. By default the disagreement of twins,
+        where these are the data; the command line, and so `launch`, gives `evaluation.during_training(config)`.
     run
         A claimed run folder to train in, by default a new one; one that has checkpoints is continued.
 
@@ -316,7 +318,10 @@ def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = No
         _check_world(config)
         evaluate = evaluate or (evaluate_twins if config.data == "twins" else None)
         if config.evaluate_every and evaluate is None:
-            raise ParameterError(f"evaluate_every={config.evaluate_every}: no evaluation is given for data={config.data!r}; use 0")
+            raise ParameterError(
+                f"evaluate_every={config.evaluate_every}: train() has no evaluation for data={config.data!r} by itself; give it "
+                "evaluate=evaluation.during_training(config), or use launch(), or evaluate_every=0"
+            )
         asked, config = config, _resolve(config)
         accelerator = _accelerator(config)
 
@@ -377,13 +382,14 @@ def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate
 
             if due(config.log_every):
                 _log(nets, run, progress)
+            # An evaluation is the work of all processes, which have the same average.
+            if due(config.evaluate_every) or (main and (due(config.sample_every) or due(config.checkpoint_every))):
+                shown = _averaged(nets)
+            if main and due(config.sample_every):
+                _write_samples(nets, shown, run, progress, fixed)
+            if due(config.evaluate_every):
+                _evaluate(shown, run, progress, evaluate)
             if main:
-                if due(config.sample_every) or due(config.evaluate_every) or due(config.checkpoint_every):
-                    shown = _averaged(nets)
-                if due(config.sample_every):
-                    _write_samples(nets, shown, run, progress, fixed)
-                if due(config.evaluate_every):
-                    _evaluate(shown, run, progress, evaluate)
                 if due(config.checkpoint_every):
                     save(nets, run, progress)
                 show.update(progress)
@@ -406,7 +412,9 @@ def _check_world(config: Config) -> None:
     """Refuse another number of processes than the one asked for: `accelerate launch --cpu` quietly starts one."""
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world != config.num_processes:
-        cure = shlex.join(["accelerate", *_launch_words(config), "-m", "workbench.training", "--config", "FILE"])
+        cure = shlex.join(
+            ["accelerate", *launch_words(config.num_processes, config.device), "-m", "workbench.training", "--config", "FILE"]
+        )
         raise ParameterError(
             f"num_processes={config.num_processes}, but {world} process(es) were started; use workbench.launch(config), or: {cure}"
         )
@@ -424,10 +432,7 @@ def _resolve(config: Config) -> Config:
 
 
 def _accelerator(config: Config) -> Accelerator:
-    cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not cuda:
-        raise ParameterError("device='cuda', but torch finds no GPU; use 'auto' or 'cpu'")
-    cpu = config.device == "cpu" or not cuda
+    cpu = on_cpu(config.device)
     if cpu and config.mixed_precision == "fp16":
         raise ParameterError("mixed_precision='fp16' needs a GPU, and torch finds none; use 'bf16' or 'no'")
     if not cpu and config.num_processes > torch.cuda.device_count():
@@ -548,7 +553,8 @@ def _alarm(run: Run, progress: Progress, text: str) -> None:
 def _evaluate(generator: Generator, run: Run, progress: Progress, evaluate) -> None:
     with sampling.evaluating(generator):
         record = evaluate(generator, progress.step)
-    run.append("evaluations.jsonl", dict(step=progress.step) | record)
+    if record and int(os.environ.get("RANK", 0)) == 0:
+        run.append("evaluations.jsonl", dict(step=progress.step) | record)
 
 
 class _Display:
@@ -643,32 +649,17 @@ def launch(config: Config, attached: bool = False) -> Run:
         run.clean()
     else:
         run = create_run(config)
-    module = ["-m", "workbench.training", "--config", str(run.path / "config.json")]
-    words = ["-m", "accelerate.commands.launch", *_launch_words(config)[1:], *module]
-    environment = dict(os.environ, WORKBENCH_COMMAND=json.dumps(command_line()))
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // config.num_processes)))
+    words = [*launch_command("workbench.training", config.num_processes, config.device), "--config", str(run.path / "config.json")]
+    environment = launch_environment(config.num_processes) | {"WORKBENCH_COMMAND": json.dumps(command_line())}
     if attached:
         environment["WORKBENCH_WAITING"] = str(os.getpid())
     with open(run.path / "train.log", "ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
     # In its name: until it speaks for itself, whether it lives is what tells a slow start from a failed one.
     run.set_status(
         state="starting", step=0, steps=config.steps, message="", alarms=[], pid=process.pid, born=psutil.Process(process.pid).create_time()
     )
     return run
-
-
-def _launch_words(config: Config) -> list[str]:
-    """The arguments of `accelerate` that start as many processes as asked for, on CPUs too."""
-    words = f"launch --num_processes {config.num_processes} --num_machines 1 --mixed_precision no --dynamo_backend no".split()
-    if config.num_processes > 1:
-        words += ["--multi_gpu", "--main_process_port", "0"]  # also without a GPU: `--cpu` would quietly start one process
-    elif config.device == "cpu" or not torch.cuda.is_available():
-        words += ["--cpu"]
-    return words
 
 
 def evaluate_twins(generator: Generator, step: int, count: int = 500) -> dict:
@@ -701,7 +692,17 @@ def main() -> None:
             config = Config.from_parameters(json.loads(config.to_json()) | given)
         if config.run and arguments.config.resolve().parent.name == config.run:
             run = Run(arguments.config.parent)
-    train(config, run=run)  # to be stopped is no failure: what was asked for was done
+    evaluate = None
+    if config.evaluate_every:
+        from .evaluation import during_training  # here: training itself knows nothing of metrics
+
+        try:
+            evaluate = during_training(config)
+        except WorkbenchError as error:
+            if run:
+                run.set_status(state="failed", message=str(error))
+            raise
+    train(config, evaluate, run)  # to be stopped is no failure: what was asked for was done
 
 
 if __name__ == "__main__":

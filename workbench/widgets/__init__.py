@@ -1,5 +1,5 @@
 """Interactive views of runs for JupyterLab, each one Python class and one plain ES module."""
 
-from .dashboard import Dashboard, interactive
+from .dashboard import Dashboard
 
-__all__ = ["Dashboard", "interactive"]
+__all__ = ["Dashboard"]

@@ -19,36 +19,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
-from os import PathLike, environ
+from os import PathLike
 from pathlib import Path
 
 import anywidget
 import numpy as np
 import traitlets
-from IPython import get_ipython
 from IPython.display import display
 from PIL import Image
 
 from ..parameters import WorkbenchError
+from ..progress import clock, interactive
 from ..runs import ACTIVE, Run
 
 BADGES = {"created": "not started", "starting": "starting…", "running": "training", "stopping": "stopping…"}  # the others: as they are
 
 POINTS = 600  # of a curve that go to the browser
 PREVIEW_BYTES = 120_000  # a larger sample grid goes into the saved notebook as a JPEG
-
-
-def interactive() -> bool:
-    """Whether somebody sits before this notebook: in JupyterLab or VS Code, not under papermill, nbconvert or in a script.
-
-    `WORKBENCH_HEADLESS=1` (or `0`) in the environment decides it otherwise.
-    """
-    if "WORKBENCH_HEADLESS" in environ:
-        return environ["WORKBENCH_HEADLESS"] in ("", "0")
-    # A front end tells with every cell whether its user can answer `input()`. (JPY_SESSION_NAME would not do: a papermill
-    # that is started from a notebook inherits it.)
-    request = getattr(get_ipython(), "get_parent", dict)()
-    return bool(request.get("content", {}).get("allow_stdin"))
 
 
 class Dashboard(anywidget.AnyWidget):
@@ -216,9 +203,9 @@ class Dashboard(anywidget.AnyWidget):
         if pace:
             facts |= {"steps/s": _short(1 / pace), "images/s": _short(config.batch_size / pace)}
         if rows:
-            facts["elapsed"] = _clock(rows[-1]["seconds"])
+            facts["elapsed"] = clock(rows[-1]["seconds"])
         if pace and state in ACTIVE:
-            facts["left"] = _clock((steps - step) * pace)
+            facts["left"] = clock((steps - step) * pace)
         broken = state in ("failed", "lost")
         return dict(
             name=self.run.name,
@@ -291,10 +278,11 @@ def charts(rows: list[dict], evaluations: list[dict]) -> list[dict]:
         empty = "no attention" if rows and not curves else "no values yet"
         lines = [_curve(name, colour, [(row["step"], row.get(key)) for row in rows]) for name, colour, key in curves]
         drawn.append(dict(title=title, unit=unit, zero=zero, empty=empty, curves=lines))
-    for score in dict.fromkeys(name for row in evaluations for name in row["scores"]):
-        scored = [row for row in evaluations if score in row["scores"]]
-        points = [(row["step"], row["scores"][score]) for row in scored]
-        drawn.append(dict(title=score, unit=scored[-1]["protocol"], zero=True, empty="", curves=[_curve("", "score", points)]))
+    # One chart per score and protocol: scores of different protocols do not compare.
+    for score, protocol in dict.fromkeys((name, row["protocol"]) for row in evaluations for name in row["scores"]):
+        scored = {row["step"]: row["scores"][score] for row in evaluations if row["protocol"] == protocol and score in row["scores"]}
+        points = sorted(scored.items())
+        drawn.append(dict(title=score, unit=protocol, zero=True, empty="", curves=[_curve("", "score", points)]))
     return drawn
 
 
@@ -340,14 +328,6 @@ def _gammas(rows: list[dict]) -> list[str]:
 def _short(number: float) -> str:
     """Two or more digits: 0.034, 6.9, 442."""
     return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
-
-
-def _clock(seconds: float) -> str:
-    """0:58, 1:02:33 or 3 d 4:05:06."""
-    days, rest = divmod(round(max(seconds, 0)), 86400)
-    hours, minutes = rest // 3600, rest // 60 % 60
-    text = f"{hours}:{minutes:02}:{rest % 60:02}" if days or hours else f"{minutes}:{rest % 60:02}"
-    return f"{days} d {text}" if days else text
 
 
 # ----------------------------------------------------------------------------------------------------- signals

@@ -1,0 +1,23 @@
+"""Faithful metrics: extractors, streamed moments, scores, protocols, and one pass over the images for all of them."""
+
+from .extractors import Extractor, inception, open_extractor, twins
+from .moments import Moments
+from .one_pass import measure
+from .protocols import PROTOCOLS, Protocol, differences, protocol, published, require_comparable
+from .references import Reference, reference
+from .scores import (
+    density_coverage,
+    frechet_distance,
+    frechet_distance_of_features,
+    inception_score,
+    intra_frechet_distance,
+    kernel_distance,
+    nearest_neighbours,
+    precision_recall,
+)
+
+__all__ = [
+    "PROTOCOLS", "Extractor", "Moments", "Protocol", "Reference", "density_coverage", "differences", "frechet_distance",
+    "frechet_distance_of_features", "inception", "inception_score", "intra_frechet_distance", "kernel_distance", "measure",
+    "nearest_neighbours", "open_extractor", "precision_recall", "protocol", "published", "reference", "require_comparable", "twins",
+]  # fmt: skip

@@ -1,0 +1,271 @@
+"""Feature extractors: what turns images into the features and logits that scores are computed from.
+
+Every extractor takes images (B, 3, H, W) of any size with pixels in [0, 255], uint8 or float32, and gives features (B, d) and class
+logits (B, K). Only `inception()` with the reference weights gives FID, IS and KID; scores from any other extractor carry its name and hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..config import data_dir
+from ..parameters import ParameterError, WorkbenchError
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_HASH = "6726825d"  # the SHA-256 of the reference weights begins with it
+INCEPTION_SIZE = 299  # height and width of the images inside the network
+
+
+class Extractor:
+    """A frozen network as a feature extractor, in float32.
+
+    Parameters
+    ----------
+    network
+        Maps images (B, 3, H, W), float32 in [0, 255], to features (B, d), or to a pair of features and logits (B, K).
+    name
+        What its scores are called after, by default the name of its class in lower case.
+    digest
+        SHA-256 of its weights, by default computed from them.
+
+    Attributes
+    ----------
+    reference : bool
+        Whether this is the Inception network that IS, FID and KID are defined by.
+    """
+
+    def __init__(self, network: nn.Module, name: str | None = None, digest: str | None = None, reference: bool = False):
+        self.network = network.eval().requires_grad_(False)
+        self.name = name or type(network).__name__.lower()
+        self.digest = digest or _digest(network)
+        self.reference = reference
+
+    def __repr__(self) -> str:
+        return f"Extractor({self.label})"
+
+    @property
+    def label(self) -> str:
+        """Name and hash: what tells its scores from those of another."""
+        return f"{self.name}@{self.digest[:8]}"
+
+    def to(self, device: torch.device | str) -> Extractor:
+        self.network.to(device)
+        return self
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, d) and logits (B, K), float32, of images (B, 3, H, W) in [0, 255]; K is 0 where the network gives no logits.
+
+        Raises
+        ------
+        WorkbenchError
+            If the network refuses the images, or its output is neither features (B, d) nor a pair of features and logits, or is not finite.
+        """
+        weight = next(self.network.parameters(), torch.empty(0))
+        x = images.to(weight.device, torch.float32).contiguous(memory_format=torch.channels_last)
+        try:
+            with _float32(x.device.type):
+                output = self.network(x)
+        except Exception as error:  # whatever a user's network raises
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise WorkbenchError(f"extractor {self.name!r} cannot take images of shape {tuple(x.shape)}: {reason}") from error
+        features, logits = output if isinstance(output, tuple) else (output, None)
+        logits = features.new_empty(len(x), 0) if logits is None else logits
+        for what, value in (("features", features), ("logits", logits)):
+            if not isinstance(value, Tensor) or value.ndim != 2 or len(value) != len(x):
+                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise WorkbenchError(f"extractor {self.name!r} gave {what} of shape {shape} for {len(x)} images; expected ({len(x)}, d)")
+            if not torch.isfinite(value).all():
+                raise WorkbenchError(f"extractor {self.name!r} gave {what} that are not finite")
+        return features.float(), logits.float()
+
+
+def open_extractor(extractor, weights_file: str = "", verify: bool = True) -> Extractor:
+    """The extractor that a parameter names.
+
+    Parameters
+    ----------
+    extractor
+        "inception", "twins", "package.module:attribute" (a network, or a function that makes one), a network, or an `Extractor`.
+    weights_file, verify
+        As for `inception`.
+
+    Raises
+    ------
+    ParameterError, WorkbenchError
+        If there is no such extractor, or its weights are missing or wrong.
+    """
+    if isinstance(extractor, Extractor):
+        return extractor
+    if isinstance(extractor, nn.Module):
+        return Extractor(extractor)
+    if extractor == "inception":
+        return inception(weights_file or None, verify)
+    if weights_file:
+        raise ParameterError(f"weights_file={weights_file!r} goes with extractor='inception', not with {extractor!r}")
+    if extractor == "twins":
+        return twins()
+    module, colon, attribute = str(extractor).partition(":")
+    if not colon:
+        raise ParameterError(
+            f"extractor={extractor!r} is not known; use inception, twins, or 'package.module:attribute' for a network of yours"
+        )
+    try:
+        network = getattr(importlib.import_module(module), attribute)
+        network = network if isinstance(network, nn.Module) else network()
+    except Exception as error:  # whatever a user's module raises
+        raise ParameterError(f"extractor={extractor!r} cannot be made: {type(error).__name__}: {' '.join(str(error).split())}") from None
+    if not isinstance(network, nn.Module):
+        raise ParameterError(f"extractor={extractor!r} is a {type(network).__name__}, not a torch.nn.Module or a function that makes one")
+    return Extractor(network)
+
+
+def twins() -> Extractor:
+    """The small classifier of twins that ships with the package: 64 features, 6 logits. Its scores are `fd_twins@...`, never FID."""
+    from . import twins_classifier
+
+    return Extractor(twins_classifier.load(), "twins", hashlib.sha256(twins_classifier.WEIGHTS.read_bytes()).hexdigest())
+
+
+# ----------------------------------------------------------------------------------------------------- Inception
+
+
+def inception(weights_file: str | Path | None = None, verify: bool = True) -> Extractor:
+    """The Inception network of 2015-12-05 that IS, FID and KID are defined by: 2048 features (pool 3), 1008 logits without bias.
+
+    torch-fidelity's network, which agrees with the TensorFlow graph, with batch norm folded into the convolutions, in channels-last
+    layout, and with the resize of TensorFlow 1 as two matrix products. `logit_bias` (1008,) is what the logits with bias have more.
+
+    Parameters
+    ----------
+    weights_file
+        By default the one in the data folder; it is downloaded there if it is absent.
+    verify
+        Refuse any other weights. With False they are taken, and the scores are not called FID and IS.
+
+    Raises
+    ------
+    WorkbenchError
+        If the weights are missing and cannot be downloaded, or are not the reference weights.
+    """
+    path = Path(weights_file).expanduser() if weights_file else _downloaded()
+    if not path.is_file():
+        raise WorkbenchError(f"weights_file={str(path)!r}: there is no such file; leave it out, or give the path of {INCEPTION_FILE}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    reference = digest.startswith(INCEPTION_HASH)
+    if verify and not reference:
+        raise WorkbenchError(
+            f"{path} is not the reference Inception: its SHA-256 begins with {digest[:8]}, not with {INCEPTION_HASH}; get {INCEPTION_FILE}, "
+            "or set verify_weights=False for scores under another name"
+        )
+    weights = _load_weights(path)
+    try:
+        network = _Inception(weights)
+    except RuntimeError as error:
+        raise WorkbenchError(f"{path} holds the weights of another network: {' '.join(str(error).split())[:200]}") from None
+    return Extractor(network, "inception", digest, reference)
+
+
+class _Inception(nn.Module):
+    """Images (B, 3, H, W) in [0, 255] -> features (B, 2048), logits without bias (B, 1008)."""
+
+    def __init__(self, weights: dict[str, Tensor]):
+        super().__init__()
+        from torch.nn.utils.fusion import fuse_conv_bn_eval
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        # Its constructor would unpickle the file with code and all: it gets our own copy of the checked tensors instead.
+        copy = io.BytesIO()
+        torch.save(weights, copy)
+        copy.seek(0)
+        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=copy).double()
+        for block in network.modules():
+            if hasattr(block, "bn"):
+                block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
+        network.float()
+        self.blocks = nn.Sequential(*[block for name, block in network.named_children() if name != "fc"])
+        self.register_buffer("to_logits", network.fc.weight.detach().clone())
+        self.register_buffer("logit_bias", network.fc.bias.detach().clone())
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        rows, columns = (resize_matrix(side, INCEPTION_SIZE).to(x.device) for side in x.shape[2:])
+        x = rows @ x.contiguous() @ columns.T  # (B, 3, 299, 299)
+        x = ((x - 128) / 128).contiguous(memory_format=torch.channels_last)
+        features = self.blocks(x).flatten(1)
+        return features, features @ self.to_logits.T
+
+
+@lru_cache(maxsize=8)
+def resize_matrix(size: int, to: int) -> Tensor:
+    """(to, size): bilinear resizing of one axis as TensorFlow 1 does it, without antialiasing and with corners not aligned.
+
+    Row i mixes the pixels floor(s) and floor(s) + 1 at s = i * size / to, computed in float32 as there.
+    """
+    at = torch.arange(to, dtype=torch.float32) * torch.tensor(size / to, dtype=torch.float32)
+    low = at.long()
+    matrix = torch.zeros(to, size)
+    matrix[torch.arange(to), low] = 1 - (at - low)
+    matrix[torch.arange(to), (low + 1).clamp(max=size - 1)] += at - low
+    return matrix
+
+
+def _downloaded() -> Path:
+    """The reference weights in the data folder, downloaded if they are absent."""
+    path = data_dir() / INCEPTION_FILE
+    if not path.exists():
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=INCEPTION_HASH)  # written beside, then renamed
+        except (OSError, RuntimeError) as error:
+            raise WorkbenchError(
+                f"the Inception weights are not there, and could not be downloaded ({error}): put {INCEPTION_FILE} into {data_dir()}, or give "
+                f"its path as weights_file; it is at {URL_INCEPTION_V3}"
+            ) from None
+    return path
+
+
+def _load_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a file that is no weights can raise anything
+        weights = None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise WorkbenchError(f"{path} is not a state_dict: expected a file of named tensors and nothing else, as torch.save writes it")
+    return weights
+
+
+# --------------------------------------------------------------------------------------------------------- helpers
+
+
+def _digest(network: nn.Module) -> str:
+    """SHA-256 of a network's class and of all its tensors by name."""
+    content = hashlib.sha256(type(network).__qualname__.encode())
+    for name, value in sorted(network.state_dict().items()):
+        content.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return content.hexdigest()
+
+
+@contextmanager
+def _float32(device: str):
+    """Context in which float32 means float32: no TF32, no bf16, no autocast."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

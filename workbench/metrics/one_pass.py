@@ -1,0 +1,269 @@
+"""One pass over generated images, and every score that was asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from tempfile import TemporaryFile
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..config import data_dir
+from ..parameters import ParameterError, WorkbenchError, nearest
+from ..progress import silent
+from .extractors import Extractor
+from .moments import Moments
+from .protocols import Protocol
+from .references import Reference
+from .scores import (
+    StreamedInceptionScore,
+    density_coverage,
+    frechet_distance,
+    intra_frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
+from .stream import Chunk, features_in_order
+
+# What can be asked for -> what it is called when another extractor than Inception computes it.
+SCORES = {
+    "is": "cs",  # class score: the formula of the inception score
+    "fid": "fd",  # Fréchet distance
+    "kid": "kd",  # kernel distance
+    "intra_fid": "intra_fd",
+    "precision_recall": "precision_recall",
+    "density_coverage": "density_coverage",
+    "accuracy": "accuracy",
+    "truth": "truth",
+}
+KID_SUBSET = 1000
+IN_MEMORY = 2**30  # bytes of features that are held in memory; more go to the disk
+
+
+def select(scores: str | Iterable[str], extractor: Extractor) -> set[str] | None:
+    """The scores that a parameter names, as keys of SCORES; None stands for all that can be computed.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown score, or one whose name belongs to the reference Inception alone.
+    """
+    names = [name.strip() for name in (scores.split(",") if isinstance(scores, str) else scores)]
+    names = [name for name in names if name]
+    if not names or names == ["all"]:
+        return None
+    own = {other: name for name, other in SCORES.items()}
+    for name in names:
+        if name not in SCORES and name not in own:
+            known = sorted({*SCORES, *own})
+            raise ParameterError(f"scores={name!r} is not known; {nearest(name, known)}any of: {', '.join(known)}")
+        if name in SCORES and name not in own and not extractor.reference:
+            raise ParameterError(
+                f"scores={name!r} is defined by the reference Inception, and the extractor is {extractor.label}: set extractor='inception', "
+                f"or ask for {SCORES[name]!r}"
+            )
+    return {own.get(name, name) for name in names}
+
+
+def measure(
+    images_of: Callable[[int, int], tuple[Tensor, Tensor | None]],
+    reference: Reference | None,
+    extractor: Extractor,
+    protocol: Protocol,
+    scores: set[str] | None = None,
+    num_classes: int = 0,
+    truth: Callable[[Tensor, Tensor | None], dict[str, Tensor]] | None = None,
+    batch_size: int = 64,
+    progress: Callable | None = None,
+    what: str = "images",
+) -> dict | None:
+    """Score `protocol.n` images in one pass: a record of `evaluations.jsonl`. All processes take part; only the main one gets it.
+
+    Parameters
+    ----------
+    images_of
+        As for `features_in_order`.
+    reference
+        Of the real images; without it, only what needs none is computed.
+    scores
+        Keys of SCORES; None: all that there are images enough for.
+    num_classes
+        Of the images; 0: scores per class are left out.
+    truth
+        Called as `truth(images, labels)`: numbers (B,) by name of which the medians are scores (of "readable": the mean).
+    progress, what
+        As for `reference`, called with `what` as its text.
+
+    Returns
+    -------
+    dict or None
+        `scores`: name -> value; `errors`: standard deviations of some; `per_class`: name -> a value for each class; `protocol`: one line;
+        `settings`: the protocol; `n`; `extractor`; `reference`; `seconds`.
+    """
+    began = time.monotonic()
+    main = not dist.is_initialized() or dist.get_rank() == 0
+    collected = _Collected(reference, extractor, protocol, scores, num_classes) if main else None
+    names: list[str] = []
+
+    def columns(images: Tensor, labels: Tensor | None) -> Tensor:
+        values = truth(images, labels)
+        names[:] = values
+        return torch.stack([value.float() for value in values.values()], 1)
+
+    given = columns if truth and (scores is None or "truth" in scores) else None
+    with (progress or silent)(protocol.n, what) as advance:
+        for chunk in features_in_order(images_of, protocol.n, extractor, protocol.to_pixels, given, batch_size, advance):
+            collected.add(chunk)
+    if not main:
+        return None
+    values, errors, per_class = collected.scores(names)
+    seconds = round(time.monotonic() - began, 1)
+    return dict(scores=values, errors=errors, per_class=per_class, **header(reference, extractor, protocol), seconds=seconds)
+
+
+def header(reference: Reference | None, extractor: Extractor, protocol: Protocol) -> dict:
+    """What a record says of how its scores came about."""
+    return dict(
+        protocol=f"{protocol}; {extractor.label}",
+        settings=asdict(protocol),
+        n=protocol.n,
+        extractor=dict(name=extractor.name, sha256=extractor.digest, reference=extractor.reference),
+        reference={key: reference.facts[key] for key in ("data", "fingerprint", "size", "n")} if reference else None,
+    )
+
+
+class _Collected:
+    """What a pass over generated images leaves to compute scores from: no more than those that are wanted need."""
+
+    def __init__(self, reference: Reference | None, extractor: Extractor, protocol: Protocol, scores: set[str] | None, num_classes: int):
+        self.reference, self.extractor, self.protocol, self.num_classes = reference, extractor, protocol, num_classes
+        self.asked, self.wanted = scores, self._wanted(scores)
+        self.moments = Moments()
+        self.inception_score = StreamedInceptionScore(protocol.n, protocol.splits, protocol.shuffle_seed) if "is" in self.wanted else None
+        self.bias = getattr(extractor.network, "logit_bias", None) if protocol.logit_bias else None
+        self.features: np.ndarray | None = None
+        self.labels = np.zeros(protocol.n, np.int64)
+        self.correct = np.zeros(protocol.n, bool)
+        self.truths: list[Tensor] = []
+
+    def _wanted(self, asked: set[str] | None) -> set[str]:
+        """The scores to compute: those asked for, or all that there are images enough for."""
+        n, real, c = self.protocol.n, self.reference, self.num_classes
+        missing = {"is": f"n={n} is less than {self.protocol.splits} splits" if n < self.protocol.splits else ""}
+        if c < 2:
+            missing |= dict.fromkeys(("intra_fid", "accuracy"), "there are no classes")
+        if real is None:
+            missing |= dict.fromkeys(("fid", "kid", "intra_fid", "precision_recall", "density_coverage"), "there are no real images")
+        else:
+            few = min(n, real.facts["kept"])
+            if min(self._kid_n, few) < KID_SUBSET:
+                missing["kid"] = f"it takes {KID_SUBSET} images of either side, and there are {min(self._kid_n, few)}"
+            for score, k in (("precision_recall", self.protocol.k_precision), ("density_coverage", self.protocol.k_density)):
+                if few <= k:
+                    missing[score] = f"it takes more than {k} images of either side"
+            if c > 1 and (n < 2 * c or np.bincount(real.labels, minlength=c).min() < 2):
+                missing["intra_fid"] = f"it takes two images of each class on either side, and n={n} for {c} classes"
+            elif real.facts["kept"] < real.facts["n"]:
+                missing["intra_fid"] = "it takes the features of all real images"
+        missing = {score: reason for score, reason in missing.items() if reason}
+        for score in asked or ():
+            if score in missing:
+                raise ParameterError(f"scores={score!r} cannot be computed: {missing[score]}")
+        return (asked or set(SCORES)) - set(missing)
+
+    @property
+    def _kid_n(self) -> int:
+        return min(self.protocol.n, self.protocol.kid_n or self.protocol.n)
+
+    @property
+    def _neighbours_n(self) -> int:
+        return min(self.protocol.n, self.protocol.neighbours_n or self.protocol.n)
+
+    @property
+    def _kept(self) -> int:
+        """How many of the first features are needed again."""
+        needs = {
+            "kid": self._kid_n,
+            "intra_fid": self.protocol.n,
+            "precision_recall": self._neighbours_n,
+            "density_coverage": self._neighbours_n,
+        }
+        return max((n for score, n in needs.items() if score in self.wanted), default=0)
+
+    def add(self, chunk: Chunk) -> None:
+        first, last = chunk.start, chunk.start + len(chunk.features)
+        if "fid" in self.wanted:
+            self.moments.update(chunk.features)
+        logits = chunk.logits if self.bias is None else chunk.logits + self.bias.to(chunk.logits)
+        if not logits.shape[1]:
+            if self.asked and "is" in self.asked:
+                raise WorkbenchError(f"scores='is' cannot be computed: extractor {self.extractor.name!r} gives no logits")
+            self.wanted -= {"is"}
+        if logits.shape[1] != self.num_classes:
+            self.wanted -= {"accuracy"}
+        if "is" in self.wanted:
+            self.inception_score.update(logits)
+        self.labels[first:last] = chunk.labels.cpu().numpy()
+        if "accuracy" in self.wanted:
+            self.correct[first:last] = (logits.argmax(1) == chunk.labels).cpu().numpy()
+        if first < self._kept:
+            if self.features is None:
+                self.features = _room(self._kept, chunk.features.shape[1])
+            self.features[first:last] = chunk.features[: self._kept - first].cpu().numpy()
+        self.truths.append(chunk.truths.double().cpu())
+
+    def scores(self, truth_names: list[str]) -> tuple[dict, dict, dict]:
+        """Scores, standard deviations of some, and values per class."""
+        values, errors, per_class = {}, {}, {}
+        protocol, real, name = self.protocol, self.reference, self._name
+        if "is" in self.wanted:
+            values[name("is")] = self.inception_score.whole()
+            values[name("is", f"_{protocol.splits}splits")], errors[name("is", f"_{protocol.splits}splits")] = self.inception_score.splits()
+        if "fid" in self.wanted:
+            own = self.moments
+            values[name("fid")] = frechet_distance(own.mean, own.covariance, real.moments.mean, real.moments.covariance, real.factor)
+        if "kid" in self.wanted:
+            values[name("kid")], errors[name("kid")] = kernel_distance(self.features[: self._kid_n], real.features, subset_size=KID_SUBSET)
+        neighbours = self._neighbours_n
+        if "precision_recall" in self.wanted or "density_coverage" in self.wanted:
+            some = np.sort(np.random.default_rng(2).permutation(len(real.features))[:neighbours])
+            sets = torch.as_tensor(np.asarray(real.features[some])), torch.as_tensor(self.features[:neighbours])
+        if "precision_recall" in self.wanted:
+            values[name("precision")], values[name("recall")] = precision_recall(*sets, protocol.k_precision)
+        if "density_coverage" in self.wanted:
+            values[name("density")], values[name("coverage")] = density_coverage(*sets, protocol.k_density)
+        if "intra_fid" in self.wanted:
+            key = name("intra_fid", f"_n{protocol.n // self.num_classes}")
+            each = intra_frechet_distance(real.features, real.labels, self.features, self.labels, self.num_classes)
+            per_class[key], values[key] = each.tolist(), each.mean().item()
+        if "accuracy" in self.wanted:
+            key = name("accuracy")
+            values[key] = float(self.correct.mean())
+            per_class[key] = [float(self.correct[self.labels == k].mean()) for k in range(self.num_classes)]
+        if truth_names:
+            table = torch.cat(self.truths)
+            for column, truth in enumerate(truth_names):
+                summary = torch.mean if truth.endswith("readable") else torch.median
+                values[truth] = summary(table[:, column]).item()
+                if self.num_classes > 1:
+                    of_class = [table[torch.as_tensor(self.labels == k), column] for k in range(self.num_classes)]
+                    per_class[truth] = [summary(part).item() if len(part) else None for part in of_class]
+        return values, errors, per_class
+
+    def _name(self, score: str, suffix: str = "") -> str:
+        """What a score is called: names of the field for the reference Inception alone, else with the extractor's name and hash."""
+        if self.extractor.reference:
+            return score + suffix
+        return f"{SCORES.get(score, score)}{suffix}_{self.extractor.label}"
+
+
+def _room(rows: int, columns: int) -> np.ndarray:
+    """An array (rows, columns) float32, in memory or, if it is large, in a file that vanishes with it."""
+    if rows * columns * 4 <= IN_MEMORY:
+        return np.empty((rows, columns), np.float32)
+    (data_dir() / "cache").mkdir(parents=True, exist_ok=True)
+    return np.memmap(TemporaryFile(dir=data_dir() / "cache"), np.float32, "w+", shape=(rows, columns))

@@ -1,0 +1,183 @@
+"""Protocols: everything that a score depends on besides the generator, fixed and written beside every number.
+
+The same weights scored by two protocols differ by points of FID, so numbers of different protocols are not compared (`comparable`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..parameters import ParameterError, Parameters, WorkbenchError, nearest, parameter
+
+
+@dataclass(frozen=True)
+class Protocol(Parameters):
+    """How images are sampled, treated and scored. The defaults are those of the authors' released code, "official".
+
+    Raises
+    ------
+    ParameterError
+        For a value out of range.
+    """
+
+    name: str = parameter("official", "where it comes from")
+    n: int = parameter(50_000, "generated images", low=2)
+    per_class: int = parameter(0, "generated images of each class, which decides n; 0: n decides", low=0)
+    reference_n: int = parameter(50_000, "real training images; 0: all", low=0)
+    weights: str = parameter(
+        "raw", "averaged weights, those that were trained, or averaged where there are such", choices=("ema", "raw", "auto")
+    )
+    statistics: str = parameter(
+        "running", "of batch norm in G: as saved, estimated anew, or of each batch of 64", choices=("running", "standing", "batch")
+    )
+    standing_batches: int = parameter(16, "batches of 64 that standing statistics are estimated on", low=1)
+    truncation: float = parameter(0.0, "latents are truncated to [-truncation, truncation]; 0: not", low=0)
+    pixels: str = parameter(
+        "float", "of generated images: not quantised, rounded to 8 bits, or cut off to 8 bits", choices=("float", "round", "floor")
+    )
+    white: int = parameter(
+        256, "what white (255) is given to the extractor as: 255, or 256, so that Inception's input ends at 1", choices=(255, 256)
+    )
+    logit_bias: bool = parameter(True, "whether Inception's logits keep their bias")
+    splits: int = parameter(10, "parts of the set that IS is also computed on, each for itself", low=1)
+    shuffle_seed: int | None = parameter(None, "of the order in which the splits are filled; None: the order of generation", low=0)
+    k_precision: int = parameter(3, "neighbours of precision and recall", low=1)
+    k_density: int = parameter(5, "neighbours of density and coverage", low=1)
+    neighbours_n: int = parameter(10_000, "images of either side that these four are computed on; 0: all", low=0)
+    kid_n: int = parameter(10_000, "generated images that KID is computed on; 0: all", low=0)
+
+    none: ClassVar[str] = "the protocol's value"
+
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), uint8 or floats in [-1, 1], as the extractor is to get them: float32 in [0, `white`]."""
+        if images.dtype == torch.uint8:
+            x = images.float()
+        else:
+            x = (images.float() + 1) * 127.5
+            if self.pixels != "float":
+                x = (x + 0.5 if self.pixels == "round" else x).floor().clamp(0, 255)  # halves go up
+        return x * (self.white / 255)
+
+    def replace(self, **changes) -> Protocol:
+        """A copy with some values replaced; None leaves a value as it is."""
+        self.refuse_unknown(changes)
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    def __str__(self) -> str:
+        """One line of everything."""
+        words = [f"n={self.n:,}"]
+        words.append(f"against {f'{self.reference_n:,}' if self.reference_n else 'all'} training images")
+        words.append({"ema": "averaged weights", "raw": "raw weights", "auto": "averaged weights if any"}[self.weights])
+        statistics = {"running": "saved", "standing": f"standing ({self.standing_batches} x 64)", "batch": "batch (64)"}[self.statistics]
+        words.append(f"{statistics} statistics")
+        words.append(f"truncated at {self.truncation:g}" if self.truncation else "not truncated")
+        words.append({"float": "not quantised", "round": "rounded to 8 bits", "floor": "cut off to 8 bits"}[self.pixels])
+        words.append(f"logits {'with' if self.logit_bias else 'without'} bias")
+        order = "in order" if self.shuffle_seed is None else f"shuffled by seed {self.shuffle_seed}"
+        words.append(f"{self.splits} splits {order}")
+        words.append(
+            f"KID on {f'{self.kid_n:,}' if self.kid_n else 'all'}, neighbours on {f'{self.neighbours_n:,}' if self.neighbours_n else 'all'}"
+        )
+        return f"{self.brief}: {', '.join(words)}"
+
+    @property
+    def brief(self) -> str:
+        """Its name, and what was replaced in it."""
+        base = PROTOCOLS[self.name]
+        left_open = {name for name, open_ in (("weights", base.weights == "auto"), ("n", base.per_class)) if open_}
+        names = [f.name for f in fields(self) if f.name not in left_open and getattr(self, f.name) != getattr(base, f.name)]
+        changed = [f"{name}={getattr(self, name)}" for name in names]
+        return f"{self.name} (but {', '.join(changed)})" if changed else self.name
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        # brain-research/self-attention-gan, eval_imagenet.py: floats straight from G, no average, 50,000 real images, IS of the whole set.
+        Protocol(),
+        # What this package does when nobody asks for anything else: the same, on averaged weights where there are such.
+        Protocol("workbench", weights="auto"),
+        # torch-fidelity 0.4: its defaults, with 8-bit images cut off as in its example.
+        Protocol("torch-fidelity", weights="auto", reference_n=0, pixels="floor", white=255, logit_bias=False, shuffle_seed=2020, kid_n=0),
+        # Brock et al. (2019), not the torchvision network of BigGAN-PyTorch: all training images, standing statistics of 100 batches, 10
+        # splits; the 8 bits and the missing bias are those of the scoring script that came with the PyTorch code.
+        Protocol(
+            "biggan", weights="ema", reference_n=0, statistics="standing", standing_batches=100, pixels="floor", white=255, logit_bias=False
+        ),
+        # mmgeneration's FID; its IS is resized by another method and does not compare.
+        Protocol("mmgeneration", weights="auto", reference_n=0, pixels="round", white=255, logit_bias=False),
+        # Miyato & Koyama (2018): intra-FID from 5,000 images of each class, trained weights, no average.
+        Protocol("sngan-projection", per_class=5000, reference_n=0, pixels="floor", white=255, logit_bias=False),
+    )
+}
+
+
+def protocol(name: str, **changes) -> Protocol:
+    """The protocol of this name, with some values replaced; None leaves a value as it is.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown protocol or value.
+    """
+    if name not in PROTOCOLS:
+        raise ParameterError(f"protocol={name!r} is not known; {nearest(str(name), PROTOCOLS)}one of: {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name].replace(**changes)
+
+
+def differences(a: dict, b: dict) -> list[str]:
+    """What keeps two records of `evaluations.jsonl` from being compared; empty if nothing does.
+
+    Sample seeds may differ, and so may the runs; extractor, reference and every value of the protocol may not.
+    """
+    a, b = (record["settings"] | {"extractor": record["extractor"], "reference": record["reference"]} for record in (a, b))
+    return [f"{key}: {a.get(key)} and {b.get(key)}" for key in a | b if a.get(key) != b.get(key) and key != "name"]
+
+
+def require_comparable(records: list[dict]) -> None:
+    """Refuse records of different protocols.
+
+    Raises
+    ------
+    WorkbenchError
+        That says how they differ.
+    """
+    for record in records[1:]:
+        if found := differences(records[0], record):
+            raise WorkbenchError(
+                f"these scores do not compare, their protocols differ ({'; '.join(found)}): select one protocol, or set across_protocols=True "
+                "to see them together"
+            )
+
+
+# ------------------------------------------------------------------------------------------------------- published
+
+# Score, value, source: drawn beside scores of the same data, size and protocol. PyTorch-StudioGAN's are not here: its logs score
+# against test or validation images, and resize by another method.
+PUBLISHED = {
+    ("imagenet", 128, "official"): [
+        ("fid", 18.65, "SAGAN as reported"),
+        ("is", 52.52, "SAGAN as reported"),
+        ("fid", 27.62, "SNGAN-projection as reported"),
+        ("is", 36.8, "SNGAN-projection as reported"),
+    ],
+    ("imagenet", 128, "sngan-projection"): [("intra_fid_n5000", 92.4, "SNGAN-projection as reported")],
+    ("imagenet", 128, "mmgeneration"): [
+        ("fid", 12.83, "mmgeneration, BigGAN schedule, averaged"),
+        ("fid", 34.78, "mmgeneration, raw weights"),
+    ],
+    ("cifar10", 32, "mmgeneration"): [("fid", 9.43, "mmgeneration, raw weights")],
+}
+
+
+def published(record: dict) -> list[tuple[str, float, str]]:
+    """(score, value, source) of published numbers that a record compares with: same data, size and protocol, nothing changed."""
+    settings, real = record["settings"], record["reference"]
+    base = asdict(PROTOCOLS[settings["name"]])
+    free = {"weights", "n"} if base["per_class"] else {"weights"}  # averaged or not is the method's, not the protocol's
+    same = all(settings[key] == value for key, value in base.items() if key not in free)
+    return PUBLISHED.get((real["data"], real["size"], settings["name"]), []) if same and record["extractor"]["reference"] else []

@@ -1,0 +1,164 @@
+"""What real images look like to an extractor, computed once and kept in `<data folder>/cache`, where anything may be deleted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..config import data_dir
+from ..files import locked, new_folder, synced
+from ..parameters import WorkbenchError
+from ..progress import silent
+from .extractors import Extractor
+from .moments import Moments
+from .scores import square_root_factor
+from .stream import features_in_order
+
+VERSION = 1  # of what is kept: raise it with every change of what it means
+KEPT = 50_000  # features of at most so many images are kept where nothing needs them all
+
+
+@dataclass
+class Reference:
+    """Statistics of N real images, of which the features of some are kept."""
+
+    folder: Path
+    facts: dict  # data, fingerprint, size, n, kept, extractor
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Of all N images."""
+        return Moments.from_state(load_file(self.folder / "moments.safetensors"))
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """(d, r): F with F F^T the covariance; what makes a Fréchet distance to this reference quick."""
+        return load_file(self.folder / "factor.safetensors")["factor"]
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """(M, d) float32, M <= N, on the disk."""
+        return np.load(self.folder / "features.npy", mmap_mode="r")
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(M,) classes of those whose features are kept."""
+        return np.load(self.folder / "labels.npy")
+
+    @cached_property
+    def indices(self) -> np.ndarray:
+        """(M,) where in the data set they are."""
+        return np.load(self.folder / "indices.npy")
+
+
+def reference(
+    data,
+    n: int,
+    extractor: Extractor,
+    pixels: Callable[[Tensor], Tensor],
+    keep_all: bool = False,
+    batch_size: int = 64,
+    progress: Callable | None = None,
+) -> Reference:
+    """The statistics of `n` real images: from the cache, or computed now, by all processes together.
+
+    Parameters
+    ----------
+    data
+        A data set: `batch(indices)`, `length`, `name`, `fingerprint`, `size`. Of a longer one, `n` images are drawn once and for all; of an
+        endless one the first `n` are taken.
+    n
+        0: all.
+    keep_all
+        Keep the features of all of them, for scores per class, instead of those of 50,000.
+    progress
+        Called as `progress(total, text)`; a context manager that gives a function to be called with the number of images done.
+
+    Raises
+    ------
+    WorkbenchError
+        If there are fewer images than `n`, or the cache cannot be written.
+    """
+    if n == 0 and data.length is None:
+        raise WorkbenchError(f"reference_n=0 means all images, but {data.name} has no end: give a number")
+    if data.length is not None and n > data.length:
+        raise WorkbenchError(f"reference_n={n}, but {data.name} has {data.length} images; give at most that, or 0 for all of them")
+    n = n or data.length
+    facts = dict(data=data.name, fingerprint=data.fingerprint, size=data.size, n=n, extractor=extractor.digest)
+    kept = n if keep_all else min(n, KEPT)
+    key = hashlib.sha256(json.dumps([VERSION, facts, _probe(pixels), kept]).encode()).hexdigest()[:20]
+    folder = data_dir() / "cache" / f"reference-{key}"
+    main = not dist.is_initialized() or dist.get_rank() == 0
+    if main:
+        with locked(folder, f"waiting for the process that measures {data.name}"):
+            _everywhere(folder.is_dir())
+            if not folder.is_dir():
+                _compute(folder, data, n, kept, extractor, pixels, batch_size, progress)
+    elif not _everywhere(None):
+        _compute(folder, data, n, kept, extractor, pixels, batch_size, progress)
+    return Reference(folder, facts | dict(kept=kept))
+
+
+def _compute(folder: Path, data, n: int, kept: int, extractor: Extractor, pixels, batch_size: int, progress) -> None:
+    """Measure the images and write the folder, on the main process; on the others, help with that."""
+    indices = np.arange(n)
+    if data.length is not None and n < data.length:
+        indices = np.sort(np.random.default_rng(0).permutation(data.length)[:n])
+    rows = np.arange(n) if kept == n else np.sort(np.random.default_rng(1).permutation(n)[:kept])
+
+    def chunks(advance=None):
+        return features_in_order(
+            lambda start, count: data.batch(indices[start : start + count]), n, extractor, pixels, None, batch_size, advance
+        )
+
+    if dist.is_initialized() and dist.get_rank() > 0:
+        for _ in chunks():
+            pass
+        return
+    moments, labels = Moments(), []
+    try:
+        with new_folder(folder) as new, (progress or silent)(n, f"real images of {data.name}") as advance:
+            features = None
+            with synced(new / "features.npy") as file:
+                for chunk in chunks(advance):
+                    moments.update(chunk.features)
+                    if features is None:
+                        shape = (kept, chunk.features.shape[1])
+                        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+                        features = True
+                    of_chunk = rows[np.searchsorted(rows, chunk.start) : np.searchsorted(rows, chunk.start + len(chunk.features))]
+                    file.write(chunk.features.cpu().numpy()[of_chunk - chunk.start])
+                    labels.append(chunk.labels.cpu().numpy()[of_chunk - chunk.start])
+            np.save(new / "labels.npy", np.concatenate(labels))
+            np.save(new / "indices.npy", indices[rows])
+            save_file(moments.state(), new / "moments.safetensors")
+            save_file({"factor": square_root_factor(moments.covariance).contiguous()}, new / "factor.safetensors")
+    except OSError as error:
+        raise WorkbenchError(
+            f"statistics of {data.name} cannot be written to {folder.parent} ({error.strerror or error}): "
+            "make room, or set WORKBENCH_DATA in the environment to a folder that can be written to"
+        ) from None
+
+
+def _everywhere(value):
+    """The main process's value, on all processes."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def _probe(pixels: Callable[[Tensor], Tensor]) -> list[float]:
+    """What tells one treatment of real images from another: what becomes of three pixels."""
+    return pixels(torch.tensor([0, 100, 255], dtype=torch.uint8).view(1, 1, 1, 3)).flatten().tolist()
