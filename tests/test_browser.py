@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001
-"""The dashboard as a person meets it: a real JupyterLab in a real Chromium, watching a real training process."""
+"""Notebooks as a person meets them: a real JupyterLab in a real Chromium, with real trainings and evaluations."""
 
 import json
 import os
@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 import nbformat
 import pytest
 
-from workbench import Config
+from workbench import Config, train
 from workbench.runs import Run, create_run
 
 pytestmark = pytest.mark.slow
 
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 NO_NEWS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}}
@@ -245,6 +246,37 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
 
     assert notebook.errors == again.errors == []
     assert notebook.hosts | again.hosts <= {"127.0.0.1", None}
+
+
+def test_a_run_is_evaluated(lab, page, monkeypatch, tiny):
+    """The committed notebook: a bar while it works, then scores with their protocol, plots and pictures."""
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(lab.outputs))
+    train(tiny(run="measured", checkpoint_every=2))
+    cells = nbformat.read(NOTEBOOKS / "evaluate.ipynb", 4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    code[0] += "\nrun, steps, n, reference_n = 'measured', 'all', 60, 5000"
+    notebook = Notebook(page, lab.write("evaluate.ipynb", *code))
+    for cell in range(len(code)):
+        notebook.run(cell)
+    work = notebook.output(1)
+    work.locator("progress").first.wait_for()
+    work.get_by_text(re.compile(r"\d left")).first.wait_for()
+    table = work.locator("table")
+    table.wait_for(timeout=120_000)
+    assert work.locator("progress").count() == 0  # lines are left of the bars
+    work.get_by_text("60 of 60 images of step 4 in").wait_for()
+    assert table.locator("tbody tr").count() == 2
+    for tip in table.locator("td").evaluate_all("cells => cells.map(cell => cell.title)"):
+        assert tip.startswith("workbench (but n=60, reference_n=5000): n=60") and "twins@" in tip and "twins at 32x32" in tip
+    notebook.output(2).locator(".js-plotly-plot").wait_for()
+    assert "twins@" in notebook.output(2).locator(".ytitle").first.text_content()
+    for cell in (3, 4):
+        notebook.output(cell).locator("img").wait_for()
+    assert "median distance to the nearest of 5,000 real images" in notebook.output(4).first.inner_text()
+    saved = notebook.saved(lab, "evaluate.ipynb")
+    pictures = [sum("image/png" in output.get("data", {}) for output in cell.outputs) for cell in saved.cells]
+    assert pictures == [0, 0, 1, 1, 1]
+    assert notebook.errors == [] and notebook.hosts <= {"127.0.0.1", None}
 
 
 def test_the_stop_square_asks_the_training_to_save_and_stop(lab, page, monkeypatch):

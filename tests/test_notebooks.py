@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench import Config, Run, list_runs
+from workbench import Config, Evaluation, Run, list_runs, train
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 TINY = [
@@ -57,9 +57,10 @@ def test_committed_notebooks_are_clean(path):
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.For | ast.While)]
 
 
-def test_committed_parameters_cell_is_the_configuration():
-    notebook = nbformat.read(NOTEBOOKS / "train.ipynb", 4)
-    assert notebook.cells[1].source == Config.cell()
+@pytest.mark.parametrize(("name", "parameters"), [("train", Config), ("evaluate", Evaluation)])
+def test_committed_parameters_cells_are_those_of_the_package(name, parameters):
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
+    assert notebook.cells[1].source == parameters.cell()
 
 
 @pytest.mark.slow
@@ -120,18 +121,39 @@ def test_what_does_not_fit_ends_papermill_with_the_reason(tmp_path, words, says)
 
 @pytest.mark.slow
 def test_a_training_that_fails_ends_papermill_with_the_reason(tmp_path):
-    # The folder is good when it is checked and shown, and changes before the training process opens it.
-    done = papermill("train.ipynb", tmp_path / "out.ipynb", *TINY, "-p", "evaluate_every", 2, "-p", "data", _folder(tmp_path))
+    done = papermill("train.ipynb", tmp_path / "out.ipynb", *TINY, "-p", "evaluate_every", 2, "-p", "evaluate_extractor", "nothing")
     assert done.returncode != 0
-    assert done.stderr.rstrip().splitlines()[-1].startswith("WorkbenchError: evaluate_every=2: no evaluation"), done.stderr
+    assert done.stderr.rstrip().splitlines()[-1].startswith("WorkbenchError: extractor='nothing' is not known"), done.stderr
 
 
-def _folder(tmp_path):
-    for label in ("a", "b"):
-        (tmp_path / "images" / label).mkdir(parents=True)
-        for k in range(8):
-            Image.new("RGB", (32, 32), (k * 10, 0, 0)).save(tmp_path / "images" / label / f"{k}.png")
-    return tmp_path / "images"
+@pytest.mark.slow
+def test_papermill_evaluates_all_checkpoints_and_says_the_protocol(tmp_path, tiny):
+    run = train(tiny(run="scored", checkpoint_every=2))
+    words = ["-p", "run", "scored", "-p", "steps", "all", "-p", "n", 60, "-p", "reference_n", 300]
+    done = papermill(NOTEBOOKS / "evaluate.ipynb", "out.ipynb", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [record["step"] for record in run.evaluations()] == [2, 4]
+    notebook = nbformat.read(tmp_path / "out.ipynb", 4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3  # scores, classes, neighbours
+    (table,) = [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
+    assert table.count("<tr>") == 3 and "n=60" in table and "fd_twins@" in table
+    assert "60 of 60 images of step 4 in" in "".join(output.get("text", "") for output in outputs)
+    assert (tmp_path / "out.ipynb").stat().st_size < 1_500_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "says"), [
+    ("-p run nothing", "WorkbenchError: there is no run 'nothing'"),
+    ("-p protocl official", "ParameterError: unknown parameter 'protocl'; did you mean 'protocol'?"),
+    ("-p scores fid", "ParameterError: scores='fid' is defined by the reference Inception"),
+    ("-p steps 3", "WorkbenchError: run 'scored' has no checkpoint at step 3; there are: 4"),
+])  # fmt: skip
+def test_an_evaluation_that_does_not_fit_ends_papermill_with_the_reason(tmp_path, tiny, words, says):
+    train(tiny(run="scored"))
+    done = papermill("evaluate.ipynb", tmp_path / "out.ipynb", *words.split())
+    assert done.returncode != 0
+    assert done.stderr.rstrip().splitlines()[-1].startswith(says), done.stderr
 
 
 @pytest.mark.slow
@@ -169,7 +191,5 @@ def test_signals_to_papermill_save_the_training(tmp_path, how):
 
 
 def test_history_is_json_lines_for_others_to_read(tiny):
-    from workbench import train
-
     run = train(tiny())
     assert all(json.loads(line)["step"] for line in (run.path / "history.jsonl").read_text().splitlines())

@@ -33,6 +33,7 @@ from .metrics.one_pass import header, measure, select
 from .metrics.protocols import PROTOCOLS, Protocol, differences, protocol
 from .metrics.references import Reference, reference
 from .metrics.scores import nearest_neighbours
+from .metrics.stream import everywhere, is_main
 from .model import BatchNorm, Generator
 from .parameters import ParameterError, Parameters, WorkbenchError, command, parameter, read_text
 from .processes import launch_command, launch_environment, on_cpu
@@ -148,15 +149,22 @@ def evaluate(evaluation: Evaluation | None = None, **parameters) -> list[dict]:
     real = opened.reference(scores)
     head = header(real, extractor, settings)
     records = []
-    for step in _steps(evaluation, opened.run):
-        known = [] if evaluation.again else [r for r in opened.run.evaluations() if _answers(r, step, evaluation.seed, head, scores)]
-        if not _everywhere(bool(known)):
-            arguments = (scores, config.num_classes, truth_of(config), opened.batch_size, progress, f"images of step {step}")
-            record = measure(opened.samples(step), real, extractor, settings, *arguments)
-            if record:
-                known = [dict(step=step, seed=evaluation.seed, asked=sorted(scores) if scores else "all", **record, time=time.time())]
-                opened.run.append("evaluations.jsonl", known[0])
-        records += known[-1:]
+    try:
+        for step in opened.steps:
+            known = [] if evaluation.again else [r for r in opened.run.evaluations() if _answers(r, step, evaluation.seed, head, scores)]
+            if not everywhere(bool(known)):
+                arguments = (scores, config.num_classes, truth_of(config), opened.batch_size, progress, f"images of step {step}")
+                record = measure(opened.samples(step), real, extractor, settings, *arguments)
+                if record:
+                    known = [dict(step=step, seed=evaluation.seed, asked=sorted(scores) if scores else "all", **record, time=time.time())]
+                    opened.run.append("evaluations.jsonl", known[0])
+            records += known[-1:]
+    except KeyboardInterrupt:
+        print(
+            f"interrupted: {len(records)} of {len(opened.steps)} checkpoints are on record; the same evaluation goes on after them",
+            flush=True,
+        )
+        raise
     return records
 
 
@@ -166,6 +174,7 @@ class Opened:
 
     evaluation: Evaluation
     run: Run
+    steps: list[int]
     config: Config
     data: Images | twins.Twins
     extractor: Extractor
@@ -184,16 +193,16 @@ class Opened:
         settings = evaluation.resolved_protocol(config.num_classes)
         if settings.weights == "auto":
             settings = settings.replace(weights="ema" if config.ema_decay else "raw")
-        run.generator(_steps(evaluation, run)[0], settings.weights)  # before anything long: what is missing is told now
+        steps = _steps(evaluation, run)
+        run.generator(steps[0], settings.weights)  # before anything long: what is missing is told now
         device = _device(evaluation)
         extractor = _extractor(evaluation, config.data).to(device)
         data = open_data(config.replace(data=evaluation.data) if evaluation.data else config)
-        return cls(evaluation, run, config, data, extractor, settings, device)
+        return cls(evaluation, run, steps, config, data, extractor, settings, device)
 
     def samples(self, step: int | None = None) -> Samples:
         """The samples of a checkpoint, by default of the last that is evaluated."""
-        step = _steps(self.evaluation, self.run)[-1] if step is None else step
-        generator = self.run.generator(step, self.settings.weights).to(self.device)
+        generator = self.run.generator(step or self.steps[-1], self.settings.weights).to(self.device)
         return Samples(generator, self.settings, self.evaluation.seed, self.evaluation.batch_size)
 
     def reference(self, scores: set | None = None) -> Reference:
@@ -247,7 +256,7 @@ def nearest_real(evaluation: Evaluation, count: int = 6, neighbours: int = 6, am
     parts = [samples(start, min(64, among - start))[0] for start in range(0, among, 64)]
     features = torch.cat([opened.extractor(opened.settings.to_pixels(images))[0].cpu() for images in parts])
     images = torch.cat(parts)
-    rows, distances = nearest_neighbours(features, real.features, neighbours)
+    rows, distances = nearest_neighbours(features, real.features, min(neighbours, len(real.features)))
     some = np.sort(np.random.default_rng(3).permutation(len(real.features))[:among])
     between = nearest_neighbours(torch.as_tensor(real.features[some]), real.features, 2)[1][:, 1]  # the first is the image itself
     shown = []
@@ -441,14 +450,6 @@ def _device(evaluation: Evaluation) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
-def _everywhere(value):
-    """The main process's value, on all processes."""
-    box = [value]
-    if dist.is_initialized():
-        dist.broadcast_object_list(box)
-    return box[0]
-
-
 # ------------------------------------------------------------------------------------------------------ command line
 
 
@@ -480,7 +481,7 @@ def main() -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         PartialState(cpu=on_cpu(evaluation.device))  # starts torch.distributed
     records = evaluate(evaluation)
-    if dist.is_initialized() and dist.get_rank():
+    if not is_main():
         return
     if arguments.answer:
         arguments.answer.write_text(json.dumps(records))

@@ -9,7 +9,6 @@ from tempfile import TemporaryFile
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ..config import data_dir
@@ -27,7 +26,7 @@ from .scores import (
     kernel_distance,
     precision_recall,
 )
-from .stream import Chunk, features_in_order
+from .stream import Chunk, features_in_order, is_main
 
 # What can be asked for -> what it is called when another extractor than Inception computes it.
 SCORES = {
@@ -105,8 +104,7 @@ def measure(
         `settings`: the protocol; `n`; `extractor`; `reference`; `seconds`.
     """
     began = time.monotonic()
-    main = not dist.is_initialized() or dist.get_rank() == 0
-    collected = _Collected(reference, extractor, protocol, scores, num_classes) if main else None
+    collected = _Collected(reference, extractor, protocol, scores, num_classes) if is_main() else None
     names: list[str] = []
 
     def columns(images: Tensor, labels: Tensor | None) -> Tensor:
@@ -118,7 +116,7 @@ def measure(
     with (progress or silent)(protocol.n, what) as advance:
         for chunk in features_in_order(images_of, protocol.n, extractor, protocol.to_pixels, given, batch_size, advance):
             collected.add(chunk)
-    if not main:
+    if not collected:
         return None
     values, errors, per_class = collected.scores(names)
     seconds = round(time.monotonic() - began, 1)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from ..progress import silent
 from .extractors import Extractor
 from .moments import Moments
 from .scores import square_root_factor
-from .stream import features_in_order
+from .stream import everywhere, features_in_order, is_main
 
 VERSION = 1  # of what is kept: raise it with every change of what it means
 KEPT = 50_000  # features of at most so many images are kept where nothing needs them all
@@ -98,13 +97,12 @@ def reference(
     kept = n if keep_all else min(n, KEPT)
     key = hashlib.sha256(json.dumps([VERSION, facts, _probe(pixels), kept]).encode()).hexdigest()[:20]
     folder = data_dir() / "cache" / f"reference-{key}"
-    main = not dist.is_initialized() or dist.get_rank() == 0
-    if main:
+    if is_main():
         with locked(folder, f"waiting for the process that measures {data.name}"):
-            _everywhere(folder.is_dir())
+            everywhere(folder.is_dir())
             if not folder.is_dir():
                 _compute(folder, data, n, kept, extractor, pixels, batch_size, progress)
-    elif not _everywhere(None):
+    elif not everywhere(None):
         _compute(folder, data, n, kept, extractor, pixels, batch_size, progress)
     return Reference(folder, facts | dict(kept=kept))
 
@@ -121,7 +119,7 @@ def _compute(folder: Path, data, n: int, kept: int, extractor: Extractor, pixels
             lambda start, count: data.batch(indices[start : start + count]), n, extractor, pixels, None, batch_size, advance
         )
 
-    if dist.is_initialized() and dist.get_rank() > 0:
+    if not is_main():
         for _ in chunks():
             pass
         return
@@ -148,15 +146,6 @@ def _compute(folder: Path, data, n: int, kept: int, extractor: Extractor, pixels
             f"statistics of {data.name} cannot be written to {folder.parent} ({error.strerror or error}): "
             "make room, or set WORKBENCH_DATA in the environment to a folder that can be written to"
         ) from None
-
-
-def _everywhere(value):
-    """The main process's value, on all processes."""
-    if not dist.is_initialized():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]
 
 
 def _probe(pixels: Callable[[Tensor], Tensor]) -> list[float]:

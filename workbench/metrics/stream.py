@@ -82,3 +82,16 @@ def _gather(result: Tensor, rank: int, world: int) -> list[Tensor]:
     results = [torch.empty_like(padded) for _ in range(world)] if rank == 0 else None
     dist.gather(padded, results)
     return results or []
+
+
+def is_main() -> bool:
+    """Whether this is the main process, or the only one."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def everywhere(value):
+    """The main process's value, on all processes."""
+    box = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(box)
+    return box[0]
