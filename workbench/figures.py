@@ -111,7 +111,7 @@ def scores(runs: Run | list[Run], names: str | list[str] = "", like: dict | None
             raise WorkbenchError(f"there is no score {name!r} yet; {nearest(name, known)}there are: {', '.join(known) or 'none'}")
     columns = min(3, len(wanted)) or 1
     rows = -(-len(wanted) // columns) or 1
-    figure = make_subplots(rows, columns, subplot_titles=wanted, horizontal_spacing=0.25 / columns, vertical_spacing=0.3 / rows)
+    figure = make_subplots(rows, columns, subplot_titles=wanted, horizontal_spacing=0.36 / columns, vertical_spacing=0.32 / rows)
     several = False
     for place, name in enumerate(wanted):
         at = dict(row=place // columns + 1, col=place % columns + 1)
@@ -135,9 +135,9 @@ def scores(runs: Run | list[Run], names: str | list[str] = "", like: dict | None
                 line = dict(dash="dash", color="gray")
                 figure.add_trace(graph_objects.Scatter(x=[steps[0], steps[-1]], y=[value] * 2, mode="lines", name=source, line=line), **at)
         figure.update_xaxes(title_text="G step", **at)
-        figure.update_yaxes(title_text="<br>".join(textwrap.wrap(" | ".join(map(_brief, protocols)), 40)), title_font_size=10, **at)
+        figure.update_yaxes(title_text="<br>".join(textwrap.wrap(" | ".join(map(_brief, protocols)), 30)), title_font_size=7, **at)
     title = ", ".join(run.name for run in runs) + (": different protocols, which do not compare" if several else "")
-    figure.update_layout(title=title, height=100 + 300 * rows, width=1080, template="plotly_white", margin=dict(l=60, r=20, t=70, b=50))
+    figure.update_layout(title=title, height=100 + 240 * rows, width=980, template="plotly_white", margin=dict(l=60, r=20, t=70, b=50))
     return Plot(figure)
 
 
@@ -148,24 +148,24 @@ def _brief(protocol: str) -> str:
 
 
 def score_table(records: list[dict]):
-    """Scores as a table, a row per record; the tooltip of every number is its protocol."""
+    """Scores as a table, a column per record; the tooltip of every number is its protocol."""
     from IPython.display import HTML
 
     names = list(dict.fromkeys(name for record in records for name in record["scores"]))
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ["", *names])
+    tips = [html.escape(f"{record['protocol']}; {_against(record)}", quote=True) for record in records]
+    what = [f"step {record['step']:,}" if "step" in record else record["samples"] for record in records]
+    head = "".join(f'<th title="{tip}">{html.escape(text)}</th>' for text, tip in zip(what, tips, strict=True))
     lines = []
-    for record in records:
-        tip = html.escape(f"{record['protocol']}; {_against(record)}", quote=True)
+    for name in names:
         cells = []
-        for name in names:
+        for record, tip in zip(records, tips, strict=True):
             text = f"{record['scores'][name]:.5g}" if name in record["scores"] else ""
             text += f" ± {record['errors'][name]:.2g}" if name in record["errors"] else ""
             cells.append(f'<td title="{tip}" style="text-align: right">{text}</td>')
-        what = f"step {record['step']:,}" if "step" in record else record["samples"]
-        lines.append(f'<tr><th title="{tip}">{html.escape(what)}</th>{"".join(cells)}</tr>')
+        lines.append(f'<tr><th style="text-align: left">{html.escape(name)}</th>{"".join(cells)}</tr>')
     said = dict.fromkeys(f"{record['protocol']}; {_against(record)}" for record in records)
     notes = "".join(f"<li>{html.escape(line)}</li>" for line in said)
-    return HTML(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table><ul>{notes}</ul>")
+    return HTML(f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table><ul>{notes}</ul>")
 
 
 def _against(record: dict) -> str:
@@ -199,16 +199,27 @@ def static_png(figure, dpi: int = 100) -> bytes:
     from matplotlib.figure import Figure
 
     layout = figure.layout
-    picture = Figure(figsize=((layout.width or 900) / 100, (layout.height or 500) / 100), dpi=dpi, facecolor="white")
+    width, height = layout.width or 900, layout.height or 500  # 100 of them to the inch
+    picture = Figure(figsize=(width / 100, height / 100), dpi=dpi, facecolor="white")
+    margins = dict(left=100, right=20, bottom=45, top=65)
+    across, down = width - margins["left"] - margins["right"], height - margins["bottom"] - margins["top"]
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        """A place among the panels, from 0 to 1, as a place in the whole picture."""
+        return (margins["left"] + across * x) / width, (margins["bottom"] + down * y) / height
+
     axes = {}
     for trace in figure.data:
         x, y = trace.xaxis or "x", trace.yaxis or "y"
         if y not in axes:
             xaxis, yaxis = layout["xaxis" + x[1:]], layout["yaxis" + y[1:]]
             (left, right), (bottom, top) = xaxis.domain or (0, 1), yaxis.domain or (0, 1)
-            box = [0.08 + 0.9 * left, 0.09 + 0.79 * bottom, 0.9 * (right - left), 0.79 * (top - bottom)]
-            axes[y] = picture.add_axes(box, xlabel=xaxis.title.text, ylabel=yaxis.title.text)
+            (left, bottom), (right, top) = place(left, bottom), place(right, top)
+            axes[y] = picture.add_axes([left, bottom, right - left, top - bottom])
+            axes[y].set_xlabel(xaxis.title.text, labelpad=1)
+            axes[y].set_ylabel((yaxis.title.text or "").replace("<br>", "\n"), fontsize=yaxis.title.font.size)
             axes[y].grid(alpha=0.3)
+            axes[y].tick_params(labelsize=8)
         label = trace.name if len(trace.x or ()) else None
         style = dict(linestyle="--", color=trace.line.color) if trace.line.dash else dict(marker="o" if "markers" in trace.mode else None)
         axes[y].plot(trace.x or (), trace.y or (), label=label, linewidth=1.2, markersize=4, **style)
@@ -216,9 +227,10 @@ def static_png(figure, dpi: int = 100) -> bytes:
         if panel.get_legend_handles_labels()[0]:
             panel.legend(fontsize=8)
     for note in layout.annotations:
-        picture.text(0.08 + 0.9 * note.x, 0.095 + 0.79 * note.y, note.text, ha="center", va="bottom", fontsize=11)
+        x, y = place(note.x, note.y)
+        picture.text(x, y + 3 / height, note.text, ha="center", va="bottom", fontsize=10)
     if layout.title.text:
-        picture.suptitle(layout.title.text, x=0.08, ha="left", fontsize=12, y=0.985)
+        picture.suptitle(layout.title.text, x=margins["left"] / width, ha="left", va="top", fontsize=12, y=1 - 8 / height)
     return _bytes(picture)
 
 

@@ -241,7 +241,8 @@ class _Collected:
         if "accuracy" in self.wanted:
             key = name("accuracy")
             values[key] = float(self.correct.mean())
-            per_class[key] = [float(self.correct[self.labels == k].mean()) for k in range(self.num_classes)]
+            of_class = [self.correct[self.labels == k] for k in range(self.num_classes)]
+            per_class[key] = [float(part.mean()) if len(part) else None for part in of_class]
         if truth_names:
             table = torch.cat(self.truths)
             for column, truth in enumerate(truth_names):
