@@ -42,7 +42,7 @@ def frechet_distance(
     Returns
     -------
     float
-        At least 0, in squared units of the features. Rounding makes less than 1e-10 (tr C1 + tr C2) of it.
+        At least 0, in squared units of the features. Rounding makes less than 1e-9 (tr C1 + tr C2) of it.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def frechet_distance(
     w = torch.linalg.eigvalsh(factor2.T @ cov1 @ factor2).clamp(min=0)
     delta = EPSILON * w[-1:]  # empty where cov2 is 0
     doubt = torch.minimum(delta.sqrt(), delta / (2 * w.sqrt())).sum()
-    roots = w.sqrt() if doubt <= 1e-10 * traces else torch.linalg.svdvals(square_root_factor(cov1).T @ factor2)
+    roots = w.sqrt() if doubt <= 1e-9 * traces else torch.linalg.svdvals(square_root_factor(cov1).T @ factor2)
     return _distance(mean1, mean2, traces, roots)
 
 
