@@ -104,6 +104,8 @@ def measure(
         `settings`: the protocol; `n`; `extractor`; `reference`; `seconds`.
     """
     began = time.monotonic()
+    if truth is None and scores and "truth" in scores:
+        raise ParameterError("scores='truth' cannot be computed: nothing true is known of such images; it is for twins")
     collected = _Collected(reference, extractor, protocol, scores, num_classes) if is_main() else None
     names: list[str] = []
 
@@ -118,9 +120,11 @@ def measure(
             collected.add(chunk)
     if not collected:
         return None
-    values, errors, per_class = collected.scores(names)
+    with (progress or silent)(len(collected.wanted), "scores") as advance:
+        collected.scores(names, advance)
     seconds = round(time.monotonic() - began, 1)
-    return dict(scores=values, errors=errors, per_class=per_class, **header(reference, extractor, protocol), seconds=seconds)
+    found = dict(scores=collected.values, errors=collected.errors, per_class=collected.per_class)
+    return found | header(reference, extractor, protocol) | dict(seconds=seconds)
 
 
 def header(reference: Reference | None, extractor: Extractor, protocol: Protocol) -> dict:
@@ -147,11 +151,12 @@ class _Collected:
         self.labels = np.zeros(protocol.n, np.int64)
         self.correct = np.zeros(protocol.n, bool)
         self.truths: list[Tensor] = []
+        self.values, self.errors, self.per_class = {}, {}, {}
 
     def _wanted(self, asked: set[str] | None) -> set[str]:
         """The scores to compute: those asked for, or all that there are images enough for."""
         n, real, c = self.protocol.n, self.reference, self.num_classes
-        missing = {"is": f"n={n} is less than {self.protocol.splits} splits" if n < self.protocol.splits else ""}
+        missing = {"is": f"n={n} is less than {self.protocol.splits} splits"} if n < self.protocol.splits else {}
         if c < 2:
             missing |= dict.fromkeys(("intra_fid", "accuracy"), "there are no classes")
         if real is None:
@@ -167,7 +172,6 @@ class _Collected:
                 missing["intra_fid"] = f"it takes two images of each class on either side, and n={n} for {c} classes"
             elif real.facts["kept"] < real.facts["n"]:
                 missing["intra_fid"] = "it takes the features of all real images"
-        missing = {score: reason for score, reason in missing.items() if reason}
         for score in asked or ():
             if score in missing:
                 raise ParameterError(f"scores={score!r} cannot be computed: {missing[score]}")
@@ -214,44 +218,63 @@ class _Collected:
             self.features[first:last] = chunk.features[: self._kept - first].cpu().numpy()
         self.truths.append(chunk.truths.double().cpu())
 
-    def scores(self, truth_names: list[str]) -> tuple[dict, dict, dict]:
-        """Scores, standard deviations of some, and values per class."""
-        values, errors, per_class = {}, {}, {}
-        protocol, real, name = self.protocol, self.reference, self._name
-        if "is" in self.wanted:
-            values[name("is")] = self.inception_score.whole()
-            values[name("is", f"_{protocol.splits}splits")], errors[name("is", f"_{protocol.splits}splits")] = self.inception_score.splits()
-        if "fid" in self.wanted:
-            own = self.moments
-            values[name("fid")] = frechet_distance(own.mean, own.covariance, real.moments.mean, real.moments.covariance, real.factor)
-        if "kid" in self.wanted:
-            values[name("kid")], errors[name("kid")] = kernel_distance(self.features[: self._kid_n], real.features, subset_size=KID_SUBSET)
-        neighbours = self._neighbours_n
-        if "precision_recall" in self.wanted or "density_coverage" in self.wanted:
-            some = np.sort(np.random.default_rng(2).permutation(len(real.features))[:neighbours])
-            sets = torch.as_tensor(np.asarray(real.features[some])), torch.as_tensor(self.features[:neighbours])
-        if "precision_recall" in self.wanted:
-            values[name("precision")], values[name("recall")] = precision_recall(*sets, protocol.k_precision)
-        if "density_coverage" in self.wanted:
-            values[name("density")], values[name("coverage")] = density_coverage(*sets, protocol.k_density)
-        if "intra_fid" in self.wanted:
-            key = name("intra_fid", f"_n{protocol.n // self.num_classes}")
-            each = intra_frechet_distance(real.features, real.labels, self.features, self.labels, self.num_classes)
-            per_class[key], values[key] = each.tolist(), each.mean().item()
-        if "accuracy" in self.wanted:
-            key = name("accuracy")
-            values[key] = float(self.correct.mean())
-            of_class = [self.correct[self.labels == k] for k in range(self.num_classes)]
-            per_class[key] = [float(part.mean()) if len(part) else None for part in of_class]
-        if truth_names:
-            table = torch.cat(self.truths)
-            for column, truth in enumerate(truth_names):
-                summary = torch.mean if truth.endswith("readable") else torch.median
-                values[truth] = summary(table[:, column]).item()
-                if self.num_classes > 1:
-                    of_class = [table[torch.as_tensor(self.labels == k), column] for k in range(self.num_classes)]
-                    per_class[truth] = [summary(part).item() if len(part) else None for part in of_class]
-        return values, errors, per_class
+    def scores(self, truth_names: list[str], advance: Callable[[int], None]) -> None:
+        """Fill `values`, `errors` (standard deviations of some) and `per_class`."""
+        self.truth_names = truth_names
+        for score in SCORES:
+            if score in self.wanted:
+                getattr(self, f"_{score}")()
+                advance(1)
+
+    def _is(self) -> None:
+        self.values[self._name("is")] = self.inception_score.whole()
+        name = self._name("is", f"_{self.protocol.splits}splits")
+        self.values[name], self.errors[name] = self.inception_score.splits()
+
+    def _fid(self) -> None:
+        own, real = self.moments, self.reference
+        distance = frechet_distance(own.mean, own.covariance, real.moments.mean, real.moments.covariance, real.factor)
+        self.values[self._name("fid")] = distance
+
+    def _kid(self) -> None:
+        name = self._name("kid")
+        features = self.features[: self._kid_n]
+        self.values[name], self.errors[name] = kernel_distance(features, self.reference.features, subset_size=KID_SUBSET)
+
+    def _intra_fid(self) -> None:
+        name = self._name("intra_fid", f"_n{self.protocol.n // self.num_classes}")
+        each = intra_frechet_distance(self.reference.features, self.reference.labels, self.features, self.labels, self.num_classes)
+        self.per_class[name] = [value if value == value else None for value in each.tolist()]  # NaN: too few of a class
+        if each.isfinite().all():
+            self.values[name] = each.mean().item()
+
+    def _precision_recall(self) -> None:
+        both = precision_recall(*self._neighbours(), self.protocol.k_precision)
+        self.values[self._name("precision")], self.values[self._name("recall")] = both
+
+    def _density_coverage(self) -> None:
+        both = density_coverage(*self._neighbours(), self.protocol.k_density)
+        self.values[self._name("density")], self.values[self._name("coverage")] = both
+
+    def _neighbours(self) -> tuple[Tensor, Tensor]:
+        """Features of as many real and generated images as the protocol says."""
+        real, n = self.reference.features, self._neighbours_n
+        some = np.sort(np.random.default_rng(2).permutation(len(real))[:n])
+        return torch.as_tensor(np.asarray(real[some])), torch.as_tensor(self.features[:n])
+
+    def _accuracy(self) -> None:
+        self._keep_summary(self._name("accuracy"), torch.as_tensor(self.correct).double(), torch.mean)
+
+    def _truth(self) -> None:
+        table = torch.cat(self.truths)
+        for name, column in zip(self.truth_names, table.unbind(1), strict=True):
+            self._keep_summary(name, column, torch.mean if name.endswith("readable") else torch.median)
+
+    def _keep_summary(self, name: str, column: Tensor, summary: Callable[[Tensor], Tensor]) -> None:
+        self.values[name] = summary(column).item()
+        if self.num_classes > 1:
+            of_class = [column[torch.as_tensor(self.labels == k)] for k in range(self.num_classes)]
+            self.per_class[name] = [summary(part).item() if len(part) else None for part in of_class]
 
     def _name(self, score: str, suffix: str = "") -> str:
         """What a score is called: names of the field for the reference Inception alone, else with the extractor's name and hash."""
