@@ -78,6 +78,12 @@ def test_a_mistake_on_a_command_line_is_one_line(capsys):
         raise WorkbenchError("do this instead")
 
     assert main() == 2 and capsys.readouterr().err == "WorkbenchError: do this instead\n"
+
+    @command
+    def interrupted():
+        raise KeyboardInterrupt
+
+    assert interrupted() == 130 and capsys.readouterr().err == ""
     assert WorkbenchError("do this")._render_traceback_() == ["WorkbenchError: do this"]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from workbench import ParameterError, WorkbenchError
-from workbench.metrics.protocols import PROTOCOLS, Protocol, differences, protocol, published, require_comparable
+from workbench.metrics.protocols import PROTOCOLS, Protocol, brief, differences, protocol, published, require_comparable
 
 
 def record(settings: Protocol, digest="6726825d", data="imagenet", size=128, reference=True):
@@ -44,6 +44,9 @@ def test_one_line_says_everything():
     # What a protocol leaves open is no change of it.
     assert protocol("workbench", weights="ema").brief == "workbench"
     assert protocol("sngan-projection", n=5_000_000).brief == "sngan-projection"
+    given = protocol("torch-fidelity", weights="none")
+    assert given.brief == "torch-fidelity" and "images as given" in str(given) and "statistics" not in str(given)
+    assert brief(f"{changed}; twins@12345678") == f"{changed.brief}; twins@12345678" and brief("medians") == "medians"
     # Every two settings that differ have lines that differ.
     others = dict(
         n=7, reference_n=7, weights="ema", statistics="batch", truncation=1.0, pixels="round", logit_bias=False, splits=3, shuffle_seed=1,

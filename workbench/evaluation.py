@@ -355,7 +355,7 @@ def _evaluate_folder(evaluation: Evaluation) -> list[dict]:
     size = evaluation.image_size or 32
     images, data = (open_data(_data_config(place, size)) for place in (evaluation.samples, evaluation.data))
     classes = images.num_classes if images.classes == data.classes else 0
-    settings = evaluation.resolved_protocol(0).replace(per_class=0, weights="raw")
+    settings = evaluation.resolved_protocol(0).replace(per_class=0, weights="none")
     length = settings.n if images.length is None else images.length
     settings = settings.replace(n=min(settings.n, length))
     real = _reference(data, settings, extractor, scores, classes, batch_size)

@@ -18,7 +18,7 @@ from PIL import Image
 from . import attention as attention_maps
 from . import augment, sampling
 from .config import Config
-from .metrics.protocols import differences, published, require_comparable
+from .metrics.protocols import brief, differences, published, require_comparable
 from .parameters import WorkbenchError, nearest
 from .runs import Run
 
@@ -124,7 +124,7 @@ def scores(runs: Run | list[Run], names: str | list[str] = "", like: dict | None
             for protocol in protocols:
                 points = {r["step"]: r["scores"][name] for owner, r in records if owner is run and r["protocol"] == protocol}
                 if points:
-                    label = " · ".join([run.name] * (len(runs) > 1) + [_brief(protocol)] * (len(protocols) > 1)) or run.name
+                    label = " · ".join([run.name] * (len(runs) > 1) + [brief(protocol)] * (len(protocols) > 1)) or run.name
                     steps = sorted(points)
                     hover = f"step %{{x}}: %{{y:.5g}}<br>{'<br>'.join(textwrap.wrap(protocol, 70))}<extra>{label}</extra>"
                     style = dict(mode="lines+markers", name=label, legendgroup=label, showlegend=place == 0, hovertemplate=hover)
@@ -135,16 +135,10 @@ def scores(runs: Run | list[Run], names: str | list[str] = "", like: dict | None
                 line = dict(dash="dash", color="gray")
                 figure.add_trace(graph_objects.Scatter(x=[steps[0], steps[-1]], y=[value] * 2, mode="lines", name=source, line=line), **at)
         figure.update_xaxes(title_text="G step", **at)
-        figure.update_yaxes(title_text="<br>".join(textwrap.wrap(" | ".join(map(_brief, protocols)), 30)), title_font_size=7, **at)
+        figure.update_yaxes(title_text="<br>".join(textwrap.wrap(" | ".join(map(brief, protocols)), 30)), title_font_size=7, **at)
     title = ", ".join(run.name for run in runs) + (": different protocols, which do not compare" if several else "")
     figure.update_layout(title=title, height=100 + 240 * rows, width=980, template="plotly_white", margin=dict(l=60, r=20, t=70, b=50))
     return Plot(figure)
-
-
-def _brief(protocol: str) -> str:
-    """The name of a protocol, what was replaced in it, and the extractor, from its full line."""
-    head, _, rest = protocol.partition(": ")
-    return f"{head}; {rest.rpartition('; ')[2]}"
 
 
 def score_table(records: list[dict]):

@@ -31,7 +31,8 @@ class ParameterError(WorkbenchError, ValueError):
 
 
 def command(main):
-    """Decorator for the function of a command line: a WorkbenchError ends it with one line on stderr. It returns the exit status."""
+    """Decorator for the function of a command line, which returns the exit status: a WorkbenchError ends it with one line on stderr, and
+    an interrupt without a word."""
 
     @functools.wraps(main)
     def run(*arguments) -> int:
@@ -40,6 +41,8 @@ def command(main):
         except WorkbenchError as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            return 130
         return 0
 
     return run

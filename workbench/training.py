@@ -668,7 +668,7 @@ def evaluate_twins(generator: Generator, step: int, count: int = 500) -> dict:
     x = sampling.images(generator, sampling.latents(count, generator.z_dim, seed=1), y)
     values = twins.disagreement(x, y if generator.num_classes == len(twins.CLASSES) else None)
     scores = {f"twins_{name}": value.mean().item() if name == "readable" else value.median().item() for name, value in values.items()}
-    return dict(scores=scores, protocol=f"medians over n={count} (readable: share), running statistics, seed 1", n=count)
+    return dict(scores=scores, protocol=f"medians over n={count}, of readable the share, saved statistics, seed 1", n=count)
 
 
 @command

@@ -29,7 +29,9 @@ class Protocol(Parameters):
     per_class: int = parameter(0, "generated images of each class, which decides n; 0: n decides", low=0)
     reference_n: int = parameter(50_000, "real training images; 0: all", low=0)
     weights: str = parameter(
-        "raw", "averaged weights, those that were trained, or averaged where there are such", choices=("ema", "raw", "auto")
+        "raw",
+        "averaged weights, those that were trained, averaged where there are such; none: images that are given",
+        choices=("ema", "raw", "auto", "none"),
     )
     statistics: str = parameter(
         "running", "of batch norm in G: as saved, estimated anew, or of each batch of 64", choices=("running", "standing", "batch")
@@ -71,10 +73,13 @@ class Protocol(Parameters):
         """One line of everything."""
         words = [f"n={self.n:,}"]
         words.append(f"against {f'{self.reference_n:,}' if self.reference_n else 'all'} training images")
-        words.append({"ema": "averaged weights", "raw": "raw weights", "auto": "averaged weights if any"}[self.weights])
         statistics = {"running": "saved", "standing": f"standing ({self.standing_batches} x 64)", "batch": "batch (64)"}[self.statistics]
-        words.append(f"{statistics} statistics")
-        words.append(f"truncated at {self.truncation:g}" if self.truncation else "not truncated")
+        if self.weights == "none":
+            words.append("images as given")
+        else:
+            words.append({"ema": "averaged weights", "raw": "raw weights", "auto": "averaged weights if any"}[self.weights])
+            words.append(f"{statistics} statistics")
+            words.append(f"truncated at {self.truncation:g}" if self.truncation else "not truncated")
         words.append({"float": "not quantised", "round": "rounded to 8 bits", "floor": "cut off to 8 bits"}[self.pixels])
         words.append(f"logits {'with' if self.logit_bias else 'without'} bias")
         order = "in order" if self.shuffle_seed is None else f"shuffled by seed {self.shuffle_seed}"
@@ -88,7 +93,8 @@ class Protocol(Parameters):
     def brief(self) -> str:
         """Its name, and what was replaced in it."""
         base = PROTOCOLS[self.name]
-        left_open = {name for name, open_ in (("weights", base.weights == "auto"), ("n", base.per_class)) if open_}
+        left_open = {"weights"} if base.weights == "auto" or self.weights == "none" else set()
+        left_open |= {"n"} if base.per_class else set()
         names = [f.name for f in fields(self) if f.name not in left_open and getattr(self, f.name) != getattr(base, f.name)]
         changed = [f"{name}={getattr(self, name)}" for name in names]
         return f"{self.name} (but {', '.join(changed)})" if changed else self.name
@@ -114,6 +120,12 @@ PROTOCOLS = {
         Protocol("sngan-projection", per_class=5000, reference_n=0, pixels="floor", white=255, logit_bias=False),
     )
 }
+
+
+def brief(line: str) -> str:
+    """The name of a protocol, what was replaced in it, and the extractor, from the full line that a record has."""
+    head, colon, rest = line.partition(": ")
+    return f"{head}; {rest.rpartition('; ')[2]}" if colon else line
 
 
 def protocol(name: str, **changes) -> Protocol:

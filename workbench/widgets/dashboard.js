@@ -181,6 +181,7 @@ function chartCard(onCursor) {
     [chart, [first, last], width, height] = [newChart, domain, plot.clientWidth || 300, plot.clientHeight || 112];
     title.textContent = chart.title;
     unit.textContent = chart.unit;
+    unit.title = chart.note ?? "";
     const drawn = chart.curves.filter((curve) => curve.steps.length);
     const right = width - MARGIN.right, bottom = height - MARGIN.bottom;
     legend.replaceChildren();

@@ -28,6 +28,7 @@ import traitlets
 from IPython.display import display
 from PIL import Image
 
+from ..metrics.protocols import brief
 from ..parameters import WorkbenchError
 from ..progress import clock, interactive
 from ..runs import ACTIVE, Run
@@ -282,7 +283,8 @@ def charts(rows: list[dict], evaluations: list[dict]) -> list[dict]:
     for score, protocol in dict.fromkeys((name, row["protocol"]) for row in evaluations for name in row["scores"]):
         scored = {row["step"]: row["scores"][score] for row in evaluations if row["protocol"] == protocol and score in row["scores"]}
         points = sorted(scored.items())
-        drawn.append(dict(title=score, unit=protocol, zero=True, empty="", curves=[_curve("", "score", points)]))
+        line = [_curve("", "score", points)]
+        drawn.append(dict(title=score, unit=brief(protocol), note=protocol, zero=True, empty="", curves=line))
     return drawn
 
 
