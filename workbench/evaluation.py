@@ -70,7 +70,7 @@ class Evaluation(Parameters):
     samples: str = parameter("", "a folder of images (folder/<class>/*, or packed) to score in place of a run's")
     data: str = parameter("", "real images to score against; empty: those that the run was trained on")
     image_size: int | None = parameter(None, "with samples: height and width that images are brought to", choices=(32, 64, 128, 256))
-    protocol: str = parameter("workbench", "what scores depend on besides the generator", choices=PROTOCOLS)
+    protocol: str = parameter("workbench", "how scores come about", choices=PROTOCOLS)
     n: int | None = parameter(None, "images to generate", low=2)
     extractor: str = parameter("auto", "inception, twins, or module:attribute; auto: twins for twins, else inception")
     weights_file: str = parameter("", "file of Inception's weights; empty: the one in the data folder")
