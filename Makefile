@@ -3,7 +3,7 @@
 #   make train                     the main job: train the default SAGAN, about five minutes on two cores
 #   make train ARGS="-p seed 1"    any parameters of notebooks/train.ipynb
 #   make lab                       JupyterLab in notebooks/
-#   make test                      all tests;  make test ARGS="-m 'not slow'"  the quick ones
+#   make test                      all tests, by two processes;  make test ARGS="-m 'not slow'"  the quick ones
 #   make lint                      ruff
 
 PYTHON ?= python3
@@ -25,7 +25,7 @@ lab: .venv/installed
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/train.ipynb
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'

@@ -252,6 +252,7 @@ def test_a_run_is_evaluated(lab, page, monkeypatch, tiny):
     """The committed notebook: a bar while it works, then scores with their protocol, plots and pictures."""
     monkeypatch.setenv("WORKBENCH_OUTPUTS", str(lab.outputs))
     train(tiny(run="measured", checkpoint_every=2))
+    page.set_viewport_size({"width": 1500, "height": 3500})  # cells out of sight are not in the page
     cells = nbformat.read(NOTEBOOKS / "evaluate.ipynb", 4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     code[0] += "\nrun, steps, n, reference_n = 'measured', 'all', 60, 5000"

@@ -194,7 +194,7 @@ def test_training_evaluates(tiny):
     record = run.evaluations()[-1]
     assert {name.partition("@")[0] for name in record["scores"]} >= {"fd_twins", "cs_twins", "twins_hue"}
     # The same numbers as an evaluation of the checkpoint by the same protocol.
-    (again,) = evaluate(run=run.name, scores="fd,cs,truth", n=30)
+    (again,) = evaluate(run=run.name, scores="fd,cs,truth", n=30, reference_n=300)
     for name, value in again["scores"].items():
         assert value == pytest.approx(record["scores"][name], rel=1e-4)
 

@@ -225,7 +225,7 @@ def test_collapse_raises_an_alarm(tiny, capsys):
 
 
 def test_evaluations_are_recorded_and_must_be_given(tiny, tmp_path):
-    with pytest.raises(ParameterError, match="evaluate_every=2: no evaluation is given"):
+    with pytest.raises(ParameterError, match=r"evaluate_every=2: train\(\) has no evaluation for data="):
         train(tiny(evaluate_every=2, data=tmp_path))
     (record,) = train(tiny(evaluate_every=4)).evaluations()
     assert {"twins_hue", "twins_readable"} < record["scores"].keys() and "n=500" in record["protocol"] and record["step"] == 4
