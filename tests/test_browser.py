@@ -50,7 +50,7 @@ class Lab:
         self.url = f"http://127.0.0.1:{port}"
         options = ["--no-browser", "--expose-app-in-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
         options += [f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.files}"]
-        environment = {**os.environ, **private, "WORKBENCH_OUTPUTS": str(self.outputs)}
+        environment = {**os.environ, **private, "WORKBENCH_OUTPUTS": str(self.outputs), "WORKBENCH_DATA": str(folder / "data")}
         environment.pop("WORKBENCH_HEADLESS", None)
         environment["OMP_NUM_THREADS"] = "1"  # threads that wait for each other starve beside a browser on two cores
         with open(folder / "server.log", "w") as log:
@@ -255,7 +255,7 @@ def test_a_run_is_evaluated(lab, page, monkeypatch, tiny):
     page.set_viewport_size({"width": 1500, "height": 3500})  # cells out of sight are not in the page
     cells = nbformat.read(NOTEBOOKS / "evaluate.ipynb", 4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
-    code[0] += "\nrun, steps, n, reference_n = 'measured', 'all', 60, 5000"
+    code[0] += "\nrun, steps, n, reference_n = 'measured', 'all', 60, 20000"
     notebook = Notebook(page, lab.write("evaluate.ipynb", *code))
     for cell in range(len(code)):
         notebook.run(cell)
@@ -268,14 +268,15 @@ def test_a_run_is_evaluated(lab, page, monkeypatch, tiny):
     work.get_by_text("60 of 60 images of step 4 in").wait_for()
     assert table.locator("thead th").all_inner_texts() == ["", "step 2", "step 4"]
     for tip in table.locator("td").evaluate_all("cells => cells.map(cell => cell.title)"):
-        assert tip.startswith("workbench (but n=60, reference_n=5000): n=60") and "twins@" in tip and "twins at 32x32" in tip
-    plot = notebook.output(2).locator(".jp-RenderedPlotly")
-    plot.locator("img").hover()  # a picture, until somebody wants more of it
+        assert tip.startswith("workbench (but n=60, reference_n=20000): n=60") and "twins@" in tip and "twins at 32x32" in tip
+    plot = notebook.output(2)
+    plot.locator("img").wait_for()
+    plot.hover()  # a picture, until somebody wants more of it
     plot.locator(".ytitle").first.wait_for()
     assert "twins@" in plot.locator(".ytitle").first.text_content()
     for cell in (3, 4):
         notebook.output(cell).locator("img").wait_for()
-    assert "median distance to the nearest of 5,000 real images" in notebook.output(4).first.inner_text()
+    assert "median distance to the nearest of 20,000 real images" in notebook.output(4).first.inner_text()
     saved = notebook.saved(lab, "evaluate.ipynb")
     pictures = [sum("image/png" in output.get("data", {}) for output in cell.outputs) for cell in saved.cells]
     assert pictures == [0, 0, 1, 1, 1]
