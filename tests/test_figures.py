@@ -1,12 +1,14 @@
 import io
+import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from workbench import WorkbenchError, figures, train
+from workbench import AttentionView, ParameterError, WorkbenchError, figures, train
 from workbench.data import open_data
+from workbench.inspection import Scene, Subject
 from workbench.metrics.protocols import protocol
 
 
@@ -45,9 +47,81 @@ def test_samples_are_enlarged_without_blur(run):
 
 
 def test_attention_figure_and_its_absence(run, tiny):
-    assert figures.attention(run).width > 600
+    assert opened(figures.attention(run).png()).width > 600
     assert figures.attention(train(tiny(run="plain", attention_g="none"))) is None
-    assert figures.attention(train(tiny(run="free", num_classes=0, ema_decay=0))).width > 600
+    assert opened(figures.attention(train(tiny(run="free", num_classes=0, ema_decay=0))).png()).width > 600
+
+
+def drawn(drawing):
+    """What a figure shows: the arrays and alphas of its panels, and its dots with their colours."""
+    images = [image.get_array().data for panel in drawing.figure.axes for image in panel.images]
+    dots = [(line.get_xydata().tolist(), line.get_color()) for panel in drawing.figure.axes for line in panel.lines]
+    return images, dots
+
+
+def test_the_attention_figure_shows_the_maps_of_its_dots(run):
+    view = AttentionView(classes="ring", seeds="4", queries="2,3; 15,0", layer=16)
+    subject = Subject(run)
+    images, dots = drawn(figures.attention(view))
+    look = subject.look(view.scenes(subject)[0])
+    np.testing.assert_allclose(images[0], ((look.image + 1) / 2).permute(1, 2, 0), atol=1e-6)
+    for heat, query in ((images[2], 2 * 16 + 3), (images[4], 15 * 16)):
+        weights = look.beta[query].view(8, 8).repeat_interleave(2, 0).repeat_interleave(2, 1) / 4  # spread over the pooled cell
+        np.testing.assert_allclose(heat, weights, atol=1e-7)
+    places = {(6.5, 4.5), (0.5, 30.5)}  # (column, row) of the positions' centres in pixels of the image, 2x2 of them each
+    assert {tuple(xy[0]) for xy, _ in dots} == places and len({colour for _, colour in dots}) == 2 and len(dots) == 4
+
+
+def test_a_figure_is_drawn_again_from_its_sidecar(run, tmp_path):
+    subject = Subject(run)
+    scene = Scene("G/attention.16", label=1, seed=2, gamma0=True)
+    drawing = figures.attention_maps([(subject, subject.look(scene))], [[17, 200]], "moved")
+    for ending in ("png", "svg", "pdf"):
+        path = drawing.save(tmp_path / "new" / f"figure.{ending}")
+        assert path.stat().st_size > 5000
+        sidecar = path.with_name(path.name + ".json")
+        again = figures.redraw(sidecar)
+        for ours, theirs in zip(drawn(drawing)[0], drawn(again)[0], strict=True):
+            assert np.array_equal(ours, theirs)
+        assert drawn(again)[1] == drawn(drawing)[1]
+    kept = json.loads(sidecar.read_text())
+    assert len(kept["git"]["commit"] or "x" * 40) == 40 and kept["versions"]["torch"]
+    (look,) = kept["parameters"]["looks"]
+    assert (look["run"], look["queries"], look["scene"]["seed"], look["scene"]["step"]) == (run.name, [17, 200], 2, 4)
+
+
+def test_a_dropped_image_is_in_the_sidecar(run, tmp_path):
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(stream, "PNG")
+    subject = Subject(run)
+    look = subject.look(Scene("D/attention.16", source="dropped", sample=subject.drop("mine", stream.getvalue())))
+    path = figures.attention_maps([(subject, look)], [[0]]).save(tmp_path / "figure.svg")
+    assert np.array_equal(drawn(figures.redraw(f"{path}.json"))[0][0], ((look.image + 1) / 2).permute(1, 2, 0))
+
+
+@pytest.mark.parametrize("text", ["no json", "{}", '{"figure": "pie"}', "[1]"])
+def test_what_is_no_sidecar_is_refused(tmp_path, text):
+    (tmp_path / "figure.json").write_text(text)
+    with pytest.raises(WorkbenchError, match="is not the sidecar of a figure"):
+        figures.redraw(tmp_path / "figure.json")
+    with pytest.raises(ParameterError, match=r"can be \.png, \.svg or \.pdf"):
+        figures.Drawing(None, "x", {}).save(tmp_path / "figure.jpg")
+
+
+def test_attention_through_the_training(run):
+    images, _ = drawn(figures.attention_through_training(run))
+    snapshots = [run.attention(step) for step in (0, 4)]
+    np.testing.assert_allclose(images[0], snapshots[0].images[0].permute(1, 2, 0) / 255, atol=1e-6)
+    np.testing.assert_allclose(images[3], snapshots[1].images[0].permute(1, 2, 0) / 255, atol=1e-6)
+    assert not np.array_equal(images[2], images[5])
+
+
+def test_a_table_and_its_file(tmp_path):
+    rows = [dict(run="<a>", step=1000, value=0.123456), dict(run="b", step=2000, value=2.0)]
+    shown = figures.table(rows, save=tmp_path / "new" / "table.csv").data
+    assert "&lt;a&gt;" in shown and "1,000" in shown and "0.123<" in shown
+    assert (tmp_path / "new" / "table.csv").read_text().splitlines() == ["run,step,value", "<a>,1000,0.123456", "b,2000,2.0"]
+    assert figures.table([]) is None
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "diffaug"])

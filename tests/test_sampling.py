@@ -35,6 +35,17 @@ def test_images_do_not_depend_on_the_batch_size(tiny):
     assert generator.training  # modes are restored
 
 
+def test_interpolation_keeps_to_the_sphere():
+    a, b = sampling.latents(50, 64, seed=1), sampling.latents(50, 64, seed=2)
+    torch.testing.assert_close(sampling.interpolate(a, b, 0.0), a)
+    torch.testing.assert_close(sampling.interpolate(a, b, 1.0), b)
+    torch.testing.assert_close(sampling.interpolate(a, a, 0.3), a)
+    unit = [z / z.norm(dim=1, keepdim=True) for z in (a, b)]
+    middle = sampling.interpolate(*unit, 0.5)
+    torch.testing.assert_close(middle.norm(dim=1), torch.ones(50))  # a straight line would give about 0.7
+    torch.testing.assert_close((middle * unit[0]).sum(1), (middle * unit[1]).sum(1))
+
+
 def spectral_errors(net):
     """Of each layer, how far the largest singular value (by SVD) of its normalised weight is from 1."""
     layers = [m for m in net.modules() if parametrize.is_parametrized(m, "weight")]

@@ -140,8 +140,8 @@ def test_the_run_folder_is_as_promised(tiny):
     assert {"step", "images", "seconds", "loss_d", "loss_g", "d_real", "d_fake", "gamma_g16", "gamma_d16", "lr_g", "lr_d"} <= row.keys()
     assert row["images"] == 40
     assert run.checkpoint_steps() == [4, 5] and run.sample_steps() == [0, 4, 5]
-    snapshot = load_file(run.attention_path(5))
-    assert snapshot["G.attention.16.query"].shape == (4, 256, 2) and snapshot["D.attention.16.key"].shape == (4, 64, 1)
+    seen = run.attention(5)
+    assert seen.layers["G/attention.16"].query.shape == (4, 256, 2) and seen.layers["D/attention.16"].key.shape == (4, 64, 1)
     assert run.provenance["note"] == "hello" and run.provenance["data"]["name"] == "twins"
     assert not list(run.path.rglob("*partial*"))
 

@@ -7,10 +7,13 @@ from .parameters import ParameterError, WorkbenchError, notebook_parameters
 from .runs import Run, list_runs
 
 _LAZY = {  # what needs accelerate, Jupyter or plotting is imported when it is first used
-    "train": "training", "launch": "training", "Dashboard": "widgets.dashboard", "interactive": "progress",
+    "train": "training", "launch": "training", "Dashboard": "widgets.dashboard", "AttentionInspector": "widgets.inspector",
+    "interactive": "progress", "AttentionView": "inspection",
     "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation",
 }  # fmt: skip
-_MODULES = ("attention", "augment", "data", "ema", "evaluation", "figures", "metrics", "runs", "sampling", "training", "twins")
+_MODULES = (
+    "attention", "augment", "data", "ema", "evaluation", "figures", "inspection", "metrics", "runs", "sampling", "training", "twins",
+)  # fmt: skip
 
 __all__ = [
     "Config", "Discriminator", "Generator", "ParameterError", "Run", "SelfAttention", "WorkbenchError", "list_runs", "losses",

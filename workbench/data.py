@@ -134,6 +134,11 @@ def to_unit(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return x.to(dtype) / 127.5 - 1
 
 
+def to_uint8(x: Tensor) -> Tensor:
+    """Images in [-1, 1], cut off there, as uint8: the inverse of `to_unit`."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
 def describe(data: Images | Twins) -> str:
     """A data set in a few lines: name, number of images, classes with their counts, what was left out."""
     length = "endless" if data.length is None else f"{data.length:,}"

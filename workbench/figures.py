@@ -6,21 +6,27 @@ no JavaScript runs (an untrusted notebook, a page of a git host). plotly's own P
 
 from __future__ import annotations
 
+import base64
+import csv
 import html
 import io
+import json
 import textwrap
-from base64 import b64encode
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
 
 import torch
 import torchvision
 from PIL import Image
 
-from . import attention as attention_maps
 from . import augment, sampling
 from .config import Config
+from .files import replace_text
+from .inspection import AttentionView, Look, Scene, Subject
 from .metrics.protocols import brief, differences, published, require_comparable
-from .parameters import WorkbenchError, nearest
-from .runs import Run
+from .parameters import ParameterError, WorkbenchError, nearest
+from .runs import Run, describe_machine, git_state
 
 CURVES = {  # title of a panel, unit of its y axis -> column of the history: name in the legend
     ("hinge losses", "loss"): {"loss_d": "D", "loss_g": "G"},
@@ -28,7 +34,66 @@ CURVES = {  # title of a panel, unit of its y axis -> column of the history: nam
     ("gamma of the attention layers", "gamma"): "gamma_",
     ("learning rates", "rate"): {"lr_d": "D", "lr_g": "G"},
 }
-QUERY_COLOURS = ("#ff3b30", "#34c759", "#0a84ff")
+QUERY_COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ff9f0a", "#bf5af2", "#00b8c4", "#ff6fb5", "#a2845e")  # as in the inspector
+
+
+class Drawing:
+    """A matplotlib figure together with the recipe that it can be drawn from again.
+
+    Attributes
+    ----------
+    figure
+        The `matplotlib.figure.Figure`.
+    """
+
+    def __init__(self, figure, name: str, parameters: dict):
+        self.figure, self._name, self._parameters = figure, name, parameters
+
+    @property
+    def recipe(self) -> dict:
+        """What a sidecar keeps: name and parameters of the figure, and commit and versions that drew it."""
+        machine = describe_machine()
+        made_by = dict(git=git_state(), python=machine["python"], versions=machine["versions"])
+        return dict(figure=self._name, parameters=self._parameters, **made_by)
+
+    def png(self, dpi: int = 110) -> bytes:
+        """The figure as PNG bytes."""
+        return _bytes(self.figure, dpi)
+
+    def save(self, path: str | PathLike) -> Path:
+        """Write the figure as PNG, SVG or PDF, by the ending, with its recipe beside it (`redraw` takes that).
+
+        Raises
+        ------
+        ParameterError
+            For another ending.
+        """
+        path = Path(path)
+        if path.suffix not in (".png", ".svg", ".pdf"):
+            raise ParameterError(f"path={str(path)!r} ends in {path.suffix!r}; a figure can be .png, .svg or .pdf")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.figure.savefig(path, dpi=300)
+        replace_text(path.with_name(path.name + ".json"), json.dumps(self.recipe, indent=2))
+        return path
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"image/png": base64.b64encode(self.png()).decode()}
+
+
+def redraw(sidecar: str | PathLike) -> Drawing:
+    """The figure that a sidecar (`<figure>.json`) describes, drawn again.
+
+    Raises
+    ------
+    WorkbenchError
+        If it is no such file, or what it was drawn from is not there.
+    """
+    try:
+        recipe = json.loads(Path(sidecar).read_text())
+        draw = {"attention_maps": _redraw_attention_maps}[recipe["figure"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkbenchError(f"{str(sidecar)!r} is not the sidecar of a figure: {type(error).__name__}: {error}") from None
+    return draw(**recipe["parameters"])
 
 
 class Plot:
@@ -48,7 +113,7 @@ class Plot:
         return static_png(self.figure, dpi)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"application/vnd.plotly.v1+json": self.figure.to_plotly_json(), "image/png": b64encode(self.png()).decode()}
+        return {"application/vnd.plotly.v1+json": self.figure.to_plotly_json(), "image/png": base64.b64encode(self.png()).decode()}
 
 
 def curves(run: Run) -> Plot:
@@ -162,6 +227,30 @@ def score_table(records: list[dict]):
     return HTML(f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table><ul>{notes}</ul>")
 
 
+def table(rows: list[dict], save: str | PathLike | None = None):
+    """Rows of equal keys as a table, numbers to three digits; `save`: a CSV file that keeps all of them. None without rows."""
+    from IPython.display import HTML
+
+    if not rows:
+        return None
+    names = list(rows[0])
+    if save:
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, names)
+        writer.writeheader()
+        writer.writerows(rows)
+        Path(save).parent.mkdir(parents=True, exist_ok=True)
+        replace_text(Path(save), stream.getvalue())
+
+    def cell(value) -> str:
+        text = f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else html.escape(str(value))
+        return f'<td style="text-align: {"left" if isinstance(value, str) else "right"}">{text}</td>'
+
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    body = "".join(f"<tr>{''.join(cell(row[name]) for name in names)}</tr>" for row in rows)
+    return HTML(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
 def _against(record: dict) -> str:
     real = record["reference"]
     return f"{real['n']:,} real images of {real['data']} at {real['size']}x{real['size']}" if real else "no real images"
@@ -180,7 +269,7 @@ def strips(rows: list[tuple[str, torch.Tensor]], title: str, size: int = 64) -> 
         for panel in line:
             panel.axis("off")
         for panel, image in zip(line, images, strict=False):
-            panel.imshow(((image + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+            panel.imshow(_pixels(image), interpolation="nearest")
         line[0].text(-0.1, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
     picture.suptitle(title, fontsize=10, x=0.01, ha="left", y=0.99)
     width, height = picture.get_size_inches()
@@ -257,61 +346,128 @@ def grid_image(x: torch.Tensor, columns: int = 10, width: int = 800) -> Image.Im
     ).convert("RGBA")
 
 
-def attention(run: Run, step: int | None = None, count: int = 6) -> Image.Image | None:
-    """Where the generator looks: images with one coloured dot per query, and the map of each dot (as in Figure 1 of the paper).
-
-    The queries are the places that stand out most in the left and in the right half of an image, and the one that stands out least.
+def attention(what: Run | AttentionView) -> Drawing | None:
+    """Where a network looks: images with one coloured dot per query, and the map of each dot (as in Figures 1 and 5 of the paper).
 
     Returns
     -------
-    Image or None
-        None when G has no attention layer. Of several layers the one on the largest feature map is shown.
+    Drawing or None
+        None when the network has no attention layer.
+    """
+    view = AttentionView() if isinstance(what, Run) else what
+    subjects = [Subject(what)] if isinstance(what, Run) else view.subjects()
+    looks = [(subject, subject.look(scene)) for subject in subjects for scene in view.scenes(subject)]
+    return attention_maps(looks, [view.chosen_queries(look) for _, look in looks], view.reading) if looks else None
+
+
+def attention_maps(looks: list[tuple[Subject, Look]], queries: list[list[int]], reading: str = "outgoing") -> Drawing:
+    """Images with their queries, and a map for each; where the layer was changed, also the image after it and the difference.
+
+    Parameters
+    ----------
+    looks
+        What was seen, by whom.
+    queries
+        Row-major positions asked about, for each look.
+    reading
+        How maps are read, see `Look.heat`.
     """
     from matplotlib.figure import Figure
 
-    config = run.config
-    if not config.sites_g or config.attention_block != "attention":
+    changed = any(look.after is not None for _, look in looks)
+    across = 1 + max(map(len, queries)) + 2 * changed
+    upright = len(looks) > 2  # many images stand side by side, each above its maps
+    columns, rows = (len(looks), across) if upright else (across, len(looks))
+    picture = Figure(figsize=(1.5 * columns, 1.5 * rows + 0.42), facecolor="white")
+    grid = picture.subplots(rows, columns, squeeze=False, gridspec_kw=dict(wspace=0.04, hspace=0.04))
+    grid = grid.T if upright else grid
+    for panel in grid.flat:
+        panel.axis("off")
+    for (_, look), places, panels in zip(looks, queries, grid, strict=True):
+        _draw_look(look, places, reading, panels)
+    picture.suptitle(_attention_title(looks, reading), fontsize=9, x=0.01, ha="left", y=1 - 0.04 / picture.get_figheight(), va="top")
+    picture.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.4 / picture.get_figheight())
+    return Drawing(picture, "attention_maps", _attention_recipe(looks, queries, reading))
+
+
+def _draw_look(look: Look, queries: list[int], reading: str, panels) -> None:
+    def show(panel, image):
+        panel.imshow(image, interpolation="nearest", vmin=0, vmax=1, cmap="gray")
+
+    side, size = look.projections.side, look.image.shape[-1]
+    image = _pixels(look.image)
+    show(panels[0], image)
+    for query, colour, panel in zip(queries, QUERY_COLOURS, panels[1:], strict=False):
+        heat = look.heat(reading, query).numpy()
+        show(panel, image.mean(2) / 1.6)
+        alpha = 0.45 + 0.5 * heat / max(heat.max(), 1e-12)  # what is not looked at stays visible below
+        panel.imshow(heat, cmap="inferno", alpha=alpha, extent=(-0.5, size - 0.5, size - 0.5, -0.5), interpolation="nearest")
+        row, column = ((at + 0.5) * size / side - 0.5 for at in divmod(query, side))
+        for shown in (panels[0], panel):
+            shown.plot(column, row, "o", color=colour, markersize=6, markeredgecolor="white", markeredgewidth=1)
+    if look.after is not None:
+        change = (look.after - look.image) / 2
+        show(panels[-2], _pixels(look.after))
+        show(panels[-1], (0.5 + 0.5 * change / change.abs().max().clamp(min=1e-6)).permute(1, 2, 0).numpy())
+
+
+def _attention_title(looks: list[tuple[Subject, Look]], reading: str) -> str:
+    (subject, look), others = looks[0], looks[1:]
+    scene, layer = look.scene, look.projections
+    names = dict.fromkeys(f"{one.label}, step {seen.scene.step:,}" for one, seen in looks if seen.scene.step is not None)
+    kind = subject.config.attention_variant
+    lines = [" against ".join(names), f"{scene.network}, {layer.side}x{layer.side} ({kind}), gamma {layer.gamma:+.3f}, {reading} attention"]
+    if not others:
+        lines[1] += f"; {look.about}"
+    if any(seen.after is not None for _, seen in looks):
+        lines[1] += "; last: with the layer changed, and the difference"
+    return "\n".join(lines)
+
+
+def _attention_recipe(looks: list[tuple[Subject, Look]], queries: list[list[int]], reading: str) -> dict:
+    recipe = []
+    for (subject, look), places in zip(looks, queries, strict=True):
+        one = dict(run=subject.run.name, gamma0=subject.gamma0, about=look.about, scene=asdict(look.scene), queries=places)
+        if look.scene.source == "dropped":
+            one["image"] = subject.dropped_png(look.scene.sample)
+        recipe.append(one)
+    return dict(looks=recipe, reading=reading)
+
+
+def _redraw_attention_maps(looks: list[dict], reading: str) -> Drawing:
+    """The figure of a recipe; the runs must be in the outputs folder."""
+    subjects: dict[tuple, Subject] = {}
+    seen = []
+    for one in looks:
+        subject = subjects.setdefault((one["run"], one["gamma0"]), Subject(one["run"], gamma0=one["gamma0"]))
+        scene = Scene.of(one["scene"])
+        if "image" in one:
+            scene = scene.changed(sample=subject.drop("image of the sidecar", base64.b64decode(one["image"])))
+        seen.append((subject, subject.look(scene)))
+    return attention_maps(seen, [one["queries"] for one in looks], reading)
+
+
+def attention_through_training(what: Run | AttentionView, count: int = 8) -> Drawing | None:
+    """The map of one query at steps of the training, from what it wrote down: an image and its map for each of `count` steps.
+
+    Returns
+    -------
+    Drawing or None
+        None when nothing was written down.
+    """
+    view = AttentionView() if isinstance(what, Run) else what
+    subject = Subject(what) if isinstance(what, Run) else view.subjects()[0]
+    layer, steps = view.chosen_layer(subject), subject.run.attention_steps()
+    if not layer or not steps:
         return None
-    generator = run.generator(step, weights="ema" if config.ema_decay else "raw")
-    z, y = sampling.grid(config.num_classes, config.z_dim, config.seed, columns=1 if config.num_classes else count, rows=count)
-    z, y = z[:count], None if y is None else y[:count]
-    if y is not None:
-        z = sampling.latents(len(y), config.z_dim, config.seed)  # another latent for every class
-    path = f"attention.{max(config.sites_g)}"
-    with attention_maps.capture(generator) as maps:
-        x = sampling.images(generator, z, y)
-    side, size = max(config.sites_g), config.image_size
-    picture = Figure(figsize=(1.5 * len(x), 1.5 * (1 + len(QUERY_COLOURS)) + 0.3), facecolor="white")
-    panels = picture.subplots(1 + len(QUERY_COLOURS), len(x), squeeze=False, gridspec_kw=dict(wspace=0.04, hspace=0.04))
-    for k in range(len(x)):
-        image = ((x[k] + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy()
-        panels[0, k].imshow(image, interpolation="nearest")
-        for q, (query, colour) in enumerate(zip(_queries(x[k], side), QUERY_COLOURS, strict=True), start=1):
-            beta = maps[path][k, query]
-            heat = beta.view(int(len(beta) ** 0.5), -1).numpy()
-            panels[q, k].imshow(image.mean(2), cmap="gray", vmin=0, vmax=1.6, interpolation="nearest")
-            panels[q, k].imshow(heat, cmap="inferno", alpha=0.75, extent=(-0.5, size - 0.5, size - 0.5, -0.5), interpolation="nearest")
-            row, column = ((at + 0.5) * size / side - 0.5 for at in divmod(query, side))
-            for panel in (panels[0, k], panels[q, k]):
-                panel.plot(column, row, "o", color=colour, markersize=6, markeredgecolor="white", markeredgewidth=1)
-    for panel in panels.flat:
-        panel.set(xticks=[], yticks=[])
-    step = step or run.checkpoint_steps()[-1]
-    gamma = generator.attention[str(side)].gamma.item()
-    picture.suptitle(
-        f"{run.name}, step {step}: attention of G at {side}x{side} ({config.attention_variant}), gamma {gamma:+.3f}", fontsize=10, y=0.995
-    )
-    picture.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.94)
-    return Image.open(io.BytesIO(_bytes(picture, 110)))
-
-
-def _queries(image: torch.Tensor, side: int) -> tuple[int, int, int]:
-    """Positions, in row-major order on a side x side map, worth asking about in an image (3, S, S): what stands out most from its median
-    colour on the left, the same on the right, and what stands out least."""
-    median = image.flatten(1).median(1).values
-    salience = torch.nn.functional.adaptive_avg_pool2d((image - median[:, None, None]).abs().sum(0, keepdim=True), side)[0]
-    right = torch.arange(side) >= side // 2
-    return tuple(int(v.argmax()) for v in (salience.masked_fill(right, -1), salience.masked_fill(~right, -1), -salience))
+    chosen = [steps[round(k)] for k in torch.linspace(0, len(steps) - 1, min(count, len(steps))).tolist()]
+    looks = [(subject, subject.look(Scene(layer["id"], step, source="recorded"))) for step in chosen]
+    query = view.chosen_queries(looks[-1][1])[0]
+    drawing = attention_maps(looks, [[query]] * len(looks), view.reading)
+    for (_, look), panel in zip(looks, drawing.figure.axes, strict=False):
+        panel.set_title(f"step {look.scene.step:,}", fontsize=7, pad=2)
+    drawing.figure.suptitle(f"{subject.label}: {layer['id']} through training, one latent, one query", fontsize=9, x=0.01, ha="left")
+    return drawing
 
 
 def summary_png(run: Run) -> bytes:
@@ -327,6 +483,11 @@ def summary_png(run: Run) -> bytes:
     stream = io.BytesIO()
     sheet.save(stream, "PNG", optimize=True)
     return stream.getvalue()
+
+
+def _pixels(image: torch.Tensor):
+    """An image (3, S, S) in [-1, 1] as matplotlib takes it: (S, S, 3) in [0, 1]."""
+    return ((image + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy()
 
 
 def _bytes(picture, dpi: int | None = None) -> bytes:

@@ -22,12 +22,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .attention.snapshots import Snapshot, load_snapshot
 from .config import Config, outputs_dir, parent_config
 from .files import flush, replace_text
 from .model import Discriminator, Generator
 from .parameters import ParameterError, WorkbenchError, nearest
 
 ACTIVE = ("starting", "running", "stopping")
+DEMO = Path(__file__).parent / "demo"
 
 
 class Run:
@@ -36,7 +38,7 @@ class Run:
     Parameters
     ----------
     path
-        The folder, or the name of a run in the outputs folder.
+        The folder, or the name of a run in the outputs folder; "demo" is a small one that ships with the package.
 
     Raises
     ------
@@ -48,6 +50,8 @@ class Run:
         folder = Path(path).expanduser()
         if not (folder / "config.json").exists():
             folder = outputs_dir() / path
+        if not (folder / "config.json").exists() and str(path) == DEMO.name:
+            folder = DEMO
         if not (folder / "config.json").exists():
             known = [run.name for run in list_runs()]
             raise WorkbenchError(
@@ -58,6 +62,11 @@ class Run:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def views(self) -> Path:
+        """The folder for what is exported from this run: its own, or in the outputs folder where it ships with the package."""
+        return (outputs_dir() / self.name if self.path == DEMO else self.path) / "views"
 
     def __repr__(self) -> str:
         return f"Run({self.name!r})"
@@ -102,8 +111,27 @@ class Run:
     def sample_path(self, step: int) -> Path:
         return self.path / "samples" / f"{step}.png"
 
+    def attention_steps(self) -> list[int]:
+        """Steps at which the training wrote down its attention."""
+        return _numbers(self.path / "attention", ".safetensors")
+
     def attention_path(self, step: int) -> Path:
         return self.path / "attention" / f"{step}.safetensors"
+
+    def attention(self, step: int | None = None) -> Snapshot:
+        """The attention that the training wrote down at `step`, by default the last time.
+
+        Raises
+        ------
+        WorkbenchError
+            If there is none; the message lists those there are.
+        """
+        steps = self.attention_steps()
+        if not steps:
+            raise WorkbenchError(f"run {self.name!r} has written down no attention yet")
+        if step is not None and step not in steps:
+            raise WorkbenchError(f"run {self.name!r} has no attention of step {step}; there is that of: {', '.join(map(str, steps))}")
+        return load_snapshot(self.attention_path(steps[-1] if step is None else step))
 
     def log_tail(self, lines: int = 20) -> str:
         """The last lines that the training process printed, when it was started by `launch`."""

@@ -30,14 +30,15 @@ import torchvision
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import augment, sampling, twins
 from .attention import capture_projections
+from .attention.snapshots import Snapshot, save_snapshot
 from .config import Config
-from .data import loader, open_data, to_unit
+from .data import loader, open_data, to_uint8, to_unit
 from .ema import EMA
 from .losses import hinge_discriminator, hinge_generator
 from .model import Discriminator, Generator, power_iteration, span_processes
@@ -487,25 +488,22 @@ def _averaged(nets: Networks) -> Generator:
 def _write_samples(nets: Networks, generator: Generator, run: Run, progress: Progress, fixed: dict) -> None:
     """The grid of fixed samples, and the queries and keys of a few of them; an alarm when they all look the same."""
     x = sampling.images(generator, fixed["z"], fixed["y"])
-    for folder in ("samples", "attention"):
-        (run.path / folder).mkdir(exist_ok=True)
+    (run.path / "samples").mkdir(exist_ok=True)
     partial = run.path / "samples" / ".partial.png"
     torchvision.utils.save_image(x, partial, nrow=fixed["columns"], padding=2, normalize=True, value_range=(-1, 1))
     os.replace(partial, run.sample_path(progress.step))
 
     few = torch.linspace(0, len(x) - 1, 4).long()
-    y = None if fixed["y"] is None else fixed["y"][few]
-    tensors = {"z": fixed["z"][few]} | ({} if y is None else {"y": y})
-    with capture_projections(generator) as g, capture_projections(nets.discriminator) as d:
-        few_images = sampling.images(generator, fixed["z"][few], y)
-        with torch.no_grad():
-            weight = next(nets.discriminator.parameters())
-            nets.discriminator(few_images.to(weight.device, weight.dtype), None if y is None else y.to(weight.device))
-    for network, found in (("G", g), ("D", d)):
-        for path, (query, key) in found.items():
-            tensors |= {f"{network}.{path}.query": query.half().cpu(), f"{network}.{path}.key": key.half().cpu()}
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial := run.path / "attention" / ".partial.safetensors")
-    os.replace(partial, run.attention_path(progress.step))
+    z, y = fixed["z"][few], None if fixed["y"] is None else fixed["y"][few]
+    layers = {}
+    with capture_projections(generator) as found:
+        shown = sampling.images(generator, z, y)
+    layers |= {f"G/{path}": projections for path, projections in found.items()}
+    with capture_projections(nets.discriminator) as found, torch.no_grad():
+        weight = next(nets.discriminator.parameters())
+        nets.discriminator(shown.to(weight), None if y is None else y.to(weight.device))
+    layers |= {f"D/{path}": projections for path, projections in found.items()}
+    save_snapshot(run.attention_path(progress.step), Snapshot(to_uint8(shown), z, y, layers))
 
     spread = x.std(0).mean().item()
     if progress.step > 0 and spread < 0.05 * fixed["real_spread"]:

@@ -1,66 +1,5 @@
 // The live view of a run. dashboard.py reads the run folder and decides what is shown; this module draws it: the head,
-// charts (SVG) and the sample grid with its slider. No libraries, nothing from the network.
-
-// ------------------------------------------------------------------------------------------------ small helpers
-
-function html(tag, attributes = {}, ...children) {
-  return fill(document.createElement(tag), attributes, children);
-}
-
-function svg(tag, attributes = {}, ...children) {
-  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-}
-
-function fill(node, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
-/** Screen readers speak a status whenever it is touched, so touch it only when it changes. */
-function say(node, text) {
-  node.hidden = !text;
-  if (node.textContent !== text) node.textContent = text;
-}
-
-/** Send a message to Python; false if the kernel is known to be gone. */
-function send(model, message) {
-  try {
-    model.send(message);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-
-/** A number as people write it: 1,500 · 0.41 · 2e−4. Numbers of one axis share the size that decides the form. */
-function format(value, size = Math.abs(value)) {
-  const text = value && (size < 1e-3 || size >= 1e7) ? Number(value.toPrecision(3)).toExponential().replace("e+", "e")
-    : size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
-  return text.replaceAll("-", "−");
-}
-
-/** Round numbers from low to high, about `count` of them. */
-function ticks(low, high, count) {
-  const raw = (high - low) / count;
-  const unit = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].find((factor) => factor * unit >= raw) * unit;
-  const found = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) found.push(k * step + 0); // no −0
-  return found;
-}
-
-/** Index of the value in the ascending list that is nearest to x. */
-function nearest(ascending, x) {
-  let low = 0, high = ascending.length - 1;
-  while (high - low > 1) {
-    const middle = (low + high) >> 1;
-    if (ascending[middle] < x) low = middle; else high = middle;
-  }
-  return x - ascending[low] <= ascending[high] - x ? low : high;
-}
+// charts (SVG) and the sample grid with its slider.
 
 // ------------------------------------------------------------------------------------------------ sample grids
 
@@ -163,6 +102,16 @@ function samplesCard(store, onStep, onSize) {
 }
 
 // ------------------------------------------------------------------------------------------------ charts
+
+/** Round numbers from low to high, about `count` of them. */
+function ticks(low, high, count) {
+  const raw = (high - low) / count;
+  const unit = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].find((factor) => factor * unit >= raw) * unit;
+  const found = [];
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) found.push(k * step + 0); // no −0
+  return found;
+}
 
 const CHROME = 24; // padding and border of a card, both sides
 const MARGIN = { left: 46, right: 8, top: 14, bottom: 19 };
@@ -368,22 +317,12 @@ function render({ model, el, store }) {
   };
 }
 
-/**
- * Leave the state of an ended run in the notebook. JupyterLab looks for it there when no kernel runs any more, but puts it
- * there only if asked to by a setting.
- */
-function keepInNotebook(model) {
-  const manager = model.widget_manager, notebook = manager?.context?.model;
-  if (model.get("summary").active || !notebook?.setMetadata || !manager.get_state_sync) return;
-  notebook.setMetadata("widgets", { "application/vnd.jupyter.widget-state+json": manager.get_state_sync({ drop_defaults: true }) });
-}
-
 export default () => {
   let store; // one per widget, for all its views
   return {
     initialize({ model }) {
       store = pictureStore(model);
-      model.on("change:summary", () => keepInNotebook(model));
+      model.on("change:summary", () => model.get("summary").active || keepInNotebook(model));
       return store.close;
     },
     render: ({ model, el }) => render({ model, el, store }),

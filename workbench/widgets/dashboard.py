@@ -32,6 +32,7 @@ from ..metrics.protocols import brief
 from ..parameters import WorkbenchError
 from ..progress import clock, interactive
 from ..runs import ACTIVE, Run
+from .assets import source
 
 BADGES = {"created": "not started", "starting": "starting…", "running": "training", "stopping": "stopping…"}  # the others: as they are
 
@@ -56,8 +57,8 @@ class Dashboard(anywidget.AnyWidget):
         What is shown.
     """
 
-    _esm = Path(__file__).with_name("dashboard.js")
-    _css = Path(__file__).with_name("dashboard.css")
+    _esm = source("dashboard.js")
+    _css = source("dashboard.css")
 
     summary = traitlets.Dict().tag(sync=True)  # the head: name, state, messages, progress
     charts = traitlets.List().tag(sync=True)  # title, unit, curves (name, colour, steps, values)

@@ -1,0 +1,190 @@
+"""Ways to read attention maps beta (B, N, M): of one query, over all queries, by relative offset.
+
+Shapes: B images, N = side^2 queries, M = key_side^2 keys; positions in row-major order. A key covers a cell of (side / key_side)^2
+positions, over which its weight is spread evenly wherever positions are asked for.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..parameters import ParameterError
+from .capture import Projections
+
+# ------------------------------------------------------------------------------------------------- from keys to positions
+
+
+def spread(weights: Tensor, side: int) -> Tensor:
+    """Weights of keys (..., M) as weights of positions (..., side, side), each key's spread evenly over its cell; sums are preserved.
+
+    Raises
+    ------
+    ParameterError
+        If the keys are no square map whose side divides `side`.
+    """
+    key_side = _side_of(weights.shape[-1], "keys")
+    return enlarge(weights.unflatten(-1, (key_side, key_side)), side)
+
+
+def enlarge(heat: Tensor, size: int) -> Tensor:
+    """A map (..., side, side) as one of (..., size, size), nearest neighbour ("up-sampled to image size"); sums are preserved.
+
+    Raises
+    ------
+    ParameterError
+        If `size` is not a multiple of side.
+    """
+    side = heat.shape[-1]
+    if size < 1 or size % side:
+        raise ParameterError(f"size={size} does not fit a map of {side}x{side}; give a multiple of {side}")
+    factor = size // side
+    return (heat / factor**2).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+
+def overlap(side: int, key_side: int, radius: int) -> Tensor:
+    """How much of the cell of each key lies within `radius` of each position, along one axis: (side, key_side), in [0, 1].
+
+    A square neighbourhood holds the product of what it holds along the two axes.
+    """
+    position = torch.arange(side)
+    near = (position[:, None] - position).abs() <= radius
+    return near.float().unflatten(1, (key_side, side // key_side)).mean(2)
+
+
+# ------------------------------------------------------------------------------------------------------------ one query
+
+
+def outgoing(beta: Tensor, query: int) -> Tensor:
+    """What this place looks at: (B, side, side), sum 1, from maps (B, N, M) and a position in [0, N).
+
+    Raises
+    ------
+    ParameterError
+        If there is no such position.
+    """
+    side = check_query(query, beta.shape[1])
+    return spread(beta[:, query], side)
+
+
+def incoming(beta: Tensor, query: int) -> Tensor:
+    """Who looks here: (B, side, side), the weight that every position gives to position `query`.
+
+    A key's weight is shared by the positions of its cell, so in the pooled variant all of a cell receive the same.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such position.
+    """
+    side = check_query(query, beta.shape[1])
+    key_side = _side_of(beta.shape[2], "keys")
+    factor = side // key_side
+    row, column = divmod(query, side)
+    key = row // factor * key_side + column // factor
+    return (beta[:, :, key] / factor**2).unflatten(1, (side, side))
+
+
+def moved(beta: Tensor, value_norm: Tensor, query: int) -> Tensor:
+    """How much of each place reaches this one: (B, side, side), beta |value|, from maps (B, N, M) and norms of the values (B, M).
+
+    A large weight on a value near zero moves nothing (Kobayashi et al., 2020).
+
+    Raises
+    ------
+    ParameterError
+        If there is no such position.
+    """
+    side = check_query(query, beta.shape[1])
+    return spread(beta[:, query] * value_norm, side)
+
+
+def check_query(query: int, positions: int) -> int:
+    """The side of a map of N positions, of which `query` must be one (else ParameterError)."""
+    side = _side_of(positions, "queries")
+    if not 0 <= query < positions:
+        raise ParameterError(f"query={query} is no position of a {side}x{side} map; give one from 0 to {positions - 1}, row by row")
+    return side
+
+
+def _side_of(positions: int, what: str) -> int:
+    side = math.isqrt(positions)
+    if side**2 != positions:
+        raise ParameterError(f"{positions} {what} are no square map; give maps over side^2 of them")
+    return side
+
+
+# ---------------------------------------------------------------------------------------------------------- all queries
+
+
+def relative_offsets(beta: Tensor) -> Tensor:
+    """Where attention goes relative to where it comes from: (2 side - 1, 2 side - 1) float32, from maps (B, N, M).
+
+    The weight of the position at offset (dy, dx) from the query, averaged over images and over those queries for which that is inside
+    the map. Offset 0 is in the centre, [side - 1, side - 1].
+    """
+    side, key_side = _side_of(beta.shape[1], "queries"), _side_of(beta.shape[2], "keys")
+    factor = side // key_side
+    mean = beta.mean(0).view(side, side, key_side, key_side)  # query row and column, key row and column
+    total = mean.new_zeros(2 * side - 1, 2 * side - 1)
+    for row in range(side):  # a row of queries at a time, so that weights of keys spread over positions stay small
+        weights = (mean[row].transpose(0, 1) / factor**2).repeat_interleave(factor, -1)  # (key row, query column, column)
+        # Shear, by which weights of equal offset come to lie in one column: in lines of 2 side - 1 numbers cut out of lines of 2 side,
+        # each line starts one place further right than the line above.
+        sheared = F.pad(weights.flip(1), (0, side)).flatten(1)[:, :-side].unflatten(1, (side, 2 * side - 1))
+        total[side - 1 - row : 2 * side - 1 - row] += sheared.sum(1).repeat_interleave(factor, 0)
+    queries = side - torch.arange(1 - side, side, device=beta.device).abs()  # how many of a row have this offset inside
+    return (total / torch.outer(queries, queries)).float()
+
+
+def statistics(projections: Projections, image_size: int) -> dict[str, Tensor]:
+    """Numbers of every query, (B, N) float32 each.
+
+    Parameters
+    ----------
+    projections
+        What `capture_projections` gives for a layer.
+    image_size
+        S, in pixels: a position of the feature map is S / side of them wide.
+
+    Returns
+    -------
+    dict
+        entropy: of the weights over the keys, in nats, from 0 (one key) to log M (every key alike).
+        distance: mean attention distance in pixels of the image, between centres of positions (Dosovitskiy et al., 2021, Figure 7).
+        outside_3, outside_9: share of the weight outside the query's neighbourhood of 3x3 and 9x9 positions of the feature map.
+        strength: |gamma o| / |x|, see `Projections`.
+        received: N times the weight that the position receives, mean over the queries; 1 is average.
+    """
+    side, key_side = projections.side, projections.key_side
+    near = {"outside_3": overlap(side, key_side, radius=1), "outside_9": overlap(side, key_side, radius=4)}
+    distances = _distances(side, key_side)
+    received = torch.zeros(len(projections.key), key_side, key_side)
+    blocks: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "distance", *near)}
+    for rows in torch.arange(side).split(4):  # some rows of queries of all images at a time: never the whole maps
+        query = projections.query.unflatten(1, (side, side))[:, rows].flatten(1, 2)
+        log_beta = torch.log_softmax(query @ projections.key.transpose(1, 2), dim=-1)
+        beta = log_beta.exp()
+        blocks["entropy"].append((-beta * log_beta).sum(-1).clamp_min(0))
+        beta = beta.unflatten(2, (key_side, key_side)).unflatten(1, (len(rows), side))  # (B, row, column, key row, key column)
+        blocks["distance"].append((beta * distances[side - 1 - rows].flip(1)).sum((-2, -1)).flatten(1) * (image_size / side))
+        for name, along in near.items():
+            within = along[rows].any(0)  # few rows of keys
+            inside = torch.einsum("brqyx,ry,qx->brq", beta[..., within, :], along[rows][:, within], along)
+            blocks[name].append((1 - inside).clamp_min(0).flatten(1))
+        received += beta.sum((1, 2))
+    numbers = {name: torch.cat(parts, dim=1) for name, parts in blocks.items()}
+    return numbers | {"strength": projections.strength, "received": enlarge(received, side).flatten(1)}
+
+
+def _distances(side: int, key_side: int) -> Tensor:
+    """Mean distances, in positions, from each position to those of each key's cell: (side, side, key_side, key_side), from the last row
+    and column of queries to the first, which makes it a view of a small table by offset."""
+    factor = side // key_side
+    offset = torch.arange(1 - side, side).float()
+    table = F.avg_pool2d(torch.hypot(offset[:, None], offset)[None], factor, stride=1)[0]
+    reach = side - factor + 1
+    return table.unfold(0, reach, 1).unfold(1, reach, 1)[..., ::factor, ::factor]

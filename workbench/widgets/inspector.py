@@ -1,0 +1,268 @@
+"""The attention inspector: click on an image, and see where each layer looked from there, and what that does.
+
+The front end (`inspector.js`) gets the queries and keys of an image and takes the softmax itself, so that hovering asks nobody; the kernel
+answers what needs a network: another image, checkpoint, layer or intervention. `inspection` knows the answers.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+
+import anywidget
+import numpy as np
+import traitlets
+
+from .. import figures
+from ..inspection import AttentionView, Scene, Subject
+from ..parameters import ParameterError, WorkbenchError
+from ..progress import interactive
+from ..runs import Run
+from .assets import source
+
+SAVED_BYTES = 400_000  # of the first answer that go into a saved notebook; larger ones are left to the kernel
+PAGE_BYTES = 24_000_000  # of answers in an exported page
+
+
+class AttentionInspector(anywidget.AnyWidget):
+    """Where attention looks, to be clicked on.
+
+    Parameters
+    ----------
+    a, b : Run, str or path
+        The run, by name, as "run@step", or by path; without one the newest. With `b` both are looked at with one cursor, on the same
+        latents, beside their difference: another run, "run@step", "@step" of the same run, or "gamma=0" (the same, attention switched off).
+    view : AttentionView
+        Where to start: step, layer, classes, seeds, queries, reading.
+
+    Raises
+    ------
+    WorkbenchError, ParameterError
+        If there is no such run or checkpoint.
+    """
+
+    _esm = source("inspector.js")
+    _css = source("inspector.css")
+
+    catalog = traitlets.List().tag(sync=True)  # what can be looked at, for each run
+    view = traitlets.Dict().tag(sync=True)  # the controls; the front end and Python both set it
+    palette = traitlets.Bytes().tag(sync=True)  # 256 RGB colours, for heat
+    diverging = traitlets.Bytes().tag(sync=True)  # and for differences
+    answers = traitlets.List().tag(sync=True)  # known from the start: request, reply, buffers
+
+    def __init__(self, a: Run | str = "", b: Run | str | None = None, view: AttentionView | None = None):
+        view = view or AttentionView()
+        first = Subject.of(a) if a else view.subjects()[0]
+        other = b or view.compare
+        self.subjects = [first] + ([Subject.of(other, first)] if other else [])
+        super().__init__(
+            catalog=[subject.catalog() for subject in self.subjects], palette=_colours("inferno"), diverging=_colours("RdBu_r")
+        )
+        self.view = self._start(view)
+        self.answers = self._first_answers()
+        self.on_msg(self._receive)
+
+    def __repr__(self) -> str:
+        return f"AttentionInspector({', '.join(repr(subject.label) for subject in self.subjects)})"
+
+    # ------------------------------------------------------------------------------------------------- the view
+
+    def _start(self, view: AttentionView) -> dict:
+        first = self.subjects[0]
+        if not first.layers:
+            return {}
+        if view.chosen_layer(first) is None:  # no attention in the network that was asked for
+            view = AttentionView(**asdict(view) | dict(network=first.layers[-1]["network"]))
+        scene = view.scenes(first)[0]
+        steps = [subject.start or subject.run.checkpoint_steps()[-1] for subject in self.subjects]
+        pins = view.chosen_queries(first.look(scene))
+        return dict(
+            layer=scene.layer, steps=[scene.step, *steps[1:]], weights=scene.weights, source=scene.source, sample=scene.sample,
+            seed=scene.seed, truncation=scene.truncation, reading=view.reading, pins=pins, active=0 if pins else -1,
+            **{"class": scene.label},
+        )  # fmt: skip
+
+    def requests(self, kind: str = "look", **changes) -> list[dict]:
+        """What the front end would ask for each run to show the view, with `changes` in the request."""
+        view, found = self.view, []
+        for number, info in enumerate(self.catalog):
+            step = view["steps"][number] if number < len(view["steps"]) else None
+            steps = info["recorded"] if view["source"] == "recorded" else info["steps"]
+            weights = view["weights"] if view["weights"] in info["weights"] else info["weights"][0]
+            queries = view.get("pins") if view.get("scope") == "pins" else None
+            own = dict(kind=kind, subject=number, step=step if step in steps else steps[-1], weights=weights, queries=queries, start=0)
+            found.append({**view, **own, **changes})
+        return found
+
+    def _first_answers(self) -> list[dict]:
+        if not self.view:
+            return []
+        answers = [self._with_answer(request) for kind in ("strip", "look") for request in self.requests(kind)]
+        return answers if sum(len(part) for answer in answers for part in answer["buffers"]) <= SAVED_BYTES else []
+
+    def _with_answer(self, request: dict) -> dict:
+        reply, buffers = self.answer(request)
+        return dict(request=request, reply=reply, buffers=buffers)
+
+    # ------------------------------------------------------------------------------------------------- answering
+
+    def answer(self, request: dict, buffers: list | None = None) -> tuple[dict, list[bytes]]:
+        """The answer to a message of the front end: a reply in JSON, and binary parts.
+
+        Raises
+        ------
+        WorkbenchError
+            With the reason, in one line.
+        """
+        kind = request["kind"]
+        if kind == "export":
+            path = self.save(self._export_path(request), {**self.view, **request.get("view", {})})
+            return dict(path=str(path), text=f"written: {path}"), []
+        subject = self.subjects[request.get("subject", 0)]
+        if kind == "drop":
+            numbers = [one.drop(request["name"], bytes(buffers[0])) for one in self.subjects]
+            return dict(sample=numbers[0]), []
+        scene = _scene(request, subject)
+        if kind == "look":
+            return subject.look(scene).message()
+        if kind == "causal":
+            return {}, [subject.causal(scene, request["query"]).numpy().tobytes()]
+        if kind == "offsets":
+            return {}, [subject.offsets(scene).contiguous().numpy().tobytes()]
+        if kind == "strip":
+            labels, images = subject.strip(scene, request.get("start", 0))
+            pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-3, -1) if len(labels) else images
+            return dict(count=len(labels), size=subject.config.image_size, labels=labels), [pixels.contiguous().numpy().tobytes()]
+        raise WorkbenchError(f"kind={kind!r} is no request; it is one of look, strip, causal, offsets, drop, export")
+
+    def _receive(self, widget, content: dict, buffers: list) -> None:
+        """A message of the front end; may come in another thread (a subshell), so it leaves the traits alone."""
+        try:
+            reply, parts = self.answer(content["request"], buffers)
+            self.send(dict(id=content["id"], reply=reply), parts)
+        except WorkbenchError as error:
+            self.send(dict(id=content["id"], error=str(error)))
+        except Exception as error:  # a bug of ours: told where the user looks, not in a log
+            self.send(dict(id=content["id"], error=f"{type(error).__name__}: {error}"))
+            raise
+
+    # ------------------------------------------------------------------------------------------------- export
+
+    def _export_path(self, request: dict) -> Path:
+        """A name that says what is on it, and is free."""
+        view = {**self.view, **request.get("view", {})}
+        words = [view["layer"].replace("/attention.", ""), *(str(step) for step in view["steps"][: len(self.subjects)])]
+        stem = f"attention-{'-'.join(words)}"
+        folder, ending, number = self.subjects[0].run.views, request["format"], 1
+        while (folder / (name := f"{stem}{f'-{number}' if number > 1 else ''}.{ending}")).exists():
+            number += 1
+        return folder / name
+
+    def figure(self, view: dict | None = None) -> figures.Drawing | None:
+        """The current view as a figure: image, dots, and a map for each dot; None where there is no attention layer."""
+        if not self.view:
+            return None
+        self.view = view or self.view
+        looks = [(subject, subject.look(_scene(request, subject))) for subject, request in zip(self.subjects, self.requests(), strict=True)]
+        reading = self.view["reading"] if self.view["reading"] not in ("causal", "offsets") else "outgoing"
+        return figures.attention_maps(looks, [list(self.view["pins"])] * len(looks), reading)
+
+    def save(self, path: str | os.PathLike, view: dict | None = None) -> Path:
+        """Write the current view: as a figure (.png, .svg, .pdf, with a sidecar that `figures.redraw` takes), or as a page (.html) that
+        answers hover and clicks without a kernel or a network.
+
+        Raises
+        ------
+        ParameterError
+            For another ending.
+        """
+        path = Path(path)
+        if path.suffix not in (".png", ".svg", ".pdf", ".html"):
+            raise ParameterError(f"path={str(path)!r} ends in {path.suffix!r}; a view can be .png, .svg, .pdf or .html")
+        if not self.view:
+            raise WorkbenchError(f"run {self.subjects[0].run.name!r} has no attention layer: nothing to save")
+        if path.suffix != ".html":
+            return self.figure(view).save(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self._page(view or self.view), encoding="utf-8")
+        return path
+
+    def _page(self, view: dict) -> str:
+        """The view in one file: this image and its neighbours in the strip, in every layer, as far as the size of a page allows."""
+        self.view = view
+        answers = [self._with_answer(request) for request in self.requests("strip")]
+        layers = [layer["id"] for layer in self.subjects[0].layers if all(layer in other.layers for other in self.subjects)]
+        layers.sort(key=lambda layer: layer != view["layer"])
+        samples = sorted(range(answers[0]["reply"]["count"]), key=lambda sample: sample != view["sample"])
+        size, seen = 0, []
+        for sample, layer in product(samples, layers):
+            if layer.startswith("G") and view["source"] in ("real", "dropped"):
+                continue
+            part = [
+                self._with_answer(request) for request in self.requests(sample=sample, layer=layer, gamma0=False, forbid=[], replace="")
+            ]
+            size += sum(len(buffer) for answer in part for buffer in answer["buffers"])
+            if seen and size > PAGE_BYTES:
+                break
+            seen += part
+        state = dict(catalog=self.catalog, view=view, palette=self.palette, diverging=self.diverging, answers=answers + seen)
+        text = json.dumps(state, default=_encode).replace("<", "\\u003c")  # no tag may end the script that holds it
+        return PAGE.format(title=repr(self), css=self._css, state=text, script=f"{self._esm}\n{source_of_page()}")
+
+    # ------------------------------------------------------------------------------------------------- the front end
+
+    def open(self) -> None:
+        """Open the connection to the front end, where there is one: without, the widget would only weigh the notebook down."""
+        if interactive():
+            super().open()
+
+    def _repr_mimebundle_(self, **kwargs):
+        data, metadata = ({"text/plain": repr(self)}, {}) if self.comm is None else super()._repr_mimebundle_(**kwargs)
+        if figure := self.figure():  # what GitHub, an untrusted notebook and an export show
+            data["image/png"] = base64.b64encode(figure.png()).decode()
+        return data, metadata
+
+
+def _scene(request: dict, subject: Subject) -> Scene:
+    """The scene of a request, whose names are JavaScript's; a strip may leave the layer open."""
+    towards = request.get("towards")
+    label = request.get("class", -1)
+    changes = dict(label=label if label < (subject.config.num_classes or 0) else -1, layer=request.get("layer") or subject.layers[0]["id"])
+    return Scene.of({**request, **changes, "towards": towards and (towards["seed"], towards["sample"])})
+
+
+def _colours(name: str) -> bytes:
+    """256 RGB colours of a matplotlib colour map."""
+    from matplotlib import colormaps
+
+    return (colormaps[name](np.arange(256), bytes=True)[:, :3]).tobytes()
+
+
+def _encode(value) -> dict:
+    return dict(base64=base64.b64encode(value).decode())
+
+
+def source_of_page() -> str:
+    """The script of an exported page, which follows that of the widget in one module."""
+    return (Path(__file__).parent / "frozen.js").read_text(encoding="utf-8")
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>{css}</style>
+</head>
+<body>
+<main id="wb-view"></main>
+<script type="application/json" id="wb-state">{state}</script>
+<script type="module">{script}</script>
+</body>
+</html>
+"""
