@@ -4,142 +4,44 @@
 import json
 import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import nbformat
+import numpy as np
 import pytest
+import torch
+from lab import READY, Lab, Notebook, chromium, wait_until
+from matplotlib import colormaps
+from safetensors.torch import load_file, save_file
 
-from workbench import Config, train
+from workbench import Config, attention, sampling, train
 from workbench.runs import Run, create_run
+from workbench.widgets import AttentionInspector
 
 pytestmark = pytest.mark.slow
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-NO_NEWS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}}
-
-# Wait for the kernel, not for the page: cells that run before it is connected are lost.
-READY = """() => {
-  const widget = window.jupyterapp?.shell?.currentWidget, session = widget?.context?.sessionContext, kernel = session?.session?.kernel;
-  return widget?.context.isReady && session.isReady && kernel?.connectionStatus === "connected" && kernel.status === "idle";
-}"""
-
-
-class Lab:
-    """A JupyterLab server with settings of its own, in `folder`."""
-
-    def __init__(self, folder: Path):
-        self.files, self.outputs, self.token = folder / "files", folder / "outputs", "token-of-the-tests"
-        names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
-        private = {name: str(folder / name.lower()) for name in names}
-        settings = Path(private["JUPYTER_CONFIG_DIR"], "labconfig", "default_setting_overrides.json")
-        for place in (self.files, self.outputs, settings.parent):
-            place.mkdir(parents=True)
-        settings.write_text(json.dumps(NO_NEWS))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        options = ["--no-browser", "--expose-app-in-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
-        options += [f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.files}"]
-        environment = {**os.environ, **private, "WORKBENCH_OUTPUTS": str(self.outputs), "WORKBENCH_DATA": str(folder / "data")}
-        environment.pop("WORKBENCH_HEADLESS", None)
-        environment["OMP_NUM_THREADS"] = "1"  # threads that wait for each other starve beside a browser on two cores
-        with open(folder / "server.log", "w") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=environment, stdout=log, stderr=log)
-        wait_until(lambda: self.call("/api/status"), 60)
-
-    def call(self, path: str, method: str = "GET"):
-        request = urllib.request.Request(self.url + path, method=method, headers={"Authorization": f"token {self.token}"})
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return json.loads(answer.read() or "null")
-        except OSError:  # not there yet
-            return None
-
-    def end_sessions(self):
-        for session in self.call("/api/sessions"):  # kernels outlive pages
-            self.call(f"/api/sessions/{session['id']}", "DELETE")
-
-    def write(self, name: str, *cells: str) -> str:
-        """Write a notebook; its address."""
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
-        nbformat.write(notebook, self.files / name)
-        return f"{self.url}/lab/tree/{name}?reset&token={self.token}"
-
-
-class Notebook:
-    """A notebook that is open in JupyterLab."""
-
-    def __init__(self, page, address: str):
-        self.page, self.errors, self.hosts = page, [], set()
-        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname))
-        page.goto(address)
-        page.wait_for_function(READY, timeout=60_000)
-
-    def do(self, script: str):
-        """Start something in JupyterLab, without waiting for its end."""
-        self.page.evaluate(f"() => {{ const notebook = jupyterapp.shell.currentWidget; {script} }}")
-
-    def run(self, cell: int):
-        self.do(f"notebook.content.activeCellIndex = {cell}; jupyterapp.commands.execute('notebook:run-cell')")
-
-    def output(self, cell: int):
-        return self.page.locator(".jp-Notebook .jp-Cell").nth(cell).locator(".jp-OutputArea-output")
-
-    def saved(self, lab: Lab, name: str):
-        self.page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
-        return nbformat.read(lab.files / name, 4)
-
-
-def wait_until(true, seconds: float = 30):
-    end = time.monotonic() + seconds
-    while not (answer := true()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
-    return answer
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        sync_playwright = None
-    if not (CHROMIUM and sync_playwright):
-        refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-        refuse("the browser tests need Chromium (Debian: apt install chromium) and playwright (pip install playwright)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+def browser():
+    with chromium() as browser:
+        if not browser:
+            refuse = pytest.fail if os.environ.get("CI") else pytest.skip
+            refuse("the browser tests need Chromium (Debian: apt install chromium) and playwright (pip install playwright)")
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
-def lab(chromium, tmp_path_factory):
+def lab(browser, tmp_path_factory):
     lab = Lab(tmp_path_factory.mktemp("lab"))
     yield lab
-    for folder in lab.outputs.iterdir():  # trainings outlive kernels
-        Run(folder).stop()
-    lab.end_sessions()
-    lab.process.terminate()
-    lab.process.wait(30)
+    lab.close()
 
 
 @pytest.fixture
-def page(chromium):
-    context = chromium.new_context(viewport={"width": 1500, "height": 1100})
+def page(browser):
+    context = browser.new_context(viewport={"width": 1500, "height": 1100})
     context.set_default_timeout(30_000)
     yield context.new_page()
     context.close()
@@ -301,3 +203,220 @@ def test_the_stop_square_asks_the_training_to_save_and_stop(lab, page, monkeypat
     view.locator(".badge").get_by_text("failed").wait_for()
     assert view.get_by_role("alert").inner_text().splitlines() == ["collapse: all samples look the same", "no room left on the disk"]
     assert notebook.errors == []
+
+
+# ----------------------------------------------------------------------------------------------------- the inspector
+
+
+@pytest.fixture(scope="module")
+def seen(lab):
+    """A run to look at, with attention that shows: gamma has hardly moved after four steps, so it is raised."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_OUTPUTS", str(lab.outputs))
+        small = dict(width=8, z_dim=8, batch_size=8, steps=4, log_every=2, sample_every=2, checkpoint_every=2, evaluate_every=0)
+        run = train(Config.preset("twins32", run="seen", attention_g="8,16", mixed_precision="no", **small))
+    for path in run.path.glob("checkpoints/*/*.safetensors"):
+        tensors = load_file(path)
+        if not path.stem.startswith("optimizer"):
+            tensors |= {name: torch.tensor(0.7) for name in tensors if name.endswith("gamma")}
+        save_file(tensors, path)
+    return run
+
+
+def truth(run, step=None, sample=0, label=0, seed=0, layer="attention.16"):
+    """The map (N, M) of G that the inspector must show, from the package's own functions."""
+    generator = run.generator(step)
+    with attention.capture(generator) as maps:
+        sampling.images(generator, sampling.latents(1, generator.z_dim, seed, sample), torch.tensor([label]))
+    return maps[layer][0].numpy()
+
+
+def cell(stage, query, side=16):
+    """The middle of a position on a stage, relative to it."""
+    box = stage.bounding_box()
+    row, column = divmod(query, side)
+    return {"x": (column + 0.5) * box["width"] / side, "y": (row + 0.5) * box["height"] / side}
+
+
+HEAT = "canvas => ({ query: canvas.query ?? null, values: Array.from(canvas.values ?? []) })"
+PIXELS = "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"
+
+
+def assert_shows(heat, beta, query):
+    """A canvas holds, and has painted, the map of this query."""
+    wait_until(lambda: heat.evaluate(HEAT)["query"] == query)
+    values = np.array(heat.evaluate(HEAT)["values"])
+    np.testing.assert_allclose(values, beta[query], atol=1e-5)
+    painted = np.array(heat.evaluate(PIXELS)).reshape(-1, 4)[:, :3]
+    colours = colormaps["inferno"](np.rint(values / values.max() * 255).astype(int), bytes=True)[:, :3]
+    assert np.abs(painted.astype(int) - colours).max() <= 8  # one step of the colours: where the rounding falls
+
+
+def pins(view):
+    return [int(query) for query in view.locator(".stage .pin").evaluate_all("pins => pins.map(pin => pin.dataset.query)")]
+
+
+def test_an_image_is_clicked_on(lab, page, seen):
+    page.set_viewport_size({"width": 1500, "height": 2200})
+    start = "import workbench\nview = workbench.AttentionView(classes='disc', seeds='0', queries='0,0')\n"
+    first = start + "inspector = workbench.AttentionInspector('seen', view=view)\ninspector"
+    second = "other = workbench.AttentionInspector('seen@2', view=view)\nother"
+    name = "attention.ipynb"
+    notebook = Notebook(page, lab.write(name, first, second, "inspector.view['pins'], other.view['pins']"))
+    notebook.run(0)
+    notebook.run(1)
+    view, other = (notebook.output(k).locator(".wb.inspector") for k in (0, 1))
+    stage, heat = view.locator(".stage"), view.locator(".stage .heat")
+    beta = truth(seen)
+    assert_shows(heat, beta, 0)  # the pin that it opened with
+
+    # A click selects the position under it; hovering previews without asking, shift-click adds.
+    stage.click(position=cell(stage, 37))
+    assert pins(view) == [37]
+    assert_shows(heat, beta, 37)
+    stage.hover(position=cell(stage, 200))
+    assert_shows(heat, beta, 200)
+    assert pins(view) == [37]
+    stage.click(position=cell(stage, 99), modifiers=["Shift"])
+    stage.click(position=cell(stage, 255), modifiers=["Shift"])
+    assert pins(view) == [37, 99, 255] and view.locator(".pinned").count() == 3
+    stage.click(position=cell(stage, 99), modifiers=["Shift"])
+    assert pins(view) == [37, 255]
+    assert pins(other) == [0]  # the other inspector is another
+    wait_until(lambda: other.locator(".stage .heat").evaluate(HEAT)["query"] == 0)
+    assert_shows(other.locator(".stage .heat"), truth(seen, step=2), 0)
+
+    # By keyboard.
+    stage.focus()
+    page.keyboard.press("Escape")
+    wait_until(lambda: pins(view) == [])
+    before = heat.evaluate(HEAT)["query"]
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+    wait_until(lambda: heat.evaluate(HEAT)["query"] not in (None, before))
+    chosen = heat.evaluate(HEAT)["query"]
+    page.keyboard.press("Enter")
+    wait_until(lambda: pins(view) == [chosen])
+    assert "entropy" in view.locator("[aria-live=polite]").first.text_content()
+
+    # Opacity, and another way of reading.
+    opacity = view.get_by_label("Opacity")
+    opacity.focus()
+    page.keyboard.press("Home")
+    wait_until(lambda: heat.evaluate("canvas => getComputedStyle(canvas).opacity") == "0")
+    page.keyboard.press("End")
+    wait_until(lambda: heat.evaluate("canvas => getComputedStyle(canvas).opacity") == "1")
+    view.get_by_role("button", name="Seen by").click()
+    stage.hover(position=cell(stage, 85))
+    wait_until(lambda: heat.evaluate(HEAT)["query"] == 85)
+    key = (85 // 16 // 2) * 8 + 85 % 16 // 2
+    np.testing.assert_allclose(heat.evaluate(HEAT)["values"], beta[:, key], atol=1e-5)
+    view.get_by_role("button", name="Looks at").click()
+
+    # What needs the generator: another sample, and attention switched off.
+    view.locator(".thumbs button").nth(3).click()
+    stage.hover(position=cell(stage, 20))
+    wait_until(lambda: np.allclose(heat.evaluate(HEAT)["values"], truth(seen, sample=3)[20], atol=1e-5))
+    view.get_by_role("button", name="γ = 0").click()
+    view.locator(".triple .after").wait_for()
+    difference = np.array(view.locator(".triple canvas.after").evaluate(PIXELS)) - np.array(
+        view.locator(".triple canvas.before").evaluate(PIXELS)
+    )
+    assert np.abs(difference).max() > 3
+    view.get_by_role("button", name="γ = 0").click()
+
+    # The brush forbids keys, and the kernel shows what that changes.
+    view.get_by_role("button", name="Knock out").click()
+    stage.click(position=cell(stage, 0))
+    view.get_by_text("1 of 64 places").wait_for()
+    view.locator(".triple .after").wait_for()
+    view.get_by_role("button", name="Clear", exact=True).click()
+    view.get_by_role("button", name="Knock out").click()
+
+    # Python knows what is shown; the buttons save it.
+    stage.click(position=cell(stage, 50))
+    page.wait_for_timeout(400)  # the front end tells of changes when they have come to rest
+    notebook.run(2)
+    notebook.output(2).get_by_text("([50], [0])").wait_for()
+    view.get_by_role("button", name="Figure (SVG)").click()
+    view.get_by_text("written: ").wait_for()
+    assert (seen.path / "views" / "attention-G16-4.svg").stat().st_size > 5000
+
+    # Dark.
+    ink = "node => getComputedStyle(node).color"
+    light = view.evaluate(ink)
+    notebook.do("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+    wait_until(lambda: view.evaluate(ink) != light)
+
+    # Without a kernel it goes on: hover and click, and samples that were seen.
+    notebook.do("notebook.context.sessionContext.session.kernel.shutdown()")
+    page.wait_for_timeout(500)
+    stage.hover(position=cell(stage, 111))
+    wait_until(lambda: heat.evaluate(HEAT)["query"] == 111)
+    np.testing.assert_allclose(heat.evaluate(HEAT)["values"], truth(seen, sample=3)[111], atol=1e-5)
+    stage.click(position=cell(stage, 112))
+    assert pins(view) == [112]
+    view.locator(".thumbs button").nth(0).click()
+    stage.hover(position=cell(stage, 30))
+    wait_until(lambda: np.allclose(heat.evaluate(HEAT)["values"], beta[30], atol=1e-5))
+
+    saved = notebook.saved(lab, name)
+    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(saved.cells[0].outputs[0].data)
+    assert notebook.errors == [] and notebook.hosts <= {"127.0.0.1", None}
+
+
+def test_d_is_looked_at_too(lab, page, seen):
+    """D on samples, on real images, and on an image of the user's."""
+    start = "import workbench\nview = workbench.AttentionView(network='D', queries='3,4')\n"
+    notebook = Notebook(page, lab.write("judge.ipynb", start + "workbench.AttentionInspector('seen', view=view)"))
+    notebook.run(0)
+    view = notebook.output(0).locator(".wb.inspector")
+    view.locator(".stage .heat").wait_for()
+    view.get_by_text(re.compile(r"logit −?\d")).first.wait_for()
+    view.get_by_role("button", name="real", exact=True).click()
+    view.get_by_text(re.compile("real image 0")).first.wait_for()
+    view.get_by_role("button", name="yours").click()
+    picture = lab.files / "mine.png"
+    picture.write_bytes(seen.sample_path(4).read_bytes())
+    view.locator("input[type=file]").set_input_files(picture)
+    view.get_by_text(re.compile(r"mine\.png")).first.wait_for()
+    (lab.files / "words.png").write_text("no image")
+    view.locator("input[type=file]").set_input_files(lab.files / "words.png")
+    view.get_by_role("alert").get_by_text("'words.png' cannot be read as an image").wait_for()
+    assert notebook.errors == []
+
+
+def test_two_checkpoints_are_compared(lab, page, seen):
+    page.set_viewport_size({"width": 1500, "height": 1800})
+    start = "import workbench\nview = workbench.AttentionView(classes='disc', seeds='0', queries='0,0')\n"
+    notebook = Notebook(page, lab.write("pair.ipynb", start + "workbench.AttentionInspector('seen', '@2', view=view)"))
+    notebook.run(0)
+    view = notebook.output(0).locator(".wb.inspector")
+    heats = view.locator(".stage .heat")
+    wait_until(lambda: heats.count() == 2)
+    view.locator(".stage").nth(1).hover(position=cell(view.locator(".stage").nth(1), 77))
+    for k, step in enumerate((4, 2)):  # one cursor for both
+        assert_heat = heats.nth(k)
+        wait_until(lambda heat=assert_heat: heat.evaluate(HEAT)["query"] == 77)
+        np.testing.assert_allclose(assert_heat.evaluate(HEAT)["values"], truth(seen, step=step)[77], atol=1e-5)
+    assert notebook.errors == []
+
+
+def test_the_exported_page_answers_without_server_and_kernel(page, seen, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(seen.path.parent))
+    errors, hosts = [], set()
+    page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: hosts.add(request.url.split("?")[0][:7]))
+    path = AttentionInspector(seen).save(tmp_path / "view.html")
+    page.goto(path.as_uri())
+    view = page.locator(".wb.inspector")
+    stage, heat = view.locator(".stage"), view.locator(".stage .heat")
+    stage.click(position=cell(stage, 77))
+    assert_shows(heat, truth(seen), 77)
+    stage.hover(position=cell(stage, 130))
+    assert_shows(heat, truth(seen), 130)
+    view.locator(".thumbs button").nth(5).click()
+    stage.hover(position=cell(stage, 131))
+    wait_until(lambda: np.allclose(heat.evaluate(HEAT)["values"], truth(seen, sample=5)[131], atol=1e-5))
+    assert errors == [] and hosts <= {"file://", "blob:nu"}

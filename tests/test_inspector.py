@@ -80,6 +80,9 @@ def test_every_kind_of_message(run):
     stream = io.BytesIO()
     Image.new("RGB", (50, 40), "red").save(stream, "PNG")
     content, _ = sent(inspector, dict(kind="drop", name="a.png"), [memoryview(stream.getvalue())])
+    for source in ("real", "dropped", "recorded"):
+        (strip,) = inspector.requests("strip", source=source, layer=None)
+        assert sent(inspector, strip)[0]["reply"]["count"] == dict(real=8, dropped=1, recorded=4)[source]
     (dropped,) = inspector.requests(layer="D/attention.16", source="dropped", sample=content["reply"]["sample"])
     assert isinstance(sent(inspector, dropped)[0]["reply"]["logit"], float)
 

@@ -17,7 +17,7 @@ from ..parameters import command
 from ..runs import DEMO, Run
 from ..training import train
 
-STEPS = (100, 300, 600, 1000, 2000, 4000)
+STEPS = (100, 500, 1500, 4000)
 CONFIG = dict(
     run="demo", width=16, attention_g="16,32", steps=4000, log_every=20, checkpoint_every=100, evaluate_every=500, mixed_precision="no"
 )
@@ -34,7 +34,7 @@ def strip(run: Run, out: Path) -> None:
         for name in ("ema", "discriminator"):
             tensors = load_file(run.checkpoint_path(step) / f"{name}.safetensors")
             save_file({key: tensor.half() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
-    for source in [*map(run.sample_path, steps), *(run.attention_path(step) for step in run.attention_steps()[::2])]:
+    for source in [run.sample_path(steps[-1]), *(run.attention_path(step) for step in run.attention_steps()[::4])]:
         target = out / source.relative_to(run.path)
         target.parent.mkdir(exist_ok=True)
         shutil.copy(source, target)

@@ -179,14 +179,15 @@ function render({ model, el, store }) {
     scene = next;
     drawHead(catalog);
     if (!scene) return;
-    const found = scene.subjects.map(({ look }) => store.ask(look));
+    const [{ strip: request }] = scene.subjects, { source, sample } = scene.state;
+    const images = store.ask(normal({ ...request, start })), absent = source === "dropped" && !(sample < images?.count);
+    const found = scene.subjects.map(({ look }) => (absent ? null : store.ask(look)));
     current = found.map(Boolean);
     looks = found.map((look, i) => look ?? (same ? looks[i] : null) ?? null); // the map of another layer would not fit
     if (panel === "offsets") scene.subjects.forEach(({ offsets }) => store.ask(offsets));
     if (scene.reading === "causal") askCausal();
     drawControls();
-    const [{ strip: request }] = scene.subjects;
-    strip.draw(scene, store.ask(normal({ ...request, start })), start, frozen);
+    strip.draw(scene, images, start, frozen);
     if (stages.length !== catalog.length) makeStages();
     fit();
     drawPins();
@@ -315,7 +316,7 @@ function render({ model, el, store }) {
   function fit() {
     const width = root.clientWidth, n = scene.catalog.length, gap = 12, chrome = 24; // padding and border of a card
     if (!width) return;
-    const rail = width >= 940 ? 184 + gap : 0, beside = width - rail >= (n === 1 ? 620 : 1040);
+    const rail = width >= (n === 1 ? 940 : 1240) ? 184 + gap : 0, beside = width - rail >= (n === 1 ? 620 : 1000);
     const room = (width - rail - (beside ? 290 + gap : 0) - (n - 1) * gap) / n - chrome;
     size = crisp(scene.catalog[0].image_size, clamp(room, 200, 520));
     root.dataset.rail = rail ? "beside" : "above";

@@ -228,10 +228,11 @@ class AttentionInspector(anywidget.AnyWidget):
 
 
 def _scene(request: dict, subject: Subject) -> Scene:
-    """The scene of a request, whose names are JavaScript's; a strip may leave the layer open."""
-    towards = request.get("towards")
-    label = request.get("class", -1)
-    changes = dict(label=label if label < (subject.config.num_classes or 0) else -1, layer=request.get("layer") or subject.layers[0]["id"])
+    """The scene of a request, whose names are JavaScript's. That of a strip leaves the layer open: any that its images go with."""
+    given = request.get("source") in ("real", "dropped")
+    fitting = [layer["id"] for layer in subject.layers if not given or layer["network"] == "D"]
+    towards, label = request.get("towards"), request.get("class", -1)
+    changes = dict(label=label if label < (subject.config.num_classes or 0) else -1, layer=request.get("layer") or fitting[0])
     return Scene.of({**request, **changes, "towards": towards and (towards["seed"], towards["sample"])})
 
 

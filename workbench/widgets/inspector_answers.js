@@ -60,10 +60,11 @@ function movePins(pins, from, to) {
 // ------------------------------------------------------------------------------------------------ requests and answers
 
 const PAGED = ["samples", "real"]; // sources that have more images than a strip; of others it shows all
+const FOR_D = ["real", "dropped"]; // sources that only D looks at
 const SETTING = { subject: 0, step: 0, weights: "ema", class: -1, seed: 0, truncation: 0 };
 const PICTURE = { ...SETTING, layer: "", source: "samples", sample: 0, towards: null, mix: 0 };
 const FIELDS = {
-  strip: { ...SETTING, source: "samples", start: 0 },
+  strip: { ...SETTING, layer: "", source: "samples", start: 0 },
   look: { ...PICTURE, gamma0: false, forbid: [], queries: null, replace: "" },
   causal: { ...PICTURE, query: 0 },
   offsets: { ...SETTING, layer: "" },
@@ -77,6 +78,7 @@ function normal(request) {
   if (given && (request.kind === "strip" || whole.source !== "dropped")) whole.class = -1; // a dropped image is judged as of a class
   if (whole.source === "recorded") whole.weights = "ema";
   if (request.kind === "strip" && !PAGED.includes(whole.source)) whole.start = 0;
+  if (request.kind === "strip" && !FOR_D.includes(whole.source)) whole.layer = ""; // all layers see the same samples
   if ("mix" in whole && !(whole.towards && whole.mix)) Object.assign(whole, { towards: null, mix: 0 });
   if (whole.towards) whole.towards = { seed: whole.towards.seed, sample: whole.towards.sample };
   if (request.kind !== "look") return { kind: request.kind, ...whole };
@@ -189,7 +191,10 @@ function answerStore(model) {
     if (!send(model, { id, request }, buffers)) lose();
     changed();
   });
-  store.forget = (matches) => [...cache.keys()].filter((key) => matches(JSON.parse(key))).forEach((key) => cache.delete(key));
+  store.forget = (matches) => {
+    [...cache.keys()].filter((key) => matches(JSON.parse(key))).forEach((key) => cache.delete(key));
+    failures.clear(); // what was not there may be there now
+  };
   store.errors = () => [...new Set([...failures.values()].map(({ error }) => error))];
   /** Since when the kernel works for us, or null. */
   store.busy = () => [...flights.values(), ...calls.values()].reduce((least, { since }) => Math.min(least ?? since, since), null);

@@ -288,14 +288,15 @@ function sideCard(onPanel) {
 
   /** One map, or the difference of two, and its scale. */
   function paintMaps(maps, { plain: sequential, diverging }, high, unit, mark) {
-    const [first, second] = maps, side = Math.max(...maps.map((map) => map.side));
-    const flat = (map) => enlarge(map, side, map.spread);
-    const values = second ? flat(second).map((value, i) => value - flat(first)[i]) : first.values;
-    const most = second ? extent(values) : high;
-    if (second && !most) note.textContent = "No difference.";
-    const [table, least] = second ? [diverging, -most] : [sequential, 0];
-    paintHeat(canvas, values, table, least || -Number(!most), most || 1); // zero is in the middle of the diverging colours
-    scale.show(table, least, most, unit, second ? undefined : mark);
+    const side = Math.max(...maps.map((map) => map.side)), [a, b] = maps.map((map) => enlarge(map, side, map.spread));
+    if (!b) {
+      paintHeat(canvas, a, sequential, 0, high);
+      return scale.show(sequential, 0, high, unit, mark);
+    }
+    const values = b.map((value, i) => value - a[i]), most = extent(values);
+    paintHeat(canvas, values, diverging, -most || -1, most || 1); // where nothing differs, all has the middle colour
+    scale.show(diverging, -most, most, unit);
+    if (!most) note.textContent = "No difference.";
   }
 
   return {

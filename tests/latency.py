@@ -1,0 +1,91 @@
+"""How long the attention inspector takes from a move or click of the mouse to the painted map, in a real JupyterLab and Chromium.
+
+    python tests/latency.py          medians and 95th percentiles, in milliseconds
+
+Measured on the run that ships with the package (32x32 images), and on an untrained one at 128x128 with attention at 64x64. From the event's
+time stamp, which the browser gives it when it comes in, to the end of the painting script.
+"""
+
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from lab import Lab, Notebook, chromium, wait_until
+
+from workbench import Config, train
+from workbench.runs import DEMO
+
+LISTEN = """() => {
+  window.waited = { hover: [], click: [], look: [] };
+  let since = 0;
+  for (const kind of ["pointermove", "click", "input"]) addEventListener(kind, (event) => { since = event.timeStamp; }, true);
+  new PerformanceObserver((list) => {
+    for (const { startTime, detail } of list.getEntries()) if (since) window.waited[detail.kind].push(startTime - since);
+  }).observe({ type: "mark" });
+}"""
+LARGE = dict(
+    run="large", image_size=128, width=32, attention_g="64", attention_d="64", batch_size=2, steps=1, evaluate_every=0, mixed_precision="no"
+)
+
+
+def measure(notebook: Notebook, view, side: int, count: int) -> dict[str, list[float]]:
+    page, stage = notebook.page, view.locator(".stage")
+    stage.wait_for()
+    wait_until(lambda: view.locator(".thumbs button").count() == 8)
+    page.wait_for_timeout(1000)
+    page.evaluate(LISTEN)
+    box, choose = stage.bounding_box(), random.Random(0)
+
+    def place():
+        return box["x"] + (choose.randrange(side) + 0.5) * box["width"] / side, box["y"] + (choose.randrange(side) + 0.5) * box[
+            "height"
+        ] / side
+
+    for _ in range(count):
+        page.mouse.move(*place())
+        page.wait_for_timeout(40)
+    hovers = page.evaluate("() => window.waited.hover.splice(0)")
+    for _ in range(count):
+        page.mouse.click(*place())
+        page.wait_for_timeout(60)
+    page.mouse.move(1, 1)
+    clicks = page.evaluate("() => window.waited.click.splice(0)")
+    page.wait_for_timeout(300)
+    page.evaluate("() => window.waited.look.splice(0)")
+    for k in range(1, 8):  # samples that were not looked at yet: the generator runs
+        view.locator(".thumbs button").nth(k).click()
+        wait_until(lambda k=k: page.evaluate("() => window.waited.look.length") >= k)
+        page.wait_for_timeout(200)
+    looks = page.evaluate("() => window.waited.look.splice(0)")
+    return {"hover to paint": hovers, "click to paint, image known": clicks, "click to paint, the generator runs": looks[:7]}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        if not browser:
+            sys.exit("this needs Chromium (Debian: apt install chromium) and playwright (pip install playwright)")
+        lab = Lab(Path(folder))
+        try:
+            shutil.copytree(DEMO, lab.outputs / "demo")
+            shutil.move(train(Config.preset("twins32", **LARGE)).path, lab.outputs / "large")
+            for run, side, layer in (("demo", 16, 16), ("large", 64, 64)):
+                page = browser.new_context(viewport={"width": 1500, "height": 1600}).new_page()
+                view = f"workbench.AttentionView(run={run!r}, layer={layer})"
+                notebook = Notebook(page, lab.write(f"{run}.ipynb", f"import workbench\nworkbench.AttentionInspector(view={view})"))
+                notebook.run(0)
+                for what, times in measure(notebook, notebook.output(0).locator(".wb.inspector"), side, 60).items():
+                    high = sorted(times)[int(0.95 * (len(times) - 1))]
+                    print(
+                        f"{run:<6} {side}x{side} queries  {what:<36} median {statistics.median(times):6.1f} ms  95 % {high:6.1f} ms  ({len(times)})"
+                    )
+                page.close()
+                lab.end_sessions()
+        finally:
+            lab.close()
+
+
+if __name__ == "__main__":
+    main()
