@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench import Config, Evaluation, Run, list_runs, train
+from workbench import AttentionView, Config, Evaluation, Run, list_runs, train
+from workbench.config import outputs_dir
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 TINY = [
@@ -57,7 +58,7 @@ def test_committed_notebooks_are_clean(path):
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.For | ast.While)]
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("train", Config), ("evaluate", Evaluation)])
+@pytest.mark.parametrize(("name", "parameters"), [("train", Config), ("evaluate", Evaluation), ("attention", AttentionView)])
 def test_committed_parameters_cells_are_those_of_the_package(name, parameters):
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
     assert notebook.cells[1].source == parameters.cell()
@@ -154,6 +155,41 @@ def test_an_evaluation_that_does_not_fit_ends_papermill_with_the_reason(tmp_path
     done = papermill("evaluate.ipynb", tmp_path / "out.ipynb", *words.split())
     assert done.returncode != 0
     assert done.stderr.rstrip().splitlines()[-1].startswith(says), done.stderr
+
+
+@pytest.mark.slow
+def test_papermill_looks_at_attention(tmp_path):
+    """Without a run of one's own: the demo, its pictures in the notebook and in the outputs folder, a page, and a table."""
+    done = papermill("attention.ipynb", tmp_path / "out.ipynb", "-p", "layer", 16, "-p", "n", 4, "-p", "compare", "gamma=0")
+    assert done.returncode == 0, done.stderr
+    outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3  # inspector, figure, through training
+    (table,) = [output.data["text/html"] for output in outputs if "<table>" in output.get("data", {}).get("text/html", "")]
+    assert "G/attention.32" in table and "demo, γ = 0" in table  # noqa: RUF001
+    assert (tmp_path / "out.ipynb").stat().st_size < 1_500_000
+    views = outputs_dir() / "demo" / "views"
+    names = {"attention.png", "attention.svg", "attention.png.json", "attention.svg.json", "attention.html", "attention.csv"}
+    assert {path.name for path in views.iterdir()} == names
+    assert len((views / "attention.csv").read_text().splitlines()) == 1 + 2 * 4 * 3  # two subjects, four checkpoints, three layers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "says"), [
+    ("-p layers 16", "ParameterError: unknown parameter 'layers'; did you mean 'layer'?"),
+    ("-p run nothing", "WorkbenchError: there is no run 'nothing'"),
+    ("-p queries 99,0", "ParameterError: queries='99,0': '99,0' is not \"row,column\", each from 0 to 31"),
+])  # fmt: skip
+def test_a_view_that_does_not_fit_ends_papermill_with_the_reason(tmp_path, words, says):
+    done = papermill("attention.ipynb", tmp_path / "out.ipynb", *words.split())
+    assert done.returncode != 0
+    assert done.stderr.rstrip().splitlines()[-1].startswith(says), done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_without_attention_is_told_and_no_error(tmp_path, tiny):
+    train(tiny(run="bare", attention_g="none", attention_d="none"))
+    done = papermill("attention.ipynb", tmp_path / "out.ipynb", "-p", "run", "bare")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ function frozenModel(state) {
 }
 
 function thaw(key, value) {
-  return typeof value?.base64 === "string" ? new DataView(Uint8Array.from(atob(value.base64), (letter) => letter.charCodeAt(0)).buffer) : value;
+  if (typeof value?.base64 !== "string") return value;
+  return new DataView(Uint8Array.from(atob(value.base64), (letter) => letter.charCodeAt(0)).buffer);
 }
 
 const dark = matchMedia("(prefers-color-scheme: dark)");

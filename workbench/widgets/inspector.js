@@ -88,7 +88,7 @@ function render({ model, el, store }) {
 
   function unpin(at) {
     const pins = scene.pins.filter((_, i) => i !== at);
-    change({ pins, active: Math.min(Math.max(scene.active, 0), pins.length - 1) });
+    change({ pins, active: Math.min(scene.active - (at < scene.active), pins.length - 1) });
   }
 
   function hover(query) {
@@ -144,12 +144,11 @@ function render({ model, el, store }) {
   }
 
   async function drop(file) {
-    const layer = scene.layers.find(({ network }) => network === "D");
     try {
       const { sample } = await store.call({ kind: "drop", name: file.name }, [await file.arrayBuffer()]);
       store.forget((request) => request.kind === "strip" && request.source === "dropped");
+      if (scene.layer.network !== "D") pickLayer(scene.layers.find(({ network }) => network === "D").id);
       change({ source: "dropped", sample });
-      if (scene.layer.network !== "D") pickLayer(layer.id);
     } catch (error) {
       problem = error.message;
     }
@@ -184,6 +183,7 @@ function render({ model, el, store }) {
     const found = scene.subjects.map(({ look }) => (absent ? null : store.ask(look)));
     current = found.map(Boolean);
     looks = found.map((look, i) => look ?? (same ? looks[i] : null) ?? null); // the map of another layer would not fit
+    if (panel === "offsets" && source === "recorded") panel = "map"; // its network was not kept
     if (panel === "offsets") scene.subjects.forEach(({ offsets }) => store.ask(offsets));
     if (scene.reading === "causal") askCausal();
     drawControls();
@@ -221,7 +221,6 @@ function render({ model, el, store }) {
     say(nothing, scene ? "" : none);
     controls.hidden = workspace.hidden = !scene;
     footer.hidden = !scene || frozen;
-    root.classList.toggle("orphan", store.gone);
     exports.forEach((node) => (node.disabled = store.gone));
   }
 

@@ -66,6 +66,11 @@ class AttentionInspector(anywidget.AnyWidget):
         self.answers = self._first_answers()
         self.on_msg(self._receive)
 
+    @property
+    def views(self) -> Path:
+        """The folder for what is exported from here: beside the first run."""
+        return self.subjects[0].run.views
+
     def __repr__(self) -> str:
         return f"AttentionInspector({', '.join(repr(subject.label) for subject in self.subjects)})"
 
@@ -157,7 +162,7 @@ class AttentionInspector(anywidget.AnyWidget):
         view = {**self.view, **request.get("view", {})}
         words = [view["layer"].replace("/attention.", ""), *(str(step) for step in view["steps"][: len(self.subjects)])]
         stem = f"attention-{'-'.join(words)}"
-        folder, ending, number = self.subjects[0].run.views, request["format"], 1
+        folder, ending, number = self.views, request["format"], 1
         while (folder / (name := f"{stem}{f'-{number}' if number > 1 else ''}.{ending}")).exists():
             number += 1
         return folder / name
@@ -190,6 +195,18 @@ class AttentionInspector(anywidget.AnyWidget):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self._page(view or self.view), encoding="utf-8")
         return path
+
+    def export(self, figure: figures.Drawing | None) -> None:
+        """Write a figure as PNG and SVG, and the current view as a page, to `views`; say where."""
+        if not figure:
+            print(f"run {self.subjects[0].run.name!r} has no attention layer: nothing to write")
+            return
+        for path in (
+            figure.save(self.views / "attention.png"),
+            figure.save(self.views / "attention.svg"),
+            self.save(self.views / "attention.html"),
+        ):
+            print(f"written: {path}")
 
     def _page(self, view: dict) -> str:
         """The view in one file: this image and its neighbours in the strip, in every layer, as far as the size of a page allows."""

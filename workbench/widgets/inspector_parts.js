@@ -182,7 +182,7 @@ function stageCard(index, hatch, actions) {
   let steps = [], layer, size = 0, look = null;
   const tellStep = (i) => steps[i]?.toLocaleString("en") ?? "";
   const step = slider("Step", { min: 0, max: 0, step: 1, tell: tellStep }, (i) => actions.step(index, steps[i]));
-  const picture = canvasOf("picture"), heat = canvasOf("heat"), pins = svg("g"), forbidden = svg("path", { fill: `url(#${hatch})` });
+  const picture = canvasOf("image"), heat = canvasOf("heat"), pins = svg("g"), forbidden = svg("path", { fill: `url(#${hatch})` });
   const cursor = svg("g", { class: "cursor", visibility: "hidden" }, svg("rect", { class: "outer" }), svg("rect", { class: "inner" }));
   const pattern = svg("pattern", { id: hatch, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
     svg("rect", { width: 6, height: 6, fill: "rgb(0 0 0 / 45%)" }), svg("rect", { width: 2, height: 6, fill: "white" }));
@@ -243,7 +243,7 @@ function stageCard(index, hatch, actions) {
       step.show(steps.indexOf(chosen), steps.length - 1);
       step.node.hidden = steps.length < 2;
       node.style.width = `${size + 24}px`;
-      readout.style.height = `${size >= 470 ? 2.6 : size >= 340 ? 3.9 : 5.2}em`; // lines: the view must not jump while the pointer moves
+      readout.style.height = `${1.35 * (size >= 470 ? 2 : size >= 370 ? 3 : 4)}em`; // lines: the view must not jump while the pointer moves
       stage.style.width = stage.style.height = `${size}px`;
       stage.classList.toggle("stale", !current);
       stage.classList.toggle("brush", state.tool === "brush");
@@ -304,7 +304,8 @@ function sideCard(onPanel) {
     paint({ scene, panel, frozen, looks, maps, offsets, high, tables, map: { unit, mark } }) {
       const pair = scene.catalog.length > 1;
       title.hidden = !pair;
-      const options = PANELS[Number(pair)].filter((option) => option !== OFFSETS || !frozen || offsets.every(Boolean));
+      const askable = frozen ? offsets.every(Boolean) : scene.state.source !== "recorded";
+      const options = PANELS[Number(pair)].filter((option) => option !== OFFSETS || askable);
       tabs.show(options, panel);
       tabs.node.hidden = options.length < 2;
       canvas.classList.toggle("smooth", scene.state.smooth && panel === "map");
