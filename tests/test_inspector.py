@@ -100,6 +100,23 @@ def test_what_goes_wrong_is_told_in_one_line(run, changes, says):
     assert says in content["error"] and "\n" not in content["error"] and content["id"] == "7"
 
 
+def test_the_saved_state_can_show_the_view(run):
+    """Whatever the view becomes, the answers that a notebook keeps fit it; what was asked before is not computed again."""
+    inspector = AttentionInspector(run)
+    look = inspector.answers[1]
+    inspector.view = {**inspector.view, "sample": 11, "pins": [3]}
+    assert inspector.answers[1]["request"]["sample"] == 11 and inspector.answers[0]["request"]["start"] == 8
+    _, parts = sent(inspector, inspector.requests()[0])
+    assert inspector.answers[1]["buffers"] == parts and inspector.answers[1]["buffers"] != look["buffers"]
+    looked = []
+    inspector.subjects[0].look = looked.append
+    inspector.view = {**inspector.view, "opacity": 0.2, "pins": [3, 4]}
+    assert not looked
+    del inspector.subjects[0].look
+    inspector.view = {**inspector.view, "layer": "G/attention.64"}  # no reason to fail here
+    assert inspector.answers == []
+
+
 def test_comparisons(run):
     for other, labels in (("gamma=0", ["seen", "seen, γ = 0"]), ("seen@2", ["seen", "seen"]), ("@2", ["seen", "seen"])):
         inspector = AttentionInspector(run, other)

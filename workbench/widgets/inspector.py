@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections import OrderedDict
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -18,13 +19,15 @@ import numpy as np
 import traitlets
 
 from .. import figures
-from ..inspection import AttentionView, Scene, Subject
+from ..data import to_uint8
+from ..inspection import STRIP, AttentionView, Scene, Subject
 from ..parameters import ParameterError, WorkbenchError
 from ..progress import interactive
 from ..runs import Run
 from .assets import source
 
 SAVED_BYTES = 400_000  # of the first answer that go into a saved notebook; larger ones are left to the kernel
+RECENT = 16  # answers that the kernel keeps
 PAGE_BYTES = 24_000_000  # of answers in an exported page
 
 
@@ -62,8 +65,10 @@ class AttentionInspector(anywidget.AnyWidget):
         super().__init__(
             catalog=[subject.catalog() for subject in self.subjects], palette=_colours("inferno"), diverging=_colours("RdBu_r")
         )
+        self._recent: OrderedDict[tuple, tuple[dict, list[bytes]]] = OrderedDict()
         self.view = self._start(view)
-        self.answers = self._first_answers()
+        self._keep_answers()
+        self.observe(lambda change: self._keep_answers(), "view")
         self.on_msg(self._receive)
 
     @property
@@ -99,15 +104,20 @@ class AttentionInspector(anywidget.AnyWidget):
             steps = info["recorded"] if view["source"] == "recorded" else info["steps"]
             weights = view["weights"] if view["weights"] in info["weights"] else info["weights"][0]
             queries = view.get("pins") if view.get("scope") == "pins" else None
-            own = dict(kind=kind, subject=number, step=step if step in steps else steps[-1], weights=weights, queries=queries, start=0)
+            start = view["sample"] // STRIP * STRIP if view["source"] in ("samples", "real") else 0
+            own = dict(kind=kind, subject=number, step=step if step in steps else steps[-1], weights=weights, queries=queries, start=start)
             found.append({**view, **own, **changes})
         return found
 
-    def _first_answers(self) -> list[dict]:
-        if not self.view:
-            return []
-        answers = [self._with_answer(request) for kind in ("strip", "look") for request in self.requests(kind)]
-        return answers if sum(len(part) for answer in answers for part in answer["buffers"]) <= SAVED_BYTES else []
+    def _keep_answers(self) -> None:
+        """Let the state that a notebook saves hold what it takes to show the view when there is no kernel, unless that is large."""
+        if self.view:
+            try:
+                answers = [self._with_answer(request) for kind in ("strip", "look") for request in self.requests(kind)]
+            except WorkbenchError:  # told where it was asked for
+                answers = []
+            size = sum(len(part) for answer in answers for part in answer["buffers"])
+            self.answers = answers if size <= SAVED_BYTES else []
 
     def _with_answer(self, request: dict) -> dict:
         reply, buffers = self.answer(request)
@@ -132,17 +142,27 @@ class AttentionInspector(anywidget.AnyWidget):
             numbers = [one.drop(request["name"], bytes(buffers[0])) for one in self.subjects]
             return dict(sample=numbers[0]), []
         scene = _scene(request, subject)
-        if kind == "look":
-            return subject.look(scene).message()
+        if kind in ("look", "strip"):
+            return self._remembered(kind, subject, scene, request.get("start", 0))
         if kind == "causal":
             return {}, [subject.causal(scene, request["query"]).numpy().tobytes()]
         if kind == "offsets":
             return {}, [subject.offsets(scene).contiguous().numpy().tobytes()]
-        if kind == "strip":
-            labels, images = subject.strip(scene, request.get("start", 0))
-            pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-3, -1) if len(labels) else images
-            return dict(count=len(labels), size=subject.config.image_size, labels=labels), [pixels.contiguous().numpy().tobytes()]
         raise WorkbenchError(f"kind={kind!r} is no request; it is one of look, strip, causal, offsets, drop, export")
+
+    def _remembered(self, kind: str, subject: Subject, scene: Scene, start: int) -> tuple[dict, list[bytes]]:
+        """The answer to a request for a look or a strip; the latest ones are kept."""
+        key = (kind, id(subject), scene, start, len(subject.dropped))
+        if key not in self._recent:
+            if kind == "look":
+                self._recent[key] = subject.look(scene).message()
+            else:
+                labels, images = subject.strip(scene, start)
+                pixels = to_uint8(images).movedim(1, -1).contiguous().numpy().tobytes() if labels else b""
+                self._recent[key] = dict(count=len(labels), size=subject.config.image_size, labels=labels), [pixels]
+            while len(self._recent) > RECENT:
+                self._recent.popitem(last=False)
+        return self._recent[key]
 
     def _receive(self, widget, content: dict, buffers: list) -> None:
         """A message of the front end; may come in another thread (a subshell), so it leaves the traits alone."""
@@ -245,12 +265,22 @@ class AttentionInspector(anywidget.AnyWidget):
 
 
 def _scene(request: dict, subject: Subject) -> Scene:
-    """The scene of a request, whose names are JavaScript's. That of a strip leaves the layer open: any that its images go with."""
+    """The scene of a request, whose names are JavaScript's; equal pictures are equal scenes."""
     given = request.get("source") in ("real", "dropped")
     fitting = [layer["id"] for layer in subject.layers if not given or layer["network"] == "D"]
-    towards, label = request.get("towards"), request.get("class", -1)
-    changes = dict(label=label if label < (subject.config.num_classes or 0) else -1, layer=request.get("layer") or fitting[0])
-    return Scene.of({**request, **changes, "towards": towards and (towards["seed"], towards["sample"])})
+    label, towards, forbid = request.get("class", -1), request.get("towards"), request.get("forbid")
+    scene = Scene.of(
+        {
+            **request,
+            "layer": request.get("layer") or fitting[0],
+            "label": label if label < (subject.config.num_classes or 0) else -1,
+            "towards": (towards["seed"], towards["sample"]) if towards and request.get("mix") else None,
+            "queries": request.get("queries") if forbid else None,
+        }
+    )
+    if request["kind"] != "strip":
+        return scene
+    return Scene(fitting[0], scene.step, scene.weights, scene.source, scene.label, scene.seed, truncation=scene.truncation)
 
 
 def _colours(name: str) -> bytes:

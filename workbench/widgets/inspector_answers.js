@@ -30,8 +30,8 @@ function sceneOf(catalog, view) {
   const layers = (catalog[0]?.layers ?? []).filter(({ id }) => catalog.every((info) => info.layers.some((layer) => layer.id === id)));
   const layer = layers.find(({ id }) => id === view.layer) ?? layers[0];
   if (!layer) return null;
-  const offered = layer.network === "D" ? ["samples", ...(catalog[0].real ? ["real"] : []), "dropped"]
-    : ["samples", ...(catalog.every((info) => info.recorded?.length) ? ["recorded"] : [])];
+  const offered = ["samples", ...(catalog.every((info) => info.recorded?.length) ? ["recorded"] : []),
+    ...(layer.network === "D" ? [...(catalog[0].real ? ["real"] : []), "dropped"] : [])];
   const source = offered.includes(view.source) ? view.source : "samples";
   const pins = [...new Set(view.pins)].filter((q) => q >= 0 && q < layer.side ** 2).slice(0, PIN_COLOURS.length);
   const active = pins.length ? clamp(view.active, 0, pins.length - 1) : -1;
@@ -137,7 +137,12 @@ function answerStore(model) {
     flights.set(slot, { id, request, key, since: performance.now() });
     if (!send(model, { id, request })) lose();
   };
+  const remember = (key, answer) => {
+    cache.set(key, answer);
+    if (cache.size > LIMIT) cache.delete(cache.keys().next().value);
+  };
   const load = () => {
+    given.forEach((answer, key) => remember(key, answer)); // what was seen can be seen again
     given.clear();
     for (const { request, reply, buffers } of model.get("answers") ?? []) {
       given.set(JSON.stringify(normal(request)), unpack(request.kind, reply, buffers));
@@ -158,8 +163,7 @@ function answerStore(model) {
     flights.delete(slot);
     if (error) failures.set(slot, { key: flight.key, error });
     else {
-      cache.set(flight.key, unpack(flight.request.kind, reply, buffers));
-      if (cache.size > LIMIT) cache.delete(cache.keys().next().value);
+      remember(flight.key, unpack(flight.request.kind, reply, buffers));
       keep();
     }
     const next = waiting.get(slot);
