@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from workbench import AttentionView, Config, ParameterError, WorkbenchError, attention, figures, sampling, train
+from workbench import AttentionView, Config, ParameterError, Run, WorkbenchError, attention, figures, sampling, train
 from workbench.widgets import AttentionInspector
 
 
@@ -115,6 +115,16 @@ def test_the_saved_state_can_show_the_view(run):
     del inspector.subjects[0].look
     inspector.view = {**inspector.view, "layer": "G/attention.64"}  # no reason to fail here
     assert inspector.answers == []
+
+
+def test_new_checkpoints_come_with_the_next_change(tiny):
+    growing = train(tiny(run="growing", checkpoint_every=2, sample_every=2))
+    inspector = AttentionInspector(growing)
+    assert inspector.catalog[0]["steps"] == [2, 4]
+    train(tiny(resume="growing", steps=6, checkpoint_every=2, sample_every=2))
+    inspector.view = {**inspector.view, "opacity": 0.3}
+    assert inspector.catalog[0]["steps"] == Run("growing").checkpoint_steps() == [2, 4, 6]
+    assert inspector.catalog[0]["recorded"] == [0, 2, 4, 6]
 
 
 def test_comparisons(run):

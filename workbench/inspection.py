@@ -318,7 +318,9 @@ class Subject:
 
     def offsets(self, scene: Scene, count: int = 16) -> Tensor:
         """Where queries look, relative to themselves, on average over `count` images of the scene's class: (2 side - 1, 2 side - 1)."""
-        return attention.relative_offsets(self.projections(scene, count).maps())
+        layer = self.projections(scene, count)
+        # Image by image: their maps may not fit into memory together.
+        return torch.stack([attention.relative_offsets(layer[k : k + 1].maps()) for k in range(count)]).mean(0)
 
     def projections(self, scene: Scene, count: int) -> Projections:
         """Of the scene's layer, for `count` samples of its class and seed, starting with the first."""

@@ -68,7 +68,7 @@ class AttentionInspector(anywidget.AnyWidget):
         self._recent: OrderedDict[tuple, tuple[dict, list[bytes]]] = OrderedDict()
         self.view = self._start(view)
         self._keep_answers()
-        self.observe(lambda change: self._keep_answers(), "view")
+        self.observe(self._view_changed, "view")
         self.on_msg(self._receive)
 
     @property
@@ -108,6 +108,10 @@ class AttentionInspector(anywidget.AnyWidget):
             own = dict(kind=kind, subject=number, step=step if step in steps else steps[-1], weights=weights, queries=queries, start=start)
             found.append({**view, **own, **changes})
         return found
+
+    def _view_changed(self, change) -> None:
+        self.catalog = [subject.catalog() for subject in self.subjects]  # a training that goes on has new checkpoints
+        self._keep_answers()
 
     def _keep_answers(self) -> None:
         """Let the state that a notebook saves hold what it takes to show the view when there is no kernel, unless that is large."""
