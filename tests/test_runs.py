@@ -9,6 +9,7 @@ import torch
 
 from workbench import Config, ParameterError, Run, WorkbenchError, list_runs
 from workbench.runs import create_run, fork_point, git_state, load_into, reserve, write_provenance
+from workbench.twins import Twins
 
 
 def test_runs_are_named_from_what_differs_and_never_collide(tiny):
@@ -113,17 +114,18 @@ def test_loading_keeps_the_memory_layout():
 def test_provenance_records_where_a_run_comes_from(tiny):
     config = tiny(note="a try", tags="a, b")
     run = create_run(config)
-    write_provenance(run, config, "twins", "abc", 0)
+    data = Twins(32)
+    write_provenance(run, config, data, 0)
     record = run.provenance
-    assert record["data"] == dict(name="twins", fingerprint="abc")
+    assert record["data"] == dict(name="twins", fingerprint=data.fingerprint, classes=Twins.classes)
     assert record["note"] == "a try" and [tag.strip() for tag in record["tags"]] == ["a", "b"] and record["parent"] is None
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0] and record["python"] == sys.version.split()[0]
     assert record["command"][1:] == sys.orig_argv[1:]
     assert record["git"] == git_state()
-    write_provenance(run, config, "twins", "abc", 4)
+    write_provenance(run, config, data, 4)
     assert [start["from_step"] for start in run.provenance["started"]] == [0, 4]
     with pytest.raises(WorkbenchError, match="it has changed"):
-        write_provenance(run, config, "twins", "other", 4)
+        write_provenance(run, config, Twins(32, seed=1), 4)
 
 
 def test_git_state_sees_commit_and_changes(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ STATISTICS = ("entropy", "distance", "outside_3", "outside_9", "strength", "rece
 SOURCES = ("samples", "real", "recorded", "dropped")
 STRIP = 8  # images to pick from
 KEPT_NETWORKS = 4  # opened checkpoints in memory
-ENDLESS = 1_000_000  # real images to page through, of a data set without end
+ENDLESS = 1_000_000  # real images to page through: how many there are is known when one is asked for
 CAUSAL_BATCH = 256
 
 # ------------------------------------------------------------------------------------------------------- what to look at
@@ -254,28 +254,18 @@ class Subject:
         about = f"{Path(config.data).name} · {config.image_size}×{config.image_size} · {config.attention_variant} attention"
         return dict(
             label=self.label, about=about, steps=self.run.checkpoint_steps(), recorded=self.run.attention_steps(), start=self.start,
-            weights=self.weights, image_size=config.image_size, classes=classes, seed=config.seed, real=self._real_count(), layers=self.layers,
+            weights=self.weights, image_size=config.image_size, classes=classes, seed=config.seed, real=ENDLESS, layers=self.layers,
             gamma0=self.gamma0,
         )  # fmt: skip
 
     def _class_names(self) -> list[str]:
-        count = self.config.num_classes or 0
-        if self.config.data == "twins":
-            return Twins.classes[:count]
-        try:
-            names = list(self.data.classes)
-        except WorkbenchError:
-            names = []
+        # From the record: to open the data might take hours, where it was packed on another machine.
+        names, count = self.run.provenance.get("data", {}).get("classes", []), self.config.num_classes or 0
         return names if len(names) == count else [str(k) for k in range(count)]
-
-    def _real_count(self) -> int:
-        try:
-            return self.data.length or ENDLESS
-        except WorkbenchError:  # the data is somewhere else: everything but its images can be looked at
-            return 0
 
     @cached_property
     def data(self) -> Images | Twins:
+        """The images that the run was trained on, opened when one is asked for."""
         return open_data(self.config, progress=False)
 
     # ------------------------------------------------------------------------------------------------- scenes

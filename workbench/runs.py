@@ -392,19 +392,25 @@ def git_state() -> dict:
         return dict(commit=None, dirty=None)
 
 
-def write_provenance(run: Run, config: Config, data_name: str, data_fingerprint: str, from_step: int) -> None:
-    """Record where a run comes from; a training that goes on adds a line to `started` and leaves the rest as it was."""
+def write_provenance(run: Run, config: Config, data, from_step: int) -> None:
+    """Record where a run comes from; a training that goes on adds a line to `started` and leaves the rest as it was.
+
+    Parameters
+    ----------
+    data
+        The opened data set: `name`, `fingerprint` and `classes` are read.
+    """
     start = dict(
         time=time.strftime("%Y-%m-%dT%H:%M:%S%z"), command=command_line(), from_step=from_step, git=git_state(), **describe_machine()
     )
     parent = fork_point(config)
     record = _read_json(run.path / "provenance.json") or dict(
         command=start["command"], git=start["git"], python=start["python"], versions=start["versions"], machine=start["machine"],
-        data=dict(name=data_name, fingerprint=data_fingerprint),
+        data=dict(name=data.name, fingerprint=data.fingerprint, classes=list(data.classes)),
         parent=parent and dict(run=parent[0].name, step=parent[1]),
         note=config.note, tags=[tag for tag in config.tags.split(",") if tag],
     )  # fmt: skip
-    if record["data"]["fingerprint"] != data_fingerprint:
+    if record["data"]["fingerprint"] != data.fingerprint:
         raise WorkbenchError(
             f"the data in {config.data!r} is not what run {run.name!r} was trained on: it has changed; restore it, or fork the run: resume='{run.name}@<step>'"
         )

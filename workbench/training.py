@@ -357,7 +357,7 @@ def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate
             for row in origin[0].history():
                 run.append("history.jsonl", row)
         run.truncate(progress.step)
-        write_provenance(run, config, data.name, data.fingerprint, progress.step)
+        write_provenance(run, config, data, progress.step)
     accelerator.wait_for_everyone()
 
     fixed = _fixed_samples(nets, data)
