@@ -297,7 +297,7 @@ def test_an_image_is_clicked_on(lab, page, seen):
     chosen = heat.evaluate(HEAT)["query"]
     page.keyboard.press("Enter")
     wait_until(lambda: pins(view) == [chosen])
-    assert "entropy" in view.locator("[aria-live=polite]").first.text_content()
+    wait_until(lambda: "entropy" in view.locator("[aria-live=polite]").first.text_content())  # it speaks when the cursor rests
 
     # Opacity, and another way of reading.
     opacity = view.get_by_label("Opacity")
