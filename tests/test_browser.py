@@ -342,11 +342,13 @@ def test_an_image_is_clicked_on(lab, page, seen):
     view.get_by_text("written: ").wait_for()
     assert (seen.path / "views" / "attention-G16-4.svg").stat().st_size > 5000
 
-    # Dark.
-    ink = "node => getComputedStyle(node).color"
-    light = view.evaluate(ink)
-    notebook.do("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
-    wait_until(lambda: view.evaluate(ink) != light)
+    # Both themes; which one it began with was left by the test before.
+    inks = set()
+    for theme in ("Light", "Dark"):
+        notebook.do(f"jupyterapp.commands.execute('apputils:change-theme', {{ theme: 'JupyterLab {theme}' }})")
+        wait_until(lambda light=theme == "Light": page.evaluate("document.body.dataset.jpThemeLight") == str(light).lower())
+        inks.add(view.evaluate("node => getComputedStyle(node).color"))
+    assert len(inks) == 2
 
     # Without a kernel it goes on: hover and click, and samples that were seen.
     notebook.do("notebook.context.sessionContext.session.kernel.shutdown()")
