@@ -43,7 +43,7 @@ from .ema import EMA
 from .losses import hinge_discriminator, hinge_generator
 from .model import Discriminator, Generator, power_iteration, span_processes
 from .parameters import ParameterError, WorkbenchError, command
-from .processes import launch_command, launch_environment, launch_words, on_cpu
+from .processes import keep_memory, launch_command, launch_environment, launch_words, on_cpu
 from .runs import ACTIVE, Run, command_line, create_run, fork_point, load_into, write_provenance
 
 # ------------------------------------------------------------------------------------------------ what is trained
@@ -74,6 +74,7 @@ class Networks:
 
 def build(config: Config, accelerator: Accelerator) -> Networks:
     """Networks with fresh weights, a function of `config.seed`, on the accelerator's device."""
+    keep_memory()
     torch.manual_seed(config.seed)
     dtype = getattr(torch, config.dtype)
     generator, discriminator = Generator(config), Discriminator(config)
@@ -115,7 +116,7 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
     config, accelerator = nets.config, nets.accelerator
     power_iteration(nets.generator)
     power_iteration(nets.discriminator)
-    z, y, u = _noise(nets, step, k)
+    z, y, u = draw_noise(nets, step, k)
     report = torch.zeros(3, device=nets.device, dtype=z.dtype)
     for part, (x_real, y_real) in enumerate(real):
         mine = _share(nets, part)
@@ -127,7 +128,7 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
         fake = augment.apply(config.augment, fake.to(z.dtype), u[1][mine], real=False)
         with _synchronised(nets, nets.ddp_discriminator, part):
             with accelerator.autocast():  # one pass over both
-                x = torch.cat([x_real, fake]).contiguous(memory_format=torch.channels_last)
+                x = torch.cat([x_real, fake])
                 logits = nets.ddp_discriminator(x, None if y is None else torch.cat([y_real, y_fake]))
             logits_real, logits_fake = logits.to(z.dtype).split([len(x_real), len(fake)])
             loss = hinge_discriminator(logits_real, logits_fake) / config.gradient_accumulation
@@ -149,7 +150,7 @@ def g_step(nets: Networks, step: int) -> Tensor:
     """
     config, accelerator = nets.config, nets.accelerator
     power_iteration(nets.generator)
-    z, y, u = _noise(nets, step, config.d_steps)
+    z, y, u = draw_noise(nets, step, config.d_steps)
     report = torch.zeros(1, device=nets.device, dtype=z.dtype)
     nets.discriminator.requires_grad_(False)  # no gradients for weights that do not learn here
     for part in range(config.gradient_accumulation):
@@ -171,7 +172,7 @@ def g_step(nets: Networks, step: int) -> Tensor:
     return report
 
 
-def _noise(nets: Networks, step: int, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
+def draw_noise(nets: Networks, step: int, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
     """Latents, uniform and independent classes, and numbers for augmentation (real, fake), of the whole batch of this (step, k)."""
     config, count = nets.config, nets.config.batch_size
     source = sampling.generator_for(config.seed, 0, step, k)
