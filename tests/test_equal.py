@@ -1,6 +1,6 @@
 import torch, copy, pytest
 from workbench import bench
-from workbench.training import build, _accelerator, d_step, g_step
+from workbench.training import build, make_accelerator, d_step, g_step
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,8 @@ from workbench.training import build, _accelerator, d_step, g_step
 )
 def test_fast_equals_plain(tiny, changes):
     config = tiny(dtype="float64", batch_size=8, **changes)
-    fast = build(config, _accelerator(config))
-    plain = build(config, _accelerator(config))
+    fast = build(config, make_accelerator(config))
+    plain = build(config, make_accelerator(config))
     for nets in (fast, plain):
         for net in (nets.generator, nets.discriminator):
             for layer in net.attention.values():

@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from workbench import Config, ParameterError, Run, WorkbenchError, launch, list_runs, train
-from workbench.training import Progress, _accelerator, _fixed_samples, _write_samples, build, d_step, draw_noise, g_step
+from workbench.training import Progress, make_accelerator, _fixed_samples, _write_samples, build, d_step, draw_noise, g_step
 from workbench.twins import Twins
 
 
 @pytest.fixture
 def nets(tiny):
     config = tiny()
-    return build(config, _accelerator(config))
+    return build(config, make_accelerator(config))
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_a_training_that_diverges_stops_and_says_so(tiny, monkeypatch, settings,
 
 def test_collapse_raises_an_alarm(tiny, capsys):
     config = tiny(sn_g=False, ema_decay=0)
-    nets = build(config, _accelerator(config))
+    nets = build(config, make_accelerator(config))
     run = train(tiny(steps=1, run="healthy"))
     progress = Progress(sums=torch.zeros(4), step=3)
     fixed = _fixed_samples(nets, Twins(32))

@@ -109,7 +109,7 @@ class UpConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if len(x) * x.shape[2] * x.shape[3] < 256:  # so little to convolve that making the larger kernel costs more
             return super().forward(_upsample(x))
-        kernel = _summed_over_a_box(self.weight, mirrored=True).transpose(0, 1)
+        kernel = _summed_over_a_box(_channels_last(self.weight.transpose(0, 1)), mirrored=True)
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
 
@@ -125,10 +125,11 @@ class DownConv(nn.Conv2d):
 
 def _summed_over_a_box(weight: Tensor, scale: float = 1.0, mirrored: bool = False) -> Tensor:
     """Kernels (C', C, 3, 3) convolved with a 2x2 box: (C', C, 4, 4), times `scale`, in both directions mirrored if asked."""
-    side = torch.tensor([[1.0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]], device=weight.device, dtype=weight.dtype)
-    side = side.flip(1) if mirrored else side
+    side = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]], device=weight.device, dtype=weight.dtype)
+    side = side.flip(0) if mirrored else side
     with torch.autocast(weight.device.type, enabled=False):  # sums to full precision
-        return (weight.flatten(2) @ (torch.kron(side, side) * scale)).unflatten(2, (4, 4))
+        kernel = (torch.kron(side, side) * scale) @ weight.movedim(1, -1).flatten(1, 2)  # (C', 16, C): no copies of channels_last
+    return kernel.unflatten(1, (4, 4)).movedim(-1, 1)
 
 
 # ---------------------------------------------------------------------------------------------- self-attention
