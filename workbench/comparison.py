@@ -64,7 +64,7 @@ class Comparison(Parameters):
         "", "curves to draw: columns of history.jsonl or patterns such as gamma_*, separated by commas; empty: all", read=_read_list
     )
     scores: str = parameter("", "scores to show, separated by commas, as fd_twins,twins_hue; empty: all there are", read=_read_list)
-    protocol: str = parameter("", "only scores whose protocol contains this text, such as n=5,000; empty: any")
+    protocol: str = parameter("", "only scores whose protocol contains this text, such as official or averaged; empty: any")
     across_protocols: bool = parameter(False, "show scores of different protocols together, though they do not compare")
     steps: str = parameter(
         "last",
@@ -116,7 +116,7 @@ class Comparison(Parameters):
                     "images": last.get("images", 0), "hours": last.get("seconds", 0) / 3600,
                     "checkpoint": checkpoints[-1] if checkpoints else None, "evaluations": len(run.evaluations()),
                 })  # fmt: skip
-        return Table(rows, () if rows else ("no run has a history yet",))
+        return Table(rows, () if rows else ("No run has a history yet",))
 
     def differences(self) -> Table:
         """The parameters in which the runs differ: a row for each group, or, where there are more of them than groups, one for each."""
@@ -129,7 +129,7 @@ class Comparison(Parameters):
             | {"seeds": ", ".join(map(str, group.seeds)), "n": len(group.runs)}
             for group in members
         ]
-        return Table(rows, () if names or len(members) != 1 else ("these runs differ in nothing but the seed",))
+        return Table(rows, () if names or len(members) != 1 else ("These runs differ in nothing but the seed",))
 
     def curves(self) -> Plot:
         """What the histories tell."""
@@ -179,12 +179,13 @@ class Comparison(Parameters):
                 own = [score for values in chosen.values() for score in values if score.group is group and score.protocol == kind]
                 split = sorted({score.step for score in own}) if self.steps not in ("last", "common") else [None] if own else []
                 rows += [self._score_row(group, own, step, kinds) for step in split]
-        notes = [f"mean ± standard deviation (n - 1) over n runs that differ in the seed alone; {_which(self.steps)}"] if rows else []
+        notes = [f"Mean ± standard deviation (n - 1) over n runs that differ in the seed alone; {_which(self.steps)}"] if rows else []
         notes += (
-            [f"protocol: {kind}" for kind in kinds] if len(kinds) == 1 else [f"protocol {k}: {kind}" for k, kind in enumerate(kinds, 1)]
+            [f"Protocol: {kind}" for kind in kinds] if len(kinds) == 1 else [f"Protocol {k}: {kind}" for k, kind in enumerate(kinds, 1)]
         )
-        notes += ["scores of different protocols do not compare"] if len(kinds) > 1 else []
-        return Table(rows, tuple(notes) or ("no evaluation yet",))
+        notes += ["Scores of different protocols do not compare"] if len(kinds) > 1 else []
+        made = Table(rows, tuple(notes) or ("No evaluation yet",))
+        return made.transposed("score") if len(chosen) > len(rows) > 0 else made
 
     def _score_row(self, group: Group, own: Sequence[groups.Score], step: int | None, kinds: list[str]) -> dict:
         own = [score for score in own if step is None or score.step == step]
@@ -195,7 +196,7 @@ class Comparison(Parameters):
         row: dict = {"runs": group.label} | ({"protocol": kinds.index(own[0].protocol) + 1} if len(kinds) > 1 else {})
         row["step"] = steps[0] if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
         row["n"] = max(map(len, values.values()))
-        return row | {name: Measured.of(of_runs, own[0].protocol) for name, of_runs in values.items()}
+        return row | {name: Measured.of(these, own[0].protocol, tell_n=len(these) != row["n"]) for name, these in values.items()}
 
     def against_parameters(self) -> Plot:
         """Scores of the chosen steps against the parameters in which the runs differ, a point for every run."""
@@ -221,8 +222,9 @@ class Comparison(Parameters):
             made.latex(folder / f"{name}.tex", CAPTIONS[name], f"tab:{folder.name}-{name}")
         figures = {name: made for name, made in drawn.items() if made is not None and (name == "samples" or len(made.figure.data))}
         for name, made in figures.items():
+            picture = made.drawing if isinstance(made, Plot) else made
             for ending in ("svg", "pdf"):
-                made.save(folder / f"{name}.{ending}")
+                picture.save(folder / f"{name}.{ending}")
         all_histories(members).csv(folder / "history.csv")
         all_scores(members).csv(folder / "scores.csv")
         replace_text(folder / "comparison.html", self._page(members, tables, figures))

@@ -102,7 +102,7 @@ def group(runs: Sequence[Run]) -> list[Group]:
 
 def _name(runs: Sequence[Run]) -> str:
     """What runs are called together."""
-    common = os.path.commonprefix([run.name for run in runs]).rstrip("-_.= ").removesuffix("-seed")
+    common = os.path.commonprefix([run.name for run in runs]).rstrip("-_.= ").removesuffix("-seed")  # noqa: RUF071 (names, not paths)
     return common or runs[0].config.preset
 
 

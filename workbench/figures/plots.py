@@ -271,7 +271,7 @@ def scatter(
     values = {run.path: groups.settings(run) for run in runs}
     parameters = _parameters(against, groups.differing(runs), next(iter(values.values()), {}))
     pairs = {f"{name} against {parameter}": (name, parameter) for parameter in parameters for name in found}
-    figure, add = _panels(list(pairs), height=260, spacing=0.3)
+    figure, add = _panels(list(pairs), height=240, spacing=0.36, titles=[name for name, _ in pairs.values()])
     colours = dict(zip([group.label for group in members], _colours(len(members)), strict=True))
     named, averaged = set(), False
     for panel, (name, parameter) in pairs.items():
@@ -354,11 +354,11 @@ def summary_png(run: Run) -> bytes:
 
 
 class _Adder:
-    """Adds traces to panels by their titles."""
+    """Adds traces to panels by their names."""
 
-    def __init__(self, figure, titles: list[str], columns: int):
+    def __init__(self, figure, names: list[str], columns: int):
         self.figure = figure
-        self.at = {title: dict(row=k // columns + 1, col=k % columns + 1) for k, title in enumerate(titles)}
+        self.at = {name: dict(row=k // columns + 1, col=k % columns + 1) for k, name in enumerate(names)}
 
     def __call__(self, panel: str, **trace) -> None:
         from plotly import graph_objects
@@ -370,17 +370,17 @@ class _Adder:
         self.figure.update_yaxes(title_text=y, **(dict(title_font_size=7) if small else {}), **self.at[panel])
 
 
-def _panels(titles: list[str], columns: int = 3, height: int = 220, spacing: float = 0.24):
-    """An empty figure with a panel for every title, and what adds to it."""
+def _panels(names: list[str], columns: int = 3, height: int = 220, spacing: float = 0.24, titles: list[str] | None = None):
+    """An empty figure with a panel for every name (which is its title where there are no others), and what adds to it."""
     from plotly.subplots import make_subplots
 
-    columns = min(columns, len(titles)) or 1
-    rows = -(-len(titles) // columns) or 1
+    columns = min(columns, len(names)) or 1
+    rows = -(-len(names) // columns) or 1
     total = 100 + height * rows
     style = dict(horizontal_spacing=spacing / columns if columns > 1 else 0.1, vertical_spacing=min(75 / (height * rows), 0.9 / rows))
-    figure = make_subplots(rows, columns, subplot_titles=titles, **style)
+    figure = make_subplots(rows, columns, subplot_titles=titles or names, **style)
     figure.update_layout(height=total, width=980, template="plotly_white", margin=dict(l=60, r=20, t=70, b=50))
-    return figure, _Adder(figure, titles, columns)
+    return figure, _Adder(figure, names, columns)
 
 
 def _add_band(add, panel: str, x: np.ndarray, mean: np.ndarray, sd: np.ndarray, colour: str, label: str) -> None:

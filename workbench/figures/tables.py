@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001
 """Tables: rows of named values, shown in notebooks and written as CSV and LaTeX."""
 
 from __future__ import annotations
@@ -31,22 +32,29 @@ class Measured:
         The number; its standard deviation, where it has one; and how many values that is over.
     about
         What it depends on, such as its protocol: the tooltip.
+    tell_n
+        Write n beside it, where it is not that of its neighbours.
     """
 
     mean: float
     sd: float | None = None
     n: int = 1
     about: str = ""
+    tell_n: bool = False
 
     @classmethod
-    def of(cls, values: Sequence[float], about: str = "") -> Measured:
+    def of(cls, values: Sequence[float], about: str = "", tell_n: bool = False) -> Measured:
         """Mean and standard deviation (n - 1) of values."""
         n = len(values)
         mean = math.fsum(values) / n
-        return cls(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else None, n, about)
+        return cls(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else None, n, about, tell_n)
 
     def __str__(self) -> str:
         """18.65 ± 0.21: the deviation to two digits, the mean as far; five digits of a number without deviation."""
+        return self._number + (f" (n={self.n})" if self.tell_n else "")
+
+    @property
+    def _number(self) -> str:
         if self.sd is None or not math.isfinite(self.sd):
             return f"{self.mean:.5g}"
         if self.sd == 0:
@@ -76,9 +84,14 @@ class Table:
         """All names, in the order in which they are met."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
+    def transposed(self, corner: str) -> Table:
+        """Columns as rows: the first column becomes the head, below which stands `corner` for the names of all others."""
+        first, *others = self.columns
+        return Table([{corner: name} | {text(row[first]): row.get(name) for row in self.rows} for name in others], self.notes)
+
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
-        body = "".join(f"<tr>{''.join(_html(row.get(name), row) for name in self.columns)}</tr>" for row in self.rows)
+        body = "".join(f"<tr>{''.join(_html(row.get(name)) for name in self.columns)}</tr>" for row in self.rows)
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" + (f"<ul>{notes}</ul>" if notes else "")
 
@@ -119,7 +132,7 @@ class Table:
             f"    {' & '.join(map(escaped, self.columns))} \\\\",
             r"    \midrule",
         ]
-        lines += [f"    {' & '.join(_latex(row.get(name), row) for name in self.columns)} \\\\" for row in self.rows]
+        lines += [f"    {' & '.join(_latex(row.get(name)) for name in self.columns)} \\\\" for row in self.rows]
         lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
         return _write(path, "\n".join(lines) + "\n")
 
@@ -160,26 +173,24 @@ def _against(record: dict) -> str:
 # --------------------------------------------------------------------------------------------------------- cells
 
 
-def text(value, row: dict | None = None) -> str:
-    """A cell as text: numbers to three digits; of a `Measured`, n where the row's own column `n` says another."""
+def text(value) -> str:
+    """A cell as text, numbers to three digits."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, Measured):
-        return f"{value} (n={value.n})" if row and value.n != row.get("n", value.n) else str(value)
     return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _html(value, row: dict) -> str:
+def _html(value) -> str:
     title = f' title="{html.escape(value.about, quote=True)}"' if isinstance(value, Measured) and value.about else ""
-    return f'<td{title} style="text-align: {"right" if _is_number(value) else "left"}">{html.escape(text(value, row))}</td>'
+    return f'<td{title} style="text-align: {"right" if _is_number(value) else "left"}">{html.escape(text(value))}</td>'
 
 
-def _latex(value, row: dict) -> str:
+def _latex(value) -> str:
     if not _is_number(value):
-        return escaped(text(value, row))
-    number, n, _ = text(value, row).partition(" (")
+        return escaped(text(value))
+    number, n, _ = text(value).partition(" (")
     number = number.replace("±", r"\pm").replace(",", "{,}").replace("inf", r"\infty").replace("nan", r"\mathrm{nan}")
     mantissa, e, exponent = number.partition("e")  # 1e-05
     number = rf"{mantissa} \cdot 10^{{{int(exponent)}}}" if e and " " not in number else number
