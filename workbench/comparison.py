@@ -94,7 +94,7 @@ class Comparison(Parameters):
     @property
     def folder(self) -> Path:
         """Where it is written to: `outputs/comparisons/<name>`."""
-        name = self.out or re.sub(r"[^\w.=+-]+", "_", self.runs).strip("_")[:80] or "all"
+        name = self.out or re.sub(r"[^\w.=+-]+", "_", self.runs).strip("_-")[:80] or "all"
         return outputs_dir() / "comparisons" / Path(name).expanduser()
 
     @property
@@ -185,7 +185,7 @@ class Comparison(Parameters):
         )
         notes += ["Scores of different protocols do not compare"] if len(kinds) > 1 else []
         made = Table(rows, tuple(notes) or ("No evaluation yet",))
-        return made.transposed("score") if len(chosen) > len(rows) > 0 else made
+        return made.transposed("score") if rows and len(chosen) > max(len(rows), 4) else made
 
     def _score_row(self, group: Group, own: Sequence[groups.Score], step: int | None, kinds: list[str]) -> dict:
         own = [score for score in own if step is None or score.step == step]

@@ -162,6 +162,9 @@ def _panel(panel, xaxis, yaxis):
     panel.tick_params(labelsize=8)
     if xaxis.type == "log":
         panel.set_xscale("log")
+    if xaxis.tickvals is not None:
+        panel.set_xticks(xaxis.tickvals, xaxis.ticktext)
+        panel.minorticks_off()
     if xaxis.type == "category":
         panel.set_xticks(range(len(xaxis.categoryarray)), xaxis.categoryarray)
         panel.set_xlim(-0.5, len(xaxis.categoryarray) - 0.5)

@@ -324,6 +324,8 @@ class _Axis:
             low, high = min(numbers), max(numbers)
             self.put = float
             self.style = dict(type="log" if low > 0 and high >= 10 * low else "linear")
+            if len(set(numbers)) <= 6:
+                self.style |= dict(tickvals=sorted(set(numbers)), ticktext=[groups.written(value) for value in sorted(set(numbers))])
         else:
             self.put = groups.written
             order = sorted({groups.written(value) for value in values}, key=lambda text: (text != "none", _numbers_in(text), text))
@@ -366,7 +368,7 @@ class _Adder:
         self.figure.add_trace(graph_objects.Scatter(**trace), **self.at[panel])
 
     def axes(self, panel: str, x: str, y: str = "", small: bool = False, **style) -> None:
-        self.figure.update_xaxes(title_text=x, **style, **self.at[panel])
+        self.figure.update_xaxes(title_text=x, title_standoff=4, **style, **self.at[panel])
         self.figure.update_yaxes(title_text=y, **(dict(title_font_size=7) if small else {}), **self.at[panel])
 
 
@@ -379,6 +381,7 @@ def _panels(names: list[str], columns: int = 3, height: int = 220, spacing: floa
     total = 100 + height * rows
     style = dict(horizontal_spacing=spacing / columns if columns > 1 else 0.1, vertical_spacing=min(75 / (height * rows), 0.9 / rows))
     figure = make_subplots(rows, columns, subplot_titles=titles or names, **style)
+    figure.update_annotations(font_size=13)
     figure.update_layout(height=total, width=980, template="plotly_white", margin=dict(l=60, r=20, t=70, b=50))
     return figure, _Adder(figure, names, columns)
 

@@ -190,7 +190,7 @@ def _html(value) -> str:
 def _latex(value) -> str:
     if not _is_number(value):
         return escaped(text(value))
-    number, n, _ = text(value).partition(" (")
+    number, _, n = text(value).partition(" (")
     number = number.replace("±", r"\pm").replace(",", "{,}").replace("inf", r"\infty").replace("nan", r"\mathrm{nan}")
     mantissa, e, exponent = number.partition("e")  # 1e-05
     number = rf"{mantissa} \cdot 10^{{{int(exponent)}}}" if e and " " not in number else number
