@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench import AttentionView, Config, Evaluation, Run, list_runs, train
+from workbench import AttentionView, Comparison, Config, Evaluation, Run, evaluate, list_runs, train
 from workbench.config import outputs_dir
+from workbench.runs import create_run
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 TINY = [
@@ -58,7 +59,9 @@ def test_committed_notebooks_are_clean(path):
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.For | ast.While)]
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("train", Config), ("evaluate", Evaluation), ("attention", AttentionView)])
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("train", Config), ("evaluate", Evaluation), ("attention", AttentionView), ("compare", Comparison)]
+)
 def test_committed_parameters_cells_are_those_of_the_package(name, parameters):
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
     assert notebook.cells[1].source == parameters.cell()
@@ -181,6 +184,38 @@ def test_papermill_looks_at_attention(tmp_path):
 ])  # fmt: skip
 def test_a_view_that_does_not_fit_ends_papermill_with_the_reason(tmp_path, words, says):
     done = papermill("attention.ipynb", tmp_path / "out.ipynb", *words.split())
+    assert done.returncode != 0
+    assert done.stderr.rstrip().splitlines()[-1].startswith(says), done.stderr
+
+
+@pytest.mark.slow
+def test_papermill_compares_runs_of_which_one_has_only_begun(tmp_path, tiny):
+    for seed in range(2):
+        evaluate(run=train(tiny(run=f"lr-{seed}", seed=seed)).name, scores="fd,truth", n=60, reference_n=300)
+    create_run(tiny(run="lr-2", seed=2, lr_d=0.01)).append("history.jsonl", dict(step=2, images=16, seconds=1.0, loss_d=1.0))
+    done = papermill(NOTEBOOKS / "compare.ipynb", "out.ipynb", "-p", "runs", "lr-*", "-p", "scores", "fd_twins,twins_hue", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Unable to parse" not in done.stderr  # papermill knows every parameter
+    outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4  # curves, samples, scores, scatter
+    tables = [output.data["text/html"] for output in outputs if "<table>" in output.get("data", {}).get("text/html", "")]
+    assert len(tables) == 3 and "lr_d=0.0025 × 2 seeds" in tables[1] and "n=60" in tables[2] and "±" in tables[2]  # noqa: RUF001
+    assert (tmp_path / "out.ipynb").stat().st_size < 1_500_000
+    folder = outputs_dir() / "comparisons" / "lr"
+    assert (folder / "comparison.html").stat().st_size < 6_000_000
+    assert {"curves.svg", "curves.pdf.json", "samples.pdf", "scatter.svg", "score-table.tex", "scores.csv"} <= {
+        p.name for p in folder.iterdir()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "says"), [
+    ("-p run lr", "ParameterError: unknown parameter 'run'; did you mean 'runs'?"),
+    ("-p runs nothing", "WorkbenchError: there is no run 'nothing'"),
+    ("-p steps newest", "ParameterError: steps='newest' is not"),
+])  # fmt: skip
+def test_a_comparison_that_does_not_fit_ends_papermill_with_the_reason(tmp_path, words, says):
+    done = papermill("compare.ipynb", tmp_path / "out.ipynb", *words.split())
     assert done.returncode != 0
     assert done.stderr.rstrip().splitlines()[-1].startswith(says), done.stderr
 

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -62,6 +63,11 @@ class Run:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def reference(self) -> str:
+        """What `Run` opens this run by: its name, or its path where it lies elsewhere."""
+        return self.name if self.path in (outputs_dir() / self.name, DEMO.resolve()) else str(self.path)
 
     @property
     def views(self) -> Path:
@@ -283,6 +289,41 @@ def load_into(target: dict[str, Tensor], saved: dict[str, Tensor], where: str) -
 def list_runs() -> list[Run]:
     """All runs in the outputs folder, the oldest first."""
     return [Run(p.parent) for p in sorted(outputs_dir().glob("*/config.json"), key=lambda p: p.stat().st_mtime)]
+
+
+def find_runs(text: str = "") -> list[Run]:
+    """Runs by their names, by patterns of names such as `cats-*`, or by tags, separated by commas.
+
+    Parameters
+    ----------
+    text
+        Empty: all runs that have a history.
+
+    Returns
+    -------
+    list of Run
+        Each once, in the order in which they are named; those of a pattern or a tag the oldest first.
+
+    Raises
+    ------
+    WorkbenchError
+        If nothing goes by a name, pattern or tag.
+    """
+    runs = list_runs()
+    if not text.strip(" ,"):
+        return [run for run in runs if run.history()]
+    found: dict[Path, Run] = {}
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        if any(run.name == word for run in runs):
+            chosen = [Run(word)]
+        elif any(sign in word for sign in "*?["):
+            chosen = [run for run in runs if fnmatchcase(run.name, word)]
+            if not chosen:
+                raise WorkbenchError(f"no run in {outputs_dir()} goes by {word!r}; {len(runs)} runs are there")
+        else:
+            chosen = [run for run in runs if word in run.provenance.get("tags", [])] or [Run(word)]  # which tells what is wrong
+        found |= {run.path: run for run in chosen if run.path not in found}
+    return list(found.values())
 
 
 def create_run(config: Config) -> Run:
