@@ -101,7 +101,10 @@ def _judge(rows: list[dict], smallest: float, alpha: float) -> tuple[str, str]:
     n = weakest["n"]
     if all(row["p_larger"] < alpha for row in rows):
         p = max(row["p_larger"] for row in rows)
-        return SUPPORTED, f"more than {smallest:g} above every null, least above {weakest['null']} ({weakest['effect']:+.3f}; p <= {p:.2g}, n={n})"
+        return (
+            SUPPORTED,
+            f"more than {smallest:g} above every null, least above {weakest['null']} ({weakest['effect']:+.3f}; p <= {p:.2g}, n={n})",
+        )
     below = [row for row in rows if row["p_smaller"] < alpha]
     if below:
         said = ", ".join(f"{row['null']} ({row['effect']:+.3f}, p={row['p_smaller']:.2g})" for row in below)
