@@ -208,13 +208,17 @@ class Study:
     learned, nulls
         `Masses` of the layer, and of each null.
     verdict
-        Whether attention follows the shape of objects.
+        Whether attention follows the shape of objects: over every null.
+    locality
+        Whether it at least goes beyond places: over every null but colour. On twins, whose glyphs share a hue on a grey background, likeness
+        of colour alone finds the other glyph.
     """
 
     about: str
     learned: Masses
     nulls: dict[str, Masses]
     verdict: Verdict
+    locality: Verdict
 
     def rows(self) -> list[dict]:
         """For a table: mean shares of attention, and for each null the effect with its test (see `significance.Verdict`)."""
@@ -274,7 +278,8 @@ def study(
         f"{run.name}, step {step:,}, {layer} ({run.config.attention_variant}, gamma {projections.gamma:+.3f}), {len(x)} samples of seed {seed}"
         f"{f', {n - len(x)} unreadable ones left out' if len(x) < n else ''}"
     )
-    return Study(about, learned, known, follows_shape(learned, known, smallest))
+    places = {name: null for name, null in known.items() if name != "colour"}
+    return Study(about, learned, known, follows_shape(learned, known, smallest), follows_shape(learned, places, smallest))
 
 
 def _parts(run: Run, layer: str) -> tuple[str, str]:
@@ -382,8 +387,8 @@ def transplant(
     """Give a green sample the values of a red one under its left glyph: does its right glyph turn red?
 
     Pairs are of one class, hues being read from the images; each recipient has the donor, used once, whose glyphs overlap its own
-    the most. Keys are those that lie on the left glyph of both; a dose replaces a random share of them, nested from dose to dose. The
-    control replaces as many keys of the background of both, in the left half; the other switches the layer off (gamma = 0), and shows that
+    the most. Keys are those that lie on the left glyph of both; a dose replaces a random share of them, nested from dose to dose. One
+    control replaces as many keys of the background of both, in the left half (all, where those are fewer); the other switches the layer off (gamma = 0), and shows that
     nothing else carries values. Maps stay the recipient's own; what later layers make of the change is part of the effect.
 
     Parameters
@@ -426,18 +431,18 @@ def transplant(
         raise WorkbenchError(
             f"among {pool} samples of run {run.name!r}, step {step}, there are {len(pairs)} pairs of these hues; raise pool={pool}"
         )
-    patch = _Patch(generator, path, doses)
-    found = [patch(z[list(pair)], None if y is None else y[list(pair)], coverage[list(pair)], seed, k) for k, pair in enumerate(pairs)]
-    turns = torch.stack([turn for turn, _, _ in found])  # (P, arms, doses, 2)
+    found = []
+    for k, pair in enumerate(map(list, pairs)):
+        order = sampling.generator_for(seed, 9, k)
+        found.append(_patch(generator, path, z[pair], None if y is None else y[pair], coverage[pair], doses, order))
+    turns, mass, seen = (torch.stack(parts) for parts in zip(*found, strict=True))  # turns: (P, arms, doses, 2)
     left, right = ({arm: turns[:, k, :, half] for k, arm in enumerate(ARMS)} for half in (0, 1))
     verdict = against_nulls({arm: (right["glyph"][:, -1] - right[arm][:, -1]).tolist() for arm in ARMS[1:]}, smallest)
     about = (
         f"{run.name}, step {step:,}, {layer} ({run.config.attention_variant}), {len(pairs)} pairs among {pool} samples of seed {seed}: "
         f"hue {donor_hue:.2f} into {recipient_hue:.2f}"
     )
-    return Transplant(
-        about, tuple(doses), left, right, torch.stack([mass for _, mass, _ in found]), torch.stack([seen for _, _, seen in found]), verdict
-    )
+    return Transplant(about, tuple(doses), left, right, mass, seen, verdict)
 
 
 def pair_by_hue(images: Tensor, y: Tensor | None, donor_hue: float, recipient_hue: float) -> list[tuple[int, int]]:
@@ -466,35 +471,32 @@ def turn(difference: Tensor) -> Tensor:
     return difference - difference.round()
 
 
-class _Patch:
-    """Replaces values of an attention layer of a generator, dose by dose, for one pair at a time."""
-
-    def __init__(self, generator: Generator, path: str, doses: tuple[float, ...]):
-        self.generator, self.path, self.doses = generator, path, doses
-
-    def __call__(self, z: Tensor, y: Tensor | None, coverage: Tensor, seed: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Turns (arms, doses, 2), attention on what was replaced (doses,), and images (1 + doses, 3, S, S) of a pair: first the donor."""
-        with attention.capture_projections(self.generator) as found:
-            before = sampling.images(self.generator, z, y)
-        layer = found[self.path][1:]
-        glyph, ground = _patchable(coverage, layer.key_side)
-        count = min(len(glyph), len(ground))
-        order = sampling.generator_for(seed, 9, number)
-        chosen = {name: keys[torch.randperm(len(keys), generator=order)] for name, keys in (("glyph", glyph), ("background", ground))}
-        # As many of the background as of the glyph, and fewer of both where it has fewer.
-        masks = {name: [_mask(keys[: round(dose * count)], layer.key_side**2) for dose in self.doses] for name, keys in chosen.items()}
-        images = {name: torch.stack([self._patched(z, y, mask) for mask in masks[name]]) for name in masks}
-        images["gamma = 0"] = torch.stack([self._patched(z, y, mask, gamma=0.0) for mask in masks["glyph"]])
-        away = turn(glyph_hues(before)[0] - glyph_hues(before)[1])  # (2,), of each half
-        turns = torch.stack([turn(glyph_hues(images[arm]) - glyph_hues(images[arm][:1])) / away for arm in ARMS])
-        right = _queries(coverage[1], layer.side, right=True)
-        looked_at = layer.maps()[0, right].mean(0)
-        mass = torch.stack([looked_at[mask].sum() for mask in masks["glyph"]])
-        return turns, mass, torch.cat([before[:1], images["glyph"]])
-
-    def _patched(self, z: Tensor, y: Tensor | None, keys: Tensor, gamma: float | None = None) -> Tensor:
-        with attention.intervene(self.generator, self.path, donor=(0, keys), gamma=gamma):
-            return sampling.images(self.generator, z, y)[1]
+def _patch(
+    generator: Generator, path: str, z: Tensor, y: Tensor | None, coverage: Tensor, doses: tuple[float, ...], order: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For a pair, donor first: turns (arms, doses, 2), attention on what was replaced (doses,), and images (1 + doses, 3, S, S)."""
+    with attention.capture_projections(generator) as found:
+        before = sampling.images(generator, z, y)
+    layer = found[path][1:]
+    keys = [keys[torch.randperm(len(keys), generator=order)] for keys in _patchable(coverage, layer.key_side)]
+    count = len(keys[0])  # of the background as many, where it has as many
+    masks = torch.zeros(2, len(doses), layer.key_side**2, dtype=torch.bool)
+    for arm, chosen in zip(masks, keys, strict=True):
+        for mask, dose in zip(arm, doses, strict=True):
+            mask[chosen[: round(dose * count)]] = True
+    # The donor, whose mask changes nothing, and after it the recipient once for every mask.
+    masks = torch.cat([masks.new_zeros(1, layer.key_side**2), masks.flatten(0, 1)])
+    which = torch.tensor([0] + [1] * (len(masks) - 1))
+    made = []
+    for gamma in (None, 0.0):
+        with attention.intervene(generator, path, donor=(0, masks), gamma=gamma):
+            made.append(sampling.images(generator, z[which], None if y is None else y[which], batch_size=len(which)))
+    arms = torch.stack([*made[0][1:].chunk(2), made[1][1 : 1 + len(doses)]])  # as ARMS
+    hues = glyph_hues(arms.flatten(0, 1)).unflatten(0, arms.shape[:2])
+    donor, recipient = glyph_hues(before)
+    looked_at = layer.maps()[0, _queries(coverage[1], layer.side, right=True)].mean(0)
+    mass = torch.stack([looked_at[mask].sum() for mask in masks[1 : 1 + len(doses)]])
+    return turn(hues - hues[:, :1]) / turn(donor - recipient), mass, torch.cat([before[:1], arms[0]])
 
 
 def _patchable(coverage: Tensor, key_side: int) -> tuple[Tensor, Tensor]:
@@ -550,7 +552,7 @@ def long_range(
     Returns
     -------
     list of dict
-        run, step, attention (sites of G), seed, n; hue, size, height and angle (medians of `twins.disagreement`, angle over the classes that
+        run, step, attention (sites of G), block (what is there), seed, n; hue, size, height and angle (medians of `twins.disagreement`, angle over the classes that
         have one), readable (share); distance (mean attention distance over queries and layers of G, in pixels; None without attention) and
         that of each layer; then the scores, and their protocol with the step that they are of.
 
@@ -576,7 +578,7 @@ def _long_range(run: Run, record: dict | None, n: int, maps_n: int, seed: int, w
     generator = run.generator(step, _weights(run, weights))
     z, y = _latents(run, n, seed)
     values = disagreement(sampling.images(generator, z, y), y)
-    row = dict(run=run.name, step=step, attention=config.attention_g, seed=config.seed, n=n)
+    row = dict(run=run.name, step=step, attention=config.attention_g, block=config.attention_block, seed=config.seed, n=n)
     for name in TRUTH:
         # A disc and a ring have no angle.
         asked = values[name] if name != "angle" else values[name][~torch.isin(y, torch.tensor([0, 2]))] if y is not None else None

@@ -31,6 +31,8 @@ class Verdict:
         Why, in a sentence, with the numbers.
     test
         How it came about.
+    smallest
+        The smallest effect of interest.
     rows
         One for each null: null, n, effect (mean difference), low and high (95 % bootstrap interval), p_larger and p_smaller (Holm-adjusted;
         of the effect not being larger, not being smaller, than the smallest of interest), detectable (the true effect that this n would find
@@ -40,6 +42,7 @@ class Verdict:
     verdict: str
     reason: str
     test: str
+    smallest: float
     rows: list[dict]
 
     def __str__(self) -> str:
@@ -93,7 +96,7 @@ def against_nulls(differences: Mapping[str, Sequence[float]], smallest: float, a
         f"paired one-sided sign-flip tests ({FLIPS:,} flips) of the mean difference against {smallest:g}, Holm-adjusted over "
         f"{len(rows)} null{'s' * (len(rows) > 1)}, level {alpha:g}"
     )
-    return Verdict(*_judge(rows, smallest, alpha), test, rows)
+    return Verdict(*_judge(rows, smallest, alpha), test, smallest, rows)
 
 
 def _judge(rows: list[dict], smallest: float, alpha: float) -> tuple[str, str]:
