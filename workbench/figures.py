@@ -492,7 +492,7 @@ def _draw_correspondence(
         width = torch.tensor([row[part] for row in rows])
         shares.barh(names, width, left=left, color=colour, label=f"{part} glyph" if part != "background" else part)
         left = left + width
-    shares.set(xlim=(0, 1), xlabel="share of the attention of positions on a glyph")
+    shares.set(xlim=(0, 1), xlabel="share of the attention of a glyph's positions")
     shares.invert_yaxis()
     shares.legend(fontsize=7, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     for place, row in enumerate(rows[1:], 1):
@@ -505,7 +505,7 @@ def _draw_correspondence(
     effects.axvline(0, color="black", linewidth=0.8)
     effects.axvline(smallest, color="#ff3b30", linewidth=0.8, linestyle="--", label=f"smallest effect of interest, {smallest:g}")
     effects.set(ylim=(len(rows) - 0.5, 0.5), yticks=range(1, len(rows)), yticklabels=names[1:])
-    effects.set_xlabel("more of it on the twin than under the null: images, mean, 95 % interval")
+    effects.set_xlabel("more on the twin than under the null (images, mean, 95 %)")
     effects.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     _say(picture, [about, f"follows shape: {verdict}", f"goes beyond places (colour apart): {locality}", test])
     return Drawing(picture, "correspondence", recipe)
@@ -524,16 +524,16 @@ def _draw_transplant(about: str, doses: list[float], right: dict, left: dict, ve
     recipe = dict(about=about, doses=doses, right=right, left=left, verdict=verdict, test=test, smallest=smallest)
     picture = Figure(figsize=(9.6, 4.6), facecolor="white")
     panels = picture.subplots(1, 2, sharey=True)
-    for panel, half, title in zip(panels, (right, left), ("right glyph: far from the patch", "left glyph: patched"), strict=True):
+    for panel, half, title in zip(panels, (right, left), ("right glyph: nothing was replaced there", "left glyph"), strict=True):
         panel.plot(doses, torch.tensor(half["glyph"]).T, color="#ff3b30", linewidth=0.4, alpha=0.35)
         for (arm, turns), colour, mark in zip(half.items(), ("#ff3b30", "#0a84ff", "#999999"), "os^", strict=True):
             turns = torch.tensor(turns)
-            label = f"{arm}, {len(turns)} pairs: mean and sd" if arm != "background" else f"{arm} patched instead"
+            label = f"{dict(glyph='left glyph replaced', background='background replaced').get(arm, arm)}, {len(turns)} pairs: mean, sd"
             panel.errorbar(doses, turns.mean(0), yerr=turns.std(0), fmt=f"{mark}-", color=colour, label=label, capsize=3, markersize=4)
         panel.axhline(smallest, color="black", linewidth=0.8, linestyle="--", label=f"smallest effect of interest, {smallest:g}")
         panel.set_title(title, fontsize=9)
         panel.set_xlabel("share of the values replaced")
-    panels[0].set_ylabel("turn of the hue, as a share of the way to the donor's")
+    panels[0].set_ylabel("turn of the hue (1: to the donor's)")
     panels[0].legend(fontsize=7)
     _say(picture, [about, f"colour travels to the other glyph: {verdict}", test])
     return Drawing(picture, "transplant", recipe)
@@ -543,8 +543,8 @@ def _say(picture, lines: list[str]) -> None:
     """Lines above the panels of a figure, wrapped."""
     wrapped = [part for line in lines for part in textwrap.wrap(line, 150)]
     height = picture.get_figheight()
-    picture.suptitle("\n".join(wrapped), fontsize=7.5, x=0.01, ha="left", y=1 - 0.06 / height, va="top")
-    picture.tight_layout(rect=(0, 0, 1, 1 - (0.12 + 0.135 * len(wrapped)) / height))
+    picture.text(0.01, 1 - 0.06 / height, "\n".join(wrapped), fontsize=7.5, ha="left", va="top")
+    picture.tight_layout(rect=(0, 0, 1, 1 - (0.1 + 0.135 * len(wrapped)) / height))
 
 
 def summary_png(run: Run) -> bytes:
