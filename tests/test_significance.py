@@ -77,6 +77,11 @@ def test_the_level_is_kept():
 
 
 def test_what_does_not_fit_is_refused():
-    for differences, smallest, said in (({}, 0, "empty"), (dict(a=[1.0]), 0, "two"), (dict(a=[1, float("nan")]), 0, "finite"), (dict(a=[1, 2]), -1, "negative")):
+    for differences, smallest, said in (
+        ({}, 0, "empty"),
+        (dict(a=[1.0]), 0, "two"),
+        (dict(a=[1, float("nan")]), 0, "finite"),
+        (dict(a=[1, 2]), -1, "negative"),
+    ):
         with pytest.raises(ParameterError, match=said):
             against_nulls(differences, smallest)
