@@ -12,7 +12,8 @@ _LAZY = {  # what needs accelerate, Jupyter or plotting is imported when it is f
     "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation",
 }  # fmt: skip
 _MODULES = (
-    "attention", "augment", "comparison", "data", "ema", "evaluation", "figures", "groups", "inspection", "metrics", "runs", "sampling", "training", "twins",
+    "attention", "augment", "comparison", "correspondence", "data", "ema", "evaluation", "figures", "groups", "inspection", "metrics",
+    "runs", "sampling", "significance", "training", "twins",
 )  # fmt: skip
 
 __all__ = [

@@ -1,6 +1,6 @@
 """Figures and tables: functions that return something Jupyter can show, and never show it themselves.
 
-`drawing` says what a figure is, `maps`, `plots` and `grids` make them, `tables` are tables. Every `Drawing` and `Plot` is saved with a
+`drawing` says what a figure is, `maps`, `plots`, `grids` and `studies` make them, `tables` are tables. Every `Drawing` and `Plot` is saved with a
 sidecar from which `redraw` draws it again.
 """
 
@@ -16,11 +16,13 @@ from .drawing import Drawing, Plot, static_png
 from .grids import grid_image, real_images, sample_rows, samples, strips
 from .maps import attention, attention_maps, attention_through_training
 from .plots import curves, scatter, scores, summary_png
+from .studies import correspondence, transplant
 from .tables import Measured, Table, score_table, table
 
 __all__ = [
-    "Drawing", "Measured", "Plot", "Table", "attention", "attention_maps", "attention_through_training", "curves", "grid_image",
-    "real_images", "redraw", "sample_rows", "samples", "scatter", "score_table", "scores", "static_png", "strips", "summary_png", "table",
+    "Drawing", "Measured", "Plot", "Table", "attention", "attention_maps", "attention_through_training", "correspondence", "curves",
+    "grid_image", "real_images", "redraw", "sample_rows", "samples", "scatter", "score_table", "scores", "static_png", "strips",
+    "summary_png", "table", "transplant",
 ]  # fmt: skip
 
 DRAWN_AGAIN_BY = {  # name in a recipe -> module of this package and function, which is called with the recipe's parameters
@@ -30,6 +32,8 @@ DRAWN_AGAIN_BY = {  # name in a recipe -> module of this package and function, w
     "scores": ("figures.plots", "scores_again"),
     "scatter": ("figures.plots", "scatter_again"),
     "sample_rows": ("figures.grids", "sample_rows_again"),
+    "correspondence": ("figures.studies", "correspondence_again"),
+    "transplant": ("figures.studies", "transplant_again"),
 }
 
 
