@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import colorsys
 import io
 import re
-import textwrap
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-import numpy as np
 from PIL import Image
 
 from .. import groups
 from ..groups import AXES, Group, Score
-from ..metrics.protocols import brief, published
+from ..metrics.protocols import brief
+from ..metrics.reported import published
 from ..parameters import ParameterError, WorkbenchError, nearest
 from ..runs import Run
 from .drawing import Plot
 from .grids import samples
+from .panels import add_lines, add_points, colours, empty_panels, protocols, wrapped
 
 CURVES = {  # title of a panel, unit of its y axis -> column of the history: name in the legend
     ("hinge losses", "loss"): {"loss_d": "D", "loss_g": "G"},
@@ -30,7 +29,6 @@ PANELS = {  # the same of several runs: column of the history -> title of its pa
     "loss_d": "hinge loss of D", "loss_g": "hinge loss of G", "d_real": "D's output on real images", "d_fake": "D's output on fakes",
 }  # fmt: skip
 COUNTERS = ("step", "images", "seconds")
-COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#c2185b", "#8c564b", "#17a2b8", "#7f7f7f", "#b5a300", "#003f88")
 MOST_POINTS = 40_000  # in one figure; more would make notebooks and pages heavy, and show nothing more
 
 
@@ -68,11 +66,11 @@ def curves(runs: Run | Sequence[Run], axis: str = "steps", keys: str = "", recor
 
 
 def _curves_of_one(run: Run, history: list[dict]):
-    figure, add = _panels([title for title, _ in CURVES], columns=2, height=230)
+    figure, add = empty_panels([title for title, _ in CURVES], columns=2, height=230)
     for (title, unit), columns in CURVES.items():
         if isinstance(columns, str):
             columns = {key: key.removeprefix(columns) for key in (history[-1] if history else {}) if key.startswith(columns)}
-        for (key, name), colour in zip(columns.items(), _colours(len(columns)), strict=True):
+        for (key, name), colour in zip(columns.items(), colours(len(columns)), strict=True):
             rows = [row for row in history if key in row]
             style = dict(name=name, mode="lines", line_color=colour, legendgroup=title, legendgrouptitle_text=title)
             add(title, x=[row["step"] for row in rows], y=[row[key] for row in rows], **style)
@@ -85,32 +83,19 @@ def _curves_of_several(members: list[Group], histories: dict, axis: str, keys: s
     if axis not in AXES:
         raise ParameterError(f"axis={axis!r} is not one of {', '.join(AXES)}")
     chosen = _chosen_keys([history for history in histories.values() if history], keys)
-    figure, add = _panels([PANELS.get(key, _title(key)) for key in chosen])
+    figure, add = empty_panels([PANELS.get(key, _title(key)) for key in chosen])
     total = sum(key in row for history in histories.values() for row in history for key in chosen)
     every = -(-total // MOST_POINTS) or 1
-    for place, key in enumerate(chosen):
+    for key in chosen:
         panel = PANELS.get(key, _title(key))
-        for group, colour in zip(members, _colours(len(members)), strict=True):
-            style = dict(name=group.label, legendgroup=group.label)
-            lines, places = [], []
+        for group, colour in zip(members, colours(len(members)), strict=True):
+            lines = {}
             for run in group.runs:
                 rows = [row for row in histories[run.path] if isinstance(row.get(key), int | float)][::every]
                 steps = [row["step"] for row in rows]
-                lines.append({row["step"]: float(row[key]) for row in rows})
-                places.append(dict(zip(steps, groups.along(histories[run.path], axis, steps), strict=True)))
-            alone = len(lines) == 1
-            for run, line, place_of in zip(group.runs, lines, places, strict=True):
-                look = dict(line=dict(color=colour, width=1.6 if alone else 0.8), opacity=1 if alone else 0.45)
-                hover = f"%{{y:.5g}} at %{{x:,}}<extra>{run.name}</extra>"
-                x, y = list(place_of.values()), list(line.values())
-                add(panel, x=_brief(x), y=_brief(y), mode="lines", hovertemplate=hover, showlegend=alone and place == 0, **look, **style)
-            if not alone:
-                steps, mean, sd = groups.mean_and_sd(lines)
-                x = np.mean([[place_of[step] for step in steps.tolist()] for place_of in places], 0)
-                _add_band(add, panel, x, mean, sd, colour, group.label)
-                hover = f"mean %{{y:.5g}} at %{{x:,}}<extra>{group.label}</extra>"
-                line = dict(color=colour, width=2)
-                add(panel, x=_brief(x), y=_brief(mean), mode="lines", line=line, hovertemplate=hover, showlegend=place == 0, **style)
+                places = groups.along(histories[run.path], axis, steps).tolist()
+                lines[run] = {step: (x, float(row[key])) for step, x, row in zip(steps, places, rows, strict=True)}
+            add_lines(add, panel, group.label, colour, lines)
         add.axes(panel, AXES[axis][2])
     title = _title_of(members) + (": mean ± one standard deviation, and every seed" if any(len(g.runs) > 1 for g in members) else "")
     title += f"; every {every}th logged step is drawn" if every > 1 else ""
@@ -184,33 +169,29 @@ def scores(
     members = groups.group(runs)
     found = groups.scores(members, names, protocol=protocol, across_protocols=across_protocols, like=like, records=counted)
     histories = {run.path: run.history() for run in runs}
-    figure, add = _panels(list(found), height=240, spacing=0.36)
+    figure, add = empty_panels(list(found), height=240, spacing=0.36)
     several = False
-    shown: set[str] = set()
     for name, values in found.items():
-        protocols = list(dict.fromkeys(score.protocol for score in values))
-        several |= len(protocols) > 1
-        colours = iter(_colours(len(members) * len(protocols)))
+        kinds = list(dict.fromkeys(score.protocol for score in values))
+        several |= len(kinds) > 1
+        colour = iter(colours(len(members) * len(kinds)))
         for group in members:
-            for said in protocols:
-                colour = next(colours)
-                label = " · ".join([group.label] * (len(members) > 1) + [brief(said)] * (len(protocols) > 1)) or group.label
-                lines = _lines(group, [score for score in values if score.protocol == said], histories, axis)
-                about = "<br>".join(textwrap.wrap(said, 70))
-                _add_scores(add, name, label, colour, lines, about, label not in shown)
-                shown |= {label} if lines else set()
-        ends = [x for group in members for line in _lines(group, values, histories, axis).values() for x, _ in line.values()]
+            for said in kinds:
+                label = " · ".join([group.label] * (len(members) > 1) + [brief(said)] * (len(kinds) > 1)) or group.label
+                lines = score_lines(group, [score for score in values if score.protocol == said], histories, axis)
+                add_lines(add, name, label, next(colour), lines, f"<br>{wrapped(said)}", mode="lines+markers")
+        ends = [x for group in members for line in score_lines(group, values, histories, axis).values() for x, _ in line.values()]
         for score, value, source in dict.fromkeys(line for one in values for line in published(one.record)):
             if score == name:
                 add(name, x=[min(ends), max(ends)], y=[value] * 2, mode="lines", name=source, line=dict(dash="dash", color="gray"))
-        add.axes(name, AXES[axis][2], _protocols(protocols), small=True)
+        add.axes(name, AXES[axis][2], protocols(kinds), small=True)
     title = _title_of(members) + (": different protocols, which do not compare" if several else "")
     figure.update_layout(title=title, legend=dict(orientation="h", y=-60 / figure.layout.height, yanchor="top"))
     how = dict(names=names, like=like, across_protocols=across_protocols, axis=axis, protocol=protocol, records=counted)
     return Plot(figure, "scores", dict(runs=list(counted)) | how)
 
 
-def _lines(group: Group, values: list[Score], histories: dict, axis: str) -> dict[Run, dict[int, tuple[float, float]]]:
+def score_lines(group: Group, values: list[Score], histories: dict, axis: str) -> dict[Run, dict[int, tuple[float, float]]]:
     """Of each run of a group that has such scores: {step: (place on the axis, value)}."""
     found = {}
     for run in group.runs:
@@ -219,24 +200,6 @@ def _lines(group: Group, values: list[Score], histories: dict, axis: str) -> dic
             places = groups.along(histories[run.path], axis, [score.step for score in own]).tolist()
             found[run] = {score.step: (x, score.value) for score, x in zip(own, places, strict=True)}
     return found
-
-
-def _add_scores(add, panel: str, label: str, colour: str, lines: dict, about: str, legend: bool) -> None:
-    alone = len(lines) == 1
-    for run, line in lines.items():
-        x, y = zip(*line.values(), strict=True)
-        hover = f"%{{y:.5g}} at %{{x:,}}<br>{about}<extra>{label if alone else run.name}</extra>"
-        look = dict(line=dict(color=colour, width=1.6 if alone else 0.8), opacity=1 if alone else 0.45)
-        style = dict(mode="lines+markers", name=label, legendgroup=label, showlegend=alone and legend, hovertemplate=hover)
-        add(panel, x=list(x), y=list(y), **look, **style)
-    if len(lines) > 1:
-        steps, mean, sd = groups.mean_and_sd([{step: value for step, (_, value) in line.items()} for line in lines.values()])
-        x = np.mean([[line[step][0] for step in steps.tolist()] for line in lines.values()], 0)
-        _add_band(add, panel, x, mean, sd, colour, label)
-        hover = f"mean %{{y:.5g}} of {len(lines)} at %{{x:,}}<br>{about}<extra>{label}</extra>"
-        line = dict(color=colour, width=2)
-        style = dict(mode="lines+markers", name=label, legendgroup=label, showlegend=legend, hovertemplate=hover)
-        add(panel, x=list(x), y=list(mean), line=line, **style)
 
 
 def scatter(
@@ -271,9 +234,8 @@ def scatter(
     values = {run.path: groups.settings(run) for run in runs}
     parameters = _parameters(against, groups.differing(runs), next(iter(values.values()), {}))
     pairs = {f"{name} against {parameter}": (name, parameter) for parameter in parameters for name in found}
-    figure, add = _panels(list(pairs), height=240, spacing=0.36, titles=[name for name, _ in pairs.values()])
-    colours = dict(zip([group.label for group in members], _colours(len(members)), strict=True))
-    named, averaged = set(), False
+    figure, add = empty_panels(list(pairs), height=240, spacing=0.36, titles=[name for name, _ in pairs.values()])
+    colour_of = dict(zip([group.label for group in members], colours(len(members)), strict=True))
     for panel, (name, parameter) in pairs.items():
         points = groups.at_steps(found[name], steps)
         place = _Axis([values[score.run.path][parameter] for score in points])
@@ -282,21 +244,9 @@ def scatter(
             if not own:
                 continue
             x = [place.put(values[score.run.path][parameter]) for score in own]
-            about = [f"{score.run.name}, step {score.step:,}<br>{'<br>'.join(textwrap.wrap(score.protocol, 70))}" for score in own]
-            style = dict(name=group.label, legendgroup=group.label, showlegend=group.label not in named, text=about)
-            marker = dict(color=colours[group.label], size=8)
-            hover = "%{y:.5g} at %{x}<br>%{text}<extra></extra>"
-            y = [score.value for score in own]
-            add(panel, x=x, y=y, mode="markers", marker=marker, opacity=0.75, hovertemplate=hover, **style)
-            named.add(group.label)
-            if len(own) > 1 and len({score.protocol for score in own}) == 1 and len({score.step for score in own}) == 1:
-                bar = dict(type="data", array=[float(np.std(y, ddof=1))], color="#222222")
-                marker = dict(color="#222222", size=9, symbol="line-ew", line=dict(color="#222222", width=2))
-                style = dict(mode="markers", marker=marker, error_y=bar, name="mean ± one standard deviation", legendgroup="mean")
-                add(panel, x=x[:1], y=[float(np.mean(y))], showlegend=not averaged, **style)
-                averaged = True
+            add_points(add, panel, group.label, colour_of[group.label], x, own)
         said = list(dict.fromkeys(score.protocol for score in points))
-        add.axes(panel, parameter, _protocols(said), small=True, **place.style)
+        add.axes(panel, parameter, protocols(said), small=True, **place.style)
     title = "scores against parameters, at " + ("the newest step of each run" if steps == "last" else f"steps {steps}")
     title = title.replace("steps common", "the newest step that all have")
     if any(len({score.protocol for score in found[name]}) > 1 for name in found):
@@ -350,67 +300,6 @@ def summary_png(run: Run) -> bytes:
     stream = io.BytesIO()
     sheet.save(stream, "PNG", optimize=True)
     return stream.getvalue()
-
-
-# -------------------------------------------------------------------------------------------------------- panels
-
-
-class _Adder:
-    """Adds traces to panels by their names."""
-
-    def __init__(self, figure, names: list[str], columns: int):
-        self.figure = figure
-        self.at = {name: dict(row=k // columns + 1, col=k % columns + 1) for k, name in enumerate(names)}
-
-    def __call__(self, panel: str, **trace) -> None:
-        from plotly import graph_objects
-
-        self.figure.add_trace(graph_objects.Scatter(**trace), **self.at[panel])
-
-    def axes(self, panel: str, x: str, y: str = "", small: bool = False, **style) -> None:
-        self.figure.update_xaxes(title_text=x, title_standoff=4, **style, **self.at[panel])
-        self.figure.update_yaxes(title_text=y, **(dict(title_font_size=7) if small else {}), **self.at[panel])
-
-
-def _panels(names: list[str], columns: int = 3, height: int = 220, spacing: float = 0.24, titles: list[str] | None = None):
-    """An empty figure with a panel for every name (which is its title where there are no others), and what adds to it."""
-    from plotly.subplots import make_subplots
-
-    columns = min(columns, len(names)) or 1
-    rows = -(-len(names) // columns) or 1
-    total = 100 + height * rows
-    style = dict(horizontal_spacing=spacing / columns if columns > 1 else 0.1, vertical_spacing=min(75 / (height * rows), 0.9 / rows))
-    figure = make_subplots(rows, columns, subplot_titles=titles or names, **style)
-    figure.update_annotations(font_size=13)
-    figure.update_layout(height=total, width=980, template="plotly_white", margin=dict(l=60, r=20, t=70, b=50))
-    return figure, _Adder(figure, names, columns)
-
-
-def _add_band(add, panel: str, x: np.ndarray, mean: np.ndarray, sd: np.ndarray, colour: str, label: str) -> None:
-    """A band of one standard deviation on either side, where there is one."""
-    there = np.isfinite(mean) & np.isfinite(sd) & np.isfinite(x)
-    if there.sum() < 2:
-        return
-    x, low, high = x[there], (mean - sd)[there], (mean + sd)[there]
-    style = dict(mode="lines", fill="toself", fillcolor=colour, line=dict(color=colour, width=0), opacity=0.18, hoverinfo="skip")
-    outline = dict(x=_brief([*x, *x[::-1]]), y=_brief([*high, *low[::-1]]))
-    add(panel, **outline, name=label, legendgroup=label, showlegend=False, **style)
-
-
-def _colours(count: int) -> list[str]:
-    """As many colours: those of the palette, then as many more around the hue circle."""
-    more = max(0, count - len(COLOURS))
-    around = (colorsys.hsv_to_rgb(k / more, 0.7, 0.75) for k in range(more))
-    return [*COLOURS[:count], *("#" + "".join(f"{round(255 * part):02x}" for part in colour) for colour in around)]
-
-
-def _brief(values) -> list[float]:
-    """Numbers to seven digits, which is more than anybody sees: half as much text in a page."""
-    return [float(f"{value:.7g}") if np.isfinite(value) else None for value in values]
-
-
-def _protocols(said: list[str]) -> str:
-    return "<br>".join(textwrap.wrap(" | ".join(map(brief, said)), 30))
 
 
 def _title_of(members: list[Group]) -> str:
