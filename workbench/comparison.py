@@ -10,6 +10,7 @@ import html
 import io
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image
 
 from . import groups
 from .config import outputs_dir
-from .figures import Drawing, Measured, Plot, Table, curves, sample_rows, scatter, scores
+from .figures import Drawing, Plot, Table, curves, listing, measured, sample_rows, scatter, scores, write
 from .files import replace_text
 from .groups import AXES, Group
 from .parameters import Parameters, parameter, read_text
@@ -189,14 +190,11 @@ class Comparison(Parameters):
 
     def _score_row(self, group: Group, own: Sequence[groups.Score], step: int | None, kinds: list[str]) -> dict:
         own = [score for score in own if step is None or score.step == step]
-        values: dict[str, list[float]] = {}
-        for score in own:
-            values.setdefault(score.name, []).append(score.value)
         steps = sorted({score.step for score in own})
         row: dict = {"runs": group.label} | ({"protocol": kinds.index(own[0].protocol) + 1} if len(kinds) > 1 else {})
         row["step"] = steps[0] if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
-        row["n"] = max(map(len, values.values()))
-        return row | {name: Measured.of(these, own[0].protocol, tell_n=len(these) != row["n"]) for name, these in values.items()}
+        row["n"] = max(Counter(score.name for score in own).values())
+        return row | measured(own, row["n"])
 
     def against_parameters(self) -> Plot:
         """Scores of the chosen steps against the parameters in which the runs differ, a point for every run."""
@@ -217,18 +215,12 @@ class Comparison(Parameters):
         tables = {"overview": self.overview(), "differences": self.differences(), "score-table": self.score_table()}
         drawn = {"curves": self.curves(), "scores": self.scores_over_time(), "scatter": self.against_parameters()}
         drawn["samples"] = self.samples()
-        for name, made in tables.items():
-            made.csv(folder / f"{name}.csv")
-            made.latex(folder / f"{name}.tex", CAPTIONS[name], f"tab:{folder.name}-{name}")
         figures = {name: made for name, made in drawn.items() if made is not None and (name == "samples" or len(made.figure.data))}
-        for name, made in figures.items():
-            picture = made.drawing if isinstance(made, Plot) else made
-            for ending in ("svg", "pdf"):
-                picture.save(folder / f"{name}.{ending}")
+        write(folder, tables, CAPTIONS, figures)
         all_histories(members).csv(folder / "history.csv")
         all_scores(members).csv(folder / "scores.csv")
         replace_text(folder / "comparison.html", self._page(members, tables, figures))
-        print(f"written to {folder}:\n  " + "\n  ".join(sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))))
+        print(listing(folder))
         return folder
 
     def _page(self, members: Sequence[Group], tables: dict[str, Table], figures: dict[str, Drawing | Plot]) -> str:

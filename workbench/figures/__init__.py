@@ -7,6 +7,7 @@ sidecar from which `redraw` draws it again.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -17,12 +18,12 @@ from .grids import grid_image, real_images, sample_rows, samples, strips
 from .maps import attention, attention_maps, attention_through_training
 from .plots import curves, scatter, scores, summary_png
 from .studies import correspondence, transplant
-from .tables import Measured, Table, score_table, table
+from .tables import Measured, Table, measured, score_table, table
 
 __all__ = [
     "Drawing", "Measured", "Plot", "Table", "attention", "attention_maps", "attention_through_training", "correspondence", "curves",
-    "grid_image", "real_images", "redraw", "sample_rows", "samples", "scatter", "score_table", "scores", "static_png", "strips",
-    "summary_png", "table", "transplant",
+    "grid_image", "listing", "measured", "real_images", "redraw", "sample_rows", "samples", "scatter", "score_table", "scores",
+    "static_png", "strips", "summary_png", "table", "transplant", "write",
 ]  # fmt: skip
 
 DRAWN_AGAIN_BY = {  # name in a recipe -> module of this package and function, which is called with the recipe's parameters
@@ -51,3 +52,28 @@ def redraw(sidecar: str | PathLike) -> Drawing | Plot:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkbenchError(f"{str(sidecar)!r} is not the sidecar of a figure: {type(error).__name__}: {error}") from None
     return getattr(import_module(f"workbench.{module}"), function)(**parameters)
+
+
+def write(folder: Path, tables: Mapping[str, Table], captions: Mapping[str, str], figures: Mapping[str, Drawing | Plot]) -> None:
+    """Write tables and figures as a paper takes them: CSV and LaTeX, SVG and PDF with their sidecars.
+
+    Parameters
+    ----------
+    tables, figures
+        By the names of their files.
+    captions
+        Of the tables, by the same names; a table's label is `tab:<folder>-<name>`.
+    """
+    for name, made in tables.items():
+        made.csv(folder / f"{name}.csv")
+        made.latex(folder / f"{name}.tex", captions[name], f"tab:{folder.name}-{name}")
+    for name, made in figures.items():
+        picture = made.drawing if isinstance(made, Plot) else made
+        for ending in ("svg", "pdf"):
+            picture.save(folder / f"{name}.{ending}")
+
+
+def listing(folder: Path) -> str:
+    """What is in a folder that was written to, in lines."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return "\n  ".join([f"written to {folder}:", *names])

@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..files import replace_text
+from ..groups import Score
 
 LATEX = {  # what stands for characters that mean something else in LaTeX, or that its default fonts lack
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -163,6 +164,14 @@ def score_table(records: list[dict]) -> Table:
             row[head] = Measured(record["scores"][name], record["errors"].get(name), about=about[k]) if known else None
         rows.append(row)
     return Table(rows, tuple(dict.fromkeys(about)))
+
+
+def measured(scores: Sequence[Score], n: int | None = None) -> dict[str, Measured]:
+    """Scores of several runs by name, as cells of a table: mean and deviation; how many where it is not `n`."""
+    values: dict[str, list[float]] = {}
+    for score in scores:
+        values.setdefault(score.name, []).append(score.value)
+    return {name: Measured.of(these, scores[0].protocol, n is not None and len(these) != n) for name, these in values.items()}
 
 
 def _against(record: dict) -> str:
