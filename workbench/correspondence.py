@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
@@ -22,12 +23,11 @@ from . import attention, sampling
 from .attention import Projections
 from .attention.capture import attention_layers
 from .attention.causal import find_layer
-from .metrics.protocols import require_comparable
 from .model import Discriminator, Generator, power_iteration
 from .parameters import ParameterError, WorkbenchError
 from .runs import Run
 from .significance import Verdict, against_nulls, rank_correlation
-from .twins import disagreement, glyph_coverage, glyph_hues
+from .twins import Twins, disagreement, glyph_coverage, glyph_hues
 
 SMALLEST_MASS = 0.02  # of attention: a fifth to a half of what an even map gives to a glyph
 SMALLEST_TURN = 0.05  # of the way from one hue to the other
@@ -284,14 +284,18 @@ def study(
 
 def _parts(run: Run, layer: str) -> tuple[str, str]:
     """Network and path of a layer "G/attention.16" of a run of twins."""
-    if run.config.data != "twins":
-        raise WorkbenchError(
-            f"run {run.name!r} was trained on {run.config.data!r}; only in images of twins is it known where the glyphs are"
-        )
+    _require_twins(run)
     network, _, path = layer.partition("/")
     if network not in ("G", "D") or not path:
         raise ParameterError(f"layer={layer!r} is not a network and a layer, such as 'G/attention.16'")
     return network, path
+
+
+def _require_twins(run: Run) -> None:
+    if run.config.data != "twins":
+        raise WorkbenchError(
+            f"run {run.name!r} was trained on {run.config.data!r}; only in images of twins is it known where the glyphs are"
+        )
 
 
 def _weights(run: Run, weights: str) -> str:
@@ -388,8 +392,8 @@ def transplant(
 
     Pairs are of one class, hues being read from the images; each recipient has the donor, used once, whose glyphs overlap its own
     the most. Keys are those that lie on the left glyph of both; a dose replaces a random share of them, nested from dose to dose. One
-    control replaces as many keys of the background of both, in the left half (all, where those are fewer); the other switches the layer off (gamma = 0), and shows that
-    nothing else carries values. Maps stay the recipient's own; what later layers make of the change is part of the effect.
+    control replaces as many keys of the background of both, in the left half (all, where those are fewer); the other switches the layer
+    off (gamma = 0), and shows that nothing else carries values. Maps stay the recipient's own; what later layers make of the change is part of the effect.
 
     Parameters
     ----------
@@ -513,102 +517,89 @@ def _queries(covered: Tensor, side: int, right: bool) -> Tensor:
     return ((on >= on.max() / 2) & ((torch.arange(side**2) % side >= side // 2) == right)).nonzero()[:, 0]
 
 
-def _mask(keys: Tensor, count: int) -> Tensor:
-    mask = torch.zeros(count, dtype=torch.bool)
-    mask[keys] = True
-    return mask
-
-
 # ------------------------------------------------------------------------------------------------------- across runs
 
-TRUTH = ("hue", "size", "height", "angle")
+TRUTH = ("twins_hue", "twins_size", "twins_height", "twins_angle", "twins_readable")
+SMALLEST_HUE = 0.0125  # on the hue circle: a twentieth of what independent hues differ by
 
 
-def long_range(
-    runs: list[Run],
-    *,
-    n: int = 256,
-    maps_n: int = 32,
-    seed: int = 1,
-    weights: str = "auto",
-    scores: str = "fd_",
-    across_protocols: bool = False,
-) -> list[dict]:
-    """How well distant places agree in a run's samples, beside how far its attention reaches, and its scores; a row for each run.
+def long_range(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -> dict:
+    """How well distant places agree in a run's samples, how far its attention reaches, and its Frechet distance.
 
     Parameters
     ----------
-    runs
-        Runs of twins, each looked at in its newest checkpoint.
-    n, maps_n, seed
-        Samples for the disagreement, and how many of them for the maps; seed of their latents.
+    run
+        A run of twins, looked at in its newest evaluated checkpoint.
+    n, seed
+        Samples that maps are taken of, and seed of their latents.
     weights
         As in `study`.
-    scores
-        Beginning of the names of the scores to take from the newest evaluation; "": none.
-    across_protocols
-        Take scores of different protocols, which do not compare.
 
     Returns
     -------
-    list of dict
-        run, step, attention (sites of G), block (what is there), seed, n; hue, size, height and angle (medians of `twins.disagreement`, angle over the classes that
-        have one), readable (share); distance (mean attention distance over queries and layers of G, in pixels; None without attention) and
-        that of each layer; then the scores, and their protocol with the step that they are of.
+    dict
+        run, step, seed, attention (sites of G) and block (what is there); the scores of its newest evaluation that tell the disagreement of
+        twins (`TRUTH`) and the Frechet distance, with their protocol; distance: how far attention reaches, in pixels, mean over queries and
+        layers of G (None without attention), and that of each layer.
 
     Raises
     ------
     WorkbenchError
-        If a run is not of twins or has no checkpoint, or the scores' protocols differ.
+        If the run is not of twins, or has no evaluation of a checkpoint that is still there.
     """
-    found = [_newest_scores(run, scores) for run in runs]
-    if not across_protocols:
-        require_comparable([record for record in found if record])
-    return [_long_range(run, record, n, maps_n, seed, weights, scores) for run, record in zip(runs, found, strict=True)]
-
-
-def _newest_scores(run: Run, scores: str) -> dict | None:
-    wanted = [record for record in run.evaluations() if scores and any(name.startswith(scores) for name in record.get("scores", ()))]
-    return wanted[-1] if wanted else None
-
-
-def _long_range(run: Run, record: dict | None, n: int, maps_n: int, seed: int, weights: str, scores: str) -> dict:
-    config, step = run.config, int(run.checkpoint_path().name)
-    _parts(run, "G/any")
-    generator = run.generator(step, _weights(run, weights))
+    config = run.config
+    _require_twins(run)
+    steps = run.checkpoint_steps()
+    record = next((r for r in run.evaluations()[::-1] if r["step"] in steps and TRUTH[0] in r["scores"]), None)
+    if record is None:
+        raise WorkbenchError(f"run {run.name!r} has no evaluation with the disagreement of twins; evaluate it with scores='fd,truth'")
+    generator = run.generator(record["step"], _weights(run, weights))
     z, y = _latents(run, n, seed)
-    values = disagreement(sampling.images(generator, z, y), y)
-    row = dict(run=run.name, step=step, attention=config.attention_g, block=config.attention_block, seed=config.seed, n=n)
-    for name in TRUTH:
-        # A disc and a ring have no angle.
-        asked = values[name] if name != "angle" else values[name][~torch.isin(y, torch.tensor([0, 2]))] if y is not None else None
-        row[name] = None if asked is None else asked.median().item()
-    row["readable"] = values["readable"].mean().item()
     distances = {}
     for path in attention_layers(generator):
-        layer = _projections(generator, path, z[:maps_n], None if y is None else y[:maps_n])
+        layer = _projections(generator, path, z, y)
         distances[f"distance {path}"] = attention.statistics(layer, config.image_size)["distance"].mean().item()
+    row = dict(run=run.name, step=record["step"], seed=config.seed, attention=config.attention_g, block=config.attention_block)
+    row |= {name: value for name, value in record["scores"].items() if name in TRUTH or name.startswith("fd_")}
     row |= dict(distance=sum(distances.values()) / len(distances) if distances else None) | distances
-    if record:
-        row |= {name: value for name, value in record["scores"].items() if name.startswith(scores)}
-        row["protocol"] = f"step {record['step']:,}; {record['protocol']}"
-    return row
+    return row | dict(protocol=record["protocol"])
 
 
-def rank_correlations(rows: list[dict], x: str, ys: list[str]) -> list[dict]:
-    """Spearman's rank correlations over runs (rows of `long_range`) of a column with others: x, y, n, rho, low, high (95 % bootstrap).
+def power_check(rows: list[dict], image_size: int, smallest: float = SMALLEST_HUE) -> Verdict:
+    """Whether networks without attention fail where distant places must agree: else attention has nothing to mend at this size.
 
-    Runs without one of the two numbers are left out.
+    Parameters
+    ----------
+    rows
+        What `long_range` says of runs without attention, in G and in D; at least two.
+    image_size
+        Of their images.
+    smallest
+        Smallest disagreement of interest, in turns of the hue circle, beyond that which is read from real twins.
+    """
+    real = disagreement(Twins(image_size).batch(np.arange(1000))[0])["hue"].median().item()
+    return against_nulls({"real twins": [row["twins_hue"] - real for row in rows]}, smallest)
 
-    Raises
-    ------
-    WorkbenchError
-        If fewer than four runs have both.
+
+def rank_correlations(rows: list[dict], pairs: list[tuple[str, str]], by: str = "") -> list[dict]:
+    """Spearman's rank correlations between columns of `long_range`: x, y, of, n, rho, low, high (95 % bootstrap) and p (permutations).
+
+    Runs without one of the two numbers are left out; pairs of which fewer than four are left have rho None.
+
+    Parameters
+    ----------
+    by
+        A column: correlate the means over the rows that share its value, which are independent where seeds of one arm are not.
     """
     result = []
-    for y in ys:
-        both = [(row[x], row[y]) for row in rows if row.get(x) is not None and row.get(y) is not None]
-        if len(both) < 4:
-            raise WorkbenchError(f"{len(both)} runs have both {x!r} and {y!r}; a rank correlation takes at least four")
-        result.append(dict(x=x, y=y) | rank_correlation(*zip(*both, strict=True)))
+    for x, y in pairs:
+        both = [row for row in rows if row.get(x) is not None and row.get(y) is not None]
+        points = [(row[x], row[y]) for row in both]
+        if by:
+            shared = [
+                [point for row, point in zip(both, points, strict=True) if row[by] == value] for value in {row[by]: 0 for row in both}
+            ]
+            points = [tuple(np.mean(same, 0).tolist()) for same in shared]
+        tested = rank_correlation(*zip(*points, strict=True)) if len(points) >= 4 else dict(n=len(points), rho=None)
+        result.append(dict(x=x, y=y, of=f"means by {by}" if by else "runs") | tested)
     return result

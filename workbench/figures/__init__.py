@@ -1,6 +1,6 @@
 """Figures and tables: functions that return something Jupyter can show, and never show it themselves.
 
-`drawing` says what a figure is, `maps`, `plots`, `grids` and `studies` make them, `tables` are tables. Every `Drawing` and `Plot` is saved with a
+`drawing` says what a figure is, `maps`, `plots`, `grids`, `experiments` and `studies` make them, `tables` are tables. Every `Drawing` and `Plot` is saved with a
 sidecar from which `redraw` draws it again.
 """
 
@@ -14,15 +14,16 @@ from pathlib import Path
 
 from ..parameters import WorkbenchError
 from .drawing import Drawing, Plot, static_png
+from .experiments import experiments
 from .grids import grid_image, real_images, sample_rows, samples, strips
 from .maps import attention, attention_maps, attention_through_training
 from .plots import curves, scatter, scores, summary_png
-from .studies import correspondence, transplant
+from .studies import correspondence, long_range, transplant
 from .tables import Measured, Table, measured, score_table, table
 
 __all__ = [
     "Drawing", "Measured", "Plot", "Table", "attention", "attention_maps", "attention_through_training", "correspondence", "curves",
-    "grid_image", "listing", "measured", "real_images", "redraw", "sample_rows", "samples", "scatter", "score_table", "scores",
+    "experiments", "grid_image", "listing", "long_range", "measured", "real_images", "redraw", "sample_rows", "samples", "scatter", "score_table", "scores",
     "static_png", "strips", "summary_png", "table", "transplant", "write",
 ]  # fmt: skip
 
@@ -33,6 +34,8 @@ DRAWN_AGAIN_BY = {  # name in a recipe -> module of this package and function, w
     "scores": ("figures.plots", "scores_again"),
     "scatter": ("figures.plots", "scatter_again"),
     "sample_rows": ("figures.grids", "sample_rows_again"),
+    "experiments": ("figures.experiments", "experiments_again"),
+    "long_range": ("figures.studies", "long_range"),
     "correspondence": ("figures.studies", "correspondence_again"),
     "transplant": ("figures.studies", "transplant_again"),
 }

@@ -148,7 +148,7 @@ def static_picture(figure):
             panel.legend(fontsize=8)
     for note in layout.annotations:
         x, y = place(note.x, note.y)
-        picture.text(x, y + 3 / height, note.text, ha="center", va="bottom", fontsize=10)
+        picture.text(x, y + 3 / height, note.text.replace("<br>", "\n"), ha="center", va="bottom", fontsize=10)
     if layout.title.text:
         title = layout.title.text.replace("<br>", "\n")
         picture.suptitle(title, x=margins["left"] / width, ha="left", va="top", fontsize=12, y=1 - 8 / height)
@@ -166,7 +166,7 @@ def _panel(panel, xaxis, yaxis):
         panel.set_xticks(xaxis.tickvals, xaxis.ticktext)
         panel.minorticks_off()
     if xaxis.type == "category":
-        panel.set_xticks(range(len(xaxis.categoryarray)), xaxis.categoryarray)
+        panel.set_xticks(range(len(xaxis.categoryarray)), [name.replace("<br>", "\n") for name in xaxis.categoryarray])
         panel.set_xlim(-0.5, len(xaxis.categoryarray) - 0.5)
     return panel
 

@@ -38,15 +38,20 @@ class Adder:
         self.figure.update_yaxes(title_text=y, **(dict(title_font_size=7) if small else {}), **self.at[panel])
 
 
-def empty_panels(names: list[str], columns: int = 3, height: int = 220, spacing: float = 0.24, titles: list[str] | None = None):
-    """An empty figure with a panel for every name (which is its title where there are no others), and what adds to it."""
+def empty_panels(
+    names: list[str], columns: int = 3, height: int = 220, spacing: float = 0.24, titles: list[str] | None = None, widths: tuple = ()
+):
+    """An empty figure with a panel for every name (which is its title where there are no others), and what adds to it.
+
+    `widths` are those of the columns, as shares.
+    """
     from plotly.subplots import make_subplots
 
     columns = min(columns, len(names)) or 1
     rows = -(-len(names) // columns) or 1
     total = 100 + height * rows
     style = dict(horizontal_spacing=spacing / columns if columns > 1 else 0.1, vertical_spacing=min(75 / (height * rows), 0.9 / rows))
-    figure = make_subplots(rows, columns, subplot_titles=titles or names, **style)
+    figure = make_subplots(rows, columns, subplot_titles=titles or names, column_widths=list(widths) or None, **style)
     figure.update_annotations(font_size=13)
     figure.update_layout(height=total, width=980, template="plotly_white", margin=dict(l=60, r=20, t=70, b=50))
     return figure, Adder(figure, names, columns)

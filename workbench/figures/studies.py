@@ -7,7 +7,8 @@ import textwrap
 import torch
 
 from ..correspondence import Study, Transplant
-from .drawing import Drawing
+from .drawing import Drawing, Plot
+from .panels import colours, empty_panels
 
 
 def correspondence(study: Study) -> Drawing:
@@ -77,6 +78,34 @@ def transplant_again(about: str, doses: list[float], right: dict, left: dict, ve
     panels[0].legend(fontsize=7)
     _say(picture, [about, f"colour travels to the other glyph: {verdict}", test])
     return Drawing(picture, "transplant", recipe)
+
+
+def long_range(rows: list[dict], x: str, ys: list[str], by: str, said: list[str]) -> Plot:
+    """Columns of `correspondence.long_range` against one of them, a point for each run.
+
+    Parameters
+    ----------
+    rows
+        As from there, with a column more.
+    x, ys
+        Columns; a panel for each y.
+    by
+        The column by which points are coloured.
+    said
+        What is to be said of each panel.
+    """
+    figure, add = empty_panels(
+        ys, height=280, spacing=0.3, titles=[f"{y.partition('@')[0]}<br>{words}" for y, words in zip(ys, said, strict=True)]
+    )
+    values = list(dict.fromkeys(row[by] for row in rows))
+    for y in ys:
+        for value, colour in zip(values, colours(len(values)), strict=True):
+            own = [row for row in rows if row[by] == value and row.get(x) is not None and row.get(y) is not None]
+            style = dict(mode="markers", marker=dict(color=colour, size=8), opacity=0.75, legendgroup=value, legend=True)
+            add(y, x=[row[x] for row in own], y=[row[y] for row in own], name=value, text=[row["run"] for row in own], **style)
+        add.axes(y, x)
+    figure.update_layout(legend=dict(orientation="h", y=-60 / figure.layout.height, yanchor="top"))
+    return Plot(figure, "long_range", dict(rows=rows, x=x, ys=ys, by=by, said=said))
 
 
 def _say(picture, lines: list[str]) -> None:
