@@ -12,12 +12,13 @@ from workbench.correspondence import (
     masses,
     nulls,
     pair_by_hue,
+    power_check,
     rank_correlations,
     study,
     transplant,
     turn,
 )
-from workbench.significance import NOT_SUPPORTED, SUPPORTED
+from workbench.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
 from workbench.twins import Twins, draw_half, glyph_coverage, glyph_hues
 
 SIDE, KEYS = 16, 8
@@ -272,28 +273,33 @@ def test_values_turn_the_other_glyph_only_through_attention(tmp_path):
     _drawn_again(figures.transplant(found), tmp_path / "dose.pdf")
 
 
-def test_one_row_for_each_run(tiny):
-    without = train(tiny(run="without", attention_g="none"))
-    rows = long_range([Run("demo"), without], n=30, maps_n=6)
-    assert rows[0]["hue"] < 0.005 and rows[0]["readable"] == 1 and 8 < rows[0]["distance"] < 20 and rows[0]["block"] == "attention"
-    assert rows[0]["distance"] == pytest.approx((rows[0]["distance attention.16"] + rows[0]["distance attention.32"]) / 2)
-    assert [key for key in rows[0] if key.startswith("fd_twins")] and "n=500" in rows[0]["protocol"]
-    assert rows[1]["hue"] == 0.5 and rows[1]["readable"] == 0 and rows[1]["distance"] is None  # what cannot be read counts as the worst
-
-
-def test_scores_of_different_protocols_are_refused(tiny):
-    runs = [train(tiny(run=name)) for name in "ab"]
+def test_a_run_beside_its_scores(tiny):
+    row = long_range(Run("demo"), n=6)
     record = Run("demo").evaluations()[-1]
-    for run, n in zip(runs, (500, 1000), strict=True):
-        run.append("evaluations.jsonl", record | dict(step=4, settings=record["settings"] | dict(n=n)))
-    with pytest.raises(WorkbenchError, match="protocols differ"):
-        long_range(runs, n=6, maps_n=2)
-    assert len(long_range(runs, n=6, maps_n=2, across_protocols=True)) == 2
+    assert row["twins_hue"] == record["scores"]["twins_hue"] and row["protocol"] == record["protocol"] and row["step"] == record["step"]
+    assert [name for name in row if name.startswith("fd_twins")] and row["block"] == "attention" and 8 < row["distance"] < 20
+    assert row["distance"] == pytest.approx((row["distance attention.16"] + row["distance attention.32"]) / 2)
+    without = train(tiny(run="without", attention_g="none"))
+    with pytest.raises(WorkbenchError, match="no evaluation with the disagreement of twins"):
+        long_range(without)
+    without.append("evaluations.jsonl", record | dict(step=4))
+    assert long_range(without)["distance"] is None
+
+
+def test_the_power_check_on_planted_disagreements():
+    def verdict(*hues):
+        return power_check([dict(twins_hue=hue) for hue in hues], 32).verdict
+
+    assert verdict(0.2, 0.21, 0.24, 0.18, 0.25) == SUPPORTED  # independent hues: networks fail
+    assert verdict(0.001, 0.002, 0.001, 0.0015, 0.003) == NOT_SUPPORTED  # they agree as real twins do
+    assert verdict(0.2, 0.21) == verdict(0.001, 0.03, 0.002, 0.05, 0.01) == CANNOT_TELL
 
 
 def test_rank_correlations_leave_out_runs_without_the_number():
-    rows = [dict(distance=k if k != 3 else None, hue=-k, size=k**2) for k in range(8)]
-    found = rank_correlations(rows, "distance", ["hue", "size"])
+    rows = [dict(distance=k if k != 3 else None, hue=-k, size=k**2, arm=f"arm {k // 2}") for k in range(8)]
+    found = rank_correlations(rows, [("distance", "hue"), ("distance", "size")])
     assert [(row["y"], row["n"], round(row["rho"], 6)) for row in found] == [("hue", 7, -1), ("size", 7, 1)]
-    with pytest.raises(WorkbenchError, match="3 runs have both"):
-        rank_correlations(rows[:4], "distance", ["hue"])
+    (by_arm,) = rank_correlations(rows, [("distance", "hue")], "arm")
+    assert (by_arm["of"], by_arm["n"], round(by_arm["rho"], 6)) == ("means by arm", 4, -1) and by_arm["p"] == pytest.approx(2 / 24)
+    (few,) = rank_correlations(rows[:4], [("distance", "hue")])
+    assert (few["n"], few["rho"]) == (3, None)

@@ -315,7 +315,7 @@ class Ablation(Parameters):
             effect = power.rows[0]
             result.append({"question": "networks without attention fail: hue", "of": "runs", "n": effect["n"], "estimate": effect["effect"],
                            "low": effect["low"], "high": effect["high"], "p": effect["p_larger"], "verdict": power.verdict})  # fmt: skip
-        for by in ("", "arm"):
+        for by in ("", "arm") if rows else ():
             for found in correspondence.rank_correlations(rows, _pairs(rows), by):
                 names = f"rank correlation of {found['x']} and {found['y'].partition('@')[0]}"
                 result.append({"question": names, "of": found["of"], "n": found["n"], "estimate": found["rho"],

@@ -58,7 +58,7 @@ def redraw(sidecar: str | PathLike) -> Drawing | Plot:
 
 
 def write(folder: Path, tables: Mapping[str, Table], captions: Mapping[str, str], figures: Mapping[str, Drawing | Plot]) -> None:
-    """Write tables and figures as a paper takes them: CSV and LaTeX, SVG and PDF with their sidecars.
+    """Write tables and figures as a paper takes them: CSV and LaTeX, SVG and PDF with their sidecars. Tables without rows are left out.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def write(folder: Path, tables: Mapping[str, Table], captions: Mapping[str, str]
     captions
         Of the tables, by the same names; a table's label is `tab:<folder>-<name>`.
     """
-    for name, made in tables.items():
+    for name, made in ((name, made) for name, made in tables.items() if made.rows):
         made.csv(folder / f"{name}.csv")
         made.latex(folder / f"{name}.tex", captions[name], f"tab:{folder.name}-{name}")
     for name, made in figures.items():
