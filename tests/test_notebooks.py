@@ -223,7 +223,7 @@ def test_a_comparison_that_does_not_fit_ends_papermill_with_the_reason(tmp_path,
 
 @pytest.mark.slow
 def test_papermill_reruns_experiments_that_share_runs_and_goes_on_after_an_interrupt(tmp_path):
-    words = ["-p", "experiments", "variant,spectral_norm", "-p", "seeds", "0,1", "-p", "steps", "60", "-p", "n", "20", "-p", "out", "mine"]
+    words = ["-p", "experiments", "variant,spectral_norm", "-p", "seeds", "0", "-p", "steps", "60", "-p", "n", "20", "-p", "out", "mine"]
     words += ["-p", "settings", "width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no", "-p", "evaluations", "1"]
     command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / "ablation.ipynb"), str(tmp_path / "out.ipynb"), *words]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -233,12 +233,14 @@ def test_papermill_reruns_experiments_that_share_runs_and_goes_on_after_an_inter
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=90)
     first, second = list_runs()
+    while second.active and time.monotonic() < end + 60:  # papermill does not wait for what its kernel waits for
+        time.sleep(0.1)
     assert process.returncode != 0 and first.status()["state"] == "finished"
     assert second.status()["state"] == "stopped" and 0 < second.status()["step"] < 60, second.status()
     done = papermill(NOTEBOOKS / "ablation.ipynb", "out.ipynb", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Unable to parse" not in done.stderr  # papermill knows every parameter
-    assert len(list_runs()) == 6 and {run.status()["state"] for run in list_runs()} == {"finished"}  # 8 trainings, 2 of them shared
+    assert len(list_runs()) == 3 and {run.status()["state"] for run in list_runs()} == {"finished"}  # 4 trainings, of which 2 are one
     assert len(first.provenance["started"]) == 1 and len(second.provenance["started"]) == 2
     outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
     tables = [output.data["text/html"] for output in outputs if "<table>" in output.get("data", {}).get("text/html", "")]
@@ -248,7 +250,7 @@ def test_papermill_reruns_experiments_that_share_runs_and_goes_on_after_an_inter
     folder = outputs_dir() / "ablations" / "mine"
     assert {"variant.pdf", "spectral_norm.svg.json", "verdicts.tex", "scores.csv"} <= {path.name for path in folder.iterdir()}
     record = json.loads((folder / "results.json").read_text())
-    assert record["parameters"]["seeds"] == "0,1" and Path(record["command"][3]).name == "ablation.ipynb"
+    assert record["parameters"]["seeds"] == "0" and Path(record["command"][3]).name == "ablation.ipynb"
 
 
 @pytest.mark.slow

@@ -52,12 +52,12 @@ class Ablation(Parameters):
     """
 
     experiments: str = parameter("all", f"all, or of {', '.join(EXPERIMENTS)}, sweep, separated by commas", read=read_text)
-    grid: str = parameter("", 'of the experiment sweep: "lr_d=1e-4|4e-4; width=16|24"')
+    grid: str = parameter("", "of the experiment sweep: parameters with their values, as in the example above")
     preset: str = parameter("twins32", "settings to start from", choices=PRESETS)
     data: str = parameter("", "as of a training; empty: the preset's")
     seeds: str = parameter("0,1,2,3,4", "of the trainings, one each", read=_read_seeds)
     steps: int | None = parameter(None, "budget: G steps of each training; None: the preset's", low=1)
-    settings: str = parameter("", 'further parameters of all trainings: "width=8; batch_size=16"')
+    settings: str = parameter("", "further parameters of all trainings, as in the example above")
     n: int = parameter(2000, "images of an evaluation", low=10)
     evaluations: int = parameter(5, "evaluations of each training, of which the last counts", low=1)
     jobs: int = parameter(1, "trainings at a time on this machine; the cores are shared out among them", low=1)
