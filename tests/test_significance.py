@@ -112,7 +112,7 @@ def test_the_rank_test_is_that_of_scipy():
     a, b = random.normal(size=20), random.normal(size=20) + 0.5  # by random divisions
     assert rank_sum(a, b) == pytest.approx(stats.mannwhitneyu(a, b, alternative="less", method="exact").pvalue, abs=0.01)
     assert rank_sum([1.0, 2.0], [np.inf, np.inf]) == pytest.approx(1 / 6)
-    assert rank_sum(np.ones(4), np.ones(4)) == 1 and rank_sum([], [1.0]) == 1
+    assert rank_sum(np.ones(4), np.ones(4)) == 1 and rank_sum([], [1.0, 2.0]) == rank_sum([0.0], [1.0, 2.0]) == 1
 
 
 @pytest.mark.parametrize(("good", "bad", "verdict"), [

@@ -189,8 +189,8 @@ def lower(claims: Mapping[str, tuple[Sequence[float], Sequence[float]]], relevan
 
 
 def rank_sum(low: Sequence[float], high: Sequence[float]) -> float:
-    """One-sided p of "`low` is not lower than `high`": the rank-sum test of Wilcoxon (1945), also with ties; 1 where a group is empty."""
-    if not len(low) or not len(high) or np.isnan([*low, *high]).any():
+    """One-sided p of "`low` is not lower than `high`": the rank-sum test of Wilcoxon (1945), also with ties; 1 where a group has fewer than two."""
+    if min(len(low), len(high)) < 2 or np.isnan([*low, *high]).any():
         return 1.0
     size = len(low)
 
