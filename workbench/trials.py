@@ -105,9 +105,11 @@ def carry_out(trials: Sequence[Trial], jobs: int = 1) -> None:
         finally:
             for process, _ in under_way.values():
                 process.send_signal(signal.SIGINT)
-            for process, log in under_way.values():
+            for name, (process, log) in under_way.items():
                 process.wait()
                 log.unlink(missing_ok=True)
+                while todo[name].state in ACTIVE:  # papermill does not wait until its training has saved
+                    time.sleep(POLL)
 
 
 def _start(trial: Trial, jobs: int) -> tuple[subprocess.Popen, Path]:
