@@ -95,7 +95,7 @@ def test_what_is_to_be_done_is_told():
         (4, 0, 1, 1),
         (4, 2, 1, 1),
     ]
-    assert "6 trainings of 4 G steps in all, 2 of them done: 48 steps of G or D" in table.notes[0]
+    assert "6 trainings of 4 G steps each, 2 of them done: 48 steps of G or D" in table.notes[0]
     ablation = small("variant", steps=6, train=False)
     ablation.carry_out()  # does nothing
     assert ablation.all_trials() and not [trial for trial in ablation.all_trials().values() if trial.run]
@@ -219,7 +219,7 @@ def test_the_study_of_named_runs_and_of_those_that_cannot_be_read(tiny, monkeypa
     assert calls.count(("demo", "G/attention.32")) == 1  # asked once, however many views show it
 
 
-def test_long_range_over_trainings():
+def test_long_range_over_trainings(tmp_path):
     ablation = small("attention_site", seeds="0,1")
     for trial in ablation.all_trials().values():
         run = create_run(trial.config)
@@ -234,3 +234,5 @@ def test_long_range_over_trainings():
                                                          ("means by arm", 7)]  # fmt: skip
     figure = ablation.long_range_figure()
     assert sum(len(trace.x) for trace in figure.figure.data) == 2 * 6 and "rank correlation" in figure.figure.layout.annotations[0].text
+    figure.save(tmp_path / "far.svg")
+    assert figures.redraw(tmp_path / "far.svg.json").png() == figure.png()

@@ -141,7 +141,7 @@ class Ablation(Parameters):
         base, trials = self.base, self.all_trials().values()
         steps = sum(trial.config.steps * (1 + trial.config.d_steps) for trial in trials)
         notes = (
-            f"{len(trials)} trainings of {base.steps:,} G steps in all, {sum(trial.at_rest for trial in trials)} of them done: {steps:,} steps of G "
+            f"{len(trials)} trainings of {base.steps:,} G steps each, {sum(trial.at_rest for trial in trials)} of them done: {steps:,} steps of G "
             f"or D, of batches of {base.batch_size}",
             f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: papermill compare.ipynb -p runs {fingerprint(base)}",
         )
@@ -337,7 +337,7 @@ class Ablation(Parameters):
             return None
         said = [_correlation(found) for found in correspondence.rank_correlations(rows, _pairs(rows))]
         ys = [y for x, y in _pairs(rows) if x == "distance"]
-        return draw_long_range(rows, "distance", ys, "arm", said[: len(ys)])
+        return draw_long_range(rows, ys, "arm", said[: len(ys)])
 
     # ---------------------------------------------------------------------------------------------------------- export
 

@@ -261,7 +261,7 @@ def study(
     """
     network, path = _parts(run, layer)
     step = int(run.checkpoint_path(step).name)
-    generator = run.generator(step, _weights(run, weights))
+    generator = run.generator(step, weights)
     z, y = _latents(run, n, seed)
     x = sampling.images(generator, z, y)
     readable = disagreement(x)["readable"].bool()
@@ -296,10 +296,6 @@ def _require_twins(run: Run) -> None:
         raise WorkbenchError(
             f"run {run.name!r} was trained on {run.config.data!r}; only in images of twins is it known where the glyphs are"
         )
-
-
-def _weights(run: Run, weights: str) -> str:
-    return weights if weights != "auto" else "ema" if run.config.ema_decay else "raw"
 
 
 def _latents(run: Run, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
@@ -425,7 +421,7 @@ def transplant(
     if len(doses) < 2 or doses[0] != 0 or list(doses) != sorted(set(doses)) or doses[-1] > 1:
         raise ParameterError(f"doses={doses!r} are not shares of the keys; give two or more, ascending, from 0 to at most 1")
     step = int(run.checkpoint_path(step).name)
-    generator = run.generator(step, _weights(run, weights))
+    generator = run.generator(step, weights)
     find_layer(generator, path)
     z, y = _latents(run, pool, seed)
     x = sampling.images(generator, z, y)
@@ -553,7 +549,7 @@ def long_range(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -
     record = next((r for r in run.evaluations()[::-1] if r["step"] in steps and TRUTH[0] in r["scores"]), None)
     if record is None:
         raise WorkbenchError(f"run {run.name!r} has no evaluation with the disagreement of twins; evaluate it with scores='fd,truth'")
-    generator = run.generator(record["step"], _weights(run, weights))
+    generator = run.generator(record["step"], weights)
     z, y = _latents(run, n, seed)
     distances = {}
     for path in attention_layers(generator):

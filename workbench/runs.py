@@ -242,7 +242,7 @@ class Run:
         step
             G step; by default the newest checkpoint's.
         weights
-            "ema": the averaged weights; "raw": those that were trained.
+            "ema": the averaged weights; "raw": those that were trained; "auto": the averaged ones where the run keeps such.
 
         Raises
         ------
@@ -250,8 +250,10 @@ class Run:
             If there is no such checkpoint, or the run keeps no average.
         """
         config = self.config
-        if weights not in ("ema", "raw"):
-            raise ParameterError(f"weights={weights!r} is not one of ema, raw")
+        if weights not in ("ema", "raw", "auto"):
+            raise ParameterError(f"weights={weights!r} is not one of ema, raw, auto")
+        if weights == "auto":
+            weights = "ema" if config.ema_decay else "raw"
         if weights == "ema" and not config.ema_decay:
             raise WorkbenchError(f"run {self.name!r} keeps no averaged weights (ema_decay=0); use weights='raw'")
         file = "ema" if weights == "ema" else "generator"

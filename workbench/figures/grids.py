@@ -79,10 +79,9 @@ def sample_rows(
     drawn = []
     for label, run, step in rows:
         config = run.config
-        chosen = ("ema" if config.ema_decay else "raw") if weights == "auto" else weights
         z, y = sampling.latents(columns, config.z_dim, seed, truncation=truncation), sampling.labels(columns, config.num_classes or 0)
         drawn.append(
-            ("\n".join(textwrap.fill(line, 34) for line in label.splitlines()), sampling.images(run.generator(step, chosen), z, y))
+            ("\n".join(textwrap.fill(line, 34) for line in label.splitlines()), sampling.images(run.generator(step, weights), z, y))
         )
     title = f"latents 0 to {columns - 1} of seed {seed}, the same in every row, classes in turn"
     title += f", truncated at {truncation:g}" if truncation else ""

@@ -80,15 +80,15 @@ def transplant_again(about: str, doses: list[float], right: dict, left: dict, ve
     return Drawing(picture, "transplant", recipe)
 
 
-def long_range(rows: list[dict], x: str, ys: list[str], by: str, said: list[str]) -> Plot:
-    """Columns of `correspondence.long_range` against one of them, a point for each run.
+def long_range(rows: list[dict], ys: list[str], by: str, said: list[str]) -> Plot:
+    """Columns of `correspondence.long_range` against the distance that attention reaches, a point for each run.
 
     Parameters
     ----------
     rows
         As from there, with a column more.
-    x, ys
-        Columns; a panel for each y.
+    ys
+        Columns; a panel for each.
     by
         The column by which points are coloured.
     said
@@ -100,12 +100,12 @@ def long_range(rows: list[dict], x: str, ys: list[str], by: str, said: list[str]
     values = list(dict.fromkeys(row[by] for row in rows))
     for y in ys:
         for value, colour in zip(values, colours(len(values)), strict=True):
-            own = [row for row in rows if row[by] == value and row.get(x) is not None and row.get(y) is not None]
+            own = [row for row in rows if row[by] == value and row.get(y) is not None and row["distance"] is not None]
             style = dict(mode="markers", marker=dict(color=colour, size=8), opacity=0.75, legendgroup=value, legend=True)
-            add(y, x=[row[x] for row in own], y=[row[y] for row in own], name=value, text=[row["run"] for row in own], **style)
-        add.axes(y, x)
+            add(y, x=[row["distance"] for row in own], y=[row[y] for row in own], name=value, text=[row["run"] for row in own], **style)
+        add.axes(y, "mean distance of attention, pixels")
     figure.update_layout(legend=dict(orientation="h", y=-60 / figure.layout.height, yanchor="top"))
-    return Plot(figure, "long_range", dict(rows=rows, x=x, ys=ys, by=by, said=said))
+    return Plot(figure, "long_range", dict(rows=rows, ys=ys, by=by, said=said))
 
 
 def _say(picture, lines: list[str]) -> None:
