@@ -57,7 +57,7 @@ def spectra(generator: Generator, discriminator: Discriminator) -> dict[str, dic
     Returns
     -------
     dict
-        By layer, such as `G/blocks.8.conv1`, in the order of the networks; what each holds, see `spectrum`.
+        By layer, such as `G/blocks.8.conv1`, in the order of `named_modules`; what each holds, see `spectrum`.
     """
     nets = dict(G=generator, D=discriminator)
     layers = {f"{letter}/{name}": layer for letter, net in nets.items() for name, layer in net.named_modules() if isinstance(layer, LAYERS)}
