@@ -124,6 +124,40 @@ def test_a_table_and_its_file(tmp_path):
     assert figures.table([]) is None
 
 
+def test_diagnostics_hold_the_history_and_the_spectra(tiny):
+    run = train(tiny(sn_g=False))
+    plot = figures.diagnostics(run)
+    by_name = {(trace.legendgroup, trace.name): trace for trace in plot.figure.data}
+    history, spectra = run.history(), run.spectra()
+    assert list(by_name["gradient norms", "G, max"].y) == [row["grad_norm_g_max"] for row in history]
+    assert list(by_name["margin of D", "real - fake"].y) == [row["d_real"] - row["d_fake"] for row in history]
+    assert list(by_name["saturation of D", "fake"].y) == [row["saturated_fake"] for row in history]
+    exact = {name: [row["layers"][name]["exact"][0] for row in spectra] for name in spectra[0]["layers"]}
+    assert {name for panel, name in by_name if panel.startswith("weights of")} == set(exact)
+    assert list(by_name["weights of G", "G/output"].y) == list(by_name["weights at work", "G/output"].y) == exact["G/output"]
+    assert max(abs(value - 1) for value in by_name["weights at work", "D/linear"].y) < 1e-3
+    assert opened(plot.png()).width >= 900
+
+    layers = figures.singular_values(run, "D")
+    assert [note.text for note in layers.figure.layout.annotations] == [name[2:] for name in exact if name[0] == "D"]
+    assert list(layers.figure.data[0].y) == exact["D/blocks.16.conv1"] and {trace.name for trace in layers.figure.data} == {
+        "largest", "second", "estimate"
+    }  # fmt: skip
+    assert "estimate" not in {trace.name for trace in figures.singular_values(run).figure.data}
+    assert opened(layers.png()).width >= 900
+
+
+def test_runs_from_before_diagnostics_have_figures_of_what_they_have(run):
+    (run.path / "spectra.jsonl").unlink()
+    old = [{k: v for k, v in row.items() if not k.startswith(("grad", "saturated"))} for row in run.history()]
+    (run.path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in old))
+    assert opened(figures.diagnostics(run).png()).width >= 900
+    with pytest.raises(WorkbenchError, match="has written down no singular values"):
+        figures.singular_values(run)
+    with pytest.raises(ParameterError, match="network='E' is not one of G, D"):
+        figures.singular_values(run, "E")
+
+
 @pytest.mark.parametrize("augment", ["none", "flip", "diffaug"])
 def test_the_preview_shows_what_d_will_see(tiny, augment):
     config = tiny(augment=augment)

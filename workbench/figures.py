@@ -22,6 +22,7 @@ from PIL import Image
 
 from . import augment, sampling
 from .config import Config
+from .diagnostics import effective
 from .files import replace_text
 from .inspection import AttentionView, Look, Scene, Subject
 from .metrics.protocols import brief, differences, published, require_comparable
@@ -280,6 +281,7 @@ def strips(rows: list[tuple[str, torch.Tensor]], title: str, size: int = 64) -> 
 def static_png(figure, dpi: int = 100) -> bytes:
     """A plotly figure of line traces in panels, drawn by matplotlib: PNG bytes."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     layout = figure.layout
     width, height = layout.width or 900, layout.height or 500  # 100 of them to the inch
@@ -303,9 +305,17 @@ def static_png(figure, dpi: int = 100) -> bytes:
             axes[y].set_ylabel((yaxis.title.text or "").replace("<br>", "\n"), fontsize=yaxis.title.font.size)
             axes[y].grid(alpha=0.3)
             axes[y].tick_params(labelsize=8)
+            if yaxis.type == "log":
+                axes[y].set_yscale("log")
+                axes[y].yaxis.set_major_formatter(LogFormatter())
+                axes[y].yaxis.set_minor_formatter(LogFormatter())
+                axes[y].tick_params(which="minor", labelsize=6)
         label = trace.name if len(trace.x or ()) else None
-        style = dict(linestyle="--", color=trace.line.color) if trace.line.dash else dict(marker="o" if "markers" in trace.mode else None)
-        axes[y].plot(trace.x or (), trace.y or (), label=label, linewidth=1.2, markersize=4, **style)
+        style = dict(linestyle="--") if trace.line.dash else dict(marker="o" if "markers" in trace.mode else None)
+        style |= dict(color=trace.line.color, linewidth=trace.line.width or 1.2)
+        if trace.showlegend is False and trace.legendgroup and trace.mode == "lines":
+            label = None
+        axes[y].plot(trace.x or (), trace.y or (), label=label, markersize=4, **style)
     for panel in axes.values():
         if panel.get_legend_handles_labels()[0]:
             panel.legend(fontsize=8)
@@ -494,3 +504,107 @@ def _bytes(picture, dpi: int | None = None) -> bytes:
     stream = io.BytesIO()
     picture.savefig(stream, format="png", dpi=dpi or picture.dpi)
     return stream.getvalue()
+
+
+# -------------------------------------------------------------------------------------------------- diagnostics
+
+
+def diagnostics(run: Run) -> Plot:
+    """Why a training goes as it goes: gradient norms, D's margin and saturation, and the largest singular value of every layer.
+
+    Margin: mean logit of D on real less that on fake images. Saturation: shares of images that D's hinge loss is flat at. The singular
+    values are those of the weights; of the last panel those that the layers work with, after spectral normalization where there is any.
+    """
+    from plotly import graph_objects
+    from plotly.subplots import make_subplots
+
+    history, spectra = run.history(), run.spectra()
+    panels = ("gradient norms", "margin of D", "saturation of D", "weights of G", "weights of D", "weights at work")
+    units = ("norm", "logit", "share of images", *["largest singular value"] * 3)
+    figure = make_subplots(rows=2, cols=3, subplot_titles=panels, horizontal_spacing=0.09, vertical_spacing=0.16)
+
+    def add(panel: str, name: str, steps: list[int], values: list[float], **style) -> None:
+        place = panels.index(panel)
+        line = graph_objects.Scatter(x=steps, y=values, name=name, mode="lines", legendgroup=panel, legendgrouptitle_text=panel, **style)
+        figure.add_trace(line, row=place // 3 + 1, col=place % 3 + 1)
+
+    columns = {"gradient norms": ("grad_norm_d", "grad_norm_g"), "saturation of D": ("saturated_real", "saturated_fake")}
+    for panel, keys in columns.items():
+        for key, colour in zip(keys, _D_AND_G if "norm" in keys[0] else _REAL_AND_FAKE, strict=True):
+            rows = [row for row in history if key in row]
+            add(panel, _last_word(key), [row["step"] for row in rows], [row[key] for row in rows], line=dict(color=colour))
+            if rows and f"{key}_max" in rows[-1]:
+                add(
+                    panel, f"{_last_word(key)}, max", [row["step"] for row in rows], [row[f"{key}_max"] for row in rows],
+                    line=dict(color=colour, dash="dash", width=1),
+                )  # fmt: skip
+    steps = [row["step"] for row in history]
+    add("margin of D", "real - fake", steps, [row["d_real"] - row["d_fake"] for row in history], line=dict(color=_D_AND_G[0]))
+    for name in spectra[-1]["layers"] if spectra else ():
+        rows = [row["layers"][name] for row in spectra]
+        style = dict(
+            line=dict(color=_D_AND_G[name[0] == "G"], width=1), showlegend=False, hovertemplate=f"{name}: %{{y:.4g}}<extra></extra>"
+        )
+        at = [row["step"] for row in spectra]
+        add(f"weights of {name[0]}", name, at, [row["exact"][0] for row in rows], **style)
+        add("weights at work", name, at, [effective(row) for row in rows], **style)
+    for place, (panel, unit) in enumerate(zip(panels, units, strict=True)):
+        at = dict(row=place // 3 + 1, col=place % 3 + 1)
+        figure.update_xaxes(title_text="G step", **at)
+        figure.update_yaxes(title_text=unit, type="log" if panel.startswith(("gradient", "weights")) else "linear", **at)
+    figure.update_layout(title=run.name, height=560, width=1180, template="plotly_white", margin=dict(l=60, r=20, t=70, b=50))
+    return Plot(figure)
+
+
+def singular_values(run: Run, network: str = "G") -> Plot:
+    """Singular values of the weight of every layer of a network through training, a panel for each layer.
+
+    Solid: the largest two, exact. Dashed: the estimate that the layer divides its weight by, where it has spectral normalization.
+
+    Parameters
+    ----------
+    network
+        "G" or "D".
+
+    Raises
+    ------
+    ParameterError, WorkbenchError
+        For another network, or a run that wrote no spectra down.
+    """
+    from plotly import graph_objects
+    from plotly.subplots import make_subplots
+
+    if network not in ("G", "D"):
+        raise ParameterError(f"network={network!r} is not one of G, D")
+    spectra = run.spectra()
+    if not spectra:
+        raise WorkbenchError(f"run {run.name!r} has written down no singular values: it is older than they are, or has not begun")
+    names = [name for name in spectra[-1]["layers"] if name[0] == network]
+    columns, steps = 4, [row["step"] for row in spectra]
+    lines = -(-len(names) // columns)
+    figure = make_subplots(
+        lines, columns, subplot_titles=[name[2:] for name in names], horizontal_spacing=0.05, vertical_spacing=min(0.4 / lines, 0.3)
+    )
+    for place, name in enumerate(names):
+        at = dict(row=place // columns + 1, col=place % columns + 1)
+        rows = [row["layers"][name] for row in spectra]
+        curves = {
+            "largest": ([row["exact"][0] for row in rows], dict(color="#1f77b4")),
+            "second": ([(row["exact"] + [None])[1] for row in rows], dict(color="#9ecae1")),
+            "estimate": ([row.get("estimate") for row in rows], dict(color="#d62728", dash="dash")),
+        }
+        for label, (values, line) in curves.items():
+            if any(value is not None for value in values):
+                style = dict(name=label, legendgroup=label, showlegend=place == 0, line=line, mode="lines")
+                figure.add_trace(graph_objects.Scatter(x=steps, y=values, **style), **at)
+    figure.update_annotations(font_size=11)
+    title = f"{run.name}: singular values of the weights of {network}, through training (G steps)"
+    figure.update_layout(title=title, height=100 + 170 * lines, width=1180, template="plotly_white", margin=dict(l=60, r=20, t=70, b=50))
+    return Plot(figure)
+
+
+_D_AND_G, _REAL_AND_FAKE = ("#1f77b4", "#ff7f0e"), ("#2ca02c", "#9467bd")
+
+
+def _last_word(key: str) -> str:
+    return {"d": "D", "g": "G"}.get(word := key.rpartition("_")[2], word)

@@ -305,9 +305,9 @@ def diagnostic_charts(rows: list[dict], spectra: list[dict]) -> list[dict]:
     margins = [(row["step"], row["d_real"] - row["d_fake"]) for row in rows if "d_real" in row]
     norms = [
         ("D", "d", "grad_norm_d"),
-        ("D, largest", "d", "grad_norm_d_max"),
+        ("max", "d", "grad_norm_d_max"),
         ("G", "g", "grad_norm_g"),
-        ("G, largest", "g", "grad_norm_g_max"),
+        ("max", "g", "grad_norm_g_max"),
     ]
     shares = [("real", "real", "saturated_real"), ("fake", "fake", "saturated_fake")]
 
@@ -316,7 +316,7 @@ def diagnostic_charts(rows: list[dict], spectra: list[dict]) -> list[dict]:
 
     margin = [_curve("real − fake", "d", margins, POINTS // 2)]
     drawn = [
-        dict(title="Gradients", unit="norm, mean and largest since the last logged step", log=True, curves=curves(norms)),
+        dict(title="Gradients", unit="norm, mean and maximum since the last logged step", log=True, curves=curves(norms)),
         dict(title="Margin of D", unit="mean logit on real less that on fake images", zero=True, curves=margin),
         dict(title="Saturation of D", unit="share of images that D's hinge loss is flat at", zero=True, curves=curves(shares)),
     ]
@@ -326,7 +326,7 @@ def diagnostic_charts(rows: list[dict], spectra: list[dict]) -> list[dict]:
         layers = [_layer(name, name[2:], spectra, weight=True) for name in names if name[0] == letter]
         drawn.append(dict(title=f"Weights of {letter}", unit="largest singular value of", log=True, layers=layers))
     layers = [_layer(name, name, spectra, weight=False) for name in names]
-    drawn.append(dict(title="Weights at work", unit="largest singular value, after spectral normalization, of", log=True, layers=layers))
+    drawn.append(dict(title="Weights at work", unit="after spectral normalization, of", log=True, layers=layers))
     steps = [row["step"] for row in spectra]
     return [dict(zero=False, log=False, empty="no values yet", curves=[], layers=[], steps=steps) | chart for chart in drawn]
 
