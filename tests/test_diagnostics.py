@@ -200,6 +200,11 @@ def test_a_layer_that_blows_up_is_seen_and_spectral_normalization_hides_it(tiny)
         found[sn] = diagnostics.spectra(generator, discriminator)
         largest = max((name for name in found[sn] if name[0] == "G"), key=lambda name: found[sn][name]["exact"][0])
         assert largest == "G/blocks.16.conv2"
+    for sn, rows in found.items():
+        told = diagnostics.largest_of_all(rows)
+        assert told["sigma_g"] == rows["G/blocks.16.conv2"]["exact"][0] > 10 * told["sigma_d"] and told["at_work_d"] < 1.5
+        assert told["at_work_g"] == max(diagnostics.effective(row) for name, row in rows.items() if name[0] == "G")
+        assert (told["at_work_g"] < 1.5) == sn
     used = {sn: diagnostics.effective(rows["G/blocks.16.conv2"]) for sn, rows in found.items()}
     assert abs(used[True] - 1) < 0.05 and used[False] > 50
 
@@ -231,6 +236,7 @@ def test_small_layers_zero_weights_and_weights_that_are_not_finite():
     row = diagnostics.spectrum(layer)
     assert row == dict(exact=[None], stable_rank=None, estimate=None, renewed=None) and diagnostics.effective(row) is None
     json.dumps(row, allow_nan=False)
+    assert diagnostics.largest_of_all({"G/linear": row, "D/linear": dict(exact=[2.0])}) == dict(sigma_d=2, at_work_d=2)
 
 
 def test_a_run_writes_the_spectra_of_its_networks(tiny):

@@ -147,6 +147,17 @@ def test_diagnostics_hold_the_history_and_the_spectra(tiny):
     assert opened(layers.png()).width >= 900
 
 
+def test_growth_of_several_runs(tiny):
+    runs = [train(tiny(run=name, sn_g=sn)) for name, sn in (("both", True), ("d-only", False))]
+    plot = figures.growth(runs)
+    lines = {(trace.name, trace.yaxis): list(trace.y) for trace in plot.figure.data}
+    for run in runs:
+        layers = [row["layers"] for row in run.spectra()]
+        assert lines[run.name, "y"] == [max(one["exact"][0] for name, one in row.items() if name[0] == "G") for row in layers]
+    assert max(lines["both", "y2"]) < 1.3 < min(lines["d-only", "y2"])  # with spectral normalization G works with less
+    assert opened(plot.png()).width >= 900
+
+
 def test_runs_from_before_diagnostics_have_figures_of_what_they_have(run):
     (run.path / "spectra.jsonl").unlink()
     old = [{k: v for k, v in row.items() if not k.startswith(("grad", "saturated"))} for row in run.history()]

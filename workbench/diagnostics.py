@@ -103,6 +103,26 @@ def effective(spectrum: dict) -> float | None:
     return largest / divisor if largest is not None and divisor else None
 
 
+def largest_of_all(layers: dict[str, dict]) -> dict[str, float]:
+    """The largest singular value of any layer of each network: `sigma_g`, `sigma_d` of weights, `at_work_g`, `at_work_d` of those at work.
+
+    Four numbers that tell whether a network has grown, whatever its layers are called: what runs are compared by. Layers without a finite
+    value are left out.
+
+    Parameters
+    ----------
+    layers
+        What `spectra` returns, or `layers` of a row of `Run.spectra`.
+    """
+    found = {}
+    for kind, value in (("sigma", lambda layer: layer["exact"][0]), ("at_work", effective)):
+        for letter in "GD":
+            values = [value(layer) for name, layer in layers.items() if name[0] == letter]
+            if any(v is not None for v in values):
+                found[f"{kind}_{letter.lower()}"] = max(v for v in values if v is not None)
+    return found
+
+
 def _digits(number: float) -> float | None:
     """Seven digits; None for what is not finite, which JSON does not have."""
     return float(f"{number:.7g}") if abs(number) < float("inf") else None

@@ -22,7 +22,7 @@ from PIL import Image
 
 from . import augment, sampling
 from .config import Config
-from .diagnostics import effective
+from .diagnostics import effective, largest_of_all
 from .files import replace_text
 from .inspection import AttentionView, Look, Scene, Subject
 from .metrics.protocols import brief, differences, published, require_comparable
@@ -603,6 +603,28 @@ def singular_values(run: Run, network: str = "G") -> Plot:
     return Plot(figure)
 
 
+def growth(runs: list[Run]) -> Plot:
+    """The largest singular value of any layer of G and of D through training, of several runs: of the weights, and of those at work."""
+    from plotly import graph_objects
+    from plotly.subplots import make_subplots
+
+    panels = {"sigma_g": "weights of G", "at_work_g": "G at work", "sigma_d": "weights of D", "at_work_d": "D at work"}
+    figure = make_subplots(rows=2, cols=2, subplot_titles=list(panels.values()), horizontal_spacing=0.09, vertical_spacing=0.16)
+    for place, key in enumerate(panels):
+        at = dict(row=place // 2 + 1, col=place % 2 + 1)
+        for number, run in enumerate(runs):
+            found = [(row["step"], largest_of_all(row["layers"])) for row in run.spectra()]
+            points = [(step, values[key]) for step, values in found if key in values]
+            style = dict(name=run.name, legendgroup=run.name, showlegend=place == 0, line=dict(color=_TEN[number % 10]), mode="lines")
+            figure.add_trace(graph_objects.Scatter(x=[step for step, _ in points], y=[value for _, value in points], **style), **at)
+        figure.update_xaxes(title_text="G step", **at)
+        figure.update_yaxes(title_text="largest singular value", type="log", **at)
+    title = "Largest singular value of any layer; at work: after spectral normalization, where there is any"
+    figure.update_layout(title=title, height=560, width=980, template="plotly_white", margin=dict(l=60, r=20, t=70, b=50))
+    return Plot(figure)
+
+
+_TEN = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 _D_AND_G, _REAL_AND_FAKE = ("#1f77b4", "#ff7f0e"), ("#2ca02c", "#9467bd")
 
 
