@@ -18,8 +18,8 @@ from workbench.metrics.protocols import protocol
 
 
 @pytest.fixture
-def run(tiny):
-    return train(tiny(attention_g="8,16"))
+def run(trained_once):
+    return trained_once(attention_g="8,16")
 
 
 def opened(png):
@@ -127,6 +127,81 @@ def test_a_table_and_its_file(tmp_path):
     assert "&lt;a&gt;" in shown and "1,000" in shown and "0.123<" in shown
     assert (tmp_path / "new" / "table.csv").read_text().splitlines() == ["run,step,value", "<a>,1000,0.123456", "b,2000,2.0"]
     assert figures.table([]) is None
+
+
+def test_diagnostics_hold_the_history_and_the_spectra(tiny, tmp_path):
+    run = train(tiny(sn_g=False))
+    plot = figures.diagnostics(run)
+    by_name = {(trace.legendgroup, trace.name): trace for trace in plot.figure.data}
+    history, spectra = run.history(), run.spectra()
+    assert list(by_name["gradient norms", "G, max"].y) == [row["grad_norm_g_max"] for row in history]
+    assert list(by_name["margin of D", "real - fake"].y) == [row["d_real"] - row["d_fake"] for row in history]
+    assert list(by_name["saturation of D", "fake"].y) == [row["saturated_fake"] for row in history]
+    exact = {name: [row["layers"][name]["exact"][0] for row in spectra] for name in spectra[0]["layers"]}
+    assert {name for panel, name in by_name if panel.startswith("weights of")} == set(exact)
+    assert list(by_name["weights of G", "G/output"].y) == list(by_name["weights at work", "G/output"].y) == exact["G/output"]
+    assert max(abs(value - 1) for value in by_name["weights at work", "D/linear"].y) < 1e-3
+    assert opened(plot.png()).width >= 900
+    drawn = {panel.get_position().bounds: panel for panel in plot.drawing.figure.axes}.values()
+    assert [panel.get_yscale() for panel in drawn] == ["log", "linear", "linear", "log", "log", "log"]
+
+    layers = figures.singular_values(run, "D")
+    assert [note.text for note in layers.figure.layout.annotations] == [name[2:] for name in exact if name[0] == "D"]
+    assert list(layers.figure.data[0].y) == exact["D/blocks.16.conv1"] and {trace.name for trace in layers.figure.data} == {
+        "largest", "second", "estimate"
+    }  # fmt: skip
+    assert "estimate" not in {trace.name for trace in figures.singular_values(run).figure.data}
+    assert opened(layers.png()).width >= 900
+    paths = [made.save(tmp_path / name) for made, name in ((plot, "diagnostics.svg"), (layers, "layers.pdf"))]
+    run.append("history.jsonl", run.history()[-1] | {"step": 6})
+    run.append("spectra.jsonl", run.spectra()[-1] | {"step": 6})
+    assert all(same(figures.redraw(f"{path}.json"), made) for path, made in zip(paths, (plot, layers), strict=True))
+
+
+def test_growth_of_several_runs(tiny, tmp_path):
+    runs = [train(tiny(run=name, sn_g=sn)) for name, sn in (("both", True), ("d-only", False))]
+    old = recorded(tiny, "old", [1.0], lr_d=0.01)
+    plot = figures.growth([*runs, old])
+    lines = {(trace.name, trace.yaxis): list(trace.y) for trace in plot.figure.data}
+    assert {name for name, _ in lines} == {"both", "d-only"} and plot.figure.layout.yaxis.type == "log"
+    for run in runs:
+        layers = [row["layers"] for row in run.spectra()]
+        assert lines[run.name, "y"] == [max(one["exact"][0] for name, one in row.items() if name[0] == "G") for row in layers]
+    assert max(lines["both", "y2"]) < 1.3 < min(lines["d-only", "y2"])  # with spectral normalization G works with less
+    assert opened(plot.png()).width >= 900
+    path = plot.save(tmp_path / "growth.svg")
+    for run in runs:
+        run.append("spectra.jsonl", dict(step=5, layers={"G/linear": dict(exact=[9.0])}))
+    assert same(figures.redraw(f"{path}.json"), plot) and not same(figures.growth(runs), plot)
+
+
+def test_growth_of_seeds_has_a_geometric_mean(tiny):
+    runs = [recorded(tiny, f"s{seed}", [1.0] * 3, seed=seed) for seed in range(2)]
+    for run, values in zip(runs, ([1.0, 4.0], [9.0, 25.0]), strict=True):
+        for step, value in zip((0, 3), values, strict=True):
+            run.append("spectra.jsonl", dict(step=step, layers={"G/linear": dict(exact=[value]), "D/linear": dict(exact=[None])}))
+    figure = figures.growth(runs, "images").figure
+    first, second, band, mean = [trace for trace in figure.data if trace.yaxis == "y"]
+    assert (list(first.y), list(second.y), list(first.x)) == ([1, 4], [9, 25], [0, 24])
+    np.testing.assert_allclose(mean.y, [3, 10], rtol=1e-6)
+    high, low = np.array(band.y).reshape(2, 2)
+    deviations = [np.std(np.log(pair), ddof=1) for pair in ([1, 9], [4, 25])]
+    np.testing.assert_allclose(np.log(high), np.log([3, 10]) + deviations, rtol=1e-6)
+    np.testing.assert_allclose(np.log(low[::-1]), np.log([3, 10]) - deviations, rtol=1e-6)
+    assert not any(len(trace.y) for trace in figure.data if trace.yaxis == "y3")  # D's values are not finite
+    with pytest.raises(ParameterError, match="axis='days' is not one of"):
+        figures.growth(runs, "days")
+
+
+def test_runs_from_before_diagnostics_have_figures_of_what_they_have(run):
+    (run.path / "spectra.jsonl").unlink()
+    old = [{k: v for k, v in row.items() if not k.startswith(("grad", "saturated"))} for row in run.history()]
+    (run.path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in old))
+    assert opened(figures.diagnostics(run).png()).width >= 900
+    with pytest.raises(WorkbenchError, match="has written down no singular values"):
+        figures.singular_values(run)
+    with pytest.raises(ParameterError, match="network='E' is not one of G, D"):
+        figures.singular_values(run, "E")
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "diffaug"])

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from workbench import Config, ParameterError, Run, WorkbenchError, launch, list_runs, train
-from workbench.training import Progress, _accelerator, _fixed_samples, _noise, _write_samples, build, d_step, g_step
+from workbench.training import SUMS, Progress, _accelerator, _fixed_samples, _noise, _write_samples, build, d_step, g_step
 from workbench.twins import Twins
 
 
@@ -213,7 +213,7 @@ def test_collapse_raises_an_alarm(tiny, capsys):
     config = tiny(sn_g=False, ema_decay=0)
     nets = build(config, _accelerator(config))
     run = train(tiny(steps=1, run="healthy"))
-    progress = Progress(sums=torch.zeros(4), step=3)
+    progress = Progress(sums=torch.zeros(len(SUMS)), largest=torch.zeros(2), step=3)
     fixed = _fixed_samples(nets, Twins(32))
     _write_samples(nets, nets.generator, run, progress, fixed)
     assert progress.alarms == []

@@ -19,7 +19,8 @@ from PIL import Image
 
 from . import groups
 from .config import outputs_dir
-from .figures import Drawing, Plot, Table, curves, listing, measured, sample_rows, scatter, scores, write
+from .diagnostics import with_margin
+from .figures import Drawing, Plot, Table, curves, growth, listing, measured, sample_rows, scatter, scores, write
 from .files import replace_text
 from .groups import AXES, Group
 from .parameters import Parameters, parameter, read_text
@@ -136,6 +137,11 @@ class Comparison(Parameters):
         """What the histories tell."""
         return curves(_runs(self.groups()), self.axis, self.keys)
 
+    def growth(self) -> Plot | None:
+        """How the largest singular values of both networks grow; None where no run has written any down."""
+        runs = _runs(self.groups())
+        return growth(runs, self.axis) if any(run.spectra() for run in runs) else None
+
     def samples(self) -> Drawing | None:
         """The same latents through every run, at the chosen steps; None where no run has such a checkpoint."""
         rows = []
@@ -214,7 +220,7 @@ class Comparison(Parameters):
         members, folder = self.groups(), self.folder
         tables = {"overview": self.overview(), "differences": self.differences(), "score-table": self.score_table()}
         drawn = {"curves": self.curves(), "scores": self.scores_over_time(), "scatter": self.against_parameters()}
-        drawn["samples"] = self.samples()
+        drawn |= {"growth": self.growth(), "samples": self.samples()}
         figures = {name: made for name, made in drawn.items() if made is not None and (name == "samples" or len(made.figure.data))}
         write(folder, tables, CAPTIONS, figures)
         all_histories(members).csv(folder / "history.csv")
@@ -230,6 +236,7 @@ class Comparison(Parameters):
             "Runs": [tables["overview"]],
             "What differs": [tables["differences"]],
             "Curves": [figures.get("curves")],
+            "Growth of the weights": [figures.get("growth")],
             "Scores": [tables["score-table"], figures.get("scores")],
             "Scores against parameters": [figures.get("scatter")],
             "The same latents": [figures.get("samples")],
@@ -257,7 +264,7 @@ def all_histories(members: Sequence[Group]) -> Table:
     """Every logged step of every run: a row each."""
     return Table([
         {"run": run.name, "group": group.label, "seed": run.config.seed} | {k: v for k, v in row.items() if isinstance(v, int | float)}
-        for group in members for run in group.runs for row in run.history()
+        for group in members for run in group.runs for row in with_margin(run.history())
     ])  # fmt: skip
 
 

@@ -92,21 +92,30 @@ class Run:
     # ------------------------------------------------------------------------------------------------ records
 
     def history(self) -> list[dict]:
-        """The logged steps in order: step, images, seconds, loss_d, loss_g, d_real, d_fake, gamma_..., lr_g, lr_d."""
+        """The logged steps in order, with means over the steps since the last one.
+
+        step, images, seconds, loss_d, loss_g, d_real, d_fake, gamma_..., lr_g, lr_d; norms of the gradients, grad_norm_d and grad_norm_g,
+        and the largest, grad_norm_d_max and grad_norm_g_max; the shares of images that D's hinge loss is flat at, saturated_real and
+        saturated_fake. Older runs do not have all of them.
+        """
         return _read_lines(self.path / "history.jsonl")
+
+    def spectra(self) -> list[dict]:
+        """The layers' singular values in order, at the steps of the sample grids: step and layers, see `diagnostics.spectra`."""
+        return _read_lines(self.path / "spectra.jsonl")
 
     def evaluations(self) -> list[dict]:
         """The evaluations in order: step, scores, protocol and what else belongs to it."""
         return _read_lines(self.path / "evaluations.jsonl")
 
     def append(self, file: str, record: dict) -> None:
-        """Append a record to `history.jsonl` or `evaluations.jsonl`."""
+        """Append a record to `history.jsonl`, `spectra.jsonl` or `evaluations.jsonl`."""
         with open(self.path / file, "a") as f:
             f.write(json.dumps(record) + "\n")
 
     def truncate(self, step: int) -> None:
         """Drop the records after `step`, which a training that goes on from there writes again."""
-        for file in ("history.jsonl", "evaluations.jsonl"):
+        for file in ("history.jsonl", "spectra.jsonl", "evaluations.jsonl"):
             rows = _read_lines(self.path / file)
             if (self.path / file).exists():
                 replace_text(self.path / file, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))

@@ -1,7 +1,7 @@
 """Figures and tables: functions that return something Jupyter can show, and never show it themselves.
 
-`drawing` says what a figure is, `maps`, `plots`, `grids`, `experiments` and `studies` make them, `tables` are tables. Every `Drawing` and `Plot` is saved with a
-sidecar from which `redraw` draws it again.
+`drawing` says what a figure is, `maps`, `plots`, `diagnostics`, `grids`, `experiments` and `studies` make them, `tables` are tables. Every
+`Drawing` and `Plot` is saved with a sidecar from which `redraw` draws it again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..parameters import WorkbenchError
+from .diagnostics import diagnostics, growth, singular_values
 from .drawing import Drawing, Plot, static_png
 from .experiments import experiments
 from .grids import grid_image, real_images, sample_rows, samples, strips
@@ -23,8 +24,8 @@ from .tables import Measured, Table, measured, score_table, table
 
 __all__ = [
     "Drawing", "Measured", "Plot", "Table", "attention", "attention_maps", "attention_through_training", "correspondence", "curves",
-    "experiments", "grid_image", "listing", "long_range", "measured", "real_images", "redraw", "sample_rows", "samples", "scatter", "score_table", "scores",
-    "static_png", "strips", "summary_png", "table", "transplant", "write",
+    "diagnostics", "experiments", "grid_image", "growth", "listing", "long_range", "measured", "real_images", "redraw", "sample_rows", "samples", "scatter", "score_table", "scores",
+    "singular_values", "static_png", "strips", "summary_png", "table", "transplant", "write",
 ]  # fmt: skip
 
 DRAWN_AGAIN_BY = {  # name in a recipe -> module of this package and function, which is called with the recipe's parameters
@@ -33,6 +34,9 @@ DRAWN_AGAIN_BY = {  # name in a recipe -> module of this package and function, w
     "curves": ("figures.plots", "curves_again"),
     "scores": ("figures.plots", "scores_again"),
     "scatter": ("figures.plots", "scatter_again"),
+    "diagnostics": ("figures.diagnostics", "diagnostics_again"),
+    "singular_values": ("figures.diagnostics", "singular_values_again"),
+    "growth": ("figures.diagnostics", "growth_again"),
     "sample_rows": ("figures.grids", "sample_rows_again"),
     "experiments": ("figures.experiments", "experiments_again"),
     "long_range": ("figures.studies", "long_range"),

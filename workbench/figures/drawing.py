@@ -156,12 +156,19 @@ def static_picture(figure):
 
 
 def _panel(panel, xaxis, yaxis):
+    from matplotlib.ticker import LogFormatter
+
     panel.set_xlabel(xaxis.title.text, labelpad=1)
     panel.set_ylabel((yaxis.title.text or "").replace("<br>", "\n"), fontsize=yaxis.title.font.size)
     panel.grid(alpha=0.3)
     panel.tick_params(labelsize=8)
     if xaxis.type == "log":
         panel.set_xscale("log")
+    if yaxis.type == "log":
+        panel.set_yscale("log")
+        for set_formatter in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+            set_formatter(LogFormatter())  # 0.5, and not a power of ten
+        panel.tick_params(axis="y", which="minor", labelsize=6)
     if xaxis.tickvals is not None:
         panel.set_xticks(xaxis.tickvals, xaxis.ticktext)
         panel.minorticks_off()

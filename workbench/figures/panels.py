@@ -33,9 +33,11 @@ class Adder:
             self.named |= {trace["name"]} if trace["showlegend"] else set()
         self.figure.add_trace(graph_objects.Scatter(**trace), **self.at[panel])
 
-    def axes(self, panel: str, x: str, y: str = "", small: bool = False, **style) -> None:
+    def axes(self, panel: str, x: str, y: str = "", small: bool = False, log_y: bool = False, **style) -> None:
+        """Titles of a panel's axes; `style` is that of the x axis."""
         self.figure.update_xaxes(title_text=x, title_standoff=4, **style, **self.at[panel])
-        self.figure.update_yaxes(title_text=y, **(dict(title_font_size=7) if small else {}), **self.at[panel])
+        of_y = (dict(title_font_size=7) if small else {}) | (dict(type="log") if log_y else {})
+        self.figure.update_yaxes(title_text=y, **of_y, **self.at[panel])
 
 
 def empty_panels(
@@ -58,7 +60,14 @@ def empty_panels(
 
 
 def add_lines(
-    add: Adder, panel: str, label: str, colour: str, lines: dict[Run, dict[int, tuple[float, float]]], about: str = "", mode: str = "lines"
+    add: Adder,
+    panel: str,
+    label: str,
+    colour: str,
+    lines: dict[Run, dict[int, tuple[float, float]]],
+    about: str = "",
+    mode: str = "lines",
+    log: bool = False,
 ) -> None:
     """Lines of runs of one group, and where there are several, above them their mean with a band of one standard deviation.
 
@@ -68,6 +77,8 @@ def add_lines(
         Run -> {step: (place on the axis, value)}.
     about
         What else a pointer shows.
+    log
+        Mean and deviation are those of the logarithms, as a logarithmic axis has them; values are positive.
     """
     style = dict(mode=mode, name=label, legendgroup=label)
     alone = len(lines) == 1
@@ -77,20 +88,22 @@ def add_lines(
         hover = f"%{{y:.5g}} at %{{x:,}}{about}<extra>{run.name}</extra>"
         add(panel, x=brief_numbers(x), y=brief_numbers(y), legend=alone, hovertemplate=hover, **look, **style)
     if len(lines) > 1:
-        steps, mean, sd = mean_and_sd([{step: value for step, (_, value) in line.items()} for line in lines.values()])
+        scale, back = (np.log, np.exp) if log else (np.asarray, np.asarray)
+        steps, mean, sd = mean_and_sd([{step: scale(value) for step, (_, value) in line.items()} for line in lines.values()])
+        mean, low, high = back(mean), back(mean - sd), back(mean + sd)
         x = np.mean([[line[step][0] for step in steps.tolist()] for line in lines.values()], 0)
-        _add_band(add, panel, x, mean, sd, colour, label)
-        hover = f"mean %{{y:.5g}} of {len(lines)} at %{{x:,}}{about}<extra>{label}</extra>"
+        _add_band(add, panel, x, low, high, colour, label)
+        hover = f"{'geometric ' if log else ''}mean %{{y:.5g}} of {len(lines)} at %{{x:,}}{about}<extra>{label}</extra>"
         line = dict(color=colour, width=2)
         add(panel, x=brief_numbers(x), y=brief_numbers(mean), legend=True, line=line, hovertemplate=hover, **style)
 
 
-def _add_band(add: Adder, panel: str, x: np.ndarray, mean: np.ndarray, sd: np.ndarray, colour: str, label: str) -> None:
-    """A band of one standard deviation on either side, where there is one."""
-    there = np.isfinite(mean) & np.isfinite(sd) & np.isfinite(x)
+def _add_band(add: Adder, panel: str, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, label: str) -> None:
+    """A band, where it has finite borders."""
+    there = np.isfinite(low) & np.isfinite(high) & np.isfinite(x)
     if there.sum() < 2:
         return
-    x, low, high = x[there], (mean - sd)[there], (mean + sd)[there]
+    x, low, high = x[there], low[there], high[there]
     style = dict(mode="lines", fill="toself", fillcolor=colour, line=dict(color=colour, width=0), opacity=0.18, hoverinfo="skip")
     outline = dict(x=brief_numbers([*x, *x[::-1]]), y=brief_numbers([*high, *low[::-1]]))
     add(panel, legend=False, **outline, name=label, legendgroup=label, **style)

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from PIL import Image
 
 from .. import groups
+from ..diagnostics import with_margin
 from ..groups import AXES, Group, Score
 from ..metrics.protocols import brief
 from ..metrics.reported import published
@@ -27,6 +28,9 @@ CURVES = {  # title of a panel, unit of its y axis -> column of the history: nam
 }
 PANELS = {  # the same of several runs: column of the history -> title of its panel
     "loss_d": "hinge loss of D", "loss_g": "hinge loss of G", "d_real": "D's output on real images", "d_fake": "D's output on fakes",
+    "margin_d": "margin of D: real less fake", "saturated_real": "saturation of D, real images", "saturated_fake": "saturation of D, fakes",
+    "grad_norm_d": "gradient norm of D", "grad_norm_d_max": "gradient norm of D, largest", "grad_norm_g": "gradient norm of G",
+    "grad_norm_g_max": "gradient norm of G, largest",
 }  # fmt: skip
 COUNTERS = ("step", "images", "seconds")
 MOST_POINTS = 40_000  # in one figure; more would make notebooks and pages heavy, and show nothing more
@@ -35,9 +39,9 @@ MOST_POINTS = 40_000  # in one figure; more would make notebooks and pages heavy
 def curves(runs: Run | Sequence[Run], axis: str = "steps", keys: str = "", records: dict[str, int] | None = None) -> Plot:
     """What the history of runs tells, over steps, images or hours.
 
-    Of one run: losses, D's outputs, gammas and learning rates, in four panels. Of several: a panel for every number of the history,
-    runs that differ in the seed alone in one colour: thin, and above them their mean with a band of one standard deviation (n - 1), which
-    ends where the first of them does.
+    Of one run: losses, D's outputs, gammas and learning rates, in four panels. Of several: a panel for every number of the history
+    and for D's margin, runs that differ in the seed alone in one colour: thin, and above them their mean with a band of one standard
+    deviation (n - 1), which ends where the first of them does.
 
     Parameters
     ----------
@@ -57,7 +61,7 @@ def curves(runs: Run | Sequence[Run], axis: str = "steps", keys: str = "", recor
         For another axis, or a key that no history has.
     """
     one = isinstance(runs, Run)
-    histories = {run.path: run.history()[: (records or {}).get(run.reference)] for run in ([runs] if one else runs)}
+    histories = {run.path: with_margin(run.history()[: (records or {}).get(run.reference)]) for run in ([runs] if one else runs)}
     counted = {run.reference: len(histories[run.path]) for run in ([runs] if one else runs)}
     if one:
         return Plot(_curves_of_one(runs, histories[runs.path]), "curves", dict(runs=runs.reference, records=counted))
