@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from workbench import Config, Run, diagnostics, launch, train, training
 from workbench.model import Discriminator, Generator, SpectralNorm, power_iteration
-from workbench.training import _accelerator, build, d_step, g_step
+from workbench.training import build, d_step, g_step, make_accelerator
 from workbench.twins import Twins
 
 
@@ -57,7 +57,7 @@ def test_saturation_counts_images_without_a_gradient():
 def test_the_steps_report_norms_and_saturation(tiny, accumulation):
     """In float64 against loops over recorded logits and over the gradients that the optimisers are given."""
     config = tiny(dtype="float64", gradient_accumulation=accumulation, batch_norm_group=4)
-    nets = build(config, _accelerator(config))
+    nets = build(config, make_accelerator(config))
     images, labels = Twins(32).batch(np.arange(8))
     real = [(images[part], labels[part]) for part in (range(8),) if accumulation == 1] or [
         (images[:4], labels[:4]),

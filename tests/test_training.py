@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from workbench import Config, ParameterError, Run, WorkbenchError, launch, list_runs, train
-from workbench.training import SUMS, Progress, _accelerator, _fixed_samples, _noise, _write_samples, build, d_step, g_step
+from workbench.training import SUMS, Progress, _fixed_samples, _write_samples, build, d_step, draw_noise, g_step, make_accelerator
 from workbench.twins import Twins
 
 
 @pytest.fixture
 def nets(tiny):
     config = tiny()
-    return build(config, _accelerator(config))
+    return build(config, make_accelerator(config))
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_d_step_equals_the_plain_formula(nets, real):
 
     power_iteration(generator)
     power_iteration(discriminator)
-    z, y, _ = _noise(nets, 1, 0)
+    z, y, _ = draw_noise(nets, 1, 0)
     x, labels = real[0]
     logits_real = discriminator(x.float() / 127.5 - 1, labels)
     logits_fake = discriminator(generator(z, y).detach(), y)
@@ -106,13 +106,15 @@ def test_a_d_step_equals_the_plain_formula(nets, real):
 
 
 def test_fake_labels_are_uniform_and_independent_of_the_real_ones(nets):
-    y = torch.cat([_noise(nets, step, k)[1] for step in range(500) for k in range(2)])
+    y = torch.cat([draw_noise(nets, step, k)[1] for step in range(500) for k in range(2)])
     counts = torch.bincount(y, minlength=6).double()
     expected = len(y) / 6
     assert ((counts - expected) ** 2 / expected).sum() < 20.5  # chi-square, 5 degrees of freedom, p = 0.001
-    z = torch.cat([_noise(nets, step, 0)[0] for step in range(200)])
+    z = torch.cat([draw_noise(nets, step, 0)[0] for step in range(200)])
     assert abs(z.mean()) < 0.03 and abs(z.std() - 1) < 0.03
-    assert torch.equal(_noise(nets, 7, 1)[0], _noise(nets, 7, 1)[0]) and not torch.equal(_noise(nets, 7, 1)[0], _noise(nets, 7, 0)[0])
+    assert torch.equal(draw_noise(nets, 7, 1)[0], draw_noise(nets, 7, 1)[0]) and not torch.equal(
+        draw_noise(nets, 7, 1)[0], draw_noise(nets, 7, 0)[0]
+    )
 
 
 def test_only_d_steps_over_d_steps(tiny):
@@ -211,7 +213,7 @@ def test_a_training_that_diverges_stops_and_says_so(tiny, monkeypatch, settings,
 
 def test_collapse_raises_an_alarm(tiny, capsys):
     config = tiny(sn_g=False, ema_decay=0)
-    nets = build(config, _accelerator(config))
+    nets = build(config, make_accelerator(config))
     run = train(tiny(steps=1, run="healthy"))
     progress = Progress(sums=torch.zeros(len(SUMS)), largest=torch.zeros(2), step=3)
     fixed = _fixed_samples(nets, Twins(32))

@@ -40,17 +40,38 @@ class SpectralNorm(nn.Module):
     @torch.no_grad()
     def iterate(self, weight: Tensor) -> None:
         """One step of power iteration on (u, v)."""
-        matrix = weight.flatten(1)
-        self.v.copy_(F.normalize(matrix.T @ self.u, dim=0))
-        self.u.copy_(F.normalize(matrix @ self.v, dim=0))
-
-    def sigma(self, weight: Tensor) -> Tensor:
-        """u^T W v, the estimate of the largest singular value; differentiable in W, u and v held fixed."""
-        return torch.dot(self.u, weight.flatten(1) @ self.v)
+        matrix, kernel = _matrix(weight), (*weight.shape[2:], weight.shape[1])
+        v = F.normalize(matrix.T @ self.u, dim=0)
+        self.v.copy_(v.view(kernel).movedim(-1, 0).flatten())
+        self.u.copy_(F.normalize(matrix @ v, dim=0))
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):  # sigma to full precision
-            return weight / self.sigma(weight)
+            return _OverSigma.apply(weight, self.u, _matrix(self.v.view(1, *weight.shape[1:]))[0])
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """A weight (out, in, ...) as a matrix (out, ... * in): its singular values are those of (out, in * ...), and it is a view of channels_last."""
+    return weight.movedim(1, -1).flatten(1)
+
+
+class _OverSigma(torch.autograd.Function):
+    """W / sigma with sigma = u^T W v, u and v held fixed; its gradient by hand: half the passes over W that autograd takes."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        sigma = torch.dot(u, _matrix(weight) @ v)
+        result = weight / sigma
+        ctx.save_for_backward(result, sigma, u.clone(), v)  # u moves with the next power iteration
+        return result
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        result, sigma, u, v = ctx.saved_tensors
+        matrix = _matrix(grad) / sigma
+        along = torch.dot(matrix.flatten(), _matrix(result).flatten())
+        matrix.addr_(u, -along * v)  # sigma's own gradient is u v^T
+        return matrix.unflatten(1, (*grad.shape[2:], grad.shape[1])).movedim(-1, 1), None, None
 
 
 def power_iteration(net: nn.Module, count: int = 1) -> None:
@@ -72,8 +93,43 @@ def _normalised(layer: nn.Module, spectral_norm: bool) -> nn.Module:
     return layer
 
 
-def _conv(inputs: int, outputs: int, kernel: int, sn: bool, bias: bool = True) -> nn.Module:
-    return _normalised(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias), sn)
+def _conv(inputs: int, outputs: int, kernel: int, sn: bool, bias: bool = True, kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Module:
+    return _normalised(kind(inputs, outputs, kernel, padding=kernel // 2, bias=bias), sn)
+
+
+# ------------------------------------------------------------------------------- convolutions that change resolution
+
+
+class UpConv(nn.Conv2d):
+    """Nearest x2, then a 3x3 convolution: (B, C, H, W) -> (B, C', 2H, 2W).
+
+    Equal to one transposed convolution with stride 2, whose 4x4 kernel is the 3x3 one summed over a 2x2 box: 4/9 of the products.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) * x.shape[2] * x.shape[3] < 256:  # so little to convolve that making the larger kernel costs more
+            return super().forward(_upsample(x))
+        kernel = _summed_over_a_box(_channels_last(self.weight.transpose(0, 1)), mirrored=True)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+
+
+class DownConv(nn.Conv2d):
+    """A 3x3 convolution, then 2x2 average pooling: (B, C, H, W) -> (B, C', H/2, W/2).
+
+    Equal to one convolution with stride 2, whose 4x4 kernel is the 3x3 one averaged over a 2x2 box: 4/9 of the products.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, _summed_over_a_box(self.weight, scale=0.25), self.bias, stride=2, padding=1)
+
+
+def _summed_over_a_box(weight: Tensor, scale: float = 1.0, mirrored: bool = False) -> Tensor:
+    """Kernels (C', C, 3, 3) convolved with a 2x2 box: (C', C, 4, 4), times `scale`, in both directions mirrored if asked."""
+    side = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]], device=weight.device, dtype=weight.dtype)
+    side = side.flip(0) if mirrored else side
+    with torch.autocast(weight.device.type, enabled=False):  # sums to full precision
+        kernel = (torch.kron(side, side) * scale) @ weight.movedim(1, -1).flatten(1, 2)  # (C', 16, C): no copies of channels_last
+    return kernel.unflatten(1, (4, 4)).movedim(-1, 1)
 
 
 # ---------------------------------------------------------------------------------------------- self-attention
@@ -133,8 +189,8 @@ class SelfAttention(nn.Module):
 
 
 def _positions(x: Tensor) -> Tensor:
-    """(B, D, H, W) -> (B, H * W, D)."""
-    return x.flatten(2).transpose(1, 2)
+    """(B, D, H, W) -> (B, H * W, D), each position's D numbers side by side: else the fused kernel does not run on a CPU."""
+    return x.flatten(2).transpose(1, 2).contiguous()
 
 
 class ResidualBlock(nn.Module):
@@ -284,13 +340,13 @@ class GeneratorBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, sn: bool, norm):
         super().__init__()
         self.norm1, self.norm2 = norm(inputs), norm(outputs)
-        self.conv1, self.conv2 = _conv(inputs, outputs, 3, sn), _conv(outputs, outputs, 3, sn)
+        self.conv1, self.conv2 = _conv(inputs, outputs, 3, sn, kind=UpConv), _conv(outputs, outputs, 3, sn)
         self.shortcut = _conv(inputs, outputs, 1, sn)
         _without_gradient(self.conv1.bias)
 
     def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
-        h = self.conv1(_upsample(F.relu(self.norm1(x, y))))
-        h = self.conv2(F.relu(self.norm2(h, y)))
+        h = self.conv1(F.relu_(self.norm1(x, y)))
+        h = self.conv2(F.relu_(self.norm2(h, y)))
         return h + _upsample(self.shortcut(x))
 
 
@@ -345,12 +401,12 @@ class Generator(nn.Module):
             raise ParameterError(f"z has shape {tuple(z.shape)}; the generator takes (B, {self.z_dim})")
         _check_labels(y, self.num_classes)
         x = self.linear(z).view(len(z), -1, 4, 4)
-        x = x.contiguous(memory_format=torch.channels_last) if self.output.weight.is_contiguous(memory_format=torch.channels_last) else x
+        x = _channels_last(x)
         for size, block in self.blocks.items():
             x = block(x, y)
             if size in self.attention:
                 x = self.attention[size](x)
-        return torch.tanh(self.output(F.relu(self.norm(x, None))))
+        return torch.tanh(self.output(F.relu_(self.norm(x, None))))
 
 
 # ----------------------------------------------------------------------------------------------- discriminator
@@ -365,14 +421,13 @@ class DiscriminatorBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, sn: bool, downsample: bool = True, first: bool = False):
         super().__init__()
         self.downsample, self.first = downsample, first
-        self.conv1, self.conv2 = _conv(inputs, outputs, 3, sn), _conv(outputs, outputs, 3, sn)
+        self.conv1 = _conv(inputs, outputs, 3, sn)
+        self.conv2 = _conv(outputs, outputs, 3, sn, kind=DownConv if downsample else nn.Conv2d)
         self.shortcut = _conv(inputs, outputs, 1, sn) if downsample or inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
-        if self.downsample:
-            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
-        return h + self.shortcut(x)
+        h = self.conv2(F.relu_(self.conv1(x if self.first else F.relu(x))))  # not in place before the shortcut, which takes x
+        return h + self.shortcut(F.avg_pool2d(x, 2) if self.downsample else x)
 
 
 class Discriminator(nn.Module):
@@ -404,6 +459,7 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Logits (B,) from images x (B, 3, S, S) in [-1, 1] and classes y (B,); y may be None when unconditional."""
         _check_labels(y, self.num_classes)
+        x = _channels_last(x)
         for size, block in self.blocks.items():
             x = block(x)
             if size in self.attention:
@@ -413,6 +469,11 @@ class Discriminator(nn.Module):
         if self.num_classes:
             logits = logits + (self.embedding(y) * h).sum(1)
         return logits
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """The layout in memory that convolutions, and attention after them, are fastest in; it is kept from layer to layer."""
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _known_classes(config: Config) -> int:

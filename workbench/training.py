@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+import torch.nn.functional as F
 import torchvision
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file
@@ -43,7 +44,7 @@ from .ema import EMA
 from .losses import hinge_discriminator, hinge_generator
 from .model import Discriminator, Generator, power_iteration, span_processes
 from .parameters import ParameterError, WorkbenchError, command
-from .processes import launch_command, launch_environment, launch_words, on_cpu
+from .processes import keep_memory, launch_command, launch_environment, launch_words, on_cpu
 from .runs import ACTIVE, Run, command_line, create_run, fork_point, load_into, write_provenance
 
 # ------------------------------------------------------------------------------------------------ what is trained
@@ -74,6 +75,7 @@ class Networks:
 
 def build(config: Config, accelerator: Accelerator) -> Networks:
     """Networks with fresh weights, a function of `config.seed`, on the accelerator's device."""
+    keep_memory()
     torch.manual_seed(config.seed)
     dtype = getattr(torch, config.dtype)
     generator, discriminator = Generator(config), Discriminator(config)
@@ -116,7 +118,7 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
     config, accelerator = nets.config, nets.accelerator
     power_iteration(nets.generator)
     power_iteration(nets.discriminator)
-    z, y, u = _noise(nets, step, k)
+    z, y, u = draw_noise(nets, step, k)
     report = torch.zeros(5, device=nets.device, dtype=z.dtype)
     for part, (x_real, y_real) in enumerate(real):
         mine = _share(nets, part)
@@ -128,7 +130,7 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
         fake = augment.apply(config.augment, fake.to(z.dtype), u[1][mine], real=False)
         with _synchronised(nets, nets.ddp_discriminator, part):
             with accelerator.autocast():  # one pass over both
-                x = torch.cat([x_real, fake]).contiguous(memory_format=torch.channels_last)
+                x = torch.cat([x_real, fake])
                 logits = nets.ddp_discriminator(x, None if y is None else torch.cat([y_real, y_fake]))
             logits_real, logits_fake = logits.to(z.dtype).split([len(x_real), len(fake)])
             loss = hinge_discriminator(logits_real, logits_fake) / config.gradient_accumulation
@@ -151,7 +153,7 @@ def g_step(nets: Networks, step: int) -> Tensor:
     """
     config, accelerator = nets.config, nets.accelerator
     power_iteration(nets.generator)
-    z, y, u = _noise(nets, step, config.d_steps)
+    z, y, u = draw_noise(nets, step, config.d_steps)
     report = torch.zeros(1, device=nets.device, dtype=z.dtype)
     nets.discriminator.requires_grad_(False)  # no gradients for weights that do not learn here
     for part in range(config.gradient_accumulation):
@@ -174,7 +176,7 @@ def g_step(nets: Networks, step: int) -> Tensor:
     return torch.cat([report, norm])
 
 
-def _noise(nets: Networks, step: int, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
+def draw_noise(nets: Networks, step: int, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
     """Latents, uniform and independent classes, and numbers for augmentation (real, fake), of the whole batch of this (step, k)."""
     config, count = nets.config, nets.config.batch_size
     source = sampling.generator_for(config.seed, 0, step, k)
@@ -347,8 +349,8 @@ def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = No
                 f"evaluate_every={config.evaluate_every}: train() has no evaluation for data={config.data!r} by itself; give it "
                 "evaluate=evaluation.during_training(config), or use launch(), or evaluate_every=0"
             )
-        asked, config = config, _resolve(config)
-        accelerator = _accelerator(config)
+        asked, config = config, resolve(config)
+        accelerator = make_accelerator(config)
 
         # The data first: its check is what most often ends a run before it starts. One process packs it, the others find it packed.
         with accelerator.main_process_first():
@@ -447,18 +449,39 @@ def _check_world(config: Config) -> None:
         )
 
 
-def _resolve(config: Config) -> Config:
-    """Settings with every "auto" that results depend on decided, so that the run folder tells what was done."""
-    if config.mixed_precision == "auto":
-        if config.device != "cpu" and torch.cuda.is_available():
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        config = config.replace(mixed_precision="bf16" if fast and config.dtype == "float32" else "no")
-    return config
+def resolve(config: Config) -> Config:
+    """Settings with every "auto" that results depend on decided, once, on the main process: the run folder keeps what was chosen."""
+    if config.mixed_precision != "auto":
+        return config
+    if config.dtype != "float32":
+        choice = "no"
+    elif on_cpu(config.device):
+        choice = "bf16" if _faster_in_bf16() else "no"
+    else:
+        choice = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    if config.num_processes > 1:
+        PartialState(cpu=on_cpu(config.device))
+        choice = broadcast_object_list([choice])[0]
+    return config.replace(mixed_precision=choice)
 
 
-def _accelerator(config: Config) -> Accelerator:
+def _faster_in_bf16(repeats: int = 5) -> bool:
+    """Whether a convolution takes less than nine tenths of its time on this CPU in bf16; some that have the instructions are slower."""
+    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return False
+    seconds = {torch.float32: [], torch.bfloat16: []}
+    for _ in range(repeats + 1):
+        for dtype, measured in seconds.items():
+            x = torch.ones(8, 64, 32, 32, dtype=dtype).contiguous(memory_format=torch.channels_last)
+            weight = torch.ones(64, 64, 3, 3, dtype=dtype, requires_grad=True)
+            began = time.perf_counter()
+            F.conv2d(x, weight, padding=1).sum().backward()
+            measured.append(time.perf_counter() - began)
+    return min(seconds[torch.bfloat16][1:]) < 0.9 * min(seconds[torch.float32][1:])
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """The devices, processes and precision that `config` asks for."""
     cpu = on_cpu(config.device)
     if cpu and config.mixed_precision == "fp16":
         raise ParameterError("mixed_precision='fp16' needs a GPU, and torch finds none; use 'bf16' or 'no'")
