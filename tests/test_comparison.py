@@ -139,6 +139,23 @@ def test_runs_that_have_only_begun(tiny, capsys):
     assert comparison.overview().rows[0]["step"] == 1  # the same comparison, later
 
 
+def test_diagnostics_are_among_the_curves_and_in_the_page(sweep):
+    for run in sweep:
+        row = dict(loss_d=1.0, d_real=2.0, d_fake=-0.5, grad_norm_d=3.0, grad_norm_g_max=9.0, saturated_real=0.25)
+        run.append("history.jsonl", dict(step=4, images=32, seconds=400.0) | row)
+    titles = [note.text for note in Comparison(keys="grad_norm_*,margin_d,saturated_*").curves().figure.layout.annotations]
+    assert titles == ["gradient norm of D", "gradient norm of G, largest", "margin of D: real less fake", "saturation of D, real images"]
+    assert [trace.y[0] for trace in Comparison(keys="margin_d").curves().figure.data if len(trace.x) == 1] == [2.5] * 8  # with both means
+    assert Comparison().growth() is None
+    for run in sweep[:-1]:  # the last one is older than that
+        run.append("spectra.jsonl", dict(step=0, layers={"G/linear": dict(exact=[2.0]), "D/linear": dict(exact=[2.0], estimate=1.0)}))
+    assert {trace.name for trace in Comparison(axis="hours").growth().figure.data} == {group.label for group in Comparison().groups()}
+    folder = Comparison(runs="0.0*").export()
+    assert {"growth.svg", "growth.pdf.json"} <= {path.name for path in folder.iterdir()}
+    assert read_csv(folder / "history.csv")[3]["margin_d"] == "2.5"
+    assert "Growth of the weights" in (folder / "comparison.html").read_text()
+
+
 def test_without_any_run():
     comparison = Comparison()
     assert comparison.overview().notes == ("No run has a history yet",) and comparison.differences().rows == []

@@ -198,7 +198,7 @@ def test_papermill_compares_runs_of_which_one_has_only_begun(tmp_path, tiny):
     assert done.returncode == 0, done.stderr
     assert "Unable to parse" not in done.stderr  # papermill knows every parameter
     outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4  # curves, samples, scores, scatter
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 5  # curves, growth, samples, scores, scatter
     tables = [output.data["text/html"] for output in outputs if "<table>" in output.get("data", {}).get("text/html", "")]
     assert len(tables) == 3 and "lr_d=0.0025 × 2 seeds" in tables[1] and "n=60" in tables[2] and "±" in tables[2]  # noqa: RUF001
     assert (tmp_path / "out.ipynb").stat().st_size < 1_500_000

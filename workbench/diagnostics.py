@@ -18,11 +18,13 @@ FEW = 3  # singular values that are kept of each layer
 # ------------------------------------------------------------------------------------------------ in every step
 
 
-def gradient_norm(net: nn.Module, scaler: torch.amp.GradScaler | None = None) -> Tensor:
-    """Euclidean norm of the gradients of all parameters of `net`, taken together, as the optimiser is about to see them.
+def gradient_norm(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None) -> Tensor:
+    """Euclidean norm of the gradients of all parameters of an optimiser, taken together, as it is about to see them.
 
     Parameters
     ----------
+    optimizer
+        Its own lists of parameters are at hand; walking over the modules of a network takes as long as the norms do.
     scaler
         What multiplied the loss, and so the gradients; its factor is taken out.
 
@@ -31,12 +33,12 @@ def gradient_norm(net: nn.Module, scaler: torch.amp.GradScaler | None = None) ->
     Tensor
         (2,): the norm and 1, or 0 and 0 where it is not finite: with float16 such a step is not taken.
     """
-    norms = torch._foreach_norm([parameter.grad for parameter in net.parameters() if parameter.grad is not None])
-    norm = torch.linalg.vector_norm(torch.stack(norms))
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if scaler:
         norm = norm / scaler.scale(torch.ones_like(norm))
     finite = norm.isfinite()
-    return torch.stack([norm.where(finite, torch.zeros_like(norm)), finite.to(norm.dtype)])
+    return torch.stack([norm.where(finite, 0), finite])
 
 
 def saturation(real: Tensor, fake: Tensor) -> Tensor:

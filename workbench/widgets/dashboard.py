@@ -302,7 +302,7 @@ def diagnostic_charts(rows: list[dict], spectra: list[dict]) -> list[dict]:
     """
     if not (spectra or any("grad_norm_d" in row for row in rows)):
         return []
-    margins = [(row["step"], margin(row)) for row in rows]
+    margins = _curve("real − fake", "d", [(row["step"], margin(row)) for row in rows], POINTS // 2)
     norms = [
         ("D", "d", "grad_norm_d"),
         ("max", "d", "grad_norm_d_max"),
@@ -314,10 +314,9 @@ def diagnostic_charts(rows: list[dict], spectra: list[dict]) -> list[dict]:
     def curves(keys):
         return [_curve(name, colour, [(row["step"], row.get(key)) for row in rows], POINTS // 2) for name, colour, key in keys]
 
-    margin = [_curve("real − fake", "d", margins, POINTS // 2)]
     drawn = [
         dict(title="Gradients", unit="norm, mean and maximum since the last logged step", log=True, curves=curves(norms)),
-        dict(title="Margin of D", unit="mean logit on real less that on fake images", zero=True, curves=margin),
+        dict(title="Margin of D", unit="mean logit on real less that on fake images", zero=True, curves=[margins]),
         dict(title="Saturation of D", unit="share of images that D's hinge loss is flat at", zero=True, curves=curves(shares)),
     ]
     spectra = _thinned_rows(spectra)
