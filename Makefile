@@ -4,13 +4,14 @@
 #   make train ARGS="-p seed 1"    any parameters of notebooks/train.ipynb
 #   make lab                       JupyterLab in notebooks/
 #   make test                      all tests, by two processes;  make test ARGS="-m 'not slow'"  the quick ones
+#   make bench                     how fast training is, against a plain reference;  make bench ARGS="--size 32"  for other sizes
 #   make lint                      ruff
 
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: train lab test lint
+.PHONY: train lab test bench lint
 .DEFAULT_GOAL := train
 
 # The executed notebook goes into the run's folder, so the name is reserved first. After an interrupt the run itself tells, when it has
@@ -26,6 +27,9 @@ lab: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+bench: .venv/installed
+	$(BIN)/python -m workbench.bench $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'

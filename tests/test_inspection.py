@@ -104,7 +104,7 @@ def test_queries_limit_what_is_forbidden(subject):
     one = subject.look(SCENE.changed(forbid=(0, 1, 2), queries=(0,)))
     everyone = subject.look(SCENE.changed(forbid=(0, 1, 2)))
     moved = [(look.after - look.image).abs().sum(0) for look in (one, everyone)]
-    assert moved[0][-8:, -8:].max() == 0 < moved[1][-8:, -8:].max()
+    assert moved[0][-8:, -8:].max() < 1e-6 < 1e-4 < moved[1][-8:, -8:].max()
 
 
 def test_the_way_between_two_latents(subject):

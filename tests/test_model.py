@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.nn.utils import parametrize
 
 from workbench import Config, Discriminator, Generator, ParameterError, SelfAttention
-from workbench.model import BatchNorm, ResidualBlock, power_iteration
+from workbench.model import BatchNorm, DownConv, ResidualBlock, UpConv, power_iteration
 
 
 def parameters(net):
@@ -205,17 +205,21 @@ def test_conditional_batch_norm_looks_gains_up_by_class():
     assert (norm(x, y) - expected).abs().max() < 1e-12
 
 
-def test_shortcuts_on_the_small_side_are_exact():
-    from workbench.model import DiscriminatorBlock, GeneratorBlock
-
-    x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    block = GeneratorBlock(4, 6, False, lambda c: BatchNorm(c)).double()
-    h = block.conv1(F.interpolate(F.relu(block.norm1(x, None)), scale_factor=2))
-    expected = block.conv2(F.relu(block.norm2(h, None))) + block.shortcut(F.interpolate(x, scale_factor=2))
-    assert (block(x, None) - expected).abs().max() < 1e-12
-    block = DiscriminatorBlock(4, 6, False).double()
-    h = block.conv2(F.relu(block.conv1(F.relu(x)))) + block.shortcut(x)
-    assert (block(x) - F.avg_pool2d(h, 2)).abs().max() < 1e-12
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("batch", [2, 8])  # the smaller one is convolved after up-sampling
+def test_convolutions_that_change_resolution_are_exact(batch, channels_last):
+    x = torch.randn(batch, 4, 8, 8, dtype=torch.float64)
+    up, down = UpConv(4, 6, 3, padding=1).double(), DownConv(4, 6, 3, padding=1).double()
+    if channels_last:
+        x, up, down = (thing.to(memory_format=torch.channels_last) for thing in (x, up, down))
+    plain = [F.conv2d(x, layer.weight, layer.bias, padding=1) for layer in (up, down)]
+    plain[0] = F.conv2d(F.interpolate(x, scale_factor=2), up.weight, up.bias, padding=1)
+    plain[1] = F.avg_pool2d(plain[1], 2)
+    for layer, expected in zip((up, down), plain, strict=True):
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-13)
+        grad = torch.randn_like(expected)
+        mine, theirs = (torch.autograd.grad(y, layer.weight, grad, retain_graph=True)[0] for y in (layer(x), expected))
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("attention", ["16", "none", "32"])

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -31,3 +33,19 @@ def test_a_device_that_is_not_there(monkeypatch):
         on_cpu("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert not on_cpu("auto") and not on_cpu("cuda") and on_cpu("cpu")
+
+
+def test_memory_is_kept_between_steps():
+    """A large block that is taken and freed again and again costs no page faults, once the heap has found its size."""
+    code = """
+import resource, torch
+from workbench.processes import keep_memory
+keep_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(), [faults() for _ in range(20)][-1])
+"""
+    first, last = map(int, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert last < first / 10

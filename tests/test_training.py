@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from workbench import Config, ParameterError, Run, WorkbenchError, launch, list_runs, train
+from workbench import Config, ParameterError, Run, WorkbenchError, launch, list_runs, train, training
 from workbench.training import SUMS, Progress, _fixed_samples, _write_samples, build, d_step, draw_noise, g_step, make_accelerator
 from workbench.twins import Twins
 
@@ -365,3 +365,14 @@ def test_a_run_that_is_being_trained_is_not_trained_twice(tiny):
     assert psutil.pid_exists(run.status()["pid"]) and run.status()["state"] == "running"
     run.stop()
     wait(run)
+
+
+def test_precision_is_decided_once_and_kept(tiny, monkeypatch):
+    """`auto` takes bf16 on a CPU only where it is measured to be faster; the run keeps the choice, whatever a later measurement says."""
+    for faster, chosen in ((True, "bf16"), (False, "no")):
+        monkeypatch.setattr(training, "_faster_in_bf16", lambda faster=faster: faster)
+        run = train(tiny(mixed_precision="auto", device="cpu", run=chosen, steps=2))
+        assert run.config.mixed_precision == chosen
+        monkeypatch.setattr(training, "_faster_in_bf16", lambda faster=faster: not faster)
+        assert train(Config.from_parameters(dict(resume=chosen, steps=3))).config.mixed_precision == chosen
+    assert training.resolve(tiny(mixed_precision="auto", dtype="float64")).mixed_precision == "no"

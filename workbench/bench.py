@@ -33,7 +33,7 @@ from .config import Config
 from .data import Images, loader, to_unit
 from .evaluation import Samples
 from .metrics.protocols import protocol
-from .model import BatchNorm, Discriminator, DownConv, Generator, ResidualBlock, SelfAttention, SpectralNorm, UpConv
+from .model import BatchNorm, Discriminator, DownConv, Generator, ResidualBlock, SelfAttention, UpConv
 from .parameters import ParameterError, WorkbenchError, command
 from .processes import on_cpu
 from .runs import describe_machine
@@ -162,11 +162,6 @@ def _plain_attention(self: SelfAttention, x: Tensor) -> Tensor:
     return attend(self, {layer: layer.weight for layer in (self.query, self.key, self.value, self.output)}, x)
 
 
-def _plain_sigma(self: SpectralNorm, weight: Tensor) -> Tensor:
-    with torch.autocast(weight.device.type, enabled=False):
-        return weight / torch.dot(self.u, weight.flatten(1) @ self.v)
-
-
 def _plain_adam(nets: Networks) -> None:
     for name, net in (("optimizer_g", nets.generator), ("optimizer_d", nets.discriminator)):
         settings = {k: v for k, v in getattr(nets, name).param_groups[0].items() if k in ("lr", "betas", "eps")}
@@ -192,7 +187,6 @@ WITHOUT: dict[str, dict] = {
     "up-sampling inside the convolution": dict(patches=[(UpConv, "forward", lambda self, x: nn.Conv2d.forward(self, upsample(x)))]),
     "pooling inside the convolution": dict(patches=[(DownConv, "forward", lambda self, x: F.avg_pool2d(nn.Conv2d.forward(self, x), 2))]),
     "fused attention": dict(patches=[(SelfAttention, "forward", _plain_attention)]),
-    "gradient of sigma by hand": dict(patches=[(SpectralNorm, "forward", _plain_sigma)]),
     "channels_last": dict(patches=[(model, "_channels_last", lambda x: x)], change=_contiguous),
     "real and fake images in one pass": dict(change=_in_two_passes),
     "fused Adam": dict(change=_plain_adam),

@@ -40,38 +40,23 @@ class SpectralNorm(nn.Module):
     @torch.no_grad()
     def iterate(self, weight: Tensor) -> None:
         """One step of power iteration on (u, v)."""
-        matrix, kernel = _matrix(weight), (*weight.shape[2:], weight.shape[1])
+        matrix = _matrix(weight)
         v = F.normalize(matrix.T @ self.u, dim=0)
-        self.v.copy_(v.view(kernel).movedim(-1, 0).flatten())
+        self.v.copy_(v.view(*weight.shape[2:], weight.shape[1]).movedim(-1, 0).flatten())
         self.u.copy_(F.normalize(matrix @ v, dim=0))
+
+    def sigma(self, weight: Tensor) -> Tensor:
+        """u^T W v, the estimate of the largest singular value; differentiable in W, u and v held fixed."""
+        return torch.dot(self.u, _matrix(weight) @ _matrix(self.v.view(1, *weight.shape[1:])).flatten())
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):  # sigma to full precision
-            return _OverSigma.apply(weight, self.u, _matrix(self.v.view(1, *weight.shape[1:]))[0])
+            return weight / self.sigma(weight)
 
 
 def _matrix(weight: Tensor) -> Tensor:
-    """A weight (out, in, ...) as a matrix (out, ... * in): its singular values are those of (out, in * ...), and it is a view of channels_last."""
+    """A weight (out, in, ...) as (out, ... * in): the singular values of (out, in * ...), and no copy of one that is channels_last."""
     return weight.movedim(1, -1).flatten(1)
-
-
-class _OverSigma(torch.autograd.Function):
-    """W / sigma with sigma = u^T W v, u and v held fixed; its gradient by hand: half the passes over W that autograd takes."""
-
-    @staticmethod
-    def forward(ctx, weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        sigma = torch.dot(u, _matrix(weight) @ v)
-        result = weight / sigma
-        ctx.save_for_backward(result, sigma, u.clone(), v)  # u moves with the next power iteration
-        return result
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        result, sigma, u, v = ctx.saved_tensors
-        matrix = _matrix(grad) / sigma
-        along = torch.dot(matrix.flatten(), _matrix(result).flatten())
-        matrix.addr_(u, -along * v)  # sigma's own gradient is u v^T
-        return matrix.unflatten(1, (*grad.shape[2:], grad.shape[1])).movedim(-1, 1), None, None
 
 
 def power_iteration(net: nn.Module, count: int = 1) -> None:
