@@ -1,13 +1,15 @@
 """Every test has outputs and data folders of its own; nothing is written into the checkout."""
 
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are tiny: threads would wait for each other
 
 import pytest
 import torch
 
-from workbench import Config
+from workbench import Config, Run, train
+from workbench.config import outputs_dir
 
 TINY = dict(
     width=8, z_dim=8, batch_size=8, steps=4, log_every=2, sample_every=4, checkpoint_every=4, evaluate_every=0, mixed_precision="no"
@@ -28,6 +30,33 @@ def tiny():
 
     def make(**overrides):
         return Config.preset("twins32", **{**TINY, **overrides})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory):
+    """A folder, and by settings the runs that `trained_once` keeps there."""
+    return tmp_path_factory.mktemp("shelf"), {}
+
+
+@pytest.fixture
+def trained_once(tiny, shelf):
+    """A trained run of such settings among this test's outputs, its own to change: `trained_once(width=16)`.
+
+    The first test that asks for it trains it; the others are given a copy.
+    """
+    folder, kept = shelf
+
+    def make(**overrides):
+        settings = tuple(sorted(overrides.items()))
+        if settings not in kept:
+            run = train(tiny(**overrides))
+            kept[settings] = run.name, folder / str(len(kept))
+            shutil.copytree(run.path, kept[settings][1])
+            return run
+        name, original = kept[settings]
+        return Run(shutil.copytree(original, outputs_dir() / name))
 
     return make
 

@@ -93,6 +93,21 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     assert re.search(r"step \d+: D −?\d.*, G −?\d", view.locator(".plot").first.get_attribute("aria-label"))
     assert all(re.fullmatch(r"−?\d.*", text) for text in values.all_inner_texts())
 
+    # The diagnostics are folded away; unfolded, a layer can be chosen, and the pointer reads their values too.
+    view.get_by_text("Diagnostics:").click()
+    layer = view.get_by_label("Layer").and_(view.locator(":visible")).first
+    wait_until(lambda: view.locator(".more .curve").count() >= 11)  # 4 of gradients, 1, 2, and an exact one or also an estimate
+    layer.select_option("output")
+    weights = view.locator(".more .chart").nth(3)
+    wait_until(
+        lambda: re.search(r"singular value of output, at .*: exact \d.*, estimate \d", weights.locator(".plot").get_attribute("aria-label"))
+    )
+    assert weights.locator(".pale").count() == 14  # one for each other layer of G
+    weights.locator(".plot").hover()
+    wait_until(lambda: view.locator(".more .chart").first.locator(".dot").count() == 4)
+    view.get_by_text("Diagnostics:").click()
+    wait_until(lambda: view.locator(".chart").count() == 4)
+
     # Other cells wait for the one that waits, until that is told to let them run; the view stays alive, and may be there twice.
     assert notebook.output(2).count() == 0
     view.get_by_role("button", name="Let other cells run").click()

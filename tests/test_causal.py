@@ -105,6 +105,10 @@ def test_a_donor_gives_values_and_no_map(layer):
     with intervene(layer, "", donor=(1, keys)):
         changed = layer(x)
     assert close(changed, expected(layer, x, learned(layer, x), value)) and close(changed[1], plain[1]) and not close(changed[0], plain[0])
+    # A mask for each image: the donor to one of them only.
+    with intervene(layer, "", donor=(1, keys & torch.tensor([[False], [False], [True]]))):
+        one = layer(x)
+    assert close(one[:2], plain[:2]) and close(one[2], changed[2])
 
 
 @torch.no_grad()

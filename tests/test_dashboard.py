@@ -121,6 +121,59 @@ def test_scores_of_different_protocols_are_not_one_curve(run):
     assert (many["unit"], many["curves"][0]["values"]) == ("n=50000", [9.0])
 
 
+# ------------------------------------------------------------------------------------------------ diagnostics
+
+
+def spectra(run: Run, *steps: int, **exact) -> None:
+    """Write spectra of two layers, the one of D with an estimate; `exact` replaces the value of G's."""
+    for step in steps:
+        g = dict(exact=[exact.get("g", 2.0), 1.0], stable_rank=1.5)
+        d = dict(exact=[3.0 + step / 100, 1.0], stable_rank=1.5, estimate=2.0, renewed=2.1)
+        run.append("spectra.jsonl", dict(step=step, layers={"G/linear": g, "D/blocks.16.conv1": d}))
+
+
+DIAGNOSED = dict(grad_norm_d=2.0, grad_norm_d_max=3.0, grad_norm_g=0.5, grad_norm_g_max=0.6, saturated_real=0.25, saturated_fake=0.75)
+
+
+def test_diagnostics_show_gradients_margin_saturation_and_the_layers(run):
+    log(run, 10, 20, **DIAGNOSED)
+    spectra(run, 0, 20)
+    view = Dashboard(run)
+    gradients, margin, saturation, of_g, of_d, at_work = view.diagnostics
+    assert [(curve["colour"], curve["values"]) for curve in gradients["curves"]] == [
+        ("d", [2, 2]), ("d", [3, 3]), ("g", [0.5, 0.5]), ("g", [0.6, 0.6])
+    ]  # fmt: skip
+    assert margin["curves"][0]["values"] == [0.7, 0.7] and saturation["curves"][1]["values"] == [0.75, 0.75]
+    assert of_g["steps"] == [0, 20]
+    assert of_g["layers"] == [dict(name="linear", colour="g", curves=[dict(name="exact", values=[2, 2])])]
+    assert [curve["values"] for curve in of_d["layers"][0]["curves"]] == [[3, 3.2], [2, 2]]
+    assert [(layer["name"], layer["curves"][0]["values"]) for layer in at_work["layers"]] == [
+        ("G/linear", [2, 2]), ("D/blocks.16.conv1", [1.5, 1.6])
+    ]  # fmt: skip
+    assert [chart["title"] for chart in view.charts] == ["Losses", "Output of D", "Attention", "Learning rates"]  # they stay as they were
+    spectra(run, 30, g=None)  # not finite
+    view.refresh()
+    assert view.diagnostics[3]["layers"][0]["curves"][0]["values"] == [2, 2, None]
+    json.dumps(view.diagnostics, allow_nan=False)
+
+
+def test_a_run_without_diagnostics_shows_none(run):
+    log(run, 10)
+    assert Dashboard(run).diagnostics == []
+    spectra(run, 0)  # before the first line of history
+    assert [bool(chart["curves"] and chart["curves"][0]["steps"]) for chart in Dashboard(run).diagnostics[:3]] == [False, True, False]
+
+
+def test_long_diagnostics_are_thinned_without_flicker(run):
+    spectra(run, *range(0, 3210, 10))
+    steps = Dashboard(run).diagnostics[3]["steps"]
+    assert len(steps) <= 100 and (steps[0], steps[-1]) == (0, 3200)
+    spectra(run, 3210)
+    grown = Dashboard(run).diagnostics[3]["steps"]
+    assert set(steps[:-1]) <= set(grown) and grown[-1] == 3210
+    assert len(dashboard._thinned_rows(list(range(99)))) == 99
+
+
 # ------------------------------------------------------------------------------------------------ reading a run
 
 
@@ -179,7 +232,10 @@ def test_the_stop_button_asks_the_training_to_stop(run):
 
 
 def test_the_saved_state_is_small(run):
-    log(run, *range(10, 1_000_010, 10), gamma_g32=0.123456789, gamma_d16=0.1, gamma_d32=-0.1)
+    log(run, *range(10, 1_000_010, 10), gamma_g32=0.123456789, gamma_d16=0.1, gamma_d32=-0.1, **DIAGNOSED)
+    layers = {f"{net}/blocks.{k}.conv1": dict(exact=[1.234567, 1.1], estimate=1.234567) for k in range(25) for net in "GD"}
+    for step in range(0, 1_000_000, 5000):
+        run.append("spectra.jsonl", dict(step=step, layers=layers))
     sample(run, 1_000_000, size=195)
     state = Dashboard(run).get_state()
     assert len(state["preview"]) > 110_000

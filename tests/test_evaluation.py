@@ -16,8 +16,8 @@ QUICK = dict(n=60, reference_n=200)
 
 
 @pytest.fixture
-def run(tiny):
-    return train(tiny(run="one", checkpoint_every=2))
+def run(trained_once):
+    return trained_once(run="one", checkpoint_every=2)
 
 
 def command(*words, **kwargs):

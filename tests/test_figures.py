@@ -1,20 +1,25 @@
+# ruff: noqa: RUF001
+import csv
 import io
 import json
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from records import parsed, recorded, scored
 
-from workbench import AttentionView, ParameterError, WorkbenchError, figures, train
+from workbench import AttentionView, ParameterError, WorkbenchError, figures, groups, sampling, train
 from workbench.data import open_data
 from workbench.inspection import Scene, Subject
 from workbench.metrics.protocols import protocol
 
 
 @pytest.fixture
-def run(tiny):
-    return train(tiny(attention_g="8,16"))
+def run(trained_once):
+    return trained_once(attention_g="8,16")
 
 
 def opened(png):
@@ -118,10 +123,85 @@ def test_attention_through_the_training(run):
 
 def test_a_table_and_its_file(tmp_path):
     rows = [dict(run="<a>", step=1000, value=0.123456), dict(run="b", step=2000, value=2.0)]
-    shown = figures.table(rows, save=tmp_path / "new" / "table.csv").data
+    shown = figures.table(rows, save=tmp_path / "new" / "table.csv")._repr_html_()
     assert "&lt;a&gt;" in shown and "1,000" in shown and "0.123<" in shown
     assert (tmp_path / "new" / "table.csv").read_text().splitlines() == ["run,step,value", "<a>,1000,0.123456", "b,2000,2.0"]
     assert figures.table([]) is None
+
+
+def test_diagnostics_hold_the_history_and_the_spectra(tiny, tmp_path):
+    run = train(tiny(sn_g=False))
+    plot = figures.diagnostics(run)
+    by_name = {(trace.legendgroup, trace.name): trace for trace in plot.figure.data}
+    history, spectra = run.history(), run.spectra()
+    assert list(by_name["gradient norms", "G, max"].y) == [row["grad_norm_g_max"] for row in history]
+    assert list(by_name["margin of D", "real - fake"].y) == [row["d_real"] - row["d_fake"] for row in history]
+    assert list(by_name["saturation of D", "fake"].y) == [row["saturated_fake"] for row in history]
+    exact = {name: [row["layers"][name]["exact"][0] for row in spectra] for name in spectra[0]["layers"]}
+    assert {name for panel, name in by_name if panel.startswith("weights of")} == set(exact)
+    assert list(by_name["weights of G", "G/output"].y) == list(by_name["weights at work", "G/output"].y) == exact["G/output"]
+    assert max(abs(value - 1) for value in by_name["weights at work", "D/linear"].y) < 1e-3
+    assert opened(plot.png()).width >= 900
+    drawn = {panel.get_position().bounds: panel for panel in plot.drawing.figure.axes}.values()
+    assert [panel.get_yscale() for panel in drawn] == ["log", "linear", "linear", "log", "log", "log"]
+
+    layers = figures.singular_values(run, "D")
+    assert [note.text for note in layers.figure.layout.annotations] == [name[2:] for name in exact if name[0] == "D"]
+    assert list(layers.figure.data[0].y) == exact["D/blocks.16.conv1"] and {trace.name for trace in layers.figure.data} == {
+        "largest", "second", "estimate"
+    }  # fmt: skip
+    assert "estimate" not in {trace.name for trace in figures.singular_values(run).figure.data}
+    assert opened(layers.png()).width >= 900
+    paths = [made.save(tmp_path / name) for made, name in ((plot, "diagnostics.svg"), (layers, "layers.pdf"))]
+    run.append("history.jsonl", run.history()[-1] | {"step": 6})
+    run.append("spectra.jsonl", run.spectra()[-1] | {"step": 6})
+    assert all(same(figures.redraw(f"{path}.json"), made) for path, made in zip(paths, (plot, layers), strict=True))
+
+
+def test_growth_of_several_runs(tiny, tmp_path):
+    runs = [train(tiny(run=name, sn_g=sn)) for name, sn in (("both", True), ("d-only", False))]
+    old = recorded(tiny, "old", [1.0], lr_d=0.01)
+    plot = figures.growth([*runs, old])
+    lines = {(trace.name, trace.yaxis): list(trace.y) for trace in plot.figure.data}
+    assert {name for name, _ in lines} == {"both", "d-only"} and plot.figure.layout.yaxis.type == "log"
+    for run in runs:
+        layers = [row["layers"] for row in run.spectra()]
+        assert lines[run.name, "y"] == [max(one["exact"][0] for name, one in row.items() if name[0] == "G") for row in layers]
+    assert max(lines["both", "y2"]) < 1.3 < min(lines["d-only", "y2"])  # with spectral normalization G works with less
+    assert opened(plot.png()).width >= 900
+    path = plot.save(tmp_path / "growth.svg")
+    for run in runs:
+        run.append("spectra.jsonl", dict(step=5, layers={"G/linear": dict(exact=[9.0])}))
+    assert same(figures.redraw(f"{path}.json"), plot) and not same(figures.growth(runs), plot)
+
+
+def test_growth_of_seeds_has_a_geometric_mean(tiny):
+    runs = [recorded(tiny, f"s{seed}", [1.0] * 3, seed=seed) for seed in range(2)]
+    for run, values in zip(runs, ([1.0, 4.0], [9.0, 25.0]), strict=True):
+        for step, value in zip((0, 3), values, strict=True):
+            run.append("spectra.jsonl", dict(step=step, layers={"G/linear": dict(exact=[value]), "D/linear": dict(exact=[None])}))
+    figure = figures.growth(runs, "images").figure
+    first, second, band, mean = [trace for trace in figure.data if trace.yaxis == "y"]
+    assert (list(first.y), list(second.y), list(first.x)) == ([1, 4], [9, 25], [0, 24])
+    np.testing.assert_allclose(mean.y, [3, 10], rtol=1e-6)
+    high, low = np.array(band.y).reshape(2, 2)
+    deviations = [np.std(np.log(pair), ddof=1) for pair in ([1, 9], [4, 25])]
+    np.testing.assert_allclose(np.log(high), np.log([3, 10]) + deviations, rtol=1e-6)
+    np.testing.assert_allclose(np.log(low[::-1]), np.log([3, 10]) - deviations, rtol=1e-6)
+    assert not any(len(trace.y) for trace in figure.data if trace.yaxis == "y3")  # D's values are not finite
+    with pytest.raises(ParameterError, match="axis='days' is not one of"):
+        figures.growth(runs, "days")
+
+
+def test_runs_from_before_diagnostics_have_figures_of_what_they_have(run):
+    (run.path / "spectra.jsonl").unlink()
+    old = [{k: v for k, v in row.items() if not k.startswith(("grad", "saturated"))} for row in run.history()]
+    (run.path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in old))
+    assert opened(figures.diagnostics(run).png()).width >= 900
+    with pytest.raises(WorkbenchError, match="has written down no singular values"):
+        figures.singular_values(run)
+    with pytest.raises(ParameterError, match="network='E' is not one of G, D"):
+        figures.singular_values(run, "E")
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "diffaug"])
@@ -145,18 +225,190 @@ def test_summary_is_one_picture(run):
     assert picture.height > opened(figures.curves(run).png()).height
 
 
-# ----------------------------------------------------------------------------------------------------- scores
+# ----------------------------------------------------------------------------------------- plots of several runs
 
 
-def scored(run, step, settings, data="imagenet", **scores):
-    record = dict(
-        step=step, scores=scores, errors={"kid": 0.01} if "kid" in scores else {}, per_class={}, protocol=f"{settings}; inception@6726825d",
-        settings={name: getattr(settings, name) for name in settings.__dataclass_fields__}, n=settings.n,
-        extractor=dict(name="inception", sha256="6726825d", reference=True),
-        reference=dict(data=data, fingerprint="f", size=128, n=50_000),
+def test_groups_have_a_mean_with_a_band_and_all_their_seeds(tiny):
+    seeds = [recorded(tiny, f"s{k}", losses, seed=k) for k, losses in enumerate([[1, 2, 3, 9], [3, 4, 8], [5, 9, 1, 9]])]
+    other = recorded(tiny, "other", [7, 7], lr_d=0.01)
+    figure = figures.curves([*seeds, other], axis="hours").figure
+    lines = [trace for trace in figure.data if trace.mode == "lines" and not trace.fill]
+    assert [list(trace.y) for trace in lines] == [[1, 2, 3, 9], [3, 4, 8], [5, 9, 1, 9], [3, 5, 4], [7, 7]]
+    np.testing.assert_allclose(lines[3].x, np.array([1, 2, 3]) * 90 / 3600, rtol=1e-6)
+    (band,) = [trace for trace in figure.data if trace.fill]
+    sd = np.std([[1, 2, 3], [3, 4, 8], [5, 9, 1]], axis=0, ddof=1)
+    np.testing.assert_allclose(band.y, [*(np.array([3, 5, 4]) + sd), *(np.array([3, 5, 4]) - sd)[::-1]], rtol=1e-6)
+    assert [trace.name for trace in figure.data if trace.showlegend is not False] == ["lr_d=0.0025 × 3 seeds", "lr_d=0.01"]
+    assert {note.text for note in figure.layout.annotations} == {"hinge loss of D"}  # a learning rate that never changes is no curve
+
+
+def test_curves_of_several_runs_draw_every_further_number(tiny):
+    run = recorded(tiny, "one", [1.0, 2.0])
+    run.append("history.jsonl", dict(step=3, images=24, seconds=3, loss_d=float("nan"), sigma_G_8=0.5, gamma_g16=0.1, words="x", parts=[1]))
+    titles = [note.text for note in figures.curves([run]).figure.layout.annotations]
+    assert titles == ["hinge loss of D", "gamma, G at 16x16", "sigma_G_8"]
+    assert [note.text for note in figures.curves([run], keys="sigma*, lr_d").figure.layout.annotations] == ["sigma_G_8", "lr_d"]
+    bundle = figures.curves([run])._repr_mimebundle_()
+    json.dumps(bundle, allow_nan=False)
+    with pytest.raises(WorkbenchError, match="no history has 'gama_\\*'"):
+        figures.curves([run], keys="gama_*")
+    with pytest.raises(ParameterError, match="axis='days' is not one of steps, images, hours"):
+        figures.curves([run], axis="days")
+    assert figures.curves([]).png()
+
+
+def test_long_histories_are_thinned(tiny, monkeypatch):
+    monkeypatch.setattr(figures.plots, "MOST_POINTS", 100)
+    run = recorded(tiny, "long", range(250))
+    figure = figures.curves([run], keys="loss_d").figure
+    assert list(figure.data[0].y) == list(range(0, 250, 3)) and "every 3th logged step is drawn" in figure.layout.title.text
+
+
+def same(a, b):
+    """Whether two plotly figures show the same."""
+    return a.figure.to_json() == b.figure.to_json()
+
+
+def test_plots_are_drawn_again_from_their_sidecars_though_the_runs_went_on(tiny, tmp_path):
+    runs = [recorded(tiny, f"s{k}", [k, 2, 3], seed=k, lr_g=10.0 ** -(3 + k // 2)) for k in range(4)]
+    for k, run in enumerate(runs):
+        scored(run, 2, protocol("official"), fid=10 + k)
+        scored(run, 3, protocol("official"), fid=k)
+    plots = dict(
+        one=figures.curves(runs[0]), several=figures.curves(runs, "images"), scores=figures.scores(runs, "fid", axis="hours"),
+        scatter=figures.scatter(runs, "fid", "lr_g", steps="2"),
     )  # fmt: skip
-    run.append("evaluations.jsonl", record)
-    return record
+    saved = {
+        name: plot.save(tmp_path / f"{name}.{ending}")
+        for (name, plot), ending in zip(plots.items(), ["svg", "pdf", "png", "svg"], strict=True)
+    }
+    for run in runs:
+        run.append("history.jsonl", dict(step=4, images=32, seconds=400, loss_d=8))
+        scored(run, 4, protocol("official"), fid=99)
+    for name, path in saved.items():
+        again = figures.redraw(f"{path}.json")
+        assert same(again, plots[name]), name
+        assert again.save(tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), name
+    assert not same(figures.curves(runs, "images"), plots["several"])
+
+
+def test_vector_graphics_hold_lines_and_letters(tiny, tmp_path):
+    runs = [recorded(tiny, f"s{k}", [1, 2, 3 + k], seed=k) for k in range(2)]
+    svg = figures.curves(runs).save(tmp_path / "curves.svg").read_text()
+    assert "<image" not in svg and svg.count("<path") > 20
+    pdf = figures.curves(runs).save(tmp_path / "curves.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF") and b"/Type3" not in pdf and b"CreationDate" not in pdf
+
+
+def test_scatter_shows_every_run_with_mean_and_deviation(tiny):
+    runs = [
+        recorded(tiny, f"s{k}-{rate}", [1], seed=k, lr_d=rate, attention_g=site)
+        for rate, site in ((1e-4, "16"), (1e-2, "none"))
+        for k in (0, 1)
+    ]
+    for run, value in zip(runs, (1.0, 3.0, 10.0, 20.0), strict=True):
+        scored(run, 1, protocol("official"), fid=value)
+    figure = figures.scatter(runs).figure
+    points = [trace for trace in figure.data if trace.error_y.array is None]
+    means = [trace for trace in figure.data if trace.error_y.array is not None]
+    assert [(list(t.x), list(t.y)) for t in points[:2]] == [([1e-4, 1e-4], [1, 3]), ([1e-2, 1e-2], [10, 20])] or \
+        [(list(t.x), list(t.y)) for t in points[2:]] == [([1e-4, 1e-4], [1, 3]), ([1e-2, 1e-2], [10, 20])]  # fmt: skip
+    assert [(t.y[0], t.error_y.array[0]) for t in means[:2]] == [(2, pytest.approx(2**0.5)), (15, pytest.approx(50**0.5))]
+    kinds = {figure.layout[axis].title.text: figure.layout[axis] for axis in ("xaxis", "xaxis2")}
+    assert kinds["lr_d"].type == "log" and kinds["attention_g"].type == "category"
+    assert list(kinds["attention_g"].categoryarray) == ["none", "16"]
+    assert opened(figures.scatter(runs).png()).width >= 900
+    with pytest.raises(WorkbenchError, match="there is no parameter 'lrd'; did you mean 'lr_d'"):
+        figures.scatter(runs, against="lrd")
+    scored(runs[0], 2, protocol("official", n=70), fid=1)
+    with pytest.raises(WorkbenchError, match="do not compare"):
+        figures.scatter(runs)
+    assert "do not compare" in figures.scatter(runs, across_protocols=True).figure.layout.title.text
+
+
+def test_rows_of_samples_are_of_equal_latents_and_drawn_again(tiny, tmp_path):
+    runs = [train(tiny(run=f"s{k}", seed=k)) for k in range(2)]
+    drawing = figures.sample_rows([(f"row {k}", run, 4) for k, run in enumerate(runs)], seed=5, columns=3)
+    shown = drawn(drawing)[0]
+    z, y = sampling.latents(3, runs[0].config.z_dim, 5), torch.arange(3)
+    images = torch.cat([sampling.images(run.generator(4), z, y) for run in runs])
+    for ours, image in zip(shown, images, strict=True):
+        np.testing.assert_allclose(ours, (image.permute(1, 2, 0) + 1) / 2, atol=1e-6)
+    again = figures.redraw(f"{drawing.save(tmp_path / 'rows.svg')}.json")
+    assert all(np.array_equal(a, b) for a, b in zip(shown, drawn(again)[0], strict=True))
+    assert figures.sample_rows([]) is None
+    with pytest.raises(WorkbenchError, match="no checkpoint at step 3"):
+        figures.sample_rows([("row", runs[0], 3)])
+
+
+def test_attention_through_training_is_drawn_again(run, tmp_path):
+    drawing = figures.attention_through_training(run)
+    again = figures.redraw(f"{drawing.save(tmp_path / 'through.pdf')}.json")
+    assert all(np.array_equal(a, b) for a, b in zip(drawn(drawing)[0], drawn(again)[0], strict=True))
+    assert [panel.get_title() for panel in again.figure.axes] == ["step 0", "", "step 4", ""]
+
+
+# ----------------------------------------------------------------------------------------------------- tables
+
+
+@pytest.mark.parametrize(("values", "text"), [
+    ([18.431, 18.871], "18.65 ± 0.31"), ([100.0, 140.0, 120.0], "120 ± 20"), ([12345.0, 12945.0], "12640 ± 420"), ([0.5, 0.5], "0.5 ± 0"),
+    ([0.00012, 0.00014], "0.000130 ± 0.000014"), ([18.123456], "18.123"), ([float("nan"), 1.0], "nan"),
+])  # fmt: skip
+def test_numbers_have_the_digits_that_their_deviation_allows(values, text):
+    measured = figures.Measured.of(values)
+    assert str(measured) == text and measured.n == len(values)
+    if len(values) > 1 and np.isfinite(values).all():
+        assert (measured.mean, measured.sd) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)))
+
+
+NASTY = r"50% of a_b & {c} #1 $x$ ~^ \ <γ>"
+
+
+def test_tables_as_latex(tmp_path):
+    rows = [
+        {"runs": NASTY, "n": 1234, "f_d": figures.Measured.of([1.0, 2.0], "about"), "rate": 1e-5, "on": True},
+        {"runs": "× 3", "n": 5, "f_d": figures.Measured(-3.0, None, 2, tell_n=True), "rate": None, "on": False},
+    ]
+    path = figures.Table(rows, ("Protocol: 5% & more.",)).latex(tmp_path / "new" / "table.tex", "A_b", "tab:one_two")
+    align, ((head), one, two) = parsed(path.read_text())
+    assert align == "lrrrl" and head == ["runs", "n", r"f\_d", "rate", "on"]
+    escaped = r"50\% of a\_b \& \{c\} \#1 \$x\$ \textasciitilde{}\textasciicircum{} \textbackslash{} \textless{}$\gamma$\textgreater{}"
+    assert one == [escaped, "$1{,}234$", r"$1.50 \pm 0.71$", r"$1 \cdot 10^{-5}$", "true"]
+    assert two == [r"$\times$ 3", "$5$", "$-3$ (n=2)", "", "false"]
+    assert r"\caption{A\_b. Protocol: 5\% \& more.}" in path.read_text() and r"\label{tab:one_two}" in path.read_text()
+
+
+@pytest.mark.parametrize("broken", [("\\_", "_"), ("\\end{tabular}", ""), (" & $5$", ""), ("\\bottomrule", "\\hline"), ("$5$", "$5")])
+def test_the_parser_catches_what_would_not_compile(tmp_path, broken):
+    path = figures.Table([{"a_b": "x", "n": 5, "m": 1}]).latex(tmp_path / "table.tex")
+    parsed(path.read_text())
+    with pytest.raises((AssertionError, ValueError)):
+        parsed(path.read_text().replace(*broken))
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no pdflatex")
+def test_tables_compile(tmp_path):
+    figures.Table([{"a_b": NASTY, "n": figures.Measured.of([1.0, 2.0])}], ("± × · … – γ",)).latex(tmp_path / "table.tex", NASTY, "tab:a")
+    (tmp_path / "paper.tex").write_text(r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table}\end{document}")
+    done = subprocess.run(["pdflatex", "-halt-on-error", "paper"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-500:]
+
+
+def test_a_table_as_csv_keeps_all_digits_and_the_deviations(tmp_path):
+    rows = [dict(runs="a, b", fid=figures.Measured(1 / 3, 0.1, 3), steps=1000), dict(runs="c", fid=figures.Measured(2.0), extra=None)]
+    with open(figures.Table(rows).csv(tmp_path / "table.csv"), newline="") as file:
+        one, two = csv.DictReader(file)
+    assert one == {"runs": "a, b", "fid": repr(1 / 3), "fid sd": "0.1", "fid n": "3", "steps": "1000", "extra": ""}
+    assert (two["fid"], two["fid sd"], two["fid n"], two["steps"]) == ("2.0", "", "1", "")
+
+
+def test_a_transposed_table():
+    table = figures.Table([dict(runs="a", n=1, fid=2.0), dict(runs="b", n=3)], ("note",)).transposed("score")
+    assert table.rows == [{"score": "n", "a": 1, "b": 3}, {"score": "fid", "a": 2.0, "b": None}] and table.notes == ("note",)
+
+
+# ----------------------------------------------------------------------------------------------------- scores
 
 
 def test_scores_over_steps_with_published_numbers_where_they_compare(run):
@@ -190,17 +442,19 @@ def test_several_runs_side_by_side(run, tiny):
     other = train(tiny(run="other"))
     for owner in (run, other):
         scored(owner, 100, protocol("official"), fid=10)
-    assert {trace.name for trace in figures.scores([run, other], "fid").figure.data if not trace.line.dash} == {run.name, "other"}
+    assert {trace.name for trace in figures.scores([run, other], "fid").figure.data if not trace.line.dash} == {
+        group.label for group in groups.group([run, other])
+    }
     assert figures.scores([]).png()  # nothing to show is no error
 
 
 def test_every_number_of_the_table_carries_its_protocol(run):
     records = [scored(run, 100, protocol("official"), fid=10.123456, kid=0.5), scored(run, 200, protocol("official", n=70), fid=9)]
-    table = figures.score_table(records).data
-    assert table.count("<tr>") == 3 and "10.123" in table and "0.5 ± 0.01" in table
-    cells = [cell for cell in table.split("<td ")[1:]]
-    assert len(cells) == 4 and all(cell.startswith('title="official') for cell in cells)
-    assert "n=70" in cells[1] and "n=70" not in cells[0] and "imagenet at 128x128" in cells[0]
+    table = figures.score_table(records)._repr_html_()
+    assert table.count("<tr>") == 3 and "10.123" in table and "0.500 ± 0.010" in table
+    numbers = [cell for cell in table.split("<td ")[1:] if "right" in cell]
+    assert len(numbers) == 3 and all(cell.startswith('title="official') for cell in numbers)
+    assert "n=70" in numbers[1] and "n=70" not in numbers[0] and "imagenet at 128x128" in numbers[0]
 
 
 def test_strips_show_images_unblurred():

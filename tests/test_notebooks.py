@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench import AttentionView, Config, Evaluation, Run, list_runs, train
+from workbench import Ablation, AttentionView, Comparison, Config, Evaluation, Run, evaluate, list_runs, train
 from workbench.config import outputs_dir
+from workbench.runs import create_run
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 TINY = [
@@ -42,7 +43,7 @@ TINY = [
 
 def papermill(*words, cwd=NOTEBOOKS, **kwargs):
     command = [sys.executable, "-m", "papermill", *map(str, words)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, **kwargs)
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
@@ -58,7 +59,10 @@ def test_committed_notebooks_are_clean(path):
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.For | ast.While)]
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("train", Config), ("evaluate", Evaluation), ("attention", AttentionView)])
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("train", Config), ("evaluate", Evaluation), ("attention", AttentionView), ("compare", Comparison), ("ablation", Ablation)],
+)
 def test_committed_parameters_cells_are_those_of_the_package(name, parameters):
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
     assert notebook.cells[1].source == parameters.cell()
@@ -181,6 +185,82 @@ def test_papermill_looks_at_attention(tmp_path):
 ])  # fmt: skip
 def test_a_view_that_does_not_fit_ends_papermill_with_the_reason(tmp_path, words, says):
     done = papermill("attention.ipynb", tmp_path / "out.ipynb", *words.split())
+    assert done.returncode != 0
+    assert done.stderr.rstrip().splitlines()[-1].startswith(says), done.stderr
+
+
+@pytest.mark.slow
+def test_papermill_compares_runs_of_which_one_has_only_begun(tmp_path, tiny):
+    for seed in range(2):
+        evaluate(run=train(tiny(run=f"lr-{seed}", seed=seed)).name, scores="fd,truth", n=60, reference_n=300)
+    create_run(tiny(run="lr-2", seed=2, lr_d=0.01)).append("history.jsonl", dict(step=2, images=16, seconds=1.0, loss_d=1.0))
+    done = papermill(NOTEBOOKS / "compare.ipynb", "out.ipynb", "-p", "runs", "lr-*", "-p", "scores", "fd_twins,twins_hue", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Unable to parse" not in done.stderr  # papermill knows every parameter
+    outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 5  # curves, growth, samples, scores, scatter
+    tables = [output.data["text/html"] for output in outputs if "<table>" in output.get("data", {}).get("text/html", "")]
+    assert len(tables) == 3 and "lr_d=0.0025 × 2 seeds" in tables[1] and "n=60" in tables[2] and "±" in tables[2]  # noqa: RUF001
+    assert (tmp_path / "out.ipynb").stat().st_size < 1_500_000
+    folder = outputs_dir() / "comparisons" / "lr"
+    assert (folder / "comparison.html").stat().st_size < 6_000_000
+    assert {"curves.svg", "curves.pdf.json", "samples.pdf", "scatter.svg", "score-table.tex", "scores.csv"} <= {
+        p.name for p in folder.iterdir()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "says"), [
+    ("-p run lr", "ParameterError: unknown parameter 'run'; did you mean 'runs'?"),
+    ("-p runs nothing", "WorkbenchError: there is no run 'nothing'"),
+    ("-p steps newest", "ParameterError: steps='newest' is not"),
+])  # fmt: skip
+def test_a_comparison_that_does_not_fit_ends_papermill_with_the_reason(tmp_path, words, says):
+    done = papermill("compare.ipynb", tmp_path / "out.ipynb", *words.split())
+    assert done.returncode != 0
+    assert done.stderr.rstrip().splitlines()[-1].startswith(says), done.stderr
+
+
+@pytest.mark.slow
+def test_papermill_reruns_experiments_that_share_runs_and_goes_on_after_an_interrupt(tmp_path):
+    words = ["-p", "experiments", "variant,spectral_norm", "-p", "seeds", "0", "-p", "steps", "60", "-p", "n", "20", "-p", "out", "mine"]
+    words += ["-p", "settings", "width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no", "-p", "evaluations", "1"]
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / "ablation.ipynb"), str(tmp_path / "out.ipynb"), *words]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    end = time.monotonic() + 300
+    while not (len(list_runs()) == 2 and list_runs()[1].status()["step"] > 2) and time.monotonic() < end:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    first, second = list_runs()
+    while second.active and time.monotonic() < end + 120:  # papermill does not wait for what its kernel waits for
+        time.sleep(0.1)
+    assert process.returncode != 0 and first.status()["state"] == "finished"
+    assert second.status()["state"] == "stopped" and 0 < second.status()["step"] < 60, second.status()
+    done = papermill(NOTEBOOKS / "ablation.ipynb", "out.ipynb", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Unable to parse" not in done.stderr  # papermill knows every parameter
+    assert len(list_runs()) == 3 and {run.status()["state"] for run in list_runs()} == {"finished"}  # 4 trainings, of which 2 are one
+    assert len(first.provenance["started"]) == 1 and len(second.provenance["started"]) == 2
+    outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
+    tables = [output.data["text/html"] for output in outputs if "<table>" in output.get("data", {}).get("text/html", "")]
+    assert len(tables) == 5 and "SN on G and D" in tables[1] and "n=20" in tables[1] and "cannot tell at this size" in tables[2]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert (tmp_path / "out.ipynb").stat().st_size < 1_500_000
+    folder = outputs_dir() / "ablations" / "mine"
+    assert {"variant.pdf", "spectral_norm.svg.json", "verdicts.tex", "scores.csv"} <= {path.name for path in folder.iterdir()}
+    record = json.loads((folder / "results.json").read_text())
+    assert record["parameters"]["seeds"] == "0" and Path(record["command"][3]).name == "ablation.ipynb"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "says"), [
+    ("-p experiment ttur", "ParameterError: unknown parameter 'experiment'; did you mean 'experiments'?"),
+    ("-p experiments tture", "ParameterError: experiments='tture': 'tture' is not one of attention_site"),
+    ("-p experiments variant -p data nowhere -p seeds 0", "WorkbenchError: the training "),
+])  # fmt: skip
+def test_an_ablation_that_does_not_fit_ends_papermill_with_the_reason(tmp_path, words, says):
+    done = papermill("ablation.ipynb", tmp_path / "out.ipynb", *words.split())
     assert done.returncode != 0
     assert done.stderr.rstrip().splitlines()[-1].startswith(says), done.stderr
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from workbench import ParameterError, WorkbenchError
-from workbench.metrics.protocols import PROTOCOLS, Protocol, brief, differences, protocol, published, require_comparable
+from workbench.metrics.protocols import PROTOCOLS, Protocol, brief, differences, protocol, require_comparable
+from workbench.metrics.reported import published
 
 
 def record(settings: Protocol, digest="6726825d", data="imagenet", size=128, reference=True):

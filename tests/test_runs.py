@@ -97,7 +97,7 @@ def test_models_come_back_as_they_were_saved(tiny):
     without = train(tiny(ema_decay=0, run="without"))
     with pytest.raises(WorkbenchError, match="keeps no averaged weights"):
         without.generator()
-    without.generator(weights="raw")
+    without.generator(weights="raw"), without.generator(weights="auto")
     # A checkpoint of another architecture is refused by name.
     shutil.copy(run.checkpoint_path() / "generator.safetensors", without.checkpoint_path() / "generator.safetensors")
     with pytest.raises(WorkbenchError, match=r"does not fit the configuration: 'attention\.8"):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from workbench import Config, ParameterError, Run, WorkbenchError, launch, list_runs, train, training
-from workbench.training import Progress, _fixed_samples, _write_samples, build, d_step, draw_noise, g_step, make_accelerator
+from workbench.training import SUMS, Progress, _fixed_samples, _write_samples, build, d_step, draw_noise, g_step, make_accelerator
 from workbench.twins import Twins
 
 
@@ -217,7 +217,7 @@ def test_collapse_raises_an_alarm(tiny, capsys):
     config = tiny(sn_g=False, ema_decay=0)
     nets = build(config, make_accelerator(config))
     run = train(tiny(steps=1, run="healthy"))
-    progress = Progress(sums=torch.zeros(4), step=3)
+    progress = Progress(sums=torch.zeros(len(SUMS)), largest=torch.zeros(2), step=3)
     fixed = _fixed_samples(nets, Twins(32))
     _write_samples(nets, nets.generator, run, progress, fixed)
     assert progress.alarms == []

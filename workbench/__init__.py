@@ -8,11 +8,12 @@ from .runs import Run, list_runs
 
 _LAZY = {  # what needs accelerate, Jupyter or plotting is imported when it is first used
     "train": "training", "launch": "training", "Dashboard": "widgets.dashboard", "AttentionInspector": "widgets.inspector",
-    "interactive": "progress", "AttentionView": "inspection",
+    "interactive": "progress", "AttentionView": "inspection", "Comparison": "comparison", "Ablation": "ablation",
     "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation",
 }  # fmt: skip
 _MODULES = (
-    "attention", "augment", "data", "ema", "evaluation", "figures", "inspection", "metrics", "runs", "sampling", "training", "twins",
+    "ablation", "attention", "augment", "comparison", "correspondence", "data", "ema", "evaluation", "experiments", "figures", "groups",
+    "inspection", "metrics", "runs", "sampling", "significance", "training", "trials", "twins",
 )  # fmt: skip
 
 __all__ = [

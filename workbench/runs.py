@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -64,6 +65,11 @@ class Run:
         return self.path.name
 
     @property
+    def reference(self) -> str:
+        """What `Run` opens this run by: its name, or its path where it lies elsewhere."""
+        return self.name if self.path in (outputs_dir() / self.name, DEMO.resolve()) else str(self.path)
+
+    @property
     def views(self) -> Path:
         """The folder for what is exported from this run: its own, or in the outputs folder where it ships with the package."""
         return (outputs_dir() / self.name if self.path == DEMO else self.path) / "views"
@@ -86,21 +92,30 @@ class Run:
     # ------------------------------------------------------------------------------------------------ records
 
     def history(self) -> list[dict]:
-        """The logged steps in order: step, images, seconds, loss_d, loss_g, d_real, d_fake, gamma_..., lr_g, lr_d."""
+        """The logged steps in order, with means over the steps since the last one.
+
+        step, images, seconds, loss_d, loss_g, d_real, d_fake, gamma_..., lr_g, lr_d; norms of the gradients, grad_norm_d and grad_norm_g,
+        and the largest, grad_norm_d_max and grad_norm_g_max; the shares of images that D's hinge loss is flat at, saturated_real and
+        saturated_fake. Older runs do not have all of them.
+        """
         return _read_lines(self.path / "history.jsonl")
+
+    def spectra(self) -> list[dict]:
+        """The layers' singular values in order, at the steps of the sample grids: step and layers, see `diagnostics.spectra`."""
+        return _read_lines(self.path / "spectra.jsonl")
 
     def evaluations(self) -> list[dict]:
         """The evaluations in order: step, scores, protocol and what else belongs to it."""
         return _read_lines(self.path / "evaluations.jsonl")
 
     def append(self, file: str, record: dict) -> None:
-        """Append a record to `history.jsonl` or `evaluations.jsonl`."""
+        """Append a record to `history.jsonl`, `spectra.jsonl` or `evaluations.jsonl`."""
         with open(self.path / file, "a") as f:
             f.write(json.dumps(record) + "\n")
 
     def truncate(self, step: int) -> None:
         """Drop the records after `step`, which a training that goes on from there writes again."""
-        for file in ("history.jsonl", "evaluations.jsonl"):
+        for file in ("history.jsonl", "spectra.jsonl", "evaluations.jsonl"):
             rows = _read_lines(self.path / file)
             if (self.path / file).exists():
                 replace_text(self.path / file, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
@@ -236,7 +251,7 @@ class Run:
         step
             G step; by default the newest checkpoint's.
         weights
-            "ema": the averaged weights; "raw": those that were trained.
+            "ema": the averaged weights; "raw": those that were trained; "auto": the averaged ones where the run keeps such.
 
         Raises
         ------
@@ -244,8 +259,10 @@ class Run:
             If there is no such checkpoint, or the run keeps no average.
         """
         config = self.config
-        if weights not in ("ema", "raw"):
-            raise ParameterError(f"weights={weights!r} is not one of ema, raw")
+        if weights not in ("ema", "raw", "auto"):
+            raise ParameterError(f"weights={weights!r} is not one of ema, raw, auto")
+        if weights == "auto":
+            weights = "ema" if config.ema_decay else "raw"
         if weights == "ema" and not config.ema_decay:
             raise WorkbenchError(f"run {self.name!r} keeps no averaged weights (ema_decay=0); use weights='raw'")
         file = "ema" if weights == "ema" else "generator"
@@ -283,6 +300,41 @@ def load_into(target: dict[str, Tensor], saved: dict[str, Tensor], where: str) -
 def list_runs() -> list[Run]:
     """All runs in the outputs folder, the oldest first."""
     return [Run(p.parent) for p in sorted(outputs_dir().glob("*/config.json"), key=lambda p: p.stat().st_mtime)]
+
+
+def find_runs(text: str = "") -> list[Run]:
+    """Runs by their names, by patterns of names such as `cats-*`, or by tags, separated by commas.
+
+    Parameters
+    ----------
+    text
+        Empty: all runs that have a history.
+
+    Returns
+    -------
+    list of Run
+        Each once, in the order in which they are named; those of a pattern or a tag the oldest first.
+
+    Raises
+    ------
+    WorkbenchError
+        If nothing goes by a name, pattern or tag.
+    """
+    runs = list_runs()
+    if not text.strip(" ,"):
+        return [run for run in runs if run.history()]
+    found: dict[Path, Run] = {}
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        if any(run.name == word for run in runs):
+            chosen = [Run(word)]
+        elif any(sign in word for sign in "*?["):
+            chosen = [run for run in runs if fnmatchcase(run.name, word)]
+            if not chosen:
+                raise WorkbenchError(f"no run in {outputs_dir()} goes by {word!r}; {len(runs)} runs are there")
+        else:
+            chosen = [run for run in runs if word in run.provenance.get("tags", [])] or [Run(word)]  # which tells what is wrong
+        found |= {run.path: run for run in chosen if run.path not in found}
+    return list(found.values())
 
 
 def create_run(config: Config) -> Run:

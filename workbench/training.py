@@ -35,7 +35,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import augment, sampling, twins
+from . import augment, diagnostics, sampling, twins
 from .attention import capture_projections
 from .attention.snapshots import Snapshot, save_snapshot
 from .config import Config
@@ -112,13 +112,14 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
     Returns
     -------
     Tensor
-        (3,): loss, mean logit on real and on fake images, of this process.
+        (7,): loss, mean logit on real and on fake images, share of real and of fake ones that teach D nothing, all of this process; the
+        norm of the gradient, and whether it is finite.
     """
     config, accelerator = nets.config, nets.accelerator
     power_iteration(nets.generator)
     power_iteration(nets.discriminator)
     z, y, u = draw_noise(nets, step, k)
-    report = torch.zeros(3, device=nets.device, dtype=z.dtype)
+    report = torch.zeros(5, device=nets.device, dtype=z.dtype)
     for part, (x_real, y_real) in enumerate(real):
         mine = _share(nets, part)
         x_real = augment.apply(config.augment, to_unit(x_real.to(nets.device), z.dtype), u[0][mine], real=True)
@@ -134,11 +135,12 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
             logits_real, logits_fake = logits.to(z.dtype).split([len(x_real), len(fake)])
             loss = hinge_discriminator(logits_real, logits_fake) / config.gradient_accumulation
             accelerator.backward(loss)
-        means = torch.stack([logits_real.mean(), logits_fake.mean()]).detach() / config.gradient_accumulation
-        report += torch.cat([loss.detach()[None], means])
+        means = torch.cat([torch.stack([logits_real.mean(), logits_fake.mean()]), diagnostics.saturation(logits_real, logits_fake)])
+        report += torch.cat([loss.detach()[None], means.detach() / config.gradient_accumulation])
+    norm = diagnostics.gradient_norm(nets.optimizer_d, accelerator.scaler)
     nets.optimizer_d.step()
     nets.optimizer_d.zero_grad(set_to_none=True)
-    return report
+    return torch.cat([report, norm])
 
 
 def g_step(nets: Networks, step: int) -> Tensor:
@@ -147,7 +149,7 @@ def g_step(nets: Networks, step: int) -> Tensor:
     Returns
     -------
     Tensor
-        (1,): loss of this process.
+        (3,): loss of this process; the norm of the gradient, and whether it is finite.
     """
     config, accelerator = nets.config, nets.accelerator
     power_iteration(nets.generator)
@@ -166,11 +168,12 @@ def g_step(nets: Networks, step: int) -> Tensor:
             accelerator.backward(loss)
         report += loss.detach()
     nets.discriminator.requires_grad_(True)
+    norm = diagnostics.gradient_norm(nets.optimizer_g, accelerator.scaler)
     nets.optimizer_g.step()
     nets.optimizer_g.zero_grad(set_to_none=True)
     if nets.ema:
         nets.ema.update(nets.generator, step + 1)
-    return report
+    return torch.cat([report, norm])
 
 
 def draw_noise(nets: Networks, step: int, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -214,7 +217,7 @@ def save(nets: Networks, run: Run, progress: Progress) -> None:
         discriminator=nets.discriminator.state_dict(),
         optimizer_g=_optimizer_tensors(nets.generator, nets.optimizer_g),
         optimizer_d=_optimizer_tensors(nets.discriminator, nets.optimizer_d),
-        window=dict(sums=progress.sums),
+        window=dict(sums=progress.sums, largest=progress.largest),
     )
     if nets.ema:
         tensors["ema"] = nets.ema.average.state_dict()
@@ -238,7 +241,7 @@ def load(nets: Networks, run: Run, step: int | None, progress: Progress) -> None
     if nets.accelerator.scaler and state["scaler"]:
         nets.accelerator.scaler.load_state_dict(state["scaler"])
     progress.step, progress.seconds, progress.logged = state["step"], state["seconds"], state["logged"]
-    progress.sums.copy_(files["window"]["sums"])
+    progress.restore_window(files["window"])
 
 
 def _optimizer_tensors(net: nn.Module, optimizer) -> dict[str, Tensor]:
@@ -274,11 +277,16 @@ def _diverged(what: str, step: int, run: Run) -> str:
 # ------------------------------------------------------------------------------------------------------- the loop
 
 
+# What `d_step` reports, then what `g_step` does; `taken_...`: the steps whose gradient is finite.
+SUMS = ("loss_d", "d_real", "d_fake", "saturated_real", "saturated_fake", "grad_norm_d", "taken_d", "loss_g", "grad_norm_g", "taken_g")
+
+
 @dataclass
 class Progress:
-    """How far a training is, and what it has gathered since its last line of history."""
+    """How far a training is, and what it has gathered since its last line of history: the window."""
 
-    sums: Tensor  # (4,) float64, on the device: loss_d, d_real, d_fake (means over the D steps) and loss_g, summed over steps
+    sums: Tensor  # (len(SUMS),) float64, on the device: what the steps report, of D steps the mean over those of a step, summed over steps
+    largest: Tensor  # (2,) float64, on the device: the largest norms of D's and of G's gradient
     step: int = 0
     seconds: float = 0.0
     logged: int = 0  # step of the last line of history
@@ -289,6 +297,22 @@ class Progress:
         """Count the time since the last call as time of training."""
         now = time.monotonic()
         self.seconds, self.clock = self.seconds + now - self.clock, now
+
+    def gather(self, reports_d: Tensor, report_g: Tensor) -> None:
+        """Take in what the D steps (K, 7) and the G step (3,) of a step report."""
+        self.sums += torch.cat([reports_d.mean(0), report_g])
+        self.largest = torch.maximum(self.largest, torch.stack([reports_d[:, 5].amax(), report_g[1]]))
+
+    def restore_window(self, saved: dict[str, Tensor]) -> None:
+        """Take in the window of a checkpoint. What older ones did not gather yet is not known until the window ends: NaN."""
+        if "largest" in saved:
+            self.sums.copy_(saved["sums"])
+            self.largest.copy_(saved["largest"])
+            return
+        unknown = torch.nan if self.step > self.logged else 0.0
+        self.largest.fill_(unknown)
+        self.sums.fill_(unknown)
+        self.sums[[SUMS.index(name) for name in ("loss_d", "d_real", "d_fake", "loss_g")]] = saved["sums"].to(self.sums)
 
 
 def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = None, run: Run | None = None) -> Run:
@@ -350,14 +374,16 @@ def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = No
 def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate) -> Run:
     main = accelerator.is_main_process
     nets = build(config, accelerator)
-    progress = Progress(sums=torch.zeros(4, dtype=torch.float64, device=accelerator.device))
+    zeros = [torch.zeros(count, dtype=torch.float64, device=accelerator.device) for count in (len(SUMS), 2)]
+    progress = Progress(sums=zeros[0], largest=zeros[1])
     origin = (run, None) if run.checkpoint_steps() else fork_point(config)
     if origin:
         load(nets, *origin, progress)
     if main:
         if origin and origin[0].path != run.path:
-            for row in origin[0].history():
-                run.append("history.jsonl", row)
+            for file, rows in (("history.jsonl", origin[0].history()), ("spectra.jsonl", origin[0].spectra())):
+                for row in rows:
+                    run.append(file, row)
         run.truncate(progress.step)
         write_provenance(run, config, data, progress.step)
     accelerator.wait_for_everyone()
@@ -376,7 +402,7 @@ def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate
             # One step: D learns `d_steps` times, then G once.
             step, real = next(batches)
             reports = torch.stack([d_step(nets, step, k, real[k]) for k in range(config.d_steps)])
-            progress.sums += torch.cat([reports.mean(0), g_step(nets, step)]).double()
+            progress.gather(reports.double(), g_step(nets, step).double())
             progress.step += 1
             progress.tick()
 
@@ -509,7 +535,7 @@ def _averaged(nets: Networks) -> Generator:
 
 
 def _write_samples(nets: Networks, generator: Generator, run: Run, progress: Progress, fixed: dict) -> None:
-    """The grid of fixed samples, and the queries and keys of a few of them; an alarm when they all look the same."""
+    """The grid of fixed samples, the queries and keys of a few of them, the layers' spectra; an alarm when all samples look the same."""
     x = sampling.images(generator, fixed["z"], fixed["y"])
     (run.path / "samples").mkdir(exist_ok=True)
     partial = run.path / "samples" / ".partial.png"
@@ -527,6 +553,7 @@ def _write_samples(nets: Networks, generator: Generator, run: Run, progress: Pro
         nets.discriminator(shown.to(weight), None if y is None else y.to(weight.device))
     layers |= {f"D/{path}": projections for path, projections in found.items()}
     save_snapshot(run.attention_path(progress.step), Snapshot(to_uint8(shown), z, y, layers))
+    run.append("spectra.jsonl", dict(step=progress.step, layers=diagnostics.spectra(nets.generator, nets.discriminator)))
 
     spread = x.std(0).mean().item()
     if progress.step > 0 and spread < 0.05 * fixed["real_spread"]:
@@ -541,16 +568,22 @@ def _log(nets: Networks, run: Run, progress: Progress) -> None:
     """A line of history: means since the last one, over all processes."""
     config, accelerator = nets.config, nets.accelerator
     steps = progress.step - progress.logged
-    means = (accelerator.reduce(progress.sums.clone(), "mean") / steps).tolist()
+    means = dict(zip(SUMS, (accelerator.reduce(progress.sums.clone(), "mean") / steps).tolist(), strict=True))
+    largest = dict(zip("dg", progress.largest.tolist(), strict=True))  # the same in all processes, as the gradients are
     progress.sums.zero_()
+    progress.largest.zero_()
     progress.logged = progress.step
-    loss_d, d_real, d_fake, loss_g = means
-    if not all(map(math.isfinite, means)):
+    loss_d, d_real, d_fake, loss_g = (means[name] for name in ("loss_d", "d_real", "d_fake", "loss_g"))
+    if not all(map(math.isfinite, (loss_d, d_real, d_fake, loss_g))):
         raise WorkbenchError(_diverged("losses", progress.step, run))
     if not accelerator.is_main_process:
         return
     row = dict(step=progress.step, images=progress.step * config.batch_size, seconds=round(progress.seconds, 3))
     row |= dict(loss_d=loss_d, loss_g=loss_g, d_real=d_real, d_fake=d_fake)
+    for letter, norm in largest.items():
+        if means[f"taken_{letter}"] > 0:  # over the steps that were taken; NaN after an older checkpoint
+            row |= {f"grad_norm_{letter}": means[f"grad_norm_{letter}"] / means[f"taken_{letter}"], f"grad_norm_{letter}_max": norm}
+    row |= {name: means[name] for name in ("saturated_real", "saturated_fake") if math.isfinite(means[name])}
     for letter, net in (("g", nets.generator), ("d", nets.discriminator)):
         for size, layer in net.attention.items():
             if config.attention_block == "attention":

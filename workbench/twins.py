@@ -111,11 +111,8 @@ def disagreement(images: Tensor, labels: Tensor | None = None) -> dict[str, Tens
         the glyph looks the same, 0 to 0.5; 0 for disc and ring. `readable`: 1 where both halves hold a coloured thing of
         about a glyph's size, else 0; there the other values are the worst: 0.5, 2, 2 and 0.5.
     """
-    x = images.double() / 255 if images.dtype == torch.uint8 else (images.double() + 1) / 2
-    size = x.shape[-1]
-    halves = torch.stack([x[..., : size // 2], x[..., size // 2 :].flip(3)], 1)  # (B, 2, 3, S, S / 2), the right one mirrored
-    red, green, blue = halves.unbind(2)
-    chroma = halves.amax(2) - halves.amin(2)
+    halves, chroma = _mirrored_halves(images)
+    size = halves.shape[-2]
     mass = (chroma - 0.15).clamp(min=0)  # (B, 2, S, S / 2): ignores a faintly tinted background
     total = mass.sum((2, 3))
     peak = mass.square().sum((2, 3)) / total.clamp(min=1e-12)
@@ -123,11 +120,8 @@ def disagreement(images: Tensor, labels: Tensor | None = None) -> dict[str, Tens
     share = area / (size * size / 2)  # of a half; real glyphs take 0.05 to 0.25
     readable = (share > 0.02) & (share < 0.4) & (peak > 0.1)
 
-    # Hue: direction of the mean chroma in the plane orthogonal to grey.
-    a, b = (mass * (red - (green + blue) / 2)).sum((2, 3)), (mass * (green - blue) * 0.75**0.5).sum((2, 3))
-    hue = torch.atan2(b, a) / (2 * math.pi)
-
-    at = (torch.arange(size, dtype=torch.float64, device=x.device) + 0.5) * 2 / size - 1
+    hue = _hues(halves, mass)
+    at = (torch.arange(size, dtype=torch.float64, device=images.device) + 0.5) * 2 / size - 1
     px, py = at[: size // 2], -at
     weight = mass / total.clamp(min=1e-12)[..., None, None]
     cx, cy = (weight * px).sum((2, 3)), (weight * py[:, None]).sum((2, 3))
@@ -138,7 +132,7 @@ def disagreement(images: Tensor, labels: Tensor | None = None) -> dict[str, Tens
         "height": (cy[:, 0] - cy[:, 1]).abs(),
     }
     if labels is not None:
-        n = SYMMETRY.to(x.device)[labels][:, None, None, None]
+        n = SYMMETRY.to(images.device)[labels][:, None, None, None]
         dx, dy = px - cx[..., None, None], py[:, None] - cy[..., None, None]
         r, theta = torch.hypot(dx, dy), torch.atan2(dy, dx)
         moment = weight * r**4  # far pixels tell the angle
@@ -147,6 +141,48 @@ def disagreement(images: Tensor, labels: Tensor | None = None) -> dict[str, Tens
     both = readable.all(1)
     worst = {"hue": 0.5, "size": 2.0, "height": 2.0, "angle": 0.5}
     return {k: torch.where(both, v, worst[k]) for k, v in result.items()} | {"readable": both.double()}
+
+
+def glyph_hues(images: Tensor) -> Tensor:
+    """Hues of the left and the right glyph, as `disagreement` reads them: (B, 2) float64 in [0, 1), red at 0 and green at 1/3.
+
+    Images (B, 3, S, S) are floats in [-1, 1] or uint8. Where a half holds nothing readable (see `disagreement`) its hue means nothing.
+    """
+    halves, chroma = _mirrored_halves(images)
+    return _hues(halves, (chroma - 0.15).clamp(min=0)) % 1
+
+
+def glyph_coverage(images: Tensor) -> Tensor:
+    """How much of each pixel is glyph, read from the image: (B, S, S) float32 in [0, 1]; what was drawn, on real data.
+
+    In each half a pixel is taken as a mixture of two colours: the background's (the half's median) and the glyph's (the median of its most
+    colourful pixels). Images (B, 3, S, S) are floats in [-1, 1] or uint8; where a half is unreadable (see `disagreement`) so is this.
+    """
+    halves, chroma = _mirrored_halves(images)
+    pixels, chroma = halves.flatten(3), chroma.flatten(2)
+    colourful = chroma >= 0.8 * chroma.amax(2, keepdim=True)
+    grey = pixels.median(3, keepdim=True).values
+    # A median, for edges are among the most colourful pixels too, and a glyph is thin.
+    colour = pixels.masked_fill(~colourful[:, :, None], torch.nan).nanmedian(3, keepdim=True).values
+    along = colour - grey  # (B, 2, 3, 1)
+    coverage = ((pixels - grey) * along).sum(2) / along.square().sum(2).clamp(min=1e-12)
+    left, right = coverage.clamp(0, 1).float().unflatten(2, halves.shape[-2:]).unbind(1)
+    return torch.cat([left, right.flip(2)], 2)
+
+
+def _mirrored_halves(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Left halves and mirrored right halves (B, 2, 3, S, S / 2) in [0, 1], and their chroma (B, 2, S, S / 2), in float64."""
+    x = images.double() / 255 if images.dtype == torch.uint8 else (images.double() + 1) / 2
+    size = x.shape[-1]
+    halves = torch.stack([x[..., : size // 2], x[..., size // 2 :].flip(3)], 1)
+    return halves, halves.amax(2) - halves.amin(2)
+
+
+def _hues(halves: Tensor, mass: Tensor) -> Tensor:
+    """Hues (B, 2) in [-0.5, 0.5]: directions of the mean chroma in the plane orthogonal to grey."""
+    red, green, blue = halves.unbind(2)
+    a, b = (mass * (red - (green + blue) / 2)).sum((2, 3)), (mass * (green - blue) * 0.75**0.5).sum((2, 3))
+    return torch.atan2(b, a) / (2 * math.pi)
 
 
 def _turns(difference: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ def intervene(
         The map in place of the learned one. "uniform": every key alike. "local": the 3x3 positions around the query alike; in the
         pooled variant, each key by how many of those its cell contains.
     donor
-        (index, keys): image `index` of the batch gives its values at the keys of the bool mask (M,) to all others; maps stay their own.
+        (index, keys): image `index` of the batch gives its values at the keys of the bool mask (M,) to all others, or by a mask (B, M) to
+        each at other keys; maps stay their own.
 
     Raises
     ------
@@ -90,13 +91,13 @@ def _hooked(layer: nn.Module, hook):
 
 
 def _with_donor(value: Tensor, index: int, keys: Tensor) -> Tensor:
-    """Values (B, M, D) of which those at the keys of the mask (M,) are all image `index`'s."""
+    """Values (B, M, D) of which those at the keys of the mask, (M,) or (B, M), are all image `index`'s."""
     images, count = value.shape[:2]
     if not 0 <= index < images:
         raise ParameterError(f"donor={index} is no image of a batch of {images}; give one from 0 to {images - 1}")
-    if keys.shape != (count,):
-        raise ParameterError(f"donor has a mask of shape {tuple(keys.shape)}; this layer takes ({count},)")
-    return torch.where(keys.to(value.device)[:, None], value[index], value)
+    if keys.shape not in ((count,), (images, count)):
+        raise ParameterError(f"donor has a mask of shape {tuple(keys.shape)}; this layer takes ({count},) or ({images}, {count})")
+    return torch.where(keys.to(value.device)[..., None], value[index], value)
 
 
 def _masks(forbid: Tensor, images: int, queries: int, keys: int) -> Tensor:

@@ -3,8 +3,9 @@
 from .extractors import Extractor, inception, open_extractor, twins
 from .moments import Moments
 from .one_pass import measure
-from .protocols import PROTOCOLS, Protocol, differences, protocol, published, require_comparable
+from .protocols import PROTOCOLS, Protocol, differences, protocol, require_comparable
 from .references import Reference, reference
+from .reported import published
 from .scores import (
     density_coverage,
     frechet_distance,

@@ -5,7 +5,7 @@ The same weights scored by two protocols differ by points of FID, so numbers of 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
@@ -164,32 +164,3 @@ def require_comparable(records: list[dict]) -> None:
                 f"these scores do not compare, their protocols differ ({'; '.join(found)}): select one protocol, or set across_protocols=True "
                 "to see them together"
             )
-
-
-# ------------------------------------------------------------------------------------------------------- published
-
-# Score, value, source: drawn beside scores of the same data, size and protocol. PyTorch-StudioGAN's are not here: its logs score
-# against test or validation images, and resize by another method.
-PUBLISHED = {
-    ("imagenet", 128, "official"): [
-        ("fid", 18.65, "SAGAN as reported"),
-        ("is", 52.52, "SAGAN as reported"),
-        ("fid", 27.62, "SNGAN-projection as reported"),
-        ("is", 36.8, "SNGAN-projection as reported"),
-    ],
-    ("imagenet", 128, "sngan-projection"): [("intra_fid_n5000", 92.4, "SNGAN-projection as reported")],
-    ("imagenet", 128, "mmgeneration"): [
-        ("fid", 12.83, "mmgeneration, BigGAN schedule, averaged"),
-        ("fid", 34.78, "mmgeneration, raw weights"),
-    ],
-    ("cifar10", 32, "mmgeneration"): [("fid", 9.43, "mmgeneration, raw weights")],
-}
-
-
-def published(record: dict) -> list[tuple[str, float, str]]:
-    """(score, value, source) of published numbers that a record compares with: same data, size and protocol, nothing changed."""
-    settings, real = record["settings"], record["reference"]
-    base = asdict(PROTOCOLS[settings["name"]])
-    free = {"weights", "n"} if base["per_class"] else {"weights"}  # averaged or not is the method's, not the protocol's
-    same = all(settings[key] == value for key, value in base.items() if key not in free)
-    return PUBLISHED.get((real["data"], real["size"], settings["name"]), []) if same and record["extractor"]["reference"] else []

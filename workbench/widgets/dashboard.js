@@ -7,6 +7,8 @@
 function pictureStore(model) {
   const urls = new Map(); // step, or "preview" -> URL of a blob
   const store = new EventTarget();
+  store.open = false; // whether the diagnostics are unfolded, and which layers are looked at there, for further views too
+  store.layers = {};
   store.chosen = null; // where a further view starts; Jupyter makes a new one when the output of a cell is updated
   const keep = (key, bytes) => {
     if (!bytes?.byteLength) return;
@@ -113,25 +115,57 @@ function ticks(low, high, count) {
   return found;
 }
 
+/** Round numbers from low to high for a logarithmic axis: 1, 2, 5, 10, ..., fewer where there are many decades. */
+function logTicks(low, high, count) {
+  if (high / low < 8) return ticks(low, high, count);
+  const decades = Math.log10(high / low), factors = decades < 2 ? [1, 2, 5] : [1], every = Math.ceil(decades / count);
+  const found = [];
+  for (let k = Math.floor(Math.log10(low)); 10 ** k <= high; k++) {
+    if (k % every === 0) found.push(...factors.map((factor) => Number((factor * 10 ** k).toPrecision(6))));
+  }
+  return found.filter((tick) => tick >= low && tick <= high);
+}
+
+/** A curve without what a logarithmic axis has no place for. */
+function positive(curve) {
+  const there = curve.steps.map((_, i) => i).filter((i) => curve.values[i] > 0);
+  return { ...curve, steps: there.map((i) => curve.steps[i]), values: there.map((i) => curve.values[i]) };
+}
+
+/** The curves of one layer of a chart, in the form of its other curves. */
+function layerCurves(chart, layer) {
+  return layer.curves.map(({ name, values }) => {
+    const there = chart.steps.map((_, i) => i).filter((i) => values[i] !== null && (!chart.log || values[i] > 0));
+    return { name, colour: layer.colour, steps: there.map((i) => chart.steps[i]), values: there.map((i) => values[i]) };
+  });
+}
+
 const CHROME = 24; // padding and border of a card, both sides
 const MARGIN = { left: 46, right: 8, top: 14, bottom: 19 };
 
-/** A chart with a legend that tells the newest values, or those at the cursor. `onCursor(step or null)` hears of pointer and keys. */
-function chartCard(onCursor) {
+/**
+ * A chart with a legend that tells the newest values, or those at the cursor. `onCursor(step or null)` hears of pointer and keys.
+ * Where a chart has layers, one of them is shown with its legend, by default that of the largest value, and the others are pale.
+ * `chosen` keeps which, by the chart's title.
+ */
+function chartCard(onCursor, chosen) {
   const title = html("h3"), unit = html("p", { class: "unit" });
   const legend = html("span", { class: "legend" });
   const plot = svg("svg", { class: "plot", tabindex: 0, role: "img" });
   const head = html("div", { class: "row" }, title, html("span", { class: "spring" }), legend);
+  const what = html("span"), layers = html("select", { "aria-label": "Layer" });
+  unit.append(what, " ", layers);
   const node = html("section", { class: "card chart" }, head, unit, plot);
   const overlay = svg("g");
-  let chart, first, last, width, height, x, y, values, cursor = null;
+  let chart, first, last, width, height, x, y, values, cursor = null, shown = [];
 
   function draw(newChart, domain) {
     [chart, [first, last], width, height] = [newChart, domain, plot.clientWidth || 300, plot.clientHeight || 112];
     title.textContent = chart.title;
-    unit.textContent = chart.unit;
+    what.textContent = chart.unit;
     unit.title = chart.note ?? "";
-    const drawn = chart.curves.filter((curve) => curve.steps.length);
+    const pale = pickLayer();
+    const drawn = shown.filter((curve) => curve.steps.length);
     const right = width - MARGIN.right, bottom = height - MARGIN.bottom;
     legend.replaceChildren();
     if (!drawn.length) {
@@ -139,17 +173,23 @@ function chartCard(onCursor) {
       plot.setAttribute("aria-label", `${chart.title}: ${chart.empty}`);
       return;
     }
-    const all = drawn.flatMap((curve) => curve.values);
+    const all = [...drawn, ...pale].flatMap((curve) => curve.values);
     let low = all.reduce((a, b) => Math.min(a, b), chart.zero ? 0 : Infinity);
     let high = all.reduce((a, b) => Math.max(a, b), chart.zero ? 0 : -Infinity);
     const pad = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
-    low -= low === 0 && chart.zero ? 0 : pad;
-    high += high === 0 && chart.zero ? 0 : pad;
+    if (chart.log) {
+      const factor = (high / low) ** 0.06 || 1;
+      [low, high] = factor > 1.0001 ? [low / factor, high * factor] : [low * 0.9, high * 1.1];
+    } else {
+      low -= low === 0 && chart.zero ? 0 : pad;
+      high += high === 0 && chart.zero ? 0 : pad;
+    }
+    const scale = chart.log ? Math.log : Number;
     x = (step) => MARGIN.left + ((step - first) / (last - first || 1)) * (right - MARGIN.left);
-    y = (value) => bottom - ((value - low) / (high - low)) * (bottom - MARGIN.top);
+    y = (value) => bottom - ((scale(value) - scale(low)) / (scale(high) - scale(low))) * (bottom - MARGIN.top);
 
     const marks = [svg("text", { x: 0, y: height - 4 }, "step")];
-    for (const tick of ticks(low, high, clamp((bottom - MARGIN.top) / 18, 3, 6))) {
+    for (const tick of (chart.log ? logTicks : ticks)(low, high, clamp((bottom - MARGIN.top) / 18, 3, 6))) {
       const label = format(Number(tick.toPrecision(12)), Math.max(high, -low));
       marks.push(svg("line", { class: label === "0" ? "zero" : "grid", x1: MARGIN.left, x2: right, y1: y(tick), y2: y(tick) }),
         svg("text", { x: MARGIN.left - 6, y: y(tick) + 4, "text-anchor": "end" }, label));
@@ -158,6 +198,10 @@ function chartCard(onCursor) {
       if (tick > last || !Number.isInteger(tick)) continue;
       const anchor = x(tick) > right - 14 ? "end" : "middle";
       marks.push(svg("text", { x: x(tick), y: height - 4, "text-anchor": anchor }, tick.toLocaleString("en")));
+    }
+    for (const curve of pale) {
+      const d = `M${curve.steps.map((step, i) => `${x(step).toFixed(1)},${y(curve.values[i]).toFixed(1)}`).join("L")}`;
+      marks.push(svg("path", { class: "pale", style: `stroke: var(--${curve.colour})`, d }));
     }
     const seen = {}, dashes = ["", "5 3", "2 2", "8 3 2 3"]; // further curves of one colour are dashed
     values = drawn.map((curve) => {
@@ -174,10 +218,28 @@ function chartCard(onCursor) {
     plot.replaceChildren(...marks, overlay);
   }
 
+  /** Decide which curves are shown with a legend; the pale ones of other layers. */
+  function pickLayer() {
+    layers.hidden = !chart.layers?.length;
+    shown = chart.curves.map((curve) => (chart.log ? positive(curve) : curve));
+    if (layers.hidden) return [];
+    const names = chart.layers.map((layer) => layer.name);
+    if (names.join() !== [...layers.options].map((option) => option.value).join()) {
+      layers.replaceChildren(...names.map((name) => html("option", { value: name }, name)));
+    }
+    const newest = (layer) => layer.curves[0]?.values.at(-1) ?? 0;
+    const largest = chart.layers.reduce((a, b) => (newest(b) > newest(a) ? b : a));
+    const layer = chart.layers.find(({ name }) => name === chosen[chart.title]) ?? largest;
+    if (layers.value !== layer.name) layers.value = layer.name;
+    shown = layerCurves(chart, layer);
+    return chart.layers.filter((other) => other !== layer).flatMap((other) => layerCurves(chart, other).slice(0, 1))
+      .filter((curve) => curve.steps.length);
+  }
+
   /** Show the values at `step` (null: the newest), and a dashed line at the step of the samples shown. */
   function point(step, sample) {
     cursor = step;
-    if (!chart?.curves.some((curve) => curve.steps.length)) return;
+    if (!shown.some((curve) => curve.steps.length)) return;
     const bottom = height - MARGIN.bottom;
     const line = (at, kind) => svg("line", { class: kind, x1: x(at), x2: x(at), y1: MARGIN.top, y2: bottom });
     overlay.replaceChildren();
@@ -195,13 +257,19 @@ function chartCard(onCursor) {
       overlay.append(svg("text", { ...place, y: 9 }, `step ${step.toLocaleString("en")}`));
     }
     const at = step === null ? "the newest step" : `step ${step}`;
-    plot.setAttribute("aria-label", `${chart.title}, ${chart.unit}, at ${at}: ${told.join(", ")}`);
+    const of = layers.hidden ? chart.unit : `${chart.unit} ${layers.value}`;
+    plot.setAttribute("aria-label", `${chart.title}, ${of}, at ${at}: ${told.join(", ")}`);
   }
 
   const moveTo = (step) => first <= last && onCursor(Math.round(clamp(step, first, last))); // no chart has values: no cursor
   plot.addEventListener("pointermove", (event) => {
     const inside = event.clientX - plot.getBoundingClientRect().left - MARGIN.left;
     moveTo(first + (inside / (width - MARGIN.left - MARGIN.right)) * (last - first));
+  });
+  layers.addEventListener("change", () => {
+    chosen[chart.title] = layers.value;
+    draw(chart, [first, last]);
+    onCursor(cursor);
   });
   plot.addEventListener("pointerleave", () => onCursor(null));
   plot.addEventListener("blur", () => onCursor(null));
@@ -228,10 +296,14 @@ function render({ model, el, store }) {
   const message = html("p", { class: "note", role: "status" });
   const farewell = html("p", { class: "note farewell" });
   const log = html("pre"), logBox = html("details", {}, html("summary", {}, "last lines of the log"), log);
-  let cursor = null, sampleStep = store.chosen, asked = false, wide = false, cards = [];
+  const more = html("div", { class: "body" });
+  const moreBox = html("details", { class: "more" }, html("summary", {}, "Diagnostics: gradients, saturation of D, singular values of every layer"), more);
+  moreBox.open = store.open;
+  let cursor = null, sampleStep = store.chosen, asked = false, wide = false;
+  const cards = [], moreCards = [];
 
   const observer = new ResizeObserver((entries) => (entries.some((entry) => entry.target === root) ? resize() : drawCharts()));
-  const point = () => cards.forEach((card) => card.point(cursor, sampleStep));
+  const point = () => [...cards, ...moreCards].forEach((card) => card.point(cursor, sampleStep));
   const samples = samplesCard(store, (step) => {
     sampleStep = step;
     point();
@@ -239,7 +311,7 @@ function render({ model, el, store }) {
   const body = html("div", { class: "body" }, samples.node);
   const root = html("div", { class: "wb", role: "region" },
     html("header", {}, name, about, badge, html("span", { class: "spring" }), free, stop),
-    progress, facts, alarm, message, farewell, logBox, body);
+    progress, facts, alarm, message, farewell, logBox, body, moreBox);
   el.append(root);
 
   function drawHead() {
@@ -267,21 +339,29 @@ function render({ model, el, store }) {
   }
 
   function drawCharts() {
-    const charts = model.get("charts");
-    while (cards.length < charts.length) {
-      cards.push(chartCard((step) => {
+    const charts = model.get("charts"), further = model.get("diagnostics");
+    moreBox.hidden = !further.length;
+    const drawn = [...charts, ...further].flatMap((chart) => chart.curves).filter((curve) => curve.steps.length);
+    const ends = drawn.flatMap((curve) => [curve.steps[0], curve.steps.at(-1)]);
+    ends.push(...further.flatMap((chart) => (chart.layers.length ? [chart.steps[0], chart.steps.at(-1)] : [])));
+    const domain = [Math.min(...ends), Math.max(...ends)];
+    drawGroup(body, cards, charts, domain);
+    drawGroup(more, moreCards, moreBox.open ? further : [], domain); // what is folded away costs nothing
+    point();
+  }
+
+  function drawGroup(where, group, charts, domain) {
+    while (group.length < charts.length) {
+      const card = chartCard((step) => {
         cursor = step;
         point();
-      }));
-      body.append(cards.at(-1).node);
-      observer.observe(cards.at(-1).node);
+      }, store.layers);
+      group.push(card);
+      where.append(card.node);
+      observer.observe(card.node);
     }
-    cards.splice(charts.length).forEach((card) => card.node.remove());
-    const drawn = charts.flatMap((chart) => chart.curves).filter((curve) => curve.steps.length);
-    const ends = drawn.flatMap((curve) => [curve.steps[0], curve.steps.at(-1)]);
-    const domain = [Math.min(...ends), Math.max(...ends)];
-    cards.forEach((card, i) => card.draw(charts[i], domain));
-    point();
+    group.splice(charts.length).forEach((card) => card.node.remove());
+    group.forEach((card, i) => card.draw(charts[i], domain));
   }
 
   /** The samples on the left and charts beside and below them, or all below each other where it is narrow. */
@@ -290,6 +370,7 @@ function render({ model, el, store }) {
     samples.resize(stacked ? width - CHROME : Math.min(width - 360, 760)); // leaves room for a column of charts
     const columns = Math.max(1, Math.floor((stacked ? width : width - samples.width() - CHROME) / 320));
     body.style.gridTemplateColumns = `${stacked ? "" : "max-content "}repeat(${columns}, minmax(0, 1fr))`;
+    more.style.gridTemplateColumns = `repeat(${Math.max(1, Math.floor(width / 320))}, minmax(0, 1fr))`;
     samples.node.style.gridArea = stacked ? "auto / 1 / auto / -1" : `span ${columns > 1 ? 2 : 3} / 1`;
     drawCharts();
   }
@@ -307,7 +388,11 @@ function render({ model, el, store }) {
   });
   root.addEventListener("keydown", (event) => event.ctrlKey || event.metaKey || event.stopPropagation()); // or "dd" deletes the cell
   model.on("change:summary change:samples change:waiting", drawHead);
-  model.on("change:charts", drawCharts);
+  model.on("change:charts change:diagnostics", drawCharts);
+  moreBox.addEventListener("toggle", () => {
+    store.open = moreBox.open;
+    drawCharts();
+  });
   model.on("comm_live_update", () => root.classList.add("orphan")); // the kernel was restarted, and knows of no widget
   observer.observe(root);
   drawHead();

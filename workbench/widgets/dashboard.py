@@ -28,6 +28,7 @@ import traitlets
 from IPython.display import display
 from PIL import Image
 
+from ..diagnostics import effective, margin
 from ..metrics.protocols import brief
 from ..parameters import WorkbenchError
 from ..progress import clock, interactive
@@ -37,6 +38,7 @@ from .assets import source
 BADGES = {"created": "not started", "starting": "starting…", "running": "training", "stopping": "stopping…"}  # the others: as they are
 
 POINTS = 600  # of a curve that go to the browser
+LAYER_POINTS = 100  # the same of a layer, of which there are many
 PREVIEW_BYTES = 120_000  # a larger sample grid goes into the saved notebook as a JPEG
 
 
@@ -62,6 +64,7 @@ class Dashboard(anywidget.AnyWidget):
 
     summary = traitlets.Dict().tag(sync=True)  # the head: name, state, messages, progress
     charts = traitlets.List().tag(sync=True)  # title, unit, curves (name, colour, steps, values)
+    diagnostics = traitlets.List().tag(sync=True)  # further charts, folded away at first; some of curves by layer
     samples = traitlets.List().tag(sync=True)  # steps of the sample grids
     preview = traitlets.Bytes().tag(sync=True)  # the newest grid, for when there is no kernel to ask for it
     waiting = traitlets.Bool(False).tag(sync=True)  # whether a cell waits in `follow`
@@ -182,6 +185,8 @@ class Dashboard(anywidget.AnyWidget):
             if self._changed(self.run.path / "history.jsonl", self.run.path / "evaluations.jsonl"):
                 self._rows = self.run.history()
                 self.charts = charts(self._rows, self.run.evaluations())
+            if self._changed(self.run.path / "history.jsonl", self.run.path / "spectra.jsonl"):
+                self.diagnostics = diagnostic_charts(self._rows, self.run.spectra())
             samples = self.run.sample_steps()
             if samples and self._changed(self.run.sample_path(samples[-1])):
                 self.preview = _preview(self.run.sample_path(samples[-1]).read_bytes())
@@ -289,6 +294,58 @@ def charts(rows: list[dict], evaluations: list[dict]) -> list[dict]:
     return drawn
 
 
+def diagnostic_charts(rows: list[dict], spectra: list[dict]) -> list[dict]:
+    """The charts that tell why a training goes as it goes; none for a run that did not keep track of these things.
+
+    Charts of singular values have `layers` (name, colour, curves), which share `steps`: one of them is shown with all its curves, the
+    first curve of the others pale behind it.
+    """
+    if not (spectra or any("grad_norm_d" in row for row in rows)):
+        return []
+    margins = _curve("real − fake", "d", [(row["step"], margin(row)) for row in rows], POINTS // 2)
+    norms = [
+        ("D", "d", "grad_norm_d"),
+        ("max", "d", "grad_norm_d_max"),
+        ("G", "g", "grad_norm_g"),
+        ("max", "g", "grad_norm_g_max"),
+    ]
+    shares = [("real", "real", "saturated_real"), ("fake", "fake", "saturated_fake")]
+
+    def curves(keys):
+        return [_curve(name, colour, [(row["step"], row.get(key)) for row in rows], POINTS // 2) for name, colour, key in keys]
+
+    drawn = [
+        dict(title="Gradients", unit="norm, mean and maximum since the last logged step", log=True, curves=curves(norms)),
+        dict(title="Margin of D", unit="mean logit on real less that on fake images", zero=True, curves=[margins]),
+        dict(title="Saturation of D", unit="share of images that D's hinge loss is flat at", zero=True, curves=curves(shares)),
+    ]
+    spectra = _thinned_rows(spectra)
+    names = list(spectra[-1]["layers"]) if spectra else []
+    for letter in "GD":
+        layers = [_layer(name, name[2:], spectra, weight=True) for name in names if name[0] == letter]
+        drawn.append(dict(title=f"Weights of {letter}", unit="largest singular value of", log=True, layers=layers))
+    layers = [_layer(name, name, spectra, weight=False) for name in names]
+    drawn.append(dict(title="Weights at work", unit="after spectral normalization, of", log=True, layers=layers))
+    steps = [row["step"] for row in spectra]
+    return [dict(zero=False, log=False, empty="no values yet", curves=[], layers=[], steps=steps) | chart for chart in drawn]
+
+
+def _layer(name: str, label: str, spectra: list[dict], weight: bool) -> dict:
+    """Curves of a layer: of its weight the largest singular value and, where it is divided by that, the estimate; or of what it works with."""
+    rows = [row["layers"][name] for row in spectra]
+    curves = {"exact": [row["exact"][0] for row in rows], "estimate": [row.get("estimate") for row in rows]}
+    if not weight:
+        curves = {"exact": [effective(row) for row in rows]}
+    curves = {name: [value and float(f"{value:.5g}") for value in values] for name, values in curves.items() if any(values)}
+    return dict(name=label, colour=name[0].lower(), curves=[dict(name=name, values=values) for name, values in curves.items()])
+
+
+def _thinned_rows(rows: list[dict], limit: int = LAYER_POINTS) -> list[dict]:
+    """At most `limit` rows, evenly spread and with the last, so chosen that a growing list does not flicker."""
+    stride = 1 << max(0, math.ceil(math.log2(max(1, len(rows)) / (limit - 1))))
+    return [row for k, row in enumerate(rows) if k % stride == 0 or k == len(rows) - 1]
+
+
 def thin(steps: np.ndarray, values: np.ndarray, limit: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
     """At most `limit` points of a curve, with its ends and the extremes of each stretch.
 
@@ -306,10 +363,10 @@ def thin(steps: np.ndarray, values: np.ndarray, limit: int = POINTS) -> tuple[np
     return steps[keep], values[keep]
 
 
-def _curve(name: str, colour: str, points: list[tuple]) -> dict:
+def _curve(name: str, colour: str, points: list[tuple], limit: int = POINTS) -> dict:
     """A thinned curve of the finite points, at five digits: JSON has no NaN, and the notebook keeps the text."""
     table = np.array([point for point in points if isinstance(point[1], (int, float)) and math.isfinite(point[1])]).reshape(-1, 2)
-    steps, values = thin(table[:, 0], table[:, 1])
+    steps, values = thin(table[:, 0], table[:, 1], limit)
     return dict(name=name, colour=colour, steps=[int(s) for s in steps], values=[float(f"{v:.5g}") for v in values])
 
 

@@ -1,0 +1,122 @@
+"""The paper's experiments: the arms of each, as settings that differ, and what the paper claims of them.
+
+An experiment is a function of the settings that all its trainings have in common, so that it can be done at any size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from .config import Config
+from .metrics.reported import TABLE_1, TABLE_2
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something the paper says: one arm scores better than another.
+
+    Attributes
+    ----------
+    text
+        In plain words.
+    better, worse
+        Labels of the arms.
+    """
+
+    text: str
+    better: str
+    worse: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Arms, and claims about them.
+
+    Attributes
+    ----------
+    about
+        What it is, in a line.
+    arms
+        Label -> parameters that differ from the common ones.
+    reported
+        The paper's own scores: label -> {"fid": ..., "is": ...}; see `metrics.reported.PAPER`.
+    """
+
+    about: str
+    arms: dict[str, dict]
+    claims: tuple[Claim, ...] = ()
+    reported: Mapping[str, dict[str, float]] = field(default_factory=dict)
+
+
+def attention_site(base: Config) -> Experiment:
+    """Table 1: attention at each feature map, against none, and against a residual block of equal size in its place."""
+    sites = [site for site in base.maps_g if site < 128]
+    arms = {"no attention": dict(attention_g="none", attention_d="none")}
+    for site in sites:
+        where = dict(attention_g=str(site), attention_d=str(min(site, base.maps_d[0])))  # D has no map as large as its images
+        arms[f"feat{site}"] = where | dict(attention_block="attention")
+        arms[f"feat{site}, residual"] = where | dict(attention_block="residual")
+    high = [f"feat{site}" for site in sites[-2:]]
+    claims = [Claim(f"attention at {arm} improves on none", arm, "no attention") for arm in high]
+    claims += [Claim(f"{arm}: attention improves on a residual block of equal size", arm, f"{arm}, residual") for arm in high]
+    if len(sites) > 2:
+        claims += [Claim(f"{high[0]} improves on feat{sites[0]}: middle-to-high maps are the place", high[0], f"feat{sites[0]}")]
+    return Experiment("Table 1: where attention stands, and whether it is more than its parameters", arms, tuple(claims), TABLE_1)
+
+
+def spectral_norm(base: Config) -> Experiment:
+    """RQ2: spectral normalization in G too, not only in D."""
+    arms = {"SN on D": dict(sn_g=False, sn_d=True), "SN on G and D": dict(sn_g=True, sn_d=True)}
+    claim = Claim("spectral normalization of G, beside D's, improves the result", "SN on G and D", "SN on D")
+    return Experiment("RQ2: spectral normalization in G and D, or in D alone", arms, (claim,))
+
+
+def ttur(base: Config) -> Experiment:
+    """RQ3: two time scales (D learns four times as fast as G), against equal rates of the same geometric mean, 1:1 and 5:1."""
+    rate = _rate(base)
+    arms = {
+        "TTUR, 1:1": dict(lr_g=rate / 2, lr_d=rate * 2, d_steps=1),
+        "equal rates, 1:1": dict(lr_g=rate, lr_d=rate, d_steps=1),
+        "equal rates, 5:1": dict(lr_g=rate, lr_d=rate, d_steps=5),
+    }
+    claims = (
+        Claim("with one D step, two time scales improve on equal rates", "TTUR, 1:1", "equal rates, 1:1"),
+        Claim("two time scales with one D step improve on equal rates with five", "TTUR, 1:1", "equal rates, 5:1"),
+    )
+    return Experiment("RQ3: two time scales against equal rates, for as many G steps", arms, claims)
+
+
+def variant(base: Config) -> Experiment:
+    """The formula of the paper against the released code; the paper claims nothing about it."""
+    arms = {"official": dict(attention_variant="official"), "paper": dict(attention_variant="paper")}
+    return Experiment("Released code against the formula of the paper", arms)
+
+
+def baseline(base: Config) -> Experiment:
+    """Table 2: SAGAN against SNGAN with projection (SN on D alone, no attention, five D steps of equal rates)."""
+    rate = _rate(base)
+    sngan = dict(attention_g="none", attention_d="none", sn_g=False, sn_d=True, d_steps=5, lr_g=rate, lr_d=rate)
+    claim = Claim("SAGAN improves on SNGAN-projection", "SAGAN", "SNGAN-projection")
+    return Experiment("Table 2: SAGAN against SNGAN-projection", {"SNGAN-projection": sngan, "SAGAN": {}}, (claim,), TABLE_2)
+
+
+def sweep(grid: Mapping[str, list[str]]) -> Experiment:
+    """Every combination of values of some parameters: name -> values."""
+    arms = {}
+    for values in itertools.product(*grid.values()):
+        chosen = dict(zip(grid, values, strict=True))
+        arms[", ".join(f"{name}={value}" for name, value in chosen.items())] = chosen
+    return Experiment(f"A grid of {', '.join(grid)}", arms)
+
+
+def _rate(base: Config) -> float:
+    """The geometric mean of both learning rates, to three digits."""
+    return float(f"{math.sqrt(base.lr_g * base.lr_d):.3g}")
+
+
+EXPERIMENTS: dict[str, Callable[[Config], Experiment]] = dict(
+    attention_site=attention_site, spectral_norm=spectral_norm, ttur=ttur, variant=variant, baseline=baseline
+)

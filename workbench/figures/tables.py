@@ -1,0 +1,222 @@
+# ruff: noqa: RUF001
+"""Tables: rows of named values, shown in notebooks and written as CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from ..files import replace_text
+from ..groups import Score
+
+LATEX = {  # what stands for characters that mean something else in LaTeX, or that its default fonts lack
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "×": r"$\times$", "±": r"$\pm$", "·": r"$\cdot$", "…": r"\ldots{}", "–": "--", "γ": r"$\gamma$", "β": r"$\beta$", "σ": r"$\sigma$",
+    "²": r"$^2$", "→": r"$\rightarrow$", "≥": r"$\geq$", "≤": r"$\leq$", "∞": r"$\infty$",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number with what belongs to it.
+
+    Attributes
+    ----------
+    mean, sd, n
+        The number; its standard deviation, where it has one; and how many values that is over.
+    about
+        What it depends on, such as its protocol: the tooltip.
+    tell_n
+        Write n beside it, where it is not that of its neighbours.
+    """
+
+    mean: float
+    sd: float | None = None
+    n: int = 1
+    about: str = ""
+    tell_n: bool = False
+
+    @classmethod
+    def of(cls, values: Sequence[float], about: str = "", tell_n: bool = False) -> Measured:
+        """Mean and standard deviation (n - 1) of values."""
+        n = len(values)
+        mean = math.fsum(values) / n
+        return cls(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else None, n, about, tell_n)
+
+    def __str__(self) -> str:
+        """18.65 ± 0.21: the deviation to two digits, the mean as far; five digits of a number without deviation."""
+        return self._number + (f" (n={self.n})" if self.tell_n else "")
+
+    @property
+    def _number(self) -> str:
+        if self.sd is None or not math.isfinite(self.sd):
+            return f"{self.mean:.5g}"
+        if self.sd == 0:
+            return f"{self.mean:.5g} ± 0"
+        digits = 1 - math.floor(math.log10(self.sd))
+        mean, sd, most = round(self.mean, digits), round(self.sd, digits), max(digits, 0)
+        return f"{mean:.{most}f} ± {sd:.{most}f}" if abs(digits) < 7 else f"{self.mean:.5g} ± {self.sd:.2g}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values: text, numbers, truth values, `Measured`, or None for an empty cell.
+
+    Attributes
+    ----------
+    rows
+        One dict of named values each; a column for every name.
+    notes
+        What must be said with it, such as the protocols of its scores: shown below, and part of the caption in LaTeX.
+    """
+
+    rows: list[dict]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """All names, in the order in which they are met."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def transposed(self, corner: str) -> Table:
+        """Columns as rows: the first column becomes the head, below which stands `corner` for the names of all others."""
+        first, *others = self.columns
+        return Table([{corner: name} | {text(row[first]): row.get(name) for row in self.rows} for name in others], self.notes)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
+        body = "".join(f"<tr>{''.join(_html(row.get(name)) for name in self.columns)}</tr>" for row in self.rows)
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" + (f"<ul>{notes}</ul>" if notes else "")
+
+    def csv(self, path: str | PathLike) -> Path:
+        """Write all digits of all numbers; a column with deviations becomes three: name, `name sd`, `name n`."""
+        spread = {name for name in self.columns for row in self.rows if isinstance(row.get(name), Measured) and row[name].sd is not None}
+        names = [full for name in self.columns for full in ((name, f"{name} sd", f"{name} n") if name in spread else (name,))]
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, names)
+        writer.writeheader()
+        for row in self.rows:
+            line = {}
+            for name, value in row.items():
+                if isinstance(value, Measured):
+                    line[name] = value.mean
+                    line |= {f"{name} sd": value.sd, f"{name} n": value.n} if name in spread else {}
+                else:
+                    line[name] = value
+            writer.writerow(line)
+        return _write(path, stream.getvalue())
+
+    def latex(self, path: str | PathLike, caption: str = "", label: str = "") -> Path:
+        """Write a `table` environment in the style of the package `booktabs`, which must be loaded: `\\usepackage{booktabs}`.
+
+        Parameters
+        ----------
+        caption, label
+            Plain text, which is escaped, with the notes after it; and what `\\ref` finds it by.
+        """
+        words = [part.rstrip(".") + "." for part in (caption, *self.notes) if part]
+        align = "".join("r" if self._numbers(name) else "l" for name in self.columns)
+        lines = [r"\begin{table}", r"  \centering"]
+        lines += [rf"  \caption{{{escaped(' '.join(words))}}}"] if words else []
+        lines += [rf"  \label{{{label}}}"] if label else []
+        lines += [
+            rf"  \begin{{tabular}}{{{align}}}",
+            r"    \toprule",
+            f"    {' & '.join(map(escaped, self.columns))} \\\\",
+            r"    \midrule",
+        ]
+        lines += [f"    {' & '.join(_latex(row.get(name)) for name in self.columns)} \\\\" for row in self.rows]
+        lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
+        return _write(path, "\n".join(lines) + "\n")
+
+    def _numbers(self, name: str) -> bool:
+        return all(_is_number(row[name]) for row in self.rows if row.get(name) is not None)
+
+
+def table(rows: list[dict], save: str | PathLike | None = None) -> Table | None:
+    """Rows of named values as a table; `save`: a CSV file that keeps all digits. None without rows."""
+    if not rows:
+        return None
+    made = Table(rows)
+    if save:
+        made.csv(save)
+    return made
+
+
+def score_table(records: list[dict]) -> Table:
+    """Scores as a table, a column per record; the tooltip of every number is its protocol."""
+    about = [f"{record['protocol']}; {_against(record)}" for record in records]
+    what = [f"step {record['step']:,}" if "step" in record else record["samples"] for record in records]
+    rows = []
+    for name in dict.fromkeys(name for record in records for name in record["scores"]):
+        row: dict = {"score": name}
+        for k, record in enumerate(records):
+            head = what[k] if what.index(what[k]) == k else f"{what[k]} ({k + 1})"
+            known = name in record["scores"]
+            row[head] = Measured(record["scores"][name], record["errors"].get(name), about=about[k]) if known else None
+        rows.append(row)
+    return Table(rows, tuple(dict.fromkeys(about)))
+
+
+def measured(scores: Sequence[Score], n: int | None = None) -> dict[str, Measured]:
+    """Scores of several runs by name, as cells of a table: mean and deviation; how many where it is not `n`."""
+    values: dict[str, list[float]] = {}
+    for score in scores:
+        values.setdefault(score.name, []).append(score.value)
+    return {name: Measured.of(these, scores[0].protocol, n is not None and len(these) != n) for name, these in values.items()}
+
+
+def _against(record: dict) -> str:
+    real = record["reference"]
+    return f"{real['n']:,} real images of {real['data']} at {real['size']}x{real['size']}" if real else "no real images"
+
+
+# --------------------------------------------------------------------------------------------------------- cells
+
+
+def text(value) -> str:
+    """A cell as text, numbers to three digits."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _html(value) -> str:
+    title = f' title="{html.escape(value.about, quote=True)}"' if isinstance(value, Measured) and value.about else ""
+    return f'<td{title} style="text-align: {"right" if _is_number(value) else "left"}">{html.escape(text(value))}</td>'
+
+
+def _latex(value) -> str:
+    if not _is_number(value):
+        return escaped(text(value))
+    number, _, n = text(value).partition(" (")
+    number = number.replace("±", r"\pm").replace(",", "{,}").replace("inf", r"\infty").replace("nan", r"\mathrm{nan}")
+    mantissa, e, exponent = number.partition("e")  # 1e-05
+    number = rf"{mantissa} \cdot 10^{{{int(exponent)}}}" if e and " " not in number else number
+    return f"${number}$" + (f" ({n}" if n else "")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float | Measured) and not isinstance(value, bool)
+
+
+def escaped(plain: str) -> str:
+    """Text as LaTeX shows it literally."""
+    return "".join(LATEX.get(character, character) for character in plain)
+
+
+def _write(path: str | PathLike, content: str) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, content)
+    return path
