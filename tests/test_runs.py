@@ -171,6 +171,7 @@ def test_a_fork_point_that_is_not_there(tiny, resume, says):
     assert fork_point(tiny(resume="a")) is None
 
 
+@pytest.mark.slow
 def test_command_line_tells_of_runs(tiny):
     create_run(tiny(run="here")).set_status(state="finished", message="finished after 4 steps")
 

@@ -157,7 +157,9 @@ def test_auto_is_decided_once_and_does_not_show_in_the_name(tiny):
 # ------------------------------------------------------------------------------------------------ going on, forking
 
 
-@pytest.mark.parametrize("settings", [dict(), dict(mixed_precision="bf16", augment="diffaug", d_steps=2)])
+@pytest.mark.parametrize(
+    "settings", [dict(), pytest.param(dict(mixed_precision="bf16", augment="diffaug", d_steps=2), marks=pytest.mark.slow)]
+)
 def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny, settings):
     straight = train(tiny(run="straight", steps=8, log_every=3, **settings))
     halves = train(tiny(run="halves", steps=8, log_every=3, checkpoint_every=8, **settings))  # control: the same once more

@@ -68,7 +68,7 @@ class AttentionInspector(anywidget.AnyWidget):
         self._recent: OrderedDict[tuple, tuple[dict, list[bytes]]] = OrderedDict()
         self.view = self._start(view)
         self._keep_answers()
-        self.observe(self._view_changed, "view")
+        self.observe(self._follow_view, "view")
         self.on_msg(self._receive)
 
     @property
@@ -109,7 +109,7 @@ class AttentionInspector(anywidget.AnyWidget):
             found.append({**view, **own, **changes})
         return found
 
-    def _view_changed(self, change) -> None:
+    def _follow_view(self, change) -> None:
         self.catalog = [subject.catalog() for subject in self.subjects]  # a training that goes on has new checkpoints
         self._keep_answers()
 
