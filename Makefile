@@ -1,6 +1,6 @@
 # Needs Python 3.11 or newer and make. Everything is installed into .venv, once.
 #
-#   make train                     the main job: train the default SAGAN, about five minutes on two cores
+#   make train                     the main job: train the default SAGAN, five to ten minutes on two cores
 #   make train ARGS="-p seed 1"    any parameters of notebooks/train.ipynb
 #   make lab                       JupyterLab in notebooks/
 #   make test                      all tests, by two processes;  make test ARGS="-m 'not slow'"  the quick ones

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from . import correspondence, groups
@@ -80,7 +80,7 @@ class Ablation(Parameters):
             raise ParameterError('experiments="sweep" needs grid, such as "lr_d=1e-4|4e-4; width=16|24"')
         return names
 
-    @property
+    @cached_property
     def base(self) -> Config:
         """What all trainings have in common."""
         given = dict(preset=self.preset) | _assignments("settings", self.settings)
@@ -99,8 +99,15 @@ class Ablation(Parameters):
 
     def trials(self, name: str) -> list[Trial]:
         """The trainings of an experiment: every arm with every seed. Equal settings are one run, whichever experiments ask for it."""
-        base, arms = self.base, self.experiment(name).arms
-        return [Trial.of(base, label, changes, int(seed)) for label, changes in arms.items() for seed in self.seeds.split(",")]
+        if name not in self._trials:
+            arms, seeds = self.experiment(name).arms, [int(seed) for seed in self.seeds.split(",")]
+            self._trials[name] = [Trial.of(self.base, label, changes, seed) for label, changes in arms.items() for seed in seeds]
+        return self._trials[name]
+
+    @cached_property
+    def _trials(self) -> dict[str, list[Trial]]:
+        """What `trials` has worked out: settings alone, so that it holds however far the trainings are."""
+        return {}
 
     def all_trials(self) -> dict[str, Trial]:
         """The trainings of all experiments, by the names of their runs; a shared one has the label of the first that asks for it."""
