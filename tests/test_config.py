@@ -57,6 +57,8 @@ def test_values_are_coerced_by_declared_type(name, given, value):
         (dict(steps=True), "steps=True is not a whole number"),
         (dict(sn_g="perhaps"), "sn_g='perhaps' is not true or false"),
         (dict(image_size=48), "one of 32, 64, 128, 256"),
+        (dict(pairs=2, data="cifar10"), "pairs=2 is for data='twins'"),
+        (dict(pairs=4, image_size=32), "16 pixels or more for each"),
         (dict(augment="crop"), "one of none, flip, diffaug"),
         (dict(attention_g=64), "G has no feature map of size 64 at image_size=32; allowed: none, or a list from 8, 16, 32"),
         (dict(attention_d=32), "allowed: none, or a list from 4, 8, 16"),

@@ -279,7 +279,9 @@ def test_a_run_beside_its_scores(tiny):
     assert row["twins_hue"] == record["scores"]["twins_hue"] and row["protocol"] == record["protocol"] and row["step"] == record["step"]
     assert [name for name in row if name.startswith("fd_twins")] and row["block"] == "attention" and 8 < row["distance"] < 20
     assert row["distance"] == pytest.approx((row["distance attention.16"] + row["distance attention.32"]) / 2)
-    without = train(tiny(run="without", attention_g="none"))
+    without = train(tiny(run="without", attention_g="none", pairs=2))
+    with pytest.raises(WorkbenchError, match="pairs=2: which glyph is whose twin"):
+        study(without, "G/attention.16")
     with pytest.raises(WorkbenchError, match="no evaluation with the disagreement of twins"):
         long_range(without)
     without.append("evaluations.jsonl", record | dict(step=4))

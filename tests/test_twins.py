@@ -1,4 +1,5 @@
 import colorsys
+import hashlib
 import math
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from workbench import twins
-from workbench.twins import CLASSES, Twins, disagreement, draw_half
+from workbench.twins import CLASSES, Twins, disagreement, draw_half, glyph_hues
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
@@ -81,3 +82,30 @@ def test_classes_and_colours_are_uniform():
     assert ((counts - 1000) ** 2 / 1000).sum() < 20.5  # chi-square, 5 degrees of freedom, p = 0.001
     expected = colorsys.hsv_to_rgb(0.3, twins.SATURATION, twins.VALUE)
     assert np.allclose(twins._hsv(np.array([0.3]))[0], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "pairs"), [(32, 2), (64, 2), (64, 4)])
+def test_several_pairs_are_images_of_one_pulled_apart_and_stacked(size, pairs):
+    small = size // pairs
+    x, y = Twins(size, pairs=pairs).batch(np.arange(60))
+    first, _ = Twins(size, pairs=pairs).batch(np.arange(60, 120))
+    assert x.shape == (60, 3, size, size) and x.dtype == torch.uint8
+    quarter, hues = small // 4, []
+    for band in x.split(small, 2):  # the glyphs, centred at a quarter and three quarters of the width, make an image of their own
+        left, right = (band[..., centre - quarter : centre + quarter] for centre in (size // 4, 3 * size // 4))
+        values = disagreement(torch.cat([left, right], 3), y)
+        hues.append(glyph_hues(torch.cat([left, right], 3))[:, 0])
+        assert all(value.max() < 1e-9 for name, value in values.items() if name != "readable") and values["readable"].min() == 1
+    assert (hues[0] - hues[1]).abs().median() > 0.1  # each pair has its own
+    # One pair of several that is wrong counts by its share.
+    spoiled = x.clone()
+    spoiled[:, :, :small, size // 2 :] = first[:, :, :small, size // 2 :]
+    top, all_pairs = disagreement(torch.cat([spoiled[:, :, :small]] * pairs, 2), y, pairs), disagreement(spoiled, y, pairs)
+    for name in ("hue", "size", "height", "angle"):
+        assert torch.allclose(all_pairs[name], top[name] / pairs)
+
+
+def test_one_pair_is_the_set_it_always_was():
+    x, _ = Twins(32).batch(np.arange(100))
+    assert hashlib.sha256(x.numpy().tobytes()).hexdigest()[:12] == "2e6620196faa"
+    assert Twins(32).fingerprint != Twins(32, pairs=2).fingerprint

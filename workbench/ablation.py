@@ -318,7 +318,7 @@ class Ablation(Parameters):
         without = [row for row in rows if row["arm"] == "no attention"]
         result = []
         if len(without) >= 2:
-            power = correspondence.power_check(without, self.base.image_size)
+            power = correspondence.power_check(without, self.base.image_size, self.base.pairs)
             effect = power.rows[0]
             result.append({"question": "networks without attention fail: hue", "of": "runs", "n": effect["n"], "estimate": effect["effect"],
                            "low": effect["low"], "high": effect["high"], "p": effect["p_larger"], "verdict": power.verdict})  # fmt: skip
@@ -330,7 +330,7 @@ class Ablation(Parameters):
         notes = (
             "Networks without attention fail: how much further apart the hues of both glyphs are than in real twins, median of a run, in turns of "
             f"the hue circle (independent hues: 0.25); sign flips over runs, tested against {correspondence.SMALLEST_HUE:g}. Where they do not, "
-            "attention has nothing to mend at this size: take image_size=64, or fewer steps",
+            "attention has nothing to mend at this size: take image_size=64, pairs=2, or fewer steps",
             "Distance: how far attention reaches, in pixels, mean over queries and layers of G. Intervals: 95 % bootstrap; p: permutations, two-sided, "
             "not adjusted. Runs of one arm are no independent witnesses of what arms differ in: the means by arm are",
         )

@@ -125,6 +125,7 @@ class Config(Parameters):
     data: str = parameter("twins", "twins, cifar10, imagenet, or the path of a folder of images (folder/<class>/*)", read=_read_data)
     image_size: int = parameter(32, "height and width of the images in pixels", choices=(32, 64, 128, 256))
     num_classes: int | None = parameter(None, "classes to condition on; 0: unconditional; None: as many as the data has", low=0)
+    pairs: int = parameter(1, "of glyphs in an image of twins; more are harder", choices=(1, 2, 4))
     skip_unreadable: bool = parameter(False, "leave unreadable image files out instead of refusing to start")
     augment: str = parameter("none", "of real images (flip) or of real and fake ones (diffaug)", choices=("none", "flip", "diffaug"))
 
@@ -371,6 +372,10 @@ def _check(c: Config) -> None:
     """Refuse values that do not go together."""
     if c.run and ("@" in c.run or c.run != Path(c.run).name or c.run.startswith(".")):
         raise ParameterError(f"run={c.run!r} cannot name a folder; use a name without '/' and '@' that does not start with '.'")
+    if c.pairs > 1 and (c.data != "twins" or c.image_size < 16 * c.pairs):
+        raise ParameterError(
+            f"pairs={c.pairs} is for data='twins' with 16 pixels or more for each, not {c.data!r} at image_size={c.image_size}"
+        )
     if c.d_downsamples > int(math.log2(c.image_size)) - 2:
         raise ParameterError(
             f"d_downsamples={c.d_downsamples} leaves less than a 4x4 map at image_size={c.image_size}; at most {int(math.log2(c.image_size)) - 2}"

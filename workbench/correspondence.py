@@ -283,8 +283,10 @@ def study(
 
 
 def _parts(run: Run, layer: str) -> tuple[str, str]:
-    """Network and path of a layer "G/attention.16" of a run of twins."""
+    """Network and path of a layer "G/attention.16" of a run of twins, one pair in each image."""
     _require_twins(run)
+    if run.config.pairs > 1:
+        raise WorkbenchError(f"run {run.name!r} has pairs={run.config.pairs}: which glyph is whose twin is asked of one pair alone")
     network, _, path = layer.partition("/")
     if network not in ("G", "D") or not path:
         raise ParameterError(f"layer={layer!r} is not a network and a layer, such as 'G/attention.16'")
@@ -561,19 +563,19 @@ def long_range(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -
     return row | dict(protocol=record["protocol"])
 
 
-def power_check(rows: list[dict], image_size: int, smallest: float = SMALLEST_HUE) -> Verdict:
+def power_check(rows: list[dict], image_size: int, pairs: int = 1, smallest: float = SMALLEST_HUE) -> Verdict:
     """Whether networks without attention fail where distant places must agree: else attention has nothing to mend at this size.
 
     Parameters
     ----------
     rows
         What `long_range` says of runs without attention, in G and in D; at least two.
-    image_size
+    image_size, pairs
         Of their images.
     smallest
         Smallest disagreement of interest, in turns of the hue circle, beyond that which is read from real twins.
     """
-    real = disagreement(Twins(image_size).batch(np.arange(1000))[0])["hue"].median().item()
+    real = disagreement(Twins(image_size, pairs=pairs).batch(np.arange(1000))[0], pairs=pairs)["hue"].median().item()
     return against_nulls({"real twins": [row["twins_hue"] - real for row in rows]}, smallest)
 
 

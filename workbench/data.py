@@ -105,7 +105,7 @@ def open_data(config: Config, progress: bool = True) -> Images | Twins:
     """
     path, size = Path(config.data), config.image_size
     if config.data == "twins":
-        data = Twins(size, seed=0)
+        data = Twins(size, seed=0, pairs=config.pairs)
     elif config.data not in BUILT_IN_DATA and _is_packed(path):
         data = _open_packed(path, size)
     else:

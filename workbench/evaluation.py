@@ -342,7 +342,7 @@ def truth_of(config: Config) -> Callable | None:
         return None
 
     def truth(images: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        values = twins.disagreement(images, labels if config.num_classes == len(twins.CLASSES) else None)
+        values = twins.disagreement(images, labels if config.num_classes == len(twins.CLASSES) else None, config.pairs)
         return {f"twins_{name}": value for name, value in values.items()}
 
     return truth

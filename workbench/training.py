@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -343,7 +344,7 @@ def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = No
     """
     try:
         _check_world(config)
-        evaluate = evaluate or (evaluate_twins if config.data == "twins" else None)
+        evaluate = evaluate or (partial(evaluate_twins, pairs=config.pairs) if config.data == "twins" else None)
         if config.evaluate_every and evaluate is None:
             raise ParameterError(
                 f"evaluate_every={config.evaluate_every}: train() has no evaluation for data={config.data!r} by itself; give it "
@@ -716,11 +717,11 @@ def launch(config: Config, attached: bool = False) -> Run:
     return run
 
 
-def evaluate_twins(generator: Generator, step: int, count: int = 500) -> dict:
+def evaluate_twins(generator: Generator, step: int, count: int = 500, pairs: int = 1) -> dict:
     """The medians of the twins' disagreement over `count` samples of all classes: a record of `evaluations.jsonl`."""
     y = sampling.labels(count, generator.num_classes)
     x = sampling.images(generator, sampling.latents(count, generator.z_dim, seed=1), y)
-    values = twins.disagreement(x, y if generator.num_classes == len(twins.CLASSES) else None)
+    values = twins.disagreement(x, y if generator.num_classes == len(twins.CLASSES) else None, pairs)
     scores = {f"twins_{name}": value.mean().item() if name == "readable" else value.median().item() for name, value in values.items()}
     return dict(scores=scores, protocol=f"medians over n={count}, of readable the share, saved statistics, seed 1", n=count)
 

@@ -1,7 +1,8 @@
 """`twins`: a data set that is drawn, not downloaded, and whose long-range consistency can be measured against the truth.
 
 Each image holds two copies of one glyph (the class), mirrored left and right, on a grey background. They share hue, size and height,
-and their angles are mirrored. Everything local is easy; what makes an image right is that two distant places agree.
+and their angles are mirrored. Everything local is easy; what makes an image right is that two distant places agree. Several pairs of the
+same glyph, one above the other, each with a hue, size, height and angle of its own, are harder: more has to agree than one place can tell.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ VERSION = 1  # part of the fingerprint: raise it with every change of what is dr
 
 
 class Twins:
-    """The endless set: image i of size S is a pure function of (i, S, seed).
+    """The endless set: image i of size S is a pure function of (i, S, seed, pairs).
 
     Parameters
     ----------
@@ -34,6 +35,9 @@ class Twins:
         S, height and width in pixels.
     seed
         Another seed is another set.
+    pairs
+        k, pairs of glyphs in an image, a divisor of S. Each is drawn as in an image of size S / k; its halves are pulled apart until the
+        glyphs are centred where a single pair has them, and the pairs are stacked.
     """
 
     name = "twins"
@@ -42,16 +46,22 @@ class Twins:
     counts = None  # classes are drawn uniformly
     length = None  # no end
 
-    def __init__(self, size: int, seed: int = 0):
-        self.size, self.seed = size, seed
-        self.fingerprint = hashlib.sha256(f"twins {VERSION} {size} {seed}".encode()).hexdigest()
+    def __init__(self, size: int, seed: int = 0, pairs: int = 1):
+        self.size, self.seed, self.pairs = size, seed, pairs
+        several = f" {pairs}" if pairs > 1 else ""
+        self.fingerprint = hashlib.sha256(f"twins {VERSION} {size} {seed}{several}".encode()).hexdigest()
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) uint8 and labels (B,) int64 of these indices (B,), all >= 0."""
         # NumPy, which draws in the calling thread alone: the loader's thread would otherwise fight the training for the cores.
-        u = _uniform(np.asarray(indices, dtype=np.uint64), self.seed, 6)
-        label = (u[0] * len(CLASSES)).astype(np.int64)
-        left = draw_half(label, u[1], _scale(u[2], RADIUS), _scale(u[3], HEIGHT), _scale(u[4], ANGLE), _scale(u[5], GREY), self.size)
+        u = _uniform(np.asarray(indices, dtype=np.uint64), self.seed, 2 + 4 * self.pairs)
+        label, grey = (u[0] * len(CLASSES)).astype(np.int64), _scale(u[5], GREY)
+        glyphs = [
+            draw_half(label, hue, _scale(radius, RADIUS), _scale(height, HEIGHT), _scale(angle, ANGLE), grey, self.size // self.pairs)
+            for hue, radius, height, angle in (u[1:5], *(u[k : k + 4] for k in range(6, len(u), 4)))
+        ]
+        left = np.broadcast_to(grey[:, None, None, None], (len(label), 3, self.size, self.size // 2)).copy()
+        left[..., _columns(self.size, self.pairs)] = np.concatenate(glyphs, 2)
         image = np.concatenate([left, left[..., ::-1]], 3)
         return torch.from_numpy(np.rint(image * 255).astype(np.uint8)), torch.from_numpy(label)
 
@@ -92,8 +102,8 @@ def draw_half(label, hue, radius, height, angle, grey, size: int) -> np.ndarray:
     return coverage * colour + (1 - coverage) * grey[:, None]
 
 
-def disagreement(images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-    """How much the left and the right glyph of each image differ; about 0 on real data.
+def disagreement(images: Tensor, labels: Tensor | None = None, pairs: int = 1) -> dict[str, Tensor]:
+    """How much the left and the right glyph of each image differ; about 0 on real data. With several pairs: their mean.
 
     Parameters
     ----------
@@ -101,17 +111,19 @@ def disagreement(images: Tensor, labels: Tensor | None = None) -> dict[str, Tens
         (B, 3, S, S), floats in [-1, 1] or uint8.
     labels
         (B,) classes; without them the angle, whose meaning depends on the glyph's symmetry, is left out.
+    pairs
+        Of glyphs in an image; see `Twins`.
 
     Returns
     -------
     dict of Tensor
         (B,) each, float64. `hue`: distance on the hue circle, 0 to 0.5 (independent hues: 0.25 in the mean and median).
         `size`: difference of the square roots of the areas, relative to their mean, 0 to 2. `height`: difference of the centres'
-        heights, in units of half the image's height. `angle`: deviation from mirrored angles, as a share of the turn after which
+        heights, in units of half the height of a pair's part of the image. `angle`: deviation from mirrored angles, as a share of the turn after which
         the glyph looks the same, 0 to 0.5; 0 for disc and ring. `readable`: 1 where both halves hold a coloured thing of
         about a glyph's size, else 0; there the other values are the worst: 0.5, 2, 2 and 0.5.
     """
-    halves, chroma = _mirrored_halves(images)
+    halves, chroma = _mirrored_halves(images, pairs)
     size = halves.shape[-2]
     mass = (chroma - 0.15).clamp(min=0)  # (B, 2, S, S / 2): ignores a faintly tinted background
     total = mass.sum((2, 3))
@@ -132,7 +144,7 @@ def disagreement(images: Tensor, labels: Tensor | None = None) -> dict[str, Tens
         "height": (cy[:, 0] - cy[:, 1]).abs(),
     }
     if labels is not None:
-        n = SYMMETRY.to(images.device)[labels][:, None, None, None]
+        n = SYMMETRY.to(images.device)[labels.repeat_interleave(pairs)][:, None, None, None]
         dx, dy = px - cx[..., None, None], py[:, None] - cy[..., None, None]
         r, theta = torch.hypot(dx, dy), torch.atan2(dy, dx)
         moment = weight * r**4  # far pixels tell the angle
@@ -140,7 +152,8 @@ def disagreement(images: Tensor, labels: Tensor | None = None) -> dict[str, Tens
         result["angle"] = torch.where(n[:, 0, 0, 0] > 0, _turns((phase[:, 0] - phase[:, 1]) / (2 * math.pi)), 0.0)
     both = readable.all(1)
     worst = {"hue": 0.5, "size": 2.0, "height": 2.0, "angle": 0.5}
-    return {k: torch.where(both, v, worst[k]) for k, v in result.items()} | {"readable": both.double()}
+    result = {k: torch.where(both, v, worst[k]) for k, v in result.items()} | {"readable": both.double()}
+    return {k: v.unflatten(0, (-1, pairs)).mean(1) for k, v in result.items()}
 
 
 def glyph_hues(images: Tensor) -> Tensor:
@@ -170,11 +183,18 @@ def glyph_coverage(images: Tensor) -> Tensor:
     return torch.cat([left, right.flip(2)], 2)
 
 
-def _mirrored_halves(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Left halves and mirrored right halves (B, 2, 3, S, S / 2) in [0, 1], and their chroma (B, 2, S, S / 2), in float64."""
+def _columns(size: int, pairs: int) -> slice:
+    """Where a pair's glyph stands in a half of an image of this size."""
+    margin = (size - size // pairs) // 4
+    return slice(margin, size // 2 - margin)
+
+
+def _mirrored_halves(images: Tensor, pairs: int = 1) -> tuple[Tensor, Tensor]:
+    """Left and mirrored right halves of each pair (B * k, 2, 3, S / k, S / 2k) in [0, 1], and their chroma (without the 3), in float64."""
     x = images.double() / 255 if images.dtype == torch.uint8 else (images.double() + 1) / 2
     size = x.shape[-1]
-    halves = torch.stack([x[..., : size // 2], x[..., size // 2 :].flip(3)], 1)
+    x = x.unflatten(2, (pairs, size // pairs)).transpose(1, 2).flatten(0, 1)
+    halves = torch.stack([x[..., : size // 2], x[..., size // 2 :].flip(3)], 1)[..., _columns(size, pairs)]
     return halves, halves.amax(2) - halves.amin(2)
 
 
