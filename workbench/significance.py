@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from scipy import stats
+import scipy  # and no `scipy.stats`: it takes a second to import, and SciPy does so when it is first used
 
 from .parameters import ParameterError
 
@@ -134,7 +134,7 @@ def sign_flip(numbers: Sequence[float]) -> float:
     """One-sided p of "the mean is at most 0": the share of sign flips, the unflipped one among them, whose mean is as large."""
     numbers = np.asarray(numbers, dtype=np.float64)
     how = dict(permutation_type="samples", alternative="greater", n_resamples=RESAMPLES, vectorized=True, rng=0)
-    return float(stats.permutation_test((numbers,), np.mean, **how).pvalue)
+    return float(scipy.stats.permutation_test((numbers,), np.mean, **how).pvalue)
 
 
 def bootstrap(numbers: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -142,7 +142,7 @@ def bootstrap(numbers: Sequence[float], level: float = 0.95) -> tuple[float, flo
     numbers = np.asarray(numbers, dtype=np.float64)
     if np.ptp(numbers) == 0:
         return float(numbers[0]), float(numbers[0])
-    found = stats.bootstrap((numbers,), np.mean, confidence_level=level, n_resamples=RESAMPLES, method="percentile", rng=0)
+    found = scipy.stats.bootstrap((numbers,), np.mean, confidence_level=level, n_resamples=RESAMPLES, method="percentile", rng=0)
     return tuple(map(float, found.confidence_interval))
 
 
@@ -197,9 +197,9 @@ def rank_sum(low: Sequence[float], high: Sequence[float]) -> float:
     def statistic(ranks: np.ndarray, others: np.ndarray, axis: int) -> np.ndarray:
         return ranks.sum(axis)
 
-    ranks = stats.rankdata([*low, *high])  # infinite numbers are the highest
+    ranks = scipy.stats.rankdata([*low, *high])  # infinite numbers are the highest
     how = dict(alternative="less", n_resamples=RESAMPLES, vectorized=True, rng=0)
-    return float(stats.permutation_test((ranks[:size], ranks[size:]), statistic, **how).pvalue)
+    return float(scipy.stats.permutation_test((ranks[:size], ranks[size:]), statistic, **how).pvalue)
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
@@ -236,11 +236,11 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], level: float = 0.95
     drawn = drawn[(np.ptp(x[drawn], axis=1) > 0) & (np.ptp(y[drawn], axis=1) > 0)]
     low, high = np.quantile(_spearman(x[drawn], y[drawn]), [(1 - level) / 2, (1 + level) / 2]).tolist()
     how = dict(permutation_type="pairings", n_resamples=RESAMPLES, vectorized=True, rng=0)
-    p = stats.permutation_test((x,), lambda shuffled, axis: _spearman(shuffled, y), **how).pvalue
+    p = scipy.stats.permutation_test((x,), lambda shuffled, axis: _spearman(shuffled, y), **how).pvalue
     return dict(n=len(x), rho=float(_spearman(x, y)), low=low, high=high, p=float(p))
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Of many pairs of columns (..., n) at once; SciPy's own takes one at a time."""
-    a, b = (stats.rankdata(v, axis=-1) - (v.shape[-1] + 1) / 2 for v in (x, y))
+    a, b = (scipy.stats.rankdata(v, axis=-1) - (v.shape[-1] + 1) / 2 for v in (x, y))
     return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))

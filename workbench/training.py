@@ -28,10 +28,10 @@ import numpy as np
 import psutil
 import torch
 import torch.nn.functional as F
-import torchvision
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -540,7 +540,7 @@ def _write_samples(nets: Networks, generator: Generator, run: Run, progress: Pro
     x = sampling.images(generator, fixed["z"], fixed["y"])
     (run.path / "samples").mkdir(exist_ok=True)
     partial = run.path / "samples" / ".partial.png"
-    torchvision.utils.save_image(x, partial, nrow=fixed["columns"], padding=2, normalize=True, value_range=(-1, 1))
+    Image.fromarray(sampling.tile(x, fixed["columns"]).permute(1, 2, 0).numpy()).save(partial)
     os.replace(partial, run.sample_path(progress.step))
 
     few = torch.linspace(0, len(x) - 1, 4).long()

@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Sequence
 
 import torch
-import torchvision
 from PIL import Image
 
 from .. import augment, sampling
@@ -38,11 +37,9 @@ def real_images(data, config: Config, columns: int = 10) -> Image.Image:
 
 def grid_image(x: torch.Tensor, columns: int = 10, width: int = 800) -> Image.Image:
     """Images (B, 3, S, S) in [-1, 1] in a grid, enlarged without blur to about `width` pixels."""
-    grid = torchvision.utils.make_grid(x.clamp(-1, 1), nrow=columns, padding=2, normalize=True, value_range=(-1, 1))
+    grid = sampling.tile(x, columns)
     factor = max(1, round(width / grid.shape[2]))
-    return Image.fromarray(
-        (grid * 255).round().byte().permute(1, 2, 0).repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy()
-    ).convert("RGBA")
+    return Image.fromarray(grid.permute(1, 2, 0).repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy()).convert("RGBA")
 
 
 def strips(rows: list[tuple[str, torch.Tensor]], title: str, size: int = 64) -> Image.Image | None:
