@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import parametrize
 
-from workbench import Config, Run, diagnostics, launch, train, training
+from workbench import Config, Run, diagnostics, train, training
 from workbench.model import Discriminator, Generator, SpectralNorm, power_iteration
 from workbench.training import build, d_step, g_step, make_accelerator
 from workbench.twins import Twins
@@ -138,20 +138,6 @@ def test_a_checkpoint_from_before_these_numbers_goes_on(tiny, log_every):
         expected = {k: v for k, v in expected.items() if not k.startswith(("grad_norm", "saturated"))}
     assert {**last, "seconds": 0} == {**expected, "seconds": 0}
     assert [row["step"] for row in run.spectra()] == [6]
-
-
-@pytest.mark.slow
-def test_two_processes_log_what_one_logs(tiny):
-    settings = dict(dtype="float64", steps=4, log_every=2)
-    one, two = train(tiny(**settings)), launch(tiny(num_processes=2, **settings))
-    from test_training import wait
-
-    assert wait(two).status()["state"] == "finished", two.log_tail()
-    for ours, theirs in zip(one.history(), two.history(), strict=True):
-        assert {**ours, "seconds": 0} == pytest.approx({**theirs, "seconds": 0}, rel=1e-8)
-    for ours, theirs in zip(one.spectra(), two.spectra(), strict=True):
-        for name, layer in ours["layers"].items():
-            assert layer["exact"] == pytest.approx(theirs["layers"][name]["exact"], rel=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- singular values

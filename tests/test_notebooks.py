@@ -1,4 +1,8 @@
-"""The notebooks as users run them: real papermill processes, and what they leave behind."""
+"""The notebooks as users run them: real papermill processes, and what they leave behind.
+
+A papermill with its kernel takes 8 seconds of a core before it does anything. So each notebook is started for what only a process shows, and
+values that do not fit are given to its cells in this process.
+"""
 
 import ast
 import json
@@ -12,38 +16,40 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from papermill.cli import _resolve_type
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 from PIL import Image
 
 from workbench import Ablation, AttentionView, Comparison, Config, Evaluation, Run, evaluate, list_runs, train
 from workbench.config import outputs_dir
+from workbench.evaluation import during_training
+from workbench.parameters import WorkbenchError
 from workbench.runs import create_run
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-TINY = [
-    "-p",
-    "width",
-    "8",
-    "-p",
-    "z_dim",
-    "8",
-    "-p",
-    "batch_size",
-    "8",
-    "-p",
-    "sample_every",
-    "4",
-    "-p",
-    "log_every",
-    "2",
-    "-p",
-    "checkpoint_every",
-    "4",
-]
+SMALL = ("width 8", "z_dim 8", "batch_size 8", "sample_every 4", "log_every 2", "checkpoint_every 4")
+TINY = [word for setting in SMALL for word in ("-p", *setting.split())]
 
 
 def papermill(*words, cwd=NOTEBOOKS, **kwargs):
     command = [sys.executable, "-m", "papermill", *map(str, words)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, **kwargs)
+
+
+def refusal(name, words):
+    """What ends a notebook's cells, executed here with parameters as papermill reads and injects them: the line that papermill shows last."""
+    assert all(flag == "-p" for flag in words[::3])
+    given = {parameter: _resolve_type(value) for parameter, value in zip(words[1::3], words[2::3], strict=True)}
+    notebook = parameterize_notebook(load_notebook_node(str(NOTEBOOKS / f"{name}.ipynb")), given)
+    namespace = {"In": [""]}
+    with pytest.raises(WorkbenchError) as error:
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                namespace["In"].append(cell.source)
+                exec(compile(cell.source, name, "exec"), namespace)  # no further than where it would train: there it awaits
+    (line,) = error.value._render_traceback_()
+    return line
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
@@ -109,19 +115,45 @@ def test_papermill_trains_on_a_folder_from_anywhere(tmp_path):
     assert (tmp_path / "out.ipynb").stat().st_size < 3_000_000
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("words", "says"), [
-    ("-p lrd 4e-4", "ParameterError: unknown parameter 'lrd'; did you mean 'lr_d'?"),
-    ("-p lr_d fast", "ParameterError: lr_d='fast' is not a number; allowed: above 0 and at most 1"),
-    ("-p steps 0", "ParameterError: steps=0 is not in range; allowed: at least 1"),
-    ("-p data nowhere", "DataError: "),
+@pytest.mark.parametrize(("name", "words", "says"), [
+    ("train", "-p lrd 4e-4", "ParameterError: unknown parameter 'lrd'; did you mean 'lr_d'?"),
+    ("train", "-p lr_d fast", "ParameterError: lr_d='fast' is not a number; allowed: above 0 and at most 1"),
+    ("train", "-p steps 0", "ParameterError: steps=0 is not in range; allowed: at least 1"),
+    ("train", "-p data nowhere", "DataError: "),
+    ("evaluate", "-p run nothing", "WorkbenchError: there is no run 'nothing'"),
+    ("evaluate", "-p run scored -p protocl official", "ParameterError: unknown parameter 'protocl'; did you mean 'protocol'?"),
+    ("evaluate", "-p run scored -p scores fid", "ParameterError: scores='fid' is defined by the reference Inception"),
+    ("evaluate", "-p run scored -p steps 3", "WorkbenchError: run 'scored' has no checkpoint at step 3; there are: 4"),
+    ("attention", "-p layers 16", "ParameterError: unknown parameter 'layers'; did you mean 'layer'?"),
+    ("attention", "-p run nothing", "WorkbenchError: there is no run 'nothing'"),
+    ("attention", "-p queries 99,0", "ParameterError: queries='99,0': '99,0' is not \"row,column\", each from 0 to 31"),
+    ("compare", "-p run lr", "ParameterError: unknown parameter 'run'; did you mean 'runs'?"),
+    ("compare", "-p runs nothing", "WorkbenchError: there is no run 'nothing'"),
+    ("compare", "-p steps newest", "ParameterError: steps='newest' is not"),
+    ("ablation", "-p experiment ttur", "ParameterError: unknown parameter 'experiment'; did you mean 'experiments'?"),
+    ("ablation", "-p experiments tture", "ParameterError: experiments='tture': 'tture' is not one of attention_site"),
 ])  # fmt: skip
-def test_what_does_not_fit_ends_papermill_with_the_reason(tmp_path, words, says):
-    done = papermill("train.ipynb", tmp_path / "out.ipynb", *words.split())
+def test_what_does_not_fit_ends_the_notebook_with_the_reason(trained_once, name, words, says):
+    known = [trained_once(run="scored").name] if "scored" in words else []
+    assert refusal(name, words.split()).startswith(says)
+    assert [run.name for run in list_runs()] == known
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "words", "says"), [
+    ("train", "-p lrd 4e-4", "ParameterError: unknown parameter 'lrd'; did you mean 'lr_d'?"),
+    ("evaluate", "-p steps 3", "WorkbenchError: run 'scored' has no checkpoint at step 3; there are: 4"),
+    ("attention", "-p queries 99,0", "ParameterError: queries='99,0': '99,0' is not \"row,column\", each from 0 to 31"),
+    ("compare", "-p steps newest", "ParameterError: steps='newest' is not"),
+    ("ablation", "-p experiments variant -p data nowhere -p seeds 0", "WorkbenchError: the training "),
+])  # fmt: skip
+def test_what_does_not_fit_ends_papermill_with_the_reason(tmp_path, trained_once, name, words, says):
+    """The same as of the cells alone, and an exit status; the last one is told by the papermill that it starts."""
+    trained_once(run="scored")
+    done = papermill(f"{name}.ipynb", tmp_path / "out.ipynb", *words.split())
     assert done.returncode != 0
-    last = done.stderr.rstrip().splitlines()[-1]
-    assert last.startswith(says), done.stderr
-    assert list_runs() == []
+    assert done.stderr.rstrip().splitlines()[-1].startswith(says), done.stderr
+    assert len(list_runs()) == 1  # none was begun
 
 
 @pytest.mark.slow
@@ -148,20 +180,6 @@ def test_papermill_evaluates_all_checkpoints_and_says_the_protocol(tmp_path, tin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("words", "says"), [
-    ("-p run nothing", "WorkbenchError: there is no run 'nothing'"),
-    ("-p protocl official", "ParameterError: unknown parameter 'protocl'; did you mean 'protocol'?"),
-    ("-p scores fid", "ParameterError: scores='fid' is defined by the reference Inception"),
-    ("-p steps 3", "WorkbenchError: run 'scored' has no checkpoint at step 3; there are: 4"),
-])  # fmt: skip
-def test_an_evaluation_that_does_not_fit_ends_papermill_with_the_reason(tmp_path, tiny, words, says):
-    train(tiny(run="scored"))
-    done = papermill("evaluate.ipynb", tmp_path / "out.ipynb", *words.split())
-    assert done.returncode != 0
-    assert done.stderr.rstrip().splitlines()[-1].startswith(says), done.stderr
-
-
-@pytest.mark.slow
 def test_papermill_looks_at_attention(tmp_path):
     """Without a run of one's own: the demo, its pictures in the notebook and in the outputs folder, a page, and a table."""
     done = papermill("attention.ipynb", tmp_path / "out.ipynb", "-p", "layer", 16, "-p", "n", 4, "-p", "compare", "gamma=0")
@@ -175,18 +193,6 @@ def test_papermill_looks_at_attention(tmp_path):
     names = {"attention.png", "attention.svg", "attention.png.json", "attention.svg.json", "attention.html", "attention.csv"}
     assert {path.name for path in views.iterdir()} == names
     assert len((views / "attention.csv").read_text().splitlines()) == 1 + 2 * 4 * 3  # two subjects, four checkpoints, three layers
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("words", "says"), [
-    ("-p layers 16", "ParameterError: unknown parameter 'layers'; did you mean 'layer'?"),
-    ("-p run nothing", "WorkbenchError: there is no run 'nothing'"),
-    ("-p queries 99,0", "ParameterError: queries='99,0': '99,0' is not \"row,column\", each from 0 to 31"),
-])  # fmt: skip
-def test_a_view_that_does_not_fit_ends_papermill_with_the_reason(tmp_path, words, says):
-    done = papermill("attention.ipynb", tmp_path / "out.ipynb", *words.split())
-    assert done.returncode != 0
-    assert done.stderr.rstrip().splitlines()[-1].startswith(says), done.stderr
 
 
 @pytest.mark.slow
@@ -210,38 +216,31 @@ def test_papermill_compares_runs_of_which_one_has_only_begun(tmp_path, tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("words", "says"), [
-    ("-p run lr", "ParameterError: unknown parameter 'run'; did you mean 'runs'?"),
-    ("-p runs nothing", "WorkbenchError: there is no run 'nothing'"),
-    ("-p steps newest", "ParameterError: steps='newest' is not"),
-])  # fmt: skip
-def test_a_comparison_that_does_not_fit_ends_papermill_with_the_reason(tmp_path, words, says):
-    done = papermill("compare.ipynb", tmp_path / "out.ipynb", *words.split())
-    assert done.returncode != 0
-    assert done.stderr.rstrip().splitlines()[-1].startswith(says), done.stderr
-
-
-@pytest.mark.slow
 def test_papermill_reruns_experiments_that_share_runs_and_goes_on_after_an_interrupt(tmp_path):
-    words = ["-p", "experiments", "variant,spectral_norm", "-p", "seeds", "0", "-p", "steps", "60", "-p", "n", "20", "-p", "out", "mine"]
-    words += ["-p", "settings", "width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no", "-p", "evaluations", "1"]
+    """Four trainings, of which two are one run. Two of the three runs are there already, as if from another machine."""
+    settings = dict(width=8, z_dim=8, batch_size=8, log_every=2, mixed_precision="no")
+    given = dict(experiments="variant,spectral_norm", seeds="0", steps=60, n=20, evaluations=1)
+    given |= dict(settings="; ".join(f"{name}={value}" for name, value in settings.items()), out="mine")
+    shared, missing, other = Ablation.from_parameters(given).all_trials().values()
+    for trial in (shared, other):
+        train(trial.config, evaluate=during_training(trial.config))
+    words = [word for name, value in given.items() for word in ("-p", name, str(value))]
     command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / "ablation.ipynb"), str(tmp_path / "out.ipynb"), *words]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     end = time.monotonic() + 300
-    while not (len(list_runs()) == 2 and list_runs()[1].status()["step"] > 2) and time.monotonic() < end:
+    while not (missing.run and missing.run.status()["step"] > 2) and time.monotonic() < end:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=120)
-    first, second = list_runs()
-    while second.active and time.monotonic() < end + 120:  # papermill does not wait for what its kernel waits for
+    while missing.run.active and time.monotonic() < end + 120:  # papermill does not wait for what its kernel waits for
         time.sleep(0.1)
-    assert process.returncode != 0 and first.status()["state"] == "finished"
-    assert second.status()["state"] == "stopped" and 0 < second.status()["step"] < 60, second.status()
+    assert process.returncode != 0
+    assert missing.state == "stopped" and 0 < missing.run.status()["step"] < 60, missing.run.status()
     done = papermill(NOTEBOOKS / "ablation.ipynb", "out.ipynb", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Unable to parse" not in done.stderr  # papermill knows every parameter
-    assert len(list_runs()) == 3 and {run.status()["state"] for run in list_runs()} == {"finished"}  # 4 trainings, of which 2 are one
-    assert len(first.provenance["started"]) == 1 and len(second.provenance["started"]) == 2
+    assert len(list_runs()) == 3 and {run.status()["state"] for run in list_runs()} == {"finished"}
+    assert [len(trial.run.provenance["started"]) for trial in (shared, missing, other)] == [1, 2, 1]
     outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
     tables = [output.data["text/html"] for output in outputs if "<table>" in output.get("data", {}).get("text/html", "")]
     assert len(tables) == 5 and "SN on G and D" in tables[1] and "n=20" in tables[1] and "cannot tell at this size" in tables[2]
@@ -254,18 +253,6 @@ def test_papermill_reruns_experiments_that_share_runs_and_goes_on_after_an_inter
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("words", "says"), [
-    ("-p experiment ttur", "ParameterError: unknown parameter 'experiment'; did you mean 'experiments'?"),
-    ("-p experiments tture", "ParameterError: experiments='tture': 'tture' is not one of attention_site"),
-    ("-p experiments variant -p data nowhere -p seeds 0", "WorkbenchError: the training "),
-])  # fmt: skip
-def test_an_ablation_that_does_not_fit_ends_papermill_with_the_reason(tmp_path, words, says):
-    done = papermill("ablation.ipynb", tmp_path / "out.ipynb", *words.split())
-    assert done.returncode != 0
-    assert done.stderr.rstrip().splitlines()[-1].startswith(says), done.stderr
-
-
-@pytest.mark.slow
 def test_a_run_without_attention_is_told_and_no_error(tmp_path, tiny):
     train(tiny(run="bare", attention_g="none", attention_d="none"))
     done = papermill("attention.ipynb", tmp_path / "out.ipynb", "-p", "run", "bare")
@@ -275,20 +262,8 @@ def test_a_run_without_attention_is_told_and_no_error(tmp_path, tiny):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_signals_to_papermill_save_the_training(tmp_path, how):
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        "train.ipynb",
-        str(tmp_path / "out.ipynb"),
-        *TINY,
-        "-p",
-        "steps",
-        "100000",
-        "-p",
-        "checkpoint_every",
-        "100000",
-    ]
+    words = [*TINY, "-p", "steps", "100000", "-p", "checkpoint_every", "100000"]
+    command = [sys.executable, "-m", "papermill", "train.ipynb", str(tmp_path / "out.ipynb"), *words]
     process = subprocess.Popen(command, cwd=NOTEBOOKS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     end = time.monotonic() + 90
     while not (list_runs() and list_runs()[0].status()["step"] > 2) and time.monotonic() < end:
@@ -301,8 +276,12 @@ def test_signals_to_papermill_save_the_training(tmp_path, how):
         time.sleep(0.2)
     assert run.status()["state"] == "stopped" and run.checkpoint_steps(), run.log_tail()
     assert "go on with: papermill train.ipynb -p resume" in run.status()["message"]
-    resumed = papermill("train.ipynb", tmp_path / "more.ipynb", "-p", "resume", run.name, "-p", "steps", run.checkpoint_steps()[-1] + 2)
-    assert resumed.returncode == 0, resumed.stderr
+    more = dict(resume=run.name, steps=run.checkpoint_steps()[-1] + 2)
+    if how == signal.SIGINT:  # going on is the same whatever ended it: by papermill as it says, and quickly
+        resumed = papermill("train.ipynb", tmp_path / "more.ipynb", *[word for item in more.items() for word in ("-p", *item)])
+        assert resumed.returncode == 0, resumed.stderr
+    else:
+        train(Config.from_parameters(more))
     assert Run(run.name).status()["state"] == "finished" and len(Run(run.name).provenance["started"]) == 2
 
 

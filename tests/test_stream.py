@@ -1,13 +1,19 @@
 import json
-import subprocess
-import sys
+import multiprocessing
+import os
+import socket
 
+import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from torch import nn
 
+from workbench.metrics import Moments, frechet_distance
+from workbench.metrics import twins as small_classifier
 from workbench.metrics.extractors import Extractor
 from workbench.metrics.stream import CHUNK, features_in_order
+from workbench.twins import Twins
 
 
 class Mean(nn.Module):
@@ -41,50 +47,50 @@ def test_images_without_classes():
     assert torch.equal(chunk.labels, torch.zeros(5, dtype=torch.int64)) and chunk.truths.shape == (5, 0)
 
 
-WORKER = """
-import json, sys
-import numpy as np, torch
-import torch.distributed as dist
-from accelerate import PartialState
-from workbench import twins
-from workbench.metrics import Moments, frechet_distance
-from workbench.metrics import twins as small_classifier
-from workbench.metrics.stream import features_in_order
-torch.set_num_threads(1)
-state = PartialState(cpu=True)
-data, extractor = twins.Twins(32), small_classifier()
-moments, count = {}, {"deficient": 60, "full": 700}
-for name, n in count.items():
-    for seed in (0, 1):
-        moments[name, seed] = Moments()
-        images_of = lambda start, count: twins.Twins(32, seed=seed).batch(np.arange(start, start + count))
-        for chunk in features_in_order(images_of, n, extractor, lambda x: x.float()):
-            moments[name, seed].update(chunk.features)
-if state.is_main_process:
+def worker(rank, world, port, out):
+    """Moments and scores of twins, computed by one of several processes; the main one writes them down."""
+    torch.set_num_threads(1)
+    if world > 1:
+        os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    PartialState._reset_state()  # that of the process which this one is a copy of
+    state = PartialState(cpu=True)
+    assert state.num_processes == world
+    extractor, count, moments = small_classifier(), dict(deficient=60, full=700), {}
+    for name, n in count.items():
+        for seed in (0, 1):
+            moments[name, seed] = Moments()
+            data = Twins(32, seed=seed)
+            for chunk in features_in_order(
+                lambda start, count, data=data: data.batch(np.arange(start, start + count)), n, extractor, lambda x: x.float()
+            ):
+                moments[name, seed].update(chunk.features)
+    if not state.is_main_process:
+        assert not any(m.n for m in moments.values())
+        return
     scores = {}
     for name in count:
         a, b = moments[name, 0], moments[name, 1]
         scores[name] = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
     full = moments["full", 0]
-    json.dump(dict(n=full.n, mean=full.mean.tolist(), covariance=full.covariance.tolist(), scores=scores), open(sys.argv[1], "w"))
-else:
-    assert not any(m.n for m in moments.values())
-"""
+    out.write_text(json.dumps(dict(n=full.n, mean=full.mean.tolist(), covariance=full.covariance.tolist(), scores=scores)))
 
 
 @pytest.mark.slow
 def test_one_two_and_four_processes_agree(tmp_path):
     """Real processes: moments to 1e-12, full-rank Fréchet distances to 1e-10 and rank-deficient ones to 1e-6."""
-    (tmp_path / "worker.py").write_text(WORKER)
-    results = []
+    results, fork = [], multiprocessing.get_context("fork")  # seven processes that import torch would take half a minute
     for world in (1, 2, 4):
-        command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path / f"{world}.json")]
-        if world > 1:
-            launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(world), "--master_port", str(29650 + world)]
-            command = [sys.executable, *launch, *command[1:]]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, done.stderr
-        results.append(json.loads((tmp_path / f"{world}.json").read_text()))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        out = tmp_path / f"{world}.json"
+        processes = [fork.Process(target=worker, args=(rank, world, port, out), daemon=True) for rank in range(world)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(200)
+        assert [process.exitcode for process in processes] == [0] * world
+        results.append(json.loads(out.read_text()))
     one = results[0]
     assert one["n"] == 700
     for other in results[1:]:

@@ -261,27 +261,34 @@ def test_what_this_machine_cannot_do_is_refused(tiny, changes, says):
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(tiny):
-    """float64, 20 steps, batch norm over the whole batch and over groups within and across processes, with accumulation."""
+    """float64, 20 steps, batch norm over the whole batch and over groups within and across processes, with accumulation; and what is logged."""
     for changes in (dict(), dict(batch_norm_group=4)):
         settings = dict(dtype="float64", steps=20, checkpoint_every=20, sample_every=20, **changes)
         one = train(tiny(**settings))
         two = wait(launch(tiny(num_processes=2, **settings)))
         assert two.status()["state"] == "finished", two.log_tail()
         assert difference(one, two) < 1e-9
+        assert len(one.history()) == 10 and len(one.spectra()) == 2
+        for ours, theirs in zip(one.history(), two.history(), strict=True):
+            assert {**ours, "seconds": 0} == pytest.approx({**theirs, "seconds": 0}, rel=1e-8)
+        for ours, theirs in zip(one.spectra(), two.spectra(), strict=True):
+            for name, layer in ours["layers"].items():
+                assert layer["exact"] == pytest.approx(theirs["layers"][name]["exact"], rel=1e-6)
     accumulated = train(tiny(gradient_accumulation=2, **settings))
     assert difference(one, accumulated) < 1e-9
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, "stop"])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_signals_save_and_say_how_to_go_on(tiny, how):
     run = launch(tiny(steps=100_000, checkpoint_every=100_000, sample_every=100_000))
     wait(run, lambda run: run.status()["step"] > 3 or not run.active)
-    if how == "stop":
-        run.stop()
-    else:
-        os.kill(run.status()["pid"], how)
+    os.kill(run.status()["pid"], how)
     wait(run)
+    saved_and_goes_on(run)
+
+
+def saved_and_goes_on(run):
     status = run.status()
     assert status["state"] == "stopped", run.log_tail()
     assert f"saved at step {run.checkpoint_steps()[-1]}; go on with: papermill train.ipynb -p resume {run.name}" in status["message"]
@@ -301,15 +308,15 @@ def test_a_stop_asked_for_while_it_starts_is_kept(tiny):
 @pytest.mark.slow
 def test_a_killed_training_resumes_bit_for_bit(tiny):
     settings = dict(steps=60, checkpoint_every=20, sample_every=60)
-    straight = wait(launch(tiny(run="straight", **settings)))
+    straight = train(tiny(run="straight", **settings))
     run = launch(tiny(run="killed", **settings))
     wait(run, lambda run: run.checkpoint_steps() or not run.active)
     os.kill(run.status()["pid"], signal.SIGKILL)
     wait(run)
     assert run.status()["state"] == "lost" and 60 not in run.checkpoint_steps()
     assert "go on with: papermill train.ipynb -p resume killed" in run.status()["message"]
-    wait(launch(Config.from_parameters(dict(resume="killed"))))
-    assert run.status()["state"] == "finished", run.log_tail()
+    train(Config.from_parameters(dict(resume="killed")))
+    assert run.status()["state"] == "finished"
     assert all(torch.equal(v, weights(run)[k]) for k, v in weights(straight).items())
 
 
@@ -332,7 +339,7 @@ def test_an_attached_training_saves_when_its_caller_goes_away(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_command_line_trains_and_refuses_in_one_line(tiny, tmp_path):
+def test_command_line_trains_and_refuses_in_one_line(tiny, tmp_path, monkeypatch, capsys):
     def call(*words):
         return subprocess.run([sys.executable, "-m", "workbench.training", *words], capture_output=True, text=True)
 
@@ -343,30 +350,34 @@ def test_command_line_trains_and_refuses_in_one_line(tiny, tmp_path):
     assert Run("shell").checkpoint_steps() == [2]
     again = call("--config", str(Run("shell").path / "config.json"), "-p", "steps", "4")
     assert again.returncode == 0 and Run("shell").checkpoint_steps() == [2, 4], again.stderr
-    for words, says in (
-        (["-p", "lrd", "1"], "unknown parameter 'lrd'; did you mean 'lr_d'?"),
+    refused = call("-p", "lrd", "1")
+    assert refused.returncode == 2 and "unknown parameter 'lrd'; did you mean 'lr_d'?" in refused.stderr.splitlines()[-1], refused.stderr
+    for words, says in (  # what `python -m` calls, in this process
         (["--config", "nowhere.json"], "--config: there is no file nowhere.json"),
         (["-p", "num_processes", "2"], "but 1 process(es) were started"),
         (["-p", "run", "shell"], "run='shell' exists already"),
     ):
-        refused = call(*words)
-        assert refused.returncode == 2 and says in refused.stderr.splitlines()[-1], refused.stderr
+        monkeypatch.setattr(sys, "argv", ["training", *words])
+        assert training.main() == 2
+        (told,) = capsys.readouterr().err.splitlines()
+        assert says in told
 
 
 @pytest.mark.slow
-def test_a_run_that_is_being_trained_is_not_trained_twice(tiny):
-    run = launch(tiny(steps=100_000, run="busy"))
+def test_a_run_that_is_being_trained_is_not_trained_twice_and_can_be_stopped(tiny, monkeypatch, capsys):
+    run = launch(tiny(steps=100_000, checkpoint_every=100_000, sample_every=100_000, run="busy"))
     wait(run, lambda run: run.status()["state"] == "running" or not run.active)
     assert launch(Config.from_parameters(dict(resume="busy"))).status()["pid"] == run.status()["pid"]  # re-attached
     with pytest.raises(WorkbenchError, match="is being trained already"):
         train(Config.from_parameters(dict(resume="busy")))
     # Nor by the command line, which is handed the run's own folder; and the refusal leaves the live one's status alone.
-    words = [sys.executable, "-m", "workbench.training", "--config", str(run.path / "config.json")]
-    refused = subprocess.run(words, capture_output=True, text=True)
-    assert refused.returncode == 2 and "is being trained already" in refused.stderr
+    monkeypatch.setattr(sys, "argv", ["training", "--config", str(run.path / "config.json")])
+    assert training.main() == 2 and "is being trained already" in capsys.readouterr().err
     assert psutil.pid_exists(run.status()["pid"]) and run.status()["state"] == "running"
+    wait(run, lambda run: run.status()["step"] > 3 or not run.active)
     run.stop()
     wait(run)
+    saved_and_goes_on(run)
 
 
 def test_precision_is_decided_once_and_kept(tiny, monkeypatch):
