@@ -28,7 +28,7 @@ from workbench.parameters import WorkbenchError
 from workbench.runs import create_run
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-SMALL = ("width 8", "z_dim 8", "batch_size 8", "sample_every 4", "log_every 2", "checkpoint_every 4")
+SMALL = ("width 8", "z_dim 8", "batch_size 8", "sample_every 4", "log_every 2", "checkpoint_every 4", "evaluate_n 20")
 TINY = [word for setting in SMALL for word in ("-p", *setting.split())]
 
 

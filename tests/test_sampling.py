@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import torch
 import torchvision
 from torch.nn.utils import parametrize
@@ -87,10 +84,3 @@ def test_a_grid_of_images_is_that_of_torchvision():
         x = torch.randn(count, 3, 8, 8)
         theirs = torchvision.utils.make_grid(x, nrow=columns, padding=2, normalize=True, value_range=(-1, 1))
         assert torch.equal(sampling.tile(x, columns), (theirs * 255).round().byte())
-
-
-def test_what_takes_long_to_import_is_not_imported_by_what_notebooks_import():
-    """torchvision (which brings torch's compiler) and SciPy's statistics: 3 seconds, half of what a notebook takes to start."""
-    code = "import sys, workbench.ablation, workbench.inspection, workbench.training, workbench.widgets; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torchvision", "torch._dynamo", "scipy.stats"} & set(loaded)

@@ -47,6 +47,12 @@ def weights(run, step=None):
     return {(f.stem, k): v for f in sorted(run.checkpoint_path(step).glob("*.safetensors")) for k, v in load_file(f).items()}
 
 
+def equal(a, b):
+    """Whether the newest checkpoints of two runs hold the same, bit for bit."""
+    a, b = weights(a), weights(b)
+    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
 def difference(a, b):
     a, b = weights(a), weights(b)
     assert a.keys() == b.keys()
@@ -163,7 +169,7 @@ def test_auto_is_decided_once_and_does_not_show_in_the_name(tiny):
 def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny, settings):
     straight = train(tiny(run="straight", steps=8, log_every=3, **settings))
     halves = train(tiny(run="halves", steps=8, log_every=3, checkpoint_every=8, **settings))  # control: the same once more
-    assert all(torch.equal(v, weights(halves)[k]) for k, v in weights(straight).items())
+    assert equal(halves, straight)
     again = Run("straight").path.parent / "again"
     shutil.copytree(straight.path, again)
     config = Config.from_json((again / "config.json").read_text()).replace(run="again")
@@ -171,7 +177,7 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny, settings):
     shutil.rmtree(again / "checkpoints" / "8")  # as if it had been killed after step 4, two rows of history later
     resumed = train(Config.from_parameters(dict(resume="again")))
     assert resumed.name == "again"
-    assert all(torch.equal(v, weights(resumed)[k]) for k, v in weights(straight).items())
+    assert equal(resumed, straight)
     strip = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]  # noqa: E731
     assert strip(resumed.history()) == strip(straight.history())
     assert [start["from_step"] for start in resumed.provenance["started"]] == [0, 4]
@@ -189,7 +195,7 @@ def test_forks_name_their_parent_and_unchanged_ones_equal_it(tiny):
     parent = train(tiny(run="parent", steps=8))
     fork = train(Config.from_parameters(dict(resume="parent@4")))
     assert fork.name == "parent-from4" and fork.provenance["parent"] == dict(run="parent", step=4)
-    assert all(torch.equal(v, weights(fork)[k]) for k, v in weights(parent).items())
+    assert equal(fork, parent)
     assert [row["step"] for row in fork.history()] == [2, 4, 6, 8]
     changed = train(Config.from_parameters(dict(resume="parent@4", lr_d=1e-3)))
     assert changed.name == "parent-from4-lr_d=0.001" and changed.config.lr_d == 1e-3
@@ -317,7 +323,7 @@ def test_a_killed_training_resumes_bit_for_bit(tiny):
     assert "go on with: papermill train.ipynb -p resume killed" in run.status()["message"]
     train(Config.from_parameters(dict(resume="killed")))
     assert run.status()["state"] == "finished"
-    assert all(torch.equal(v, weights(run)[k]) for k, v in weights(straight).items())
+    assert equal(run, straight)
 
 
 @pytest.mark.slow
