@@ -172,7 +172,7 @@ def test_a_run_is_evaluated(lab, page, monkeypatch, tiny):
     page.set_viewport_size({"width": 1500, "height": 3500})  # cells out of sight are not in the page
     cells = nbformat.read(NOTEBOOKS / "evaluate.ipynb", 4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
-    code[0] += "\nrun, steps, n, reference_n = 'measured', 'all', 60, 20000"
+    code[0] += "\nrun, steps, n, reference_n = 'measured', 'all', 60, 8000"
     notebook = Notebook(page, lab.write("evaluate.ipynb", *code))
     for cell in range(len(code)):
         notebook.run(cell)
@@ -185,7 +185,7 @@ def test_a_run_is_evaluated(lab, page, monkeypatch, tiny):
     work.get_by_text("60 of 60 images of step 4 in").wait_for()
     assert table.locator("thead th").all_inner_texts() == ["score", "step 2", "step 4"]
     for tip in table.locator("td").evaluate_all("cells => cells.map(cell => cell.title)"):
-        assert tip.startswith("workbench (but n=60, reference_n=20000): n=60") and "twins@" in tip and "twins at 32x32" in tip
+        assert tip.startswith("workbench (but n=60, reference_n=8000): n=60") and "twins@" in tip and "twins at 32x32" in tip
     plot = notebook.output(2)
     plot.locator("img").wait_for()
     plot.hover()  # a picture, until somebody wants more of it
@@ -193,7 +193,7 @@ def test_a_run_is_evaluated(lab, page, monkeypatch, tiny):
     assert "twins@" in plot.locator(".ytitle").first.text_content()
     for cell in (3, 4):
         notebook.output(cell).locator("img").wait_for()
-    assert "median distance to the nearest of 20,000 real images" in notebook.output(4).first.inner_text()
+    assert "median distance to the nearest of 8,000 real images" in notebook.output(4).first.inner_text()
     saved = notebook.saved(lab, "evaluate.ipynb")
     pictures = [sum("image/png" in output.get("data", {}) for output in cell.outputs) for cell in saved.cells]
     assert pictures == [0, 0, 1, 1, 1]

@@ -20,11 +20,22 @@ def run(trained_once):
     return trained_once(run="one", checkpoint_every=2)
 
 
-def command(*words, **kwargs):
-    done = subprocess.run(
-        [sys.executable, "-m", "workbench.evaluation", *map(str, words)], capture_output=True, text=True, timeout=200, **kwargs
-    )
+def command(*words):
+    """Exit status, output and errors of `python -m workbench.evaluation`, in a process of its own."""
+    words = [sys.executable, "-m", "workbench.evaluation", *map(str, words)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def main(monkeypatch, capsys):
+    """The same from what it calls, in this process."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["evaluation", *map(str, words)])
+        return evaluation.main(), *capsys.readouterr()
+
+    return call
 
 
 def test_a_run_is_scored_with_the_small_classifier(run):
@@ -222,10 +233,10 @@ def folder(path, count, seed):
 
 
 @pytest.mark.slow
-def test_a_folder_is_scored_against_another_from_the_command_line(tmp_path, inception_file):
+def test_a_folder_is_scored_against_another_from_the_command_line(tmp_path, inception_file, main):
     a, b = folder(tmp_path / "a", 6, 0), folder(tmp_path / "b", 7, 1)
     words = ["-p", "samples", a, "-p", "data", b, "-p", "protocol", "torch-fidelity", "-p", "weights_file", inception_file]
-    code, out, error = command(*words)
+    code, out, error = main(*words)
     assert code == 2 and error.startswith("WorkbenchError: ") and "is not the reference Inception" in error and error.count("\n") == 1
     code, out, error = command(*words, "-p", "verify_weights", "false", "--json")
     assert code == 0, error
@@ -233,7 +244,7 @@ def test_a_folder_is_scored_against_another_from_the_command_line(tmp_path, ince
     assert record["n"] == 12 and record["reference"]["n"] == 14
     scores = {name.partition("@")[0]: value for name, value in record["scores"].items()}
     assert scores["fd_inception"] > 0 and 1 <= scores["cs_inception"] < 1008 and scores["intra_fd_n6_inception"] > 0
-    code, out, error = command(*words, "-p", "verify_weights", "false", "-p", "scores", "fd")
+    code, out, error = main(*words, "-p", "verify_weights", "false", "-p", "scores", "fd")
     assert code == 0 and "fd_inception@" in out and "torch-fidelity (but n=12)" in out
 
 
@@ -265,9 +276,10 @@ def test_several_processes_give_the_same_scores(run):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.slow
-def test_help_explains_every_parameter():
-    code, out, _ = command("--help")
-    assert code == 0
+def test_help_explains_every_parameter(main, capsys):
+    with pytest.raises(SystemExit) as end:
+        main("--help")
+    out = capsys.readouterr().out
+    assert end.value.code == 0
     for name in Evaluation.__dataclass_fields__:
         assert f"\n{name} " in out

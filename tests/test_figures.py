@@ -129,8 +129,8 @@ def test_a_table_and_its_file(tmp_path):
     assert figures.table([]) is None
 
 
-def test_diagnostics_hold_the_history_and_the_spectra(tiny, tmp_path):
-    run = train(tiny(sn_g=False))
+def test_diagnostics_hold_the_history_and_the_spectra(trained_once, tmp_path):
+    run = trained_once(run="d-only", sn_g=False)
     plot = figures.diagnostics(run)
     by_name = {(trace.legendgroup, trace.name): trace for trace in plot.figure.data}
     history, spectra = run.history(), run.spectra()
@@ -158,8 +158,8 @@ def test_diagnostics_hold_the_history_and_the_spectra(tiny, tmp_path):
     assert all(same(figures.redraw(f"{path}.json"), made) for path, made in zip(paths, (plot, layers), strict=True))
 
 
-def test_growth_of_several_runs(tiny, tmp_path):
-    runs = [train(tiny(run=name, sn_g=sn)) for name, sn in (("both", True), ("d-only", False))]
+def test_growth_of_several_runs(tiny, trained_once, tmp_path):
+    runs = [trained_once(run="both"), trained_once(run="d-only", sn_g=False)]
     old = recorded(tiny, "old", [1.0], lr_d=0.01)
     plot = figures.growth([*runs, old])
     lines = {(trace.name, trace.yaxis): list(trace.y) for trace in plot.figure.data}
@@ -326,8 +326,8 @@ def test_scatter_shows_every_run_with_mean_and_deviation(tiny):
     assert "do not compare" in figures.scatter(runs, across_protocols=True).figure.layout.title.text
 
 
-def test_rows_of_samples_are_of_equal_latents_and_drawn_again(tiny, tmp_path):
-    runs = [train(tiny(run=f"s{k}", seed=k)) for k in range(2)]
+def test_rows_of_samples_are_of_equal_latents_and_drawn_again(trained_once, tmp_path):
+    runs = [trained_once(run="both"), trained_once(run="d-only", sn_g=False)]
     drawing = figures.sample_rows([(f"row {k}", run, 4) for k, run in enumerate(runs)], seed=5, columns=3)
     shown = drawn(drawing)[0]
     z, y = sampling.latents(3, runs[0].config.z_dim, 5), torch.arange(3)
@@ -438,8 +438,8 @@ def test_scores_of_different_protocols_are_shown_together_only_when_asked_for(ru
         figures.scores(run, "fidd")
 
 
-def test_several_runs_side_by_side(run, tiny):
-    other = train(tiny(run="other"))
+def test_several_runs_side_by_side(run, trained_once):
+    other = trained_once(run="both")
     for owner in (run, other):
         scored(owner, 100, protocol("official"), fid=10)
     assert {trace.name for trace in figures.scores([run, other], "fid").figure.data if not trace.line.dash} == {

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from workbench import Config, ParameterError, Run, WorkbenchError, list_runs
+from workbench.__main__ import main
 from workbench.runs import create_run, fork_point, git_state, load_into, reserve, write_provenance
 from workbench.twins import Twins
 
@@ -172,18 +173,20 @@ def test_a_fork_point_that_is_not_there(tiny, resume, says):
 
 
 @pytest.mark.slow
-def test_command_line_tells_of_runs(tiny):
+def test_command_line_tells_of_runs(tiny, monkeypatch, capsys):
     create_run(tiny(run="here")).set_status(state="finished", message="finished after 4 steps")
 
-    def call(*words):
-        return subprocess.run([sys.executable, "-m", "workbench", *words], capture_output=True, text=True, env=os.environ)
+    def call(*words):  # what `python -m workbench` calls, in this process: its exit status, and what it prints
+        monkeypatch.setattr(sys, "argv", ["workbench", *words])
+        return main(), *capsys.readouterr()
 
-    assert "here" in call("runs").stdout
-    assert "finished after 4 steps" in call("show", "here").stdout
-    assert "lr_d" in call("parameters").stdout
-    refused = call("reserve", "-p", "lrd", "1")
+    assert "here" in call("runs")[1]
+    assert "finished after 4 steps" in call("show", "here")[1]
+    assert "lr_d" in call("parameters")[1]
+    assert call("reserve", "-p", "seed", "3")[1] == "twins32-seed=3\n"
+    assert call("show", "twins32-seed=3")[0] == 0  # refused before it began: the name is free again
+    assert call("reserve", "-p", "seed", "3")[1] == "twins32-seed=3\n"
+    assert call("show", "her")[2].startswith("WorkbenchError: there is no run 'her'")
+    words = [sys.executable, "-m", "workbench", "reserve", "-p", "lrd", "1"]
+    refused = subprocess.run(words, capture_output=True, text=True, env=os.environ)
     assert refused.returncode == 2 and refused.stderr.splitlines()[-1].startswith("ParameterError: unknown parameter 'lrd'")
-    assert call("reserve", "-p", "seed", "3").stdout == "twins32-seed=3\n"
-    assert call("show", "twins32-seed=3").returncode == 0  # refused before it began: the name is free again
-    assert call("reserve", "-p", "seed", "3").stdout == "twins32-seed=3\n"
-    assert call("show", "her").stderr.startswith("WorkbenchError: there is no run 'her'")
