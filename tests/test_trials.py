@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from workbench import Ablation, WorkbenchError, list_runs
+from workbench import Ablation, Run, WorkbenchError, list_runs
 from workbench.runs import create_run
 from workbench.trials import carry_out
 
@@ -67,6 +67,36 @@ def test_one_that_fails_ends_the_sweep_with_the_reason(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", fail)
     with pytest.raises(WorkbenchError, match=r"seed=0' could not be done: DataError: data='nowhere'"):
         carry_out(trials())
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_next_begins_when_one_is_done(monkeypatch, jobs):
+    """Stand-ins for papermill that finish their runs at the third look: `jobs` at a time, each begun once, in their order."""
+    todo = {trial.config.run: trial for trial in trials(seeds="0,1")}
+    begun, working, most = [], [], []
+
+    class Working:
+        returncode = None
+
+        def __init__(self, command, **how):
+            self.name, self.looks = command[command.index("run") + 1], 0
+            create_run(todo[self.name].config).set_status(state="running")
+            begun.append(self.name)
+            working.append(self)
+            most.append(len(working))
+
+        def poll(self):
+            self.looks += 1
+            if self.looks == 3:
+                Run(self.name).set_status(state="finished")
+                working.remove(self)
+                self.returncode = 0
+            return self.returncode
+
+    monkeypatch.setattr("workbench.trials.POLL", 0)
+    monkeypatch.setattr(subprocess, "Popen", Working)
+    carry_out(list(todo.values()), jobs)
+    assert begun == list(todo) and len(begun) == 4 and max(most) == jobs and not working
 
 
 @pytest.mark.slow
