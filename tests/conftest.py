@@ -4,6 +4,7 @@ import os
 import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are tiny: threads would wait for each other
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # and where some are started with more threads, asleep and not spinning
 
 import pytest
 import torch

@@ -1,9 +1,11 @@
 import fcntl
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from workbench import files
 from workbench.files import locked, new_folder, replace_text, synced
 
 
@@ -41,10 +43,15 @@ def test_the_first_of_two_wins(tmp_path):
     assert names(tmp_path / "new") == ["early"]
 
 
-KILLED = """
-import os, sys
+# The module without its package, which would import torch.
+ALONE = f"""
+import sys
 from pathlib import Path
-from workbench.files import locked, new_folder
+sys.path.insert(0, {str(Path(files.__file__).parent)!r})
+"""
+KILLED = """
+from pathlib import Path
+from files import locked, new_folder
 place = Path(sys.argv[1])
 with locked(place) as alone, new_folder(place) as folder:
     (folder / "half").touch()
@@ -55,12 +62,12 @@ with locked(place) as alone, new_folder(place) as folder:
 
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
     place = tmp_path / "new"
-    other = subprocess.Popen([sys.executable, "-c", KILLED, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen([sys.executable, "-c", ALONE + KILLED, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "True\n"
     with open(tmp_path / "new.lock") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert len(list(tmp_path.glob("new.part-*"))) == 1 and not place.exists()
-    wait = f"from pathlib import Path; from workbench.files import locked\nwith locked(Path({str(place)!r}), 'waiting'): pass"
+    wait = f"{ALONE}from pathlib import Path; from files import locked\nwith locked(Path({str(place)!r}), 'waiting'): pass"
     waiter = subprocess.Popen([sys.executable, "-c", wait], stderr=subprocess.PIPE, text=True)
     assert waiter.stderr.readline() == "waiting\n" and waiter.poll() is None
     other.kill()

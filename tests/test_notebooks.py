@@ -233,6 +233,7 @@ def test_papermill_reruns_experiments_that_share_runs_and_goes_on_after_an_inter
     settings = dict(width=8, z_dim=8, batch_size=8, log_every=2, mixed_precision="no")
     given = dict(experiments="variant,spectral_norm", seeds="0", steps=60, n=20, evaluations=1)
     given |= dict(settings="; ".join(f"{name}={value}" for name, value in settings.items()), out="mine")
+    given |= dict(jobs=2)  # on two cores: one thread each
     shared, missing, other = Ablation.from_parameters(given).all_trials().values()
     for trial in (shared, other):
         train(trial.config, evaluate=during_training(trial.config))

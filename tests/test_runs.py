@@ -4,6 +4,7 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
+import psutil
 import pytest
 import torch
 
@@ -143,9 +144,8 @@ def test_git_state_sees_commit_and_changes(tmp_path, monkeypatch):
 def test_a_dead_process_is_noticed(tiny):
     run = create_run(tiny())
     assert run.status()["state"] == "created" and not run.active
-    code = f"from workbench import Run; import time; Run({str(run.path)!r}).set_status(state='running', step=3); print(flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    process.stdout.readline()
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    run.set_status(state="running", step=3, pid=process.pid, born=psutil.Process(process.pid).create_time())
     assert run.active and run.status()["step"] == 3
     run.stop()
     assert run.status()["state"] == "stopping"
