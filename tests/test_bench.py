@@ -141,6 +141,7 @@ def test_it_prints_ratios_and_writes_a_record(monkeypatch, capsys, tmp_path):
     assert f"{record['ratio']:.2f} times as fast" in printed and "loader alone" in printed
 
 
+@pytest.mark.slow
 def test_the_flops_are_those_of_the_released_networks(tiny):
     """The released networks take 144 GFLOP an image and step at 128 px and width 64 (measured at a width that fits a test)."""
     config = Config.preset("imagenet128", width=8, batch_size=2, batch_norm_group=0, device="cpu", mixed_precision="no", num_classes=10)

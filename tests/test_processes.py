@@ -35,6 +35,7 @@ def test_a_device_that_is_not_there(monkeypatch):
     assert not on_cpu("auto") and not on_cpu("cuda") and on_cpu("cpu")
 
 
+@pytest.mark.slow
 def test_memory_is_kept_between_steps():
     """A large block that is taken and freed again and again costs no page faults, once the heap has found its size."""
     code = """

@@ -133,6 +133,7 @@ reference(twins.Twins(32), 5000, Extractor(Slow()), lambda x: x.float())
 """
 
 
+@pytest.mark.slow
 def test_killed_half_way_leaves_no_half_cache(folders):
     process = subprocess.Popen([sys.executable, "-c", SLOW], stdout=subprocess.PIPE, text=True)
     for _ in range(6):

@@ -18,6 +18,7 @@ def test_conda_environment_lists_nothing_that_pyproject_lists():
     assert "test" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
+@pytest.mark.slow
 def test_the_core_works_without_notebook_libraries():
     """Training, sampling and reading runs must work on a machine without Jupyter, plotly and matplotlib."""
     code = """
