@@ -299,7 +299,8 @@ class Ablation(Parameters):
         return next((draw(answer) for answer in answers if not isinstance(answer, str)), None)
 
     def _long_range(self, report=silent) -> tuple[list[dict], list[str]]:
-        """A row of `correspondence.long_range` for each finished training on twins, with its arm; and why others have none."""
+        """A row of `correspondence.long_range` for each finished training on twins, with its arm and whether nothing but attention was taken
+        from it; and why others have none."""
         trials = [trial for trial in self.all_trials().values() if trial.config.data == "twins" and trial.state == "finished"]
         rows, left_out = [], []
         with report(len(trials), "runs") as advance:
@@ -308,14 +309,19 @@ class Ablation(Parameters):
                 if isinstance(found, str):
                     left_out.append(found)
                 else:
-                    rows.append(dict(arm=trial.label) | found)
+                    rows.append(dict(arm=trial.label, control=self._is_control(trial)) | found)
                 advance(1)
         return rows, left_out
+
+    def _is_control(self, trial: Trial) -> bool:
+        """Whether a training has no attention, in G and in D, and is otherwise that of the common settings."""
+        none = self.base.replace(seed=trial.config.seed, attention_g="none", attention_d="none")
+        return not trial.config.changes(none)
 
     def long_range(self) -> Table:
         """Do distant places agree more where attention reaches further? Power check, and rank correlations over runs and over arms."""
         rows, left_out = self._long_range(progress)
-        without = [row for row in rows if row["arm"] == "no attention"]
+        without = [row for row in rows if row["control"]]
         result = []
         if len(without) >= 2:
             power = correspondence.power_check(without, self.base.image_size, self.base.pairs)
