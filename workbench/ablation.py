@@ -1,8 +1,7 @@
 """The paper's experiments, re-run: what `ablation.ipynb` calls.
 
-What is compared is in `experiments`, doing the trainings in `trials`, tests and verdicts in `significance`, what attention follows in
-`correspondence`; here are the notebook's parameters, its tables and figures, and what it writes. Every view reads the run folders anew, so
-it also works while trainings go on.
+What is compared, doing the trainings, and what says what came of them are in `experiments`; here are the notebook's parameters, its tables
+and figures, and what it writes. Every view reads the run folders anew, so it also works while trainings go on.
 """
 
 from __future__ import annotations
@@ -14,10 +13,13 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from . import correspondence, groups
+from . import groups
 from .comparison import all_scores
 from .config import PRESETS, Config, outputs_dir
-from .experiments import EXPERIMENTS, Experiment, sweep
+from .experiments import correspondence
+from .experiments.paper import EXPERIMENTS, Experiment, sweep
+from .experiments.significance import ALPHA, RELEVANT, lower
+from .experiments.trials import Trial, carry_out, fingerprint
 from .figures import Drawing, Plot, Table, listing, measured, write
 from .figures import correspondence as draw_study
 from .figures import experiments as draw_experiments
@@ -29,8 +31,6 @@ from .metrics.reported import PAPER
 from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_text
 from .progress import progress, silent
 from .runs import Run, command_line, describe_machine, find_runs, git_state
-from .significance import ALPHA, RELEVANT, lower
-from .trials import Trial, carry_out, fingerprint
 
 
 def _read_seeds(value, refuse) -> str:
