@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 from records import parsed
 
-from workbench import Ablation, Generator, ParameterError, Run, WorkbenchError, correspondence, figures, train
+from workbench import Ablation, Generator, ParameterError, Run, WorkbenchError, figures, train
 from workbench.config import outputs_dir
+from workbench.experiments import correspondence
+from workbench.experiments.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
 from workbench.metrics.reported import TABLE_1
 from workbench.runs import create_run
-from workbench.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
 
 SMALL = "width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no"
 RECORD = Run("demo").evaluations()[-1]

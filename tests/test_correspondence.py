@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from workbench import Generator, ParameterError, Run, WorkbenchError, attention, figures, sampling, train
-from workbench.correspondence import (
+from workbench.experiments.correspondence import (
     follows_shape,
     long_range,
     masses,
@@ -18,7 +18,7 @@ from workbench.correspondence import (
     transplant,
     turn,
 )
-from workbench.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
+from workbench.experiments.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
 from workbench.twins import Twins, draw_half, glyph_coverage, glyph_hues
 
 SIDE, KEYS = 16, 8

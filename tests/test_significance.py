@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from workbench import ParameterError
-from workbench.significance import (
+from workbench.experiments.significance import (
     CANNOT_TELL,
     NOT_SUPPORTED,
     SUPPORTED,

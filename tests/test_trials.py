@@ -8,8 +8,8 @@ import time
 import pytest
 
 from workbench import Ablation, Run, WorkbenchError, list_runs
+from workbench.experiments.trials import carry_out
 from workbench.runs import create_run
-from workbench.trials import carry_out
 
 SMALL = "width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no"
 
@@ -52,7 +52,7 @@ def test_a_training_that_another_machine_began_first_is_waited_for(monkeypatch):
     (trial,) = trials()[:1]
     looked = iter(["created", "created", "created", "running", "running", "finished", "finished", "finished"])
     monkeypatch.setattr(type(trial), "state", property(lambda self: next(looked, "finished")))
-    monkeypatch.setattr("workbench.trials.POLL", 0)
+    monkeypatch.setattr("workbench.experiments.trials.POLL", 0)
     started = []
     monkeypatch.setattr(subprocess, "Popen", lambda *words, **how: started.append(words) or Ended(1))
     carry_out([trial])
@@ -93,7 +93,7 @@ def test_the_next_begins_when_one_is_done(monkeypatch, jobs):
                 self.returncode = 0
             return self.returncode
 
-    monkeypatch.setattr("workbench.trials.POLL", 0)
+    monkeypatch.setattr("workbench.experiments.trials.POLL", 0)
     monkeypatch.setattr(subprocess, "Popen", Working)
     carry_out(list(todo.values()), jobs)
     assert begun == list(todo) and len(begun) == 4 and max(most) == jobs and not working

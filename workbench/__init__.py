@@ -12,8 +12,8 @@ _LAZY = {  # what needs accelerate, Jupyter or plotting is imported when it is f
     "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation",
 }  # fmt: skip
 _MODULES = (
-    "ablation", "attention", "augment", "comparison", "correspondence", "data", "ema", "evaluation", "experiments", "figures", "groups",
-    "inspection", "metrics", "runs", "sampling", "significance", "training", "trials", "twins",
+    "ablation", "attention", "augment", "comparison", "data", "ema", "evaluation", "experiments", "figures", "groups",
+    "inspection", "metrics", "runs", "sampling", "training", "twins",
 )  # fmt: skip
 
 __all__ = [

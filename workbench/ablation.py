@@ -1,8 +1,7 @@
 """The paper's experiments, re-run: what `ablation.ipynb` calls.
 
-What is compared is in `experiments`, doing the trainings in `trials`, tests and verdicts in `significance`, what attention follows in
-`correspondence`; here are the notebook's parameters, its tables and figures, and what it writes. Every view reads the run folders anew, so
-it also works while trainings go on.
+What is compared, doing the trainings, and what says what came of them are in `experiments`; here are the notebook's parameters, its tables
+and figures, and what it writes. Every view reads the run folders anew, so it also works while trainings go on.
 """
 
 from __future__ import annotations
@@ -14,10 +13,13 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from . import correspondence, groups
+from . import groups
 from .comparison import all_scores
 from .config import PRESETS, Config, outputs_dir
-from .experiments import EXPERIMENTS, Experiment, sweep
+from .experiments import correspondence
+from .experiments.paper import EXPERIMENTS, Experiment, sweep
+from .experiments.significance import ALPHA, RELEVANT, lower
+from .experiments.trials import Trial, carry_out, fingerprint
 from .figures import Drawing, Plot, Table, listing, measured, write
 from .figures import correspondence as draw_study
 from .figures import experiments as draw_experiments
@@ -29,8 +31,6 @@ from .metrics.reported import PAPER
 from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_text
 from .progress import progress, silent
 from .runs import Run, command_line, describe_machine, find_runs, git_state
-from .significance import ALPHA, RELEVANT, lower
-from .trials import Trial, carry_out, fingerprint
 
 
 def _read_seeds(value, refuse) -> str:
@@ -299,7 +299,8 @@ class Ablation(Parameters):
         return next((draw(answer) for answer in answers if not isinstance(answer, str)), None)
 
     def _long_range(self, report=silent) -> tuple[list[dict], list[str]]:
-        """A row of `correspondence.long_range` for each finished training on twins, with its arm; and why others have none."""
+        """A row of `correspondence.long_range` for each finished training on twins, with its arm and whether nothing but attention was taken
+        from it; and why others have none."""
         trials = [trial for trial in self.all_trials().values() if trial.config.data == "twins" and trial.state == "finished"]
         rows, left_out = [], []
         with report(len(trials), "runs") as advance:
@@ -308,14 +309,19 @@ class Ablation(Parameters):
                 if isinstance(found, str):
                     left_out.append(found)
                 else:
-                    rows.append(dict(arm=trial.label) | found)
+                    rows.append(dict(arm=trial.label, control=self._is_control(trial)) | found)
                 advance(1)
         return rows, left_out
+
+    def _is_control(self, trial: Trial) -> bool:
+        """Whether a training has no attention, in G and in D, and is otherwise that of the common settings."""
+        none = self.base.replace(seed=trial.config.seed, attention_g="none", attention_d="none")
+        return not trial.config.changes(none)
 
     def long_range(self) -> Table:
         """Do distant places agree more where attention reaches further? Power check, and rank correlations over runs and over arms."""
         rows, left_out = self._long_range(progress)
-        without = [row for row in rows if row["arm"] == "no attention"]
+        without = [row for row in rows if row["control"]]
         result = []
         if len(without) >= 2:
             power = correspondence.power_check(without, self.base.image_size, self.base.pairs)

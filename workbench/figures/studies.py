@@ -6,7 +6,7 @@ import textwrap
 
 import torch
 
-from ..correspondence import Study, Transplant
+from ..experiments.correspondence import Study, Transplant
 from .drawing import Drawing, Plot
 from .panels import colours, empty_panels
 

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 from torch.nn.utils import parametrize
 
-from . import attention, sampling
-from .attention import Projections
-from .attention.capture import attention_layers
-from .attention.causal import find_layer
-from .model import Discriminator, Generator, power_iteration
-from .parameters import ParameterError, WorkbenchError
-from .runs import Run
+from .. import attention, sampling
+from ..attention import Projections
+from ..attention.capture import attention_layers
+from ..attention.causal import find_layer
+from ..model import Discriminator, Generator, power_iteration
+from ..parameters import ParameterError, WorkbenchError
+from ..runs import Run
+from ..twins import Twins, disagreement, glyph_coverage, glyph_hues
 from .significance import Verdict, against_nulls, rank_correlation
-from .twins import Twins, disagreement, glyph_coverage, glyph_hues
 
 SMALLEST_MASS = 0.02  # of attention: a fifth to a half of what an even map gives to a glyph
 SMALLEST_TURN = 0.05  # of the way from one hue to the other

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from .config import Config
-from .metrics.reported import TABLE_1, TABLE_2
+from ..config import Config
+from ..metrics.reported import TABLE_1, TABLE_2
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .config import Config, outputs_dir
-from .parameters import WorkbenchError
-from .processes import launch_environment
-from .progress import progress
-from .runs import ACTIVE, Run
+from ..config import Config, outputs_dir
+from ..parameters import WorkbenchError
+from ..processes import launch_environment
+from ..progress import progress
+from ..runs import ACTIVE, Run
 
-NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "train.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "train.ipynb"
 POLL = 0.5  # seconds
 
 

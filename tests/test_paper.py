@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from workbench import Config
-from workbench.experiments import EXPERIMENTS, sweep
+from workbench.experiments.paper import EXPERIMENTS, sweep
 from workbench.metrics.reported import TABLE_1, TABLE_2
 
 

@@ -16,7 +16,7 @@ from statistics import NormalDist
 import numpy as np
 import scipy  # and no `scipy.stats`: it takes a second to import, and SciPy does so when it is first used
 
-from .parameters import ParameterError
+from ..parameters import ParameterError
 
 SUPPORTED, NOT_SUPPORTED, CANNOT_TELL = "supported", "not supported", "cannot tell at this size"
 ALPHA = 0.05  # level of a verdict, over all tests that it rests on or that stand beside it
