@@ -208,6 +208,17 @@ def test_papermill_looks_at_attention(tmp_path):
 
 
 @pytest.mark.slow
+def test_papermill_takes_the_tour(tmp_path):
+    """A picture from every section, and nothing written."""
+    done = papermill("tour.ipynb", tmp_path / "out.ipynb")
+    assert done.returncode == 0, done.stderr
+    outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 7
+    assert any("queries x keys: (256, 64)" in output.get("text", "") for output in outputs)
+    assert not list(outputs_dir().glob("**/*"))
+
+
+@pytest.mark.slow
 def test_papermill_compares_runs_of_which_one_has_only_begun(tmp_path, tiny):
     for seed in range(2):
         evaluate(run=train(tiny(run=f"lr-{seed}", seed=seed)).name, scores="fd,truth", n=60, reference_n=300)
