@@ -183,7 +183,10 @@ def test_everything_is_written(capsys):
     assert {"attention_site.svg", "attention_site.pdf.json", "scores.csv"} <= {path.name for path in folder.iterdir()}
     record = json.loads((folder / "results.json").read_text())
     rows = record["tables"]["attention_site"]["rows"]
-    assert record["parameters"]["seeds"] == "0,1" and record["command"] and rows[0]["fd_twins"]["mean"] == 3.5
+    assert (
+        record["command"].startswith("papermill ablation.ipynb -p experiments attention_site,ttur") and "-p seeds 0,1" in record["command"]
+    )
+    assert record["trainings"]["n"] == 4 and rows[0]["fd_twins"]["mean"] == 3.5
     assert len(record["tables"]["verdicts"]["rows"]) == 7
 
 

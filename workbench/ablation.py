@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from .groups import Group, Score
 from .metrics.reported import PAPER
 from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_text
 from .progress import progress, silent
-from .runs import Run, command_line, describe_machine, find_runs, git_state
+from .runs import Run, describe_machine, find_runs, git_state
 
 
 def _read_seeds(value, refuse) -> str:
@@ -129,6 +130,12 @@ class Ablation(Parameters):
     def folder(self) -> Path:
         """Where it is written to: `outputs/ablations/<name>`."""
         return outputs_dir() / "ablations" / Path(self.out or f"{self.preset}-{fingerprint(self.base)}").expanduser()
+
+    @property
+    def command(self) -> str:
+        """What does all of it again, in the folder of the notebooks."""
+        given = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "train" and getattr(self, f.name) != f.default]
+        return shlex.join(["papermill", "ablation.ipynb", *(word for name, value in given for word in ("-p", name, str(value)))])
 
     # -------------------------------------------------------------------------------------------------- doing it
 
@@ -357,7 +364,8 @@ class Ablation(Parameters):
     def export(self) -> Path:
         """Write everything to `folder`: tables as CSV and LaTeX, figures as SVG and PDF with sidecars, all scores, and `results.json`.
 
-        `results.json` is small enough to be committed: parameters, command, commit, versions, the tables with all their numbers.
+        `results.json` is small enough to be committed: the command that does it again, commits, hours of training (of all trainings together,
+        `jobs` of them at a time), versions and machine, and the tables with all their numbers.
         """
         folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -368,9 +376,11 @@ class Ablation(Parameters):
         captions = {name: self.experiment(name).about for name in self.names} | CAPTIONS
         write(folder, tables, captions, {name: figure for name, figure in figures.items() if figure is not None})
         all_scores([group for name in self.names for group in self.arms(name)]).csv(folder / "scores.csv")
-        machine = describe_machine()
+        runs = [trial.run for trial in self.all_trials().values() if trial.run]
+        hours = sum(row["seconds"] for run in runs for row in run.history()[-1:] if "seconds" in row) / 3600
+        commits = sorted({run.provenance["git"]["commit"] or "unknown" for run in runs if run.provenance})
         record = dict(
-            parameters=asdict(self), command=command_line(), git=git_state(), python=machine["python"], versions=machine["versions"]
+            command=self.command, git=git_state(), **describe_machine(), trainings=dict(n=len(runs), hours=hours, commits=commits)
         )
         record["tables"] = {name: dict(rows=[_plain(row) for row in table.rows], notes=table.notes) for name, table in tables.items()}
         record["long_range"] = self._long_range()[0]
