@@ -379,9 +379,9 @@ class Ablation(Parameters):
         runs = [trial.run for trial in self.all_trials().values() if trial.run]
         hours = sum(row["seconds"] for run in runs for row in run.history()[-1:] if "seconds" in row) / 3600
         commits = sorted({run.provenance["git"]["commit"] or "unknown" for run in runs if run.provenance})
-        record = dict(
-            command=self.command, git=git_state(), **describe_machine(), trainings=dict(n=len(runs), hours=hours, commits=commits)
-        )
+        here = describe_machine()
+        here["machine"] = {name: here["machine"][name] for name in ("processor", "cores", "gpus")}  # what others may know of it
+        record = dict(command=self.command, git=git_state(), **here, trainings=dict(n=len(runs), hours=hours, commits=commits))
         record["tables"] = {name: dict(rows=[_plain(row) for row in table.rows], notes=table.notes) for name, table in tables.items()}
         record["long_range"] = self._long_range()[0]
         replace_text(folder / "results.json", json.dumps(record, indent=1))
