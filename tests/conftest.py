@@ -2,9 +2,13 @@
 
 import os
 import shutil
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are tiny: threads would wait for each other
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # and where some are started with more threads, asleep and not spinning
+
+# A shell that starts the tests in the background has them, and all that they start, ignore interrupts: here these are tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch
