@@ -7,14 +7,14 @@ import signal
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are tiny: threads would wait for each other
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # and where some are started with more threads, asleep and not spinning
 
-# A shell that starts the tests in the background has them, and all that they start, ignore interrupts: here these are tested.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 import pytest
 import torch
 
 from workbench import Config, Run, train
 from workbench.config import outputs_dir
+
+# A shell that starts the tests in the background has them, and all that they start, ignore interrupts: here these are tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = dict(
     width=8, z_dim=8, batch_size=8, steps=4, log_every=2, sample_every=4, checkpoint_every=4, evaluate_every=0, mixed_precision="no"
