@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from workbench.parameters import ParameterError, Parameters, WorkbenchError, command, nearest, notebook_parameters, parameter
+from workbench.parameters import ParameterError, Parameters, WorkbenchError, command, nearest, notebook_parameters, parameter, read_list
 
 
 def _read_pair(value, refuse):
@@ -89,3 +89,8 @@ def test_a_mistake_on_a_command_line_is_one_line(capsys):
 
 def test_nearest():
     assert nearest("stepz", ["steps", "seed"]) == "did you mean 'steps'? " and nearest("zzz", ["steps"]) == ""
+
+
+def test_lists_may_be_given_as_lists_or_as_text():
+    for given in (["feat8", " feat16 "], ("feat8", "feat16"), "feat8,feat16"):
+        assert read_list(given, pytest.fail) == "feat8,feat16"

@@ -29,14 +29,13 @@ from .figures import transplant as draw_transplant
 from .files import replace_text
 from .groups import Group, Score
 from .metrics.reported import PAPER
-from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_text
+from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_list
 from .progress import progress, silent
 from .runs import Run, describe_machine, find_runs, git_state
 
 
 def _read_seeds(value, refuse) -> str:
-    items = value if isinstance(value, (list, tuple)) else str(value).strip("[]() ").split(",")
-    parts = [str(item).strip() for item in items]
+    parts = [part.strip() for part in read_list(value, refuse).strip("[]() ").split(",")]
     if not parts or not all(part.isdigit() for part in parts):
         refuse("seeds such as 0,1,2,3,4")
     return ",".join(dict.fromkeys(str(int(part)) for part in parts))
@@ -52,7 +51,7 @@ class Ablation(Parameters):
         For a value that does not fit.
     """
 
-    experiments: str = parameter("all", f"all, or of {', '.join(EXPERIMENTS)}, sweep, separated by commas", read=read_text)
+    experiments: str = parameter("all", f"all, or of {', '.join(EXPERIMENTS)}, sweep, separated by commas", read=read_list)
     grid: str = parameter("", "of the experiment sweep: parameters with their values, as in the example above")
     preset: str = parameter("twins32", "settings to start from", choices=PRESETS)
     data: str = parameter("", "as of a training; empty: the preset's")
@@ -64,7 +63,9 @@ class Ablation(Parameters):
     jobs: int = parameter(1, "trainings at a time on this machine; the cores are shared out among them", low=1)
     train: bool = parameter(True, "false: only look at what is there")
     score: str = parameter("", "the score of the verdicts, where lower is better; empty: the Frechet distance")
-    study: str = parameter("", "runs of twins to ask what their attention follows, as of compare.ipynb; empty: those of the preset itself")
+    study: str = parameter(
+        "", "runs of twins to ask what their attention follows, as of compare.ipynb; empty: those of the preset itself", read=read_list
+    )
     out: str = parameter("", "folder to write, in outputs/ablations or a path; empty: named after the settings")
 
     # --------------------------------------------------------------------------------------------- what it is about

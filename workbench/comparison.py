@@ -23,7 +23,7 @@ from .diagnostics import with_margin
 from .figures import Drawing, Plot, Table, curves, growth, listing, measured, sample_rows, scatter, scores, write
 from .files import replace_text
 from .groups import AXES, Group
-from .parameters import Parameters, parameter, read_text
+from .parameters import Parameters, parameter, read_list
 from .progress import progress
 from .runs import Run, find_runs, git_state
 
@@ -36,12 +36,8 @@ th, td { padding: .25em .8em; border-bottom: 1px solid #e3e6ea } thead th { bord
 """
 
 
-def _read_list(value, refuse) -> str:
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else read_text(value, refuse)
-
-
 def _read_steps(value, refuse) -> str:
-    text = _read_list(value, refuse).strip("[]() ")
+    text = read_list(value, refuse).strip("[]() ")
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if text not in ("last", "common") and not (parts and all(part.isdigit() for part in parts)):
         refuse('"last", "common", or steps such as 500,1000')
@@ -59,13 +55,13 @@ class Comparison(Parameters):
     """
 
     runs: str = parameter(
-        "", "names of runs, patterns such as cats-*, or tags, separated by commas; empty: all with a history", read=_read_list
+        "", "names of runs, patterns such as cats-*, or tags, separated by commas; empty: all with a history", read=read_list
     )
     axis: str = parameter("steps", "what curves are drawn over: G steps, images, or hours of training", choices=AXES)
     keys: str = parameter(
-        "", "curves to draw: columns of history.jsonl or patterns such as gamma_*, separated by commas; empty: all", read=_read_list
+        "", "curves to draw: columns of history.jsonl or patterns such as gamma_*, separated by commas; empty: all", read=read_list
     )
-    scores: str = parameter("", "scores to show, separated by commas, as fd_twins,twins_hue; empty: all there are", read=_read_list)
+    scores: str = parameter("", "scores to show, separated by commas, as fd_twins,twins_hue; empty: all there are", read=read_list)
     protocol: str = parameter("", "only scores whose protocol contains this text, such as official or averaged; empty: any")
     across_protocols: bool = parameter(False, "show scores of different protocols together, though they do not compare")
     steps: str = parameter(
@@ -74,7 +70,7 @@ class Comparison(Parameters):
         read=_read_steps,
     )
     against: str = parameter(
-        "", "parameters that scores are drawn against, separated by commas; empty: all in which the runs differ", read=_read_list
+        "", "parameters that scores are drawn against, separated by commas; empty: all in which the runs differ", read=read_list
     )
     seed: int = parameter(0, "of the latents of the samples", low=0)
     columns: int = parameter(8, "samples of each run", low=1, high=32)

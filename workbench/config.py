@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .parameters import ParameterError, Parameters, nearest, parameter, read_text
+from .parameters import ParameterError, Parameters, nearest, parameter, read_list, read_text
 
 # ----------------------------------------------------------------------------------------------------- places
 
@@ -98,12 +98,6 @@ def _read_sites(value, refuse) -> str:
     return ",".join(str(s) for s in sorted({int(item) for item in items}))
 
 
-def _read_tags(value, refuse) -> str:
-    if isinstance(value, (list, tuple)):
-        return ",".join(str(v).strip() for v in value)
-    return read_text(value, refuse)
-
-
 @dataclass(frozen=True)
 class Config(Parameters):
     """Every setting of a run. The defaults are those of the preset `twins32`.
@@ -180,7 +174,7 @@ class Config(Parameters):
     evaluate_extractor: str = parameter("auto", "inception, twins, or module:attribute; auto: twins for twins, else inception")
     resume: str = parameter("", '"run": go on with it; "run@step": fork a new run from its checkpoint')
     note: str = parameter("", "free text, stored with the run")
-    tags: str = parameter("", "words to find the run by, separated by commas", read=_read_tags)
+    tags: str = parameter("", "words to find the run by, separated by commas", read=read_list)
 
     def __post_init__(self):
         super().__post_init__()

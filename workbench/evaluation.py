@@ -35,7 +35,7 @@ from .metrics.references import Reference, reference
 from .metrics.scores import nearest_neighbours
 from .metrics.stream import everywhere, is_main
 from .model import BatchNorm, Generator
-from .parameters import ParameterError, Parameters, WorkbenchError, command, parameter, read_text
+from .parameters import ParameterError, Parameters, WorkbenchError, command, parameter, read_list
 from .processes import launch_command, launch_environment, on_cpu
 from .progress import progress
 from .runs import Run, list_runs
@@ -49,10 +49,6 @@ def _read_steps(value, refuse) -> str:
     if text not in ("last", "all") and not (parts and all(part.isdigit() for part in parts)):
         refuse('"last", "all", or steps such as 500,1000')
     return text if text in ("last", "all") else ",".join(parts)
-
-
-def _read_names(value, refuse) -> str:
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else read_text(value, refuse)
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class Evaluation(Parameters):
     weights_file: str = parameter("", "file of Inception's weights; empty: the one in the data folder")
     verify_weights: bool = parameter(True, "refuse other weights than Inception's; false: their scores are not called FID")
     scores: str = parameter(
-        "all", "what to compute, of is, fid, kid, intra_fid, precision_recall, density_coverage, accuracy, truth", read=_read_names
+        "all", "what to compute, of is, fid, kid, intra_fid, precision_recall, density_coverage, accuracy, truth", read=read_list
     )
     weights: str | None = parameter(
         None, "averaged weights, those trained, or averaged where there are such", choices=("ema", "raw", "auto")

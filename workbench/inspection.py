@@ -27,7 +27,7 @@ from . import attention, sampling
 from .attention import Projections
 from .data import Images, decode, open_data, to_uint8, to_unit
 from .model import Generator
-from .parameters import ParameterError, Parameters, WorkbenchError, nearest, parameter, read_text
+from .parameters import ParameterError, Parameters, WorkbenchError, nearest, parameter, read_list
 from .progress import progress
 from .runs import Run, list_runs
 from .twins import Twins
@@ -464,10 +464,6 @@ class Subject:
 # ----------------------------------------------------------------------------------------------------- the notebook's view
 
 
-def _read_list(value, refuse) -> str:
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else read_text(value, refuse)
-
-
 @dataclass(frozen=True)
 class AttentionView(Parameters):
     """What to look at in a run: the parameters of `attention.ipynb`.
@@ -485,9 +481,9 @@ class AttentionView(Parameters):
     layer: int | None = parameter(None, "feature-map size of the attention layer; None: the largest", low=4)
     weights: str = parameter("auto", "of G: averaged, trained, or averaged where there are such", choices=("ema", "raw", "auto"))
     source: str = parameter("samples", "images: G's samples, or for D real ones", choices=("samples", "real"))
-    classes: str = parameter("all", "classes by name or number, separated by commas; all: the first six", read=_read_list)
+    classes: str = parameter("all", "classes by name or number, separated by commas; all: the first six", read=read_list)
     seeds: str = parameter(
-        "", "seeds of the latents, separated by commas; seed:k is number k of a seed; empty: another for each class", read=_read_list
+        "", "seeds of the latents, separated by commas; seed:k is number k of a seed; empty: another for each class", read=read_list
     )
     queries: str = parameter(
         "auto", 'places asked about, on the feature map from the top left: "row,column; row,column"; auto: what stands out'

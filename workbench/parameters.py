@@ -220,6 +220,11 @@ def read_text(value, refuse) -> str:
     return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
 
 
+def read_list(value, refuse) -> str:
+    """Text with commas, also from a list or a tuple."""
+    return ",".join(str(item).strip() for item in value) if isinstance(value, (list, tuple)) else read_text(value, refuse)
+
+
 def _within(f: Field, x) -> bool:
     m = f.metadata
     return (

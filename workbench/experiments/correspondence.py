@@ -141,9 +141,15 @@ def _scenes(maps: Tensor | Projections, images: Tensor) -> Iterator[_Scene]:
     for beta, image, covered in zip(_each(maps), x, glyph_coverage(images), strict=True):
         side = math.isqrt(len(beta))
         glyphs = _halves_apart(adaptive_avg_pool2d(covered[None], side)[0])
-        on = glyphs.sum(2).flatten()
-        queries = (on >= on.max() / 2).nonzero()[:, 0]
-        yield _Scene(queries, beta[queries].float(), glyphs, queries % side < side // 2, image)
+        queries, left = _queries(covered, side)
+        yield _Scene(queries, beta[queries].float(), glyphs, left, image)
+
+
+def _queries(covered: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """The positions on a glyph, covered at least half as much as the most covered one, and which of them are on the left one."""
+    on = adaptive_avg_pool2d(covered[None], side).flatten()
+    queries = (on >= on.max() / 2).nonzero()[:, 0]
+    return queries, queries % side < side // 2
 
 
 def _halves_apart(coverage: Tensor) -> Tensor:
@@ -496,7 +502,8 @@ def _patch(
     arms = torch.stack([*made[0][1:].chunk(2), made[1][1 : 1 + len(doses)]])  # as ARMS
     hues = glyph_hues(arms.flatten(0, 1)).unflatten(0, arms.shape[:2])
     donor, recipient = glyph_hues(before)
-    looked_at = layer.maps()[0, _queries(coverage[1], layer.side, right=True)].mean(0)
+    queries, on_left = _queries(coverage[1], layer.side)
+    looked_at = layer.maps()[0, queries[~on_left]].mean(0)
     mass = torch.stack([looked_at[mask].sum() for mask in masks[1 : 1 + len(doses)]])
     return turn(hues - hues[:, :1]) / turn(donor - recipient), mass, torch.cat([before[:1], arms[0]])
 
@@ -507,12 +514,6 @@ def _patchable(coverage: Tensor, key_side: int) -> tuple[Tensor, Tensor]:
     left = torch.arange(key_side).repeat(key_side) < key_side // 2
     least, most = cells.amin(0).flatten().masked_fill(~left, 0), cells.amax(0).flatten().masked_fill(~left, 1)
     return (least >= least.max() / 2).nonzero()[:, 0], (most < 0.05).nonzero()[:, 0]
-
-
-def _queries(covered: Tensor, side: int, right: bool) -> Tensor:
-    """Positions on the left or the right glyph, as `masses` takes them."""
-    on = adaptive_avg_pool2d(covered[None], side).flatten()
-    return ((on >= on.max() / 2) & ((torch.arange(side**2) % side >= side // 2) == right)).nonzero()[:, 0]
 
 
 # ------------------------------------------------------------------------------------------------------- across runs
