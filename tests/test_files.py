@@ -45,13 +45,14 @@ def test_the_first_of_two_wins(tmp_path):
 
 # The module without its package, which would import torch.
 ALONE = f"""
-import sys
-from pathlib import Path
-sys.path.insert(0, {str(Path(files.__file__).parent)!r})
+import sys, types
+package = types.ModuleType("workbench")
+package.__path__ = [{str(Path(files.__file__).parent)!r}]
+sys.modules["workbench"] = package
 """
 KILLED = """
 from pathlib import Path
-from files import locked, new_folder
+from workbench.files import locked, new_folder
 place = Path(sys.argv[1])
 with locked(place) as alone, new_folder(place) as folder:
     (folder / "half").touch()
@@ -66,13 +67,13 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
     assert other.stdout.readline() == "True\n"
     with open(tmp_path / "new.lock") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert len(list(tmp_path.glob("new.part-*"))) == 1 and not place.exists()
-    wait = f"{ALONE}from pathlib import Path; from files import locked\nwith locked(Path({str(place)!r}), 'waiting'): pass"
+    assert len(list(tmp_path.glob(".new.part-*"))) == 1 and not place.exists()
+    wait = f"{ALONE}from pathlib import Path; from workbench.files import locked\nwith locked(Path({str(place)!r}), 'waiting'): pass"
     waiter = subprocess.Popen([sys.executable, "-c", wait], stderr=subprocess.PIPE, text=True)
     assert waiter.stderr.readline() == "waiting\n" and waiter.poll() is None
     other.kill()
     assert waiter.wait(20) == 0
-    assert not list(tmp_path.glob("new.part-*"))
+    assert not list(tmp_path.glob(".new.part-*"))
 
 
 def test_without_locks(tmp_path, monkeypatch):

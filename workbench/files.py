@@ -1,41 +1,257 @@
-"""Writing files so that nobody ever sees half of one, whatever is killed when."""
+"""Files that survive: written whole or not at all, read without trusting them, and errors that name the disk.
+
+This module needs no torch. Temporary files are called `.<name>.tmp-<random>`, folders that are being made `.<name>.part-<random>`, and
+what is being deleted `.<name>.old-<random>`: whatever a killed process leaves goes by one of these names, and `remove_leftovers` takes it.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import json
 import os
+import secrets
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from shutil import rmtree
-from tempfile import TemporaryDirectory
 from typing import BinaryIO
+
+from .parameters import WorkbenchError, say_once
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+LEFTOVERS = (".tmp-", ".part-", ".old-")
+
+
+class StorageError(WorkbenchError):
+    """Something that cannot be written; the message names the path, the reason and the disk."""
+
+
+class UnreadableError(WorkbenchError):
+    """A file whose content is damaged or of another version; the message begins with `unreadable: <path>`."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"unreadable: {path} ({reason})")
+        self.path, self.reason = path, reason
+
+    def __reduce__(self):  # an exception of two arguments crosses processes by them, not by its text
+        return type(self), (self.path, self.reason)
+
+
+# ----------------------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Context in which an OSError ends as a StorageError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(_cannot_write(path, error)) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    reason = error.strerror or str(error)
+    place = next((p for p in (path, *path.parents) if os.path.isdir(p)), Path("/"))
+    if error.errno in NO_ROOM:
+        with suppress(OSError):
+            free = shutil.disk_usage(place).free
+            return f"{path} cannot be written: {reason}; the disk of {place} has {free / 1e6:,.1f} MB left: make room, then go on"
+    return f"{path} cannot be written: {reason}; check the permissions of {place} and that its disk can be written to"
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace a file at once."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    os.replace(partial, path)
+    """Replace a file at once: whoever reads it, also after a power cut, sees all of the old text or all of the new one.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written; the old file is then as it was.
+    """
+    with _beside(path, text) as temporary:
+        os.replace(temporary, path)
+
+
+def claim_text(path: Path, text: str) -> bool:
+    """Write a new file at once, with all of its text; False, and nothing written, if there is one already."""
+    with _beside(path, text) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
+                raise
+            if path.exists():  # a file system without hard links: a gap of microseconds is left
+                return False
+            os.replace(temporary, path)
+    return True
+
+
+@contextmanager
+def _beside(path: Path, text: str) -> Iterator[Path]:
+    """A temporary file beside `path` that holds `text`, on the disk; it is gone afterwards."""
+    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+    with storing(path):
+        try:
+            with synced(temporary) as file:
+                file.write(text.encode())
+            yield temporary
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def append_record(path: Path, record: dict) -> None:
+    """Append a line to a JSON-lines file, in one piece; a torn last line is ended first, so that it costs nothing but itself.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written; the file then ends where it ended before.
+    """
+    line = json.dumps(record).encode() + b"\n"
+    with storing(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            size = os.fstat(handle).st_size
+            if size and os.pread(handle, 1, size - 1) != b"\n":
+                line = b"\n" + line
+            written = 0
+            try:
+                while written < len(line):
+                    written += os.write(handle, line[written:])
+            except OSError:
+                if written and os.fstat(handle).st_size == size + written:
+                    os.ftruncate(handle, size)
+                raise
+        finally:
+            os.close(handle)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to write into, which is at `path` once all is done, and gone after an error.
 
-    What a killed process left behind is removed by the next one that is `alone` (see `locked`).
+    Where two make the same folder, the first one to be done wins, and the other one's is thrown away.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.part-") as temporary:
-        folder = Path(temporary) / "folder"  # not the temporary folder itself, which only its owner may read
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = path.with_name(f".{path.name}.part-{secrets.token_hex(4)}")
         folder.mkdir()
+    try:
         yield folder
+        with storing(path):
+            for file in folder.iterdir():
+                flush(file)
+            try:
+                folder.rename(path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+            flush(path.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def delete_folder(path: Path) -> None:
+    """Delete a folder so that it is whole or gone at any time: first by name, then its content. One that is not there is no error."""
+    old = path.with_name(f".{path.name}.old-{secrets.token_hex(4)}")
+    try:
+        os.replace(path, old)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(_cannot_write(path, error)) from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes left half-written or half-deleted directly in `folder`; for whoever is the only one to write there."""
+    for path in folder.glob(".*") if folder.is_dir() else ():
+        if any(mark in path.name for mark in LEFTOVERS):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
+
+
+@contextmanager
+def synced(path: Path) -> Iterator[BinaryIO]:
+    """A new file that is on the disk in the end, so that no power cut keeps the name of its folder and loses the content."""
+    with open(path, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def flush(path: Path) -> None:
+    """Force a file or folder onto the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# ----------------------------------------------------------------------------------------------------- reading
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in a file.
+
+    Raises
+    ------
+    UnreadableError
+        If the file holds anything else; a file that is not there is a FileNotFoundError.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, numbers of thousands of digits, nested without end
+        raise UnreadableError(path, "empty" if _is_empty(path) else f"not JSON: {error}") from None
+    except OSError as error:
+        raise UnreadableError(path, error.strerror or str(error)) from None
+    if not isinstance(value, dict):
+        raise UnreadableError(path, f"a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def _is_empty(path: Path) -> bool:
+    return not path.read_bytes().strip(b"\0 \n")
+
+
+def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True) -> list[dict]:
+    """The objects of a JSON-lines file, in order. Lines that are none, or do not fit, are left out, and that is said once.
+
+    A last line without an end is still being written, and left out without a word.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        say_once(f"unreadable: {path} ({error.strerror or error})")
+        return []
+    records, bad = [], []
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
-            folder.rename(path)
-        except OSError:
-            if not path.is_dir():  # else, where there are no locks, another process was first
-                raise
+            record = json.loads(line)
+            if not isinstance(record, dict) or not fits(record):
+                raise ValueError
+            records.append(record)
+        except (ValueError, RecursionError, TypeError, KeyError):
+            bad.append(number)
+    if bad:
+        lines = f"line {bad[0]}" if len(bad) == 1 else f"{len(bad)} lines, the first is line {bad[0]}"
+        say_once(f"unreadable: {path} ({lines}): left out, the rest is used")
+    return records
+
+
+# ----------------------------------------------------------------------------------------------------- locks
 
 
 @contextmanager
@@ -56,24 +272,6 @@ def locked(path: Path, waiting: str = "") -> Iterator[bool]:
                     print(waiting, file=sys.stderr)
                 fcntl.flock(file, fcntl.LOCK_EX)
             alone = True
-        for unfinished in path.parent.glob(f"{path.name}.part-*") if alone else ():  # left by a process that died
-            rmtree(unfinished, ignore_errors=True)
+        for unfinished in path.parent.glob(f".{path.name}.part-*") if alone else ():  # left by a process that died
+            shutil.rmtree(unfinished, ignore_errors=True)
         yield alone
-
-
-@contextmanager
-def synced(path: Path) -> Iterator[BinaryIO]:
-    """A new file that is on the disk in the end, so that no power cut keeps the name of its folder and loses the content."""
-    with open(path, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def flush(path: Path) -> None:
-    """Force a file or folder onto the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -30,19 +30,36 @@ class ParameterError(WorkbenchError, ValueError):
     """A parameter has an unknown name, a value of the wrong type, or a value out of range."""
 
 
+_said: set[str] = set()
+
+
+def say_once(text: str) -> None:
+    """Print a line on stderr, once for each text in this process: what work goes on after, such as a file that is left out."""
+    if text not in _said:
+        _said.add(text)
+        print(text, file=sys.stderr, flush=True)
+
+
 def command(main):
-    """Decorator for the function of a command line, which returns the exit status: a WorkbenchError ends it with one line on stderr, and
-    an interrupt without a word."""
+    """Decorator for the function of a command line, which returns the exit status: a WorkbenchError, or a disk that fails, ends it with
+    one line on stderr, an interrupt and a reader that has gone (`| head`) without a word."""
 
     @functools.wraps(main)
     def run(*arguments) -> int:
         try:
             main(*arguments)
+            sys.stdout.flush()
         except WorkbenchError as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             return 130
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tells of it when it ends
+            return 141
+        except OSError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return 2
         return 0
 
     return run
@@ -152,6 +169,11 @@ def notebook_parameters(namespace: Mapping) -> dict:
                 targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
                 names += [t.id for t in targets if isinstance(t, ast.Name)]
     return {name: namespace[name] for name in dict.fromkeys(names)}
+
+
+def whole(text: str) -> int | None:
+    """The number that a text of ASCII digits stands for; None for any other text, such as "²", "-1" or thousands of digits."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

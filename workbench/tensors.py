@@ -1,0 +1,118 @@
+"""Files and folders of tensors, with the SHA-256 of everything in them: what is read is what was written, or an error says so.
+
+A sealed folder has a `SHA256SUMS` in the format of `sha256sum`, so `sha256sum -c SHA256SUMS` checks it too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from .files import UnreadableError, storing, synced
+
+SUMS = "SHA256SUMS"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, from any device and in any memory layout; contiguous in the file, for safetensors knows no other.
+
+    Raises
+    ------
+    StorageError
+        If the file cannot be written.
+    """
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    with storing(path), synced(path) as file:  # not by safetensors, which reports a full disk in words of its own
+        file.write(content)
+
+
+def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Parameters
+    ----------
+    sha256
+        What the SHA-256 of the file has to be.
+
+    Raises
+    ------
+    UnreadableError
+        If the file is missing, damaged, or not what was written.
+    """
+    content = _read(path)
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise UnreadableError(path, f"its SHA-256 is not the one in {SUMS}: the file was changed or damaged")
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise UnreadableError(path, f"no safetensors: {' '.join(str(error).split())[:120]}") from None
+
+
+def seal(folder: Path) -> None:
+    """Write `SHA256SUMS` of all files in a folder."""
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir()) if path.name != SUMS}
+    with storing(folder / SUMS), synced(folder / SUMS) as file:
+        file.write("".join(f"{value}  {name}\n" for name, value in sums.items()).encode())
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a sealed folder, by name.
+
+    Raises
+    ------
+    UnreadableError
+        If the list is missing or damaged, or a file that it names is not there.
+    """
+    path = folder / SUMS
+    try:
+        lines = _read(path).decode().splitlines()
+    except UnicodeDecodeError:
+        raise UnreadableError(path, "not text") from None
+    found = {}
+    for line in lines:
+        match = re.fullmatch(r"([0-9a-f]{64})  ([\w.-]+)", line)
+        if not match:
+            raise UnreadableError(path, f"{line[:40]!r} is no line of sha256sum")
+        found[match[2]] = match[1]
+    if not found:
+        raise UnreadableError(path, "empty")
+    for name in found:
+        if not (folder / name).is_file():
+            raise UnreadableError(folder / name, "missing")
+    return found
+
+
+def verify(folder: Path) -> dict[str, str]:
+    """Hold every file of a sealed folder against its SHA-256; the list, as of `sums`.
+
+    Raises
+    ------
+    UnreadableError
+        That names the first file that is missing or not what was written.
+    """
+    expected = sums(folder)
+    for name, value in expected.items():
+        if hashlib.sha256(_read(folder / name)).hexdigest() != value:
+            raise UnreadableError(folder / name, f"its SHA-256 is not the one in {SUMS}: the file was changed or damaged")
+    return expected
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first floating-point tensor that holds a NaN or an infinity; None if all are finite."""
+    return next((name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()), None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UnreadableError(path, "missing") from None
+    except OSError as error:
+        raise UnreadableError(path, error.strerror or str(error)) from None
