@@ -1,10 +1,36 @@
 import dataclasses
 import math
+import os
 
 import pytest
 
 from workbench import Config, ParameterError
-from workbench.config import BUILT_IN_DATA, PRESETS
+from workbench.config import BUILT_IN_DATA, DEMO, PRESETS, find_run_folder, outputs_dir, parent_config, short_name, split_resume
+from workbench.files import UnreadableError
+
+
+@pytest.fixture
+def make(folders):
+    """A run's folder, with empty checkpoints: `make("cats", 4, 8, width=16)`."""
+
+    def make(name, *steps, **settings):
+        folder = outputs_dir() / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(Config.preset("twins32", run=folder.name, **settings).to_json())
+        for step in steps:
+            (folder / "checkpoints" / str(step)).mkdir(parents=True)
+        return folder
+
+    return make
+
+
+def refused(parameters, error=ParameterError) -> str:
+    """What is said of parameters that are refused."""
+    with pytest.raises(error) as refusal:
+        Config.from_parameters(parameters)
+    text = str(refusal.value)
+    assert "\n" not in text and text.isprintable() and len(text) < 700, text
+    return text
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -111,3 +137,208 @@ def test_parameters_cell_explains_everything():
     cell = Config.cell()
     for field in dataclasses.fields(Config):
         assert f"{field.name}: {field.type.split(' ')[0]} = None  # {Config.explain(field.name)}" in cell
+
+
+# ------------------------------------------------------------------------------------------------- which run is meant
+
+
+def test_a_bare_name_is_a_run_in_the_outputs_folder_and_never_one_in_the_working_directory(make, folders, monkeypatch):
+    here = make("../elsewhere/cats", 4)
+    monkeypatch.chdir(here.parent)
+    assert find_run_folder("cats") is None
+    for explicit in ("./cats", "../elsewhere/cats", str(here), f"{here}/", here.relative_to(here.parent), here):
+        assert find_run_folder(explicit) == here.resolve(), explicit
+    monkeypatch.setenv("HOME", str(here.parent))
+    assert find_run_folder("~/cats") == here.resolve()
+    there = make("cats", 4)
+    assert find_run_folder("cats") == there.resolve() and find_run_folder("./cats") == here.resolve()
+    monkeypatch.chdir(here)
+    assert find_run_folder(".") == here.resolve() and find_run_folder("..") is None
+
+
+def test_the_demo_comes_after_a_run_of_that_name(make):
+    assert find_run_folder("demo") == DEMO and find_run_folder("./demo") is None
+    (outputs_dir() / "demo").mkdir(parents=True)  # what was written about it
+    assert find_run_folder("demo") == DEMO
+    make("../outputs/demo2")
+    assert find_run_folder("demo2") == (outputs_dir() / "demo2").resolve()
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "\0", "a\0b", "x" * 400, "é" * 200, "\udcff", "\ud800", "~nobody/x", "~\0", "./\0", "/dev/null", "a\nb", 5]
+)
+def test_odd_text_is_no_run(text):
+    assert find_run_folder(text) is None
+
+
+def test_resume_is_split_at_its_last_at():
+    assert split_resume("a") == ("a", None) and split_resume("a@5") == ("a", "5") and split_resume("a@") == ("a", "")
+    assert split_resume("/home/a@b/run") == ("/home/a@b/run", None) and split_resume("/home/a@b/run@5") == ("/home/a@b/run", "5")
+
+
+def test_resume_takes_names_and_explicit_paths(make, monkeypatch):
+    folder = make("cats", 4, width=16)
+    monkeypatch.chdir(folder)
+    for given in ("cats", "../cats", str(folder), folder, "."):
+        config = Config.from_parameters(dict(resume=given))
+        assert (config.resume, config.width, config.run) == ("cats", 16, "cats")
+    assert Config.from_parameters(dict(resume=f"{folder}@4")).resume == "cats@4"
+    other = make("../elsewhere/dogs", 4)
+    fork = Config.from_parameters(dict(resume="../../elsewhere/dogs@04", lr_d=1e-3))
+    assert fork.resume == f"{other.resolve()}@4" and fork.derived_name == "dogs-from4-lr_d=0.001"
+
+
+def test_what_is_wrong_with_the_run_to_resume_is_named(make):
+    folder = make("cats", 4, 8)
+    assert "there is no run 'cat' in" in refused(dict(resume="cat")) and "did you mean 'cats'" in refused(dict(resume="cat"))
+    assert "'x' is not a step; there are: 8, 4" in refused(dict(resume="cats@x"))
+    assert "'' is not a step" in refused(dict(resume="cats@"))
+    assert "'²' is not a step" in refused(dict(resume="cats@²"))
+    assert "has no checkpoint at step 5; there are: 8, 4" in refused(dict(resume="cats@5"))
+    for damage in ("", "{", "[]", '{"widht": 3}', '{"width": "x"}', "\0" * 9, '{"width": 8, "width": 9}', "[" * 100_000):
+        (folder / "config.json").write_text(damage)
+        assert refused(dict(resume="cats"), UnreadableError).startswith(f"unreadable: {folder}/config.json"), damage
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")  # whoever opened it would wait for ever
+    assert "not a file" in refused(dict(resume="cats"), UnreadableError)
+
+
+# ------------------------------------------------------------------------------------------------- forks and resumed runs
+
+
+@pytest.mark.parametrize(
+    ("parent", "given", "says"),
+    [
+        ({}, dict(num_classes=10), "num_classes=10 differs from the 6"),
+        ({}, dict(data="cifar10"), "num_classes=10 (of data='cifar10') differs from the 6"),
+        ({}, dict(image_size=64), "image_size=64 differs from the 32"),
+        ({}, dict(width=32), "width=32 differs from the 24"),
+        ({}, dict(width_d=32), "width_d=32 differs from the 24"),
+        ({}, dict(z_dim=64), "z_dim=64 differs from the 32"),
+        ({}, dict(max_multiplier=2), "max_multiplier=2 differs from the 8"),
+        ({}, dict(d_downsamples=2), "d_downsamples=2 differs from the 3"),
+        ({}, dict(d_flat_blocks=0), "d_flat_blocks=0 differs from the 1"),
+        ({}, dict(attention_g="none"), "attention_g='none' differs from the '16'"),
+        ({}, dict(attention_d="8"), "attention_d='8' differs from the '16'"),
+        ({}, dict(attention_variant="paper"), "attention_variant='paper' differs from the 'official'"),
+        ({}, dict(attention_block="residual"), "attention_block='residual' differs from the 'attention'"),
+        ({}, dict(sn_g=False), "sn_g=False differs from the True"),
+        ({}, dict(steps=4), "steps=4 is not above 4"),
+        ({}, dict(steps=3), "set steps above 4"),
+        (dict(steps=4), {}, "steps=4 is not above 4"),
+    ],
+)
+def test_a_fork_that_cannot_take_its_parents_weights_or_no_step_is_refused(make, parent, given, says):
+    make("cats", 4, **parent)
+    assert says in refused(dict(resume="cats@4", **given))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        dict(width_d=24),
+        dict(max_multiplier=99),
+        dict(d_downsamples=3),
+        dict(lr_d=1e-3),
+        dict(data="/some/where"),
+        dict(dtype="float64"),
+        dict(steps=5),
+    ],
+)
+def test_a_fork_may_change_what_shapes_no_weight(make, given):
+    make("cats", 4)
+    assert Config.from_parameters(dict(resume="cats@4") | given).resume == "cats@4"
+
+
+def test_a_fork_has_a_name_a_note_and_tags_of_its_own(make):
+    make("cats", 4, note="for the paper", tags="paper")
+    fork = Config.from_parameters(dict(resume="cats@4"))
+    assert (fork.run, fork.note, fork.tags) == ("", "", "")
+    assert Config.from_parameters(dict(resume="cats@4", tags="mine")).tags == "mine"
+    resumed = Config.from_parameters(dict(resume="cats"))
+    assert (resumed.run, resumed.note, resumed.tags) == ("cats", "for the paper", "paper")
+
+
+def test_a_resumed_run_ends_no_earlier_than_its_newest_checkpoint(make):
+    make("cats", 4, 80, steps=100)
+    assert "steps=79 is below 80, the newest checkpoint" in refused(dict(resume="cats", steps=79))
+    assert Config.from_parameters(dict(resume="cats", steps=80)).steps == 80
+    assert "fork the run: resume='cats@80'" in refused(dict(resume="cats", lr_d=1e-3))
+
+
+def test_a_resumed_fork_goes_on_with_its_own_settings(make):
+    make("cats", 4)
+    make("kittens", 8, resume="cats@4", lr_d=1e-3)
+    config = Config.from_parameters(dict(resume="kittens", steps=3000))
+    assert config.lr_d == 1e-3 and parent_config("kittens").resume == "cats@4"
+    assert config.changes(parent_config("kittens")) == dict(steps=3000)
+
+
+def test_the_demo_is_neither_made_nor_continued_but_can_be_forked():
+    assert "ships with the package" in refused(dict(run="demo"))
+    assert "fork it: resume='demo@4000'" in refused(dict(resume="demo"))
+    assert Config.from_parameters(dict(resume="demo@500")).derived_name == "demo-from500"
+
+
+def test_given_values_are_compared_as_they_are_read(make, folders, monkeypatch):
+    (folders / "data" / "my cats").mkdir(parents=True)
+    (folders / "link").symlink_to(folders / "data")
+    monkeypatch.chdir(folders / "data")
+    monkeypatch.setenv("HOME", str(folders))
+    make("cats", 4, data="my cats", num_classes=3)
+    for data in ("my cats", "./my cats", "my cats/", "../data/my cats", "~/data/my cats", folders / "link" / "my cats"):
+        assert Config.from_parameters(dict(resume="cats", data=data)).data == str(folders / "data" / "my cats")
+    assert Config.from_parameters(dict(resume="cats", width="24", lr_d="8e-4", preset=" twins32 ")).run == "cats"
+    assert "preset='cifar10' does not go with" in refused(dict(resume="cats", preset="cifar10"))
+    (folders / "data" / "dogs").mkdir()
+    assert "differs from the" in refused(dict(resume="cats", data="dogs"))
+
+
+# ------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a@b",
+        "a/b",
+        "a\\b",
+        "a,b",
+        ".a",
+        "..",
+        "-a",
+        "~a",
+        " a",
+        "a ",
+        "a.",
+        " ",
+        "a\nb",
+        "a\0",
+        "\x1b[1m",
+        "\x85",
+        "\udcff",
+        "\u2028",
+        "x" * 201,
+        "é" * 101,
+    ],
+)
+def test_what_cannot_name_a_folder_is_refused(name):
+    refused(dict(run=name))
+
+
+@pytest.mark.parametrize("name", ["007", "my run", "a=b", "猫", "$HOME", "x" * 200, "None-1", "con", "a:b"])
+def test_other_names_are_taken_as_they_are(name):
+    assert Config.from_parameters(dict(run=name)).run == name
+
+
+def test_derived_names_fit_into_a_folder_and_stay_different(make):
+    base = dict(lr_d=1.25e-3, lr_g=1.25e-3, beta1=0.125, beta2=0.925, ema_decay=0.9925, evaluate_every=125, evaluate_n=1250, batch_size=64)
+    names = [Config.preset("twins32", **base, data=f"/data/{'猫' * 60}", seed=seed).derived_name for seed in range(3)]
+    assert len(set(names)) == 3 and all(len(name.encode()) <= 150 for name in names)
+    assert all(Config.preset("twins32", run=name).run == name for name in names)
+    for cut in range(20, 40):
+        assert len(short_name("猫" * 40, cut).encode()) <= cut and short_name("猫" * 40, cut).startswith("猫")
+    assert short_name("猫" * 40, 120) == "猫" * 40
+    make("../elsewhere/-odd @ name", 4).rename(outputs_dir().parent / "elsewhere" / "-odd @ name.")
+    name = Config.from_parameters(dict(resume=str(outputs_dir().parent / "elsewhere" / "-odd @ name.@4"))).derived_name
+    assert name == "odd___name.-from4" and Config.preset("twins32", run=name)

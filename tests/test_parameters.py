@@ -30,7 +30,8 @@ def test_values_are_coerced_to_their_declared_type():
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (dict(cuont=1), "unknown parameter 'cuont'; did you mean 'count'? the parameters are: count, rate"),
+        (dict(cuont=1), "unknown parameter 'cuont'; did you mean 'count'?"),
+        (dict(zzzz=1), "unknown parameter 'zzzz'; the parameters are: count, rate"),
         (dict(count=11), "count=11 is not in range; allowed: at least 1 and at most 10 (count: how many)"),
         (dict(rate=1), "rate=1 is not in range; allowed: above 0 and below 1"),
         (dict(rate=float("inf")), "rate=inf is not a number"),

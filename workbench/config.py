@@ -6,14 +6,19 @@ This module needs the standard library only.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import math
 import os
+import textwrap
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .parameters import ParameterError, Parameters, nearest, parameter, read_list, read_text
+from .files import UnreadableError
+from .parameters import ParameterError, Parameters, nearest, parameter, read_list, read_text, shown, shown_text, whole
 
 # ----------------------------------------------------------------------------------------------------- places
 
@@ -34,6 +39,63 @@ def _place(variable: str, name: str) -> Path:
     checkout = Path(__file__).resolve().parent.parent
     default = checkout / name if (checkout / "pyproject.toml").exists() else Path.cwd() / name
     return Path(os.environ.get(variable) or default).expanduser().resolve()
+
+
+DEMO = Path(__file__).resolve().parent / "demo"  # a run that ships with the package
+
+
+def find_run_folder(text: str | os.PathLike) -> Path | None:
+    """The folder of a run, or None if there is none: this never raises.
+
+    Parameters
+    ----------
+    text
+        A bare name is looked up in the outputs folder, and "demo" then is the run that ships with the package. The working directory
+        counts for explicit paths only: text with a separator, or that begins with "~" or ".", and path objects.
+    """
+    try:
+        path = _explicit_path(text)
+        if path:
+            places = [path]
+        elif os.fspath(text).strip():
+            places = [outputs_dir() / text, *([DEMO] if text == DEMO.name else [])]
+        else:
+            return None
+        return next((Path(os.path.realpath(place)) for place in places if os.path.exists(place / "config.json")), None)
+    except (OSError, ValueError, TypeError, RuntimeError):  # NUL, no UTF-8, too long, no such user, no permission
+        return None
+
+
+def _explicit_path(text: str | os.PathLike) -> Path | None:
+    """The path that `text` is as it stands, relative to the working directory; None for a bare name."""
+    explicit = not isinstance(text, str) or text.startswith(("~", ".")) or any(sign in text for sign in (os.sep, os.altsep) if sign)
+    return Path(os.path.expanduser(text)) if explicit else None
+
+
+MAX_NAME = 200  # bytes of a run's name: with the suffixes of temporary files it stays below the 255 of most file systems
+
+
+def short_name(name: str, limit: int = 150) -> str:
+    """A name of at most `limit` bytes; one that is cut ends in a hash of all of it, so that different names stay different."""
+    if len(name.encode(errors="replace")) <= limit:
+        return name
+    digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:8]
+    return f"{name.encode(errors='replace')[: limit - 9].decode(errors='ignore').rstrip('-. ')}-{digest}"
+
+
+def _name_fault(name: str) -> str:
+    """What keeps `name` from naming a run's folder; empty: nothing."""
+    size = len(name.encode(errors="surrogatepass"))
+    if size > MAX_NAME:
+        return f"it has {size} bytes; at most {MAX_NAME}"
+    if any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name):
+        return "it contains control characters"
+    wrong = next((sign for sign in "/\\@," if sign in name), "")
+    if wrong:
+        return f"use one without {wrong!r}"
+    if name[0] in ".-~ " or name[-1] in ". ":
+        return "use one that does not begin with '.', '-', '~' or a blank, or end with '.' or a blank"
+    return ""
 
 
 # ----------------------------------------------------------------------------------------------------- parameters
@@ -81,10 +143,30 @@ PRESETS: dict[str, dict] = {
 def _read_data(value, refuse) -> str:
     """A built-in name, or the absolute path of a folder of images: as given, or, where that does not exist, in the data folder."""
     text = read_text(value, refuse)
-    if text in BUILT_IN_DATA:
-        return text
-    path = Path(text).expanduser()
-    return str((path if path.exists() or not (data_dir() / path).exists() else data_dir() / path).resolve())
+    if text.strip() in BUILT_IN_DATA:
+        return text.strip()
+    if not text.strip():
+        refuse(f"{', '.join(BUILT_IN_DATA)} or a folder")
+    try:
+        path = Path(os.path.expanduser(text))
+        in_data_folder = not os.path.exists(path) and os.path.exists(data_dir() / path)
+        return os.path.realpath(data_dir() / path if in_data_folder else path)
+    except (OSError, ValueError):
+        return refuse("the path of a folder")
+
+
+def _read_resume(value, refuse) -> str:
+    """ "run" or "run@step"; an explicit path is made absolute, and becomes a name where it lies in the outputs folder."""
+    text = read_text(value, refuse).strip()
+    name, step = split_resume(text)
+    try:
+        path = _explicit_path(value if isinstance(value, os.PathLike) and step is None else name)
+        folder = path and Path(os.path.realpath(path))
+    except (OSError, ValueError):
+        refuse("the name or path of a run")
+    if folder:
+        name = folder.name if folder in (outputs_dir() / folder.name, DEMO) else str(folder)
+    return name if step is None else f"{name}@{step if whole(step) is None else whole(step)}"
 
 
 def _read_sites(value, refuse) -> str:
@@ -93,9 +175,10 @@ def _read_sites(value, refuse) -> str:
     items = [str(item).strip() for item in items if str(item).strip()]
     if not items or items == ["none"] or items == ["None"]:
         return "none"
-    if not all(item.isdigit() for item in items):
+    sizes = {whole(item) for item in items}
+    if None in sizes:
         refuse('a list of feature-map sizes such as "32", "32,64" or "none"')
-    return ",".join(str(s) for s in sorted({int(item) for item in items}))
+    return ",".join(map(str, sorted(sizes)))
 
 
 @dataclass(frozen=True)
@@ -172,7 +255,7 @@ class Config(Parameters):
     evaluate_every: int | None = parameter(None, "steps between evaluations; 0: never; None: 250 for twins", low=0)
     evaluate_n: int | None = parameter(None, "images per evaluation; None: 500 for twins, else 5000", low=10)
     evaluate_extractor: str = parameter("auto", "inception, twins, or module:attribute; auto: twins for twins, else inception")
-    resume: str = parameter("", '"run": go on with it; "run@step": fork a new run from its checkpoint')
+    resume: str = parameter("", '"run": go on with it; "run@step": fork a new run from its checkpoint', read=_read_resume)
     note: str = parameter("", "free text, stored with the run")
     tags: str = parameter("", "words to find the run by, separated by commas", read=read_list)
 
@@ -220,19 +303,32 @@ class Config(Parameters):
         return self.batch_norm_group or self.batch_size
 
     @property
+    def _shapes(self) -> dict:
+        """What the shapes of the networks' tensors follow from."""
+        names = ("image_size", "num_classes", "width", "z_dim", "d_flat_blocks", "attention_g", "attention_d", "sn_g", "sn_d")
+        shapes = {name: getattr(self, name) for name in names} | dict(
+            width_d=self.width_d or self.width,
+            max_multiplier=min(self.max_multiplier, self.image_size // 4),
+            d_downsamples=len(self.maps_d),
+        )
+        if self.sites_g or self.sites_d:
+            shapes |= dict(attention_variant=self.attention_variant, attention_block=self.attention_block)
+        return shapes
+
+    @property
     def _data_defaults(self) -> dict:
         return BUILT_IN_DATA.get(self.data, FOLDER_DATA)
 
     @property
     def derived_name(self) -> str:
         """The name of a run that was given none: what it starts from, and each parameter that differs from that."""
-        base = Config.preset(self.preset)
-        start = self.preset
+        base, start = Config.preset(self.preset), self.preset
         if self.resume:
             base = parent_config(self.resume)
-            start = self.resume.replace("@", "-from")
+            name, step = split_resume(self.resume)
+            start = _slug(name) if step is None else f"{_slug(name)}-from{step}"
         changes = [f"{k}={_slug(v)}" for k, v in self.changes(base).items()]
-        return "-".join([start, *changes])[:150].rstrip("-.")
+        return short_name("-".join([start.lstrip(".-~") or "run", *changes]).rstrip("-."))
 
     def changes(self, base: Config) -> dict:
         """Parameters (name: value) in which this differs from `base`, the run's identity and notes left out."""
@@ -257,34 +353,30 @@ class Config(Parameters):
             For an unknown name (the message tells the nearest known one) or a value that does not fit.
         """
         cls.refuse_unknown(parameters)
-        given = {k: v for k, v in parameters.items() if v is not None}
-        resume = str(given.get("resume", ""))
+        given = {name: cls.read(name, value) for name, value in parameters.items() if value is not None}
+        if given.get("run") == DEMO.name:
+            raise ParameterError(f"run={DEMO.name!r} is the run that ships with the package; choose another name")
+        resume = given.get("resume", "")
         if not resume:
-            return cls.preset(str(given.pop("preset", "twins32")), **given)
+            return cls.preset(given.pop("preset", "twins32"), **given)
         base = parent_config(resume)
         if given.get("preset", base.preset) != base.preset:
             raise ParameterError(
-                f"preset={given['preset']!r} does not go with resume={resume!r}, which has preset {base.preset!r}: leave preset out"
+                f"preset={given['preset']!r} does not go with resume={shown(resume)}, which has preset {base.preset!r}: leave preset out"
             )
-        if "data" in given and given["data"] != base.data:
+        if given.get("data", base.data) != base.data:
             followed = {k: None for k, v in base._data_defaults.items() if k == "num_classes" or getattr(base, k) == v}
             given = followed | given  # what followed from the parent's data follows from this
-        forking = "@" in resume
-        config = base.replace(**{"run": "" if forking else base.run, **given, "resume": resume})
-        if not forking:
-            fixed = [k for k in config.changes(base) if k not in MAY_CHANGE_ON_RESUME]
-            if fixed:
-                raise ParameterError(
-                    f"{fixed[0]}={getattr(config, fixed[0])!r} differs from the {getattr(base, fixed[0])!r} of the run that resume={resume!r} "
-                    f"goes on with; to change it, fork the run: resume='{resume}@<step>'"
-                )
-            if config.run != base.run:
-                raise ParameterError(
-                    f"run={config.run!r} does not go with resume={resume!r}: a resumed run keeps its name; to make a new one, fork it: resume='{resume}@<step>'"
-                )
+        forking = split_resume(resume)[1] is not None
+        inherited = dict(run="", note="", tags="") if forking else {}
+        config = base.replace(**inherited | given | dict(resume=resume))
+        if forking:
+            require_forkable(config)
+        else:
+            _require_resumable(config, base)
         return config
 
-    def replace(self, **changes) -> Config:
+    def replace(self, /, **changes) -> Config:
         """A copy with some parameters replaced."""
         self.refuse_unknown(changes)
         return replace(self, **changes)
@@ -294,18 +386,45 @@ class Config(Parameters):
         return json.dumps(asdict(self), indent=2)
 
     @classmethod
-    def from_json(cls, text: str) -> Config:
-        """The inverse of `to_json`. Settings left out are those of the preset."""
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ParameterError(f"the configuration is not valid JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ParameterError("the configuration must be a JSON object of parameters")
-        return cls.preset(values.pop("preset", "twins32"), **values)
+    def from_json(cls, text: str | bytes) -> Config:
+        """The inverse of `to_json`. Settings left out are those of the preset.
+
+        Raises
+        ------
+        ParameterError
+            For text that is no JSON object of parameters and values that fit.
+        """
+        return _from_json(text, data_dir())
 
 
-def _preset(cls, name: str, **overrides) -> Config:
+MAX_JSON = 1_000_000  # bytes of settings
+
+
+@functools.lru_cache(maxsize=1024)
+def _from_json(text: str | bytes, data_dir: Path) -> Config:  # lists of runs read the same text again and again
+    def no_twins(pairs: list) -> dict:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ParameterError(f"the configuration has {shown(next(n for n in names if names.count(n) > 1))} twice")
+        return values
+
+    if len(text) > MAX_JSON:
+        raise ParameterError(f"the configuration is larger than {MAX_JSON:,} bytes")
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        values = json.loads(text, object_pairs_hook=no_twins)
+    except ParameterError:
+        raise
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers of thousands of digits, nested without end
+        raise ParameterError(f"the configuration is not valid JSON: {shown_text(str(error))}") from None
+    if not isinstance(values, dict):
+        raise ParameterError("the configuration must be a JSON object of parameters")
+    Config.refuse_unknown(values)
+    return Config.preset(values.pop("preset", "twins32"), **values)
+
+
+def _preset(cls, name: str, /, **overrides) -> Config:
     """The settings called `name`, with some replaced.
 
     Raises
@@ -313,8 +432,7 @@ def _preset(cls, name: str, **overrides) -> Config:
     ParameterError
         For an unknown preset or parameter, or a value that does not fit.
     """
-    if name not in PRESETS:
-        raise ParameterError(f"preset={name!r} is unknown; {nearest(str(name), PRESETS)}one of: {', '.join(PRESETS)}")
+    name = cls.read("preset", name)
     cls.refuse_unknown(overrides)
     return cls(**{"preset": name, **PRESETS[name], **overrides})
 
@@ -337,6 +455,30 @@ MAY_CHANGE_ON_RESUME = {
 }
 
 
+def split_resume(resume: str) -> tuple[str, str | None]:
+    """The run, and the step as text (None: no fork), of "run" or "run@step"; the run may be a path that contains "@"."""
+    name, at, step = resume.rpartition("@")
+    return (name, step) if at and os.sep not in step else (resume, None)
+
+
+def parent_folder(resume: str) -> Path:
+    """The folder of the run that `resume` names.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such run.
+    """
+    name = split_resume(resume)[0]
+    folder = find_run_folder(name)
+    if folder is None:
+        known = sorted(p.parent.name for p in outputs_dir().glob("*/config.json"))
+        raise ParameterError(
+            f"resume={shown(resume)}: there is no run {shown(name)} in {outputs_dir()}; {nearest(name, known)}{len(known)} runs are there"
+        )
+    return folder
+
+
 def parent_config(resume: str) -> Config:
     """The settings of the run that `resume` ("run" or "run@step") names.
 
@@ -344,15 +486,110 @@ def parent_config(resume: str) -> Config:
     ------
     ParameterError
         If there is no such run.
+    UnreadableError
+        If its `config.json` is damaged or of another version.
     """
-    name = resume.partition("@")[0]
-    path = outputs_dir() / name / "config.json"
-    if not path.exists():
-        known = sorted(p.parent.name for p in outputs_dir().glob("*/config.json"))
+    return stored_config(parent_folder(resume))
+
+
+def start_step(resume: str) -> int | None:
+    """The step that a fork starts at; None where `resume` forks nothing.
+
+    Raises
+    ------
+    ParameterError
+        If the run has no checkpoint of that step; the message lists those there are.
+    """
+    name, text = split_resume(resume)
+    if text is None:
+        return None
+    step, steps = whole(text), checkpoint_steps(parent_folder(resume))
+    if step not in steps:
+        what = f"{shown(text)} is not a step" if step is None else f"run {shown(name)} has no checkpoint at step {step}"
+        there = textwrap.shorten(", ".join(map(str, reversed(steps))), 150, placeholder=" ...") or "none yet"
+        raise ParameterError(f"resume={shown(resume)}: {what}; there are: {there}")
+    return step
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps that a run's folder has checkpoints of, ascending."""
+    try:
+        names = os.listdir(folder / "checkpoints")
+    except OSError:
+        return []
+    return sorted(step for step in map(whole, names) if str(step) in names)
+
+
+def stored_config(folder: Path) -> Config:
+    """The settings in a run's folder.
+
+    Raises
+    ------
+    UnreadableError
+        If its `config.json` is damaged or of another version.
+    """
+    path = folder / "config.json"
+    try:
+        if path.exists() and not path.is_file():
+            raise UnreadableError(path, "not a file")
+        with open(path, "rb") as file:
+            content = file.read(MAX_JSON + 1)
+    except OSError as error:
+        raise UnreadableError(path, error.strerror or str(error)) from None
+    try:
+        return Config.from_json(content)
+    except ParameterError as error:
+        raise UnreadableError(path, str(error)) from None
+
+
+def require_forkable(config: Config) -> None:
+    """Refuse a fork whose networks do not fit its parent's weights, or that has no step to take.
+
+    A class count that follows from a folder of images is known once that is opened: check again with it.
+
+    Raises
+    ------
+    ParameterError
+        The message names the parameter, with the value of the fork and of its parent.
+    """
+    start, base = start_step(config.resume), parent_config(config.resume)
+    mine, theirs = config._shapes, base._shapes
+    for name, value in mine.items():
+        if value != theirs.get(name) and not (name == "num_classes" and None in (value, theirs[name])):
+            source = f" (of data={shown(config.data)})" if name == "num_classes" and config.data != base.data else ""
+            raise ParameterError(
+                f"{name}={value!r}{source} differs from the {theirs[name]!r} of the run that resume={shown(config.resume)} forks, "
+                f"whose weights do not fit then; keep {name}={theirs[name]!r}, or start a new run without resume"
+            )
+    if config.steps <= start:
         raise ParameterError(
-            f"resume={resume!r}: there is no run {name!r} in {outputs_dir()}; {nearest(name, known)}{len(known)} runs are there"
+            f"steps={config.steps} is not above {start}, the step that resume={shown(config.resume)} starts at; set steps above {start}"
         )
-    return Config.from_json(path.read_text())
+
+
+def _require_resumable(config: Config, base: Config) -> None:
+    """Refuse a run that goes on with what its weights do not come from, or that would end before it begins."""
+    resume = config.resume
+    folder = parent_folder(resume)
+    steps = checkpoint_steps(folder)
+    fork = f"resume='{resume}@{steps[-1] if steps else '<step>'}'"
+    if folder == DEMO:
+        raise ParameterError(f"resume={resume!r}: this run ships with the package and does not change; fork it: {fork}")
+    fixed = [name for name in config.changes(base) if name not in MAY_CHANGE_ON_RESUME]
+    if fixed:
+        mine, theirs = (shown(getattr(c, fixed[0])) for c in (config, base))
+        raise ParameterError(
+            f"{fixed[0]}={mine} differs from the {theirs} of the run that resume={shown(resume)} goes on with; to change it, fork the run: {fork}"
+        )
+    if config.run != base.run:
+        raise ParameterError(
+            f"run={config.run!r} does not go with resume={shown(resume)}: a resumed run keeps its name; to make a new one, fork it: {fork}"
+        )
+    if steps and config.steps < steps[-1]:
+        raise ParameterError(
+            f"steps={config.steps} is below {steps[-1]}, the newest checkpoint of the run that resume={shown(resume)} goes on with; "
+            f"set steps to {steps[-1]} or more"
+        )
 
 
 # ----------------------------------------------------------------------------------------------------- checking
@@ -364,8 +601,8 @@ def _sites(text: str) -> tuple[int, ...]:
 
 def _check(c: Config) -> None:
     """Refuse values that do not go together."""
-    if c.run and ("@" in c.run or c.run != Path(c.run).name or c.run.startswith(".")):
-        raise ParameterError(f"run={c.run!r} cannot name a folder; use a name without '/' and '@' that does not start with '.'")
+    if c.run and _name_fault(c.run):
+        raise ParameterError(f"run={shown(c.run)} cannot name a folder: {_name_fault(c.run)}")
     if c.pairs > 1 and (c.data != "twins" or c.image_size < 16 * c.pairs):
         raise ParameterError(
             f"pairs={c.pairs} is for data='twins' with 16 pixels or more for each, not {c.data!r} at image_size={c.image_size}"

@@ -12,8 +12,12 @@ import functools
 import math
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, field, fields
+from decimal import Decimal
+from numbers import Integral, Real
+from types import MappingProxyType
 from typing import ClassVar
 
 # ----------------------------------------------------------------------------------------------------- errors
@@ -77,6 +81,7 @@ def parameter(
     above=None,
     below=None,
     choices: Iterable | None = None,
+    longest: int = 100_000,
     read: Callable | None = None,
 ):
     """A dataclass field with what a user needs to know.
@@ -87,12 +92,14 @@ def parameter(
         Its value where none is given; what it is, in a few words.
     low, high, above, below, choices
         Allowed values (`above`, `below`: exclusive).
+    longest
+        Characters that a text may have.
     read
         Called as `read(value, refuse)` with whatever was given, by a parameter that reads more than its type; returns the value, or calls
         `refuse(what it is not)`.
     """
     allowed = dict(low=low, high=high, above=above, below=below, choices=choices and tuple(choices))
-    return field(default=default, metadata=dict(meaning=meaning, read=read, **allowed))
+    return field(default=default, metadata=dict(meaning=meaning, read=read, longest=longest, **allowed))
 
 
 class Parameters:
@@ -105,6 +112,7 @@ class Parameters:
     """
 
     none: ClassVar[str] = "the default"  # what None means in the parameters cell of a notebook
+    synonyms: ClassVar[Mapping[str, str]] = {}  # what others call the parameters, in lower case: several words each, one or more parameters
 
     def __post_init__(self):
         for f in fields(self):
@@ -130,7 +138,20 @@ class Parameters:
         known = [f.name for f in fields(cls)]
         for name in names:
             if name not in known:
-                raise ParameterError(f"unknown parameter {name!r}; {nearest(name, known)}the parameters are: {', '.join(known)}")
+                guess = nearest(name, known, cls.synonyms)
+                rest = "" if guess else f"the parameters are: {', '.join(known)}"
+                raise ParameterError(f"unknown parameter {shown(name)}; {guess}{rest}".rstrip())
+
+    @classmethod
+    def read(cls, name: str, value):
+        """`value` as parameter `name` stores it.
+
+        Raises
+        ------
+        ParameterError
+            If it does not fit.
+        """
+        return _coerce(next(f for f in fields(cls) if f.name == name), value)
 
     @classmethod
     def explain(cls, name: str) -> str:
@@ -176,10 +197,39 @@ def whole(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A guess at what was meant, as the beginning of a sentence; empty where nothing comes near."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f"did you mean {match[0]!r}? " if match else ""
+def nearest(name, known: Iterable[str], synonyms: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A guess at what was meant, as the beginning of a sentence; empty where nothing comes near. Upper and lower case are the same.
+
+    Parameters
+    ----------
+    synonyms
+        What stands for a word that is not known, in lower case: one of `known`, or several, separated by blanks.
+    """
+    word = _plain(str(name)[:100])
+    plain = {_plain(item): item for item in known}
+    if word in synonyms and word not in plain:
+        return f"did you mean {' or '.join(map(repr, synonyms[word].split()))}? "
+    match = difflib.get_close_matches(word, list(plain), n=1, cutoff=0.6)
+    return f"did you mean {plain[match[0]]!r}? " if match else ""
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("-", "_").strip("_ ")
+
+
+def shown(value, length: int = 80) -> str:
+    """A value in a message: its repr in one line, the middle of a long one left out."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or of lists in lists
+        text = f"<{type(value).__name__} that is too long to show>"
+    return shown_text(text, length)
+
+
+def shown_text(text: str, length: int = 200) -> str:
+    """Text in a message: in one line of printable characters, the middle of a long one left out."""
+    text = "".join(sign if sign.isprintable() else " " for sign in text)
+    return text if len(text) <= length else f"{text[: length - length // 3]}...{text[-(length // 3) :]}"
 
 
 # ----------------------------------------------------------------------------------------------------- checking
@@ -201,7 +251,7 @@ def _coerce(f: Field, value):
 
     def refuse(what: str, guess: str = ""):
         allowed = f"; {guess}allowed: {_allowed(f)}" if _allowed(f) else ""
-        raise ParameterError(f"{f.name}={value!r} is not {what}{allowed} ({f.name}: {f.metadata['meaning']})")
+        raise ParameterError(f"{f.name}={shown(value)} is not {what}{allowed} ({f.name}: {f.metadata['meaning']})")
 
     kind = _type(f)
     if value is None:
@@ -209,42 +259,84 @@ def _coerce(f: Field, value):
             return None
         refuse(_KINDS[kind])
     if f.metadata["read"]:
-        return f.metadata["read"](value, refuse)
-    text = value.strip() if isinstance(value, str) else value
-    if kind == "bool":
+        result = f.metadata["read"](value, refuse)
+    elif kind == "bool":
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        value_ = words.get(str(text).lower())
-        return refuse("true or false") if value_ is None else value_
-    if kind in ("int", "float"):
-        try:
-            number = float(text) if not isinstance(text, bool) else math.nan
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
+        result = words.get(str(value).strip().lower() if _is_scalar(value) or isinstance(value, bool) else "")
+        if result is None:
+            refuse("true or false")
+    elif kind in ("int", "float"):
+        result = _whole_number(value) if kind == "int" else _number(value)
+        if result is None:
             refuse(_KINDS[kind])
-        if kind == "int":
-            if number != int(number):
-                refuse("a whole number")
-            number = int(text) if isinstance(text, int) else int(number)
-        if not _within(f, number):
+        if not _within(f, result):
             refuse("in range")
-        return number
-    text = read_text(value, refuse)
-    if f.metadata["choices"] and text not in f.metadata["choices"]:
-        refuse("known", nearest(text, f.metadata["choices"]))
-    return text
+    else:
+        result = read_text(value, refuse)
+        if f.metadata["choices"] and result not in f.metadata["choices"]:
+            result = result.strip() if result.strip() in f.metadata["choices"] else refuse("known", nearest(result, f.metadata["choices"]))
+    if isinstance(result, str) and len(result) > f.metadata["longest"]:
+        refuse(f"text of at most {f.metadata['longest']:,} characters")
+    return result
+
+
+LARGEST = 2**63 - 1  # what counts and seeds go up to: a signed integer of 64 bits
+
+
+def _is_scalar(value) -> bool:
+    """Whether it is text or a number, of NumPy too; truth values are neither."""
+    return isinstance(value, (str, Real, Decimal)) and not isinstance(value, bool)
+
+
+def _whole_number(value) -> int | None:
+    """A whole number up to 2**63 - 1 exactly, also from text such as "20", "+5", "1e3" or "1_000"; None for anything else."""
+    if not _is_scalar(value):
+        return None
+    try:
+        if isinstance(value, Integral):
+            number = int(value)
+        else:
+            text = str(value).strip()
+            # Not by way of a float, which rounds from 2**53 on. A short text, since a Decimal of 1e999999999 takes minutes to become an int.
+            exact = Decimal(text) if text.isascii() and len(text) <= 400 else Decimal("nan")
+            if not exact.is_finite() or exact.adjusted() > 30 or exact != exact.to_integral_value():
+                return None
+            number = int(exact)
+    except (ArithmeticError, ValueError):
+        return None
+    return number if abs(number) <= LARGEST else None
+
+
+def _number(value) -> float | None:
+    """A finite number; None for anything else."""
+    if not _is_scalar(value) or (isinstance(value, str) and not value.isascii()):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def read_text(value, refuse) -> str:
-    """Text, or a path as text; containers and truth values are neither."""
-    if isinstance(value, (dict, list, tuple, set, bool)):
+    """Text, a number as text, or a path as text; containers and truth values are none."""
+    if not _is_scalar(value) and not isinstance(value, os.PathLike):
         refuse("text")
-    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+    try:
+        text = os.fsdecode(value) if isinstance(value, os.PathLike) else str(value)
+        text.encode()  # lone surrogates stand for bytes of a name that is not UTF-8, and nothing can print them
+    except ValueError:  # these, and numbers of thousands of digits
+        refuse("text")
+    if any(unicodedata.category(sign) == "Cc" and sign not in "\n\r\t" for sign in text):
+        refuse("text without control characters")
+    return text
 
 
 def read_list(value, refuse) -> str:
-    """Text with commas, also from a list or a tuple."""
-    return ",".join(str(item).strip() for item in value) if isinstance(value, (list, tuple)) else read_text(value, refuse)
+    """Items separated by commas, also from a list or a tuple: without blanks around them, and without empty ones."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    words = ",".join(read_text(item, refuse) for item in items).split(",")
+    return ",".join(word.strip() for word in words if word.strip())
 
 
 def _within(f: Field, x) -> bool:
