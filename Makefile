@@ -17,10 +17,11 @@ ARGS ?=
 # The executed notebook goes into the run's folder, so the name is reserved first. After an interrupt the run itself tells, when it has
 # saved, how to go on: hence the trap, which keeps this shell alive for it.
 train: .venv/installed
-	@run=$$($(BIN)/python -m workbench reserve $(ARGS)) || exit $$?; \
+	@run=$$($(BIN)/python -m workbench reserve $(ARGS)) || exit $$?; out="$${WORKBENCH_OUTPUTS:-outputs}/$$run"; \
 	trap : INT TERM; \
-	$(BIN)/papermill --log-output --no-progress-bar notebooks/train.ipynb "$${WORKBENCH_OUTPUTS:-outputs}/$$run/train.ipynb" $(ARGS) -p run "$$run"; \
-	code=$$?; $(BIN)/python -m workbench show "$$run"; exit $$code
+	$(BIN)/papermill --log-output --no-progress-bar notebooks/train.ipynb "$$out/train.ipynb" $(ARGS) -p run "$$run"; code=$$?; \
+	if test -e "$$out/config.json"; then $(BIN)/python -m workbench show "$$run"; else $(BIN)/python -m workbench release "$$run"; fi; \
+	exit $$code
 
 lab: .venv/installed
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/train.ipynb

@@ -1,13 +1,13 @@
 """`python -m workbench`: the parameters, the runs, and how one stands."""
 
 import argparse
-import shutil
 import sys
 import time
 
-from .config import Config, outputs_dir
+from .config import Config
+from .estimate import require_feasible
 from .parameters import command
-from .runs import Run, list_runs, reserve
+from .runs import Run, list_runs, release, reserve
 
 
 @command
@@ -18,6 +18,8 @@ def main() -> None:
     commands.add_parser("runs", help="all runs, with their states")
     reserving = commands.add_parser("reserve", help="make a folder for a new run and print its name")
     reserving.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter of the run")
+    releasing = commands.add_parser("release", help="give a name from `reserve` back, if no run was begun under it")
+    releasing.add_argument("run")
     showing = commands.add_parser("show", help="wait until a run is at rest, then tell how it stands")
     showing.add_argument("run")
     arguments = parser.parse_args()
@@ -28,16 +30,16 @@ def main() -> None:
             status = run.status()
             print(f"{status['state']:<9} {status['step']:>8}/{status['steps']:<8} {run.name}")
     elif arguments.command == "reserve":
-        print(reserve(Config.from_parameters(dict(arguments.p))))
+        config = Config.from_parameters(dict(arguments.p))
+        require_feasible(config)
+        print(reserve(config))
+    elif arguments.command == "release":
+        release(arguments.run)
     else:
         _show(arguments.run)
 
 
 def _show(name: str) -> None:
-    folder = outputs_dir() / name
-    if folder.is_dir() and all(path.suffix == ".ipynb" for path in folder.iterdir()):
-        shutil.rmtree(folder)  # reserved for a run that was refused before it began: the name is free again
-        return
     run = Run(name)
     while run.active:
         time.sleep(0.2)

@@ -53,6 +53,7 @@ def storing(path: Path) -> Iterator[None]:
 
 def _cannot_write(path: Path, error: OSError) -> str:
     reason = error.strerror or str(error)
+    path = Path(os.fsdecode(error.filename)) if error.filename and not isinstance(error.filename, int) else path
     place = next((p for p in (path, *path.parents) if os.path.isdir(p)), Path("/"))
     if error.errno in NO_ROOM:
         with suppress(OSError):
@@ -69,13 +70,18 @@ def replace_text(path: Path, text: str) -> None:
     StorageError
         If it cannot be written; the old file is then as it was.
     """
-    with _beside(path, text) as temporary:
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """As `replace_text`, for bytes."""
+    with _beside(path, content) as temporary:
         os.replace(temporary, path)
 
 
 def claim_text(path: Path, text: str) -> bool:
     """Write a new file at once, with all of its text; False, and nothing written, if there is one already."""
-    with _beside(path, text) as temporary:
+    with _beside(path, text.encode()) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -90,13 +96,13 @@ def claim_text(path: Path, text: str) -> bool:
 
 
 @contextmanager
-def _beside(path: Path, text: str) -> Iterator[Path]:
-    """A temporary file beside `path` that holds `text`, on the disk; it is gone afterwards."""
+def _beside(path: Path, content: bytes) -> Iterator[Path]:
+    """A temporary file beside `path` with this content, on the disk; it is gone afterwards."""
     temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     with storing(path):
         try:
             with synced(temporary) as file:
-                file.write(text.encode())
+                file.write(content)
             yield temporary
         finally:
             with suppress(OSError):

@@ -1,7 +1,8 @@
 """The run folder: its name, configuration, provenance, history, status and checkpoints, and the models in it.
 
 Whoever trains writes it and whoever looks reads it; there is no other connection between the two. Everything that is replaced is
-replaced at once (written beside, then renamed), so a reader never sees half a file.
+replaced at once (written beside, then renamed), so a reader never sees half a file; and whoever reads trusts nothing that is there: a
+damaged line is left out, a damaged file is an `UnreadableError` that names it.
 """
 
 from __future__ import annotations
@@ -9,28 +10,48 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .attention.snapshots import Snapshot, load_snapshot
-from .config import Config, outputs_dir, parent_config
-from .files import flush, replace_text
+from .config import DEMO, MAY_CHANGE_ON_RESUME, Config, find_run_folder, outputs_dir, parent_config
+from .files import (
+    StorageError,
+    UnreadableError,
+    append_record,
+    claim_text,
+    delete_folder,
+    flush,
+    new_folder,
+    read_json,
+    read_records,
+    remove_leftovers,
+    replace_bytes,
+    replace_text,
+    storing,
+    synced,
+)
+from .liveness import BusyError, Hold, alive, hold, moves, signature
 from .model import Discriminator, Generator
-from .parameters import ParameterError, WorkbenchError, nearest
+from .parameters import ParameterError, WorkbenchError, nearest, say_once, whole
+from .tensors import first_not_finite, load_tensors, save_tensors, seal, sums, verify
 
 ACTIVE = ("starting", "running", "stopping")
-DEMO = Path(__file__).parent / "demo"
+RESERVED = ".reserved"  # in a folder that `reserve` made, until a run is begun there
+STATES = ("created", *ACTIVE, "stopped", "finished", "failed")
 
 
 class Run:
@@ -39,7 +60,8 @@ class Run:
     Parameters
     ----------
     path
-        The folder, or the name of a run in the outputs folder; "demo" is a small one that ships with the package.
+        The name of a run in the outputs folder, or an explicit path (see `config.find_run_folder`); "demo" is a small run that ships
+        with the package, and is never written to: what belongs to it goes to `outputs/demo`.
 
     Raises
     ------
@@ -48,12 +70,8 @@ class Run:
     """
 
     def __init__(self, path: str | os.PathLike):
-        folder = Path(path).expanduser()
-        if not (folder / "config.json").exists():
-            folder = outputs_dir() / path
-        if not (folder / "config.json").exists() and str(path) == DEMO.name:
-            folder = DEMO
-        if not (folder / "config.json").exists():
+        folder = find_run_folder(path)
+        if folder is None:
             known = [run.name for run in list_runs()]
             raise WorkbenchError(
                 f"there is no run {str(path)!r} in {outputs_dir()}; {nearest(str(path), known)}{len(known)} runs are there"
@@ -67,27 +85,72 @@ class Run:
     @property
     def reference(self) -> str:
         """What `Run` opens this run by: its name, or its path where it lies elsewhere."""
-        return self.name if self.path in (outputs_dir() / self.name, DEMO.resolve()) else str(self.path)
+        return self.name if self.path in (outputs_dir() / self.name, DEMO) else str(self.path)
+
+    @property
+    def home(self) -> Path:
+        """The folder for what is written about this run: its own, or in the outputs folder where it ships with the package."""
+        return outputs_dir() / self.name if self.path == DEMO else self.path
 
     @property
     def views(self) -> Path:
-        """The folder for what is exported from this run: its own, or in the outputs folder where it ships with the package."""
-        return (outputs_dir() / self.name if self.path == DEMO else self.path) / "views"
+        """The folder for what is exported from this run."""
+        return self.home / "views"
 
     def __repr__(self) -> str:
         return f"Run({self.name!r})"
 
     @property
     def config(self) -> Config:
-        return Config.from_json((self.path / "config.json").read_text())
+        """All settings.
 
-    def set_config(self, config: Config) -> None:
-        """Replace `config.json`: a run that goes on may be made longer, or be watched more closely."""
+        Raises
+        ------
+        UnreadableError
+            If `config.json` is damaged, or of another version.
+        """
+        path = self.path / "config.json"
+        try:
+            return Config.from_json(path.read_text())
+        except (ParameterError, ValueError) as error:
+            raise UnreadableError(path, "empty" if not path.stat().st_size else str(error)) from None
+        except OSError as error:
+            raise UnreadableError(path, error.strerror or str(error)) from None
+
+    def update_config(self, config: Config) -> Config:
+        """Take over from `config` what may change when a run goes on, and what its first start decides; what defines the run stays.
+
+        Returns
+        -------
+        Config
+            The settings of this run from now on, which `config.json` has.
+        """
+        own = self.config
+        undecided = {"mixed_precision": "auto", "num_classes": None}
+        names = MAY_CHANGE_ON_RESUME | {name for name, value in undecided.items() if getattr(own, name) == value}
+        config = own.replace(**{name: getattr(config, name) for name in names}, run=self.name)
         replace_text(self.path / "config.json", config.to_json())
+        return config
 
     @property
     def provenance(self) -> dict:
-        return _read_json(self.path / "provenance.json")
+        """Where the run comes from, see `write_provenance`; {} before its first start.
+
+        Raises
+        ------
+        UnreadableError
+            If `provenance.json` is damaged.
+        """
+        path = self.path / "provenance.json"
+        try:
+            record = read_json(path)
+        except FileNotFoundError:
+            return {}
+        kinds = dict(data=dict, tags=list, started=list, note=str)
+        wrong = [name for name, kind in kinds.items() if not isinstance(record.get(name, kind()), kind)]
+        if wrong:
+            raise UnreadableError(path, f"{wrong[0]!r} is a {type(record[wrong[0]]).__name__}")
+        return record
 
     # ------------------------------------------------------------------------------------------------ records
 
@@ -98,27 +161,49 @@ class Run:
         and the largest, grad_norm_d_max and grad_norm_g_max; the shares of images that D's hinge loss is flat at, saturated_real and
         saturated_fake. Older runs do not have all of them.
         """
-        return _read_lines(self.path / "history.jsonl")
+        return read_records(self.path / "history.jsonl", _is_history)
 
     def spectra(self) -> list[dict]:
         """The layers' singular values in order, at the steps of the sample grids: step and layers, see `diagnostics.spectra`."""
-        return _read_lines(self.path / "spectra.jsonl")
+        return read_records(self.path / "spectra.jsonl", _is_spectra)
 
     def evaluations(self) -> list[dict]:
         """The evaluations in order: step, scores, protocol and what else belongs to it."""
-        return _read_lines(self.path / "evaluations.jsonl")
+        places = dict.fromkeys((self.path, self.home))
+        return [record for place in places for record in read_records(place / "evaluations.jsonl", _is_evaluation)]
 
     def append(self, file: str, record: dict) -> None:
-        """Append a record to `history.jsonl`, `spectra.jsonl` or `evaluations.jsonl`."""
-        with open(self.path / file, "a") as f:
-            f.write(json.dumps(record) + "\n")
+        """Append a record to `history.jsonl`, `spectra.jsonl` or `evaluations.jsonl`.
 
-    def truncate(self, step: int) -> None:
-        """Drop the records after `step`, which a training that goes on from there writes again."""
-        for file in ("history.jsonl", "spectra.jsonl", "evaluations.jsonl"):
-            rows = _read_lines(self.path / file)
-            if (self.path / file).exists():
-                replace_text(self.path / file, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
+        Raises
+        ------
+        StorageError
+            If it cannot be written; the file then ends where it ended before.
+        """
+        with storing(self.home):
+            self.home.mkdir(parents=True, exist_ok=True)
+        append_record(self.home / file, record)
+
+    def begin_records(self, origin: Run | None, step: int) -> None:
+        """Keep the records that a training which starts at `step` goes on after, and no others: it writes the later ones again.
+
+        Parameters
+        ----------
+        origin
+            The run whose checkpoint it starts from: this one, or a fork's parent; None: it starts from nothing.
+        """
+        for file, rows in (("history.jsonl", Run.history), ("spectra.jsonl", Run.spectra), ("evaluations.jsonl", Run.evaluations)):
+            # Evaluations are of a run itself: a fork's average goes on from its parent's, but under its own name.
+            kept = [] if origin is None or (file == "evaluations.jsonl" and origin.path != self.path) else rows(origin)
+            text = "".join(json.dumps(row) + "\n" for row in kept if row["step"] <= step)
+            if text or (self.path / file).exists():
+                replace_text(self.path / file, text)  # at once: whoever is killed here begins here again
+
+    def save_sample(self, step: int, png: bytes) -> None:
+        """Write the sample grid of a step."""
+        with storing(self.path / "samples"):
+            (self.path / "samples").mkdir(exist_ok=True)
+        replace_bytes(self.sample_path(step), png)
 
     def sample_steps(self) -> list[int]:
         return _numbers(self.path / "samples", ".png")
@@ -156,25 +241,60 @@ class Run:
     # ------------------------------------------------------------------------------------------------- status
 
     def status(self) -> dict:
-        """What the training does: `state` and `message`, `step`, `steps`, `alarms`, `seconds_per_step`, `pid`, `host`.
+        """What the training does: `state` and `message`, `step`, `steps`, `alarms`, `seconds_per_step`, `pid`, `host`. Never raises.
 
-        State is created, starting, running, stopping, stopped, finished, failed, or lost: the process is gone and said nothing.
+        State is created, starting, running, stopping, stopped, finished, failed; lost: its process died without reporting; or unreadable:
+        a file of the run is damaged, which the message names.
         """
-        empty = dict(state="created", message="", step=0, steps=self.config.steps, alarms=[], seconds_per_step=None, pid=None, host=None)
-        status = empty | _read_json(self.path / "status.json")
+        status = dict(state="created", message="", step=0, steps=0, alarms=[], seconds_per_step=None, pid=None, host=None)
+        try:
+            status["steps"] = self.config.steps
+            status |= self._recorded_status()
+        except UnreadableError as error:
+            return status | dict(state="unreadable", message=str(error))
         if status["state"] in ACTIVE:
-            if not _alive(status):
-                status["state"] = "lost"
-                said = self.log_tail(1)
-                status["message"] = f"the training process is gone{f' (its last words: {said})' if said else ''}; {self.how_to_go_on()}"
+            if not alive(status, self.path):
+                log = self.log_tail(1)
+                log = f" (last log line: {log})" if log else ""
+                status |= dict(state="lost", message=f"died without reporting{log}; {self.how_to_go_on()}")
             elif (self.path / "stop").exists():
                 status["state"] = "stopping"
         return status
 
+    def _recorded_status(self) -> dict:
+        """What `status.json` says."""
+        path = self.path / "status.json"
+        try:
+            status = read_json(path)
+        except FileNotFoundError:
+            return {}
+        kinds = dict(state=str, message=str, step=int, steps=int, alarms=list)
+        wrong = [name for name, kind in kinds.items() if not isinstance(status.get(name, kind()), kind)]
+        if wrong or status.get("state", "created") not in STATES or not isinstance(status.get("seconds_per_step"), int | float | None):
+            raise UnreadableError(path, f"{(wrong or ['state'])[0]}={status.get((wrong or ['state'])[0])!r} is of another version")
+        return status | dict(alarms=[alarm for alarm in status.get("alarms", []) if isinstance(alarm, str)])
+
     def set_status(self, **changes) -> None:
-        """Merge changes into `status.json`, and sign them with this process."""
-        me = dict(pid=os.getpid(), host=socket.gethostname(), born=psutil.Process().create_time(), time=time.time())
-        replace_text(self.path / "status.json", json.dumps(_read_json(self.path / "status.json") | me | changes))
+        """Merge changes into `status.json`, and sign them with this process.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written.
+        """
+        status = {}
+        with suppress(UnreadableError):
+            status = self._recorded_status()
+        path, text = self.path / "status.json", json.dumps(status | signature() | dict(time=time.time()) | changes)
+        try:
+            replace_text(path, text)
+        except StorageError:
+            # A full disk has no room for a new file, but for the end of a training in the old one.
+            if changes.get("state") in (None, *ACTIVE) or not path.exists():
+                raise
+            with storing(path), open(path, "r+b") as file:
+                file.write(text.encode())
+                file.truncate()
 
     @property
     def active(self) -> bool:
@@ -182,15 +302,17 @@ class Run:
         return self.status()["state"] in ACTIVE
 
     def stop(self) -> None:
-        """Ask the training to save and stop at its next step."""
-        (self.path / "stop").touch()
+        """Ask the training to save and stop at its next step; nothing where there is none."""
+        if self.active:
+            with storing(self.path / "stop"):
+                (self.path / "stop").touch()
 
     def how_to_go_on(self) -> str:
         """What to do to continue this run, in one line."""
         steps = self.checkpoint_steps()
         if not steps:
-            return "nothing was saved yet: start it again"
-        return f"saved at step {steps[-1]}; go on with: papermill train.ipynb -p resume {self.name}"
+            return f"nothing was saved yet; start again with: {resume_command(self.reference)}"
+        return f"saved at step {steps[-1]}; go on with: {resume_command(self.reference)}"
 
     # -------------------------------------------------------------------------------------------- checkpoints
 
@@ -223,24 +345,66 @@ class Run:
         folder = self.path / "checkpoints"
         target = folder / str(step)
         if not target.exists():
-            partial = folder / f".partial-{step}-{os.getpid()}"
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            for name, values in tensors.items():
-                # Contiguous, since safetensors knows no other layout; whoever loads restores its own (see `load_into`).
-                save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, partial / f"{name}.safetensors")
-            (partial / "state.json").write_text(json.dumps(state))
-            for file in partial.iterdir():
-                flush(file)
-            os.replace(partial, target)
-            flush(folder)
+            for file in ("history.jsonl", "spectra.jsonl", "evaluations.jsonl"):  # no power cut leaves gaps before a checkpoint
+                if (self.path / file).exists():
+                    flush(self.path / file)
+            with new_folder(target) as partial:
+                for name, values in tensors.items():
+                    save_tensors(partial / f"{name}.safetensors", values)
+                with storing(target), synced(partial / "state.json") as file:
+                    file.write(json.dumps(state).encode())
+                seal(partial)
         for old in self.checkpoint_steps()[:-keep] if keep else ():
-            shutil.rmtree(folder / str(old), ignore_errors=True)
+            delete_folder(folder / str(old))
+
+    def read_checkpoint(self, step: int | None = None) -> tuple[int, dict[str, dict[str, Tensor]], dict]:
+        """What `save_checkpoint` wrote, by default the newest: its step, tensors by file, and state.
+
+        Raises
+        ------
+        WorkbenchError
+            If there is none; or if anything in it is not what was written, then the message names the file and the newest good checkpoint.
+        """
+        folder = self.checkpoint_path(step)
+        with self._checked(folder):
+            listed = sums(folder)
+            tensors = {
+                name.removesuffix(".safetensors"): load_tensors(folder / name, digest)
+                for name, digest in listed.items() if name.endswith(".safetensors")
+            }  # fmt: skip
+            verify(folder)
+            state = read_json(folder / "state.json") if "state.json" in listed else {}
+            if state.get("step") != int(folder.name):
+                raise UnreadableError(folder / "state.json", f"it is of step {state.get('step')}")
+        return int(folder.name), tensors, state
+
+    @contextmanager
+    def _checked(self, folder: Path) -> Iterator[None]:
+        """Context in which an UnreadableError also tells the newest good checkpoint."""
+        try:
+            yield
+        except UnreadableError as error:
+            good = self.newest_good_checkpoint(but=int(folder.name))
+            advice = "no other checkpoint is good" if good is None else f"the newest good checkpoint is that of step {good}"
+            if good is not None and good < int(folder.name):
+                advice += f": to resume from it, delete {folder}"
+            raise WorkbenchError(f"{error}; {advice}") from None
+
+    def newest_good_checkpoint(self, but: int | None = None) -> int | None:
+        """The step of the newest checkpoint, but for that at `but`, that is what was written and holds no NaN; None if there is none."""
+        for step in reversed(self.checkpoint_steps()):
+            folder = self.path / "checkpoints" / str(step)
+            with suppress(UnreadableError):
+                names = verify(folder) if step != but else ()
+                files = [load_tensors(folder / name) for name in names if name.endswith(".safetensors")]
+                if files and all(first_not_finite(tensors) is None for tensors in files):
+                    return step
+        return None
 
     def clean(self) -> None:
-        """Delete what a killed training left half-written."""
-        for partial in (self.path / "checkpoints").glob(".partial-*"):
-            shutil.rmtree(partial, ignore_errors=True)
+        """Delete what a killed training left half-written, and a wish to stop that it has not heard; for whoever holds the run."""
+        for folder in (self.path, *(self.path / name for name in ("checkpoints", "samples", "attention"))):
+            remove_leftovers(folder)
         (self.path / "stop").unlink(missing_ok=True)
 
     def generator(self, step: int | None = None, weights: str = "ema") -> Generator:
@@ -251,12 +415,12 @@ class Run:
         step
             G step; by default the newest checkpoint's.
         weights
-            "ema": the averaged weights; "raw": those that were trained; "auto": the averaged ones where the run keeps such.
+            "ema": the exponential moving average; "raw": the weights that were trained; "auto": EMA if available.
 
         Raises
         ------
         WorkbenchError
-            If there is no such checkpoint, or the run keeps no average.
+            If there is no such checkpoint, the run keeps no average, or the checkpoint is damaged.
         """
         config = self.config
         if weights not in ("ema", "raw", "auto"):
@@ -265,16 +429,22 @@ class Run:
             weights = "ema" if config.ema_decay else "raw"
         if weights == "ema" and not config.ema_decay:
             raise WorkbenchError(f"run {self.name!r} keeps no averaged weights (ema_decay=0); use weights='raw'")
-        file = "ema" if weights == "ema" else "generator"
-        return self._load(Generator(config), self.checkpoint_path(step) / f"{file}.safetensors")
+        return self._load(Generator(config), step, "ema" if weights == "ema" else "generator")
 
     def discriminator(self, step: int | None = None) -> Discriminator:
         """The discriminator of a checkpoint (by default the newest), in eval mode."""
-        return self._load(Discriminator(self.config), self.checkpoint_path(step) / "discriminator.safetensors")
+        return self._load(Discriminator(self.config), step, "discriminator")
 
-    def _load(self, net, file: Path):
+    def _load(self, net, step: int | None, name: str):
+        folder = self.checkpoint_path(step)
         net = net.to(getattr(torch, self.config.dtype))
-        load_into(net.state_dict(), load_file(file), str(file))
+        with self._checked(folder):
+            listed = sums(folder)
+            if f"{name}.safetensors" not in listed:
+                kept = ", ".join(file.removesuffix(".safetensors") for file in listed if file.endswith(".safetensors"))
+                raise WorkbenchError(f"the checkpoint of run {self.name!r} at step {folder.name} keeps no {name}; it has: {kept}")
+            tensors = load_tensors(folder / f"{name}.safetensors", listed[f"{name}.safetensors"])
+        load_into(net.state_dict(), tensors, f"{folder}/{name}.safetensors")
         return net.eval().requires_grad_(False)
 
 
@@ -298,8 +468,18 @@ def load_into(target: dict[str, Tensor], saved: dict[str, Tensor], where: str) -
 
 
 def list_runs() -> list[Run]:
-    """All runs in the outputs folder, the oldest first."""
-    return [Run(p.parent) for p in sorted(outputs_dir().glob("*/config.json"), key=lambda p: p.stat().st_mtime)]
+    """All runs in the outputs folder, the oldest first. A folder whose settings cannot be read is left out, and that is said once."""
+    runs = []
+    for path in outputs_dir().glob("*/config.json"):
+        run = Run(path.parent)
+        try:
+            run.config  # noqa: B018 (is it readable?)
+            runs.append((path.stat().st_mtime, run.name, run))
+        except UnreadableError as error:
+            say_once(str(error))
+        except OSError:  # deleted meanwhile
+            continue
+    return [run for *_, run in sorted(runs, key=lambda entry: entry[:2])]
 
 
 def find_runs(text: str = "") -> list[Run]:
@@ -332,71 +512,153 @@ def find_runs(text: str = "") -> list[Run]:
             if not chosen:
                 raise WorkbenchError(f"no run in {outputs_dir()} goes by {word!r}; {len(runs)} runs are there")
         else:
-            chosen = [run for run in runs if word in run.provenance.get("tags", [])] or [Run(word)]  # which tells what is wrong
+            chosen = [run for run in runs if word in _tags(run)] or [Run(word)]  # which tells what is wrong
         found |= {run.path: run for run in chosen if run.path not in found}
     return list(found.values())
+
+
+def _tags(run: Run) -> list:
+    try:
+        return run.provenance.get("tags", [])
+    except UnreadableError as error:
+        say_once(str(error))
+        return []
+
+
+def resume_command(resume: str) -> str:
+    """The command that goes on with a run, or with "run@step" forks it, to be pasted into a shell."""
+    return shlex.join(["papermill", "train.ipynb", "-p", "resume", resume])
 
 
 def create_run(config: Config) -> Run:
     """Claim a run folder for a new run, and write its `config.json`.
 
-    Without a name the run is called after its preset and the parameters that differ, with a number where that exists. Creating
-    `config.json` is what claims a folder, and only one process can do it, so runs started at once never collide.
+    Without a name the run is called after its preset and the parameters that differ, with a number where that exists. `config.json`
+    appears whole, and only where there is none: that claims the folder, so runs started at once never collide.
 
     Raises
     ------
     ParameterError
         If a run with the given name exists.
+    StorageError
+        If the folder cannot be written to.
     """
     base, number = config.run or config.derived_name, 1
     while True:
         name = base if number == 1 else f"{base}-{number}"
         path = outputs_dir() / name
         # A folder that `reserve` made has no config.json yet: it is for the run of that very name.
-        path.mkdir(parents=True, exist_ok=True) if config.run else None
-        if config.run or _make_folder(path):
+        made = _make_folder(path)
+        if made or config.run:
             try:
-                with open(path / "config.json", "x") as f:
-                    f.write(config.replace(run=name).to_json())
-                return Run(path)
-            except FileExistsError:
-                if config.run:
-                    raise ParameterError(f"run={name!r} exists already; go on with it by resume={name!r}, or choose another name") from None
+                if claim_text(path / "config.json", config.replace(run=name).to_json()):
+                    (path / RESERVED).unlink(missing_ok=True)
+                    return Run(path)
+            except StorageError:
+                if made:
+                    shutil.rmtree(path, ignore_errors=True)
+                raise
+            if config.run:
+                raise ParameterError(f"run={name!r} exists already; go on with it by resume={name!r}, or choose another name")
         number += 1
 
 
 def reserve(config: Config) -> str:
-    """A free run name for `config`, with its folder made, for a caller that needs the name before the run starts."""
-    if config.run:
+    """A free run name for `config`, with its folder made, for a caller that needs the name before the run starts.
+
+    Raises
+    ------
+    ParameterError
+        If a run with the given name exists.
+    """
+    if config.resume and "@" not in config.resume:
         return config.run
-    base, number = config.derived_name, 1
-    while not _make_folder(outputs_dir() / (name := base if number == 1 else f"{base}-{number}")):
+    base, number = config.run or config.derived_name, 1
+    while not _make_folder(outputs_dir() / (name := base if number == 1 else f"{base}-{number}")) and not config.run:
         number += 1
+    folder = outputs_dir() / name
+    if (folder / "config.json").exists():
+        raise ParameterError(f"run={name!r} exists already; go on with it by resume={name!r}, or choose another name")
+    with storing(folder):
+        (folder / RESERVED).touch()
     return name
+
+
+def release(name: str) -> None:
+    """Give back a name of `reserve` under which no run was begun: deletes the mark, the notebook that was refused, and an empty folder."""
+    folder = outputs_dir() / name
+    if (folder / RESERVED).exists() and not (folder / "config.json").exists():
+        for file in (RESERVED, "train.ipynb"):
+            (folder / file).unlink(missing_ok=True)
+        with suppress(OSError):  # there is something else in it
+            folder.rmdir()
 
 
 def _make_folder(path: Path) -> bool:
     """Make a folder; False if it exists."""
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        return False
+    with storing(path):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+            return False
     return True
 
 
+@contextmanager
+def holding(run: Run) -> Iterator[Hold]:
+    """Context in which no other process trains a run, on this machine or another.
+
+    Raises
+    ------
+    BusyError
+        If one does. The process that started this one, and signed the run for it, is no other.
+    """
+    if run.path == DEMO:
+        raise WorkbenchError(f"run {run.name!r} ships with the package, and is only to be looked at; train one of your own")
+    mine = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
+
+    def busy(status: dict) -> bool:
+        here = status.get("machine") == signature()["machine"]
+        lost_elsewhere = status["state"] == "lost" and not here
+        return (status["state"] in ACTIVE and not (here and status["pid"] in mine)) or (lost_elsewhere and moves(run.path))
+
+    def refuse(status: dict) -> BusyError:
+        return BusyError(f"run {run.name!r} is being trained already (process {status['pid']} on {status['host']}); stop it first, or fork it")
+
+    status = run.status()
+    if busy(status):  # asked before the lock is taken, which renews the heartbeat
+        raise refuse(status)
+    try:
+        with hold(run.path, patience=10) as lock:
+            if run.status() != status and busy(run.status()):  # signed since
+                raise refuse(run.status())
+            yield lock
+    except BusyError:
+        raise refuse(run.status()) from None
+
+
 def fork_point(config: Config) -> tuple[Run, int] | None:
-    """The parent run and step that a forked run starts from; None for a run that starts from nothing."""
+    """The parent run and step that a forked run starts from; None for a run that starts from nothing.
+
+    Raises
+    ------
+    ParameterError, WorkbenchError
+        If there is no such run, step or checkpoint, or no step is left to train.
+    """
     if "@" not in config.resume:
         return None
-    name, _, step = config.resume.partition("@")
+    name, _, step = config.resume.rpartition("@")
     parent_config(config.resume)  # raises where there is no such run
-    parent = Run(outputs_dir() / name)
-    if not step.isdigit():
-        raise ParameterError(
-            f"resume={config.resume!r}: {step!r} is not a step; {name!r} has checkpoints at: {', '.join(map(str, parent.checkpoint_steps()))}"
-        )
-    parent.checkpoint_path(int(step))  # raises where there is no such checkpoint
-    return parent, int(step)
+    parent, number = Run(name), whole(step)
+    if number is None:
+        steps = ", ".join(map(str, parent.checkpoint_steps()))
+        raise ParameterError(f"resume={config.resume!r}: {step!r} is not a step; {name!r} has checkpoints at: {steps}")
+    parent.checkpoint_path(number)  # raises where there is no such checkpoint
+    if number >= config.steps:
+        raise ParameterError(f"steps={config.steps}, but resume={config.resume!r} starts at step {number}: set steps above {number}")
+    return parent, number
 
 
 # ------------------------------------------------------------------------------------------------- provenance
@@ -455,14 +717,16 @@ def write_provenance(run: Run, config: Config, data, from_step: int) -> None:
     start = dict(
         time=time.strftime("%Y-%m-%dT%H:%M:%S%z"), command=command_line(), from_step=from_step, git=git_state(), **describe_machine()
     )
-    parent = fork_point(config)
-    record = _read_json(run.path / "provenance.json") or dict(
-        command=start["command"], git=start["git"], python=start["python"], versions=start["versions"], machine=start["machine"],
-        data=dict(name=data.name, fingerprint=data.fingerprint, classes=list(data.classes)),
-        parent=parent and dict(run=parent[0].name, step=parent[1]),
-        note=config.note, tags=[tag for tag in config.tags.split(",") if tag],
-    )  # fmt: skip
-    if record["data"]["fingerprint"] != data.fingerprint:
+    record = run.provenance
+    if not record:
+        parent = fork_point(config)
+        record = dict(
+            command=start["command"], git=start["git"], python=start["python"], versions=start["versions"], machine=start["machine"],
+            data=dict(name=data.name, fingerprint=data.fingerprint, classes=list(data.classes)),
+            parent=parent and dict(run=parent[0].name, step=parent[1]),
+            note=config.note, tags=[tag for tag in config.tags.split(",") if tag],
+        )  # fmt: skip
+    if record.get("data", {}).get("fingerprint", data.fingerprint) != data.fingerprint:
         raise WorkbenchError(
             f"the data in {config.data!r} is not what run {run.name!r} was trained on: it has changed; restore it, or fork the run: resume='{run.name}@<step>'"
         )
@@ -473,15 +737,26 @@ def write_provenance(run: Run, config: Config, data, from_step: int) -> None:
 # ------------------------------------------------------------------------------------------------------- files
 
 
-def _alive(status: dict) -> bool:
-    """Whether the process that signed a status still runs; on another machine: whether it was heard of in the last 10 minutes."""
-    if status["host"] != socket.gethostname():
-        return time.time() - status.get("time", 0) < 600
-    try:
-        process = psutil.Process(status["pid"])
-        return abs(process.create_time() - status["born"]) < 2 and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, TypeError):
-        return False
+def _is_history(row: dict) -> bool:
+    """Whether a line of `history.jsonl` is one: a step, and numbers."""
+    return _is_step(row["step"]) and all(isinstance(value, int | float) for value in row.values())
+
+
+def _is_spectra(row: dict) -> bool:
+    def fits(layer):
+        known = isinstance(layer["exact"], list) and layer["exact"]
+        return known and all(value is None or isinstance(value, int | float) for value in layer["exact"])
+
+    return _is_step(row["step"]) and all(fits(layer) for layer in row["layers"].values())
+
+
+def _is_evaluation(record: dict) -> bool:
+    scores = record["scores"].values()
+    return _is_step(record["step"]) and isinstance(record["protocol"], str) and all(isinstance(value, int | float) for value in scores)
+
+
+def _is_step(value) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**63
 
 
 def _processor() -> str:
@@ -494,15 +769,7 @@ def _processor() -> str:
 
 def _numbers(folder: Path, suffix: str) -> list[int]:
     """The numbers that name entries of a folder, ascending."""
-    stems = [p.name.removesuffix(suffix) for p in folder.iterdir() if p.name.endswith(suffix)] if folder.exists() else []
-    return sorted(int(stem) for stem in stems if stem.isdigit())
-
-
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _read_lines(path: Path) -> list[dict]:
-    """The objects of a JSON-lines file; a last line that is still being written is left out."""
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    numbers = {name: whole(name.removesuffix(suffix)) for name in names if name.endswith(suffix)}
+    # "007.png" is no name that a training gives.
+    return sorted(number for name, number in numbers.items() if number is not None and name == f"{number}{suffix}")

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import math
 import os
-import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -32,21 +31,24 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import augment, diagnostics, sampling, twins
 from .attention import capture_projections
 from .attention.snapshots import Snapshot, save_snapshot
-from .config import Config
+from .config import MAY_CHANGE_ON_RESUME, Config, parent_config
 from .data import loader, open_data, to_uint8, to_unit
 from .ema import EMA
+from .estimate import require_feasible
+from .files import StorageError, storing
+from .liveness import BusyError, Hold, signature
 from .losses import hinge_discriminator, hinge_generator
 from .model import Discriminator, Generator, power_iteration, span_processes
-from .parameters import ParameterError, WorkbenchError, command
-from .processes import keep_memory, launch_command, launch_environment, launch_words, on_cpu
-from .runs import ACTIVE, Run, command_line, create_run, fork_point, load_into, write_provenance
+from .parameters import ParameterError, WorkbenchError, command, whole
+from .processes import keep_memory, launch_command, launch_environment, on_cpu, process_group, rank
+from .runs import Run, command_line, create_run, fork_point, holding, load_into, write_provenance
+from .tensors import first_not_finite
 
 # ------------------------------------------------------------------------------------------------ what is trained
 
@@ -210,9 +212,10 @@ def save(nets: Networks, run: Run, progress: Progress) -> None:
     Raises
     ------
     WorkbenchError
-        If a weight is not finite: such a checkpoint is of no use, and would push a good one out.
+        If a number in it is not finite: such a checkpoint is of no use, and would push a good one out.
+    StorageError
+        If it cannot be written.
     """
-    _require_finite(nets, progress.step, run)
     tensors = dict(
         generator=nets.generator.state_dict(),
         discriminator=nets.discriminator.state_dict(),
@@ -222,27 +225,37 @@ def save(nets: Networks, run: Run, progress: Progress) -> None:
     )
     if nets.ema:
         tensors["ema"] = nets.ema.average.state_dict()
+    _require_finite(tensors, progress.step, run)
     scaler = nets.accelerator.scaler
     state = dict(step=progress.step, seconds=progress.seconds, logged=progress.logged, scaler=scaler.state_dict() if scaler else None)
     run.save_checkpoint(progress.step, tensors, state, nets.config.keep_checkpoints)
 
 
 def load(nets: Networks, run: Run, step: int | None, progress: Progress) -> None:
-    """Restore what `save` wrote, by default from the newest checkpoint."""
-    folder = run.checkpoint_path(step)
-    files = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
+    """Restore what `save` wrote, by default from the newest checkpoint.
+
+    Raises
+    ------
+    WorkbenchError
+        If the checkpoint is damaged, or of other networks.
+    """
+    number, files, state = run.read_checkpoint(step)
+    folder = run.checkpoint_path(number)
+    needed = ["generator", "discriminator", "optimizer_g", "optimizer_d", "window"]
+    needed += ["ema"] if nets.ema and run.config.ema_decay else []  # a parent without an average has none to give
+    if missing := [name for name in needed if name not in files]:
+        raise WorkbenchError(f"training cannot go on from {folder}: it keeps no {', '.join(missing)}, only what it takes to look at the run")
     load_into(nets.generator.state_dict(), files["generator"], f"{folder}/generator.safetensors")
     load_into(nets.discriminator.state_dict(), files["discriminator"], f"{folder}/discriminator.safetensors")
     if nets.ema:
-        # A parent without an average has none to give: the average then starts from the weights.
         load_into(nets.ema.average.state_dict(), files.get("ema", files["generator"]), f"{folder}/ema.safetensors")
     _restore_optimizer(nets.generator, nets.optimizer_g, files["optimizer_g"])
     _restore_optimizer(nets.discriminator, nets.optimizer_d, files["optimizer_d"])
-    state = json.loads((folder / "state.json").read_text())
     if nets.accelerator.scaler and state["scaler"]:
         nets.accelerator.scaler.load_state_dict(state["scaler"])
     progress.step, progress.seconds, progress.logged = state["step"], state["seconds"], state["logged"]
-    progress.restore_window(files["window"])
+    progress.sums.copy_(files["window"]["sums"])
+    progress.largest.copy_(files["window"]["largest"])
 
 
 def _optimizer_tensors(net: nn.Module, optimizer) -> dict[str, Tensor]:
@@ -262,16 +275,17 @@ def _restore_optimizer(net: nn.Module, optimizer, saved: dict[str, Tensor]) -> N
     optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
 
 
-def _require_finite(nets: Networks, step: int, run: Run) -> None:
-    for letter, net in (("G", nets.generator), ("D", nets.discriminator)):
-        for name, parameter in net.named_parameters():
-            if not torch.isfinite(parameter).all():
-                raise WorkbenchError(_diverged(f"weights of {letter} ({name})", step, run))
+def _require_finite(tensors: dict[str, dict[str, Tensor]], step: int, run: Run) -> None:
+    kinds = dict(generator="weights of G", discriminator="weights of D", ema="EMA of G", optimizer_g="Adam's state of G",
+                 optimizer_d="Adam's state of D", window="what is to be logged")  # fmt: skip
+    for file, values in tensors.items():
+        if name := first_not_finite(values):
+            raise WorkbenchError(_diverged(f"{kinds[file]} ({name})", step, run))
 
 
 def _diverged(what: str, step: int, run: Run) -> str:
-    steps = run.checkpoint_steps()
-    cure = f"fork from before it, with lower rates: resume='{run.name}@{steps[-1]}'" if steps else "nothing was saved before it"
+    good = run.newest_good_checkpoint()
+    cure = "nothing was saved before it" if good is None else f"fork from before it, with lower rates: resume='{run.reference}@{good}'"
     return f"training diverged: {what} became NaN or infinite by step {step}; {cure}; lr_d, lr_g, sn_g, sn_d and mixed_precision are what to look at"
 
 
@@ -304,17 +318,6 @@ class Progress:
         self.sums += torch.cat([reports_d.mean(0), report_g])
         self.largest = torch.maximum(self.largest, torch.stack([reports_d[:, 5].amax(), report_g[1]]))
 
-    def restore_window(self, saved: dict[str, Tensor]) -> None:
-        """Take in the window of a checkpoint. What older ones did not gather yet is not known until the window ends: NaN."""
-        if "largest" in saved:
-            self.sums.copy_(saved["sums"])
-            self.largest.copy_(saved["largest"])
-            return
-        unknown = torch.nan if self.step > self.logged else 0.0
-        self.largest.fill_(unknown)
-        self.sums.fill_(unknown)
-        self.sums[[SUMS.index(name) for name in ("loss_d", "d_real", "d_fake", "loss_g")]] = saved["sums"].to(self.sums)
-
 
 def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = None, run: Run | None = None) -> Run:
     """Train in this process (or, under `accelerate launch`, in all of its processes) until done or asked to stop.
@@ -342,37 +345,95 @@ def train(config: Config, evaluate: Callable[[Generator, int], dict] | None = No
     ParameterError, WorkbenchError
         For settings that do not fit, data that cannot be used, or a training that diverged.
     """
-    try:
-        _check_world(config)
-        evaluate = evaluate or (partial(evaluate_twins, pairs=config.pairs) if config.data == "twins" else None)
-        if config.evaluate_every and evaluate is None:
+    claimed: list[tuple[Run, Hold]] = []
+    with contextlib.ExitStack() as stack:  # a run is held until its status tells how its training ended
+        try:
+            with _interrupts(), process_group(config.num_processes, config.device, "workbench.training --config FILE"):
+                return _train(config, evaluate, run, stack, claimed)
+        except BaseException as error:
+            for run, lock in claimed:
+                if not lock.lost:
+                    _report_end(run, error)
+            raise
+
+
+def _train(config: Config, evaluate, run: Run | None, stack: contextlib.ExitStack, claimed: list) -> Run:
+    """Claim a run on the main process (and append it, with its lock, to `claimed`), and train in all of them."""
+    main = rank() == 0
+
+    def claim(run: Run) -> Hold:
+        lock = stack.enter_context(holding(run))
+        claimed.append((run, lock))
+        if not run.active:  # else `launch` has cleaned up, and a `stop` file is a wish that came since
+            run.clean()
+        return lock
+
+    if main:
+        fork_point(config)
+        if run is None and config.resume and "@" not in config.resume:
+            run = Run(config.resume)
+        if run:
+            _require_steps_left(run, config)
+            claim(run)
+    evaluate = evaluate or (partial(evaluate_twins, pairs=config.pairs) if config.data == "twins" else None)
+    if config.evaluate_every and evaluate is None:
+        raise ParameterError(
+            f"evaluate_every={config.evaluate_every}: train() has no evaluation for data={config.data!r} by itself; give it "
+            "evaluate=evaluation.during_training(config), or use launch(), or evaluate_every=0"
+        )
+    require_feasible(config)
+    asked, config = config, resolve(config)
+    accelerator = make_accelerator(config)
+
+    # The data first: its check is what most often ends a run before it starts. One process packs it, the others find it packed.
+    with accelerator.main_process_first():
+        data = open_data(config, progress=main)
+    if config.num_classes is None:
+        config = config.replace(num_classes=data.num_classes)
+
+    if main:
+        if run is None:
+            _require_same_networks(config)
+            run = create_run(asked)
+            claim(run)
+        config = run.update_config(config)
+        run.set_status(state="starting", step=0, steps=config.steps, message="", alarms=[])
+    path, settings = broadcast_object_list([run and str(run.path), config.to_json()])
+    return _train_in(Run(Path(path)), Config.from_json(settings), accelerator, data, evaluate, claimed)
+
+
+def _require_steps_left(run: Run, config: Config) -> None:
+    """Refuse to go on with a run to an end that it is past."""
+    last = (run.checkpoint_steps() or [0])[-1]
+    if last > config.steps:
+        raise ParameterError(f"steps={config.steps}, but run {run.name!r} has a checkpoint at step {last} already: set steps to at least {last}")
+
+
+def _require_same_networks(config: Config) -> None:
+    """Refuse a fork whose data have another number of classes than the parent's networks, which shows when they are opened."""
+    if fork_point(config):
+        classes = parent_config(config.resume).num_classes
+        if classes != config.num_classes:
             raise ParameterError(
-                f"evaluate_every={config.evaluate_every}: train() has no evaluation for data={config.data!r} by itself; give it "
-                "evaluate=evaluation.during_training(config), or use launch(), or evaluate_every=0"
+                f"num_classes={config.num_classes} of data={config.data!r}, but resume={config.resume!r} has networks for {classes} classes: "
+                "fork it on data of as many classes"
             )
-        asked, config = config, resolve(config)
-        accelerator = make_accelerator(config)
-
-        # The data first: its check is what most often ends a run before it starts. One process packs it, the others find it packed.
-        with accelerator.main_process_first():
-            data = open_data(config, progress=accelerator.is_main_process)
-        if config.num_classes is None:
-            config = config.replace(num_classes=data.num_classes)
-
-        if accelerator.is_main_process:
-            run = _claim(asked, run)
-            run.set_config(config.replace(run=run.name))
-            run.set_status(state="starting", step=0, steps=config.steps, message="", alarms=[])
-        run = Run(broadcast_object_list([str(run.path) if run else None])[0])
-        return _train_in(run, config.replace(run=run.name), accelerator, data, evaluate)
-    except BaseException as error:
-        if run and not _trained_elsewhere(run) and int(os.environ.get("RANK", 0)) == 0:
-            message = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
-            run.set_status(state="failed", message=" ".join(message.split()))
-        raise
 
 
-def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate) -> Run:
+def _report_end(run: Run, error: BaseException) -> None:
+    """Write into the status why a training ended before its time."""
+    if isinstance(error, KeyboardInterrupt):
+        state, message = "stopped", f"interrupted; {run.how_to_go_on()}"
+    else:
+        state = "failed"
+        message = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
+        message += f"; {run.how_to_go_on()}" if isinstance(error, StorageError) else ""
+    with contextlib.suppress(WorkbenchError):  # a disk that takes nothing: whoever looks sees that the process is gone
+        run.clean()
+        run.set_status(state=state, message=" ".join(message.split()))
+
+
+def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate, claimed: list) -> Run:
     main = accelerator.is_main_process
     nets = build(config, accelerator)
     zeros = [torch.zeros(count, dtype=torch.float64, device=accelerator.device) for count in (len(SUMS), 2)]
@@ -381,12 +442,9 @@ def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate
     if origin:
         load(nets, *origin, progress)
     if main:
-        if origin and origin[0].path != run.path:
-            for file, rows in (("history.jsonl", origin[0].history()), ("spectra.jsonl", origin[0].spectra())):
-                for row in rows:
-                    run.append(file, row)
-        run.truncate(progress.step)
-        write_provenance(run, config, data, progress.step)
+        with storing(run.path):
+            run.begin_records(origin and origin[0], progress.step)
+            write_provenance(run, config, data, progress.step)
     accelerator.wait_for_everyone()
 
     fixed = _fixed_samples(nets, data)
@@ -395,10 +453,12 @@ def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate
     if main and progress.step == 0:
         _write_samples(nets, _averaged(nets), run, progress, fixed)
     progress.clock = time.monotonic()
-    with _stop_signals() as signals, contextlib.closing(batches):
+    with _stop_signals() as signals, contextlib.closing(batches), storing(run.path):
         while progress.step < config.steps:
             if _asked_to_stop(accelerator, run, signals):
                 break
+            if any(lock.lost for _, lock in claimed):
+                raise BusyError(f"another process trains run {run.name!r} by now: this one was not heard of for too long, and ends")
 
             # One step: D learns `d_steps` times, then G once.
             step, real = next(batches)
@@ -418,36 +478,37 @@ def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate
             if main and due(config.sample_every):
                 _write_samples(nets, shown, run, progress, fixed)
             if due(config.evaluate_every):
-                _evaluate(shown, run, progress, evaluate)
+                try:
+                    _evaluate(shown, run, progress, evaluate)
+                except Exception as error:
+                    if main:  # whatever an evaluation dies of costs no step of the training
+                        save(nets, run, progress)
+                    if isinstance(error, OSError):
+                        raise WorkbenchError(f"the evaluation at step {progress.step} failed: {error}; {run.how_to_go_on()}") from error
+                    raise
             if main:
                 if due(config.checkpoint_every):
                     save(nets, run, progress)
                 show.update(progress)
 
-    if main:
         finished = progress.step >= config.steps
-        if not finished:
+        if main and not finished:
             _averaged(nets)
             save(nets, run, progress)
-        run.clean()
+    if main:
         show.close()
+        run.clean()
         message = f"finished after {progress.step} steps" if finished else f"stopped at step {progress.step}; {run.how_to_go_on()}"
         run.set_status(state="finished" if finished else "stopped", step=progress.step, message=message)
-        print(message, flush=True)
+        _say(message)
     accelerator.wait_for_everyone()
     return run
 
 
-def _check_world(config: Config) -> None:
-    """Refuse another number of processes than the one asked for: `accelerate launch --cpu` quietly starts one."""
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world != config.num_processes:
-        cure = shlex.join(
-            ["accelerate", *launch_words(config.num_processes, config.device), "-m", "workbench.training", "--config", "FILE"]
-        )
-        raise ParameterError(
-            f"num_processes={config.num_processes}, but {world} process(es) were started; use workbench.launch(config), or: {cure}"
-        )
+def _say(text: str) -> None:
+    """Print a line; that nobody reads it any more, or the log's disk is full, ends no training."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 def resolve(config: Config) -> Config:
@@ -497,29 +558,6 @@ def make_accelerator(config: Config) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision=config.mixed_precision, kwargs_handlers=[ddp])
 
 
-def _claim(config: Config, run: Run | None) -> Run:
-    """The run folder to train in, named after what the user asked for."""
-    if run is None and config.resume and "@" not in config.resume:
-        run = Run(config.resume)
-    if run is None:
-        return create_run(config)
-    if _trained_elsewhere(run):
-        status = run.status()
-        raise WorkbenchError(
-            f"run {run.name!r} is being trained already (process {status['pid']} on {status['host']}); stop it first, or fork it"
-        )
-    if not run.active:  # else `launch` has cleaned up, and a `stop` file is a wish that came since
-        run.clean()
-    return run
-
-
-def _trained_elsewhere(run: Run) -> bool:
-    """Whether a training works on this run that is neither this process nor the one that started it."""
-    status = run.status()
-    mine = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
-    return status["state"] in ACTIVE and not (status["host"] == socket.gethostname() and status["pid"] in mine)
-
-
 def _fixed_samples(nets: Networks, data) -> dict:
     """The latents and classes of the sample grids, and the diversity of real images that samples are held against."""
     z, y = sampling.grid(nets.config.num_classes, nets.config.z_dim, nets.config.seed)
@@ -538,10 +576,9 @@ def _averaged(nets: Networks) -> Generator:
 def _write_samples(nets: Networks, generator: Generator, run: Run, progress: Progress, fixed: dict) -> None:
     """The grid of fixed samples, the queries and keys of a few of them, the layers' spectra; an alarm when all samples look the same."""
     x = sampling.images(generator, fixed["z"], fixed["y"])
-    (run.path / "samples").mkdir(exist_ok=True)
-    partial = run.path / "samples" / ".partial.png"
-    Image.fromarray(sampling.tile(x, fixed["columns"]).permute(1, 2, 0).numpy()).save(partial)
-    os.replace(partial, run.sample_path(progress.step))
+    picture = io.BytesIO()
+    Image.fromarray(sampling.tile(x, fixed["columns"]).permute(1, 2, 0).numpy()).save(picture, "PNG")
+    run.save_sample(progress.step, picture.getvalue())
 
     few = torch.linspace(0, len(x) - 1, 4).long()
     z, y = fixed["z"][few], None if fixed["y"] is None else fixed["y"][few]
@@ -602,13 +639,14 @@ def _alarm(run: Run, progress: Progress, text: str) -> None:
     if not any(alarm.split(":")[0] == text.split(":")[0] for alarm in progress.alarms):
         progress.alarms.append(text)
         run.set_status(alarms=progress.alarms)
-        print(f"ALARM: {text}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(f"ALARM: {text}", file=sys.stderr, flush=True)
 
 
 def _evaluate(generator: Generator, run: Run, progress: Progress, evaluate) -> None:
     with sampling.evaluating(generator):
         record = evaluate(generator, progress.step)
-    if record and int(os.environ.get("RANK", 0)) == 0:
+    if record and rank() == 0:
         run.append("evaluations.jsonl", dict(step=progress.step) | record)
 
 
@@ -620,20 +658,22 @@ class _Display:
         self.bar = tqdm(total=config.steps, initial=step, unit="step", desc=run.name, disable=not sys.stderr.isatty())
         self.first = (time.monotonic(), step)
         self.status_at = self.line_at = 0.0
+        self.status_every = 1.0  # seconds
         run.set_status(state="running", step=step, steps=config.steps, message="", seconds_per_step=None)
 
     def update(self, progress: Progress) -> None:
         self.bar.update(progress.step - self.bar.n)
         now = time.monotonic()
-        if now - self.status_at > 1:
+        if now - self.status_at > self.status_every:
             since, step = self.first
             pace = (now - since) / (progress.step - step)
             self.run.set_status(step=progress.step, seconds_per_step=pace)
             self.status_at = now
+            self.status_every = max(1.0, 50 * (time.monotonic() - now))  # where a disk is slow, at most 2 % of the time
             if self.bar.disable and now - self.line_at > 30:
                 left = pace * (self.config.steps - progress.step)
                 speed = self.config.batch_size / pace
-                print(f"step {progress.step}/{self.config.steps}  {speed:.0f} images/s  {left / 60:.1f} minutes left", flush=True)
+                _say(f"step {progress.step}/{self.config.steps}  {speed:.0f} images/s  {left / 60:.1f} minutes left")
                 self.line_at = now
 
     def close(self) -> None:
@@ -643,35 +683,60 @@ class _Display:
 # -------------------------------------------------------------------------------------------------------- stopping
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable):
+    """Context in which `handler` takes the signals that end a training, unless this is not the main thread: there they are somebody else's."""
+    try:
+        before = {number: signal.signal(number, handler) for number in SIGNALS}
+    except ValueError:
+        before = {}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def _interrupts():
+    """Context in which each of them is an interrupt: before there is anything to save."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    return _handling(interrupt)
+
+
 @contextlib.contextmanager
 def _stop_signals():
-    """Context giving a list that SIGINT and SIGTERM append to, so that training ends at a step's border and saves."""
+    """Context giving a list that they are appended to, so that training ends at a step's border and saves."""
     received: list[int] = []
 
     def note(number, frame):
         if not received:
-            print("\nsaving, then stopping ...", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                print("\nsaving, then stopping ...", file=sys.stderr, flush=True)
         received.append(number)
 
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's
-        before = {}
-    try:
+    with _handling(note):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _asked_to_stop(accelerator: Accelerator, run: Run, signals: list) -> bool:
-    """Whether any process was signalled, the `stop` file exists, or the process that waits for this one (if any) is gone."""
-    parent = int(os.environ.get("WORKBENCH_WAITING", 0))
-    stop = bool(signals) or (run.path / "stop").exists() or bool(parent and not psutil.pid_exists(parent))
+    """Whether any process was signalled, the `stop` file exists, or a process that this one is to end with is gone."""
+    stop = bool(signals) or (run.path / "stop").exists() or any(not psutil.pid_exists(pid) for pid in _waited_for_by())
     if accelerator.num_processes > 1:  # all stop at the same step
         flag = torch.tensor(float(stop), device=accelerator.device)
         stop = accelerator.reduce(flag, "sum").item() > 0
     return stop
+
+
+def _waited_for_by() -> list[int]:
+    """The processes that a training ends with: the notebook that waits for it, and the sweep that started that."""
+    numbers = (whole(pid) for pid in os.environ.get("WORKBENCH_WAITING", "").split(","))
+    return [pid for pid in numbers if pid]
 
 
 # ------------------------------------------------------------------------------------------ in a process of its own
@@ -696,23 +761,36 @@ def launch(config: Config, attached: bool = False) -> Run:
         If the run cannot be made or continued.
     """
     fork_point(config)
+    require_feasible(config)
     if config.resume and "@" not in config.resume:
         run = Run(config.resume)
-        if run.active:
-            return run
-        run.set_config(config.replace(num_classes=run.config.num_classes))
-        run.clean()
+        _require_steps_left(run, config)
     else:
+        if "@" in config.resume and config.num_classes is None:
+            _require_same_networks(config.replace(num_classes=open_data(config).num_classes))
         run = create_run(config)
+    try:
+        with holding(run):
+            return _start(run, run.update_config(config), attached)
+    except BusyError:
+        given, own = asdict(config), asdict(run.config)
+        ignored = [f"{name}={given[name]!r}" for name in sorted(MAY_CHANGE_ON_RESUME) if given[name] != own[name]]
+        if ignored:
+            print(f"run {run.name!r} is being trained already: {', '.join(ignored)} is not applied; stop it and resume it for that", flush=True)
+        return run
+
+
+def _start(run: Run, config: Config, attached: bool) -> Run:
+    run.clean()
     words = [*launch_command("workbench.training", config.num_processes, config.device), "--config", str(run.path / "config.json")]
     environment = launch_environment(config.num_processes) | {"WORKBENCH_COMMAND": json.dumps(command_line())}
     if attached:
-        environment["WORKBENCH_WAITING"] = str(os.getpid())
-    with open(run.path / "train.log", "ab") as log:
+        environment["WORKBENCH_WAITING"] = ",".join(map(str, [*_waited_for_by(), os.getpid()]))
+    with storing(run.path / "train.log"), open(run.path / "train.log", "ab") as log:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
     # In its name: until it speaks for itself, whether it lives is what tells a slow start from a failed one.
     run.set_status(
-        state="starting", step=0, steps=config.steps, message="", alarms=[], pid=process.pid, born=psutil.Process(process.pid).create_time()
+        state="starting", step=0, steps=config.steps, message="", alarms=[], seconds_per_step=None, time=time.time(), **signature(process.pid)
     )
     return run
 
@@ -755,7 +833,8 @@ def main() -> None:
             evaluate = during_training(config)
         except WorkbenchError as error:
             if run:
-                run.set_status(state="failed", message=str(error))
+                with holding(run):
+                    run.set_status(state="failed", message=str(error))
             raise
     train(config, evaluate, run)  # to be stopped is no failure: what was asked for was done
 
