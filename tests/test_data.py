@@ -905,3 +905,21 @@ def test_the_loader_serves_packed_images():
     ((_, (((x, y),),)),) = steps(data, 1, batch_size=16)
     indices = batch_indices(64, 0, 0, 16)
     assert x.shape == (16, 3, S, S) and x[:, 0, 0, 0].tolist() == indices.tolist() and y.tolist() == data.labels[indices].tolist()
+
+
+# ----------------------------------------------------------------------------------------------------- sizes, by header
+
+
+def test_short_sides(tmp_path):
+    root = tree(tmp_path / "pets", cat=2)
+    Image.fromarray(pixels(0, 40, 70)).save(root / "cat/wide.png")
+    Image.fromarray(pixels(0, 90, 70)).save(root / "high.png")  # in no class, among class folders
+    (root / "cat/text.png").write_text("not a picture")
+    (root / "cat/cut.png").write_bytes((root / "high.png").read_bytes()[:100])  # its header is whole
+    assert module.short_sides(root) == module.short_sides(str(root)) == {S: 2, 40: 1, 70: 2}
+    assert module.short_sides("twins") == {32: 1} and module.short_sides("cifar10") == {32: 50_000}
+    (root / "high.png").unlink()
+    prepare(root, tmp_path / "out", 64, skip_unreadable=True, progress=False)
+    assert module.short_sides(tmp_path / "out") == {64: 3}
+    with pytest.raises(DataError, match="no such folder"):
+        module.short_sides(tmp_path / "nowhere")

@@ -8,18 +8,20 @@ is kept in a packed folder: `images.npy` (read through a memory map), `labels.np
 from __future__ import annotations
 
 import argparse
-import difflib
+import errno
 import hashlib
 import itertools
 import json
 import os
 import shutil
+import stat
 import sys
 import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from io import BytesIO
@@ -33,13 +35,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .config import BUILT_IN_DATA, Config, data_dir
-from .files import locked, new_folder, synced
-from .parameters import WorkbenchError, command
+from .files import locked, new_folder, read_json, synced
+from .parameters import WorkbenchError, command, nearest
 from .twins import Twins
 
 VERSION = 1  # of the packed format and of `decode`: raise it with every change of what they give
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folder names that are no classes
-NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow lists and cannot draw by itself
+# The only formats that are opened, whatever a file is called. Of the others that Pillow knows, some start programs (EPS: Ghostscript), open
+# whatever they contain (IPTC), or hold no picture. TGA is last, because its files have no mark of their own.
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "QOI", "PCX", "PSD", "SGI", "SUN", "TGA")
 
 
 class DataError(WorkbenchError):
@@ -127,6 +131,40 @@ def open_data(config: Config, progress: bool = True) -> Images | Twins:
             f"add images, or set batch_size to at most {data.length}"
         )
     return data
+
+
+def short_sides(source: str | Path) -> Counter:
+    """How many images have which shorter side, in pixels: what `image_size` may be without enlarging anything.
+
+    Only the headers of image files are read. Files that cannot be read are left out; they are reported when the images are opened.
+
+    Parameters
+    ----------
+    source
+        As `Config.data`: of a folder of images all below it count, with or without class folders, or those of its training split.
+
+    Raises
+    ------
+    DataError
+        If there is no such data, or no image in it.
+    """
+    config = Config.preset("twins32", data=source, num_classes=0)
+    if config.data == "twins":
+        return Counter({32: 1})  # drawn at any size
+    if config.data == "cifar10":
+        return Counter({32: 50_000})
+    if config.data not in BUILT_IN_DATA and _is_packed(Path(config.data)):
+        meta = read_json(Path(config.data) / "meta.json")
+        return Counter({meta["size"]: meta["count"]})
+    with ThreadPoolExecutor(16) as pool:
+        sides = pool.map(_short_side, _list(config).items, chunksize=64)
+        return Counter(side for side in sides if side)
+
+
+def _short_side(path: str) -> int | None:
+    with suppress(Exception), open_regular(path) as file, open_image(file) as image:  # anything, as in `_decode_one`
+        return min(image.size)
+    return None
 
 
 def to_unit(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -243,6 +281,24 @@ def loader(data: Images | Twins, config: Config, start_step: int = 0, rank: int 
 # ----------------------------------------------------------------------------------------------------- decoding
 
 
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reading; an OSError for pipes, devices and the like, which would block or never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))  # it may have changed since
+
+
+def open_image(source: str | Path | BinaryIO) -> Image.Image:
+    """Pillow's `Image.open`, which goes by content and not by name, for the formats in `FORMATS` alone: no file starts a program."""
+    return Image.open(source, formats=_formats())
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(kind for kind in FORMATS if kind in Image.OPEN)  # not every Pillow has AVIF
+
+
 def decode(source: str | Path | BinaryIO | np.ndarray, size: int) -> np.ndarray:
     """An image file, or the pixels of one, as (size, size, 3) uint8.
 
@@ -254,7 +310,7 @@ def decode(source: str | Path | BinaryIO | np.ndarray, size: int) -> np.ndarray:
     Exception
         Whatever Pillow raises on a broken file, which may be anything.
     """
-    with Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(source) as image:
+    with Image.fromarray(source) if isinstance(source, np.ndarray) else open_image(source) as image:
         image = _to_rgb(ImageOps.exif_transpose(image))
     short = min(image.size)
     left, top = ((side - short) // 2 for side in image.size)  # whole pixels: where nothing is resized, nothing is interpolated
@@ -316,9 +372,10 @@ def _list(config: Config) -> _Listing:
         raise DataError(f"data={config.data!r} is a file: give a folder of images, folder/<class>/* (unpack an archive first)")
     known = {name: name for name in BUILT_IN_DATA}
     for place in filter(os.path.isdir, (data_dir(), path.parent)):
-        known |= {entry.name.lower(): entry.path for entry in _entries(place) if entry.is_dir()}
-    nearest = difflib.get_close_matches(path.name.lower(), known, n=1)
-    guess = f"did you mean {known[nearest[0]]!r}? " if nearest else ""
+        with suppress(DataError):  # a place that cannot be read offers nothing
+            known |= {entry.name.lower(): entry.path for entry in _entries(place) if _is_folder(entry)}
+    guess = nearest(path.name.lower(), known)
+    guess = next((guess.replace(repr(name), repr(place)) for name, place in known.items() if repr(name) in guess), "")
     raise DataError(f"data={config.data!r}: there is no such folder; {guess}built in: {', '.join(BUILT_IN_DATA)}")
 
 
@@ -452,20 +509,27 @@ def _walk(root: Path) -> Iterator[tuple[Path, _Folder]]:
 
 def _class_folders(root: Path) -> list[str]:
     """The folders in `root` that have images in them."""
-    folders = [entry for entry in _entries(root) if entry.is_dir() and os.access(entry.path, os.R_OK)]
+    folders = [entry for entry in _entries(root) if _is_folder(entry) and os.access(entry.path, os.R_OK)]
     return [folder.name for folder in folders if any(_suffix(entry.name) in _image_suffixes() for entry in _entries(folder.path))]
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """False also for a link that leads to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _scan(path: Path) -> _Folder:
     found = _Folder([], [], [])
     for entry in _entries(path):
-        if entry.is_dir():
+        if _is_folder(entry):
             found.folders.append(entry.name)
         elif _suffix(entry.name) not in _image_suffixes():
             found.others.append(entry.name)
         else:
-            broken_link = entry.is_symlink() and not entry.is_file()  # will be told as an unreadable file
-            status = entry.stat(follow_symlinks=not broken_link)
+            status = entry.stat(follow_symlinks=os.path.exists(entry.path))  # a broken link will be told as an unreadable file
             found.images.append((entry.name, status.st_size, status.st_mtime_ns))
     return found
 
@@ -483,8 +547,7 @@ def _suffix(name: str) -> str:
 
 @cache
 def _image_suffixes() -> frozenset[str]:
-    known = Image.registered_extensions()
-    return frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NOT_PICTURES)
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in _formats())
 
 
 # ----------------------------------------------------------------------------------------------------- packing
@@ -593,7 +656,7 @@ def _write_packed(listing: _Listing, size: int, folder: Path, progress: bool, sk
         np.save(file, np.array(labels, dtype=np.int64))
     meta = dict(
         version=VERSION, name=listing.name, classes=listing.classes, size=size, fingerprint=content.hexdigest(),
-        conditional=listing.conditional, skipped=skipped, ignored=listing.ignored,
+        conditional=listing.conditional, skipped=skipped, ignored=listing.ignored, count=len(labels),
     )  # fmt: skip
     with synced(folder / "meta.json") as file:
         file.write(json.dumps(meta).encode())
@@ -641,6 +704,7 @@ def _open_packed(folder: Path, size: int) -> Images:
         meta = json.loads((folder / "meta.json").read_text())
         if meta.pop("version") != VERSION:
             raise ValueError("it is from another version of the workbench")
+        meta.pop("count")
         labels = np.load(folder / "labels.npy")
         images = np.load(folder / "images.npy", mmap_mode="r")[: len(labels)]
         data = Images(images=images, labels=labels, **meta)
