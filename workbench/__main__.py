@@ -5,7 +5,6 @@ import sys
 import time
 
 from .config import Config
-from .estimate import require_feasible
 from .parameters import command
 from .runs import Run, list_runs, release, reserve
 
@@ -28,10 +27,10 @@ def main() -> None:
     elif arguments.command == "runs":
         for run in list_runs():
             status = run.status()
-            print(f"{status['state']:<9} {status['step']:>8}/{status['steps']:<8} {run.name}")
+            damage = f"  {status['message']}" if status["state"] == "unreadable" else ""
+            print(f"{status['state']:<10} {status['step']:>8}/{status['steps']:<8} {run.name}{damage}")
     elif arguments.command == "reserve":
         config = Config.from_parameters(dict(arguments.p))
-        require_feasible(config)
         print(reserve(config))
     elif arguments.command == "release":
         release(arguments.run)

@@ -115,7 +115,9 @@ def process_group(num_processes: int, device: str, what: str) -> Iterator[None]:
 def _lost_another(error: RuntimeError) -> bool:
     """Whether an error is what gloo or NCCL raise when a process of the group is gone."""
     text = str(error).lower()
-    return isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "nccl", "connection closed by peer", "connection reset"))
+    return isinstance(error, dist.DistError) or any(
+        word in text for word in ("gloo", "nccl", "connection closed by peer", "connection reset")
+    )
 
 
 def on_cpu(device: str) -> bool:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +27,19 @@ import torch
 from torch import Tensor
 
 from .attention.snapshots import Snapshot, load_snapshot
-from .config import DEMO, MAY_CHANGE_ON_RESUME, Config, find_run_folder, outputs_dir, parent_config
+from .config import (
+    DEMO,
+    MAY_CHANGE_ON_RESUME,
+    Config,
+    checkpoint_steps,
+    find_run_folder,
+    outputs_dir,
+    parent_folder,
+    require_forkable,
+    split_resume,
+    start_step,
+    stored_config,
+)
 from .files import (
     StorageError,
     UnreadableError,
@@ -109,13 +121,7 @@ class Run:
         UnreadableError
             If `config.json` is damaged, or of another version.
         """
-        path = self.path / "config.json"
-        try:
-            return Config.from_json(path.read_text())
-        except (ParameterError, ValueError) as error:
-            raise UnreadableError(path, "empty" if not path.stat().st_size else str(error)) from None
-        except OSError as error:
-            raise UnreadableError(path, error.strerror or str(error)) from None
+        return stored_config(self.path)
 
     def update_config(self, config: Config) -> Config:
         """Take over from `config` what may change when a run goes on, and what its first start decides; what defines the run stays.
@@ -317,7 +323,7 @@ class Run:
     # -------------------------------------------------------------------------------------------- checkpoints
 
     def checkpoint_steps(self) -> list[int]:
-        return _numbers(self.path / "checkpoints", "")
+        return checkpoint_steps(self.path)
 
     def checkpoint_path(self, step: int | None = None) -> Path:
         """The folder of the checkpoint at `step`, by default the newest.
@@ -571,7 +577,7 @@ def reserve(config: Config) -> str:
     ParameterError
         If a run with the given name exists.
     """
-    if config.resume and "@" not in config.resume:
+    if config.resume and split_resume(config.resume)[1] is None:
         return config.run
     base, number = config.run or config.derived_name, 1
     while not _make_folder(outputs_dir() / (name := base if number == 1 else f"{base}-{number}")) and not config.run:
@@ -625,18 +631,21 @@ def holding(run: Run) -> Iterator[Hold]:
         return (status["state"] in ACTIVE and not (here and status["pid"] in mine)) or (lost_elsewhere and moves(run.path))
 
     def refuse(status: dict) -> BusyError:
-        return BusyError(f"run {run.name!r} is being trained already (process {status['pid']} on {status['host']}); stop it first, or fork it")
+        return BusyError(
+            f"run {run.name!r} is being trained already (process {status['pid']} on {status['host']}); stop it first, or fork it"
+        )
 
     status = run.status()
     if busy(status):  # asked before the lock is taken, which renews the heartbeat
         raise refuse(status)
-    try:
-        with hold(run.path, patience=10) as lock:
-            if run.status() != status and busy(run.status()):  # signed since
-                raise refuse(run.status())
-            yield lock
-    except BusyError:
-        raise refuse(run.status()) from None
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(hold(run.path, patience=10))
+        except BusyError:
+            raise refuse(run.status()) from None
+        if run.status() != status and busy(run.status()):  # signed since
+            raise refuse(run.status())
+        yield lock
 
 
 def fork_point(config: Config) -> tuple[Run, int] | None:
@@ -647,18 +656,11 @@ def fork_point(config: Config) -> tuple[Run, int] | None:
     ParameterError, WorkbenchError
         If there is no such run, step or checkpoint, or no step is left to train.
     """
-    if "@" not in config.resume:
+    step = start_step(config.resume) if config.resume else None
+    if step is None:
         return None
-    name, _, step = config.resume.rpartition("@")
-    parent_config(config.resume)  # raises where there is no such run
-    parent, number = Run(name), whole(step)
-    if number is None:
-        steps = ", ".join(map(str, parent.checkpoint_steps()))
-        raise ParameterError(f"resume={config.resume!r}: {step!r} is not a step; {name!r} has checkpoints at: {steps}")
-    parent.checkpoint_path(number)  # raises where there is no such checkpoint
-    if number >= config.steps:
-        raise ParameterError(f"steps={config.steps}, but resume={config.resume!r} starts at step {number}: set steps above {number}")
-    return parent, number
+    require_forkable(config)
+    return Run(parent_folder(config.resume)), step
 
 
 # ------------------------------------------------------------------------------------------------- provenance

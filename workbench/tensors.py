@@ -68,7 +68,7 @@ def sums(folder: Path) -> dict[str, str]:
     Raises
     ------
     UnreadableError
-        If the list is missing or damaged, or a file that it names is not there.
+        If the list is missing or damaged.
     """
     path = folder / SUMS
     try:
@@ -83,9 +83,6 @@ def sums(folder: Path) -> dict[str, str]:
         found[match[2]] = match[1]
     if not found:
         raise UnreadableError(path, "empty")
-    for name in found:
-        if not (folder / name).is_file():
-            raise UnreadableError(folder / name, "missing")
     return found
 
 

@@ -37,10 +37,9 @@ from tqdm import tqdm
 from . import augment, diagnostics, sampling, twins
 from .attention import capture_projections
 from .attention.snapshots import Snapshot, save_snapshot
-from .config import MAY_CHANGE_ON_RESUME, Config, parent_config
+from .config import MAY_CHANGE_ON_RESUME, Config, split_resume
 from .data import loader, open_data, to_uint8, to_unit
 from .ema import EMA
-from .estimate import require_feasible
 from .files import StorageError, storing
 from .liveness import BusyError, Hold, signature
 from .losses import hinge_discriminator, hinge_generator
@@ -244,7 +243,9 @@ def load(nets: Networks, run: Run, step: int | None, progress: Progress) -> None
     needed = ["generator", "discriminator", "optimizer_g", "optimizer_d", "window"]
     needed += ["ema"] if nets.ema and run.config.ema_decay else []  # a parent without an average has none to give
     if missing := [name for name in needed if name not in files]:
-        raise WorkbenchError(f"training cannot go on from {folder}: it keeps no {', '.join(missing)}, only what it takes to look at the run")
+        raise WorkbenchError(
+            f"training cannot go on from {folder}: it keeps no {', '.join(missing)}, only what it takes to look at the run"
+        )
     load_into(nets.generator.state_dict(), files["generator"], f"{folder}/generator.safetensors")
     load_into(nets.discriminator.state_dict(), files["discriminator"], f"{folder}/discriminator.safetensors")
     if nets.ema:
@@ -370,7 +371,7 @@ def _train(config: Config, evaluate, run: Run | None, stack: contextlib.ExitStac
 
     if main:
         fork_point(config)
-        if run is None and config.resume and "@" not in config.resume:
+        if run is None and _continues(config):
             run = Run(config.resume)
         if run:
             _require_steps_left(run, config)
@@ -381,7 +382,6 @@ def _train(config: Config, evaluate, run: Run | None, stack: contextlib.ExitStac
             f"evaluate_every={config.evaluate_every}: train() has no evaluation for data={config.data!r} by itself; give it "
             "evaluate=evaluation.during_training(config), or use launch(), or evaluate_every=0"
         )
-    require_feasible(config)
     asked, config = config, resolve(config)
     accelerator = make_accelerator(config)
 
@@ -393,7 +393,7 @@ def _train(config: Config, evaluate, run: Run | None, stack: contextlib.ExitStac
 
     if main:
         if run is None:
-            _require_same_networks(config)
+            fork_point(config)  # again, now that the number of classes is known
             run = create_run(asked)
             claim(run)
         config = run.update_config(config)
@@ -402,22 +402,18 @@ def _train(config: Config, evaluate, run: Run | None, stack: contextlib.ExitStac
     return _train_in(Run(Path(path)), Config.from_json(settings), accelerator, data, evaluate, claimed)
 
 
+def _continues(config: Config) -> bool:
+    """Whether a run goes on, and no new one is made."""
+    return bool(config.resume) and split_resume(config.resume)[1] is None
+
+
 def _require_steps_left(run: Run, config: Config) -> None:
     """Refuse to go on with a run to an end that it is past."""
     last = (run.checkpoint_steps() or [0])[-1]
     if last > config.steps:
-        raise ParameterError(f"steps={config.steps}, but run {run.name!r} has a checkpoint at step {last} already: set steps to at least {last}")
-
-
-def _require_same_networks(config: Config) -> None:
-    """Refuse a fork whose data have another number of classes than the parent's networks, which shows when they are opened."""
-    if fork_point(config):
-        classes = parent_config(config.resume).num_classes
-        if classes != config.num_classes:
-            raise ParameterError(
-                f"num_classes={config.num_classes} of data={config.data!r}, but resume={config.resume!r} has networks for {classes} classes: "
-                "fork it on data of as many classes"
-            )
+        raise ParameterError(
+            f"steps={config.steps}, but run {run.name!r} has a checkpoint at step {last} already: set steps to at least {last}"
+        )
 
 
 def _report_end(run: Run, error: BaseException) -> None:
@@ -761,13 +757,12 @@ def launch(config: Config, attached: bool = False) -> Run:
         If the run cannot be made or continued.
     """
     fork_point(config)
-    require_feasible(config)
-    if config.resume and "@" not in config.resume:
+    if _continues(config):
         run = Run(config.resume)
         _require_steps_left(run, config)
     else:
-        if "@" in config.resume and config.num_classes is None:
-            _require_same_networks(config.replace(num_classes=open_data(config).num_classes))
+        if config.resume and config.num_classes is None:
+            fork_point(config.replace(num_classes=open_data(config).num_classes))
         run = create_run(config)
     try:
         with holding(run):
@@ -776,7 +771,10 @@ def launch(config: Config, attached: bool = False) -> Run:
         given, own = asdict(config), asdict(run.config)
         ignored = [f"{name}={given[name]!r}" for name in sorted(MAY_CHANGE_ON_RESUME) if given[name] != own[name]]
         if ignored:
-            print(f"run {run.name!r} is being trained already: {', '.join(ignored)} is not applied; stop it and resume it for that", flush=True)
+            print(
+                f"run {run.name!r} is being trained already: {', '.join(ignored)} is not applied; stop it and resume it for that",
+                flush=True,
+            )
         return run
 
 
@@ -790,7 +788,14 @@ def _start(run: Run, config: Config, attached: bool) -> Run:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
     # In its name: until it speaks for itself, whether it lives is what tells a slow start from a failed one.
     run.set_status(
-        state="starting", step=0, steps=config.steps, message="", alarms=[], seconds_per_step=None, time=time.time(), **signature(process.pid)
+        state="starting",
+        step=0,
+        steps=config.steps,
+        message="",
+        alarms=[],
+        seconds_per_step=None,
+        time=time.time(),
+        **signature(process.pid),
     )
     return run
 
