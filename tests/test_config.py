@@ -3,9 +3,13 @@ import math
 import os
 
 import pytest
+from papermill.translators import PythonTranslator
 
 from workbench import Config, ParameterError
+from workbench.ablation import Ablation
+from workbench.comparison import Comparison
 from workbench.config import BUILT_IN_DATA, DEMO, PRESETS, find_run_folder, outputs_dir, parent_config, short_name, split_resume
+from workbench.evaluation import Evaluation
 from workbench.files import UnreadableError
 
 
@@ -64,6 +68,12 @@ def test_built_in_classes_are_those_of_the_data():
         ("seed", 2**53 + 1, 2**53 + 1),
         ("note", 5, "5"),
         ("tags", ["a", "b"], "a,b"),
+        ("tags", " a, b ,,", "a,b"),
+        ("seed", "9007199254740993", 2**53 + 1),
+        ("preset", " cifar10 ", "cifar10"),
+        ("data", " cifar10 ", "cifar10"),
+        ("attention_g", [], "none"),
+        ("run", 7, "7"),
     ],
 )
 def test_values_are_coerced_by_declared_type(name, given, value):
@@ -76,6 +86,18 @@ def test_values_are_coerced_by_declared_type(name, given, value):
     ("parameters", "says"),
     [
         (dict(lrd=4e-4), "did you mean 'lr_d'"),
+        (dict(data=""), "data='' is not twins, cifar10, imagenet or a folder"),
+        (dict(data="  "), "or a folder"),
+        (dict(data="a\0b"), "data='a\\x00b' is not"),
+        (dict(data="\udcff"), "data='\\udcff' is not text"),
+        (dict(data=["twins"]), "is not text"),
+        (dict(note="x" * 10_001), "at most 10,000 characters"),
+        (dict(tags="x" * 1001), "at most 1,000 characters"),
+        (dict(attention_g="²"), "attention_g='²'"),
+        (dict(attention_g="9" * 5000), "attention_g='999"),
+        (dict(attention_g=[[16]]), "attention_g=[[16]] is not"),
+        (dict(seed=2**63), "seed=9223372036854775808 is not a whole number"),
+        (dict(preset=["twins32"]), "preset=['twins32'] is not text"),
         (dict(lr_d="fast"), "lr_d='fast' is not a number; allowed: above 0 and at most 1"),
         (dict(lr_d=math.nan), "lr_d=nan is not a number"),
         (dict(lr_d=-1), "lr_d=-1 is not in range"),
@@ -103,6 +125,64 @@ def test_what_does_not_fit_is_refused_in_one_line(parameters, says):
         Config.from_parameters(parameters)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_long_paths_and_users_that_are_not_there_are_no_traces():
+    assert Config.from_parameters(dict(data="x" * 400)).data.endswith("x" * 400)
+    assert Config.from_parameters(dict(data="~nobody-of-this-name/x")).data.endswith("~nobody-of-this-name/x")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("lr_D", "'lr_d'"), ("LR", "'lr_g' or 'lr_d'"), ("lr", "'lr_g' or 'lr_d'"), ("iterations", "'steps'"), ("Iters", "'steps'"), ("max_steps", "'steps'"),
+        ("num_steps", "'steps'"), ("n_iter", "'steps'"), ("epochs", "'steps'"), ("batch", "'batch_size'"), ("bs", "'batch_size'"), ("batchSize", "'batch_size'"),
+        ("gpus", "'num_processes'"), ("num_gpus", "'num_processes'"), ("nproc", "'num_processes'"), ("dataset", "'data'"), ("data-dir", "'data'"),
+        ("root", "'data'"), ("resolution", "'image_size'"), ("size", "'image_size'"), ("imsize", "'image_size'"), ("ema", "'ema_decay'"),
+        ("fp16", "'mixed_precision'"), ("amp", "'mixed_precision'"), ("latent_dim", "'z_dim'"), ("nz", "'z_dim'"), ("z", "'z_dim'"),
+        ("classes", "'num_classes'"), ("name", "'run'"), ("out", "'run'"), ("ch", "'width'"), ("n_dis", "'d_steps'"), ("d_iters", "'d_steps'"), ("g_lr", "'lr_g'"),
+        ("LR_G", "'lr_g'"), ("iteration_count", "'steps'"), ("Seed", "'seed'"), ("evaluate-every", "'evaluate_every'"), ("num_iterations", "'steps'"),
+    ],
+)  # fmt: skip
+def test_what_others_call_a_parameter_is_understood(name, meant):
+    assert refused({name: 1}) == f"unknown parameter {name!r}; did you mean {meant}?"
+
+
+def test_synonyms_stand_for_parameters():
+    names = {field.name for field in dataclasses.fields(Config)}
+    assert {name for meant in Config.synonyms.values() for name in meant.split()} <= names
+    assert not names & set(Config.synonyms) and all(word == word.lower() for word in Config.synonyms)
+
+
+@pytest.mark.parametrize("name", ["", "?", 5, None, "x" * 10_000, "\n\0", "ß", "qqqq"])
+def test_names_that_mean_nothing_are_refused(name):
+    assert refused({name: 1}).startswith("unknown parameter ")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not valid JSON"), (b"\xff\xfe", "not valid JSON"), (b"\0" * 100, "not valid JSON"), ("[" * 10**5, "not valid JSON"), ("9" * 5000, "not valid JSON"),
+        ("{}x" * 1000, "not valid JSON"), ("[]", "must be a JSON object"), ("5", "must be a JSON object"), ("null", "must be a JSON object"),
+        ('{"width": 8, "width": 9}', "has 'width' twice"), ('{"widht": 8}', "did you mean 'width'?"), ('{"name": 8}', "did you mean 'run'?"),
+        ('{"self": 8, "cls": 8}', "unknown parameter 'self'"), ('{"preset": "x"}', "preset='x' is not known"), ('{"preset": []}', "preset=[] is not text"),
+        ('{"preset": null}', "preset=None is not text"), ('{"width": null}', "width=None is not a whole number"), ('{"width": [8]}', "width=[8] is not"),
+        ('{"lr_d": NaN}', "lr_d=nan is not a number"), ('{"lr_d": 1e999}', "lr_d=inf is not a number"), ('{"note": {"a": 1}}', "note={'a': 1} is not text"),
+        ('{"note": "\\ud800"}', "is not text"), (" " * 1_000_001, "larger than 1,000,000 bytes"), ('{"a\\nb": 1}', "unknown parameter 'a\\nb'"),
+    ],
+)  # fmt: skip
+def test_json_that_is_no_configuration_is_refused_in_one_line(text, says):
+    with pytest.raises(ParameterError) as error:
+        Config.from_json(text)
+    assert says in str(error.value) and str(error.value).isprintable() and len(str(error.value)) < 700
+
+
+def test_json_may_be_bytes_and_is_read_once():
+    config = Config.preset("twins32", note="猫\n", width=16)
+    for text in (config.to_json(), config.to_json().encode(), "\ufeff" + config.to_json(), config.to_json().encode("utf-8-sig")):
+        assert Config.from_json(text) == config
+        assert Config.from_json(text) is Config.from_json(text)
+    assert Config.from_json("{}") == Config.preset("twins32")
 
 
 def test_none_means_the_value_of_the_preset():
@@ -137,6 +217,14 @@ def test_parameters_cell_explains_everything():
     cell = Config.cell()
     for field in dataclasses.fields(Config):
         assert f"{field.name}: {field.type.split(' ')[0]} = None  # {Config.explain(field.name)}" in cell
+
+
+def test_papermill_tells_of_every_parameter():
+    """`papermill --help-notebook` leaves out a parameter whose line has another "=" than that of its value."""
+    for kind in (Config, Evaluation, Comparison, Ablation):
+        known = [p.name for p in PythonTranslator.inspect(dict(source=kind.cell()))]
+        assert known == [field.name for field in dataclasses.fields(kind)], kind
+        assert not any("=" in field.metadata["meaning"] for field in dataclasses.fields(kind))
 
 
 # ------------------------------------------------------------------------------------------------- which run is meant
@@ -339,6 +427,6 @@ def test_derived_names_fit_into_a_folder_and_stay_different(make):
     for cut in range(20, 40):
         assert len(short_name("猫" * 40, cut).encode()) <= cut and short_name("猫" * 40, cut).startswith("猫")
     assert short_name("猫" * 40, 120) == "猫" * 40
-    make("../elsewhere/-odd @ name", 4).rename(outputs_dir().parent / "elsewhere" / "-odd @ name.")
+    make("../elsewhere/odd", 4).rename(outputs_dir().parent / "elsewhere" / "-odd @ name.")
     name = Config.from_parameters(dict(resume=str(outputs_dir().parent / "elsewhere" / "-odd @ name.@4"))).derived_name
     assert name == "odd___name.-from4" and Config.preset("twins32", run=name)

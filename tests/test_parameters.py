@@ -1,8 +1,28 @@
+import json
+import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
-from workbench.parameters import ParameterError, Parameters, WorkbenchError, command, nearest, notebook_parameters, parameter, read_list
+from workbench.parameters import (
+    ParameterError,
+    Parameters,
+    WorkbenchError,
+    command,
+    nearest,
+    notebook_parameters,
+    parameter,
+    read_list,
+    read_text,
+    shown,
+)
 
 
 def _read_pair(value, refuse):
@@ -93,5 +113,268 @@ def test_nearest():
 
 
 def test_lists_may_be_given_as_lists_or_as_text():
-    for given in (["feat8", " feat16 "], ("feat8", "feat16"), "feat8,feat16"):
+    for given in (
+        ["feat8", " feat16 "],
+        ("feat8", "feat16"),
+        "feat8,feat16",
+        " feat8 , feat16,, ",
+        "feat8, feat16",
+        [" feat8,", "", "feat16"],
+    ):
         assert read_list(given, pytest.fail) == "feat8,feat16"
+
+
+# ------------------------------------------------------------------------------------------------- numbers and text
+
+
+@dataclass(frozen=True)
+class Numbers(Parameters):
+    whole: int = parameter(0, "any")
+    real: float = parameter(0.0, "any")
+    text: str = parameter("", "any", longest=50)
+    truth: bool = parameter(False, "any")
+
+
+LARGEST = 2**63 - 1
+
+
+def kind_of(value) -> str:  # what pytest calls a case whose value is too long for a name
+    return type(value).__name__
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("9007199254740993", 2**53 + 1), (str(LARGEST), LARGEST), (LARGEST, LARGEST), (-LARGEST, -LARGEST), ("1e3", 1000), ("1E+3", 1000), (" 20 ", 20),
+        ("+5", 5), ("-5", -5), ("1_000", 1000), ("007", 7), ("2.0", 2), (2.0, 2), ("9007199254740993.0", 2**53 + 1), (np.int64(3), 3), (np.uint8(3), 3),
+        (np.float32(3), 3), (np.str_("3"), 3), (Decimal("3"), 3), ("0" * 300 + "5", 5),
+    ],
+)  # fmt: skip
+def test_whole_numbers_are_exact(given, value):
+    result = Numbers.from_parameters(dict(whole=given)).whole
+    assert result == value and type(result) is int
+
+
+NO_NUMBERS = [
+    "", " ", "x", "²", "\uff11\uff12", "٣", "0x10", "1__0", "_1", "1,5", "--5", "1 000", "inf", "-Infinity", "nan", "1e999", "9" * 400, 10**400, "9" * 5000, 10**5000,
+    math.inf, -math.inf, math.nan, True, False, "True", b"5", bytearray(b"5"), [5], (5,), {5}, {"a": 5}, 5j, "5j", object, Ellipsis, np.bool_(True),
+    np.array([5]), np.float64("nan"), Decimal("nan"), Decimal("sNaN"), [[[5]]], "\ud800", "5\0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "given", [*NO_NUMBERS, 1.5, "1.5", "1e-3", 2**63, -(2**63), str(2**63), 1e19, "1e999999999", Decimal("1e999999999"), 1e300], ids=kind_of
+)
+def test_what_is_no_whole_number_is_refused(given):
+    assert refused(Numbers, whole=given).startswith("whole=")
+
+
+@pytest.mark.parametrize("given", NO_NUMBERS, ids=kind_of)
+def test_what_is_no_number_is_refused(given):
+    assert refused(Numbers, real=given).startswith("real=")
+
+
+@pytest.mark.parametrize(
+    ("given", "value"), [("4e-4", 4e-4), (" -1_0.5 ", -10.5), (3, 3.0), (np.float64(0.5), 0.5), (np.int8(3), 3.0), (10**300, 1e300)]
+)
+def test_numbers_are_read(given, value):
+    result = Numbers.from_parameters(dict(real=given)).real
+    assert result == value and type(result) is float
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("0001", "0001"),
+        (1, "1"),
+        (-1, "-1"),
+        (0.5, "0.5"),
+        (Path("a/b"), "a/b"),
+        ("猫 $x$\n", "猫 $x$\n"),
+        (np.int64(3), "3"),
+        ("", ""),
+        ("x" * 50, "x" * 50),
+    ],
+)
+def test_text_is_taken_as_it_is(given, value):
+    assert Numbers.from_parameters(dict(text=given)).text == value
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        True,
+        b"x",
+        ["x"],
+        ("x",),
+        {"x"},
+        {"a": 1},
+        "x" * 51,
+        "a\0b",
+        "\x1b[31m",
+        "\x9b",
+        "\udcff",
+        "\ud800",
+        10**5000,
+        Path("\udcff"),
+        object(),
+        np.bool_(True),
+    ],
+    ids=kind_of,
+)
+def test_what_is_no_text_is_refused(given):
+    assert refused(Numbers, text=given).startswith("text=")
+
+
+@pytest.mark.parametrize("given", ["maybe", "", 2, 0.5, [True], {"true"}, b"true", "1 0", "\uff54rue", math.nan])
+def test_what_is_no_truth_value_is_refused(given):
+    assert refused(Numbers, truth=given).startswith("truth=")
+
+
+@pytest.mark.parametrize(("given", "value"), [(" TRUE ", True), ("no", False), (1, True), (0, False), (np.bool_(True), True), (True, True)])
+def test_truth_values_are_read(given, value):
+    assert Numbers.from_parameters(dict(truth=given)).truth is value
+
+
+def refused(kind, **given) -> str:
+    with pytest.raises(ParameterError) as error:
+        kind.from_parameters(given)
+    text = str(error.value)
+    assert text.isprintable() and len(text) <= 500, text
+    return text
+
+
+def test_values_in_messages_are_short_and_in_one_line():
+    deep = []
+    for _ in range(20_000):
+        deep = [deep]
+    for value in ("x" * 10**6, "\n\0\x1b\ud800", ["é\n"] * 1000, deep, 10**9999, np.zeros((9, 9)), {"a": "b\n"}):
+        assert len(shown(value)) <= 83 and shown(value).isprintable()
+    assert shown("a") == "'a'" and shown("x" * 200).startswith("'xxx") and shown("x" * 200).endswith("xxx'")
+    while deep:  # or its deletion is deeper than the stack
+        deep = deep.pop()
+    assert "unknown parameter 'aaa" in refused(Numbers, **{"a" * 10_000: 1})
+
+
+def test_lists_of_what_is_no_text_are_refused():
+    class Refused(Exception):
+        pass
+
+    def refuse(what):
+        raise Refused
+
+    for value in ([["a"]], [None], [True], {"a"}, b"a", ["\udcff"]):
+        with pytest.raises(Refused):
+            read_list(value, refuse)
+    assert read_list([1, 2.5, Path("a")], refuse) == "1,2.5,a" and read_text(5, refuse) == "5"
+
+
+# ------------------------------------------------------------------------------------------------- papermill
+
+
+class Process:
+    """A stand-in for `psutil.Process`, with these command lines above it."""
+
+    def __init__(self, *lines):
+        self.lines = lines
+
+    def parents(self):
+        return [Process(line) for line in self.lines]
+
+    def cmdline(self):
+        if self.lines[0] is None:
+            raise psutil.AccessDenied
+        return self.lines[0]
+
+
+def notebook(cell: str) -> dict:
+    """The globals of a notebook that papermill injected these parameters into."""
+    values = {"nan": math.nan, "inf": math.inf}
+    names: dict = {}
+    exec(cell.replace("float('nan')", "nan").replace("float('inf')", "inf"), values, names)
+    return dict(In=["", "# Parameters: ours\nrun: str = None", f"# Parameters\n{cell}"], run=None) | names
+
+
+@pytest.mark.parametrize(
+    ("words", "cell", "read"),
+    [
+        ("-p run 0001", "run = 1", "0001"),
+        ("-p run 1e5", "run = 100000.0", "1e5"),
+        ("-p run 2026_01_05", "run = 20260105", "2026_01_05"),
+        ("-p run True", "run = True", "True"),
+        ("-p run nan", "run = float('nan')", "nan"),
+        ("-p run -inf", "run = -float('inf')", "-inf"),
+        ("-p run 1.50", "run = 1.5", "1.50"),
+        ("-p run \uff11\uff12", "run = 12", "\uff11\uff12"),
+        ("--parameters run 0001", "run = 1", "0001"),
+        ("--parameters=run 0001", "run = 1", "0001"),
+        ("-prun 0001", "run = 1", "0001"),
+        ("-p run 0002 -p run 0001", "run = 1", "0001"),
+        ("-r note -p -p run 0001", "run = 1", "0001"),
+        ("-p run 0001 -r run 1", "run = '1'", "1"),
+        ("-p run 0001 -k -p", "run = 1", "0001"),
+        ("-p run cats", "run = 'cats'", "cats"),
+        ("-p run None", "run = None", None),
+        ("-y run:_5", "run = 5", 5),
+        ("-p run 0002", "run = 1", 1),  # something else was injected
+        ("-p run 1", "run = True", True),
+        ("-p run", "run = 1", 1),
+        ("-p", "run = 1", 1),
+        ("-p seed 01", "run = 1", 1),
+    ],
+)
+def test_parameters_are_taken_as_they_were_typed(monkeypatch, words, cell, read):
+    line = [sys.executable, "/usr/bin/papermill", "train.ipynb", "out.ipynb", *words.split()]
+    monkeypatch.setattr(psutil, "Process", lambda: Process(line))
+    assert notebook_parameters(notebook(cell)) == dict(run=read)
+
+
+@pytest.mark.parametrize(
+    ("above", "read"),
+    [
+        ([["python", "-m", "papermill", "a", "-p", "run", "01"]], "01"),
+        ([["python", "-X", "dev", "-m", "papermill", "a", "-p", "run", "01"]], "01"),
+        ([["bash", "x"], None, ["python", "papermill.exe", "-p", "run", "01"]], "01"),
+        ([["python", "papermill", "a"], ["python", "papermill", "-p", "run", "01"]], 1),
+        ([["python", "-m", "ipykernel_launcher", "-f", "x"], ["python", "papermill", "-p", "run", "01"]], 1),  # papermill's Python API
+        ([["jupyter-lab", "-p", "run", "01"], ["cat", "papermill.ipynb"]], 1),
+        ([], 1),
+    ],
+)
+def test_the_papermill_that_started_the_kernel_counts(monkeypatch, above, read):
+    monkeypatch.setattr(psutil, "Process", lambda: Process(*above))
+    assert notebook_parameters(notebook("run = 1")) == dict(run=read)
+
+
+def test_cells_that_did_not_run_and_injected_paths_are_left_out():
+    cells = [
+        "# Parameters: ours\na: int = None",
+        "# Parameters\na = = 3",
+        "# Parameters\na = \0",
+        "# Parameters\nPAPERMILL_INPUT_PATH = 'x'\nb = c",
+    ]
+    assert notebook_parameters(dict(In=cells, a="x", PAPERMILL_INPUT_PATH="x")) == dict(a="x")
+
+
+@pytest.mark.slow
+def test_parameters_are_taken_as_they_were_typed_for_a_real_papermill(tmp_path):
+    given = {"run": "0001", "note": "1e5", "tags": "2026_01_05", "data": "True", "preset": "nan", "resume": "None", "augment": "cats"}
+    sources = [
+        "# Parameters: None stands for nothing\n" + "".join(f"{name}: str = None\n" for name in (*given, "dtype", "device")),
+        "import json, workbench.parameters as p\nprint(json.dumps(p.notebook_parameters(globals())))",
+    ]
+    tags = [["parameters"], []]
+    cells = [
+        dict(cell_type="code", id=f"c{k}", metadata=dict(tags=tags[k]), source=source, outputs=[], execution_count=None)
+        for k, source in enumerate(sources)
+    ]
+    kernel = dict(kernelspec=dict(name="python3", language="python", display_name="Python 3"))
+    (tmp_path / "in.ipynb").write_text(json.dumps(dict(nbformat=4, nbformat_minor=5, metadata=kernel, cells=cells)))
+    words = [word for item in given.items() for word in ("-p", *item)]
+    line = [sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", "--inject-paths", *words, "-y", "dtype: 0010", "-r", "device", "01"]
+    done = subprocess.run(
+        line, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads((tmp_path / "out.ipynb").read_text())["cells"][-1]["outputs"][0]["text"]
+    assert json.loads("".join(printed)) == given | dict(resume=None, dtype=8, device="01")

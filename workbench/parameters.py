@@ -11,12 +11,15 @@ import difflib
 import functools
 import math
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import Field, field, fields
 from decimal import Decimal
 from numbers import Integral, Real
+from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -183,13 +186,70 @@ def notebook_parameters(namespace: Mapping) -> dict:
     """
     names: list[str] = []
     for source in namespace.get("In", ()):
+        if not source.startswith("# Parameters"):
+            continue
+        try:
+            statements = ast.parse(source).body
+        except (SyntaxError, ValueError):  # it has not run
+            continue
         if source.startswith("# Parameters:"):  # the notebook's own cell: what was assigned before it does not count
             names.clear()
-        if source.startswith("# Parameters"):
-            for statement in ast.parse(source).body:
-                targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-                names += [t.id for t in targets if isinstance(t, ast.Name)]
-    return {name: namespace[name] for name in dict.fromkeys(names)}
+        for statement in statements:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+            names += [t.id for t in targets if isinstance(t, ast.Name)]
+    values = {name: namespace[name] for name in dict.fromkeys(names) if name in namespace and name not in _INJECTED_PATHS}
+    typed = _typed_parameters() if any(isinstance(value, (int, float)) for value in values.values()) else {}
+    return {name: typed[name] if name in typed and _stands_for(typed[name], value) else value for name, value in values.items()}
+
+
+_INJECTED_PATHS = ("PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH")  # of `papermill --inject-paths`
+
+
+def _typed_parameters() -> dict[str, str]:
+    """The parameters on the command line of the papermill that started this kernel, as they were typed; empty where there is none.
+
+    papermill hands on what a text looks like: `-p run 0001` as 1, `-p run 1e5` as 100000.0.
+    """
+    import psutil
+
+    with suppress(psutil.Error):
+        for process in psutil.Process().parents():
+            with suppress(psutil.Error):
+                words = process.cmdline()
+                if any("ipykernel" in word for word in words[:8]):
+                    return {}  # papermill was called in a notebook, by its Python API: further up is the command line of that one
+                at = next((k for k, word in enumerate(words[:8]) if Path(word).name in ("papermill", "papermill.exe")), None)
+                if at is not None:
+                    return _typed_in(words[at + 1 :])
+    return {}
+
+
+def _typed_in(words: Iterable[str]) -> dict[str, str]:
+    """What `-p NAME VALUE` and `--parameters NAME VALUE` say among papermill's arguments; the last one counts."""
+    typed, rest = {}, iter(words)
+    for word in rest:
+        attached = re.fullmatch(r"(-[pr]|--parameters(?:_raw)?=)(.+)", word, re.DOTALL)
+        if word in ("-p", "-r", "--parameters", "--parameters_raw"):
+            option, name = word, next(rest, "")
+        elif attached:
+            option, name = attached.groups()
+        else:
+            continue
+        value = next(rest, "")
+        if option not in ("-r", "--parameters_raw", "--parameters_raw="):  # text that papermill leaves alone
+            typed[name] = value
+    return typed
+
+
+def _stands_for(text: str, value) -> bool:
+    """Whether papermill makes `value`, a number or a truth value, of `text`."""
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return isinstance(value, bool) and text == str(value)
+        number = type(value)(text)
+    except ValueError:
+        return False
+    return number == value or (number != number and value != value)  # nan
 
 
 def whole(text: str) -> int | None:
@@ -205,12 +265,9 @@ def nearest(name, known: Iterable[str], synonyms: Mapping[str, str] = MappingPro
     synonyms
         What stands for a word that is not known, in lower case: one of `known`, or several, separated by blanks.
     """
-    word = _plain(str(name)[:100])
-    plain = {_plain(item): item for item in known}
-    if word in synonyms and word not in plain:
-        return f"did you mean {' or '.join(map(repr, synonyms[word].split()))}? "
-    match = difflib.get_close_matches(word, list(plain), n=1, cutoff=0.6)
-    return f"did you mean {plain[match[0]]!r}? " if match else ""
+    meant = {word: names.split() for word, names in synonyms.items()} | {_plain(item): [item] for item in known}
+    match = difflib.get_close_matches(_plain(str(name)[:100]), list(meant), n=1, cutoff=0.6)
+    return f"did you mean {' or '.join(map(repr, meant[match[0]]))}? " if match else ""
 
 
 def _plain(word: str) -> str:
@@ -262,7 +319,8 @@ def _coerce(f: Field, value):
         result = f.metadata["read"](value, refuse)
     elif kind == "bool":
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        result = words.get(str(value).strip().lower() if _is_scalar(value) or isinstance(value, bool) else "")
+        readable = _is_scalar(value) or isinstance(value, bool) or hasattr(value, "dtype")  # the truth values of NumPy are no numbers
+        result = words.get(str(value).strip().lower() if readable else "")
         if result is None:
             refuse("true or false")
     elif kind in ("int", "float"):
@@ -290,20 +348,15 @@ def _is_scalar(value) -> bool:
 
 def _whole_number(value) -> int | None:
     """A whole number up to 2**63 - 1 exactly, also from text such as "20", "+5", "1e3" or "1_000"; None for anything else."""
-    if not _is_scalar(value):
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        number = int(value)
+    elif _number(value) is None:
         return None
-    try:
-        if isinstance(value, Integral):
-            number = int(value)
-        else:
-            text = str(value).strip()
-            # Not by way of a float, which rounds from 2**53 on. A short text, since a Decimal of 1e999999999 takes minutes to become an int.
-            exact = Decimal(text) if text.isascii() and len(text) <= 400 else Decimal("nan")
-            if not exact.is_finite() or exact.adjusted() > 30 or exact != exact.to_integral_value():
-                return None
-            number = int(exact)
-    except (ArithmeticError, ValueError):
-        return None
+    else:
+        exact = Decimal(str(value).strip())  # not by way of a float, which rounds from 2**53 on
+        if exact != exact.to_integral_value():
+            return None
+        number = int(exact)
     return number if abs(number) <= LARGEST else None
 
 
