@@ -1,4 +1,5 @@
 import copy
+import errno
 import json
 import os
 import shutil
@@ -11,9 +12,14 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+import workbench
 from workbench import Config, ParameterError, Run, WorkbenchError, launch, list_runs, train, training
+from workbench import tensors as tensors_module
+from workbench.files import StorageError
+from workbench.runs import create_run
 from workbench.training import SUMS, Progress, _fixed_samples, _write_samples, build, d_step, draw_noise, g_step, make_accelerator
 from workbench.twins import Twins
 
@@ -203,6 +209,91 @@ def test_forks_name_their_parent_and_unchanged_ones_equal_it(tiny):
     assert parent.checkpoint_steps() == [4, 8]  # untouched
 
 
+def killed_at(monkeypatch, where, count=1):
+    """Let this training die, as if by SIGKILL, at the n-th call of a function of `training`: nothing is tidied up, and no status tells."""
+    calls, real = iter(range(1, 10_000)), getattr(training, where)
+
+    def call(*arguments, **more):
+        if next(calls) == count:
+            raise SystemExit("killed")
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(training, where, call)
+    monkeypatch.setattr(training, "_report_end", lambda run, error: run.set_status(state="running", born="1"))
+
+
+@pytest.mark.parametrize("where", ["load", "d_step", "save"])
+def test_a_fork_that_was_killed_before_its_first_checkpoint_is_still_a_fork(tiny, trained_once, monkeypatch, where):
+    parent = trained_once(run="parent", steps=4, checkpoint_every=2, sample_every=2, log_every=1)
+    straight = train(Config.from_parameters(dict(resume="parent@2", run="straight")))
+    with monkeypatch.context() as patch:
+        killed_at(patch, where)
+        with pytest.raises(SystemExit):
+            train(Config.from_parameters(dict(resume="parent@2", run="fork")))
+    fork = Run("fork")
+    assert fork.status()["state"] == "lost" and fork.config.resume == "parent@2"
+    resumed = train(Config.from_parameters(dict(resume="fork")))
+    assert equal(resumed, straight) and equal(resumed, parent)
+    assert resumed.config.resume == "parent@2" and resumed.provenance["parent"] == dict(run="parent", step=2)
+    assert [row["step"] for row in resumed.history()] == [1, 2, 3, 4]
+    assert [row["step"] for row in resumed.spectra()] == [0, 2, 4]
+    groups = workbench.groups.group([resumed, parent])
+    assert groups[0].values == {"resume": "parent@2"}
+
+
+@pytest.mark.parametrize("where", ["_write_samples", "_log", "save"])
+def test_records_are_written_once_however_often_it_is_killed(tiny, monkeypatch, where):
+    for attempt in range(2):
+        with monkeypatch.context() as patch:
+            killed_at(patch, where)
+            with pytest.raises(SystemExit):
+                settings = dict(run="r", log_every=1, sample_every=2, checkpoint_every=2, evaluate_every=2)
+                train(Config.from_parameters(dict(resume="r")) if attempt else tiny(**settings))
+    run = train(Config.from_parameters(dict(resume="r")))
+    assert [row["step"] for row in run.history()] == [1, 2, 3, 4]
+    assert [row["step"] for row in run.spectra()] == [0, 2, 4] and [row["step"] for row in run.evaluations()] == [2, 4]
+    assert not [path for path in run.path.rglob(".*")], "leftovers"
+
+
+def test_a_run_goes_on_only_where_a_step_is_left(tiny, trained_once):
+    run = trained_once(run="a", steps=4, checkpoint_every=2)
+    for config, says in (
+        (tiny(resume="a@4"), "steps=4 is not above 4, the step that resume='a@4' starts at; set steps above 4"),
+        (tiny(resume="a", steps=2), "steps=2, but run 'a' has a checkpoint at step 4 already: set steps to at least 4"),
+    ):
+        for begin in (train, launch):
+            with pytest.raises(ParameterError, match=says):
+                begin(config)
+    assert [other.name for other in list_runs()] == ["a"] and run.status()["state"] == "finished"
+
+
+def test_a_fork_to_another_number_of_classes_is_refused_before_a_folder_is_made(trained_once, tmp_path):
+    trained_once(run="a", steps=4, checkpoint_every=2)
+    for name in ("ant", "bee"):
+        (tmp_path / "insects" / name).mkdir(parents=True)
+        for k in range(8):
+            Image.new("RGB", (32, 32), (k, 0, 0)).save(tmp_path / "insects" / name / f"{k}.png")
+    config = Config.from_parameters(dict(resume="a@2", data=tmp_path / "insects", evaluate_every=0))
+    for begin in (train, launch):
+        with pytest.raises(
+            ParameterError, match=r"num_classes=2 \(of data='.*insects'\) differs from the 6 of the run that resume='a@2' forks"
+        ):
+            begin(config)
+    assert [other.name for other in list_runs()] == ["a"]
+
+
+def test_a_damaged_newest_checkpoint_stops_a_resume_in_one_line(trained_once):
+    run = trained_once(run="a", steps=4, checkpoint_every=2)
+    path = run.checkpoint_path(4) / "optimizer_d.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(
+        WorkbenchError, match=r"^unreadable: .*optimizer_d.safetensors .* good checkpoint is that of step 2: to resume .*delete .*4$"
+    ):
+        train(Config.from_parameters(dict(resume="a", steps=6)))
+    shutil.rmtree(path.parent)
+    assert train(Config.from_parameters(dict(resume="a", steps=6))).checkpoint_steps() == [2, 4, 6]
+
+
 # --------------------------------------------------------------------------------------------------------- alarms
 
 
@@ -217,6 +308,33 @@ def test_a_training_that_diverges_stops_and_says_so(tiny, monkeypatch, settings,
     run = Run("wild")
     assert run.status()["state"] == "failed" and run.status()["message"] == str(error.value)
     assert run.checkpoint_steps() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("where", "says"), [
+    (lambda nets: nets.optimizer_d.state_dict()["state"][0]["exp_avg_sq"], r"Adam's state of D \(.*exp_avg_sq\)"),
+    (lambda nets: dict(nets.generator.named_buffers())["blocks.8.norm1.running_var"], r"weights of G \(blocks.8.norm1.running_var\)"),
+    (lambda nets: next(nets.ema.average.parameters()), r"EMA of G \(.*\)"),
+], ids=["adam", "batch norm", "ema"])  # fmt: skip
+def test_nothing_that_is_not_finite_is_saved(tiny, trained_once, monkeypatch, where, says):
+    run = trained_once(run="a", steps=4, checkpoint_every=2)
+    nets = build(run.config, make_accelerator(run.config))
+    progress = Progress(sums=torch.zeros(len(SUMS), dtype=torch.float64), largest=torch.zeros(2, dtype=torch.float64))
+    training.load(nets, run, 4, progress)
+    where(nets).view(-1)[0] = float("nan")
+    progress.step = 5
+    with pytest.raises(
+        WorkbenchError, match=rf"training diverged: {says} became NaN or infinite by step 5; fork from before it, .*resume='a@4'"
+    ):
+        training.save(nets, run, progress)
+    # The advice is a checkpoint that is whole and finite, not the newest one.
+    for step, damage in ((4, float("inf")), (2, None)):
+        file = run.checkpoint_path(step) / "discriminator.safetensors"
+        tensors = load_file(file)
+        tensors["linear.bias"].fill_(damage) if damage else None
+        tensors_module.save_tensors(file, tensors)
+        tensors_module.seal(file.parent)
+    with pytest.raises(WorkbenchError, match="resume='a@2'"):
+        training.save(nets, run, progress)
 
 
 def test_collapse_raises_an_alarm(tiny, capsys):
@@ -260,6 +378,70 @@ def test_what_this_machine_cannot_do_is_refused(tiny, changes, says):
     with pytest.raises(ParameterError, match=says):
         train(tiny(**changes))
     assert list_runs() == []
+
+
+# ------------------------------------------------------------------------------------- disks, clusters, evaluations
+
+
+@pytest.mark.parametrize(("file", "number"), [
+    ("checkpoints", errno.ENOSPC), ("history.jsonl", errno.EROFS), ("samples", errno.EDQUOT), ("attention", errno.ENOSPC), ("spectra.jsonl", errno.EIO),
+])  # fmt: skip
+def test_a_disk_that_fails_ends_in_one_line_and_the_run_goes_on_later(tiny, trained_once, monkeypatch, file, number):
+    """From the second file that is opened there on, nothing can be written to `file`."""
+    opened, real_open, real_os_open = iter(range(1000)), open, os.open
+
+    def failing(path, real, arguments, more):
+        text = str(path)
+        writes = arguments[0] in ("wb", "ab", "w") or (isinstance(arguments[0], int) and arguments[0] & (os.O_WRONLY | os.O_RDWR))
+        if f"/full/{file}" in text.replace("/.", "/") and writes and next(opened) >= 1:
+            raise OSError(number, os.strerror(number), text)
+        return real(path, *arguments, **more)
+
+    settings = dict(steps=3, log_every=1, sample_every=1, checkpoint_every=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", lambda path, mode="r", *a, **k: failing(path, real_open, (mode, *a), k))
+        patch.setattr(os, "open", lambda path, flags, *a, **k: failing(path, real_os_open, (flags, *a), k))
+        with pytest.raises(StorageError) as error:
+            train(tiny(run="full", **settings))
+    assert os.strerror(number) in str(error.value) and "\n" not in str(error.value) and "/full/" in str(error.value)
+    run = Run("full")
+    status = run.status()
+    assert (
+        status["state"] == "failed"
+        and "cannot be written" in status["message"]
+        and "papermill train.ipynb -p resume full" in status["message"]
+    )
+    assert not [path for path in run.path.rglob(".*")], "leftovers"
+    assert equal(train(Config.from_parameters(dict(resume="full"))), trained_once(run="straight", **settings))
+    assert [row["step"] for row in run.history()] == [1, 2, 3]
+
+
+def test_the_end_of_a_training_is_told_on_a_disk_without_room(tiny, monkeypatch):
+    run = create_run(tiny(run="r"))
+    run.set_status(state="running")
+    monkeypatch.setattr("workbench.files.synced", lambda path: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    training._report_end(run, StorageError("x cannot be written"))
+    assert run.status()["state"] == "failed" and "x cannot be written" in run.status()["message"]
+    with pytest.raises(StorageError):
+        run.set_status(step=3)
+
+
+def test_variables_of_another_job_change_nothing(tiny, monkeypatch):
+    for name, value in dict(RANK="1", WORLD_SIZE="2", LOCAL_RANK="1", PMI_SIZE="2", ACCELERATE_USE_FSDP="true").items():
+        monkeypatch.setenv(name, value)
+    assert train(tiny(steps=1)).status()["state"] == "finished"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(0), OSError(errno.ENOENT, "No such file")])
+def test_a_failing_evaluation_costs_no_step(tiny, error):
+    def evaluate(generator, step):
+        raise error
+
+    with pytest.raises((type(error), WorkbenchError)):
+        train(tiny(run="r", steps=9, evaluate_every=3, checkpoint_every=9), evaluate=evaluate)
+    run = Run("r")
+    assert run.status()["state"] in ("failed", "stopped") and run.checkpoint_steps() == [3]
+    assert train(Config.from_parameters(dict(resume="r", evaluate_every=0))).checkpoint_steps() == [3, 9]
 
 
 # ------------------------------------------------------------------------------------------------ in other processes

@@ -1,5 +1,10 @@
 """A research workbench for SAGAN, the self-attention GAN of Zhang, Goodfellow, Metaxas and Odena (2019)."""
 
+import os as _os
+
+if _os.name != "posix":  # locks, signals and process groups are those of POSIX
+    raise ImportError("the SAGAN workbench runs on Linux and macOS; on Windows, use it in WSL")
+
 from . import losses
 from .config import Config
 from .model import Discriminator, Generator, SelfAttention

@@ -476,7 +476,7 @@ def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate
             if due(config.evaluate_every):
                 try:
                     _evaluate(shown, run, progress, evaluate)
-                except Exception as error:
+                except BaseException as error:
                     if main:  # whatever an evaluation dies of costs no step of the training
                         save(nets, run, progress)
                     if isinstance(error, OSError):
