@@ -201,7 +201,7 @@ def test_the_folder_is_named_after_the_runs(tmp_path):
 
 
 @pytest.mark.parametrize(("given", "says"), [
-    (dict(axis="days"), "axis='days' is not known; did you mean 'images'? allowed: one of steps, images, hours"),
+    (dict(axis="days"), "axis='days' is not known; allowed: one of steps, images, hours"),
     (dict(steps="newest"), "steps='newest' is not \"last\", \"common\", or steps such as 500,1000"),
     (dict(columns=0), "columns=0 is not in range"),
     (dict(run="x"), "unknown parameter 'run'; did you mean 'runs'"),
