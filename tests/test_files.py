@@ -1,4 +1,5 @@
 import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from workbench import files
-from workbench.files import locked, new_folder, replace_text, synced
+from workbench.files import UnreadableError, locked, new_folder, read_json, read_records, replace_text, synced
 
 
 def names(folder):
@@ -83,3 +84,13 @@ def test_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with locked(tmp_path / "new") as alone:
         assert not alone
+
+
+@pytest.mark.parametrize("special", ["pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path, special, monkeypatch, capsys):
+    path = tmp_path / "file"
+    dict(pipe=lambda: os.mkfifo(path), device=lambda: path.symlink_to("/dev/zero"), folder=path.mkdir)[special]()
+    monkeypatch.setattr("workbench.parameters._said", set())
+    with pytest.raises(UnreadableError, match=r"unreadable: .*file \((not a regular file|Is a directory)\)"):
+        read_json(path)
+    assert read_records(path) == [] and f"unreadable: {path}" in capsys.readouterr().err

@@ -403,11 +403,25 @@ def test_a_bare_name_is_no_folder_of_the_working_directory(tiny, tmp_path, monke
 
 def test_what_defines_a_run_is_never_rewritten(tiny):
     run = create_run(tiny(run="a", num_classes=None, mixed_precision="auto"))
-    config = run.update_config(run.config.replace(resume="a", lr_d=0.5, steps=9, note="other", mixed_precision="bf16", num_classes=6))
-    assert config == run.config
-    assert (config.resume, config.lr_d, config.note, config.steps) == ("", tiny().lr_d, "", 9)
-    assert config.mixed_precision == "bf16"
-    assert run.update_config(config.replace(mixed_precision="no")).mixed_precision == "bf16"
+    config = run.update_config(run.config.replace(resume="a", steps=9, note="other", mixed_precision="bf16", num_classes=6))
+    assert config == run.config and (config.resume, config.note, config.steps, config.mixed_precision) == ("", "", 9, "bf16")
+    for changes in (dict(lr_d=0.5), dict(mixed_precision="no")):
+        with pytest.raises(ParameterError, match=f"{next(iter(changes))}=.* differs from .* of run 'a', which defines it"):
+            run.update_config(config.replace(**changes))
+    assert run.config == config
+
+
+def test_what_a_training_died_of_is_told_in_its_own_words(tiny):
+    run = create_run(tiny(run="a"))
+    run.set_status(state="running", born="1")
+    for log, says in (
+        ("packing\nParameterError: lr_d=x\nTraceback\nsubprocess.CalledProcessError: Command\n=====\n", "(ParameterError: lr_d=x)"),
+        ("Traceback\n  File\nModuleNotFoundError: No module\n===\n", "(ModuleNotFoundError: No module)"),
+        ("step 3\n\n====\n", "(step 3)"),
+        ("", "died without reporting;"),
+    ):
+        (run.path / "train.log").write_bytes(b"\xff" * 100_000 + b"\n" + log.encode())
+        assert says in run.status()["message"] or not log
 
 
 def test_commands_to_be_pasted_are_quoted(tiny):

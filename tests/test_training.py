@@ -541,7 +541,7 @@ def test_command_line_trains_and_refuses_in_one_line(tiny, tmp_path, monkeypatch
     refused = call("-p", "lrd", "1")
     assert refused.returncode == 2 and "unknown parameter 'lrd'; did you mean 'lr_d'?" in refused.stderr.splitlines()[-1], refused.stderr
     for words, says in (  # what `python -m` calls, in this process
-        (["--config", "nowhere.json"], "--config: there is no file nowhere.json"),
+        (["--config", "nowhere.json"], "--config: nowhere.json cannot be read: No such file or directory"),
         (["-p", "num_processes", "2"], "but 1 process(es) were started"),
         (["-p", "run", "shell"], "run='shell' exists already"),
     ):

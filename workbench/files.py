@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -205,6 +206,14 @@ def flush(path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- reading
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file: a pipe or a device under its name, which may have no end, is an OSError."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read()
+
+
 def read_json(path: Path) -> dict:
     """The JSON object in a file.
 
@@ -214,20 +223,16 @@ def read_json(path: Path) -> dict:
         If the file holds anything else; a file that is not there is a FileNotFoundError.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(content := read_bytes(path))
     except FileNotFoundError:
         raise
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, numbers of thousands of digits, nested without end
-        raise UnreadableError(path, "empty" if _is_empty(path) else f"not JSON: {error}") from None
+        raise UnreadableError(path, f"not JSON: {error}" if content.strip(b"\0 \n") else "empty") from None
     except OSError as error:
         raise UnreadableError(path, error.strerror or str(error)) from None
     if not isinstance(value, dict):
         raise UnreadableError(path, f"a JSON {type(value).__name__}, expected an object")
     return value
-
-
-def _is_empty(path: Path) -> bool:
-    return not path.read_bytes().strip(b"\0 \n")
 
 
 def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True) -> list[dict]:
@@ -236,7 +241,7 @@ def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True)
     A last line without an end is still being written, and left out without a word.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import socket
@@ -130,10 +131,20 @@ class Run:
         -------
         Config
             The settings of this run from now on, which `config.json` has.
+
+        Raises
+        ------
+        ParameterError
+            If `config` differs in anything else.
         """
         own = self.config
         undecided = {"mixed_precision": "auto", "num_classes": None}
         names = MAY_CHANGE_ON_RESUME | {name for name, value in undecided.items() if getattr(own, name) == value}
+        for name in config.changes(own):
+            if name not in names:
+                raise ParameterError(
+                    f"{name}={getattr(config, name)!r} differs from the {getattr(own, name)!r} of run {self.name!r}, which defines it; fork the run to change it"
+                )
         config = own.replace(**{name: getattr(config, name) for name in names}, run=self.name)
         replace_text(self.path / "config.json", config.to_json())
         return config
@@ -241,8 +252,23 @@ class Run:
 
     def log_tail(self, lines: int = 20) -> str:
         """The last lines that the training process printed, when it was started by `launch`."""
-        path = self.path / "train.log"
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+        try:
+            with open(self.path / "train.log", "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 65_536))
+                return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+    def _last_error(self) -> str:
+        """What the log says that the training died of: the last error of ours, else of anybody, else the last line."""
+        lines = [line.strip() for line in self.log_tail(400).splitlines() if any(map(str.isalnum, line))]
+        for pattern in (
+            r"(Workbench|Parameter|Data|Storage|Unreadable|Busy)Error: .",
+            r"[\w.]*(Error|Exception)\b(?<!CalledProcessError)(?<!ChildFailedError)",
+        ):
+            if errors := [line for line in lines if re.match(pattern, line)]:
+                return errors[-1]
+        return lines[-1] if lines else ""
 
     # ------------------------------------------------------------------------------------------------- status
 
@@ -260,8 +286,8 @@ class Run:
             return status | dict(state="unreadable", message=str(error))
         if status["state"] in ACTIVE:
             if not alive(status, self.path):
-                log = self.log_tail(1)
-                log = f" (last log line: {log})" if log else ""
+                log = self._last_error()
+                log = f" ({log[:300]})" if log else ""
                 status |= dict(state="lost", message=f"died without reporting{log}; {self.how_to_go_on()}")
             elif (self.path / "stop").exists():
                 status["state"] = "stopping"

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .files import UnreadableError, storing, synced
+from .files import UnreadableError, read_bytes, storing, synced
 
 SUMS = "SHA256SUMS"
 
@@ -108,7 +108,7 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except FileNotFoundError:
         raise UnreadableError(path, "missing") from None
     except OSError as error:

@@ -40,7 +40,7 @@ from .attention.snapshots import Snapshot, save_snapshot
 from .config import MAY_CHANGE_ON_RESUME, Config, split_resume
 from .data import loader, open_data, to_uint8, to_unit
 from .ema import EMA
-from .files import StorageError, storing
+from .files import StorageError, read_bytes, storing
 from .liveness import BusyError, Hold, signature
 from .losses import hinge_discriminator, hinge_generator
 from .model import Discriminator, Generator, power_iteration, span_processes
@@ -822,14 +822,14 @@ def main() -> None:
     given, run = dict(arguments.p), None
     if not arguments.config:
         config = Config.from_parameters(given)
-    elif not arguments.config.exists():
-        raise ParameterError(f"--config: there is no file {arguments.config}")
     else:
-        config = Config.from_json(arguments.config.read_text())
-        if given:
-            config = Config.from_parameters(json.loads(config.to_json()) | given)
-        if config.run and arguments.config.resolve().parent.name == config.run:
-            run = Run(arguments.config.parent)
+        try:
+            config = Config.from_json(read_bytes(arguments.config))
+        except OSError as error:
+            raise ParameterError(f"--config: {arguments.config} cannot be read: {error.strerror or error}") from None
+        config = config.replace(**given)
+        if config.run and arguments.config.resolve().parent.name == config.run and arguments.config.name == "config.json":
+            run = Run(arguments.config.resolve().parent)
     evaluate = None
     if config.evaluate_every:
         from .evaluation import during_training  # here: training itself knows nothing of metrics
