@@ -2,16 +2,24 @@ import errno
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
 import pickle
+import resource
 import shutil
+import signal
+import socket
+import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 import warnings
+import zlib
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
@@ -19,11 +27,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, features
 
 from workbench import data as module
+from workbench import parameters
 from workbench.config import Config
 from workbench.data import DataError, Images, batch_indices, decode, describe, loader, main, open_data, prepare
+from workbench.tensors import seal
 from workbench.twins import Twins
 
 S = 32
@@ -106,29 +118,59 @@ def test_sixteen_bits_are_scaled_not_clipped():
     deep = np.linspace(0, 65535, S * S).astype(np.uint16).reshape(S, S)
     for file in (
         saved(Image.fromarray(deep), "PNG"),
-        saved(Image.fromarray(deep.astype(np.int32)), "TIFF"),
+        saved(Image.fromarray(deep), "TIFF"),
         saved(Image.fromarray(deep), "PPM"),
     ):
         got = decode(file, S)
         assert np.abs(got.astype(float) - deep[..., None] / 65535 * 255).max() <= 1
         assert got.min() == 0 and got.max() == 255
     assert Image.open(saved(Image.fromarray(deep), "PNG")).mode == "I;16"
-    assert Image.open(saved(Image.fromarray(deep.astype(np.int32)), "TIFF")).mode == "I"
 
 
-@pytest.mark.parametrize("scale, expected", [(1, lambda x: x * 255), (300, lambda x: np.minimum(x * 300, 255))])
-def test_float_images(scale, expected):
+def test_floats_go_from_0_to_1():
     ramp = np.linspace(0, 1, S * S, dtype=np.float32).reshape(S, S)
-    got = decode(saved(Image.fromarray(ramp * scale), "TIFF"), S)
-    assert np.abs(got - expected(ramp)[..., None]).max() <= 0.51
+    assert np.abs(decode(saved(Image.fromarray(ramp), "TIFF"), S) - ramp[..., None] * 255).max() <= 0.51
 
 
-def test_float_images_with_gaps_and_negative_values():
-    for value, low, expected in ((100, -5, 100), (0.4, 0, 102)):
-        values = np.full((S, S), value, dtype=np.float32)
-        values[0, 0], values[0, 1] = np.nan, low
-        got = decode(saved(Image.fromarray(values), "TIFF"), S)[..., 0]
-        assert got[0, 0] == 0 and got[0, 1] == 0 and (got[1:] == expected).all()
+RANGES = {  # grey values whose white nobody knows, and what is said
+    "int32": (np.full((S, S), 200, np.int32), "unknown"),
+    "large int32": (np.full((S, S), 2**31 - 1, np.int32), "unknown"),
+    "float of 8 bits": (np.linspace(0, 255, S * S, dtype=np.float32), "floats from 0 to 255, expected 0 to 1"),
+    "dark float of 8 bits": (np.linspace(0, 2, S * S, dtype=np.float32), "floats from 0 to 2"),
+    "negative": (np.linspace(-1, 1, S * S, dtype=np.float32), "floats from -1 to 1"),
+    "nan": (np.array([np.nan] + [0.5] * (S * S - 1), np.float32), "floats from nan"),
+    "infinity": (np.array([np.inf] + [0.5] * (S * S - 1), np.float32), "floats from 0.5 to inf"),
+}
+
+
+@pytest.mark.parametrize("case", RANGES)
+def test_grey_of_unknown_range_is_refused(case, tmp_path):
+    values, message = RANGES[case]
+    with pytest.raises(ValueError, match=message):
+        decode(saved(Image.fromarray(values.reshape(S, S)), "TIFF"), S)
+    root = tree(tmp_path / "pets", cat=1)
+    Image.fromarray(values.reshape(S, S)).save(root / "cat/grey.tif")
+    assert "grey.tif" in refused(root) and message in refused(root)
+
+
+def grey_tiff(values, bits, photometric=1, sample_format=1):
+    """A TIFF of grey values (S, S) as no library here writes it: packed bytes, and the tags that say what they are."""
+    tags = [(256, 3, S), (257, 3, S), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8), (277, 3, 1), (278, 3, S)]
+    tags += [(279, 4, len(values)), (339, 3, sample_format)]
+    directory = b"".join(struct.pack("<HHLL", tag, kind, 1, value) for tag, kind, value in tags)
+    return struct.pack("<2sHL", b"II", 42, 8 + len(values)) + values + struct.pack("<H", len(tags)) + directory + bytes(4)
+
+
+def test_grey_tiffs_of_other_depths():
+    half = np.full(S * S, 2048, np.uint16)
+    twelve = np.stack([half >> 4, (half & 15) << 4 | half >> 8, half & 255], -1)[::2].astype(np.uint8)  # two values in three bytes
+    assert (decode(grey_tiff(twelve.tobytes(), 12), S) == 128).all()
+    assert (decode(grey_tiff(np.full(S * S, 0x4000, "<u2").tobytes(), 16), S) == 64).all()
+    assert (decode(grey_tiff(np.full(S * S, 0x4000, "<u2").tobytes(), 16, photometric=0), S) == 191).all()  # 0 is white
+    assert (decode(grey_tiff(np.full(S * S, 0.25, "<f4").tobytes(), 32, photometric=0, sample_format=3), S) == 191).all()
+    for values, bits, sample_format in ((np.ones(S * S, "<u4"), 32, 1), (np.ones(S * S, "<i2"), 16, 2), (np.ones(S * S, "i1"), 8, 2)):
+        with pytest.raises(ValueError, match="unknown"):
+            decode(grey_tiff(values.tobytes(), bits, sample_format=sample_format), S)
 
 
 def test_grey_and_one_bit():
@@ -218,9 +260,77 @@ def test_train_is_used_where_it_is_a_split(tmp_path):
     assert opened(root).counts == [2, 1]
 
 
-def test_train_can_be_a_class(tmp_path):
+@pytest.mark.parametrize(
+    "train, test", [("Train", "Test"), ("TRAINING", "Testing"), ("train2017", "val2017"), ("training_set", "test_set")]
+)
+def test_splits_in_other_spellings(train, test, tmp_path):
+    root = tree(tmp_path / "pets", **{f"{train}/cat": 2, f"{train}/dog": 1, f"{test}/cat": 5, f"{test}/dog": 5})
+    assert opened(root).counts == [2, 1] and opened(root).name == "pets" and opened(root, num_classes=0).length == 3
+    flat = tree(tmp_path / "flat", **{train: 2, test: 5})
+    assert opened(flat, num_classes=0).length == 2 and f"{flat}/{train}" in refused(flat)
+
+
+@pytest.mark.parametrize("folders", [dict(cat=2, dog=2, test=2), {"a": 2, "train/a": 2}, dict(test=2, val=2)])
+def test_unconditional_data_are_not_test_images_by_mistake(folders, tmp_path):
+    assert "splits" in refused(tree(tmp_path / "set", **folders), num_classes=0)
+
+
+def test_train_can_be_a_class(tmp_path, capsys):
     data = opened(tree(tmp_path / "vehicles", bus=2, car=1, train=2))
     assert data.classes == ["bus", "car", "train"] and data.counts == [2, 1, 2]
+    assert f"{tmp_path}/vehicles/train is taken as a class" in capsys.readouterr().err
+
+
+def test_what_systems_put_beside_images_is_left_out_and_counted(tmp_path):
+    names = ["@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "@Recently-Snapshot"]
+    root = tree(tmp_path / "pets", cat=2, dog=2, **{name: 2 for name in names}, **{f"cat/{name}/deeper": 2 for name in names})
+    tree(root, **{".thumbnails": 2})
+    Image.fromarray(pixels(0)).save(root / "cat/._0.png")
+    for name in ("Thumbs.db", "desktop.ini"):
+        (root / "dog" / name).touch()
+    for num_classes in (None, 0):
+        data = opened(root, num_classes=num_classes)
+        assert data.length == 4 and data.num_classes == (2 if num_classes is None else 0)
+        assert data.ignored == dict.fromkeys(names, 2) | {"hidden": 2, ".db": 1, ".ini": 1}
+        assert "2 @eaDir" in describe(data) and "2 hidden" in describe(data)
+    (tmp_path / "pets" / "dog").rename(tmp_path / "pets" / "val")
+    assert "splits (val)" in refused(root)
+
+
+def test_names_that_cannot_be_printed(tmp_path):
+    """Of files they do no harm, whether these can be read or not."""
+    root = tree(tmp_path / "pe\nts", cat=2)
+    for name in (b"new\nline", b"not UTF-8 \xff\xfe", b"escape \x1b[2J", "ネコ".encode()):
+        shutil.copy(root / "cat/0.png", os.fsdecode(os.fsencode(root / "cat") + b"/" + name + b".png"))
+        with open(os.fsencode(root / "cat") + b"/bad " + name + b".jpg", "wb") as file:
+            file.write(b"no")
+    message = refused(root)
+    assert "bad new\\nline.jpg" in message and "\\udcff\\udcfe.jpg" in message and "\\x1b[2J.jpg" in message and "bad ネコ.jpg" in message
+    data = opened(root, skip_unreadable=True)
+    assert data.length == 6 and data.name == "pe\\nts"
+    describe(data).encode()  # which lone surrogates cannot be
+    assert "\x1b" not in describe(data) and describe(data).count("\n") == 2
+    assert opened(root, skip_unreadable=True).fingerprint == data.fingerprint
+
+
+def test_many_classes_and_a_deep_folder(tmp_path):
+    root = tree(tmp_path / "many", **{f"{index:04d}": 0 for index in range(300)})
+    content = saved(Image.fromarray(pixels(0)), "PNG").getvalue()
+    for index in range(300):
+        (root / f"{index:04d}/a.png").write_bytes(content)
+    assert opened(root).num_classes == 300
+    here, deep = os.getcwd(), tmp_path / "deep"
+    deep.mkdir()
+    try:
+        os.chdir(deep)
+        for _ in range(30):  # a path of more than 4096 characters, which nothing can open from outside
+            os.mkdir("d" * 200)
+            os.chdir("d" * 200)
+        Path("a.png").write_bytes(content)
+    finally:
+        os.chdir(here)
+    for num_classes in (None, 0):
+        assert "File name too long" in refused(deep, num_classes=num_classes)
 
 
 def test_hidden_and_other_files_are_ignored_and_counted(tmp_path):
@@ -232,7 +342,7 @@ def test_hidden_and_other_files_are_ignored_and_counted(tmp_path):
     (root / "dog" / "0.png").rename(root / "dog" / "0.PnG")
     data = opened(root)
     assert data.counts == [2, 2]
-    assert data.ignored == {".txt": 2, ".md": 1, ".mpg": 1, "without extension": 1}
+    assert data.ignored == {"hidden": 3, ".txt": 2, ".md": 1, ".mpg": 1, "without extension": 1}
     (root / "cat" / "c.txt").touch()
     assert opened(root).ignored[".txt"] == 3  # counted afresh, though nothing is packed anew
     assert "3 .txt" in describe(opened(root))
@@ -268,6 +378,15 @@ LAYOUTS = {  # what is wrong: folders, root that is given, what the message must
     "an empty class": ({"cat": 2, "dog": 0, "emu": 0}, "", ["2 of the 3 class folders of {}/set ", "dog, emu", "add images, or delete"]),
     "nothing": ({"cat": 0, "dog": 0}, "", ["no images in {}/set", "{}/set/<class>/*"]),
     "nothing at all": ({".": 0}, "", ["no images in {}/set"]),
+    "splits in other spellings, without classes": ({"Test_Images": 2, "VAL2017": 2}, "", ["Test_Images, VAL2017", "splits, not classes"]),
+    "splits of class folders, none for training": ({"Val/cat": 2, "Test/cat": 2}, "", ["Test, Val", "splits, not classes", "one of them"]),
+    "two training splits": ({"train/cat": 2, "Training/cat": 2}, "", ["{}/set ", "Training, train", "one of them"]),
+    "a split beside class folders": ({"cat": 2, "dog": 2, "test": 2}, "", ["{}/set ", "cat, dog", "splits (test)", "rename test"]),
+    "splits beside class folders": ({"cat": 2, "Train/cat": 2, "Val/cat": 2}, "", ["class folders (cat)", "splits (Train, Val)"]),
+    "a train of class folders beside them": ({"cat": 2, "dog": 2, "train/cat": 2}, "", ["cat, dog", "splits (train)"]),
+    "a deep split beside class folders": ({"cat": 2, "valid/2020/a": 2}, "", ["cat", "splits (valid)"]),
+    "a class whose name cannot be printed": ({"cat": 2, "do\ng\x1b[2J": 2}, "", ["do\\ng\\x1b[2J", "{}/set ", "rename"]),
+    "a class whose name is not UTF-8": ({"cat": 2, os.fsdecode(b"d\xffg"): 2}, "", ["d\\udcffg", "{}/set ", "rename"]),
     "splits without classes": ({"test": 2, "val": 2}, "", ["{}/set", "test, val", "splits, not classes", "num_classes=0"]),
     "a train without classes": ({"train": 2, "test": 2}, "", ["{}/set/train", "num_classes=0"]),
 }
@@ -361,7 +480,7 @@ def test_files_that_are_mended_without_a_trace(tmp_path, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as broken:
-        broken.setattr(module, "decode", lambda file, size: decode(file, size) if len(file.getvalue()) != lost else fail())
+        broken.setattr(module, "decode", lambda file, size: decode(file, size) if len(file) != lost else fail())
         lost = (root / "cat/1.png").stat().st_size
         assert "cat/1.png (Input/output error)" in refused(root)
         assert "cat/1.png (Input/output error)" in refused(root)
@@ -385,17 +504,243 @@ def test_a_class_with_no_readable_image_is_an_error_in_any_case(tmp_path, data_f
     assert not cached(data_folder)
 
 
-@pytest.mark.parametrize("limit", [S * S // 3, S * S - 1])  # Pillow would raise at the first, and only warn at the second
-def test_a_huge_image_is_unreadable(limit, tmp_path, monkeypatch):
+def test_a_huge_image_is_unreadable(tmp_path, monkeypatch):
     root = tree(tmp_path / "pets", cat=2)
     for name in ("a", "b"):
         Image.fromarray(pixels(0, 8, 8)).save(root / f"cat/{name}.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", S * S // 3)
         message = refused(root)
         assert "2 of 4" in message and "exceeds limit" in message
         assert opened(root, skip_unreadable=True).length == 2
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", S * S - 1)  # Pillow only warns
+        assert opened(root).length == 4
+
+
+# ----------------------------------------------------------------------------------------------------- hostile files
+
+
+def ghostscript(folder, monkeypatch):
+    """A `gs` that would be started from the PATH, and the file that it then makes."""
+    program = folder / "bin/gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {folder}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # what was found before does not count
+    return folder / "started"
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n/DeviceRGB setcolorspace\nshowpage\n%%EOF\n"
+
+
+def test_no_image_starts_a_program(tmp_path, monkeypatch):
+    started = ghostscript(tmp_path, monkeypatch)
+    with suppress(Exception):
+        Image.open(io.BytesIO(EPS)).load()
+    assert started.exists()  # by Pillow on its own
+    started.unlink()
+    root = tree(tmp_path / "pets", cat=2)
+    iptc = b"\x1c\x03\x3c\0\2\1\0" + b"\x1c\x03\x14\0\1\x20" + b"\x1c\x03\x1e\0\1\x20" + b"\x1c\x08\x0a" + struct.pack(">H", len(EPS)) + EPS
+    for name, content in {
+        "a.png": EPS,
+        "b.jpg": EPS,
+        "c.eps": EPS,
+        "d.png": iptc,
+        "e.iim": iptc,
+        "f.tif": b"\xc5\xd0\xd3\xc6" + EPS,
+    }.items():
+        (root / "cat" / name).write_bytes(content)
+    message = refused(root)
+    assert "4 of 6" in message and "a.png (not an image)" in message and "d.png (not an image)" in message
+    assert opened(root, skip_unreadable=True).ignored == {".eps": 1, ".iim": 1}
+    assert not started.exists()
+
+
+def test_what_is_no_regular_file_is_unreadable(tmp_path):
+    root = tree(tmp_path / "pets", cat=2)
+    os.mkfifo(root / "cat/fifo.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        here = os.getcwd()
+        os.chdir(root / "cat")  # the names of sockets are short
+        server.bind("socket.png")
+        os.chdir(here)
+    (root / "cat/link.png").symlink_to("fifo.png")
+    (root / "cat/zero.png").symlink_to("/dev/zero")
+    (root / "cat/loop.png").symlink_to("loop.png")
+    (root / "loop").symlink_to("loop")
+    message = refused(root)
+    assert "5 of 7" in message and "loop.png (Too many levels of symbolic links)" in message
+    for name in ("fifo", "socket", "link", "zero"):
+        assert f"cat/{name}.png (not a regular file)" in message
+    assert module.short_sides(root) == {S: 2}
+    assert opened(root, skip_unreadable=True).length == opened(root, skip_unreadable=True, num_classes=0).length == 2
+
+
+def test_a_file_of_100_gigabytes_is_not_read(tmp_path):
+    root = tree(tmp_path / "pets", cat=1)
+    content = (root / "cat/0.png").read_bytes()
+    for name in ("a.png", "b.png"):
+        with open(root / "cat" / name, "wb") as file:
+            file.write(content if name == "a.png" else b"")
+            file.truncate(100 * 10**9)  # without a byte on the disk
+    monitor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "a.png (more than 1.4 GB" in refused(root) and "b.png (more than 1.4 GB" in refused(root)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - monitor < 200_000  # kB
+
+
+def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
+    root, scandir = tree(tmp_path / "pets", cat=1, dog=1), os.scandir
+
+    def denied(path):  # permissions would not stop root
+        if str(path).endswith("dog"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    assert f"the folder {root}/dog cannot be read (Permission denied): mend its permissions" in refused(root)
+    assert "mend its permissions" in refused(root, num_classes=0)
+    assert "images directly in it" in refused(root / "cat")  # beside which dog lies
+
+
+# ----------------------------------------------------------------------------------------------------- metadata
+
+
+def colours():
+    """An image whose orientation shows, the same after any compression."""
+    image = np.zeros((S, S, 3), np.uint8)
+    image[: S // 2, : S // 2], image[: S // 2, S // 2 :], image[S // 2 :, : S // 2] = [255, 0, 0], [0, 255, 0], [0, 0, 255]
+    return image
+
+
+def camera_exif(orientation):
+    exif = Image.Exif()
+    exif.update({0x010F: "Maker", 0x0112: orientation, 0x011A: 72.0, 0x0128: 2})
+    exif.get_ifd(0x8769).update({0x9003: "2020:01:01 00:00:00", 0x829A: (1, 100)})
+    exif.get_ifd(0x8825).update({1: "N", 2: (1.0, 2.0, 3.0)})
+    return exif.tobytes()
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+OPTIONS = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+
+
+@given(kind=st.sampled_from(sorted(OPTIONS)), data=st.data())
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_no_exif_costs_a_good_image(kind, data):
+    """Whatever its bytes are, the picture is there: upright, or, where the orientation is lost, as it is stored, or turned by mistake."""
+    exif = bytearray(camera_exif(data.draw(st.integers(0, 9))))
+    if data.draw(st.booleans()):
+        exif = bytearray(b"Exif\0\0" + data.draw(st.binary(min_size=1, max_size=80)))
+    for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(exif) - 1), st.integers(0, 255)), max_size=4)):
+        exif[place] = value
+    del exif[data.draw(st.integers(1, len(exif))) :]
+    extra = {"xmp": XMP} if data.draw(st.booleans()) else {}
+    file = saved(
+        Image.fromarray(colours()), kind, exif=bytes(exif), icc_profile=data.draw(st.binary(max_size=20)), **extra, **OPTIONS[kind]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        got = decode(file, S).astype(int)
+    turned = [np.rot90(image, k) for k in range(4) for image in (colours(), colours()[::-1])]
+    assert min(np.abs(got - image).max() for image in turned) <= 12
+
+
+def chunk(kind, content, flip=0):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content) ^ flip)
+
+
+CHUNKS = {
+    "a cut profile": chunk(b"iCCP", b"sRGB"), "an unknown compression": chunk(b"zTXt", b"a\0\7b"), "short numbers": chunk(b"cHRM", b"123"),
+    "a short size": chunk(b"pHYs", b"1"), "an empty gamma": chunk(b"gAMA", b""), "a wrong checksum": chunk(b"iTXt", b"a\0b", flip=1),
+    "a large text": chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2_000_000))), "a large profile": chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2_000_000))),
+    "a text that is called transparency": chunk(b"tEXt", b"transparency\0yes"), "an EXIF of text": chunk(b"tEXt", b"exif\0yes"),
+    "a raw EXIF of no digits": chunk(b"tEXt", b"Raw profile type exif\0\nexif\n zz\nqq"), "a cut animation": chunk(b"acTL", b"1"),
+    "a wrong checksum of the EXIF": chunk(b"eXIf", camera_exif(6)[6:], flip=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CHUNKS)
+def test_no_chunk_beside_the_picture_costs_it(case):
+    content = saved(Image.fromarray(pixels(0)), "PNG").getvalue()
+    assert np.array_equal(decode(content[:33] + CHUNKS[case] + content[33:], S), pixels(0))
+    upright = chunk(b"eXIf", camera_exif(3)[6:])  # is followed all the same
+    assert np.array_equal(decode(content[:33] + CHUNKS[case] + upright + content[33:], S), pixels(0)[::-1, ::-1])
+
+
+@pytest.mark.parametrize("marker", [0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE])
+@pytest.mark.parametrize(
+    "start",
+    [b"", b"JFIF\0", b"Exif\0\0", b"ICC_PROFILE\0", b"MPF\0", b"Adobe", b"Photoshop 3.0\x008BIM", b"http://ns.adobe.com/xap/1.0/\0"],
+)
+def test_no_segment_beside_the_picture_costs_it(marker, start):
+    content = saved(Image.fromarray(pixels(0)), "JPEG").getvalue()
+    for length in (0, 1, 5):
+        segment = bytes([0xFF, marker]) + struct.pack(">H", len(start) + length + 2) + start + bytes(range(length))
+        assert np.array_equal(decode(content[:2] + segment + content[2:], S), decode(content, S)), (marker, start, length)
+
+
+def test_a_tiff_with_damaged_texts():
+    content = bytearray(saved(Image.fromarray(pixels(0)), "TIFF", exif=camera_exif(3)).getvalue())
+    place = content.index(struct.pack("<HHL", 0x010F, 2, 6))
+    content[place + 2 : place + 12] = b"\xff" * 10
+    assert np.array_equal(decode(bytes(content), S), pixels(0)[::-1, ::-1])
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_an_avif_with_a_damaged_exif():
+    content = saved(Image.fromarray(colours()), "AVIF", quality=100, subsampling="4:4:4", exif=camera_exif(1)).getvalue()
+    place = max(content.find(b"II*\0"), content.find(b"MM\0*"))
+    assert np.abs(decode(content[:place] + b"zzzz" + content[place + 4 :], S).astype(int) - colours()).max() < 12
+
+
+# ----------------------------------------------------------------------------------------------------- properties
+
+
+def small(kind):
+    return saved(Image.fromarray(colours()), kind).getvalue()
+
+
+KINDS = ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "PPM", "PCX", "SGI", "TGA"]
+STARTS = [
+    EPS,
+    b"\x1c\x03\x3c\0\2\1\0",
+    b"8BPS\0\1",
+    b"qoif",
+    b"P6 32 32 65535\n",
+    b"Pf 32 32 -1\n",
+    b"P2 9 9 9 ",
+    b"II+\0",
+    b"\0\0\0\x1cftypavif",
+    b"\x59\xa6\x6a\x95",
+]
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=2000, derandomize=True)
+def test_whatever_is_in_a_file_it_is_decoded_or_told(data):
+    """Damaged images of every format, and bytes behind the marks of formats: pixels, or a reason in one line."""
+    content = bytearray(small(data.draw(st.sampled_from(KINDS))))
+    if data.draw(st.integers(0, 3)) == 0:
+        content = bytearray(data.draw(st.sampled_from(STARTS)) + data.draw(st.binary(max_size=200)))
+    for place, value in data.draw(st.lists(st.tuples(st.integers(0, min(len(content), 300) - 1), st.integers(0, 255)), max_size=6)):
+        content[place] = value
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content))) :]
+    with tempfile.NamedTemporaryFile(suffix=".png") as file, limited_memory():
+        Path(file.name).write_bytes(content)
+        ((got, told),) = module._decode_all([file.name], S)
+    assert isinstance(told, str) and told
+    assert got is None or (got.shape == (S, S, 3) and got.dtype == np.uint8)
+
+
+@contextmanager
+def limited_memory():
+    """A header of a few bytes may stand for 179 million pixels: here, a thousandth of these are enough."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
+        yield
 
 
 # ----------------------------------------------------------------------------------------------------- packing
@@ -498,8 +843,55 @@ def test_an_interrupted_packing_leaves_nothing(error, tmp_path, data_folder, mon
     assert not cached(data_folder)
 
 
+def leftover(cache, name, age=0.0):
+    """What a killed packer leaves, `age` seconds ago."""
+    folder = cache / name
+    folder.mkdir(parents=True)
+    (folder / "images.npy").write_bytes(b"half")
+    os.utime(folder, (time.time() - age,) * 2)
+    return folder
+
+
+def test_what_killed_packers_left_is_deleted(tmp_path, data_folder):
+    """Of any data, for nobody may ever ask for these again; but not what is still written, or somebody else's."""
+    cache = data_folder / "cache"
+    dead = [leftover(cache, f".{key}.part-1") for key in ("ab12", "cd34")] + [leftover(cache, ".ef56.old-1")]
+    alive, kept = leftover(cache, ".0a0b.part-1"), leftover(cache, "0123")
+    other = leftover(tmp_path, ".neighbour.part-1")
+    with module._held(alive):
+        opened(tree(tmp_path / "pets", cat=2))
+        assert not any(path.exists() for path in dead) and alive.exists() and kept.exists()
+    mine = leftover(tmp_path, ".out.part-1")
+    prepare(tmp_path / "pets", tmp_path / "out", S, progress=False)
+    assert not mine.exists() and other.exists()
+
+
+def test_leftovers_without_locks(tmp_path, data_folder, monkeypatch):
+    cache = data_folder / "cache"
+    young, old = leftover(cache, ".ab12.part-1", 3600), leftover(cache, ".cd34.part-1", 2 * module.DAY)
+
+    def no_locks(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    opened(tree(tmp_path / "pets", cat=2))
+    assert young.exists() and not old.exists()
+
+
+def test_a_packing_marks_its_folder_as_alive(tmp_path, data_folder, monkeypatch):
+    write = module._write_packed
+
+    def beside_another(listing, size, folder, *rest):
+        write(listing, size, folder, *rest)
+        module._remove_abandoned(data_folder / "cache" / "another")
+        assert folder.exists()
+
+    monkeypatch.setattr(module, "_write_packed", beside_another)
+    assert opened(tree(tmp_path / "pets", cat=2)).length == 2
+
+
 def opened_folders(data_folder):
-    return [name for name in cached(data_folder) if ".part-" not in name]
+    return [name for name in cached(data_folder) if not name.startswith(".")]
 
 
 HALF = """
@@ -527,6 +919,19 @@ def test_a_killed_packing_leaves_nothing_that_opens(tmp_path, data_folder):
     data = opened(root)
     assert data.counts == [30, 30] and np.array_equal(data.images[59], np.asarray(Image.open(root / "dog/9.png")))
     assert cached(data_folder) == opened_folders(data_folder)  # what the dead process left is gone
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_nothing(tmp_path, data_folder):
+    root = tree(tmp_path / "pets", cat=30, dog=30)
+    script = HALF.replace("time.sleep(600)", "time.sleep(2)")
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(root)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout.readline() == "half\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) != 0
+    assert not cached(data_folder)
 
 
 TOGETHER = """
@@ -597,6 +1002,52 @@ def test_a_disk_that_fills_up(tmp_path, data_folder, monkeypatch):
     assert "No space left on device" in message and str(data_folder / "cache") in message and not cached(data_folder)
 
 
+def failing_from(function, first):
+    calls = itertools.count()
+
+    def full(*arguments, **named):
+        if next(calls) >= first:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return function(*arguments, **named)
+
+    return full
+
+
+@pytest.mark.parametrize("name", ["mkdir", "fsync", "rename"])
+def test_a_disk_that_is_full_from_any_step_on(name, tmp_path, data_folder, monkeypatch):
+    """There is one line, nothing is left half-done, and the next try succeeds."""
+    root, failures = tree(tmp_path / "pets", cat=2), 0
+    for first in range(20):
+        shutil.rmtree(data_folder / "cache", ignore_errors=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, failing_from(getattr(os, name), first))
+            try:
+                opened(root)
+                break
+            except DataError as error:
+                failures += 1
+                assert "No space left on device" in str(error) and "WORKBENCH_DATA" in str(error) and "\n" not in str(error)
+        assert cached(data_folder) == opened_folders(data_folder) and opened(root).length == 2
+    assert failures
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 6200])
+def test_files_that_cannot_grow(limit, tmp_path, data_folder):
+    root = tree(tmp_path / "pets", cat=2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        for out in (None, tmp_path / "out"):
+            with pytest.raises(DataError, match=r"cannot be written: File too large; the disk of .*(WORKBENCH_DATA|another folder)"):
+                prepare(root, out, S, progress=False) if out else opened(root)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not cached(data_folder) and sorted(path.name for path in tmp_path.iterdir()) == ["data", "pets"]
+    assert opened(root).length == 2
+
+
 def test_a_data_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
     (tmp_path / "file").touch()  # file permissions would not stop root
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "file"))
@@ -604,12 +1055,126 @@ def test_a_data_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
     assert "WORKBENCH_DATA" in message and str(tmp_path / "file/cache") in message
 
 
-def test_a_damaged_cache_says_what_to_delete(tmp_path, data_folder):
-    root = tree(tmp_path / "pets", cat=2)
-    opened(root)
-    folder = data_folder / "cache" / cached(data_folder)[0]
-    (folder / "images.npy").write_bytes(b"half")
-    assert f"{folder} cannot be used" in refused(root) and "delete the folder" in refused(root)
+PACKED = ("SHA256SUMS", "images.npy", "labels.npy", "meta.json")
+DAMAGES = {
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: os.truncate(path, 0),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "flipped bit": lambda path: path.write_bytes(path.read_bytes()[:-9] + bytes([path.read_bytes()[-9] ^ 1]) + path.read_bytes()[-8:]),
+    "not UTF-8": lambda path: path.write_bytes(b"\xff\xfe" * 40),
+    "other": lambda path: path.write_text('{"a": [1]}'),
+    "missing": Path.unlink,
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_packed_folders(damage, tmp_path, data_folder, capsys):
+    """In the cache they are packed again, with one line; of the user's own, the file is named."""
+    root = tree(tmp_path / "pets", cat=2, dog=2)
+    first = opened(root)
+    (folder,) = (data_folder / "cache").glob("*[0-9a-f]")
+    for name in PACKED:
+        parameters._said.clear()
+        own = shutil.copytree(folder, tmp_path / f"own-{name}", dirs_exist_ok=True)
+        DAMAGES[damage](own / name)
+        told = "" if (damage, name) == ("flipped bit", "SHA256SUMS") else name  # else the file that it no longer fits
+        assert f"unreadable: {own}/{told}" in refused(own) and "pack it again" in refused(own)
+        DAMAGES[damage](folder / name)
+        data = opened(root)
+        assert np.array_equal(data.images, first.images) and data.fingerprint == first.fingerprint
+        error = capsys.readouterr().err
+        assert f"unreadable: {folder}/{told}" in error and "pets is packed again" in error and error.count("\n") == 1
+    assert cached(data_folder) == [folder.name]
+
+
+def test_another_packed_folder_in_the_cache(tmp_path, data_folder, capsys):
+    opened(tree(tmp_path / "pets", cat=2, dog=2))
+    opened(tree(tmp_path / "cars", bus=2, van=2))
+    one, two = sorted((data_folder / "cache").glob("*[0-9a-f]"))
+    shutil.rmtree(one)
+    shutil.copytree(two, one)
+    assert opened(tmp_path / "pets").classes == ["cat", "dog"] and opened(tmp_path / "cars").classes == ["bus", "van"]
+    assert "(of other images)" in capsys.readouterr().err
+
+
+def repacked(folder, **changes):
+    """Change a packed folder as somebody would who also knows of its checksums."""
+    meta = json.loads((folder / "meta.json").read_text())
+    for name, value in changes.items():
+        if name in ("images", "labels"):
+            np.save(folder / f"{name}.npy", value, allow_pickle=True)
+        elif value is None:
+            del meta[name]
+        else:
+            meta[name] = value
+    (folder / "meta.json").write_text(json.dumps(meta))
+    seal(folder)
+
+
+MISFITS = {  # what does not fit, and the file that is named
+    "float images": (dict(images=np.zeros((4, S, S, 3), np.float32)), "images.npy"),
+    "signed images": (dict(images=np.zeros((4, S, S, 3), np.int8)), "images.npy"),
+    "channels first": (dict(images=np.zeros((4, 3, S, S), np.uint8)), "images.npy"),
+    "grey images": (dict(images=np.zeros((4, S, S), np.uint8)), "images.npy"),
+    "other sizes": (dict(images=np.zeros((4, S, S + 1, 3), np.uint8)), "images.npy"),
+    "too few images": (dict(images=np.zeros((3, S, S, 3), np.uint8)), "images.npy"),
+    "too many images": (dict(images=np.zeros((5, S, S, 3), np.uint8)), "images.npy"),
+    "pickled images": (dict(images=np.array([None] * 4)), "images.npy"),
+    "pickled labels": (dict(labels=np.array([0, 0, 1, None])), "labels.npy"),
+    "labels out of range": (dict(labels=np.array([0, 0, 1, 2])), "labels.npy"),
+    "negative labels": (dict(labels=np.array([0, 0, 1, -1])), "labels.npy"),
+    "float labels": (dict(labels=np.array([0, 0, 1, 1.0])), "labels.npy"),
+    "one-hot labels": (dict(labels=np.eye(2, dtype=np.int64)[[0, 0, 1, 1]]), "labels.npy"),
+    "no labels": (dict(labels=np.zeros(0, np.int64)), "labels.npy"),
+    "a class without images": (dict(labels=np.zeros(4, np.int64)), "labels.npy"),
+    "more classes": (dict(classes=["cat", "dog", "emu"]), "labels.npy"),
+    "fewer classes": (dict(classes=["cat"]), "labels.npy"),
+    "equal classes": (dict(classes=["cat", "cat"]), "meta.json"),
+    "classes that are numbers": (dict(classes=[1, 2]), "meta.json"),
+    "classes as a text": (dict(classes="ab"), "meta.json"),
+    "no classes": (dict(classes=[]), "meta.json"),
+    "another size": (dict(size=64), "images.npy"),
+    "a size as text": (dict(size="32"), "meta.json"),
+    "a truth value as size": (dict(size=True), "meta.json"),
+    "no fingerprint": (dict(fingerprint=None), "meta.json"),
+    "a short fingerprint": (dict(fingerprint="abc"), "meta.json"),
+    "a number as name": (dict(name=3), "meta.json"),
+    "classes of unconditional images": (dict(conditional=False), "meta.json"),
+    "a conditional that is a number": (dict(conditional=1), "meta.json"),
+    "a list of skipped": (dict(skipped=["a"]), "meta.json"),
+    "ignored without numbers": (dict(ignored={".txt": "2"}), "meta.json"),
+    "an unknown entry": (dict(images_of="cats"), "meta.json"),
+    "another version": (dict(version=99), "meta.json"),
+    "no version": (dict(version=None), "meta.json"),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_packed_folders_that_do_not_fit(case, tmp_path, monkeypatch):
+    changes, name = MISFITS[case]
+    (tmp_path / "out").mkdir()
+    out = prepare(tree(tmp_path / "pets", cat=2, dog=2), tmp_path / "out", S, progress=False) and tmp_path / "out"
+    repacked(out)
+    assert opened(out).counts == [2, 2]
+    repacked(out, **changes)
+    assert f"unreadable: {out}/{name} (" in refused(out)
+    monkeypatch.setattr(module, "CHECKED", 4096)  # what is large is not compared with its SHA-256, but has to fit
+    assert f"unreadable: {out}/{name} (" in refused(out)
+
+
+def test_large_images_are_compared_by_size(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    prepare(tree(tmp_path / "pets", cat=2, dog=2), out, S, progress=False)
+    monkeypatch.setattr(module, "CHECKED", 4096)
+    DAMAGES["flipped bit"](out / "images.npy")
+    assert opened(out).length == 4
+    os.truncate(out / "images.npy", (out / "images.npy").stat().st_size - 1)
+    assert f"unreadable: {out}/images.npy (" in refused(out)
+    with open(out / "labels.npy", "ab") as file:
+        file.truncate(10**12)  # without a byte on the disk
+    assert f"unreadable: {out}/labels.npy (more than" in refused(out)
 
 
 def test_another_version_packs_anew(tmp_path, data_folder, monkeypatch):
@@ -618,7 +1183,7 @@ def test_another_version_packs_anew(tmp_path, data_folder, monkeypatch):
     opened(root)
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
     assert opened(root).length == 2 and len(cached(data_folder)) == 2
-    assert f"{tmp_path}/out cannot be used" in refused(tmp_path / "out") and "pack it again" in refused(tmp_path / "out")
+    assert f"{tmp_path}/out/meta.json (from another version" in refused(tmp_path / "out") and "pack it again" in refused(tmp_path / "out")
 
 
 def test_progress_is_told_on_stderr(tmp_path, capsys):
@@ -661,6 +1226,10 @@ def test_prepare_refuses(tmp_path, capsys):
         "no such folder": (tmp_path / "pest", tmp_path / "out", "--size", "32"),
         "lies in the data": (root, root / "out", "--size", "32"),
         "needs no packing": ("twins", tmp_path / "out", "--size", "32"),
+        "out='' is no folder": (root, "", "--size", "32"),
+        "data='' is not": ("", tmp_path / "out", "--size", "32"),
+        "cannot be written": (root, "/proc/none/out", "--size", "32", "--skip-unreadable"),
+        "File name too long": (root, tmp_path / ("x" * 300), "--size", "32", "--skip-unreadable"),
     }
     for part, arguments in cases.items():
         assert main(["prepare", *map(str, arguments)]) == 2
@@ -727,7 +1296,10 @@ def test_cifar10(data_folder, monkeypatch):
     assert data.name == "cifar10" and data.classes == [f"class{index}" for index in range(10)] and data.num_classes == 10
     assert np.array_equal(data.images, images) and data.labels.tolist() == labels
     assert opened("cifar10", image_size=64).images.shape == (20, 64, 64, 3)
-    assert opened("cifar10", num_classes=0).length == 20
+    for unconditional in (opened("cifar10", num_classes=0), prepare("cifar10", data_folder / "all", S, unconditional=True, progress=False)):
+        assert unconditional.length == 20 and unconditional.num_classes == 0 and unconditional.classes == ["all"]
+        assert np.array_equal(unconditional.images, images) and not unconditional.labels.any()
+    assert opened(data_folder / "all").num_classes == 0 and prepare("cifar10", data_folder / "ten", S, progress=False).num_classes == 10
     monkeypatch.setattr(module, "_pack", None)
     assert opened("cifar10").fingerprint == data.fingerprint
 
@@ -771,6 +1343,9 @@ def test_imagenet(data_folder, monkeypatch):
     assert np.array_equal(data.images[0], np.asarray(Image.open(root / "train/n01440764/0.JPEG")))
     shutil.copy(root / "train/n01440764/0.JPEG", root / "train/n01440764/2.JPEG")
     assert opened("imagenet", num_classes=3).counts == [3, 2, 2]
+    unconditional = prepare("imagenet", data_folder / "all", S, unconditional=True, progress=False)
+    assert unconditional.num_classes == 0 and unconditional.length == opened("imagenet", num_classes=0).length == 7
+    assert module.short_sides("imagenet") == {S: 7}
     assert "num_classes=1000" in refused("imagenet") and "has 3 classes" in refused("imagenet")
 
 

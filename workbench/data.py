@@ -9,45 +9,65 @@ from __future__ import annotations
 
 import argparse
 import errno
+import fcntl
+import glob
 import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
-import stat
 import sys
 import time
+import unicodedata
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
-from io import BytesIO
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
 from .config import BUILT_IN_DATA, Config, data_dir
-from .files import locked, new_folder, read_json, synced
-from .parameters import WorkbenchError, command, nearest
+from .files import LEFTOVERS, StorageError, UnreadableError, delete_folder, locked, new_folder, read_json, storing, synced
+from .images import decode, open_image, open_regular, read_file, suffixes
+from .parameters import WorkbenchError, command, nearest, say_once, shown, shown_text
+from .tensors import SUMS, digest, seal, sums
 from .twins import Twins
 
-VERSION = 1  # of the packed format and of `decode`: raise it with every change of what they give
-SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folder names that are no classes
-# The only formats that are opened, whatever a file is called. Of the others that Pillow knows, some start programs (EPS: Ghostscript), open
-# whatever they contain (IPTC), or hold no picture. TGA is last, because its files have no mark of their own.
-FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "QOI", "PCX", "PSD", "SGI", "SUN", "TGA")
+VERSION = 2  # of the packed format and of `decode`: raise it with every change of what they give
+UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, surrogates, separators of lines and paragraphs
+# Folder names that are no classes, in any case and with whatever digits, signs and words of PADDING ("val2017", "Test_Set").
+TRAINING = {"train", "training", "trn"}
+SPLITS = TRAINING | {"val", "valid", "validate", "validation", "dev", "test", "testing", "tst", "eval", "evaluation", "holdout", "trainval"}
+PADDING = re.compile(r"[\W\d_]|set|images?|imgs?|data|split")
+# What systems put beside images: thumbnails, deleted files, snapshots.
+SYSTEM = {
+    "@eadir", "@recycle", "@recently-snapshot", "@sharebin", "@tmp", "#recycle", "#snapshot", "~snapshot", "$recycle.bin", "$extend", "recycler",
+    "recycled", "system volume information", "found.000", "lost+found", "__macosx", "__pycache__", "temporary items", "network trash folder",
+}  # fmt: skip
+PACKED = ("meta.json", "labels.npy", "images.npy")
+CHECKED = 2**28  # bytes of images that are compared with their SHA-256 at every opening: a second at most, and CIFAR-10 is less
+DAY = 24 * 60 * 60
 
 
 class DataError(WorkbenchError):
-    """Data that cannot be trained on: the message names the path and the cure."""
+    """Data that cannot be trained on: the message names the path and the cure, in one line whatever the names of the files are."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """A text without control characters and bytes that are not UTF-8, which names of files may have: these as escapes."""
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in UNPRINTABLE else c for c in text)
 
 
 @dataclass
@@ -62,7 +82,7 @@ class Images:
     labels: np.ndarray  # (N,) int64
     conditional: bool = True
     skipped: dict[str, str] = field(default_factory=dict)  # unreadable files that were left out: relative path -> reason
-    ignored: dict[str, int] = field(default_factory=dict)  # files that are not images by name: extension -> how many
+    ignored: dict[str, int] = field(default_factory=dict)  # not images by name: extension, folder of the system or "hidden" -> how many
 
     @property
     def num_classes(self) -> int:
@@ -147,6 +167,8 @@ def short_sides(source: str | Path) -> Counter:
     ------
     DataError
         If there is no such data, or no image in it.
+    UnreadableError
+        If it is a packed folder that is damaged.
     """
     config = Config.preset("twins32", data=source, num_classes=0)
     if config.data == "twins":
@@ -154,17 +176,20 @@ def short_sides(source: str | Path) -> Counter:
     if config.data == "cifar10":
         return Counter({32: 50_000})
     if config.data not in BUILT_IN_DATA and _is_packed(Path(config.data)):
-        meta = read_json(Path(config.data) / "meta.json")
-        return Counter({meta["size"]: meta["count"]})
-    with ThreadPoolExecutor(16) as pool:
-        sides = pool.map(_short_side, _list(config).items, chunksize=64)
-        return Counter(side for side in sides if side)
+        data = _read_packed(Path(config.data))
+        return Counter({data.size: data.length})
+    items, chunk = _list(config).items, 256
+    with warnings.catch_warnings(), ThreadPoolExecutor(16) as pool:
+        warnings.simplefilter("ignore")
+        return sum(pool.map(_sides, (items[start : start + chunk] for start in range(0, len(items), chunk))), Counter())
 
 
-def _short_side(path: str) -> int | None:
-    with suppress(Exception), open_regular(path) as file, open_image(file) as image:  # anything, as in `_decode_one`
-        return min(image.size)
-    return None
+def _sides(paths: Sequence[str]) -> Counter:
+    sides = Counter()
+    for path in paths:
+        with suppress(Exception), open_regular(path) as file, open_image(file) as image:  # anything, as in `_decode_one`
+            sides[min(image.size)] += 1
+    return sides
 
 
 def to_unit(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -193,7 +218,7 @@ def describe(data: Images | Twins) -> str:
         lines.append(f"left out, because unreadable: {len(data.skipped)} files ({_first(list(data.skipped))})")
     if getattr(data, "ignored", None):
         lines.append("ignored, because not images: " + ", ".join(f"{count:,} {suffix}" for suffix, count in data.ignored.items()))
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _unreadable(listing: _Listing, skipped: dict[str, str], lost: Sequence[str] = ()) -> DataError:
@@ -278,60 +303,6 @@ def loader(data: Images | Twins, config: Config, start_step: int = 0, rank: int 
             yield step, batches
 
 
-# ----------------------------------------------------------------------------------------------------- decoding
-
-
-def open_regular(path: str | Path) -> BinaryIO:
-    """Open a file for reading; an OSError for pipes, devices and the like, which would block or never end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, "not a regular file")
-    return open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))  # it may have changed since
-
-
-def open_image(source: str | Path | BinaryIO) -> Image.Image:
-    """Pillow's `Image.open`, which goes by content and not by name, for the formats in `FORMATS` alone: no file starts a program."""
-    return Image.open(source, formats=_formats())
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(kind for kind in FORMATS if kind in Image.OPEN)  # not every Pillow has AVIF
-
-
-def decode(source: str | Path | BinaryIO | np.ndarray, size: int) -> np.ndarray:
-    """An image file, or the pixels of one, as (size, size, 3) uint8.
-
-    Turned upright (EXIF), made 8-bit RGB on white, resized until the shorter side is `size` (antialiased; untouched where it is that
-    already), cropped at the centre. Of an animation: the first frame.
-
-    Raises
-    ------
-    Exception
-        Whatever Pillow raises on a broken file, which may be anything.
-    """
-    with Image.fromarray(source) if isinstance(source, np.ndarray) else open_image(source) as image:
-        image = _to_rgb(ImageOps.exif_transpose(image))
-    short = min(image.size)
-    left, top = ((side - short) // 2 for side in image.size)  # whole pixels: where nothing is resized, nothing is interpolated
-    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + short, top + short)))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as 8-bit RGB; Pillow's own conversion clips deep greys to white, and uncovers what alpha hides."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, dtype=np.float32))
-        if image.mode != "F":
-            values = values / 257  # 16-bit grey, which Pillow opens as "I;16" or, from some formats, as "I"
-        elif values.min() >= 0 and values.max() <= 1:
-            values = values * 255
-        image = Image.fromarray(np.rint(values.clip(0, 255)).astype(np.uint8))
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
 # ----------------------------------------------------------------------------------------------------- finding images
 
 
@@ -352,34 +323,35 @@ class _Listing:
 
 @dataclass
 class _Folder:
-    """What lies directly in a folder, by name; hidden things do not count."""
+    """What lies directly in a folder, by name."""
 
     folders: list[str]
     images: list[tuple[str, int, int]]  # name, bytes, time of the last change (ns)
-    others: list[str]
+    others: list[str]  # also hidden folders
 
 
 def _list(config: Config) -> _Listing:
     """The images that `config.data` names."""
+    unconditional = config.num_classes == 0
     if config.data == "cifar10":
-        return _list_cifar10()
+        return _list_cifar10(unconditional)
     if config.data == "imagenet":
-        return _list_imagenet()
+        return _list_imagenet(unconditional)
     path = Path(config.data)
     if os.path.isdir(path):
-        return _list_folder(path, unconditional=config.num_classes == 0)
+        return _list_folder(path, unconditional)
     if os.path.exists(path):
         raise DataError(f"data={config.data!r} is a file: give a folder of images, folder/<class>/* (unpack an archive first)")
     known = {name: name for name in BUILT_IN_DATA}
     for place in filter(os.path.isdir, (data_dir(), path.parent)):
         with suppress(DataError):  # a place that cannot be read offers nothing
-            known |= {entry.name.lower(): entry.path for entry in _entries(place) if _is_folder(entry)}
+            known |= {entry.name.lower(): entry.path for entry in _entries(place) if not _is_hidden(entry) and _is_folder(entry)}
     guess = nearest(path.name.lower(), known)
     guess = next((guess.replace(repr(name), repr(place)) for name, place in known.items() if repr(name) in guess), "")
     raise DataError(f"data={config.data!r}: there is no such folder; {guess}built in: {', '.join(BUILT_IN_DATA)}")
 
 
-def _list_cifar10() -> _Listing:
+def _list_cifar10(unconditional: bool) -> _Listing:
     """torchvision's 50,000 training images, downloaded where they are absent."""
     from torchvision.datasets import CIFAR10  # here, because torchvision takes long to import
 
@@ -387,15 +359,17 @@ def _list_cifar10() -> _Listing:
     try:
         with locked(data_dir() / "cache" / "cifar10"):
             dataset = CIFAR10(data_dir(), train=True, download=True)
-    except (OSError, RuntimeError, EOFError) as error:  # no network, a wrong hash, half an archive
+    except Exception as error:  # no network, a wrong hash, half an archive: torchvision raises almost anything
         raise DataError(
-            f"CIFAR-10 is not in {root}, and could not be downloaded ({error}): fetch {CIFAR10.url} and put it into {data_dir()}"
+            f"CIFAR-10 is not in {root}, and could not be downloaded ({_reason(error)}): fetch {CIFAR10.url} and put it into {data_dir()}"
         ) from None
     paths = [f"{index:05d}" for index in range(len(dataset.data))]
-    return _Listing("cifar10", root, dataset.classes, paths, dataset.targets, dataset.data, identity=[CIFAR10.train_list])
+    classes, labels = (["all"], [0] * len(paths)) if unconditional else (dataset.classes, dataset.targets)
+    identity = [CIFAR10.train_list, unconditional]
+    return _Listing("cifar10", root, classes, paths, labels, dataset.data, identity, conditional=not unconditional)
 
 
-def _list_imagenet() -> _Listing:
+def _list_imagenet(unconditional: bool) -> _Listing:
     """torchvision's ImageNet, the training images, unpacked where only the archives are there."""
     from torchvision.datasets import ImageNet
 
@@ -403,25 +377,24 @@ def _list_imagenet() -> _Listing:
     try:
         with locked(data_dir() / "cache" / "imagenet"):
             dataset = ImageNet(root, split="train")
-    except (OSError, RuntimeError, ImportError) as error:
+    except Exception as error:
         raise DataError(
-            f"ImageNet cannot be opened in {root} ({str(error).splitlines()[0]}): put ILSVRC2012_img_train.tar and "
+            f"ImageNet cannot be opened in {root} ({_reason(error)}): put ILSVRC2012_img_train.tar and "
             "ILSVRC2012_devkit_t12.tar.gz there (image-net.org gives them to registered users; unpacking needs scipy), "
             "or give a folder of images as data"
         ) from None
-    listing = _list_folder(root / "train", unconditional=False)
-    names = [synonyms[0] for synonyms in dataset.classes]
-    uses = Counter(names)  # two classes are called "crane"
-    listing.classes = [name if uses[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, dataset.wnids, strict=True)]
+    listing = _list_folder(root / "train", unconditional)
+    if not unconditional:
+        names = [synonyms[0] for synonyms in dataset.classes]
+        uses = Counter(names)  # two classes are called "crane"
+        listing.classes = [name if uses[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, dataset.wnids, strict=True)]
     listing.name, listing.identity = "imagenet", [listing.identity, listing.classes]
     return listing
 
 
 def _list_folder(root: Path, unconditional: bool) -> _Listing:
-    """The images of `root/<class>/*`, or, unconditionally, all images below `root`; of `root/train` where that is a split."""
-    train = root / "train"
-    if train.is_dir() and (_class_folders(train) or set(_scan(root).folders) <= SPLITS):  # neither is true of a class called train
-        root = train
+    """The images of `root/<class>/*`, or, unconditionally, all images below `root`; of its training split where it has splits."""
+    root = _training_split(root, unconditional)
     if unconditional:
         found = {str(path.relative_to(root)): folder for path, folder in _walk(root)}
         if not any(folder.images for folder in found.values()):
@@ -436,7 +409,7 @@ def _list_folder(root: Path, unconditional: bool) -> _Listing:
     classes = ["all"] if unconditional else top.folders
     label = {name: index for index, name in enumerate(classes)}
     return _Listing(
-        name=root.parent.name if root.name in SPLITS else root.name,
+        name=printable((root.parent.name if _is_split(root.name) else root.name) or str(root)),
         root=root,
         classes=classes,
         paths=paths,
@@ -449,10 +422,43 @@ def _list_folder(root: Path, unconditional: bool) -> _Listing:
     )
 
 
+def _training_split(root: Path, unconditional: bool) -> Path:
+    """The folder to train on: `root`, or the training split in it. What may be trained on by mistake is refused."""
+    splits = [name for name in _scan(root).folders if _is_split(name) and any(folder.images for _, folder in _walk(root / name))]
+    if not splits:
+        return root
+    classes = [name for name in _class_folders(root) if not _is_split(name)]
+    if classes:
+        if [name.lower() for name in splits] == ["train"] and not _class_folders(root / splits[0]):
+            say_once(f"{printable(str(root / splits[0]))} is taken as a class: rename it if it is a split")  # trains are a usual class
+            return root
+        raise DataError(
+            f"{root} has class folders ({_first(classes)}) and what looks like splits ({_first(splits)}): set data to the folder that holds "
+            f"nothing but the images to train on, or rename {_first(splits)} if these are classes"
+        )
+    training = [name for name in splits if _bare_name(name) in TRAINING]
+    if len(training) == 1:
+        return root / training[0]
+    if training:
+        raise DataError(f"{root} has more than one training split ({_first(training)}): set data to one of them")
+    if unconditional and len(splits) == 1:
+        return root
+    flat = "" if unconditional or any(_class_folders(root / name) for name in splits) else ", and num_classes=0"
+    raise DataError(f"the folders of {root} ({_first(splits)}) are splits, not classes: set data to one of them{flat}")
+
+
+def _is_split(name: str) -> bool:
+    return _bare_name(name) in SPLITS
+
+
+def _bare_name(name: str) -> str:
+    return PADDING.sub("", name.lower())
+
+
 def _check_layout(root: Path, top: _Folder, classes: dict[str, _Folder]) -> None:
     """Refuse everything but `root/<class>/*`: what is guessed here is trained on, with wrong labels."""
     unconditionally = "or set num_classes=0 to train without classes"
-    siblings = [name for name in _class_folders(root.parent) if name not in SPLITS] if top.images else []
+    siblings = [name for name in _class_folders(root.parent) if not _is_split(name)] if top.images else []
     if len(siblings) > 1:
         raise DataError(
             f"{root} has images directly in it, like the other class folders of {root.parent} ({_first(siblings)}): "
@@ -481,8 +487,9 @@ def _check_layout(root: Path, top: _Folder, classes: dict[str, _Folder]) -> None
             f"{len(empty)} of the {len(classes)} class folders of {root} have no images in them: {_first(empty)}; "
             "add images, or delete these folders"
         )
-    if set(classes) <= SPLITS:
-        raise DataError(f"the folders of {root} ({', '.join(classes)}) are splits, not classes: set data to one of them, and num_classes=0")
+    strange = [name for name in classes if name != printable(name)]
+    if strange:
+        raise DataError(f"the names of the class folders {_first(strange)} of {root} cannot be printed: rename them")
 
 
 def _nothing(root: Path) -> DataError:
@@ -491,26 +498,68 @@ def _nothing(root: Path) -> DataError:
 
 
 def _tally(folders: Iterable[_Folder]) -> dict[str, int]:
-    """How many files are not images, by extension, the most frequent first."""
-    return dict(Counter(_suffix(name) or "without extension" for folder in folders for name in folder.others).most_common())
+    """How many files and folders are left out, by extension, name of a system's folder or "hidden", the most frequent first."""
+    return dict(Counter(_kind(name) for folder in folders for name in folder.others).most_common())
+
+
+def _kind(name: str) -> str:
+    if name.lower() in SYSTEM:
+        return name
+    if name.startswith("."):
+        return "hidden"
+    return printable(_suffix(name)) or "without extension"
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, _Folder]]:
-    """`root` and every folder below it, by name but `train` first; links are followed, but no folder is entered twice."""
+    """`root` and every folder below it, by name but training splits first; links are followed, but no folder is entered twice."""
     seen, stack = set(), [root]
     while stack:
         path = stack.pop()
-        if path.resolve() not in seen:
-            seen.add(path.resolve())
+        if os.path.realpath(path) not in seen:
+            seen.add(os.path.realpath(path))
             folder = _scan(path)
             yield path, folder
-            stack += [path / name for name in sorted(folder.folders, key=lambda name: (name != "train", name), reverse=True)]
+            stack += [
+                path / name for name in sorted(folder.folders, key=lambda name: (_bare_name(name) not in TRAINING, name), reverse=True)
+            ]
 
 
 def _class_folders(root: Path) -> list[str]:
     """The folders in `root` that have images in them."""
-    folders = [entry for entry in _entries(root) if _is_folder(entry) and os.access(entry.path, os.R_OK)]
-    return [folder.name for folder in folders if any(_suffix(entry.name) in _image_suffixes() for entry in _entries(folder.path))]
+    names = []
+    for name in _scan(root).folders:
+        with suppress(DataError):  # a folder that cannot be read
+            names += [name] if any(_suffix(entry.name) in suffixes() for entry in _entries(root / name) if not _is_hidden(entry)) else []
+    return names
+
+
+def _scan(path: Path) -> _Folder:
+    found = _Folder([], [], [])
+    for entry in _entries(path):
+        if _is_hidden(entry):
+            found.others.append(entry.name)
+        elif _is_folder(entry):
+            found.folders.append(entry.name)
+        elif _suffix(entry.name) not in suffixes():
+            found.others.append(entry.name)
+        else:
+            status = entry.stat(follow_symlinks=os.path.exists(entry.path))  # a broken link will be told as an unreadable file
+            found.images.append((entry.name, status.st_size, status.st_mtime_ns))
+    return found
+
+
+def _entries(path: str | Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        cure = ": mend its permissions" if error.errno in (errno.EACCES, errno.EPERM) else ""
+        raise DataError(f"the folder {path} cannot be read ({error.strerror}){cure}") from None
+
+
+def _is_hidden(entry: os.DirEntry) -> bool:
+    """Whether people do not see this: hidden, or put there by a system."""
+    return entry.name.startswith(".") or entry.name.lower() in SYSTEM
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -521,33 +570,8 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def _scan(path: Path) -> _Folder:
-    found = _Folder([], [], [])
-    for entry in _entries(path):
-        if _is_folder(entry):
-            found.folders.append(entry.name)
-        elif _suffix(entry.name) not in _image_suffixes():
-            found.others.append(entry.name)
-        else:
-            status = entry.stat(follow_symlinks=os.path.exists(entry.path))  # a broken link will be told as an unreadable file
-            found.images.append((entry.name, status.st_size, status.st_mtime_ns))
-    return found
-
-
-def _entries(path: str | Path) -> list[os.DirEntry]:
-    try:
-        return sorted((entry for entry in os.scandir(path) if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"the folder {path} cannot be read ({error.strerror}): mend its permissions") from None
-
-
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
-
-
-@cache
-def _image_suffixes() -> frozenset[str]:
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in _formats())
 
 
 # ----------------------------------------------------------------------------------------------------- packing
@@ -580,66 +604,113 @@ def prepare(
     """
     num_classes = {"num_classes": 0} if unconditional else {}
     config = Config.preset("twins32", data=source, image_size=size, **num_classes)
-    out = Path(out).expanduser().resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is not empty: give another folder to pack into")
+    if not str(out).strip() or "\0" in str(out):
+        raise DataError(f"out={str(out)!r} is no folder: give one that is empty or does not exist yet")
+    out = Path(os.path.realpath(os.path.expanduser(out)))
+    with storing(out):
+        if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
+            raise DataError(f"{out} exists and is not empty: give another folder to pack into")
     if config.data == "twins" or _is_packed(Path(config.data)):
         raise DataError(f"{config.data} needs no packing: give it as data as it is")
     if out.is_relative_to(config.data):
         raise DataError(f"{out} lies in the data that is to be packed: give a folder outside of {config.data}")
-    _pack(_list(config), size, out, progress, skip_unreadable)
+    _pack(_list(config), size, out, progress, skip_unreadable, "give another folder to pack into")
     return _open_packed(out, size)
 
 
 def _cached(listing: _Listing, size: int, progress: bool) -> Images:
-    """These images from the cache, packed now if they are not in it."""
+    """These images from the cache, packed now if they are not in it, or damaged there."""
     key = hashlib.sha256(json.dumps([VERSION, size, listing.identity]).encode()).hexdigest()[:20]
     folder = data_dir() / "cache" / key
-    if folder.is_dir():
-        data = _open_packed(folder, size)
-        again = _decode_all([f"{listing.root}/{path}" for path in data.skipped], size)
-        if all(pixels is None for pixels, _ in again):
-            return data
-        shutil.rmtree(folder, ignore_errors=True)  # a file can be read after all: its permissions were mended, or the disk
+    if data := _usable(folder, listing, size):
+        return data
     with locked(folder, f"waiting for the process that packs {listing.name}" if progress else ""):
-        if not folder.is_dir():
-            _pack(listing, size, folder, progress)  # unreadable files are left out, and refused later: decoding need not be repeated
+        if data := _usable(folder, listing, size):  # another process has packed it
+            return data
+        if folder.exists():
+            delete_folder(folder)
+        # Unreadable files are left out, and refused later: decoding need not be repeated.
+        _pack(listing, size, folder, progress, True, "set WORKBENCH_DATA in the environment to a folder on another disk")
     return _open_packed(folder, size)
 
 
-def _pack(listing: _Listing, size: int, out: Path, progress: bool, skip_unreadable: bool = True) -> None:
-    """Decode the images into the folder `out`, which appears when it is complete."""
+def _usable(folder: Path, listing: _Listing, size: int) -> Images | None:
+    """A packed folder of the cache, which anybody may delete or damage: it is packed again where it is not whole, or no longer right."""
+    if not folder.exists():
+        return None
+    try:
+        data = _read_packed(folder)
+    except UnreadableError as error:
+        say_once(f"{error}: {listing.name} is packed again")
+        return None
+    facts = (data.size, data.classes, data.conditional, data.length + len(data.skipped))
+    if facts != (size, listing.classes, listing.conditional, len(listing.paths)):
+        say_once(f"unreadable: {folder} (of other images): {listing.name} is packed again")
+        return None
+    again = _decode_all([f"{listing.root}/{path}" for path in data.skipped], size)
+    if any(pixels is not None for pixels, _ in again):  # a file can be read after all: its permissions were mended, or the disk
+        return None
+    return data
+
+
+def _pack(listing: _Listing, size: int, out: Path, progress: bool, skip_unreadable: bool, cure: str) -> None:
+    """Decode the images into the folder `out`, which appears when it is complete; `cure` is what to do where there is no room."""
     start, count = time.monotonic(), len(listing.paths)
     required = count * size * size * 3
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        available = shutil.disk_usage(out.parent).free
+        with storing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            available = shutil.disk_usage(out.parent).free
         if required > available:
             raise DataError(
                 f"{listing.name} at {size}x{size} needs {required / 1e9:.2f} GB in {out.parent}, where {available / 1e9:.2f} GB are "
-                "available: make room, or set WORKBENCH_DATA in the environment to a folder on a larger disk"
+                f"available: make room, or {cure}"
             )
+        _remove_abandoned(out)
         if progress:
-            print(f"packing {count:,} images of {listing.name} at {size}x{size} into {out}", file=sys.stderr)
-        with new_folder(out) as folder:
-            _write_packed(listing, size, folder, progress, skip_unreadable)
-    except OSError as error:
-        raise DataError(
-            f"packed images cannot be written to {out.parent} ({error.strerror or error}): "
-            "make room, or set WORKBENCH_DATA in the environment to a folder that can be written to"
-        ) from None
+            print(f"packing {count:,} images of {listing.name} at {size}x{size} into {printable(str(out))}", file=sys.stderr)
+        with new_folder(out) as folder, ExitStack() as stack:
+            with suppress(OSError):  # no locks on this file system
+                stack.enter_context(_held(folder))
+            with storing(out):
+                _write_packed(listing, size, folder, progress, skip_unreadable)
+    except StorageError as error:
+        raise DataError(f"{error}, or {cure}") from None
     if progress:
         print(f"packed in {time.monotonic() - start:.0f} s", file=sys.stderr)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, which ends with this process however that ends; an OSError where another process holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Delete what killed processes left of packing `out` and, where that is in the cache, of packing anything."""
+    name = "*" if out.parent == data_dir() / "cache" else glob.escape(out.name)
+    for mark in LEFTOVERS:
+        for path in out.parent.glob(f".{name}{mark}*"):
+            with suppress(OSError):
+                unused = time.time() - path.stat().st_mtime
+                with _held(path) if unused < DAY else nullcontext():  # the lock is still to come where nothing is in it yet
+                    if unused > 60 or any(path.iterdir()):
+                        shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_packed(listing: _Listing, size: int, folder: Path, progress: bool, skip_unreadable: bool) -> None:
     shape = (len(listing.paths), size, size, 3)
     content = hashlib.sha256(json.dumps([listing.classes, size]).encode())
     labels, skipped = [], {}
-    with synced(folder / "images.npy") as file:
+    with synced(folder / "images.npy") as file, closing(_decode_all(listing.items, size)) as decoded:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         end = file.tell() + int(np.prod(shape))
-        bar = tqdm(_decode_all(listing.items, size), total=shape[0], unit="image", disable=not (progress and sys.stderr.isatty()))
+        bar = tqdm(decoded, total=shape[0], unit="image", disable=not (progress and sys.stderr.isatty()))
         for path, label, (pixels, told) in zip(listing.paths, listing.labels, bar, strict=True):
             if pixels is None:
                 skipped[path] = told
@@ -656,10 +727,11 @@ def _write_packed(listing: _Listing, size: int, folder: Path, progress: bool, sk
         np.save(file, np.array(labels, dtype=np.int64))
     meta = dict(
         version=VERSION, name=listing.name, classes=listing.classes, size=size, fingerprint=content.hexdigest(),
-        conditional=listing.conditional, skipped=skipped, ignored=listing.ignored, count=len(labels),
+        conditional=listing.conditional, skipped=skipped, ignored=listing.ignored,
     )  # fmt: skip
     with synced(folder / "meta.json") as file:
         file.write(json.dumps(meta).encode())
+    seal(folder)
 
 
 def _decode_all(items: Sequence, size: int) -> Iterator[tuple[np.ndarray | None, str]]:
@@ -671,51 +743,135 @@ def _decode_all(items: Sequence, size: int) -> Iterator[tuple[np.ndarray | None,
     workers, chunk = min(os.cpu_count() or 1, 16), 16
     Image.init()  # here, because plugins must not be loaded by several threads
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.simplefilter("ignore")  # about odd metadata
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")  # about odd metadata, and images that are large but still opened
         pending: deque = deque()  # never many: the decoded images of a large data set do not fit into memory
-        for start in range(0, len(items), chunk):
-            pending.append(pool.submit(lambda part: [_decode_one(item, size) for item in part], items[start : start + chunk]))
-            if len(pending) > 2 * workers:
+        try:
+            for start in range(0, len(items), chunk):
+                pending.append(pool.submit(lambda part: [_decode_one(item, size) for item in part], items[start : start + chunk]))
+                if len(pending) > 2 * workers:
+                    yield from pending.popleft().result()
+            while pending:
                 yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an interrupt
 
 
 def _decode_one(item: str | np.ndarray, size: int) -> tuple[np.ndarray | None, str]:
     try:
         if isinstance(item, np.ndarray):
             return decode(item, size), hashlib.sha256(item.tobytes()).hexdigest()
-        content = Path(item).read_bytes()
-        return decode(BytesIO(content), size), hashlib.sha256(content).hexdigest()
+        content = read_file(item)
+        return decode(content, size), hashlib.sha256(content).hexdigest()
     except UnidentifiedImageError:
         return None, "not an image" if content else "empty file"
     except Exception as error:  # Pillow raises almost anything on a broken file
-        return None, getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return None, _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    """What a library says of its failure, in one short line."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return shown_text(text) or type(error).__name__
 
 
 def _is_packed(folder: Path) -> bool:
-    return os.path.isfile(folder / "meta.json") and os.path.isfile(folder / "images.npy")
+    return sum(os.path.isfile(folder / name) for name in PACKED) >= 2  # damaged where one is missing, but no folder of images
 
 
 def _open_packed(folder: Path, size: int) -> Images:
-    """A packed folder, which must be of this size."""
+    """A packed folder of the user's, which must be of this size."""
     try:
-        meta = json.loads((folder / "meta.json").read_text())
-        if meta.pop("version") != VERSION:
-            raise ValueError("it is from another version of the workbench")
-        meta.pop("count")
-        labels = np.load(folder / "labels.npy")
-        images = np.load(folder / "images.npy", mmap_mode="r")[: len(labels)]
-        data = Images(images=images, labels=labels, **meta)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"the packed data in {folder} cannot be used ({error}): delete the folder, and pack it again") from None
+        data = _read_packed(folder)
+    except UnreadableError as error:
+        raise DataError(f"{error}: the packed data in {folder} cannot be used: delete the folder, and pack it again") from None
     if data.size != size:
         raise DataError(
             f"{folder} was packed at {data.size}x{data.size}, and image_size is {size}: set image_size={data.size}, "
             f"or pack it again, `python -m workbench.data prepare SOURCE OUT --size {size}`"
         )
     return data
+
+
+def _read_packed(folder: Path) -> Images:
+    """A packed folder, checked.
+
+    Raises
+    ------
+    UnreadableError
+        That names the first file that is missing, not what was written (of large images, the size alone is compared), or does not fit.
+    """
+    try:
+        for name in (SUMS, *PACKED):
+            if not os.path.isfile(folder / name):
+                raise UnreadableError(folder / name, "missing")
+        checksums = sums(folder)
+        for name in PACKED:
+            large = os.path.getsize(folder / name) > CHECKED
+            if large and name != "images.npy":
+                raise UnreadableError(folder / name, f"more than {CHECKED / 1e6:.0f} MB")
+            if not large and digest(folder / name) != checksums.get(name):
+                raise UnreadableError(folder / name, f"its SHA-256 is not the one in {SUMS}: the file was changed or damaged")
+        meta = read_json(folder / "meta.json")
+        if meta.pop("version", None) != VERSION:
+            raise UnreadableError(folder / "meta.json", "from another version of the workbench")
+        _check_meta(folder / "meta.json", meta)
+        data = Images(images=_array(folder / "images.npy"), labels=np.array(_array(folder / "labels.npy")), **meta)
+        _check_arrays(folder, data)
+    except OSError as error:
+        raise UnreadableError(folder, error.strerror or str(error)) from None
+    data.images = data.images[: len(data.labels)]
+    return data
+
+
+def _array(path: Path) -> np.ndarray:
+    """An array as a memory map, which is neither read nor allocated, however large its header says it is."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError, SyntaxError, TypeError) as error:
+        raise UnreadableError(path, _reason(error)) from None
+    if not isinstance(array, np.ndarray):
+        raise UnreadableError(path, "an archive, expected one array")
+    return array
+
+
+def _check_meta(path: Path, meta: dict) -> None:
+    """Raise an UnreadableError unless every entry is there, and of its type."""
+
+    def texts(value) -> bool:
+        return all(isinstance(item, str) for item in value)
+
+    fits = {
+        "name": lambda value: isinstance(value, str),
+        "classes": lambda value: isinstance(value, list) and value and texts(value) and len(set(value)) == len(value),
+        "size": lambda value: type(value) is int and value > 0,
+        "fingerprint": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value),
+        "conditional": lambda value: isinstance(value, bool),
+        "skipped": lambda value: isinstance(value, dict) and texts(value.values()),
+        "ignored": lambda value: isinstance(value, dict) and all(type(count) is int for count in value.values()),
+    }
+    if meta.keys() != fits.keys():
+        wrong = ", ".join(sorted(meta.keys() ^ fits.keys()))
+        raise UnreadableError(path, f"missing or unknown: {wrong}")
+    for name, fit in fits.items():
+        if not fit(meta[name]):
+            raise UnreadableError(path, f"{name} is {shown(meta[name])}")
+    if not meta["conditional"] and meta["classes"] != ["all"]:
+        raise UnreadableError(path, f"classes is {shown(meta['classes'])}, of images without classes")
+
+
+def _check_arrays(folder: Path, data: Images) -> None:
+    """Raise an UnreadableError unless images and labels are what the rest says they are."""
+    images, labels, count = data.images, data.labels, len(data.classes)
+    if labels.dtype != np.int64 or labels.ndim != 1:
+        raise UnreadableError(folder / "labels.npy", f"{labels.dtype} {labels.shape}, expected int64 (N,)")
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= count:
+        values = f"{labels.min()} to {labels.max()}" if len(labels) else "none"
+        raise UnreadableError(folder / "labels.npy", f"labels {values}, expected 0 to {count - 1}")
+    if len(np.unique(labels)) < count:
+        raise UnreadableError(folder / "labels.npy", f"labels of {len(np.unique(labels))} classes, and there are {count}")
+    expected = (len(labels) + len(data.skipped), data.size, data.size, 3)
+    if images.dtype != np.uint8 or images.shape != expected:
+        raise UnreadableError(folder / "images.npy", f"{images.dtype} {images.shape}, expected uint8 {expected}")
 
 
 @command

@@ -57,9 +57,15 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
 
 def seal(folder: Path) -> None:
     """Write `SHA256SUMS` of all files in a folder."""
-    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir()) if path.name != SUMS}
+    sums = {path.name: digest(path) for path in sorted(folder.iterdir()) if path.name != SUMS}
     with storing(folder / SUMS), synced(folder / SUMS) as file:
         file.write("".join(f"{value}  {name}\n" for name, value in sums.items()).encode())
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file of any size."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sums(folder: Path) -> dict[str, str]:
