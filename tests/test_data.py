@@ -1217,6 +1217,13 @@ def test_prepare_on_the_command_line(tmp_path, capsys):
     assert capsys.readouterr().err == f"DataError: {out} exists and is not empty: give another folder to pack into\n"
 
 
+def test_names_that_the_terminal_cannot_show(tmp_path, monkeypatch):
+    written = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", written)
+    assert main(["prepare", str(tree(tmp_path / "pets", 猫=2)), str(tmp_path / "out"), "--size", "32"]) == 0
+    assert b"\\u732b 2" in written.buffer.getvalue()
+
+
 def test_prepare_refuses(tmp_path, capsys):
     root = tree(tmp_path / "pets", cat=2, dog=2)
     spoil(root)

@@ -53,6 +53,8 @@ def command(main):
 
     @functools.wraps(main)
     def run(*arguments) -> int:
+        with suppress(AttributeError):  # names of files and classes are printed whatever the terminal's encoding is
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             main(*arguments)
             sys.stdout.flush()

@@ -19,7 +19,7 @@ def samples(run: Run, step: int | None = None, width: int = 800) -> Image.Image:
     """The sample grid of a step (by default the newest), enlarged without blur to about `width` pixels."""
     steps = run.sample_steps()
     # RGBA, which JPEG cannot hold: Jupyter would keep a blurred JPEG beside the PNG.
-    image = Image.open(run.sample_path(steps[-1] if step is None else step)).convert("RGBA")
+    image = Image.open(run.sample_path(steps[-1] if step is None else step), formats=["PNG"]).convert("RGBA")
     factor = max(1, round(width / image.width))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
