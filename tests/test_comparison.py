@@ -168,7 +168,7 @@ def test_without_any_run():
 
 def test_everything_is_written_and_the_page_needs_no_network(sweep, capsys):
     folder = Comparison(runs="0.0*").export()
-    assert folder == outputs_dir() / "comparisons" / "0.0"
+    assert folder.parent == outputs_dir() / "comparisons" and re.fullmatch(r"0\.0-\w{8}", folder.name)
     drawn = {f"{name}.{ending}{json}" for name in ("curves", "scores", "scatter") for ending in ("svg", "pdf") for json in ("", ".json")}
     tables = {f"{name}.{ending}" for name in ("overview", "differences", "score-table") for ending in ("csv", "tex")}
     assert {path.name for path in folder.iterdir()} == drawn | tables | {"history.csv", "scores.csv", "comparison.html"}
@@ -179,7 +179,7 @@ def test_everything_is_written_and_the_page_needs_no_network(sweep, capsys):
     for name in ("overview", "differences", "score-table"):
         parsed((folder / f"{name}.tex").read_text())
     tex = (folder / "score-table.tex").read_text()
-    assert r"$1.1 \pm 1.0$" in tex and "n=50,000" in tex and r"\label{tab:0.0-score-table}" in tex
+    assert r"$1.1 \pm 1.0$" in tex and "n=50,000" in tex and rf"\label{{tab:{folder.name}-score-table}}" in tex
     again = figures.redraw(folder / "scatter.pdf.json")
     assert again.save(folder / "again.pdf").read_bytes() == (folder / "scatter.pdf").read_bytes()
 
@@ -192,8 +192,18 @@ def test_everything_is_written_and_the_page_needs_no_network(sweep, capsys):
 
 def test_the_folder_is_named_after_the_runs(tmp_path):
     base = outputs_dir() / "comparisons"
-    for given, folder in ((dict(), base / "all"), (dict(runs="a-*, ../b"), base / "a-_.._b"), (dict(out="mine"), base / "mine")):
-        assert Comparison(**given).folder == folder
+    for given, name in (
+        (dict(), "all"),
+        (dict(runs="cat-0"), "cat-0"),
+        (dict(out="mine"), "mine"),
+        (dict(runs="a-*, ../b"), r"a-_\.\._b-\w{8}"),
+    ):
+        folder = Comparison(**given).folder
+        assert folder.parent == base and re.fullmatch(name, folder.name)
+    alike = ("a", "a-*", "a,", "a-?", "A", "é" * 200, "é" * 201, "x" * 300 + "1", "x" * 300 + "2", "a b", "a_b", "*", "?")
+    names = [Comparison(runs=runs).folder.name for runs in alike]
+    assert len(set(names)) == len(names) - 1 and names[0] == names[2]  # "a," are the runs of "a"
+    assert all(len(name.encode()) <= 200 and not name.startswith(("-", ".")) for name in names)
     assert Comparison(out=str(tmp_path / "there")).folder == tmp_path / "there"
 
 

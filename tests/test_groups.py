@@ -84,12 +84,22 @@ def test_a_fork_is_no_replicate_and_a_resumed_run_is(make):
     assert groups.differing([parent, fork]) == ["resume"] and len(groups.group([parent, other, fork])) == 2
 
 
-def test_a_run_that_cannot_be_read_is_named(make):
-    run = make("broken")
-    (run.path / "config.json").write_text('{"wdth": 3}')
-    with pytest.raises(WorkbenchError, match="run 'broken' cannot be compared: unknown parameter 'wdth'"):
-        groups.group([run])
+@pytest.mark.parametrize("content", [b"", b'{"wdth": 3}', b'{"width": ', b"[1]", b"\xff\xfe", b'{"lr_d": "fast"}', b"\0" * 40])
+def test_a_run_that_cannot_be_read_is_reported_and_left_out(make, content, capsys):
+    good, bad = make("good"), make("bad")
+    (bad.path / "config.json").write_bytes(content)
+    (group,) = groups.group([bad, good])
+    assert group.label == "good" and groups.differing([bad, good]) == [] and groups.readable([bad]) == []
+    said = capsys.readouterr().err
+    assert said.startswith(f"unreadable: {bad.path}") and said.count("\n") == 1
     assert groups.group([]) == [] and groups.differing([]) == []
+
+
+def test_names_of_folders_differ_where_texts_do():
+    texts = ["a", "a-*", "a?", "a/b", "a_b", "a b", "é" * 90, "é" * 91, "x" * 400, "x" * 401, "..", ".", "", "a\ud800", "a;b"]
+    names = [groups.folder_name(text) for text in texts]
+    assert len(set(names)) == len(texts) and groups.folder_name("lr_d=0.001-seed=1") == "lr_d=0.001-seed=1"
+    assert all(0 < len(name.encode()) <= 160 and not set(name) & set("/ *?;") and name[0] not in ".-" for name in names[:-3] if name)
 
 
 # ------------------------------------------------------------------------------------------------------ axes and means
@@ -99,6 +109,15 @@ def test_places_on_an_axis():
     history = [dict(step=10, images=80, seconds=360), dict(step=20, images=160, seconds=1080)]
     for axis, expected in (("steps", [0, 5, 15, 30]), ("images", [0, 40, 120, 160]), ("hours", [0, 0.05, 0.2, 0.3])):
         np.testing.assert_allclose(groups.along(history, axis, [0, 5, 15, 30]), expected)
+    odd = [
+        dict(step=1),
+        dict(step=2, seconds="x"),
+        dict(step=3, seconds=None),
+        dict(step="4", seconds=1),
+        dict(step=5, seconds=float("nan")),
+    ]
+    np.testing.assert_allclose(groups.along([*odd, *history], "hours", [5, 15]), [0.05, 0.2])
+    assert np.isnan(groups.along(odd, "hours", [1, 2])).all()
     assert np.isnan(groups.along([], "hours", [1, 2])).all() and list(groups.along([], "steps", [1, 2])) == [1, 2]
 
 
@@ -132,6 +151,30 @@ def test_scores_of_runs(make):
     assert [score.value for score in groups.scores(members, "fid", records={"a": 1})["fid"]] == [2.0, 3.0]
     with pytest.raises(WorkbenchError, match="there is no score 'fi' yet; did you mean 'fid'"):
         groups.scores(members, "fi")
+
+
+@pytest.mark.parametrize("lacks", ["settings", "extractor", "reference"])
+@pytest.mark.parametrize("value", [None, "text", [], {}, 3])
+def test_evaluations_without_a_complete_protocol_are_left_out_and_reported(make, capsys, lacks, value):
+    run = make("a")
+    record = scored(run, 10, fid=1.0)
+    run.append("evaluations.jsonl", record | {lacks: value, "step": 20})
+    run.append(
+        "evaluations.jsonl", {key: item for key, item in record.items() if key not in (lacks, "errors", "per_class", "n")} | {"step": 30}
+    )
+    assert [score.step for score in groups.scores(groups.group([run]))["fid"]] == [10]
+    said = capsys.readouterr().err
+    assert f"{run.path}/evaluations.jsonl: records without a complete protocol are left out" in said and said.count("\n") == 1
+
+
+def test_scores_that_are_no_finite_numbers_are_left_out_and_reported(make, capsys):
+    run = make("a")
+    nan, inf = float("nan"), float("inf")
+    scored(run, 10, fid=1.0, kid="x", null=None, nan=nan, inf=inf, true=True, text="1.5", list=[1], huge=10**400)
+    found = groups.scores(groups.group([run]))
+    assert [(name, [score.value for score in values]) for name, values in found.items()] == [("fid", [1.0])]
+    said = capsys.readouterr().err.splitlines()
+    assert any("null of step 10 is 'None', not a finite number" in line for line in said) and len(said) == len(set(said))
 
 
 def test_scores_of_different_protocols_are_refused_unless_asked_for_or_chosen(make):

@@ -50,11 +50,17 @@ class Ended:
 def test_a_training_that_another_machine_began_first_is_waited_for(monkeypatch):
     """Starting it fails, since its folder exists; the other machine finishes it."""
     (trial,) = trials()[:1]
-    looked = iter(["created", "created", "created", "running", "running", "finished", "finished", "finished"])
+    looked = iter(["waiting", "created", "created", "running", "running", "finished"])
     monkeypatch.setattr(type(trial), "state", property(lambda self: next(looked, "finished")))
     monkeypatch.setattr("workbench.experiments.trials.POLL", 0)
     started = []
-    monkeypatch.setattr(subprocess, "Popen", lambda *words, **how: started.append(words) or Ended(1))
+
+    def refused(command, stdout, **how):
+        started.append(command)
+        stdout.write(f"ParameterError: run='{trial.config.run}' exists already; go on with it\n")
+        return Ended(1)
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
     carry_out([trial])
     assert len(started) == 1
 

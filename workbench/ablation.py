@@ -8,37 +8,40 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 from . import groups
-from .comparison import all_scores
+from .comparison import all_scores, export_folder, papermill_command, require_folder
 from .config import PRESETS, Config, outputs_dir
-from .experiments import correspondence
+from .experiments import correspondence, plan
 from .experiments.paper import EXPERIMENTS, Experiment, sweep
 from .experiments.significance import ALPHA, RELEVANT, lower
 from .experiments.trials import Trial, carry_out, fingerprint
-from .figures import Drawing, Plot, Table, listing, measured, write
+from .figures import Drawing, Measured, Plot, Table, listing, measured, write
 from .figures import correspondence as draw_study
 from .figures import experiments as draw_experiments
 from .figures import long_range as draw_long_range
 from .figures import transplant as draw_transplant
-from .files import replace_text
+from .files import replace_text, storing
 from .groups import Group, Score
 from .metrics.reported import PAPER
-from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_list
+from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_list, say_once, whole
 from .progress import progress, silent
 from .runs import Run, describe_machine, find_runs, git_state
 
 
 def _read_seeds(value, refuse) -> str:
-    parts = [part.strip() for part in read_list(value, refuse).strip("[]() ").split(",")]
-    if not parts or not all(part.isdigit() for part in parts):
+    seeds = [whole(part.strip()) for part in read_list(value, refuse).strip("[]() ").split(",")]
+    if None in seeds:
         refuse("seeds such as 0,1,2,3,4")
-    return ",".join(dict.fromkeys(str(int(part)) for part in parts))
+    seed, times = Counter(seeds).most_common(1)[0]
+    if times > 1:
+        refuse(f"a list of different seeds: {seed} is there {times} times")
+    return ",".join(map(str, seeds))
 
 
 @dataclass(frozen=True)
@@ -68,27 +71,85 @@ class Ablation(Parameters):
     )
     out: str = parameter("", "folder to write, in outputs/ablations or a path; empty: named after the settings")
 
+    def __post_init__(self):
+        super().__post_init__()
+        self._check()
+
     # --------------------------------------------------------------------------------------------- what it is about
 
-    @property
+    def _check(self) -> None:
+        """Refuse what would show only after trainings, and what nobody can do."""
+        names, base = self.names, self.base
+        if self.grid and "sweep" not in names:
+            raise ParameterError(f"{plan.shown('grid', self.grid)} goes with experiments='sweep', not with {self.experiments!r}")
+        if self.evaluations > max(base.steps, Ablation.evaluations):
+            raise ParameterError(f"evaluations={self.evaluations} does not fit trainings of {base.steps} steps: at most one in each step")
+        plan.require_size(plan.count_arms(names, self._grid, base), len(self._seeds), base, min(self.evaluations, base.steps))
+        plan.require_jobs(self.jobs)
+        where = plan.shown("settings", self.settings)
+        plan.require_used(where, self._settings, names, self._grid, self._base_of)
+        for name in names:
+            given = plan.shown("grid", self.grid) if name == "sweep" else plan.shown("experiments", self.experiments)
+            plan.arms_of(name, self.experiment(name), base, given)
+        if self.score:
+            plan.require_score(self.score, base)
+        if self.study:
+            self._check_study()
+        require_folder("out", self.out, self.folder)
+
+    def _check_study(self) -> None:
+        try:
+            runs = groups.readable(find_runs(self.study)) if self.study.strip(" ,") else []
+            for run in runs:
+                correspondence.require_one_pair(run)
+        except WorkbenchError as error:
+            raise ParameterError(f"{plan.shown('study', self.study)}: {error}") from None
+        if not runs:
+            raise ParameterError(f"{plan.shown('study', self.study)} names no run that can be read")
+
+    @cached_property
     def names(self) -> list[str]:
         """The experiments."""
         known = [*EXPERIMENTS, "sweep"]
         names = list(EXPERIMENTS) if self.experiments == "all" else [name.strip() for name in self.experiments.split(",")]
         for name in names:
             if name not in known:
-                raise ParameterError(f"experiments={self.experiments!r}: {name!r} is not one of {', '.join(known)}")
-        if "sweep" in names and not self.grid:
+                raise ParameterError(f"{plan.shown('experiments', self.experiments)}: {name!r} is not one of {', '.join(known)}")
+            if names.count(name) > 1:
+                raise ParameterError(f"{plan.shown('experiments', self.experiments)}: {name} is there twice")
+        if "sweep" in names and not self.grid.strip():
             raise ParameterError('experiments="sweep" needs grid, such as "lr_d=1e-4|4e-4; width=16|24"')
         return names
 
     @cached_property
+    def _grid(self) -> dict[str, list[str]]:
+        return plan.grid_values(self.grid)
+
+    @cached_property
+    def _settings(self) -> dict[str, str]:
+        settings = plan.assignments("settings", self.settings)
+        for name in ("data", "steps"):
+            if name in settings and getattr(self, name):
+                raise ParameterError(f"{name}={getattr(self, name)!r} is also in {plan.shown('settings', self.settings)}: give it once")
+        return settings
+
+    @cached_property
+    def _seeds(self) -> list[int]:
+        return [int(seed) for seed in self.seeds.split(",")]
+
+    @cached_property
     def base(self) -> Config:
         """What all trainings have in common."""
-        given = dict(preset=self.preset) | _assignments("settings", self.settings)
+        return self._base_of(self._settings)
+
+    def _base_of(self, settings: Mapping[str, str]) -> Config:
+        given = dict(preset=self.preset) | dict(settings)
         given |= dict(data=self.data) if self.data else {}
         given |= dict(steps=self.steps) if self.steps else {}
-        config = Config.from_parameters(given)
+        try:
+            config = Config.from_parameters(given)
+        except ParameterError as error:
+            raise ParameterError(f"{plan.shown('settings', self.settings)}: {error}" if settings else str(error)) from None
         often = -(-config.steps // self.evaluations)
         saved = min(config.checkpoint_every, config.steps)
         return config.replace(evaluate_every=often, evaluate_n=self.n, sample_every=often, checkpoint_every=saved, keep_checkpoints=1)
@@ -97,13 +158,13 @@ class Ablation(Parameters):
         """The experiment of this name, at this size."""
         if name != "sweep":
             return EXPERIMENTS[name](self.base)
-        return sweep({key: [value.strip() for value in values.split("|")] for key, values in _assignments("grid", self.grid).items()})
+        return sweep(self._grid)
 
     def trials(self, name: str) -> list[Trial]:
         """The trainings of an experiment: every arm with every seed. Equal settings are one run, whichever experiments ask for it."""
         if name not in self._trials:
-            arms, seeds = self.experiment(name).arms, [int(seed) for seed in self.seeds.split(",")]
-            self._trials[name] = [Trial.of(self.base, label, changes, seed) for label, changes in arms.items() for seed in seeds]
+            arms = self.experiment(name).arms
+            self._trials[name] = [Trial.of(self.base, label, changes, seed) for label, changes in arms.items() for seed in self._seeds]
         return self._trials[name]
 
     @cached_property
@@ -120,23 +181,25 @@ class Ablation(Parameters):
         return found
 
     def arms(self, name: str) -> list[Group]:
-        """The arms of an experiment as groups of runs: those that were begun."""
+        """The arms of an experiment as groups of runs: those that were begun and can be read."""
         trials = self.trials(name)
         return [
-            Group(label, tuple(trial.run for trial in trials if trial.label == label and trial.run), changes)
+            Group(label, tuple(groups.readable(trial.run for trial in trials if trial.label == label and trial.run)), changes)
             for label, changes in self.experiment(name).arms.items()
         ]
 
     @property
     def folder(self) -> Path:
-        """Where it is written to: `outputs/ablations/<name>`."""
-        return outputs_dir() / "ablations" / Path(self.out or f"{self.preset}-{fingerprint(self.base)}").expanduser()
+        """Where it is written to: `outputs/ablations/<name>`; without `out` named after the preset, a hash of the settings that all trainings
+        have in common, and what was not `all` experiments."""
+        words = [] if self.experiments == "all" else [*self.names, *([self.grid] if "sweep" in self.names else [])]
+        return export_folder("ablations", self.out, "-".join([self.preset, fingerprint(self.base), *words]))
 
     @property
     def command(self) -> str:
         """What does all of it again, in the folder of the notebooks."""
-        given = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "train" and getattr(self, f.name) != f.default]
-        return shlex.join(["papermill", "ablation.ipynb", *(word for name, value in given for word in ("-p", name, str(value)))])
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "train" and getattr(self, f.name) != f.default}
+        return papermill_command("ablation.ipynb", given)
 
     # -------------------------------------------------------------------------------------------------- doing it
 
@@ -158,13 +221,17 @@ class Ablation(Parameters):
         notes = (
             f"{len(trials)} trainings of {base.steps:,} G steps each, {sum(trial.at_rest for trial in trials)} of them done: {steps:,} steps of G "
             f"or D, of batches of {base.batch_size}",
-            f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: papermill compare.ipynb -p runs {fingerprint(base)}",
+            f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: "
+            f"{papermill_command('compare.ipynb', dict(runs=fingerprint(base)))}",
         )
-        return Table(rows, notes)
+        unreadable = [trial.run.status()["message"] for trial in trials if trial.state == "unreadable"]
+        return Table(rows, (*notes, *unreadable))
 
     def carry_out(self) -> None:
         """Do the trainings that are missing; see `trials.carry_out`."""
         if self.train:
+            with storing(self.folder):  # now, and not after hours
+                self.folder.mkdir(parents=True, exist_ok=True)
             carry_out(list(self.all_trials().values()), self.jobs)
 
     # --------------------------------------------------------------------------------------------------- what came out
@@ -254,8 +321,8 @@ class Ablation(Parameters):
     def studied(self) -> list[Run]:
         """The runs whose attention is asked what it follows."""
         if self.study:
-            return find_runs(self.study)
-        own = [Trial.of(self.base, "", {}, int(seed)) for seed in self.seeds.split(",")] if self.base.data == "twins" else []
+            return groups.readable(find_runs(self.study))
+        own = [Trial.of(self.base, "", {}, seed) for seed in self._seeds] if self.base.data == "twins" else []
         return [trial.run for trial in own if trial.state == "finished"]
 
     def _layers(self) -> list[tuple[Run, str]]:
@@ -368,26 +435,33 @@ class Ablation(Parameters):
         `results.json` is small enough to be committed: the command that does it again, commits, hours of training (of all trainings together,
         `jobs` of them at a time), versions and machine, and the tables with all their numbers.
         """
-        folder = self.folder
-        folder.mkdir(parents=True, exist_ok=True)
         tables = {name: self.table(name) for name in self.names}
         tables |= {"verdicts": self.verdicts(), "shape": self.shape(), "long-range": self.long_range()}
         figures = {name: self.plot(name) for name in self.names}
         figures |= {"shape": self.shape_figure(), "transplant": self.transplant_figure(), "long-range": self.long_range_figure()}
         captions = {name: self.experiment(name).about for name in self.names} | CAPTIONS
-        write(folder, tables, captions, {name: figure for name, figure in figures.items() if figure is not None})
-        all_scores([group for name in self.names for group in self.arms(name)]).csv(folder / "scores.csv")
-        runs = [trial.run for trial in self.all_trials().values() if trial.run]
-        hours = sum(row["seconds"] for run in runs for row in run.history()[-1:] if "seconds" in row) / 3600
-        commits = sorted({run.provenance["git"]["commit"] or "unknown" for run in runs if run.provenance})
+        scores = all_scores([group for name in self.names for group in self.arms(name)])
+        record = self._record(tables)
+        folder = self.folder
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write(folder, tables, captions, {name: figure for name, figure in figures.items() if figure is not None})
+            scores.csv(folder / "scores.csv")
+            replace_text(folder / "results.json", json.dumps(record, indent=1, allow_nan=False))
+        print(listing(folder))
+        return folder
+
+    def _record(self, tables: Mapping[str, Table]) -> dict:
+        """What `results.json` holds; numbers that are not finite are null, as JSON has it."""
+        runs = groups.readable(trial.run for trial in self.all_trials().values() if trial.run)
+        hours = sum(row["seconds"] for run in runs for row in run.history()[-1:] if groups.is_number(row.get("seconds"))) / 3600
+        commits = sorted({_commit(run) for run in runs} - {""})
         here = describe_machine()
         here["machine"] = {name: here["machine"][name] for name in ("processor", "cores", "gpus")}  # what others may know of it
         record = dict(command=self.command, git=git_state(), **here, trainings=dict(n=len(runs), hours=hours, commits=commits))
         record["tables"] = {name: dict(rows=[_plain(row) for row in table.rows], notes=table.notes) for name, table in tables.items()}
-        record["long_range"] = self._long_range()[0]
-        replace_text(folder / "results.json", json.dumps(record, indent=1))
-        print(listing(folder))
-        return folder
+        record["long_range"] = [_plain(row) for row in self._long_range()[0]]
+        return record
 
 
 CAPTIONS = {
@@ -397,17 +471,6 @@ CAPTIONS = {
 }
 
 
-def _assignments(name: str, text: str) -> dict[str, str]:
-    """ "a=1; b=2" as a dict."""
-    found = {}
-    for part in filter(None, (part.strip() for part in text.split(";"))):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise ParameterError(f"{name}={text!r}: {part!r} is not parameter=value")
-        found[key.strip()] = value.strip()
-    return found
-
-
 def _paper_last(rows: list[dict]) -> list[dict]:
     """Rows whose columns come in one order, that of the paper last."""
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -415,9 +478,24 @@ def _paper_last(rows: list[dict]) -> list[dict]:
     return [{name: row.get(name) for name in names} for row in rows]
 
 
-def _plain(row: dict) -> dict:
-    """A row as JSON has it."""
-    return {name: value if value is None or isinstance(value, str | int | float) else asdict(value) for name, value in row.items()}
+def _plain(value):
+    """A row as JSON has it: numbers that are not finite are null."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, Measured):
+        return _plain(asdict(value))
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _commit(run: Run) -> str:
+    """The commit that a run was trained by; "unknown" where there was no git, and "" before its first start."""
+    try:
+        git = run.provenance.get("git")
+    except WorkbenchError as error:
+        say_once(str(error))
+        return "unknown"
+    commit = git.get("commit") if isinstance(git, dict) else None
+    return commit if isinstance(commit, str) else "unknown" if run.provenance else ""
 
 
 def _pairs(rows: Sequence[dict]) -> list[tuple[str, str]]:

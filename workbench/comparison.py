@@ -8,10 +8,11 @@ from __future__ import annotations
 import base64
 import html
 import io
-import re
+import os
+import shlex
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,9 @@ from . import groups
 from .config import outputs_dir
 from .diagnostics import with_margin
 from .figures import Drawing, Plot, Table, curves, growth, listing, measured, sample_rows, scatter, scores, write
-from .files import replace_text
+from .files import replace_text, storing
 from .groups import AXES, Group
-from .parameters import Parameters, parameter, read_list
+from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_list, whole
 from .progress import progress
 from .runs import Run, find_runs, git_state
 
@@ -38,10 +39,12 @@ th, td { padding: .25em .8em; border-bottom: 1px solid #e3e6ea } thead th { bord
 
 def _read_steps(value, refuse) -> str:
     text = read_list(value, refuse).strip("[]() ")
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if text not in ("last", "common") and not (parts and all(part.isdigit() for part in parts)):
+    if text in ("last", "common"):
+        return text
+    steps = [whole(part.strip()) for part in text.split(",") if part.strip()]
+    if not steps or None in steps:
         refuse('"last", "common", or steps such as 500,1000')
-    return text if text in ("last", "common") else ",".join(parts)
+    return ",".join(map(str, dict.fromkeys(steps)))
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ class Comparison(Parameters):
     weights: str = parameter("auto", "of G: averaged, trained, or averaged where there are such", choices=("ema", "raw", "auto"))
     out: str = parameter("", "folder to write, in outputs/comparisons or a path; empty: named after the runs")
 
+    def __post_init__(self):
+        super().__post_init__()
+        require_folder("out", self.out, self.folder)
+
     # ------------------------------------------------------------------------------------------------- what it is about
 
     def groups(self) -> list[Group]:
@@ -85,15 +92,18 @@ class Comparison(Parameters):
         Raises
         ------
         WorkbenchError
-            If a name, pattern or tag stands for nothing.
+            If a name, pattern or tag stands for nothing, or none of the named runs can be read. One that cannot is otherwise left out.
         """
-        return groups.group(find_runs(self.runs))
+        runs = find_runs(self.runs)
+        kept = groups.readable(runs)
+        if runs and not kept and self.runs.strip(" ,"):
+            raise WorkbenchError(f"runs={self.runs!r}: none of the {len(runs)} runs can be read; see the lines above, fix or delete them")
+        return groups.group(kept)
 
     @property
     def folder(self) -> Path:
         """Where it is written to: `outputs/comparisons/<name>`."""
-        name = self.out or re.sub(r"[^\w.=+-]+", "_", self.runs).strip("_-")[:80] or "all"
-        return outputs_dir() / "comparisons" / Path(name).expanduser()
+        return export_folder("comparisons", self.out, self.runs.strip(" ,") or "all")
 
     @property
     def _selection(self) -> dict:
@@ -107,7 +117,7 @@ class Comparison(Parameters):
         for group in self.groups():
             for run in group.runs:
                 status, history, checkpoints = run.status(), run.history(), run.checkpoint_steps()
-                last = history[-1] if history else {}
+                last = {name: value for name, value in history[-1].items() if groups.is_number(value)} if history else {}
                 state = "shipped" if run.reference == "demo" and status["pid"] is None else status["state"]
                 rows.append({
                     "run": run.name, "group": group.label, "state": state, "step": last.get("step", 0), "of": run.config.steps,
@@ -218,10 +228,12 @@ class Comparison(Parameters):
         drawn = {"curves": self.curves(), "scores": self.scores_over_time(), "scatter": self.against_parameters()}
         drawn |= {"growth": self.growth(), "samples": self.samples()}
         figures = {name: made for name, made in drawn.items() if made is not None and (name == "samples" or len(made.figure.data))}
-        write(folder, tables, CAPTIONS, figures)
-        all_histories(members).csv(folder / "history.csv")
-        all_scores(members).csv(folder / "scores.csv")
-        replace_text(folder / "comparison.html", self._page(members, tables, figures))
+        histories, values, page = all_histories(members), all_scores(members), self._page(members, tables, figures)
+        with storing(folder):
+            write(folder, tables, CAPTIONS, figures)
+            histories.csv(folder / "history.csv")
+            values.csv(folder / "scores.csv")
+            replace_text(folder / "comparison.html", page)
         print(listing(folder))
         return folder
 
@@ -258,22 +270,83 @@ CAPTIONS = {
 
 def all_histories(members: Sequence[Group]) -> Table:
     """Every logged step of every run: a row each."""
-    return Table([
-        {"run": run.name, "group": group.label, "seed": run.config.seed} | {k: v for k, v in row.items() if isinstance(v, int | float)}
-        for group in members for run in group.runs for row in with_margin(run.history())
-    ])  # fmt: skip
+    rows = []
+    for group in members:
+        for run, seed in zip(group.runs, group.seeds, strict=True):
+            head = {"run": run.name, "group": group.label, "seed": seed}
+            rows += [head | {name: value for name, value in row.items() if groups.is_number(value)} for row in with_margin(run.history())]
+    return Table(rows)
 
 
 def all_scores(members: Sequence[Group]) -> Table:
     """Every score of every evaluation of every run, with its protocol: a row each."""
     found = groups.scores(members, across_protocols=True)
+    seeds = {run.path: seed for group in members for run, seed in zip(group.runs, group.seeds, strict=True)}
     return Table([
         {
-            "run": score.run.name, "group": score.group.label, "seed": score.run.config.seed, "step": score.step, "score": score.name,
-            "value": score.value, "error": score.record["errors"].get(score.name), "protocol": score.protocol,
+            "run": score.run.name, "group": score.group.label, "seed": seeds[score.run.path], "step": score.step, "score": score.name,
+            "value": score.value, "error": _error(score), "protocol": score.protocol,
         }
         for values in found.values() for score in values
     ])  # fmt: skip
+
+
+def _error(score: groups.Score) -> float | None:
+    """The standard deviation of a score, where its record has one."""
+    errors = score.record.get("errors")
+    error = errors.get(score.name) if isinstance(errors, dict) else None
+    return error if groups.is_number(error) else None
+
+
+# ----------------------------------------------------------------------------------------- where it goes, and how again
+
+
+def export_folder(kind: str, out: str, default: str) -> Path:
+    """The folder to export to: `out`, a name in `outputs/<kind>` or a path, or one that is named after `default`."""
+    return outputs_dir() / kind / (os.path.expanduser(out) if out else groups.folder_name(default))
+
+
+def require_folder(parameter: str, out: str, folder: Path) -> None:
+    """Refuse a folder that cannot be exported to, before the work that is to be exported; "" is one of our own naming.
+
+    Raises
+    ------
+    ParameterError
+        If `out` leads out of its place, or is no folder that can be written to.
+    """
+    if not out:
+        return
+    reason = ""
+    relative = not os.path.isabs(os.path.expanduser(out))
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not (out.strip() and out.isprintable()):
+        reason = "names no folder"
+    elif relative and (".." in folder.parts or out.startswith("~") or Path(out) == Path()):
+        reason = "leads elsewhere: give a name, or an absolute path"
+    elif any(len(os.fsencode(part)) > 255 for part in folder.parts):
+        reason = "has a name of more than 255 bytes"
+    elif not there.is_dir():
+        reason = f"cannot be a folder: {there} is none"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        reason = f"cannot be written to: check the permissions of {there}, and that its disk can be written to"
+    if reason:
+        raise ParameterError(f"{parameter}={out[:120]!r} {reason}")
+
+
+def papermill_command(notebook: str, parameters: Mapping) -> str:
+    """A command line to paste. Text that papermill would take for something else, such as the name 007, is given as it stands (`-r`)."""
+    words = ["papermill", notebook]
+    for name, value in parameters.items():
+        words += ["-r" if isinstance(value, str) and not _is_plain_text(value) else "-p", name, str(value)]
+    return shlex.join(words)
+
+
+def _is_plain_text(text: str) -> bool:
+    try:
+        float(text)  # papermill asks the same
+    except ValueError:
+        return text not in ("True", "False", "None")
+    return False
 
 
 def _runs(members: Sequence[Group]) -> list[Run]:

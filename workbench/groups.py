@@ -5,18 +5,22 @@ A `Group` are runs of the same settings and different seeds: what has a mean and
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from .metrics.protocols import brief, differences, require_comparable
-from .parameters import ParameterError, WorkbenchError, nearest
+from .metrics.protocols import PROTOCOLS, brief, differences, require_comparable
+from .parameters import ParameterError, WorkbenchError, nearest, say_once
 from .runs import Run
 
 NAMES_OF_A_RUN = ("preset", "run", "note", "tags")  # what a run is called: no setting of it
 LONG = 44  # characters of a label
+NAME_BYTES = 150  # of a folder that is named after settings: file systems take 255, temporary files beside it add to it
 AXES = {"steps": ("step", 1, "G step"), "images": ("images", 1, "images"), "hours": ("seconds", 3600, "hours of training")}
 
 # ------------------------------------------------------------------------------------------------------ settings
@@ -28,21 +32,42 @@ def settings(run: Run) -> dict:
     Raises
     ------
     WorkbenchError
-        If its configuration cannot be read.
+        If its configuration cannot be read; the message names the folder.
     """
     try:
         values = asdict(run.config)
-    except ParameterError as error:
-        raise WorkbenchError(f"run {run.name!r} cannot be compared: {error}") from None
-    if "@" not in values["resume"]:  # a run that merely went on is the run that it was
+    except (ParameterError, OSError, ValueError) as error:
+        raise WorkbenchError(f"unreadable: {run.path} ({error})") from None
+    if "@" not in values["resume"]:  # a resumed run counts as the same run
         values["resume"] = ""
     return {name: value for name, value in values.items() if name not in NAMES_OF_A_RUN}
 
 
+def readable(runs: Iterable[Run]) -> list[Run]:
+    """The runs whose configuration can be read; each of the others is reported once, and left out."""
+    kept = []
+    for run in runs:
+        try:
+            settings(run)
+        except WorkbenchError as error:
+            say_once(f"{error}: left out")
+        else:
+            kept.append(run)
+    return kept
+
+
 def differing(runs: Sequence[Run]) -> list[str]:
     """The parameters that are not the same in all runs, in the order of their declaration; the seed is not one of them."""
-    found = [settings(run) for run in runs]
+    found = [settings(run) for run in readable(runs)]
     return [name for name in (found[0] if found else ()) if name != "seed" and any(other[name] != found[0][name] for other in found)]
+
+
+def folder_name(text: str) -> str:
+    """Text as the name of a folder. It ends in a hash where characters were replaced or cut off: different texts have different names."""
+    name = re.sub(r"[^\w.=+-]+", "_", text).encode(errors="replace")[:NAME_BYTES].decode(errors="ignore").strip("_-.")
+    if name == text:
+        return name
+    return f"{name}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}".lstrip("-")
 
 
 def written(value) -> str:
@@ -79,7 +104,8 @@ class Group:
 
 
 def group(runs: Sequence[Run]) -> list[Group]:
-    """Runs in groups of the same settings but for the seed, in the order in which they are met."""
+    """Runs in groups of the same settings but for the seed, in the order in which they are met; unreadable ones are left out."""
+    runs = readable(runs)
     names, members = differing(runs), {}
     for run in runs:
         members.setdefault(tuple(settings(run)[name] for name in names), []).append(run)
@@ -109,6 +135,11 @@ def _name(runs: Sequence[Run]) -> str:
 # --------------------------------------------------------------------------------------------------- along an axis
 
 
+def is_number(value) -> bool:
+    """Whether a value of a record is a finite number: files of other versions hold anything."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def along(history: Sequence[dict], axis: str, steps: Sequence[int]) -> np.ndarray:
     """Where steps are on an axis: "steps", "images" or "hours" (of training, by this run's own clock); NaN where nothing tells.
 
@@ -116,7 +147,7 @@ def along(history: Sequence[dict], axis: str, steps: Sequence[int]) -> np.ndarra
     """
     key, unit, _ = AXES[axis]
     steps = np.asarray(steps, float)
-    rows = [row for row in history if key in row]
+    rows = [row for row in history if is_number(row.get("step")) and is_number(row.get(key))]
     if key == "step":
         return steps
     if not rows:
@@ -190,11 +221,16 @@ def scores(
     for group in groups:
         for run in group.runs:
             for record in run.evaluations()[: (records or {}).get(run.reference)]:
-                if "settings" not in record or (like and differences(like, record)):
+                if not _complete(record):
+                    say_once(
+                        f"{run.path}/evaluations.jsonl: records without a complete protocol are left out: their scores compare with nothing"
+                    )
+                    continue
+                if like and differences(like, record):
                     continue
                 protocols.append(record["protocol"])
                 if protocol in record["protocol"]:
-                    for name, value in record["scores"].items():  # of the same step and protocol, the newest counts
+                    for name, value in _finite_scores(run, record):  # of the same step and protocol, the newest counts
                         found[name, run.path, record["protocol"], record["step"]] = Score(group, run, name, record["step"], value, record)
     if protocol and protocols and not found:
         there = "; ".join(dict.fromkeys(map(brief, protocols)))
@@ -207,6 +243,29 @@ def scores(
         require_comparable([score.record for score in by_name[name]])
     order = {run.path: k for k, run in enumerate(run for group in groups for run in group.runs)}
     return {name: sorted(by_name[name], key=lambda score: (order[score.run.path], score.step)) for name in chosen}
+
+
+def _complete(record: dict) -> bool:
+    """Whether an evaluation tells all that comparing it takes. Some kinds lack it, and those of other versions may."""
+    settings, extractor, reference = (record.get(name) for name in ("settings", "extractor", "reference"))
+    if not all(isinstance(part, dict) for part in (settings, extractor, reference)):
+        return False
+    known = PROTOCOLS.get(settings["name"]) if isinstance(settings.get("name"), str) else None
+    return (
+        known is not None
+        and asdict(known).keys() <= settings.keys()
+        and "reference" in extractor
+        and isinstance(reference.get("data"), str)
+        and is_number(reference.get("size"))
+    )
+
+
+def _finite_scores(run: Run, record: dict) -> list[tuple[str, float]]:
+    """Names and values of an evaluation's scores; what is no finite number is reported once, and left out."""
+    for name, value in record["scores"].items():
+        if not is_number(value):
+            say_once(f"{run.path}/evaluations.jsonl: {name} of step {record['step']} is {str(value)[:20]!r}, not a finite number: left out")
+    return [(name, value) for name, value in record["scores"].items() if is_number(value)]
 
 
 def _named(names: str | Sequence[str], known: Sequence[str]) -> list[str]:

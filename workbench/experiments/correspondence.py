@@ -23,6 +23,7 @@ from .. import attention, sampling
 from ..attention import Projections
 from ..attention.capture import attention_layers
 from ..attention.causal import find_layer
+from ..groups import is_number
 from ..model import Discriminator, Generator, power_iteration
 from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
@@ -290,13 +291,24 @@ def study(
 
 def _parts(run: Run, layer: str) -> tuple[str, str]:
     """Network and path of a layer "G/attention.16" of a run of twins, one pair in each image."""
-    _require_twins(run)
-    if run.config.pairs > 1:
-        raise WorkbenchError(f"run {run.name!r} has pairs={run.config.pairs}: which glyph is whose twin is asked of one pair alone")
+    require_one_pair(run)
     network, _, path = layer.partition("/")
     if network not in ("G", "D") or not path:
         raise ParameterError(f"layer={layer!r} is not a network and a layer, such as 'G/attention.16'")
     return network, path
+
+
+def require_one_pair(run: Run) -> None:
+    """Refuse a run that `study` and `transplant` cannot be asked of.
+
+    Raises
+    ------
+    WorkbenchError
+        If it was not trained on twins, or on several pairs in an image.
+    """
+    _require_twins(run)
+    if run.config.pairs > 1:
+        raise WorkbenchError(f"run {run.name!r} has pairs={run.config.pairs}: which glyph is whose twin is asked of one pair alone")
 
 
 def _require_twins(run: Run) -> None:
@@ -549,7 +561,7 @@ def long_range(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -
     config = run.config
     _require_twins(run)
     steps = run.checkpoint_steps()
-    record = next((r for r in run.evaluations()[::-1] if r["step"] in steps and TRUTH[0] in r["scores"]), None)
+    record = next((r for r in run.evaluations()[::-1] if r["step"] in steps and is_number(r["scores"].get(TRUTH[0]))), None)
     if record is None:
         raise WorkbenchError(f"run {run.name!r} has no evaluation with the disagreement of twins; evaluate it with scores='fd,truth'")
     generator = run.generator(record["step"], weights)
@@ -559,7 +571,7 @@ def long_range(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -
         layer = _projections(generator, path, z, y)
         distances[f"distance {path}"] = attention.statistics(layer, config.image_size)["distance"].mean().item()
     row = dict(run=run.name, step=record["step"], seed=config.seed, attention=config.attention_g, block=config.attention_block)
-    row |= {name: value for name, value in record["scores"].items() if name in TRUTH or name.startswith("fd_")}
+    row |= {name: value for name, value in record["scores"].items() if (name in TRUTH or name.startswith("fd_")) and is_number(value)}
     row |= dict(distance=sum(distances.values()) / len(distances) if distances else None) | distances
     return row | dict(protocol=record["protocol"])
 

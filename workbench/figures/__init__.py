@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from os import PathLike
@@ -73,11 +74,16 @@ def write(folder: Path, tables: Mapping[str, Table], captions: Mapping[str, str]
     """
     for name, made in ((name, made) for name, made in tables.items() if made.rows):
         made.csv(folder / f"{name}.csv")
-        made.latex(folder / f"{name}.tex", captions[name], f"tab:{folder.name}-{name}")
+        made.latex(folder / f"{name}.tex", captions[name], f"tab:{_label(folder.name)}-{name}")
     for name, made in figures.items():
         picture = made.drawing if isinstance(made, Plot) else made
         for ending in ("svg", "pdf"):
             picture.save(folder / f"{name}.{ending}")
+
+
+def _label(name: str) -> str:
+    """A name as LaTeX takes it in `\\label`, where nothing can be escaped."""
+    return re.sub(r"[^A-Za-z0-9.:+=-]", "-", name)
 
 
 def listing(folder: Path) -> str:
