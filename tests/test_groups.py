@@ -76,12 +76,13 @@ def test_labels(make):
 
 
 def test_a_fork_is_no_replicate_and_a_resumed_run_is(make):
-    parent, other = make("parent"), make("other", seed=1)
-    parent.set_config(parent.config.replace(resume="parent"))
+    """Also where a fork goes on: its origin stays on record."""
+    parent, other, fork = make("parent"), make("other", seed=1), make("fork", seed=2, resume="parent@2")
+    for run in (parent, fork):
+        run.update_config(run.config.replace(resume=run.name, log_every=2))
+    assert groups.settings(parent)["resume"] == "" and groups.settings(fork)["resume"] == "parent@2"
     assert len(groups.group([parent, other])) == 1
-    fork = make("fork", seed=2)
-    fork.set_config(fork.config.replace(resume="parent@2"))
-    assert groups.differing([parent, fork]) == ["resume"] and len(groups.group([parent, other, fork])) == 2
+    assert groups.differing([parent, other, fork]) == ["resume"] and [len(g.runs) for g in groups.group([parent, fork, other])] == [2, 1]
 
 
 @pytest.mark.parametrize("content", [b"", b'{"wdth": 3}', b'{"width": ', b"[1]", b"\xff\xfe", b'{"lr_d": "fast"}', b"\0" * 40])
@@ -169,12 +170,20 @@ def test_evaluations_without_a_complete_protocol_are_left_out_and_reported(make,
 
 def test_scores_that_are_no_finite_numbers_are_left_out_and_reported(make, capsys):
     run = make("a")
-    nan, inf = float("nan"), float("inf")
-    scored(run, 10, fid=1.0, kid="x", null=None, nan=nan, inf=inf, true=True, text="1.5", list=[1], huge=10**400)
+    scored(run, 10, fid=1.0, nan=float("nan"), inf=float("inf"), less=-float("inf"), huge=10**400)
     found = groups.scores(groups.group([run]))
     assert [(name, [score.value for score in values]) for name, values in found.items()] == [("fid", [1.0])]
     said = capsys.readouterr().err.splitlines()
-    assert any("null of step 10 is 'None', not a finite number" in line for line in said) and len(said) == len(set(said))
+    assert any("nan of step 10 is 'nan', not a finite number: left out" in line for line in said) and len(said) == len(set(said)) == 4
+
+
+def test_records_of_other_shapes_are_left_out(make):
+    """By whoever reads them, a line each: what is left is drawn and compared."""
+    run = make("a")
+    good = scored(run, 10, fid=1.0)
+    for odd in (dict(step="20"), dict(step=None), dict(scores=None), dict(scores=[1]), dict(scores=dict(fid="1")), dict(protocol=None)):
+        run.append("evaluations.jsonl", good | odd)
+    assert [score.step for score in groups.scores(groups.group([run]))["fid"]] == [10]
 
 
 def test_scores_of_different_protocols_are_refused_unless_asked_for_or_chosen(make):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,7 +16,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from . import groups
-from .comparison import all_scores, export_folder, papermill_command, require_folder
+from .comparison import all_scores, export_folder, require_folder
 from .config import PRESETS, Config, outputs_dir
 from .experiments import correspondence, plan
 from .experiments.paper import EXPERIMENTS, Experiment, sweep
@@ -32,6 +33,8 @@ from .metrics.reported import PAPER
 from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_list, say_once, whole
 from .progress import progress, silent
 from .runs import Run, describe_machine, find_runs, git_state
+
+LONGEST = 10**7  # characters of a grid or of seeds: what is too much is refused by what it comes to
 
 
 def _read_seeds(value, refuse) -> str:
@@ -55,10 +58,10 @@ class Ablation(Parameters):
     """
 
     experiments: str = parameter("all", f"all, or of {', '.join(EXPERIMENTS)}, sweep, separated by commas", read=read_list)
-    grid: str = parameter("", "of the experiment sweep: parameters with their values, as in the example above")
+    grid: str = parameter("", "of the experiment sweep: parameters with their values, as in the example above", longest=LONGEST)
     preset: str = parameter("twins32", "settings to start from", choices=PRESETS)
     data: str = parameter("", "as of a training; empty: the preset's")
-    seeds: str = parameter("0,1,2,3,4", "of the trainings, one each", read=_read_seeds)
+    seeds: str = parameter("0,1,2,3,4", "of the trainings, one each", read=_read_seeds, longest=LONGEST)
     steps: int | None = parameter(None, "budget: G steps of each training; None: the preset's", low=1)
     settings: str = parameter("", "further parameters of all trainings, as in the example above")
     n: int = parameter(2000, "images of an evaluation", low=10)
@@ -81,15 +84,15 @@ class Ablation(Parameters):
         """Refuse what would show only after trainings, and what nobody can do."""
         names, base = self.names, self.base
         if self.grid and "sweep" not in names:
-            raise ParameterError(f"{plan.shown('grid', self.grid)} goes with experiments='sweep', not with {self.experiments!r}")
+            raise ParameterError(f"{plan.given('grid', self.grid)} goes with experiments='sweep', not with {self.experiments!r}")
         if self.evaluations > max(base.steps, Ablation.evaluations):
             raise ParameterError(f"evaluations={self.evaluations} does not fit trainings of {base.steps} steps: at most one in each step")
         plan.require_size(plan.count_arms(names, self._grid, base), len(self._seeds), base, min(self.evaluations, base.steps))
         plan.require_jobs(self.jobs)
-        where = plan.shown("settings", self.settings)
+        where = plan.given("settings", self.settings)
         plan.require_used(where, self._settings, names, self._grid, self._base_of)
         for name in names:
-            given = plan.shown("grid", self.grid) if name == "sweep" else plan.shown("experiments", self.experiments)
+            given = plan.given("grid", self.grid) if name == "sweep" else plan.given("experiments", self.experiments)
             plan.arms_of(name, self.experiment(name), base, given)
         if self.score:
             plan.require_score(self.score, base)
@@ -103,9 +106,9 @@ class Ablation(Parameters):
             for run in runs:
                 correspondence.require_one_pair(run)
         except WorkbenchError as error:
-            raise ParameterError(f"{plan.shown('study', self.study)}: {error}") from None
+            raise ParameterError(f"{plan.given('study', self.study)}: {error}") from None
         if not runs:
-            raise ParameterError(f"{plan.shown('study', self.study)} names no run that can be read")
+            raise ParameterError(f"{plan.given('study', self.study)} names no run that can be read")
 
     @cached_property
     def names(self) -> list[str]:
@@ -114,9 +117,9 @@ class Ablation(Parameters):
         names = list(EXPERIMENTS) if self.experiments == "all" else [name.strip() for name in self.experiments.split(",")]
         for name in names:
             if name not in known:
-                raise ParameterError(f"{plan.shown('experiments', self.experiments)}: {name!r} is not one of {', '.join(known)}")
+                raise ParameterError(f"{plan.given('experiments', self.experiments)}: {name!r} is not one of {', '.join(known)}")
             if names.count(name) > 1:
-                raise ParameterError(f"{plan.shown('experiments', self.experiments)}: {name} is there twice")
+                raise ParameterError(f"{plan.given('experiments', self.experiments)}: {name} is there twice")
         if "sweep" in names and not self.grid.strip():
             raise ParameterError('experiments="sweep" needs grid, such as "lr_d=1e-4|4e-4; width=16|24"')
         return names
@@ -130,7 +133,7 @@ class Ablation(Parameters):
         settings = plan.assignments("settings", self.settings)
         for name in ("data", "steps"):
             if name in settings and getattr(self, name):
-                raise ParameterError(f"{name}={getattr(self, name)!r} is also in {plan.shown('settings', self.settings)}: give it once")
+                raise ParameterError(f"{name}={getattr(self, name)!r} is also in {plan.given('settings', self.settings)}: give it once")
         return settings
 
     @cached_property
@@ -149,7 +152,7 @@ class Ablation(Parameters):
         try:
             config = Config.from_parameters(given)
         except ParameterError as error:
-            raise ParameterError(f"{plan.shown('settings', self.settings)}: {error}" if settings else str(error)) from None
+            raise ParameterError(f"{plan.given('settings', self.settings)}: {error}" if settings else str(error)) from None
         often = -(-config.steps // self.evaluations)
         saved = min(config.checkpoint_every, config.steps)
         return config.replace(evaluate_every=often, evaluate_n=self.n, sample_every=often, checkpoint_every=saved, keep_checkpoints=1)
@@ -198,8 +201,8 @@ class Ablation(Parameters):
     @property
     def command(self) -> str:
         """What does all of it again, in the folder of the notebooks."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "train" and getattr(self, f.name) != f.default}
-        return papermill_command("ablation.ipynb", given)
+        given = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "train" and getattr(self, f.name) != f.default]
+        return shlex.join(["papermill", "ablation.ipynb", *(word for name, value in given for word in ("-p", name, str(value)))])
 
     # -------------------------------------------------------------------------------------------------- doing it
 
@@ -221,8 +224,7 @@ class Ablation(Parameters):
         notes = (
             f"{len(trials)} trainings of {base.steps:,} G steps each, {sum(trial.at_rest for trial in trials)} of them done: {steps:,} steps of G "
             f"or D, of batches of {base.batch_size}",
-            f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: "
-            f"{papermill_command('compare.ipynb', dict(runs=fingerprint(base)))}",
+            f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: papermill compare.ipynb -p runs {fingerprint(base)}",
         )
         unreadable = [trial.run.status()["message"] for trial in trials if trial.state == "unreadable"]
         return Table(rows, (*notes, *unreadable))

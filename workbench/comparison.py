@@ -9,10 +9,9 @@ import base64
 import html
 import io
 import os
-import shlex
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from .diagnostics import with_margin
 from .figures import Drawing, Plot, Table, curves, growth, listing, measured, sample_rows, scatter, scores, write
 from .files import replace_text, storing
 from .groups import AXES, Group
-from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_list, whole
+from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_list, shown, whole
 from .progress import progress
 from .runs import Run, find_runs, git_state
 
@@ -97,7 +96,9 @@ class Comparison(Parameters):
         runs = find_runs(self.runs)
         kept = groups.readable(runs)
         if runs and not kept and self.runs.strip(" ,"):
-            raise WorkbenchError(f"runs={self.runs!r}: none of the {len(runs)} runs can be read; see the lines above, fix or delete them")
+            raise WorkbenchError(
+                f"runs={shown(self.runs)}: none of the {len(runs)} runs can be read; see the lines above, fix or delete them"
+            )
         return groups.group(kept)
 
     @property
@@ -330,23 +331,7 @@ def require_folder(parameter: str, out: str, folder: Path) -> None:
     elif not os.access(there, os.W_OK | os.X_OK):
         reason = f"cannot be written to: check the permissions of {there}, and that its disk can be written to"
     if reason:
-        raise ParameterError(f"{parameter}={out[:120]!r} {reason}")
-
-
-def papermill_command(notebook: str, parameters: Mapping) -> str:
-    """A command line to paste. Text that papermill would take for something else, such as the name 007, is given as it stands (`-r`)."""
-    words = ["papermill", notebook]
-    for name, value in parameters.items():
-        words += ["-r" if isinstance(value, str) and not _is_plain_text(value) else "-p", name, str(value)]
-    return shlex.join(words)
-
-
-def _is_plain_text(text: str) -> bool:
-    try:
-        float(text)  # papermill asks the same
-    except ValueError:
-        return text not in ("True", "False", "None")
-    return False
+        raise ParameterError(f"{parameter}={shown(out)} {reason}")
 
 
 def _runs(members: Sequence[Group]) -> list[Run]:

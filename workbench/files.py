@@ -254,7 +254,7 @@ def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True)
             if not isinstance(record, dict) or not fits(record):
                 raise ValueError
             records.append(record)
-        except (ValueError, RecursionError, TypeError, KeyError):
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
             bad.append(number)
     if bad:
         lines = f"line {bad[0]}" if len(bad) == 1 else f"{len(bad)} lines, the first is line {bad[0]}"

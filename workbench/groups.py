@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from .files import UnreadableError
 from .metrics.protocols import PROTOCOLS, brief, differences, require_comparable
-from .parameters import ParameterError, WorkbenchError, nearest, say_once
+from .parameters import WorkbenchError, nearest, say_once
 from .runs import Run
 
 NAMES_OF_A_RUN = ("preset", "run", "note", "tags")  # what a run is called: no setting of it
@@ -31,16 +32,10 @@ def settings(run: Run) -> dict:
 
     Raises
     ------
-    WorkbenchError
-        If its configuration cannot be read; the message names the folder.
+    UnreadableError
+        If its configuration cannot be read; the message names the file.
     """
-    try:
-        values = asdict(run.config)
-    except (ParameterError, OSError, ValueError) as error:
-        raise WorkbenchError(f"unreadable: {run.path} ({error})") from None
-    if "@" not in values["resume"]:  # a resumed run counts as the same run
-        values["resume"] = ""
-    return {name: value for name, value in values.items() if name not in NAMES_OF_A_RUN}
+    return {name: value for name, value in asdict(run.config).items() if name not in NAMES_OF_A_RUN}
 
 
 def readable(runs: Iterable[Run]) -> list[Run]:
@@ -49,7 +44,7 @@ def readable(runs: Iterable[Run]) -> list[Run]:
     for run in runs:
         try:
             settings(run)
-        except WorkbenchError as error:
+        except UnreadableError as error:
             say_once(f"{error}: left out")
         else:
             kept.append(run)

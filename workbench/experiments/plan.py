@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import reprlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from ..config import MAY_CHANGE_ON_RESUME, Config
 from ..metrics.extractors import open_extractor
 from ..metrics.one_pass import SCORES
 from ..metrics.protocols import protocol
-from ..parameters import ParameterError, nearest
+from ..parameters import ParameterError, nearest, shown
 from .correspondence import TRUTH
 from .paper import EXPERIMENTS, Experiment
 
@@ -39,13 +38,10 @@ NOT_VARIED = {
     "steps": "a longer training contains the shorter one; set the parameter steps for all",
 }
 
-_repr = reprlib.Repr()
-_repr.maxstring = 120
 
-
-def shown(parameter: str, text: str) -> str:
+def given(parameter: str, text: str) -> str:
     """parameter='text', long text cut: how messages begin."""
-    return f"{parameter}={_repr.repr(text)}"
+    return f"{parameter}={shown(text, 120)}"
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -64,17 +60,17 @@ def assignments(parameter: str, text: str) -> dict[str, str]:
     for part in parts if parts[-1] else parts[:-1]:
         name, equals, value = (word.strip() for word in part.partition("="))
         if not (name and equals):
-            raise ParameterError(f"{shown(parameter, text)}: {_repr.repr(part)} is not parameter=value")
+            raise ParameterError(f"{given(parameter, text)}: {shown(part)} is not parameter=value")
         if name in found:
-            raise ParameterError(f"{shown(parameter, text)}: {name} is assigned twice")
+            raise ParameterError(f"{given(parameter, text)}: {name} is assigned twice")
         if not all(word.strip() for word in value.split("|")):
-            raise ParameterError(f"{shown(parameter, text)}: a value of {name} is empty")
+            raise ParameterError(f"{given(parameter, text)}: a value of {name} is empty")
         try:
             Config.refuse_unknown([name])
         except ParameterError as error:
-            raise ParameterError(f"{shown(parameter, text)}: {error}") from None
+            raise ParameterError(f"{given(parameter, text)}: {error}") from None
         if name in DECIDED:
-            raise ParameterError(f"{shown(parameter, text)}: {name} cannot be set for a sweep: {DECIDED[name]}")
+            raise ParameterError(f"{given(parameter, text)}: {name} cannot be set for a sweep: {DECIDED[name]}")
         found[name] = value
     return found
 
@@ -90,14 +86,14 @@ def grid_values(text: str) -> dict[str, list[str]]:
     found = {}
     for name, values in assignments("grid", text).items():
         if name in NOT_VARIED:
-            raise ParameterError(f"{shown('grid', text)}: {name} cannot be varied: {NOT_VARIED[name]}")
+            raise ParameterError(f"{given('grid', text)}: {name} cannot be varied: {NOT_VARIED[name]}")
         found[name] = [value.strip() for value in values.split("|")]
         value, times = Counter(found[name]).most_common(1)[0]
         if times > 1:
-            raise ParameterError(f"{shown('grid', text)}: {name}={value} is there twice, and would be compared with itself")
+            raise ParameterError(f"{given('grid', text)}: {name}={value} is there twice, and would be compared with itself")
         if name == "mixed_precision" and len(found[name]) > 1 and "auto" in found[name]:
             raise ParameterError(
-                f"{shown('grid', text)}: mixed_precision=auto is one of the others, depending on the machine: leave it out"
+                f"{given('grid', text)}: mixed_precision=auto is one of the others, depending on the machine: leave it out"
             )
     return found
 
