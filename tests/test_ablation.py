@@ -1,17 +1,21 @@
 """Sweeps over the paper's experiments: which runs they share, and what planted results come to."""
 
+import errno
 import itertools
 import json
 import math
+import re
+import shlex
 from types import SimpleNamespace
 
 import pytest
-from records import parsed
+from records import parsed, recorded
 
-from workbench import Ablation, Generator, ParameterError, Run, WorkbenchError, figures, train
+from workbench import Ablation, Comparison, Generator, ParameterError, Run, WorkbenchError, figures, train
 from workbench.config import outputs_dir
 from workbench.experiments import correspondence
 from workbench.experiments.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
+from workbench.files import StorageError
 from workbench.metrics.reported import TABLE_1
 from workbench.runs import create_run
 
@@ -240,3 +244,115 @@ def test_long_range_over_trainings(tmp_path):
     assert sum(len(trace.x) for trace in figure.figure.data) == 2 * 6 and "rank correlation" in figure.figure.layout.annotations[0].text
     figure.save(tmp_path / "far.svg")
     assert figures.redraw(tmp_path / "far.svg.json").png() == figure.png()
+
+
+# ------------------------------------------------------------------------------------ what is refused before trainings
+
+
+def test_the_runs_of_a_study_exist_and_are_of_twins(tiny, tmp_path):
+    recorded(tiny, "photographs", [1.0], data=str(tmp_path))
+    recorded(tiny, "several", [1.0], image_size=64, pairs=2)
+    recorded(tiny, "broken", [1.0])
+    (outputs_dir() / "broken" / "config.json").write_text("")
+    for study, says in (
+        ("nope", "there is no run 'nope'"), ("nope-*", "no run in .* goes by 'nope-"), ("photographs", "was trained on"), ("several", "pairs=2"),
+        ("broken", "names no run that can be read"), ("demo,photographs", "was trained on"),
+    ):  # fmt: skip
+        with pytest.raises(ParameterError, match=rf"^study='{re.escape(study)}'.*{says}") as error:
+            small("variant", study=study)
+        assert "\n" not in str(error.value)
+    assert [run.name for run in small("variant", study="demo").studied()] == ["demo"]
+
+
+@pytest.mark.parametrize(
+    "out", ["..", "../x", "a/../../b", ".", " ", "~nobody-of-this-name/x", "x" * 256, "é" * 130, "a\nb", "{file}", "{file}/x"]
+)
+@pytest.mark.parametrize("kind", [Ablation, Comparison])
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path, kind, out):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ParameterError, match=r"^out=") as error:
+        kind(out=out.format(file=tmp_path / "file"))
+    assert "\n" not in str(error.value) and (tmp_path / "file").read_text() == "mine"
+
+
+def test_folders_may_be_names_and_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for out, folder in (
+        ("my out", outputs_dir() / "ablations" / "my out"),
+        ("~/x", tmp_path / "x"),
+        (str(tmp_path / "a" / "b"), tmp_path / "a" / "b"),
+    ):
+        assert Ablation(out=out).folder == folder
+
+
+def test_a_disk_that_takes_nothing_is_told_before_the_trainings(monkeypatch, tmp_path):
+    ablation = small("variant", out=str(tmp_path / "there"))
+    (tmp_path / "there").write_text("")
+    monkeypatch.setattr("workbench.ablation.carry_out", None)
+    with pytest.raises(StorageError, match="there cannot be written: "):
+        ablation.carry_out()
+
+
+def test_the_command_can_be_pasted():
+    ablation = small("variant", seeds="7", study="demo", out="my $out; 007")
+    words = shlex.split(ablation.command)
+    assert words[:2] == ["papermill", "ablation.ipynb"] and dict(zip(words[3::3], words[4::3], strict=True))["out"] == "my $out; 007"
+
+
+# ---------------------------------------------------------------------------------------- what others left, or damaged
+
+
+@pytest.mark.parametrize("file", ["config.json", "status.json"])
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"[]", b'{"state": 7, "wdth": 7}', b"\xff"])
+def test_a_run_that_cannot_be_read_is_left_out_of_the_tables(file, content):
+    ablation = small("variant", seeds="0,1")
+    planted(ablation, "variant", official=[1.0, 2.0], paper=[3.0, 4.0])
+    run = ablation.trials("variant")[0].run
+    (run.path / file).write_bytes(content)
+    assert [row["n"] for row in ablation.table("variant").rows] == ([1, 2] if file == "config.json" else [2, 2])
+    assert any(note.startswith(f"unreadable: {run.path / file}") for note in ablation.check().notes)
+
+
+def test_with_runs_that_cannot_be_read_all_views_go_on(capsys):
+    ablation = small("variant", seeds="0,1")
+    planted(ablation, "variant", official=[1.0, 2.0], paper=[3.0, 4.0])
+    runs = [trial.run for trial in ablation.trials("variant")]
+    files = [run.path / name for run, name in zip(runs, ("config.json", "status.json", "provenance.json"), strict=False)]
+    for file in files:
+        file.write_bytes(b'{"a": ')
+    ablation.plot(), ablation.verdicts(), ablation.shape(), ablation.long_range()
+    record = json.loads((ablation.export() / "results.json").read_text())
+    assert record["trainings"]["n"] == 3 and record["trainings"]["commits"] == ["unknown"]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unreadable: ")]
+    assert len(said) == len(set(said)) == 2 and str(files[0]) in said[0] and str(files[2]) in said[1]
+
+
+def test_records_of_other_versions_are_left_out():
+    ablation = small("variant", seeds="0,1")
+    planted(ablation, "variant", official=[1.0, 2.0], paper=[3.0, 4.0])
+    run = ablation.trials("variant")[0].run
+    good = dict(RECORD, step=4)
+    for key in ("errors", "per_class", "settings", "extractor", "reference", "protocol", "scores", "n"):
+        run.append("evaluations.jsonl", {name: value for name, value in good.items() if name != key})
+        for value in (None, "text", [1], 7):
+            run.append("evaluations.jsonl", good | {key: value})
+    for value in (math.nan, math.inf, None, "1.5", True):
+        run.append("evaluations.jsonl", good | dict(scores=RECORD["scores"] | {FD: value, "twins_hue": value}))
+        run.append("history.jsonl", dict(step=6, images=value, seconds=value, loss_d=value))
+    (run.path / "provenance.json").write_text('{"git": "unknown", "started": []}')
+    ablation.table(), ablation.plot(), ablation.verdicts(), ablation.shape(), ablation.long_range(), ablation.long_range_figure()
+    text = (ablation.export() / "results.json").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_full_disks_end_an_export_in_one_line(monkeypatch):
+    ablation = small("variant", seeds="0")
+    planted(ablation, "variant", official=[1.0], paper=[3.0])
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("workbench.figures.drawing.Drawing.save", full)
+    with pytest.raises(StorageError, match="cannot be written: No space left on device; the disk of") as error:
+        ablation.export()
+    assert "\n" not in str(error.value)

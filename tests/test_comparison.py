@@ -1,5 +1,6 @@
 # ruff: noqa: RUF001
 import csv
+import errno
 import re
 import shutil
 
@@ -225,3 +226,87 @@ def test_what_does_not_fit_is_told_in_one_line(given, says):
 def test_lists_are_read_as_text():
     comparison = Comparison.from_parameters(dict(runs=["a", "b"], steps="[500, 1000]", scores=("fid", "kid"), columns=4.0, seed=None))
     assert (comparison.runs, comparison.steps, comparison.scores, comparison.columns) == ("a,b", "500,1000", "fid,kid", 4)
+
+
+# --------------------------------------------------------------------------------- what others left, named or damaged
+
+
+@pytest.mark.parametrize("content", [b"", b'{"width": ', b"[]", b'{"wdth": 7}', b"\xff", b"\0\0\0"])
+@pytest.mark.parametrize("file", ["config.json", "status.json", "provenance.json"])
+def test_a_run_that_cannot_be_read_is_reported_and_the_others_are_compared(tiny, capsys, file, content):
+    runs = [recorded(tiny, name, [1.0, 2.0], tags="all") for name in ("a", "b")]
+    for run in runs:
+        (run.path / "provenance.json").write_text('{"tags": ["all"]}')
+    path = runs[0].path / file
+    path.write_bytes(content)
+    for text in ("", "*", "a,b", "all,b"):
+        comparison = Comparison(runs=text)
+        states = {row["run"]: row["state"] for row in comparison.overview().rows}
+        assert "b" in states and (
+            "a" not in states if file == "config.json" else states.get("a", "unreadable") in ("unreadable", "created")
+        )
+        comparison.differences(), comparison.score_table()
+    said = [line for line in capsys.readouterr().err.splitlines() if str(path) in line]
+    if file == "config.json":
+        assert said and len(said) == len(set(said))
+        with pytest.raises(WorkbenchError, match="runs='a': none of the 1 runs can be read"):
+            Comparison(runs="a").overview()
+
+
+def test_damaged_records_do_not_end_a_comparison(tiny):
+    run = recorded(tiny, "a", [1.0, 2.0])
+    good = scored(run, 2, fid=1.0, kid=0.5)
+    for key in good:
+        run.append("evaluations.jsonl", {name: value for name, value in good.items() if name != key})
+        for value in (None, "text", [1], {}, float("nan")):
+            run.append("evaluations.jsonl", good | {key: value})
+    for key in ("step", "images", "seconds", "loss_d"):
+        for value in (None, "text", [1], float("nan"), float("inf"), True):
+            run.append("history.jsonl", dict(step=9, images=72, seconds=1.0, loss_d=1.0) | {key: value})
+    for view in ("overview", "differences", "curves", "growth", "scores_over_time", "score_table", "against_parameters"):
+        getattr(Comparison(axis="hours"), view)()
+    assert {row["score"] for row in read_csv(Comparison(axis="hours").export() / "scores.csv")} == {"fid", "kid"}
+
+
+ODD = ("my run", "007", "<script>alert(1)<&-script>", "a $x_1$ 100% #{}~^", "中文 é", "a;b'c\"d", "a=b+c!")
+
+
+def test_names_with_any_characters(tiny):
+    """In tables, in LaTeX and on the page, where nothing of them runs."""
+    for name in ODD:
+        scored(recorded(tiny, name, [1.0, 2.0], width=8 + len(name)), 2, fid=1.0)
+    folder = Comparison(runs=",".join(ODD), out="100% mine {x").export()
+    assert {row["run"] for row in read_csv(folder / "scores.csv")} == set(ODD)
+    page = (folder / "comparison.html").read_text()
+    without_scripts = re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    assert "<script" not in without_scripts and "&lt;script&gt;alert(1)&lt;&amp;-script&gt;" in without_scripts
+    assert "<script>alert" not in page  # nor within one of ours
+    for name in ODD:
+        assert [row["run"] for row in Comparison(runs=name).overview().rows] == [name]
+    tex = (folder / "overview.tex").read_text()
+    assert r"\label{tab:100--mine--x-overview}" in tex and r"a \$x\_1\$ 100\% \#\{\}" in tex
+
+
+def test_lists_may_have_blanks_and_empty_parts(tiny):
+    for name in ("my run", "中文"):
+        scored(recorded(tiny, name, [1.0]), 1, fid=1.0, kid=2.0)
+    comparison = Comparison(runs=" my run , ,中文,", scores=" fid ,, kid", keys=" loss_d ,", against=" seed , width")
+    assert [row["run"] for row in comparison.overview().rows] == ["my run", "中文"]
+    assert list(comparison.score_table().rows[0])[-2:] == ["fid", "kid"] and comparison.curves().figure.data
+    assert Comparison(runs=["my run", "中文"]).runs == "my run,中文"
+
+
+@pytest.mark.parametrize("steps", ["²", "٣", "1,²", "-1", "1.5", "9" * 400, ",", ""])
+def test_steps_that_do_not_fit(steps):
+    with pytest.raises(ParameterError, match="steps="):
+        Comparison(steps=steps)
+
+
+def test_a_full_disk_ends_an_export_in_one_line(sweep, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("workbench.figures.drawing.Drawing.save", full)
+    with pytest.raises(WorkbenchError, match="cannot be written: No space left on device; the disk of") as error:
+        Comparison(runs="0.001-0").export()
+    assert "\n" not in str(error.value)
