@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 from records import parsed, recorded, scored
 
@@ -62,6 +63,11 @@ def drawn(drawing):
     images = [image.get_array().data for panel in drawing.figure.axes for image in panel.images]
     dots = [(line.get_xydata().tolist(), line.get_color()) for panel in drawing.figure.axes for line in panel.lines]
     return images, dots
+
+
+def words(drawing):
+    """All text of a figure of matplotlib."""
+    return " ".join(text.get_text() for text in drawing.figure.findobj(Text))
 
 
 def test_the_attention_figure_shows_the_maps_of_its_dots(run):
@@ -337,8 +343,10 @@ def test_rows_of_samples_are_of_equal_latents_and_drawn_again(trained_once, tmp_
     again = figures.redraw(f"{drawing.save(tmp_path / 'rows.svg')}.json")
     assert all(np.array_equal(a, b) for a, b in zip(shown, drawn(again)[0], strict=True))
     assert figures.sample_rows([]) is None
-    with pytest.raises(WorkbenchError, match="no checkpoint at step 3"):
-        figures.sample_rows([("row", runs[0], 3)])
+    with_a_reason = figures.sample_rows([("row", runs[0], 3), ("other", runs[1], 4)], columns=3)
+    assert "no checkpoint at step 3" in " ".join(words(with_a_reason).split()) and len(drawn(with_a_reason)[0]) == 3
+    with pytest.raises(ParameterError, match="columns=1000000000 is out of range"):
+        figures.sample_rows([("row", runs[0], 4)], columns=10**9)
 
 
 def test_attention_through_training_is_drawn_again(run, tmp_path):

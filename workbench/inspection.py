@@ -25,9 +25,11 @@ from torch.nn.utils import parametrize
 
 from . import attention, sampling
 from .attention import Projections
+from .attention.snapshots import Snapshot
 from .data import Images, decode, open_data, to_uint8, to_unit
+from .files import UnreadableError
 from .model import Generator
-from .parameters import ParameterError, Parameters, WorkbenchError, nearest, parameter, read_list
+from .parameters import ParameterError, Parameters, WorkbenchError, nearest, parameter, read_list, whole
 from .progress import progress
 from .runs import Run, list_runs
 from .twins import Twins
@@ -38,6 +40,10 @@ STRIP = 8  # images to pick from
 KEPT_NETWORKS = 4  # opened checkpoints in memory
 ENDLESS = 1_000_000  # real images to page through: how many there are is known when one is asked for
 CAUSAL_BATCH = 256
+MOST_QUERIES = 8  # places that a view shows, a colour each
+MOST_IMAGES = 60  # of a view: more make no picture
+MOST_NUMBER = 2**53  # of seeds, samples and steps: what JavaScript counts to
+MOST_DROPPED_BYTES = 100_000_000
 
 # ------------------------------------------------------------------------------------------------------- what to look at
 
@@ -80,9 +86,24 @@ class Scene:
 
     def __post_init__(self):
         for name, known in (("weights", ("ema", "raw")), ("source", SOURCES), ("replace", ("", "uniform", "local"))):
-            if getattr(self, name) not in known:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in known:
                 raise ParameterError(f"{name}={getattr(self, name)!r} is not one of {', '.join(filter(None, known))}")
-        if self.network not in ("G", "D") or not self.path:
+        for name, low, what in _WHOLE:
+            value = getattr(self, name)
+            _require(_is_whole(value, low) or (value is None and name == "step"), name, value, what)
+        for name, high in (("truncation", 1e6), ("mix", 1)):
+            value = getattr(self, name)
+            fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= high
+            _require(fits, name, value, f"a number from 0 to {high:g}")
+        _require(isinstance(self.gamma0, bool), "gamma0", self.gamma0, "true or false")
+        for name in ("forbid", "queries"):
+            places = getattr(self, name)
+            fits = (places is None and name == "queries") or (isinstance(places, tuple) and all(_is_whole(place, 0) for place in places))
+            _require(fits, name, places, "places of the layer, whole numbers from 0 on")
+        if self.towards is not None:
+            fits = isinstance(self.towards, tuple) and len(self.towards) == 2 and all(_is_whole(value, 0) for value in self.towards)
+            _require(fits, "towards", self.towards, "a seed and a sample")
+        if not isinstance(self.layer, str) or self.network not in ("G", "D") or not self.path:
             raise ParameterError(f"layer={self.layer!r} is not a network and a layer, such as 'G/attention.32'")
         if self.network == "G" and self.source in ("real", "dropped"):
             raise ParameterError(f"source={self.source!r} goes with a layer of D: G makes its images itself")
@@ -111,6 +132,22 @@ class Scene:
         return replace(self, **changes)
 
 
+_WHOLE = (  # of a scene: name, smallest value, what would be right
+    ("step", 0, "the step of a checkpoint"), ("label", -1, "a class, by number, or -1"), ("seed", 0, "a whole number from 0 on"),
+    ("sample", 0, "a whole number from 0 on"),
+)  # fmt: skip
+
+
+def _is_whole(value, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < MOST_NUMBER
+
+
+def _require(fits: bool, name: str, value, what: str) -> None:
+    if not fits:
+        shown = repr(value)
+        raise ParameterError(f"{name}={shown if len(shown) < 80 else shown[:77] + '...'} is not {what}")
+
+
 @dataclass(frozen=True)
 class Look:
     """What was seen in a scene.
@@ -125,6 +162,8 @@ class Look:
         Of the scene's layer, for this one image.
     logit, logit_after
         D's output, where the layer is D's.
+    label
+        Class of the image; None without classes.
     """
 
     scene: Scene
@@ -134,6 +173,7 @@ class Look:
     after: Tensor | None = None
     logit: float | None = None
     logit_after: float | None = None
+    label: int | None = None
 
     @cached_property
     def beta(self) -> Tensor:
@@ -213,15 +253,15 @@ class Subject:
 
     @classmethod
     def of(cls, what: Run | str, beside: Subject | None = None) -> Subject:
-        """From a `Run`, "run", "run@step", or, beside another, "@step" of the same run and "gamma=0"."""
+        """From a `Run`, "run", "run@step", or, beside another, "@step" of the same run and "gamma0" (or "gamma=0")."""
         if isinstance(what, Run):
             return cls(what)
-        if what == "gamma=0" and beside:
+        if what in ("gamma=0", "gamma0") and beside:
             return cls(beside.run, beside.start, gamma0=True)
         name, at, step = str(what).rpartition("@") if "@" in str(what) else (str(what), "", "")
-        if at and not step.isdigit():
+        if at and whole(step) is None:
             raise ParameterError(f"{what!r}: {step!r} is not a step")
-        return cls(name or (beside.run if beside else name), int(step) if step else None)
+        return cls(name or (beside.run if beside else name), whole(step) if step else None)
 
     @property
     def label(self) -> str:
@@ -253,15 +293,27 @@ class Subject:
         classes = self._class_names()
         about = f"{Path(config.data).name} · {config.image_size}×{config.image_size} · {config.attention_variant} attention"
         return dict(
-            label=self.label, about=about, steps=self.run.checkpoint_steps(), recorded=self.run.attention_steps(), start=self.start,
+            label=self.label, about=about, steps=self.run.checkpoint_steps(), start=self.start,
+            recorded=[] if self.gamma0 else self.run.attention_steps(),  # attention was on when that was written down
             weights=self.weights, image_size=config.image_size, classes=classes, seed=config.seed, real=ENDLESS, layers=self.layers,
             gamma0=self.gamma0,
         )  # fmt: skip
 
     def _class_names(self) -> list[str]:
         # From the record: to open the data might take hours, where it was packed on another machine.
-        names, count = self.run.provenance.get("data", {}).get("classes", []), self.config.num_classes or 0
-        return names if len(names) == count else [str(k) for k in range(count)]
+        count = self.config.num_classes or 0
+        try:
+            names = self.run.provenance["data"]["classes"]
+        except (WorkbenchError, KeyError, TypeError):
+            names = ()
+        if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+            return [str(k) for k in range(count)]
+        return [name.encode(errors="replace").decode() for name in names]  # of a folder whose name is not UTF-8
+
+    def class_name(self, label: int) -> str:
+        """The name of a class; its number where nothing tells its name."""
+        names = self._class_names()
+        return names[label] if 0 <= label < len(names) else str(label)
 
     @cached_property
     def data(self) -> Images | Twins:
@@ -287,24 +339,28 @@ class Subject:
             network = self._network(scene)
             with self._layer_off(network, scene), attention.capture_projections(network) as found:
                 seen = self._run(network, x, y)
-            projections = found[scene.path]
+            projections = self._as_set(found[scene.path])
             changed = None
             if scene.changes_the_layer:
                 with attention.intervene(network, scene.path, **self._intervention(scene, projections)):
                     changed = self._run(network, x, y)
+        label = None if y is None else int(y[0])
         if scene.network == "G":
-            return Look(scene, about, seen[0], projections, None if changed is None else changed[0])
-        return Look(scene, about, x[0], projections, None, seen.item(), None if changed is None else changed.item())
+            return Look(scene, about, seen[0], projections, None if changed is None else changed[0], label=label)
+        return Look(scene, about, x[0], projections, None, seen.item(), None if changed is None else changed.item(), label)
 
     def causal(self, scene: Scene, query: int) -> Tensor:
         """How much the image at a query (for D: the logit) changes when it may not look at a key, for each key (M,)."""
         self._check(scene)
+        self._require_network(scene)
+        _require(_is_whole(query, 0), "query", query, "a place of the layer")
         with self._lock:
             x, y, _ = self._image(scene, G=scene.network == "D")
             network = self._network(scene)
             weight = next(network.parameters())
             inputs = (x.to(weight), None if y is None else y.to(weight.device))
-            return attention.causal_map(network, inputs, scene.path, query, batch_size=CAUSAL_BATCH)
+            gamma = 0.0 if self.gamma0 or scene.gamma0 else None
+            return attention.causal_map(network, inputs, scene.path, query, batch_size=CAUSAL_BATCH, gamma=gamma)
 
     def offsets(self, scene: Scene, count: int = 16) -> Tensor:
         """Where queries look, relative to themselves, on average over `count` images of the scene's class: (2 side - 1, 2 side - 1)."""
@@ -315,36 +371,44 @@ class Subject:
     def projections(self, scene: Scene, count: int) -> Projections:
         """Of the scene's layer, for `count` samples of its class and seed, starting with the first."""
         self._check(scene)
+        self._require_network(scene)
         with self._lock:
             z, y = self._latents(scene.changed(sample=0, towards=None), count)
             x = z if scene.network == "G" else self._samples(scene, z, y)
             network = self._network(scene)
             with self._layer_off(network, scene), attention.capture_projections(network) as found:
                 self._run(network, x, y)
-            return found[scene.path]
+            return self._as_set(found[scene.path])
 
     def strip(self, scene: Scene, start: int = 0) -> tuple[list[str], Tensor]:
         """Images to pick from, and a label each: samples or real images number `start` and following, or all recorded or dropped ones."""
         self._check(scene)
+        _require(_is_whole(start, 0), "start", start, "the number of an image")
         with self._lock:
             if scene.source == "dropped":
                 return [name for name, _ in self.dropped], torch.cat([x for _, x in self.dropped]) if self.dropped else torch.empty(0)
             if scene.source == "recorded":
-                snapshot = self.run.attention(scene.step)
+                snapshot = self._snapshot(scene)
                 return [self._say(y, f"latent {k}") for k, y in enumerate(snapshot.labels)], to_unit(snapshot.images)
             if scene.source == "real":
                 x, y = self._real(start, STRIP)
                 return [self._say(label, f"image {start + k}") for k, label in enumerate(y)], x
             z, y = self._latents(scene.changed(sample=start, towards=None), STRIP)
             names = [self._say(None if y is None else y[k], f"sample {start + k}") for k in range(STRIP)]
-            return names, self._samples(scene, z, y)
+            off = self._layer_off(self._generator(scene), scene) if scene.network == "G" else nullcontext()
+            with off:
+                return names, self._samples(scene, z, y)
 
     def drop(self, name: str, content: bytes) -> int:
         """Take in an image file of the user's; its number among those."""
+        if not isinstance(name, str) or not name or len(name) > 1000:
+            raise WorkbenchError("a dropped image needs the name of its file")
+        if len(content) > MOST_DROPPED_BYTES:
+            raise WorkbenchError(f"{name!r} has {len(content) / 1e6:,.0f} MB; an image can have {MOST_DROPPED_BYTES / 1e6:,.0f} MB")
         try:
             x = decode(io.BytesIO(content), self.config.image_size)
         except Exception as error:
-            raise WorkbenchError(f"{name!r} cannot be read as an image: {error}") from None
+            raise WorkbenchError(f"{name!r} cannot be read as an image: {' '.join(str(error).split())[:200]}") from None
         self.dropped.append((name, to_unit(torch.tensor(x).permute(2, 0, 1)[None])))
         return len(self.dropped) - 1
 
@@ -358,6 +422,10 @@ class Subject:
     # ------------------------------------------------------------------------------------------------- their parts
 
     def _check(self, scene: Scene) -> None:
+        if self.gamma0 and scene.source == "recorded":
+            raise ParameterError(
+                "a recorded image is one with attention on, for its network was not kept; choose a checkpoint (source='samples')"
+            )
         known = [layer["id"] for layer in self.layers]
         if scene.layer not in known:
             raise WorkbenchError(
@@ -366,18 +434,37 @@ class Subject:
             )
         layer = next(layer for layer in self.layers if layer["id"] == scene.layer)
         for name, limit in (("forbid", layer["key_side"] ** 2), ("queries", layer["side"] ** 2)):
-            wrong = [k for k in getattr(scene, name) or () if not 0 <= k < limit]
+            places = getattr(scene, name) or ()
+            _require(len(places) <= limit, name, places, f"a choice of the {limit} places of {scene.layer}")
+            wrong = [k for k in places if k >= limit]
             if wrong:
                 raise ParameterError(f"{name}={wrong[0]} is no place of {scene.layer}, which has {limit}")
         count = self.config.num_classes
         if scene.label >= (count or 1) or scene.label < -1:
             raise ParameterError(f"label={scene.label} is no class of run {self.run.name!r}, which has {count or 0}")
 
+    @staticmethod
+    def _require_network(scene: Scene) -> None:
+        if scene.source == "recorded":
+            raise ParameterError("a recorded image has no network to ask, for that was not kept; choose a checkpoint (source='samples')")
+
+    def _as_set(self, projections: Projections) -> Projections:
+        """Projections as they count here: where gamma is always 0, the layer adds nothing."""
+        return replace(projections, strength=torch.zeros_like(projections.strength), gamma=0.0) if self.gamma0 else projections
+
     def _network(self, scene: Scene) -> nn.Module:
         return self._generator(scene) if scene.network == "G" else self._opened(("D", self._step(scene)))
 
     def _generator(self, scene: Scene) -> Generator:
-        return self._opened(("G", self._step(scene), scene.weights if scene.weights in self.weights else self.weights[0]))
+        weights = self._some_weights()
+        return self._opened(("G", self._step(scene), scene.weights if scene.weights in weights else weights[0]))
+
+    def _some_weights(self) -> list[str]:
+        """Which weights of G there are; WorkbenchError where there are none."""
+        folder = self.run.checkpoint_path()  # raises where there is none
+        if not self.weights:
+            raise WorkbenchError(f"unreadable: {folder} (it holds no weights of G: neither ema.safetensors nor generator.safetensors)")
+        return self.weights
 
     def _step(self, scene: Scene) -> int:
         return int(self.run.checkpoint_path(scene.step).name)
@@ -448,17 +535,30 @@ class Subject:
 
     def _recorded(self, scene: Scene) -> Look:
         scene = scene.changed(step=self.run.attention_steps()[-1] if scene.step is None and self.run.attention_steps() else scene.step)
-        snapshot = self.run.attention(scene.step)
+        snapshot = self._snapshot(scene)
+        if scene.layer not in snapshot.layers:
+            raise UnreadableError(self.run.attention_path(scene.step), f"it holds nothing of {scene.layer}")
         if not 0 <= scene.sample < len(snapshot.images):
             raise WorkbenchError(f"sample={scene.sample}: the training recorded {len(snapshot.images)} latents")
         label = snapshot.labels[scene.sample]
         image = to_unit(snapshot.images[scene.sample : scene.sample + 1])[0]
         projections = snapshot.layers[scene.layer][scene.sample : scene.sample + 1]
-        return Look(scene, self._say(label, f"recorded latent {scene.sample}, step {scene.step}"), image, projections)
+        return Look(scene, self._say(label, f"recorded latent {scene.sample}, step {scene.step}"), image, projections, label=label)
+
+    def _snapshot(self, scene: Scene) -> Snapshot:
+        """What the training wrote down, if it fits the run."""
+        snapshot, layers, size = self.run.attention(scene.step), {layer["id"]: layer for layer in self.layers}, self.config.image_size
+        fits = snapshot.images.shape[2] == size and all(
+            name in layers and (of.side, of.key_side) == (layers[name]["side"], layers[name]["key_side"])
+            for name, of in snapshot.layers.items()
+        )
+        if not fits:
+            path = self.run.attention_path(self.run.attention_steps()[-1] if scene.step is None else scene.step)
+            raise UnreadableError(path, "its images or layers are not those of this run")
+        return snapshot
 
     def _say(self, label, rest: str) -> str:
-        names = self._class_names()
-        return f"{names[int(label)]}, {rest}" if label is not None and names else rest
+        return f"{self.class_name(int(label))}, {rest}" if label is not None and self.config.num_classes else rest
 
 
 # ----------------------------------------------------------------------------------------------------- the notebook's view
@@ -475,7 +575,9 @@ class AttentionView(Parameters):
     """
 
     run: str = parameter("", "name of the run, or run@step; empty: the newest with a checkpoint, else the demo that ships with the package")
-    compare: str = parameter("", 'what to compare it with: another run, run@step, @step of the same run, or "gamma=0"')
+    compare: str = parameter(
+        "", "what to compare it with: another run, run@step, @step of the same run, or gamma0: the same with attention off"
+    )
     step: int | None = parameter(None, "checkpoint; None: the newest", low=0)
     network: str = parameter("G", "whose attention", choices=("G", "D"))
     layer: int | None = parameter(None, "feature-map size of the attention layer; None: the largest", low=4)
@@ -508,10 +610,8 @@ class AttentionView(Parameters):
         layer = self.chosen_layer(subject)
         if layer is None:
             return []
-        step = int(subject.run.checkpoint_path(self.step or subject.start).name)
-        weights = subject.weights[0] if self.weights == "auto" else self.weights
-        if weights not in subject.weights:
-            raise ParameterError(f"weights={weights!r}: run {subject.run.name!r} keeps no averaged weights; use 'raw'")
+        step = int(subject.run.checkpoint_path(subject.start if self.step is None else self.step).name)
+        weights = self.chosen_weights(subject)
         labels, seeds = self._labels(subject), self._seeds()
         if not seeds:  # one image per class, each of another latent
             pairs = [(label, (subject.config.seed, k)) for k, label in enumerate(labels if labels != [-1] else [-1] * 6)]
@@ -519,8 +619,17 @@ class AttentionView(Parameters):
             pairs = [(label, seed) for label in labels for seed in seeds]
         if self.source == "real":
             pairs = [(-1, (0, k)) for k in range(len(pairs))]
+        if len(pairs) > MOST_IMAGES:
+            raise ParameterError(f"classes and seeds give {len(pairs):,} images; a view shows at most {MOST_IMAGES}: choose fewer")
         common = dict(layer=layer["id"], step=step, weights=weights, source=self.source, truncation=self.truncation)
         return [Scene(**common, label=label, seed=seed, sample=sample) for label, (seed, sample) in pairs]
+
+    def chosen_weights(self, subject: Subject) -> str:
+        """Which weights of G."""
+        known = subject._some_weights()
+        if self.weights != "auto" and self.weights not in known:
+            raise ParameterError(f"weights={self.weights!r}: run {subject.run.name!r} keeps no such weights; use {known[0]!r}")
+        return known[0] if self.weights == "auto" else self.weights
 
     def chosen_layer(self, subject: Subject) -> dict | None:
         """The attention layer; None where the run has none at all."""
@@ -543,9 +652,12 @@ class AttentionView(Parameters):
         found = []
         for part in filter(None, (part.strip(" ()[]") for part in self.queries.split(";"))):
             numbers = [number.strip() for number in part.split(",")]
-            if len(numbers) != 2 or not all(number.isdigit() and int(number) < side for number in numbers):
-                raise ParameterError(f'queries={self.queries!r}: {part!r} is not "row,column", each from 0 to {side - 1}')
-            found.append(int(numbers[0]) * side + int(numbers[1]))
+            places = [whole(number) for number in numbers]
+            if len(places) != 2 or not all(place is not None and place < side for place in places):
+                raise ParameterError(f'queries={_short(self.queries)}: {_short(part)} is not "row,column", each from 0 to {side - 1}')
+            found.append(places[0] * side + places[1])
+        if not 1 <= len(found) <= MOST_QUERIES:
+            raise ParameterError(f"queries={_short(self.queries)} are {len(found)} places; give 1 to {MOST_QUERIES}, or auto")
         return found
 
     def _labels(self, subject: Subject) -> list[int]:
@@ -555,22 +667,30 @@ class AttentionView(Parameters):
         if self.classes == "all":
             return np.linspace(0, count - 1, min(6, count)).round().astype(int).tolist()
         found = []
-        for part in (part.strip() for part in self.classes.split(",")):
-            if part not in names and not (part.isdigit() and int(part) < count):
-                raise ParameterError(
-                    f"classes={self.classes!r}: {part!r} is no class; {nearest(part, names)}classes: {', '.join(names[:20])}"
-                )
-            found.append(names.index(part) if part in names else int(part))
+        for part in filter(None, (part.strip() for part in self.classes.split(","))):
+            number = whole(part)
+            if part not in names and (number is None or number >= count):
+                known = ", ".join(names[:20]) + (", ..." if count > 20 else "")
+                raise ParameterError(f"classes={_short(self.classes)}: {_short(part)} is no class; {nearest(part, names)}classes: {known}")
+            found.append(names.index(part) if part in names else number)
+        if not found:
+            raise ParameterError(f"classes={_short(self.classes)} names no class; give names or numbers, or all")
         return found
 
     def _seeds(self) -> list[tuple[int, int]]:
         found = []
         for part in filter(None, (part.strip() for part in self.seeds.split(","))):
             seed, _, sample = part.partition(":")
-            if not seed.isdigit() or not (sample or "0").isdigit():
-                raise ParameterError(f"seeds={self.seeds!r}: {part!r} is not a seed such as 3, or a sample of it such as 3:7")
-            found.append((int(seed), int(sample or 0)))
+            numbers = whole(seed), whole(sample or "0")
+            if not all(_is_whole(number, 0) for number in numbers):
+                raise ParameterError(f"seeds={_short(self.seeds)}: {_short(part)} is not a seed such as 3, or a sample of it such as 3:7")
+            found.append(numbers)
         return found
+
+
+def _short(text: str) -> str:
+    """A text as it was given, in quotes; the beginning of a long one."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 def _newest() -> Run | str:
@@ -605,7 +725,7 @@ def statistics(view: AttentionView, most: int = 12) -> list[dict]:
     for subject in view.subjects():
         steps = subject.run.checkpoint_steps() if subject.layers else []
         chosen = [steps[round(k)] for k in np.linspace(0, len(steps) - 1, min(most, len(steps)))]
-        weights = subject.weights[0] if view.weights == "auto" else view.weights
+        weights = view.chosen_weights(subject) if chosen else ""
         with progress(len(chosen), f"checkpoints of {subject.label}") as advance:
             for step, layer in product(chosen, subject.layers):
                 scene = Scene(layer["id"], step, weights, truncation=view.truncation)

@@ -6,7 +6,7 @@ Shapes: B images, N = side^2 queries, M = key_side^2 keys, D channels of values;
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -180,7 +180,7 @@ def effect(network: nn.Module, inputs: tuple, layer: str, **how) -> Effect:
 
 
 @torch.no_grad()
-def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, batch_size: int = 256) -> Tensor:
+def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, batch_size: int = 256, gamma: float | None = None) -> Tensor:
     """How much the output depends on each key that a query looks at: (M,) float32, on the CPU.
 
     Each key in turn is dropped for that query alone, the rest of the query's weights renormalised. All M variants run as one batch from
@@ -197,6 +197,8 @@ def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, bat
         Position in [0, N), row by row.
     batch_size
         Variants at a time.
+    gamma
+        In place of the learned scalar, as for `intervene`.
 
     Returns
     -------
@@ -223,7 +225,7 @@ def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, bat
         seen[:] = inputs[0], output
 
     with parametrize.cached():
-        with _hooked(attention, see):
+        with nullcontext() if gamma is None else intervene(network, layer, gamma=gamma), _hooked(attention, see):
             network(*inputs)
         x, y = seen
         side = check_query(query, x.shape[2] * x.shape[3])
@@ -231,7 +233,7 @@ def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, bat
         top, left = (max(0, at - reach) for at in divmod(query, side))
         row, column = query // side - top, query % side - left  # of the query on the part of the map that matters
         y = y[:, :, top:, left:][:, :, : row + reach + 1, : column + reach + 1]
-        there = _with_each_key_dropped(attention, x, query)
+        there = _with_each_key_dropped(attention, x, query, gamma)
         changes = []
         for part in there[1:].split(batch_size):
             # The unchanged one goes first, through the same arithmetic.
@@ -260,10 +262,10 @@ def _reach(network: nn.Module, attention: SelfAttention, side: int) -> int:
     return 2 if last else side
 
 
-def _with_each_key_dropped(attention: SelfAttention, x: Tensor, query: int) -> Tensor:
+def _with_each_key_dropped(attention: SelfAttention, x: Tensor, query: int, gamma: float | None) -> Tensor:
     """The layer's output at a query of x (1, C, H, W), with all keys first, then with each one dropped: (1 + M, C)."""
     queries, key, value = (part[0] for part in project_exactly(attention, x))
     # The softmax anew: (o - beta_m value_m) / (1 - beta_m) would lose its digits where beta_m is nearly 1.
     scores = (key @ queries[query]).repeat(1 + len(key), 1)
     scores[1:].fill_diagonal_(-torch.inf)
-    return x.flatten(2)[0, :, query] + _change(attention, torch.softmax(scores, dim=-1) @ value)
+    return x.flatten(2)[0, :, query] + _change(attention, torch.softmax(scores, dim=-1) @ value, gamma)

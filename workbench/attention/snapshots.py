@@ -6,16 +6,17 @@ keys in half precision: 160 KB where a map of 64x64 queries is 8 MB. The softmax
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from ..parameters import WorkbenchError
+from ..files import UnreadableError, replace_bytes, storing
+from ..tensors import first_not_finite, load_tensors
 from .capture import Projections
 
 
@@ -45,15 +46,20 @@ class Snapshot:
 
 
 def save_snapshot(path: Path, snapshot: Snapshot) -> None:
-    """Write a snapshot, complete or not at all."""
+    """Write a snapshot, complete or not at all.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
     tensors = dict(images=snapshot.images, z=snapshot.z) | ({} if snapshot.y is None else dict(y=snapshot.y))
     for name, layer in snapshot.layers.items():
         tensors |= {f"{name}.{f.name}": getattr(layer, f.name).half() for f in fields(Projections) if f.name != "gamma"}
         tensors[f"{name}.gamma"] = torch.tensor(layer.gamma)
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial)
-    os.replace(partial, path)
+    with storing(path):
+        path.parent.mkdir(exist_ok=True)
+    replace_bytes(path, save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}))
 
 
 def load_snapshot(path: Path) -> Snapshot:
@@ -61,14 +67,49 @@ def load_snapshot(path: Path) -> Snapshot:
 
     Raises
     ------
-    WorkbenchError
-        If the file holds something else.
+    UnreadableError
+        If the file is missing or damaged, or holds anything else: other names, shapes or types, numbers that are not finite.
     """
-    tensors: Mapping[str, Tensor] = load_file(path)
+    if path.exists() and not path.is_file():
+        raise UnreadableError(path, "not a regular file")
+    tensors = load_tensors(path)
     if "images" not in tensors:
-        raise WorkbenchError(f"{path} holds no images: it is of an earlier version, and cannot be looked at")
-    layers = {}
-    for name in (name.removesuffix(".gamma") for name in tensors if name.endswith(".gamma")):
-        values = {f.name: tensors[f"{name}.{f.name}"].float() for f in fields(Projections)}
-        layers[name] = Projections(**values | dict(gamma=values["gamma"].item()))
-    return Snapshot(tensors["images"], tensors["z"], tensors.get("y"), layers)
+        raise UnreadableError(path, "it holds no images: it is of an earlier version, and cannot be looked at")
+    images, z, y = tensors.pop("images"), tensors.pop("z", None), tensors.pop("y", None)
+    _require(images.ndim == 4 and len(images) and images.shape[1] == 3 and images.shape[2] == images.shape[3] > 0, path, "images", images)
+    _require(images.dtype == torch.uint8, path, "images", images)
+    count = len(images)
+    _require(z is not None and z.ndim == 2 and len(z) == count and z.is_floating_point(), path, "z", z)
+    _require(y is None or (y.shape == (count,) and y.dtype == torch.long and bool((y >= 0).all())), path, "y", y)
+    bad = first_not_finite(tensors | dict(z=z))
+    if bad:
+        raise UnreadableError(path, f"{bad} is not finite: the training had diverged")
+    names = list(dict.fromkeys(name.rpartition(".")[0] for name in tensors))
+    return Snapshot(images, z, y, {name: _layer(path, name, count, tensors) for name in names})
+
+
+def _layer(path: Path, name: str, count: int, tensors: Mapping[str, Tensor]) -> Projections:
+    """The projections of a layer, if its tensors are those of `count` images."""
+    parts = {f.name: tensors.get(f"{name}.{f.name}") for f in fields(Projections)}
+    for part, tensor in parts.items():
+        _require(tensor is not None and tensor.is_floating_point(), path, f"{name}.{part}", tensor)
+    query, key = parts["query"], parts["key"]
+    for part, tensor in (("query", query), ("key", key)):
+        square = tensor.ndim == 3 and tensor.shape[1] > 0 and math.isqrt(tensor.shape[1]) ** 2 == tensor.shape[1]
+        _require(square and len(tensor) == count, path, f"{name}.{part}", tensor)
+    side, key_side = math.isqrt(query.shape[1]), math.isqrt(key.shape[1])
+    _require(query.shape[2] == key.shape[2] > 0 and side % key_side == 0, path, f"{name}.key", key)
+    for part, positions in (("value_norm", key.shape[1]), ("strength", query.shape[1]), ("gamma", None)):
+        expected = () if positions is None else (count, positions)
+        _require(parts[part].shape == expected, path, f"{name}.{part}", parts[part])
+    return Projections(**{part: tensor.float() for part, tensor in parts.items()} | dict(gamma=parts["gamma"].item()))
+
+
+def _require(fits: bool, path: Path, name: str, tensor: Tensor | None) -> None:
+    if not fits:
+        what = (
+            "is missing"
+            if tensor is None
+            else f"of shape {tuple(tensor.shape)} and {str(tensor.dtype).removeprefix('torch.')} does not fit"
+        )
+        raise UnreadableError(path, f"no snapshot of attention: {name} {what}")

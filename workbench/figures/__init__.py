@@ -6,16 +6,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
 
+from ..files import UnreadableError, read_json
 from ..parameters import WorkbenchError
 from .diagnostics import diagnostics, growth, singular_values
-from .drawing import Drawing, Plot, static_png
+from .drawing import Drawing, Note, Plot, static_png
 from .experiments import experiments
 from .grids import grid_image, real_images, sample_rows, samples, strips
 from .maps import attention, attention_maps, attention_through_training
@@ -24,7 +24,7 @@ from .studies import correspondence, long_range, transplant
 from .tables import Measured, Table, measured, score_table, table
 
 __all__ = [
-    "Drawing", "Measured", "Plot", "Table", "attention", "attention_maps", "attention_through_training", "correspondence", "curves",
+    "Drawing", "Measured", "Note", "Plot", "Table", "attention", "attention_maps", "attention_through_training", "correspondence", "curves",
     "diagnostics", "experiments", "grid_image", "growth", "listing", "long_range", "measured", "real_images", "redraw", "sample_rows", "samples", "scatter", "score_table", "scores",
     "singular_values", "static_png", "strips", "summary_png", "table", "transplant", "write",
 ]  # fmt: skip
@@ -54,12 +54,25 @@ def redraw(sidecar: str | PathLike) -> Drawing | Plot:
     WorkbenchError
         If it is no such file, or what it was drawn from is not there.
     """
+    sidecar = Path(sidecar)
     try:
-        recipe = json.loads(Path(sidecar).read_text())
-        (module, function), parameters = DRAWN_AGAIN_BY[recipe["figure"]], dict(recipe["parameters"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WorkbenchError(f"{str(sidecar)!r} is not the sidecar of a figure: {type(error).__name__}: {error}") from None
-    return getattr(import_module(f"workbench.{module}"), function)(**parameters)
+        recipe = read_json(sidecar)
+    except FileNotFoundError:
+        raise WorkbenchError(f"{str(sidecar)!r} is not the sidecar of a figure: there is no such file") from None
+    except UnreadableError as error:
+        raise WorkbenchError(f"{str(sidecar)!r} is not the sidecar of a figure: {error.reason}") from None
+    name, parameters = recipe.get("figure"), recipe.get("parameters")
+    if not isinstance(name, str) or name not in DRAWN_AGAIN_BY or not isinstance(parameters, dict):
+        raise WorkbenchError(f"{str(sidecar)!r} is not the sidecar of a figure: {name!r} is none of {', '.join(DRAWN_AGAIN_BY)}")
+    module, function = DRAWN_AGAIN_BY[name]
+    draw = getattr(import_module(f"workbench.{module}"), function)
+    try:
+        return draw(**parameters)
+    except WorkbenchError as error:
+        raise WorkbenchError(f"{str(sidecar)!r} cannot be drawn again: {error}") from None
+    except Exception as error:  # whatever parameters that are not ours lead to
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise WorkbenchError(f"{str(sidecar)!r} cannot be drawn again, its parameters do not fit the figure {name!r} ({reason})") from None
 
 
 def write(folder: Path, tables: Mapping[str, Table], captions: Mapping[str, str], figures: Mapping[str, Drawing | Plot]) -> None:

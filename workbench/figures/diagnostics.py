@@ -9,13 +9,15 @@ from ..diagnostics import effective, largest_of_all, margin
 from ..groups import AXES
 from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
+from . import records as records_of
 from .drawing import Plot
-from .panels import add_lines, colours, empty_panels
+from .panels import add_lines, colours, empty_panels, literal
 
 UNITS = {  # title of a panel -> of its y axis, which is logarithmic for all but the shares and the margin
     "gradient norms": "norm", "margin of D": "logit", "saturation of D": "share of images",
     "weights of G": "largest singular value", "weights of D": "largest singular value", "weights at work": "largest singular value",
 }  # fmt: skip
+UNKNOWN = dict(exact=[None])  # of a layer that a row of the spectra lacks
 LINEAR = ("margin of D", "saturation of D")
 GROWTH = {"sigma_g": "weights of G", "at_work_g": "G at work", "sigma_d": "weights of D", "at_work_d": "D at work"}
 OF_D, OF_G = colours(2)
@@ -35,7 +37,8 @@ def diagnostics(run: Run, records: dict[str, int] | None = None) -> Plot:
         default all.
     """
     counted = dict(history=len(run.history()), spectra=len(run.spectra())) | (records or {})
-    history, spectra = run.history()[: counted["history"]], run.spectra()[: counted["spectra"]]
+    history = records_of.history(run.history()[: counted["history"]])
+    spectra = records_of.spectra(run.spectra()[: counted["spectra"]])
     figure, add = empty_panels(list(UNITS), height=220)
 
     def line(panel: str, name: str, colour: str, points: list[tuple], dash: str | None = None) -> None:
@@ -53,16 +56,16 @@ def diagnostics(run: Run, records: dict[str, int] | None = None) -> Plot:
     for name, colour in (("real", OF_REAL), ("fake", OF_FAKE)):
         line("saturation of D", name, colour, column(f"saturated_{name}"))
     steps = [row["step"] for row in spectra]
-    for name in spectra[-1]["layers"] if spectra else ():
-        rows = [row["layers"][name] for row in spectra]
-        style = dict(name=name, mode="lines", line=dict(color=OF_G if name[0] == "G" else OF_D, width=1), legend=False)
-        style["hovertemplate"] = f"{name}: %{{y:.4g}} at %{{x:,}}<extra></extra>"
+    for name in records_of.layer_names(spectra):
+        rows = [row["layers"].get(name, UNKNOWN) for row in spectra]
+        style = dict(name=literal(name), mode="lines", line=dict(color=OF_G if name[0] == "G" else OF_D, width=1), legend=False)
+        style["hovertemplate"] = f"{literal(name)}: %{{y:.4g}} at %{{x:,}}<extra></extra>"
         values = {f"weights of {name[0]}": [row["exact"][0] for row in rows], "weights at work": [effective(row) for row in rows]}
         for panel, y in values.items():
             add(panel, x=steps, y=y, legendgroup=panel, **style)
     for panel, unit in UNITS.items():
         add.axes(panel, "G step", unit, log_y=panel not in LINEAR)
-    figure.update_layout(title=run.name)
+    figure.update_layout(title=literal(run.name))
     return Plot(figure, "diagnostics", dict(run=run.reference, records=counted))
 
 
@@ -85,14 +88,15 @@ def singular_values(run: Run, network: str = "G", records: int | None = None) ->
     """
     if network not in ("G", "D"):
         raise ParameterError(f"network={network!r} is not one of G, D")
-    spectra = run.spectra()[:records]
+    records = len(run.spectra()) if records is None else records
+    spectra = records_of.spectra(run.spectra()[:records])
     if not spectra:
         raise WorkbenchError(f"run {run.name!r} has written down no singular values: it is older than they are, or has not begun")
-    names = [name for name in spectra[-1]["layers"] if name[0] == network]
-    figure, add = empty_panels(names, columns=4, height=170, titles=[name[2:] for name in names])
+    names = [name for name in records_of.layer_names(spectra) if name[0] == network]
+    figure, add = empty_panels(names, columns=4, height=170, titles=[literal(name[2:]) for name in names])
     steps = [row["step"] for row in spectra]
     for name in names:
-        rows = [row["layers"][name] for row in spectra]
+        rows = [row["layers"].get(name, UNKNOWN) for row in spectra]
         lines = {
             "largest": ([row["exact"][0] for row in rows], dict(color="#1f77b4")),
             "second": ([(row["exact"] + [None])[1] for row in rows], dict(color="#9ecae1")),
@@ -102,9 +106,9 @@ def singular_values(run: Run, network: str = "G", records: int | None = None) ->
             if any(value is not None for value in values):
                 add(name, x=steps, y=values, name=label, legendgroup=label, line=line, mode="lines", legend=True)
     figure.update_annotations(font_size=11)
-    title = f"{run.name}: singular values of the weights of {network}, through training (G steps)"
+    title = f"{literal(run.name)}: singular values of the weights of {network}, through training (G steps)"
     figure.update_layout(title=title, legend=dict(orientation="h", y=-40 / figure.layout.height, yanchor="top"))
-    return Plot(figure, "singular_values", dict(run=run.reference, network=network, records=len(spectra)))
+    return Plot(figure, "singular_values", dict(run=run.reference, network=network, records=records))
 
 
 def growth(runs: Sequence[Run], axis: str = "steps", records: dict[str, int] | None = None) -> Plot:
@@ -127,8 +131,8 @@ def growth(runs: Sequence[Run], axis: str = "steps", records: dict[str, int] | N
     """
     if axis not in AXES:
         raise ParameterError(f"axis={axis!r} is not one of {', '.join(AXES)}")
-    spectra = {run.path: run.spectra()[: (records or {}).get(run.reference)] for run in runs}
-    counted = {run.reference: len(spectra[run.path]) for run in runs}
+    counted = {run.reference: len(run.spectra()[: (records or {}).get(run.reference)]) for run in runs}
+    spectra = {run.path: records_of.spectra(run.spectra()[: counted[run.reference]]) for run in runs}
     members = groups.group(runs)
     figure, add = empty_panels(list(GROWTH.values()), columns=2, height=230)
     for group, colour in zip(members, colours(len(members)), strict=True):
@@ -136,10 +140,10 @@ def growth(runs: Sequence[Run], axis: str = "steps", records: dict[str, int] | N
         for run in (run for run in group.runs if spectra[run.path]):
             steps = [row["step"] for row in spectra[run.path]]
             found = [largest_of_all(row["layers"]) for row in spectra[run.path]]
-            places = groups.along(run.history(), axis, steps).tolist()
+            places = groups.along(records_of.history(run.history()), axis, steps).tolist()
             for key in GROWTH:
                 at = zip(steps, places, found, strict=True)
-                lines[key][run] = {step: (place, values[key]) for step, place, values in at if values.get(key)}
+                lines[key][run] = {step: (place, values[key]) for step, place, values in at if (values.get(key) or 0) > 0}
         for key, panel in GROWTH.items():
             add_lines(add, panel, group.label, colour, lines[key], log=True)
     for panel in GROWTH.values():

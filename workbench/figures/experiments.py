@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from .. import groups
 from ..groups import Group
 from ..runs import Run
+from . import records as records_of
 from .drawing import Plot
-from .panels import add_lines, add_points, colours, empty_panels, protocols
+from .panels import add_lines, add_points, colours, empty_panels, literal, literal_lines, protocols
 from .plots import score_lines
 
 
@@ -35,17 +36,18 @@ def experiments(arms: Mapping[str, Sequence[Group]], score: str, step: int, reco
     runs = {run.reference: run for members in arms.values() for group in members for run in group.runs}
     counted = {name: [len(run.evaluations()), len(run.history())] for name, run in runs.items()} if records is None else records
     evaluated = {name: evaluations for name, (evaluations, _) in counted.items()}
-    histories = {run.path: run.history()[: counted[name][1]] for name, run in runs.items()}
+    histories = {run.path: records_of.history(run.history()[: counted[name][1]]) for name, run in runs.items()}
     labels = list(dict.fromkeys(group.label for members in arms.values() for group in members))
     colour_of = dict(zip(labels, colours(len(labels)), strict=True))
     kinds = (f"{score.partition('@')[0]} at step {step:,}", score.partition("@")[0], "hinge loss of D")
     panels = [f"{name}: {kind}" for name in arms for kind in kinds]
-    figure, add = empty_panels(panels, height=240, spacing=0.2, widths=(0.46, 0.27, 0.27))
+    titles = [literal(panel) for panel in panels]
+    figure, add = empty_panels(panels, height=240, spacing=0.2, widths=(0.46, 0.27, 0.27), titles=titles)
     missing = 0
     for k, members in enumerate(arms.values()):
         by_arm, over_steps, losses = panels[3 * k : 3 * k + 3]
         values = groups.scores(members, records=evaluated).get(score, [])
-        place = {group.label: "<br>".join(textwrap.wrap(group.label, 9, break_long_words=False)) for group in members}
+        place = {group.label: literal_lines(textwrap.wrap(group.label, 9, break_long_words=False)) for group in members}
         for group in members:
             own = [one for one in values if one.group is group]
             last = [one for one in own if one.step == step]
@@ -61,7 +63,7 @@ def experiments(arms: Mapping[str, Sequence[Group]], score: str, step: int, reco
         add.axes(by_arm, "", protocols(said), small=True, type="category", categoryorder="array", categoryarray=list(place.values()))
         add.axes(over_steps, "G step")
         add.axes(losses, "G step")
-    title = f"{', '.join(arms)}: every training, mean ± one standard deviation"
+    title = f"{literal(', '.join(arms))}: every training, mean ± one standard deviation"
     title += f"; {missing} trainings have no score at step {step:,}" if missing else ""
     figure.update_layout(title=title, legend=dict(orientation="h", y=-60 / figure.layout.height, yanchor="top"))
     stored = {name: {group.label: [run.reference for run in group.runs] for group in members} for name, members in arms.items()}

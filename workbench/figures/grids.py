@@ -5,23 +5,72 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
 
 from .. import augment, sampling
 from ..config import Config
+from ..files import UnreadableError
+from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
-from .drawing import Drawing, png_bytes
+from .drawing import Drawing, Note, png_bytes
+
+MOST_COLUMNS = 100  # of one row
+MOST_PIXELS = 50_000_000  # of a sample grid; ours have a twentieth of it
 
 
-def samples(run: Run, step: int | None = None, width: int = 800) -> Image.Image:
-    """The sample grid of a step (by default the newest), enlarged without blur to about `width` pixels."""
+def samples(run: Run, step: int | None = None, width: int = 800) -> Image.Image | Note:
+    """The sample grid of a step (by default the newest), enlarged without blur to about `width` pixels.
+
+    Returns
+    -------
+    Image or Note
+        A note where there are no samples yet, or those of the step cannot be read.
+
+    Raises
+    ------
+    ParameterError
+        If there are no samples of a step that was asked for.
+    """
     steps = run.sample_steps()
-    # RGBA, which JPEG cannot hold: Jupyter would keep a blurred JPEG beside the PNG.
-    image = Image.open(run.sample_path(steps[-1] if step is None else step), formats=["PNG"]).convert("RGBA")
-    factor = max(1, round(width / image.width))
+    if not steps:
+        return Note(f"run {run.name!r} has no samples yet: they come every {run.config.sample_every} steps")
+    if step is not None and step not in steps:
+        raise ParameterError(f"step={step!r}: run {run.name!r} has no samples of it; there are those of: {', '.join(map(str, steps))}")
+    try:
+        image = sample_grid(run.sample_path(steps[-1] if step is None else step))
+    except WorkbenchError as error:
+        return Note(error)
+    image = image.convert("RGBA")  # which JPEG cannot hold: Jupyter would keep a blurred JPEG beside the PNG
+    factor = max(1, min(round(width / image.width), MOST_PIXELS // (image.width * image.height)))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def sample_grid(path: Path) -> Image.Image:
+    """The sample grid in a PNG file.
+
+    Raises
+    ------
+    UnreadableError
+        If the file is gone, damaged, no PNG, or far larger than any grid.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        raise UnreadableError(path, "missing, or not a regular file")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UnreadableError(path, error.strerror or str(error)) from None
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            size = image.size
+            if size[0] * size[1] <= MOST_PIXELS:
+                image.load()
+                return image
+    except Exception:  # Pillow raises almost anything on a broken file
+        raise UnreadableError(path, "no PNG, or a damaged one" if content.strip(b"\0") else "empty") from None
+    raise UnreadableError(path, f"{size[0]}x{size[1]} pixels, far more than a sample grid has")
 
 
 def real_images(data, config: Config, columns: int = 10) -> Image.Image:
@@ -68,26 +117,42 @@ def sample_rows(
 
     Raises
     ------
-    WorkbenchError
-        If there is no such checkpoint, or a run keeps no average.
+    ParameterError
+        For other weights.
+
+    Notes
+    -----
+    A row whose generator cannot be opened has the reason in place of images: no checkpoint, a damaged one, or no average kept.
     """
+    if not 1 <= columns <= MOST_COLUMNS:
+        raise ParameterError(f"columns={columns!r} is out of range; at least 1 and at most {MOST_COLUMNS}")
+    if weights not in ("ema", "raw", "auto"):
+        raise ParameterError(f"weights={weights!r} is not one of ema, raw, auto")
     if not rows:
         return None
     drawn = []
     for label, run, step in rows:
-        config = run.config
-        z, y = sampling.latents(columns, config.z_dim, seed, truncation=truncation), sampling.labels(columns, config.num_classes or 0)
         drawn.append(
-            ("\n".join(textwrap.fill(line, 34) for line in label.splitlines()), sampling.images(run.generator(step, weights), z, y))
+            ("\n".join(textwrap.fill(line, 34) for line in label.splitlines()), _row(run, step, seed, columns, weights, truncation))
         )
     title = f"latents 0 to {columns - 1} of seed {seed}, the same in every row, classes in turn"
     title += f", truncated at {truncation:g}" if truncation else ""
     for name, what in (("z_dim", "latents"), ("num_classes", "classes")):
-        if len({getattr(run.config, name) for _, run, _ in rows}) > 1:
+        if len({getattr(run.config, name) for (_, run, _), (_, row) in zip(rows, drawn, strict=True) if not isinstance(row, str)}) > 1:
             title += f"; not the same {what} where {name} differs"
     parameters = dict(rows=[[label, run.reference, step] for label, run, step in rows])
     parameters |= dict(seed=seed, columns=columns, weights=weights, truncation=truncation)
     return Drawing(_strips(drawn, title), "sample_rows", parameters)
+
+
+def _row(run: Run, step: int, seed: int, columns: int, weights: str, truncation: float) -> torch.Tensor | str:
+    """Images of a generator, or why there are none."""
+    try:
+        config, generator = run.config, run.generator(step, weights)
+    except WorkbenchError as error:
+        return str(error)
+    z, y = sampling.latents(columns, config.z_dim, seed, truncation=truncation), sampling.labels(columns, config.num_classes or 0)
+    return sampling.images(generator, z, y)
 
 
 def sample_rows_again(rows: list[list], **how) -> Drawing:
@@ -95,15 +160,19 @@ def sample_rows_again(rows: list[list], **how) -> Drawing:
     return sample_rows([(label, Run(run), step) for label, run, step in rows], **how)
 
 
-def _strips(rows: list[tuple[str, torch.Tensor]], title: str, size: int = 64):
-    from matplotlib.figure import Figure
+def _strips(rows: list[tuple[str, torch.Tensor | str]], title: str, size: int = 64):
+    """Rows of images with a label each, or of a text in their place."""
+    from .pictures import Picture
 
-    columns = max(len(images) for _, images in rows)
-    picture = Figure(figsize=(2.6 + columns * size / 100, 0.5 + len(rows) * (size + 4) / 100), facecolor="white")
+    columns = max((len(images) for _, images in rows if not isinstance(images, str)), default=8)
+    picture = Picture(figsize=(2.6 + columns * size / 100, 0.5 + len(rows) * (size + 4) / 100), facecolor="white")
     panels = picture.subplots(len(rows), columns, squeeze=False, gridspec_kw=dict(wspace=0.05, hspace=0.05))
     for (label, images), line in zip(rows, panels, strict=True):
         for panel in line:
             panel.axis("off")
+        if isinstance(images, str):
+            line[0].text(0, 0.5, textwrap.fill(images, 16 * columns), transform=line[0].transAxes, va="center", fontsize=7)
+            images = ()
         for panel, image in zip(line, images, strict=False):
             panel.imshow(pixels(image), interpolation="nearest")
         line[0].text(-0.1, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=9)

@@ -7,25 +7,36 @@ from dataclasses import asdict
 
 import torch
 
-from ..inspection import AttentionView, Look, Scene, Subject
+from ..inspection import MOST_QUERIES, AttentionView, Look, Scene, Subject
+from ..parameters import ParameterError, WorkbenchError, say_once
 from ..runs import Run
-from .drawing import Drawing
+from .drawing import Drawing, Note
 from .grids import pixels
 
 QUERY_COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ff9f0a", "#bf5af2", "#00b8c4", "#ff6fb5", "#a2845e")  # as in the inspector
 
 
-def attention(what: Run | AttentionView) -> Drawing | None:
+def attention(what: Run | AttentionView) -> Drawing | Note | None:
     """Where a network looks: images with one coloured dot per query, and the map of each dot (as in Figures 1 and 5 of the paper).
 
     Returns
     -------
-    Drawing or None
-        None when the network has no attention layer.
+    Drawing, Note or None
+        None when the network has no attention layer; a note where there is no checkpoint, or it cannot be read.
+
+    Raises
+    ------
+    ParameterError
+        If the view does not fit the run.
     """
     view = AttentionView() if isinstance(what, Run) else what
-    subjects = [Subject(what)] if isinstance(what, Run) else view.subjects()
-    looks = [(subject, subject.look(scene)) for subject in subjects for scene in view.scenes(subject)]
+    try:
+        subjects = [Subject(what)] if isinstance(what, Run) else view.subjects()
+        looks = [(subject, subject.look(scene)) for subject in subjects for scene in view.scenes(subject)]
+    except ParameterError:
+        raise
+    except WorkbenchError as error:
+        return Note(error)
     return attention_maps(looks, [view.chosen_queries(look) for _, look in looks], view.reading) if looks else None
 
 
@@ -41,13 +52,15 @@ def attention_maps(looks: list[tuple[Subject, Look]], queries: list[list[int]], 
     reading
         How maps are read, see `Look.heat`.
     """
-    from matplotlib.figure import Figure
+    from .pictures import Picture
 
+    if any(len(places) > MOST_QUERIES for places in queries):
+        raise ParameterError(f"queries are {max(map(len, queries))} places; a figure shows at most {MOST_QUERIES}")
     changed = any(look.after is not None for _, look in looks)
     across = 1 + max(map(len, queries)) + 2 * changed
     upright = len(looks) > 2  # many images stand side by side, each above its maps
     columns, rows = (len(looks), across) if upright else (across, len(looks))
-    picture = Figure(figsize=(1.5 * columns, 1.5 * rows + 0.42), facecolor="white")
+    picture = Picture(figsize=(1.5 * columns, 1.5 * rows + 0.42), facecolor="white")
     grid = picture.subplots(rows, columns, squeeze=False, gridspec_kw=dict(wspace=0.04, hspace=0.04))
     grid = grid.T if upright else grid
     for panel in grid.flat:
@@ -87,10 +100,20 @@ def _attention_title(looks: list[tuple[Subject, Look]], reading: str) -> str:
     kind = subject.config.attention_variant
     lines = [" against ".join(names), f"{scene.network}, {layer.side}x{layer.side} ({kind}), gamma {layer.gamma:+.3f}, {reading} attention"]
     if not others:
-        lines[1] += f"; {look.about}"
+        lines[1] += f"; {_about(subject, look)}"
     if any(seen.after is not None for _, seen in looks):
         lines[1] += "; last: with the layer changed, and the difference"
     return "\n".join(lines)
+
+
+def _about(subject: Subject, look: Look) -> str:
+    """What was looked at, in words; the class by its number where no font has its name."""
+    from .pictures import drawable
+
+    name = "" if look.label is None else subject.class_name(look.label)
+    if not name or drawable(name) or not look.about.startswith(name):
+        return look.about
+    return f"class {look.label}{look.about.removeprefix(name)}"
 
 
 def _attention_recipe(looks: list[tuple[Subject, Look]], queries: list[list[int]], reading: str) -> dict:
@@ -116,31 +139,50 @@ def attention_maps_again(looks: list[dict], reading: str) -> Drawing:
     return attention_maps(seen, [one["queries"] for one in looks], reading)
 
 
-def attention_through_training(what: Run | AttentionView, count: int = 8) -> Drawing | None:
+def attention_through_training(what: Run | AttentionView, count: int = 8) -> Drawing | Note | None:
     """The map of one query at steps of the training, from what it wrote down: an image and its map for each of `count` steps.
 
     Returns
     -------
-    Drawing or None
-        None when nothing was written down.
+    Drawing, Note or None
+        None when nothing was written down; a note where nothing of it can be read. Single snapshots that cannot be are left out, and that
+        is said.
     """
     view = AttentionView() if isinstance(what, Run) else what
-    subject = Subject(what) if isinstance(what, Run) else view.subjects()[0]
-    layer, steps = view.chosen_layer(subject), subject.run.attention_steps()
+    try:
+        subject = Subject(what) if isinstance(what, Run) else view.subjects()[0]
+        layer, steps = view.chosen_layer(subject), subject.run.attention_steps()
+    except ParameterError:
+        raise
+    except WorkbenchError as error:
+        return Note(error)
     if not layer or not steps:
         return None
-    chosen = [steps[round(k)] for k in torch.linspace(0, len(steps) - 1, min(count, len(steps))).tolist()]
-    last = subject.look(Scene(layer["id"], chosen[-1], source="recorded"))
-    return through_training_again(subject.run.reference, layer["id"], chosen, view.chosen_queries(last)[0], view.reading)
+    chosen, looks = [steps[round(k)] for k in torch.linspace(0, len(steps) - 1, min(count, len(steps))).tolist()], []
+    for step in chosen:
+        try:
+            looks.append((subject, subject.look(Scene(layer["id"], step, source="recorded"))))
+        except WorkbenchError as error:
+            say_once(str(error))
+            reason = error
+    if not looks:
+        return Note(reason)
+    return _through_training(looks, layer["id"], view.chosen_queries(looks[-1][1])[0], view.reading)
 
 
 def through_training_again(run: str, layer: str, steps: list[int], query: int, reading: str) -> Drawing:
     """The figure of a recipe of `attention_through_training`."""
     subject = Subject(run)
-    looks = [(subject, subject.look(Scene(layer, step, source="recorded"))) for step in steps]
+    return _through_training([(subject, subject.look(Scene(layer, step, source="recorded"))) for step in steps], layer, query, reading)
+
+
+def _through_training(looks: list[tuple[Subject, Look]], layer: str, query: int, reading: str) -> Drawing:
+    subject, steps = looks[0][0], [look.scene.step for _, look in looks]
     picture = attention_maps(looks, [[query]] * len(looks), reading).figure
     across = 1 if len(looks) <= 2 else len(looks)  # as `attention_maps` lays them out: the images are the first panels of their rows
     for k, (_, look) in enumerate(looks):
         picture.axes[k if across > 1 else 2 * k].set_title(f"step {look.scene.step:,}", fontsize=7, pad=2)
     picture.suptitle(f"{subject.label}: {layer} through training, one latent, one query", fontsize=9, x=0.01, ha="left")
-    return Drawing(picture, "attention_through_training", dict(run=run, layer=layer, steps=steps, query=query, reading=reading))
+    return Drawing(
+        picture, "attention_through_training", dict(run=subject.run.reference, layer=layer, steps=steps, query=query, reading=reading)
+    )

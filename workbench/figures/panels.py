@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import colorsys
+import html
+import math
 import textwrap
 from collections.abc import Sequence
 
@@ -11,7 +13,9 @@ import numpy as np
 from ..groups import Score, mean_and_sd
 from ..metrics.protocols import brief
 from ..runs import Run
+from .records import number
 
+PLOTLY = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;", "\n": " "}  # what plotly takes for markup
 COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#c2185b", "#8c564b", "#17a2b8", "#7f7f7f", "#b5a300", "#003f88")
 DARK = "#222222"
 
@@ -80,12 +84,13 @@ def add_lines(
     log
         Mean and deviation are those of the logarithms, as a logarithmic axis has them; values are positive.
     """
+    label = literal(label)
     style = dict(mode=mode, name=label, legendgroup=label)
     alone = len(lines) == 1
     for run, line in lines.items():
         x, y = zip(*line.values(), strict=True) if line else ((), ())
         look = dict(line=dict(color=colour, width=1.6 if alone else 0.8), opacity=1 if alone else 0.45)
-        hover = f"%{{y:.5g}} at %{{x:,}}{about}<extra>{run.name}</extra>"
+        hover = f"%{{y:.5g}} at %{{x:,}}{about}<extra>{literal(run.name)}</extra>"
         add(panel, x=brief_numbers(x), y=brief_numbers(y), legend=alone, hovertemplate=hover, **look, **style)
     if len(lines) > 1:
         scale, back = (np.log, np.exp) if log else (np.asarray, np.asarray)
@@ -111,11 +116,12 @@ def _add_band(add: Adder, panel: str, x: np.ndarray, low: np.ndarray, high: np.n
 
 def add_points(add: Adder, panel: str, label: str, colour: str, x: list, scores: Sequence[Score], legend: bool = True) -> None:
     """Scores of runs of one group at places x, and their mean with a bar of one standard deviation where they are of one step and protocol."""
-    y = [score.value for score in scores]
-    about = [f"{score.run.name}, step {score.step:,}<br>{wrapped(score.protocol)}" for score in scores]
+    label = literal(label)
+    y = brief_numbers([score.value for score in scores])
+    about = [f"{literal(score.run.name)}, step {score.step:,}<br>{wrapped(score.protocol)}" for score in scores]
     style = dict(mode="markers", name=label, legendgroup=label, marker=dict(color=colour, size=8), opacity=0.75)
     add(panel, x=x, y=y, legend=legend, text=about, hovertemplate="%{y:.5g} at %{x}<br>%{text}<extra></extra>", **style)
-    if len(y) > 1 and len({score.protocol for score in scores}) == 1 and len({score.step for score in scores}) == 1:
+    if len(y) > 1 and None not in y and len({score.protocol for score in scores}) == 1 and len({score.step for score in scores}) == 1:
         bar = dict(type="data", array=[float(np.std(y, ddof=1))], color=DARK)
         marker = dict(color=DARK, size=9, symbol="line-ew", line=dict(color=DARK, width=2))
         style = dict(mode="markers", marker=marker, error_y=bar, name="mean ± one standard deviation", legendgroup="mean")
@@ -131,14 +137,30 @@ def colours(count: int) -> list[str]:
 
 def brief_numbers(values: Sequence[float]) -> list[float | None]:
     """Numbers to seven digits, which is more than anybody sees: half as much text in a page."""
-    return [float(f"{value:.7g}") if np.isfinite(value) else None for value in values]
+    drawn = (number(value) for value in np.asarray(values, object).tolist())
+    return [None if value is None or math.isnan(value) else float(f"{value:.7g}") for value in drawn]
 
 
 def protocols(said: Sequence[str]) -> str:
     """Protocols in brief, for an axis."""
-    return "<br>".join(textwrap.wrap(" | ".join(map(brief, said)), 30))
+    return literal_lines(textwrap.wrap(" | ".join(map(brief, said)), 30))
 
 
 def wrapped(text: str) -> str:
     """Long text in lines."""
-    return "<br>".join(textwrap.wrap(text, 70))
+    return literal_lines(textwrap.wrap(text, 70))
+
+
+def literal(text: str) -> str:
+    """A name, or other text that is not ours, as plotly shows it literally: no tags, no links, no mathematics, no fields of a template."""
+    return "".join(PLOTLY.get(character, character) for character in text).encode(errors="replace").decode()
+
+
+def literal_lines(lines: Sequence[str]) -> str:
+    """Lines of such text below each other."""
+    return "<br>".join(map(literal, lines))
+
+
+def plain(text: str | None) -> str:
+    """What plotly shows for a text, without the markup."""
+    return html.unescape((text or "").replace("<br>", "\n"))

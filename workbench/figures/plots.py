@@ -16,9 +16,10 @@ from ..metrics.protocols import brief
 from ..metrics.reported import published
 from ..parameters import ParameterError, WorkbenchError, nearest
 from ..runs import Run
+from . import records as records_of
 from .drawing import Plot
 from .grids import samples
-from .panels import add_lines, add_points, colours, empty_panels, protocols, wrapped
+from .panels import add_lines, add_points, colours, empty_panels, literal, plain, protocols, wrapped
 
 CURVES = {  # title of a panel, unit of its y axis -> column of the history: name in the legend
     ("hinge losses", "loss"): {"loss_d": "D", "loss_g": "G"},
@@ -61,8 +62,8 @@ def curves(runs: Run | Sequence[Run], axis: str = "steps", keys: str = "", recor
         For another axis, or a key that no history has.
     """
     one = isinstance(runs, Run)
-    histories = {run.path: with_margin(run.history()[: (records or {}).get(run.reference)]) for run in ([runs] if one else runs)}
-    counted = {run.reference: len(histories[run.path]) for run in ([runs] if one else runs)}
+    histories = {run.path: _history(run, (records or {}).get(run.reference)) for run in ([runs] if one else runs)}
+    counted = {run.reference: len(run.history()[: (records or {}).get(run.reference)]) for run in ([runs] if one else runs)}
     if one:
         return Plot(_curves_of_one(runs, histories[runs.path]), "curves", dict(runs=runs.reference, records=counted))
     figure = _curves_of_several(groups.group(runs), histories, axis, keys)
@@ -73,21 +74,26 @@ def _curves_of_one(run: Run, history: list[dict]):
     figure, add = empty_panels([title for title, _ in CURVES], columns=2, height=230)
     for (title, unit), columns in CURVES.items():
         if isinstance(columns, str):
-            columns = {key: key.removeprefix(columns) for key in (history[-1] if history else {}) if key.startswith(columns)}
+            columns = {key: literal(key.removeprefix(columns)) for key in (history[-1] if history else {}) if key.startswith(columns)}
         for (key, name), colour in zip(columns.items(), colours(len(columns)), strict=True):
             rows = [row for row in history if key in row]
             style = dict(name=name, mode="lines", line_color=colour, legendgroup=title, legendgrouptitle_text=title)
             add(title, x=[row["step"] for row in rows], y=[row[key] for row in rows], **style)
         add.axes(title, "G step", unit)
-    figure.update_layout(title=run.name)
+    figure.update_layout(title=literal(run.name))
     return figure
+
+
+def _history(run: Run, count: int | None = None) -> list[dict]:
+    """The first rows of a run's history, with D's margin."""
+    return with_margin(records_of.history(run.history()[:count]))
 
 
 def _curves_of_several(members: list[Group], histories: dict, axis: str, keys: str):
     if axis not in AXES:
         raise ParameterError(f"axis={axis!r} is not one of {', '.join(AXES)}")
     chosen = _chosen_keys([history for history in histories.values() if history], keys)
-    figure, add = empty_panels([PANELS.get(key, _title(key)) for key in chosen])
+    figure, add = empty_panels([PANELS.get(key, _title(key)) for key in chosen], titles=[PANELS.get(k, literal(_title(k))) for k in chosen])
     total = sum(key in row for history in histories.values() for row in history for key in chosen)
     every = -(-total // MOST_POINTS) or 1
     for key in chosen:
@@ -172,8 +178,8 @@ def scores(
     counted = {run.reference: len(run.evaluations()[: (records or {}).get(run.reference)]) for run in runs}
     members = groups.group(runs)
     found = groups.scores(members, names, protocol=protocol, across_protocols=across_protocols, like=like, records=counted)
-    histories = {run.path: run.history() for run in runs}
-    figure, add = empty_panels(list(found), height=240, spacing=0.36)
+    histories = {run.path: _history(run) for run in runs}
+    figure, add = empty_panels(list(found), height=240, spacing=0.36, titles=[literal(name) for name in found])
     several = False
     for name, values in found.items():
         kinds = list(dict.fromkeys(score.protocol for score in values))
@@ -238,7 +244,7 @@ def scatter(
     values = {run.path: groups.settings(run) for run in runs}
     parameters = _parameters(against, groups.differing(runs), next(iter(values.values()), {}))
     pairs = {f"{name} against {parameter}": (name, parameter) for parameter in parameters for name in found}
-    figure, add = empty_panels(list(pairs), height=240, spacing=0.36, titles=[name for name, _ in pairs.values()])
+    figure, add = empty_panels(list(pairs), height=240, spacing=0.36, titles=[literal(name) for name, _ in pairs.values()])
     colour_of = dict(zip([group.label for group in members], colours(len(members)), strict=True))
     for panel, (name, parameter) in pairs.items():
         points = groups.at_steps(found[name], steps)
@@ -251,7 +257,7 @@ def scatter(
             add_points(add, panel, group.label, colour_of[group.label], x, own)
         said = list(dict.fromkeys(score.protocol for score in points))
         add.axes(panel, parameter, protocols(said), small=True, **place.style)
-    title = "scores against parameters, at " + ("the newest step of each run" if steps == "last" else f"steps {steps}")
+    title = "scores against parameters, at " + ("the newest step of each run" if steps == "last" else f"steps {literal(steps)}")
     title = title.replace("steps common", "the newest step that all have")
     if any(len({score.protocol for score in found[name]}) > 1 for name in found):
         title += ": different protocols, which do not compare"
@@ -281,8 +287,8 @@ class _Axis:
             if len(set(numbers)) <= 6:
                 self.style |= dict(tickvals=sorted(set(numbers)), ticktext=[groups.written(value) for value in sorted(set(numbers))])
         else:
-            self.put = groups.written
-            order = sorted({groups.written(value) for value in values}, key=lambda text: (text != "none", _numbers_in(text), text))
+            self.put = lambda value: literal(groups.written(value))
+            order = sorted({self.put(value) for value in values}, key=lambda text: (text != "none", _numbers_in(plain(text)), text))
             self.style = dict(type="category", categoryorder="array", categoryarray=order)
 
 
@@ -293,7 +299,7 @@ def _numbers_in(text: str) -> list[float]:
 
 def summary_png(run: Run) -> bytes:
     """The newest sample grid above the curves: the static picture of a run."""
-    parts = [samples(run, width=980)] if run.sample_steps() else []
+    parts = [grid] if (grid := samples(run, width=980)) else []  # not where there are none, or they cannot be read
     parts.append(Image.open(io.BytesIO(curves(run).png())).convert("RGB"))
     width = max(part.width for part in parts)
     sheet = Image.new("RGB", (width, sum(part.height for part in parts)), "white")
@@ -308,7 +314,7 @@ def summary_png(run: Run) -> bytes:
 
 def _title_of(members: list[Group]) -> str:
     if sum(len(group.runs) for group in members) == 1:
-        return members[0].runs[0].name
+        return literal(members[0].runs[0].name)
     return f"{sum(len(group.runs) for group in members)} runs"
 
 

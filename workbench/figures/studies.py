@@ -8,7 +8,7 @@ import torch
 
 from ..experiments.correspondence import Study, Transplant
 from .drawing import Drawing, Plot
-from .panels import colours, empty_panels
+from .panels import colours, empty_panels, literal
 
 
 def correspondence(study: Study) -> Drawing:
@@ -22,10 +22,10 @@ def correspondence_again(
     about: str, rows: list[dict], differences: dict[str, list[float]], verdict: str, locality: str, test: str, smallest: float
 ) -> Drawing:
     """The figure of a recipe of `correspondence`."""
-    from matplotlib.figure import Figure
+    from .pictures import Picture
 
     recipe = dict(about=about, rows=rows, differences=differences, verdict=verdict, locality=locality, test=test, smallest=smallest)
-    picture = Figure(figsize=(9.6, 4.6), facecolor="white")
+    picture = Picture(figsize=(9.6, 4.6), facecolor="white")
     shares, effects = picture.subplots(1, 2, gridspec_kw=dict(width_ratios=(1, 1.1)))
     names, left = [row["map"] for row in rows], torch.zeros(len(rows))
     for part, colour in (("own", "#0a84ff"), ("twin", "#ff3b30"), ("background", "#d8d8d8")):
@@ -60,10 +60,10 @@ def transplant(found: Transplant) -> Drawing:
 
 def transplant_again(about: str, doses: list[float], right: dict, left: dict, verdict: str, test: str, smallest: float) -> Drawing:
     """The figure of a recipe of `transplant`."""
-    from matplotlib.figure import Figure
+    from .pictures import Picture
 
     recipe = dict(about=about, doses=doses, right=right, left=left, verdict=verdict, test=test, smallest=smallest)
-    picture = Figure(figsize=(9.6, 4.6), facecolor="white")
+    picture = Picture(figsize=(9.6, 4.6), facecolor="white")
     panels = picture.subplots(1, 2, sharey=True)
     for panel, half, title in zip(panels, (right, left), ("right glyph: nothing was replaced there", "left glyph"), strict=True):
         panel.plot(doses, torch.tensor(half["glyph"]).T, color="#ff3b30", linewidth=0.4, alpha=0.35)
@@ -95,14 +95,24 @@ def long_range(rows: list[dict], ys: list[str], by: str, said: list[str]) -> Plo
         What is to be said of each panel.
     """
     figure, add = empty_panels(
-        ys, height=280, spacing=0.3, titles=[f"{y.partition('@')[0]}<br>{words}" for y, words in zip(ys, said, strict=True)]
+        ys,
+        height=280,
+        spacing=0.3,
+        titles=[f"{literal(y.partition('@')[0])}<br>{literal(words)}" for y, words in zip(ys, said, strict=True)],
     )
     values = list(dict.fromkeys(row[by] for row in rows))
     for y in ys:
         for value, colour in zip(values, colours(len(values)), strict=True):
             own = [row for row in rows if row[by] == value and row.get(y) is not None and row["distance"] is not None]
-            style = dict(mode="markers", marker=dict(color=colour, size=8), opacity=0.75, legendgroup=value, legend=True)
-            add(y, x=[row["distance"] for row in own], y=[row[y] for row in own], name=value, text=[row["run"] for row in own], **style)
+            style = dict(mode="markers", marker=dict(color=colour, size=8), opacity=0.75, legendgroup=literal(str(value)), legend=True)
+            add(
+                y,
+                x=[row["distance"] for row in own],
+                y=[row[y] for row in own],
+                name=literal(str(value)),
+                text=[literal(row["run"]) for row in own],
+                **style,
+            )
         add.axes(y, "mean distance of attention, pixels")
     figure.update_layout(legend=dict(orientation="h", y=-60 / figure.layout.height, yanchor="top"))
     return Plot(figure, "long_range", dict(rows=rows, ys=ys, by=by, said=said))

@@ -161,7 +161,7 @@ def score_table(records: list[dict]) -> Table:
         for k, record in enumerate(records):
             head = what[k] if what.index(what[k]) == k else f"{what[k]} ({k + 1})"
             known = name in record["scores"]
-            row[head] = Measured(record["scores"][name], record["errors"].get(name), about=about[k]) if known else None
+            row[head] = Measured(record["scores"][name], record.get("errors", {}).get(name), about=about[k]) if known else None
         rows.append(row)
     return Table(rows, tuple(dict.fromkeys(about)))
 
@@ -175,7 +175,7 @@ def measured(scores: Sequence[Score], n: int | None = None) -> dict[str, Measure
 
 
 def _against(record: dict) -> str:
-    real = record["reference"]
+    real = record.get("reference")
     return f"{real['n']:,} real images of {real['data']} at {real['size']}x{real['size']}" if real else "no real images"
 
 

@@ -1,0 +1,158 @@
+"""The matplotlib figure of every drawing: text is what it says, in any script, whatever the user's matplotlibrc makes of text.
+
+Matplotlib takes `$a$` for mathematics and draws boxes for what its font lacks. Here nothing is mathematics, each glyph comes from an
+installed font that has it, and what no font has is written as its code point.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import unicodedata
+from collections.abc import Iterator
+
+from matplotlib import font_manager, rc_context
+from matplotlib.artist import Artist
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, NullFormatter, ScalarFormatter
+
+from ..parameters import say_once
+
+PREFERRED = (  # fonts with many scripts, those for Chinese, Japanese and Korean first; then any other that is installed
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
+    "PingFang SC", "Hiragino Sans GB", "Hiragino Sans", "Microsoft YaHei", "SimHei", "Yu Gothic", "Malgun Gothic", "Apple SD Gothic Neo",
+    "Droid Sans Fallback", "Arial Unicode MS", "Segoe UI Symbol", "Noto Sans Symbols2", "Symbola",
+)  # fmt: skip
+NUMBERS = (LogFormatter, NullFormatter, ScalarFormatter)  # formatters of ticks whose text comes from no name
+PLAIN = {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False}
+
+
+def _plainly(method):
+    """A method of a figure in whose course no text is mathematics; axes and ticks that it makes stay so."""
+
+    @functools.wraps(method)
+    def plain(self, *args, **kwargs):
+        with rc_context(PLAIN):
+            return method(self, *args, **kwargs)
+
+    return plain
+
+
+def _settled(method):
+    """The same of a method that draws or measures text, for which all texts are brought in order first."""
+
+    @functools.wraps(method)
+    def settled(self, *args, **kwargs):
+        with rc_context(PLAIN):
+            self._settle()
+            return method(self, *args, **kwargs)
+
+    return settled
+
+
+class Picture(Figure):
+    """A figure whose texts are drawn as they are, see this module."""
+
+    add_axes, add_subplot = _plainly(Figure.add_axes), _plainly(Figure.add_subplot)
+    draw, tight_layout = _settled(Figure.draw), _settled(Figure.tight_layout)
+
+    def _settle(self) -> None:
+        for axis in (axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)):
+            if not isinstance(axis.get_major_formatter(), NUMBERS):
+                labels = [label.get_text() for label in axis.get_ticklabels()]
+                if any(readable(label) != label for label in labels):  # the formatter sets them anew whenever it is drawn
+                    axis.set_ticks(axis.get_ticklocs(), [readable(label) for label in labels])
+        for text in _texts(self):
+            text.set_parse_math(False)
+            text.set_usetex(False)
+            if not text.get_text().isascii() or not text.get_text().isprintable():
+                families = tuple(text.get_fontfamily())
+                text.set_text(readable(text.get_text(), families))
+                further = (_family_with(character, families) for character in text.get_text())
+                text.set_fontfamily(list(dict.fromkeys([*families, *filter(None, further)])))
+
+
+def _texts(artist: Artist) -> Iterator[Text]:
+    """All texts in a figure or a part of it; of an axis those that there are already, for to make its ticks takes long."""
+    for child in artist.get_children():
+        if isinstance(child, Text):
+            yield child
+        elif isinstance(child, Axis):
+            yield from (child.label, child.offsetText)
+            yield from (label for tick in (*child.majorTicks, *child.minorTicks) for label in (tick.label1, tick.label2))
+        else:
+            yield from _texts(child)
+
+
+def readable(text: str, families: tuple[str, ...] = ("sans-serif",)) -> str:
+    """A text without what no installed font has: code points in its place, such as `U+732B`; which package has it is said once."""
+    if text.isascii() and text.isprintable():
+        return text
+    parts, unknown = [], []
+    for character in [*text, ""]:
+        if character and _family_with(character, families) is None:
+            unknown.append(character)
+            continue
+        if unknown:
+            parts.append(" ".join(f"U+{ord(one):04X}" for one in unknown[:4]) + ("…" if len(unknown) > 4 else ""))
+            _say_what_helps(unknown[0])
+            unknown = []
+        parts.append(" " if unicodedata.category(character or "x") == "Cc" and character != "\n" else character)
+    return "".join(parts)
+
+
+def drawable(text: str) -> bool:
+    """Whether installed fonts have all of a text; if not, which package has it is said once."""
+    return readable(text) == text
+
+
+def _say_what_helps(character: str) -> None:
+    east_asian = unicodedata.east_asian_width(character) in "WF" and unicodedata.category(character) in ("Lo", "Lm", "Po", "Ps", "Pe")
+    symbol = unicodedata.category(character) in ("So", "Sk", "Sm")
+    package = "fonts-noto-cjk" if east_asian else "fonts-symbola" if symbol else "fonts-noto-core"
+    say_once(f"no installed font has all characters of names in figures, which show numbers in their place; install one ({package})")
+
+
+@functools.cache
+def _family_with(character: str, families: tuple[str, ...]) -> str | None:
+    """The font family that a character is drawn with: "" where `families` have it, None where no installed font has it."""
+    if unicodedata.category(character) in ("Cc", "Cf", "Zs", "Zl", "Zp") or any(_has(family, character) for family in families):
+        return ""
+    known = sorted({font.name for font in fontManager.ttflist})
+    candidates = [name for name in PREFERRED if name in known] + known
+    return next((name for name in candidates if _has(name, character)), None) or next(
+        (name for name in _installed_since() if _has(name, character)), None
+    )
+
+
+@functools.cache
+def _installed_since() -> list[str]:
+    """Families of fonts that matplotlib's own list, which it keeps for good, does not know yet; now it does."""
+    count = len(fontManager.ttflist)
+    for path in sorted(set(font_manager.findSystemFonts()) - {font.fname for font in fontManager.ttflist}):
+        try:
+            fontManager.addfont(path)
+        except Exception:
+            continue
+    return sorted({font.name for font in fontManager.ttflist[count:]})
+
+
+@functools.cache
+def _font(family: str):
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it tells of every family that has no normal weight
+    try:
+        return font_manager.get_font(fontManager.findfont(FontProperties(family=family), fallback_to_default=family == "sans-serif"))
+    except (ValueError, OSError, RuntimeError):  # not installed, or no longer there
+        return None
+    finally:
+        log.setLevel(level)
+
+
+def _has(family: str, character: str) -> bool:
+    font = _font(family)
+    return font is not None and font.get_char_index(ord(character)) != 0
