@@ -191,7 +191,7 @@ def test_traits_follow_a_history_that_grows_and_shrinks(run):
         file.write('{"step": 40, "lo')  # caught in the middle of a line
     view.refresh()
     assert losses() == [10, 20, 30]
-    run.truncate(20)  # resumed from a checkpoint
+    run.begin_records(run, 20)  # resumed from a checkpoint
     view.refresh()
     assert losses() == [10, 20]
 
@@ -294,7 +294,7 @@ def test_follow_tells_how_to_go_on_after_a_stop(run, capsys):
     "change, reason",
     [
         (dict(state="failed", message="training diverged at step 120"), "training diverged at step 120"),
-        (dict(born=0), "the training process is gone; nothing was saved yet: start it again"),
+        (dict(born=0), "died without reporting; nothing was saved yet; start again with: papermill train.ipynb -p resume demo"),
     ],
     ids=["failed", "lost"],
 )

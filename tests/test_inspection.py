@@ -11,6 +11,7 @@ from PIL import Image
 from workbench import AttentionView, Config, ParameterError, Run, WorkbenchError, attention, sampling, train
 from workbench.data import to_uint8, to_unit
 from workbench.inspection import STATISTICS, Scene, Subject, salient, statistics
+from workbench.tensors import seal
 from workbench.twins import Twins
 
 
@@ -33,6 +34,7 @@ def raise_gamma(run, step):
     for name in ("ema", "generator", "discriminator"):
         path = run.checkpoint_path(step) / f"{name}.safetensors"
         save_file({k: torch.tensor(0.7) if k.endswith("gamma") else v for k, v in load_file(path).items()}, path)
+    seal(run.checkpoint_path(step))
 
 
 @pytest.fixture

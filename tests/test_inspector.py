@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from workbench import AttentionView, Config, ParameterError, Run, WorkbenchError, attention, figures, sampling, train
+from workbench.tensors import seal
 from workbench.widgets import AttentionInspector
 
 
@@ -25,6 +26,7 @@ def run(tmp_path_factory):
     for file in run.path.glob("checkpoints/*/*.safetensors"):  # after four steps, gamma is too small to show in bytes
         tensors = load_file(file)
         save_file({name: torch.ones_like(t) if name.endswith("gamma") else t for name, t in tensors.items()}, file)
+        seal(file.parent)
     return run
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from workbench import Discriminator, Generator, WorkbenchError, attention
+from workbench import Discriminator, Generator, WorkbenchError, attention, files
 from workbench.attention.snapshots import Snapshot, load_snapshot, save_snapshot
+from workbench.files import StorageError, UnreadableError
 
 
 def snapshot(config):
@@ -38,6 +39,58 @@ def test_queries_and_keys_are_small_where_maps_are_large(tmp_path, tiny):
     layer = attention.Projections(torch.randn(1, 4096, 16), torch.randn(1, 1024, 16), torch.rand(1, 1024), torch.rand(1, 4096), 0.5)
     save_snapshot(tmp_path / "1.safetensors", Snapshot(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 4), None, {"G/a": layer}))
     assert (tmp_path / "1.safetensors").stat().st_size < 176_000 < layer.maps().half().nbytes / 40
+
+
+GOOD = {
+    "images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "z": torch.zeros(2, 4), "y": torch.tensor([0, 1]), "G/a.query": torch.zeros(2, 16, 3),
+    "G/a.key": torch.zeros(2, 4, 3), "G/a.value_norm": torch.zeros(2, 4), "G/a.strength": torch.zeros(2, 16), "G/a.gamma": torch.tensor(0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    (dict(z=None), "z is missing"), (dict(images=torch.zeros(2, 3, 8, 8)), "images of shape"), (dict(y=torch.tensor([0])), r"y of shape \(1,\)"),
+    (dict(images=torch.zeros(2, 3, 8, 4, dtype=torch.uint8)), "images of shape"), (dict(images=torch.zeros(0, 3, 8, 8, dtype=torch.uint8)), "images"),
+    (dict(y=torch.tensor([0, -1])), "y of shape"), (dict(y=torch.tensor([0.0, 1])), "y of shape"), (dict(z=torch.full((2, 4), torch.nan)), "z is not finite"),
+    ({"G/a.query": None}, "G/a.query is missing"), ({"G/a.gamma": None}, "G/a.gamma is missing"), ({"G/a.gamma": torch.zeros(1)}, "G/a.gamma of shape"),
+    ({"G/a.query": torch.zeros(2, 15, 3)}, "G/a.query of shape"), ({"G/a.key": torch.zeros(2, 9, 3)}, "G/a.key of shape"),
+    ({"G/a.key": torch.zeros(2, 4, 2)}, "G/a.key of shape"), ({"G/a.key": torch.zeros(1, 4, 3)}, "G/a.key of shape"),
+    ({"G/a.strength": torch.full((2, 16), torch.inf)}, "G/a.strength is not finite"), ({"G/a.value_norm": torch.zeros(2, 4, dtype=torch.int)}, "value_norm"),
+    ({"odd": torch.zeros(1)}, "is missing"), ({"G/a.query": torch.zeros(2, 0, 3)}, "G/a.query of shape"),
+])  # fmt: skip
+def test_what_is_no_snapshot_is_told_in_one_line(tmp_path, changes, says):
+    path = tmp_path / "5.safetensors"
+    save_file(GOOD, path)
+    assert load_snapshot(path).layers["G/a"].side == 4
+    save_file({name: tensor for name, tensor in (GOOD | changes).items() if tensor is not None}, path)
+    with pytest.raises(UnreadableError, match=says) as caught:
+        load_snapshot(path)
+    assert str(caught.value).startswith(f"unreadable: {path} (") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda c: b"", lambda c: c[:-9], lambda c: bytes(len(c)), lambda c: c[: len(c) // 2], lambda c: b"\xff" * 99]
+)
+def test_damaged_snapshots_are_told_in_one_line(tmp_path, damage):
+    path = tmp_path / "5.safetensors"
+    save_file(GOOD, path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UnreadableError, match="unreadable"):
+        load_snapshot(path)
+    with pytest.raises(UnreadableError, match="not a regular file"):
+        load_snapshot(tmp_path)
+
+
+def test_a_snapshot_that_cannot_be_written_leaves_nothing(tmp_path, tiny, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written"):
+        save_snapshot(tmp_path / "file" / "5.safetensors", snapshot(tiny()))
+    synced = []
+    monkeypatch.setattr(
+        files.os, "fsync", lambda handle: synced.append(handle) or (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(StorageError, match="No space left on device"):
+        save_snapshot(tmp_path / "5.safetensors", snapshot(tiny()))
+    assert synced and [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_file_of_an_earlier_version_is_refused(tmp_path):

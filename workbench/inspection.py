@@ -29,7 +29,7 @@ from .attention.snapshots import Snapshot
 from .data import Images, decode, open_data, to_uint8, to_unit
 from .files import UnreadableError
 from .model import Generator
-from .parameters import ParameterError, Parameters, WorkbenchError, nearest, parameter, read_list, whole
+from .parameters import ParameterError, Parameters, WorkbenchError, nearest, parameter, read_list, say_once, whole
 from .progress import progress
 from .runs import Run, list_runs
 from .twins import Twins
@@ -719,7 +719,7 @@ def statistics(view: AttentionView, most: int = 12) -> list[dict]:
     Returns
     -------
     list of dict
-        run, step, layer, gamma, and the mean of each statistic (see `attention.statistics`; but for `received`, whose mean is always 1).
+        Without what cannot be read, which is said: run, step, layer, gamma, and the mean of each statistic (see `attention.statistics`; but for `received`, whose mean is always 1).
     """
     rows = []
     for subject in view.subjects():
@@ -729,7 +729,11 @@ def statistics(view: AttentionView, most: int = 12) -> list[dict]:
         with progress(len(chosen), f"checkpoints of {subject.label}") as advance:
             for step, layer in product(chosen, subject.layers):
                 scene = Scene(layer["id"], step, weights, truncation=view.truncation)
-                projections = subject.projections(scene, view.n)
+                try:
+                    projections = subject.projections(scene, view.n)
+                except UnreadableError as error:
+                    say_once(str(error))
+                    continue
                 means = attention.statistics(projections, subject.config.image_size)
                 values = {name: means[name].mean().item() for name in STATISTICS if name != "received"}
                 rows.append(dict(run=subject.label, step=step, layer=layer["id"], gamma=projections.gamma) | values)

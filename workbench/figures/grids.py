@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def samples(run: Run, step: int | None = None, width: int = 800) -> Image.Image 
     except WorkbenchError as error:
         return Note(error)
     image = image.convert("RGBA")  # which JPEG cannot hold: Jupyter would keep a blurred JPEG beside the PNG
-    factor = max(1, min(round(width / image.width), MOST_PIXELS // (image.width * image.height)))
+    factor = max(1, min(round(width / image.width), math.isqrt(MOST_PIXELS // (image.width * image.height))))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 

@@ -191,7 +191,7 @@ def scores(
                 lines = score_lines(group, [score for score in values if score.protocol == said], histories, axis)
                 add_lines(add, name, label, next(colour), lines, f"<br>{wrapped(said)}", mode="lines+markers")
         ends = [x for group in members for line in score_lines(group, values, histories, axis).values() for x, _ in line.values()]
-        for score, value, source in dict.fromkeys(line for one in values for line in published(one.record)):
+        for score, value, source in dict.fromkeys(line for one in values for line in _published(one.record)):
             if score == name:
                 add(name, x=[min(ends), max(ends)], y=[value] * 2, mode="lines", name=source, line=dict(dash="dash", color="gray"))
         add.axes(name, AXES[axis][2], protocols(kinds), small=True)
@@ -199,6 +199,14 @@ def scores(
     figure.update_layout(title=title, legend=dict(orientation="h", y=-60 / figure.layout.height, yanchor="top"))
     how = dict(names=names, like=like, across_protocols=across_protocols, axis=axis, protocol=protocol, records=counted)
     return Plot(figure, "scores", dict(runs=list(counted)) | how)
+
+
+def _published(record: dict) -> list[tuple[str, float, str]]:
+    """As `published`; nothing for a record that lacks what that compares."""
+    try:
+        return published(record)
+    except (KeyError, TypeError):
+        return []
 
 
 def score_lines(group: Group, values: list[Score], histories: dict, axis: str) -> dict[Run, dict[int, tuple[float, float]]]:

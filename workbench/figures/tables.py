@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from ..files import replace_text
+from ..files import replace_text, storing
 from ..groups import Score
 
 LATEX = {  # what stands for characters that mean something else in LaTeX, or that its default fonts lack
@@ -217,6 +217,7 @@ def escaped(plain: str) -> str:
 
 def _write(path: str | PathLike, content: str) -> Path:
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, content)
     return path

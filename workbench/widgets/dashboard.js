@@ -6,6 +6,7 @@
 /** The sample grids that came from the kernel so far, for all views of one widget: they stay when the kernel goes. */
 function pictureStore(model) {
   const urls = new Map(); // step, or "preview" -> URL of a blob
+  const reasons = new Map(); // step -> why its samples cannot be shown
   const store = new EventTarget();
   store.open = false; // whether the diagnostics are unfolded, and which layers are looked at there, for further views too
   store.layers = {};
@@ -18,8 +19,14 @@ function pictureStore(model) {
   };
   const keepPreview = () => keep("preview", model.get("preview"));
   model.on("change:preview", keepPreview);
-  model.on("msg:custom", (content, buffers) => content.kind === "sample" && keep(content.step, buffers[0]));
+  model.on("msg:custom", (content, buffers) => {
+    if (content.kind !== "sample") return;
+    if (content.reason) reasons.set(content.step, content.reason);
+    if (content.reason) store.dispatchEvent(new Event("picture"));
+    else keep(content.step, buffers[0]);
+  });
   keepPreview();
+  store.reason = (step) => reasons.get(step);
   store.get = (key) => urls.get(key);
   store.ask = (step) => send(model, { kind: "sample", step });
   store.close = () => urls.forEach((url) => URL.revokeObjectURL(url));
@@ -63,7 +70,8 @@ function samplesCard(store, onStep, onSize) {
     newest.disabled = chosen === null;
     const exact = store.get(step), url = exact ?? (chosen === null ? store.get("preview") : undefined);
     const at = `step ${step.toLocaleString("en")}`;
-    say(caption, !url ? `${at}: waiting for the kernel` : chosen === null ? `${at}, the newest` : at);
+    const reason = store.reason(step);
+    say(caption, !url ? `${at}: ${reason ?? "waiting for the kernel"}` : chosen === null ? `${at}, the newest` : at);
     image.classList.toggle("stale", !url);
     if (url && image.src !== url) {
       image.src = url;
@@ -71,7 +79,7 @@ function samplesCard(store, onStep, onSize) {
       image.dataset.step = step;
     }
     clearTimeout(timer); // a dragged slider asks for the step where it rests
-    if (!exact) timer = setTimeout(() => store.ask(step), 60);
+    if (!exact && !reason) timer = setTimeout(() => store.ask(step), 60);
   };
   image.addEventListener("load", () => {
     size();
@@ -325,7 +333,7 @@ function render({ model, el, store }) {
     say(badge, asked ? "stopping…" : head.badge);
     stop.disabled = !head.active || head.state === "stopping" || asked;
     free.hidden = !model.get("waiting") || !head.active;
-    bar.style.width = `${(100 * head.step) / head.steps}%`;
+    bar.style.width = `${(100 * head.step) / (head.steps || 1)}%`;
     progress.setAttribute("aria-valuenow", head.step);
     progress.setAttribute("aria-valuemax", head.steps);
     facts.replaceChildren(...head.facts.map(([value, unit]) => html("span", {}, html("b", {}, value), ` ${unit}`)));

@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from os import PathLike
 from pathlib import Path
@@ -29,14 +29,17 @@ from IPython.display import display
 from PIL import Image
 
 from ..diagnostics import effective, margin
+from ..figures import records
+from ..figures.grids import sample_grid
 from ..metrics.protocols import brief
-from ..parameters import WorkbenchError
+from ..parameters import WorkbenchError, say_once
 from ..progress import clock, interactive
 from ..runs import ACTIVE, Run
 from .assets import source
 
 BADGES = {"created": "not started", "starting": "starting…", "running": "training", "stopping": "stopping…"}  # the others: as they are
 
+LONGEST = 1e9  # seconds that can be a training's
 POINTS = 600  # of a curve that go to the browser
 LAYER_POINTS = 100  # the same of a layer, of which there are many
 PREVIEW_BYTES = 120_000  # a larger sample grid goes into the saved notebook as a JPEG
@@ -73,9 +76,11 @@ class Dashboard(anywidget.AnyWidget):
         self.run = Run(run) if isinstance(run, (str, PathLike)) else run
         self._poll, self._every = 0.5, 10.0
         self._rows: list[dict] = []
+        self._unreadable = ""  # why the newest samples cannot be shown
         self._stamps: dict = {}
         self._handles: list = []
         self._task: asyncio.Task | None = None
+        self._freed: asyncio.Event | None = None
         super().__init__()
         self.on_msg(self._receive)
         self.refresh()
@@ -130,7 +135,7 @@ class Dashboard(anywidget.AnyWidget):
         status = watching.result()
         if not here:
             self.show()
-        if status["state"] in ("failed", "lost"):
+        if status["state"] in ("failed", "lost", "unreadable"):
             raise WorkbenchError(status["message"])
         if status["state"] == "stopped":
             print(status["message"], flush=True)
@@ -183,13 +188,18 @@ class Dashboard(anywidget.AnyWidget):
         status = self.run.status()
         with self.hold_sync():
             if self._changed(self.run.path / "history.jsonl", self.run.path / "evaluations.jsonl"):
-                self._rows = self.run.history()
+                self._rows = records.history(self.run.history())
                 self.charts = charts(self._rows, self.run.evaluations())
             if self._changed(self.run.path / "history.jsonl", self.run.path / "spectra.jsonl"):
                 self.diagnostics = diagnostic_charts(self._rows, self.run.spectra())
             samples = self.run.sample_steps()
             if samples and self._changed(self.run.sample_path(samples[-1])):
-                self.preview = _preview(self.run.sample_path(samples[-1]).read_bytes())
+                try:
+                    sample_grid(self.run.sample_path(samples[-1]))
+                    self.preview = _preview(self.run.sample_path(samples[-1]).read_bytes())
+                    self._unreadable = ""
+                except (WorkbenchError, OSError) as error:  # damaged, or dropped meanwhile by a training that was resumed
+                    self.preview, self._unreadable = b"", str(error)
             self.samples = samples
             self.summary = self._summary(status)
         return status
@@ -202,31 +212,33 @@ class Dashboard(anywidget.AnyWidget):
         return changed
 
     def _summary(self, status: dict) -> dict:
-        config, state, rows = self.run.config, status["state"], self._rows
-        step, steps, pace = status["step"], status["steps"], status["seconds_per_step"]
-        if not pace and len(rows) > 1:
-            pace = (rows[-1]["seconds"] - rows[-2]["seconds"]) / (rows[-1]["step"] - rows[-2]["step"])
-        facts = {"steps": f"{step:,} / {steps:,}", "done": f"{100 * step // steps} %"}
-        if pace:
-            facts |= {"steps/s": _short(1 / pace), "images/s": _short(config.batch_size / pace)}
-        if rows:
+        state, rows, config = status["state"], self._rows, None
+        with suppress(WorkbenchError):  # then the status says so
+            config = self.run.config
+        step, steps = (min(max(0, status[name]), 2**53) for name in ("step", "steps"))
+        pace = records.number(status["seconds_per_step"]) or _pace(rows)
+        facts = {"steps": f"{step:,} / {steps:,}", "done": f"{100 * step // max(1, steps)} %"}
+        if pace and 0 < pace < math.inf:
+            facts |= {"steps/s": _short(1 / pace)} | ({"images/s": _short(config.batch_size / pace)} if config else {})
+        if rows and 0 <= rows[-1].get("seconds", math.nan) < LONGEST:
             facts["elapsed"] = clock(rows[-1]["seconds"])
-        if pace and state in ACTIVE:
+        if pace and state in ACTIVE and 0 < (steps - step) * pace < LONGEST:
             facts["left"] = clock((steps - step) * pace)
-        broken = state in ("failed", "lost")
+        broken = state in ("failed", "lost", "unreadable")
+        alarms = [*status["alarms"], *([status["message"]] if broken else []), *([self._unreadable] if self._unreadable else [])]
         return dict(
             name=self.run.name,
-            about=f"{Path(config.data).name} · {config.image_size}×{config.image_size} · batch {config.batch_size}",
+            about=(config and f"{Path(config.data).name} · {config.image_size}×{config.image_size} · batch {config.batch_size}") or "",
             state=state,
             badge=BADGES.get(state, state),
             active=state in ACTIVE,
-            alarms=[*status["alarms"], *([status["message"]] if broken else [])],
+            alarms=alarms,
             message="" if broken or state == "finished" else status["message"],  # a finished run is told by its badge
             log=self.run.log_tail(20) if broken else "",
             step=step,
             steps=steps,
             facts=[[value, unit] for unit, value in facts.items()],
-            sample_every=config.sample_every,
+            sample_every=config.sample_every if config else 0,
         )
 
     def line(self) -> str:
@@ -253,19 +265,38 @@ class Dashboard(anywidget.AnyWidget):
             # wait for; a training that goes on gets its picture at the end.
             from .. import figures
 
-            data["image/png"] = base64.b64encode(figures.summary_png(self.run)).decode()
+            try:
+                data["image/png"] = base64.b64encode(figures.summary_png(self.run)).decode()
+            except WorkbenchError as error:
+                say_once(str(error))
         return data, metadata
 
     def _receive(self, widget, content: dict, buffers: list) -> None:
         """What the front end asks for. This may run in another thread (a subshell), so it leaves the traits alone."""
-        match content["kind"]:
-            case "stop":
+        kind, step = (content.get(name) if isinstance(content, dict) else None for name in ("kind", "step"))
+        try:
+            if kind == "stop":
                 self.run.stop()
-            case "free":
-                self._loop.call_soon_threadsafe(self._freed.set)
-            case "sample":
-                path = self.run.sample_path(content["step"])
-                self.send(content, [path.read_bytes()] if path.exists() else [])
+            elif kind == "free":
+                if self._freed:  # else no cell waits
+                    self._loop.call_soon_threadsafe(self._freed.set)
+            elif kind == "sample" and isinstance(step, int) and 0 <= step < 2**53:
+                self._send_samples(step)
+            else:
+                say_once(f"the dashboard of {self.run.name} was sent what is no request: {repr(content)[:80]}")
+        except WorkbenchError as error:
+            say_once(str(error))
+
+    def _send_samples(self, step: int) -> None:
+        """The sample grid of a step, or why it cannot be shown; nothing where it is not there."""
+        path, message = self.run.sample_path(step), dict(kind="sample", step=step)
+        if not path.exists():
+            return self.send(message, [])
+        try:
+            sample_grid(path)
+            self.send(message, [path.read_bytes()])
+        except (WorkbenchError, OSError) as error:
+            self.send(message | dict(reason=str(error)), [])
 
 
 # ----------------------------------------------------------------------------------------------------- what is drawn
@@ -286,6 +317,7 @@ def charts(rows: list[dict], evaluations: list[dict]) -> list[dict]:
         lines = [_curve(name, colour, [(row["step"], row.get(key)) for row in rows]) for name, colour, key in curves]
         drawn.append(dict(title=title, unit=unit, zero=zero, empty=empty, curves=lines))
     # One chart per score and protocol: scores of different protocols do not compare.
+    evaluations = records.evaluations(evaluations)
     for score, protocol in dict.fromkeys((name, row["protocol"]) for row in evaluations for name in row["scores"]):
         scored = {row["step"]: row["scores"][score] for row in evaluations if row["protocol"] == protocol and score in row["scores"]}
         points = sorted(scored.items())
@@ -319,8 +351,8 @@ def diagnostic_charts(rows: list[dict], spectra: list[dict]) -> list[dict]:
         dict(title="Margin of D", unit="mean logit on real less that on fake images", zero=True, curves=[margins]),
         dict(title="Saturation of D", unit="share of images that D's hinge loss is flat at", zero=True, curves=curves(shares)),
     ]
-    spectra = _thinned_rows(spectra)
-    names = list(spectra[-1]["layers"]) if spectra else []
+    spectra = _thinned_rows(records.spectra(spectra))
+    names = records.layer_names(spectra)
     for letter in "GD":
         layers = [_layer(name, name[2:], spectra, weight=True) for name in names if name[0] == letter]
         drawn.append(dict(title=f"Weights of {letter}", unit="largest singular value of", log=True, layers=layers))
@@ -332,7 +364,7 @@ def diagnostic_charts(rows: list[dict], spectra: list[dict]) -> list[dict]:
 
 def _layer(name: str, label: str, spectra: list[dict], weight: bool) -> dict:
     """Curves of a layer: of its weight the largest singular value and, where it is divided by that, the estimate; or of what it works with."""
-    rows = [row["layers"][name] for row in spectra]
+    rows = [row["layers"].get(name, dict(exact=[None])) for row in spectra]
     curves = {"exact": [row["exact"][0] for row in rows], "estimate": [row.get("estimate") for row in rows]}
     if not weight:
         curves = {"exact": [effective(row) for row in rows]}
@@ -365,7 +397,8 @@ def thin(steps: np.ndarray, values: np.ndarray, limit: int = POINTS) -> tuple[np
 
 def _curve(name: str, colour: str, points: list[tuple], limit: int = POINTS) -> dict:
     """A thinned curve of the finite points, at five digits: JSON has no NaN, and the notebook keeps the text."""
-    table = np.array([point for point in points if isinstance(point[1], (int, float)) and math.isfinite(point[1])]).reshape(-1, 2)
+    finite = [(step, value) for step, value in points if value is not None and abs(value) < records.LARGEST]  # NaN is not
+    table = np.array(finite, float).reshape(-1, 2)
     steps, values = thin(table[:, 0], table[:, 1], limit)
     return dict(name=name, colour=colour, steps=[int(s) for s in steps], values=[float(f"{v:.5g}") for v in values])
 
@@ -383,6 +416,13 @@ def _preview(png: bytes) -> bytes:
 def _gammas(rows: list[dict]) -> list[str]:
     """The keys of the attention strengths in a history: gamma_g16, gamma_d16, ..."""
     return [key for key in (rows[-1] if rows else ()) if re.fullmatch(r"gamma_[gd]\d+", key)]
+
+
+def _pace(rows: list[dict]) -> float | None:
+    """Seconds per step by the last two rows of a history; None where they do not tell."""
+    if len(rows) < 2 or not all("seconds" in row for row in rows[-2:]) or rows[-1]["step"] <= rows[-2]["step"]:
+        return None
+    return (rows[-1]["seconds"] - rows[-2]["seconds"]) / (rows[-1]["step"] - rows[-2]["step"])
 
 
 def _short(number: float) -> str:

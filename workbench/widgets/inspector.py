@@ -7,8 +7,10 @@ answers what needs a network: another image, checkpoint, layer or intervention. 
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
+import re
 from collections import OrderedDict
 from dataclasses import asdict
 from itertools import product
@@ -20,14 +22,16 @@ import traitlets
 
 from .. import figures
 from ..data import to_uint8
-from ..inspection import STRIP, AttentionView, Scene, Subject
-from ..parameters import ParameterError, WorkbenchError
+from ..files import UnreadableError, replace_text, storing
+from ..inspection import MOST_QUERIES, READINGS, STRIP, AttentionView, Scene, Subject
+from ..parameters import ParameterError, WorkbenchError, say_once
 from ..progress import interactive
 from ..runs import Run
 from .assets import source
 
 SAVED_BYTES = 400_000  # of the first answer that go into a saved notebook; larger ones are left to the kernel
 RECENT = 16  # answers that the kernel keeps
+FORMATS = ("png", "svg", "pdf", "html")
 PAGE_BYTES = 24_000_000  # of answers in an exported page
 
 
@@ -87,14 +91,26 @@ class AttentionInspector(anywidget.AnyWidget):
             return {}
         if view.chosen_layer(first) is None:  # no attention in the network that was asked for
             view = AttentionView(**asdict(view) | dict(network=first.layers[-1]["network"]))
+        if not first.run.checkpoint_steps() and all(info["recorded"] for info in self.catalog):
+            return self._recorded(view)
         scene = view.scenes(first)[0]
-        steps = [subject.start or subject.run.checkpoint_steps()[-1] for subject in self.subjects]
-        pins = view.chosen_queries(first.look(scene))
+        steps = [int(subject.run.checkpoint_path(subject.start).name) for subject in self.subjects]
+        try:
+            pins = view.chosen_queries(first.look(scene))
+        except UnreadableError:  # told where the picture would be; other steps may be readable
+            pins = []
         return dict(
             layer=scene.layer, steps=[scene.step, *steps[1:]], weights=scene.weights, source=scene.source, sample=scene.sample,
             seed=scene.seed, truncation=scene.truncation, reading=view.reading, pins=pins, active=0 if pins else -1,
             **{"class": scene.label},
         )  # fmt: skip
+
+    def _recorded(self, view: AttentionView) -> dict:
+        """Where to start in a run without a checkpoint: at what its training wrote down last."""
+        layer, steps = view.chosen_layer(self.subjects[0])["id"], [info["recorded"][-1] for info in self.catalog]
+        pins = view.chosen_queries(self.subjects[0].look(Scene(layer, steps[0], source="recorded")))
+        own = {"class": -1} | dict(seed=0, sample=0, truncation=0.0, weights="ema", pins=pins, active=0)
+        return dict(layer=layer, steps=steps, source="recorded", reading=view.reading, **own)
 
     def requests(self, kind: str = "look", **changes) -> list[dict]:
         """What the front end would ask for each run to show the view, with `changes` in the request."""
@@ -102,12 +118,42 @@ class AttentionInspector(anywidget.AnyWidget):
         for number, info in enumerate(self.catalog):
             step = view["steps"][number] if number < len(view["steps"]) else None
             steps = info["recorded"] if view["source"] == "recorded" else info["steps"]
-            weights = view["weights"] if view["weights"] in info["weights"] else info["weights"][0]
+            weights = view["weights"] if view["weights"] in info["weights"] else next(iter(info["weights"]), "ema")
             queries = view.get("pins") if view.get("scope") == "pins" else None
             start = view["sample"] // STRIP * STRIP if view["source"] in ("samples", "real") else 0
-            own = dict(kind=kind, subject=number, step=step if step in steps else steps[-1], weights=weights, queries=queries, start=start)
+            own = dict(
+                kind=kind,
+                subject=number,
+                step=step if step in steps else next(reversed(steps), None),
+                weights=weights,
+                queries=queries,
+                start=start,
+            )
             found.append({**view, **own, **changes})
         return found
+
+    def _checked(self, view: dict) -> dict:
+        """A view as the front end has it, if it can be shown: requests check the rest.
+
+        Raises
+        ------
+        ParameterError
+            That names the entry.
+        """
+        known = [layer["id"] for layer in self.subjects[0].layers]
+        pins, steps = view.get("pins"), view.get("steps")
+        whole = [isinstance(value, list | tuple) and all(isinstance(k, int) for k in value) for value in (pins, steps)]
+        for name, fits in (
+            ("layer", isinstance(view.get("layer"), str) and view["layer"] in known),
+            ("pins", whole[0] and len(pins) <= MOST_QUERIES),
+            ("steps", whole[1] and len(steps) <= len(self.subjects)),
+            ("reading", view.get("reading") in ("causal", "offsets", *READINGS)),
+            ("sample", isinstance(view.get("sample"), int)),
+            ("weights", isinstance(view.get("weights"), str)),
+        ):
+            if not fits:
+                raise ParameterError(f"{name}={_short(view.get(name))} of the view does not fit run {self.subjects[0].run.name!r}")
+        return view
 
     def _follow_view(self, change) -> None:
         self.catalog = [subject.catalog() for subject in self.subjects]  # a training that goes on has new checkpoints
@@ -117,6 +163,7 @@ class AttentionInspector(anywidget.AnyWidget):
         """Let the state that a notebook saves hold what it takes to show the view when there is no kernel, unless that is large."""
         if self.view:
             try:
+                self._checked(self.view)
                 answers = [self._with_answer(request) for kind in ("strip", "look") for request in self.requests(kind)]
             except WorkbenchError:  # told where it was asked for
                 answers = []
@@ -137,22 +184,30 @@ class AttentionInspector(anywidget.AnyWidget):
         WorkbenchError
             With the reason, in one line.
         """
-        kind = request["kind"]
+        if not isinstance(request, dict):
+            raise WorkbenchError(f"a request is {_short(request)}; it has to be an object with a kind")
+        kind, number = request.get("kind"), request.get("subject", 0)
         if kind == "export":
-            path = self.save(self._export_path(request), {**self.view, **request.get("view", {})})
+            path = self.save(self._export_path(request), self._checked({**self.view, **_given_view(request)}))
             return dict(path=str(path), text=f"written: {path}"), []
-        subject = self.subjects[request.get("subject", 0)]
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(self.subjects):
+            raise WorkbenchError(f"subject={_short(number)} is none of the {len(self.subjects)} runs that are looked at")
+        if kind not in ("look", "strip", "causal", "offsets", "drop"):
+            raise WorkbenchError(f"kind={_short(kind)} is no request; it is one of look, strip, causal, offsets, drop, export")
+        subject = self.subjects[number]
         if kind == "drop":
-            numbers = [one.drop(request["name"], bytes(buffers[0])) for one in self.subjects]
+            if not buffers or len(buffers) != 1:
+                raise WorkbenchError("a dropped image comes with the content of its file")
+            numbers = [one.drop(request.get("name"), bytes(buffers[0])) for one in self.subjects]
             return dict(sample=numbers[0]), []
-        scene = _scene(request, subject)
+        scene, start = _scene(request, subject), request.get("start", 0)
+        if not isinstance(start, int):
+            raise ParameterError(f"start={_short(start)} is not the number of an image")
         if kind in ("look", "strip"):
-            return self._remembered(kind, subject, scene, request.get("start", 0))
+            return self._remembered(kind, subject, scene, start)
         if kind == "causal":
-            return {}, [subject.causal(scene, request["query"]).numpy().tobytes()]
-        if kind == "offsets":
-            return {}, [subject.offsets(scene).contiguous().numpy().tobytes()]
-        raise WorkbenchError(f"kind={kind!r} is no request; it is one of look, strip, causal, offsets, drop, export")
+            return {}, [subject.causal(scene, request.get("query")).numpy().tobytes()]
+        return {}, [subject.offsets(scene).contiguous().numpy().tobytes()]
 
     def _remembered(self, kind: str, subject: Subject, scene: Scene, start: int) -> tuple[dict, list[bytes]]:
         """The answer to a request for a look or a strip; the latest ones are kept."""
@@ -170,23 +225,27 @@ class AttentionInspector(anywidget.AnyWidget):
 
     def _receive(self, widget, content: dict, buffers: list) -> None:
         """A message of the front end; may come in another thread (a subshell), so it leaves the traits alone."""
+        number = content.get("id") if isinstance(content, dict) else None
+        if not isinstance(number, str) or "request" not in content:
+            return say_once(f"{self!r} was sent what is no request: {_short(content)}")
         try:
             reply, parts = self.answer(content["request"], buffers)
-            self.send(dict(id=content["id"], reply=reply), parts)
+            self.send(dict(id=number, reply=reply), parts)
         except WorkbenchError as error:
-            self.send(dict(id=content["id"], error=str(error)))
-        except Exception as error:  # a bug of ours: told where the user looks, not in a log
-            self.send(dict(id=content["id"], error=f"{type(error).__name__}: {error}"))
-            raise
+            self.send(dict(id=number, error=" ".join(str(error).split())))
+        except Exception as error:  # a bug of ours, or a message that no front end sends: told where the user looks
+            self.send(dict(id=number, error=" ".join(f"{type(error).__name__}: {error}".split())))
 
     # ------------------------------------------------------------------------------------------------- export
 
     def _export_path(self, request: dict) -> Path:
         """A name that says what is on it, and is free."""
-        view = {**self.view, **request.get("view", {})}
+        view = self._checked({**self.view, **_given_view(request)})
         words = [view["layer"].replace("/attention.", ""), *(str(step) for step in view["steps"][: len(self.subjects)])]
-        stem = f"attention-{'-'.join(words)}"
-        folder, ending, number = self.views, request["format"], 1
+        stem = re.sub(r"[^A-Za-z0-9-]+", "-", f"attention-{'-'.join(words)}")[:100]
+        folder, ending, number = self.views, request.get("format"), 1
+        if ending not in FORMATS:
+            raise ParameterError(f"format={_short(ending)} is not one of {', '.join(FORMATS)}")
         while (folder / (name := f"{stem}{f'-{number}' if number > 1 else ''}.{ending}")).exists():
             number += 1
         return folder / name
@@ -195,7 +254,7 @@ class AttentionInspector(anywidget.AnyWidget):
         """The current view as a figure: image, dots, and a map for each dot; None where there is no attention layer."""
         if not self.view:
             return None
-        self.view = view or self.view
+        self.view = self._checked(view or self.view)
         looks = [(subject, subject.look(_scene(request, subject))) for subject, request in zip(self.subjects, self.requests(), strict=True)]
         reading = self.view["reading"] if self.view["reading"] not in ("causal", "offsets") else "outgoing"
         return figures.attention_maps(looks, [list(self.view["pins"])] * len(looks), reading)
@@ -210,18 +269,23 @@ class AttentionInspector(anywidget.AnyWidget):
             For another ending.
         """
         path = Path(path)
-        if path.suffix not in (".png", ".svg", ".pdf", ".html"):
+        if path.suffix[1:] not in FORMATS:
             raise ParameterError(f"path={str(path)!r} ends in {path.suffix!r}; a view can be .png, .svg, .pdf or .html")
         if not self.view:
             raise WorkbenchError(f"run {self.subjects[0].run.name!r} has no attention layer: nothing to save")
         if path.suffix != ".html":
             return self.figure(view).save(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self._page(view or self.view), encoding="utf-8")
+        page = self._page(view or self.view)
+        with storing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, page)
         return path
 
     def export(self, figure: figures.Drawing | None) -> None:
         """Write a figure as PNG and SVG, and the current view as a page, to `views`; say where."""
+        if isinstance(figure, figures.Note):
+            print(f"nothing to write: {figure}")
+            return
         if not figure:
             print(f"run {self.subjects[0].run.name!r} has no attention layer: nothing to write")
             return
@@ -234,7 +298,7 @@ class AttentionInspector(anywidget.AnyWidget):
 
     def _page(self, view: dict) -> str:
         """The view in one file: this image and its neighbours in the strip, in every layer, as far as the size of a page allows."""
-        self.view = view
+        self.view = self._checked(view)
         answers = [self._with_answer(request) for request in self.requests("strip")]
         layers = [layer["id"] for layer in self.subjects[0].layers if all(layer in other.layers for other in self.subjects)]
         layers.sort(key=lambda layer: layer != view["layer"])
@@ -252,7 +316,7 @@ class AttentionInspector(anywidget.AnyWidget):
             seen += part
         state = dict(catalog=self.catalog, view=view, palette=self.palette, diverging=self.diverging, answers=answers + seen)
         text = json.dumps(state, default=_encode).replace("<", "\\u003c")  # no tag may end the script that holds it
-        return PAGE.format(title=repr(self), css=self._css, state=text, script=f"{self._esm}\n{source_of_page()}")
+        return PAGE.format(title=html.escape(repr(self)), css=self._css, state=text, script=f"{self._esm}\n{source_of_page()}")
 
     # ------------------------------------------------------------------------------------------------- the front end
 
@@ -263,28 +327,53 @@ class AttentionInspector(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs):
         data, metadata = ({"text/plain": repr(self)}, {}) if self.comm is None else super()._repr_mimebundle_(**kwargs)
-        if figure := self.figure():  # what GitHub, an untrusted notebook and an export show
-            data["image/png"] = base64.b64encode(figure.png()).decode()
+        try:
+            if figure := self.figure():  # what GitHub, an untrusted notebook and an export show
+                data["image/png"] = base64.b64encode(figure.png()).decode()
+        except WorkbenchError as error:  # the checkpoint is gone meanwhile, or cannot be read
+            data["text/plain"] += f": {error}"
         return data, metadata
 
 
 def _scene(request: dict, subject: Subject) -> Scene:
     """The scene of a request, whose names are JavaScript's; equal pictures are equal scenes."""
+    if not subject.layers:
+        raise WorkbenchError(f"run {subject.run.name!r} has no attention layer: nothing to look at")
     given = request.get("source") in ("real", "dropped")
     fitting = [layer["id"] for layer in subject.layers if not given or layer["network"] == "D"]
     label, towards, forbid = request.get("class", -1), request.get("towards"), request.get("forbid")
+    for name, value, fits in (("class", label, isinstance(label, int)), ("towards", towards, isinstance(towards, dict | None))):
+        if not fits:
+            raise ParameterError(f"{name}={_short(value)} does not fit")
+    if not fitting:
+        raise ParameterError(
+            f"source={_short(request.get('source'))}: run {subject.run.name!r} has no attention layer that looks at such images"
+        )
     scene = Scene.of(
         {
             **request,
             "layer": request.get("layer") or fitting[0],
             "label": label if label < (subject.config.num_classes or 0) else -1,
-            "towards": (towards["seed"], towards["sample"]) if towards and request.get("mix") else None,
+            "towards": (towards.get("seed"), towards.get("sample")) if towards and request.get("mix") else None,
             "queries": request.get("queries") if forbid else None,
         }
     )
-    if request["kind"] != "strip":
+    if request.get("kind") != "strip":
         return scene
-    return Scene(fitting[0], scene.step, scene.weights, scene.source, scene.label, scene.seed, truncation=scene.truncation)
+    layer = scene.layer if subject.gamma0 else fitting[0]  # all layers see the same samples, but where one of them is off
+    return Scene(layer, scene.step, scene.weights, scene.source, scene.label, scene.seed, truncation=scene.truncation)
+
+
+def _given_view(request: dict) -> dict:
+    view = request.get("view", {})
+    if not isinstance(view, dict):
+        raise ParameterError(f"view={_short(view)} is not an object")
+    return view
+
+
+def _short(value) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 def _colours(name: str) -> bytes:
