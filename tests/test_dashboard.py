@@ -223,6 +223,82 @@ def test_the_front_end_gets_the_samples_it_asks_for(run, monkeypatch):
     assert sent == [({"kind": "sample", "step": 100}, [png]), ({"kind": "sample", "step": 200}, [])]
 
 
+@pytest.mark.parametrize("content", [None, [], {}, dict(kind=3), dict(kind="sample"), dict(kind="sample", step="x"), dict(kind="sample", step=-1),
+                                     dict(kind="sample", step=10**400), dict(kind="sample", step=float("nan")), dict(kind="free")])  # fmt: skip
+def test_malformed_messages_are_no_trace(run, content, monkeypatch):
+    view = Dashboard(run)
+    monkeypatch.setattr(view, "send", lambda *_: pytest.fail("nobody asked"))
+    view._receive(view, content, [])
+
+
+@pytest.mark.parametrize("content", [b"", bytes(50), b"no picture", b"\x89PNG\r\n\x1a\n"])
+def test_damaged_samples_are_told_where_they_would_be(run, content, monkeypatch):
+    png = sample(run, 50)
+    run.sample_path(100).write_bytes(content)
+    view, sent = Dashboard(run), []
+    assert view.samples == [50, 100] and view.preview == b"" and "unreadable" in view.summary["alarms"][0]
+    monkeypatch.setattr(view, "send", lambda content, buffers: sent.append((content, buffers)))
+    for step in (50, 100):
+        view._receive(view, dict(kind="sample", step=step), [])
+    assert sent[0] == (dict(kind="sample", step=50), [png])
+    assert sent[1][0]["reason"].startswith("unreadable: ") and sent[1][1] == []
+    run.set_status(state="finished", step=400)
+    assert "image/png" in Dashboard(run)._repr_mimebundle_()[0]
+    sample(run, 100)
+    view.refresh()
+    assert view.preview and not view.summary["alarms"]
+
+
+def test_damaged_files_leave_the_rest_of_the_view(run, capsys):
+    log(run, 10, 20)
+    odd = [
+        dict(step=30, loss_d=1e308, seconds=float("nan")),
+        dict(step=31),
+        dict(step=32, loss_d=10**400, gamma_g16=float("inf")),
+        dict(step=32),
+    ]
+    with open(run.path / "history.jsonl", "a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in odd) + "\0\0\n[]\n")
+    run.append("spectra.jsonl", dict(step=1, layers={"G/a": dict(exact=[2.0])}))
+    run.append("spectra.jsonl", dict(step=2, layers={"D/b": dict(exact=[None])}))
+    run.append("evaluations.jsonl", dict(step=3, scores={"<b>": 2.0, "nan": float("nan")}, protocol="$x$"))
+    view = Dashboard(run)
+    json.dumps([view.charts, view.diagnostics, view.summary], allow_nan=False)
+    assert view.charts[0]["curves"][0]["steps"] == [10, 20] and view.charts[4]["title"] == "<b>"
+    assert view.line()
+    for file in ("status.json", "config.json"):
+        (run.path / file).write_text("{")
+        view.refresh()
+        assert view.summary["state"] == "unreadable" and f"unreadable: {run.path / file}" in view.summary["alarms"][0]
+        json.dumps(view.summary, allow_nan=False)
+        assert view.line() and repr(view) and Dashboard(run).charts
+        with pytest.raises(WorkbenchError, match="unreadable"):
+            follow(run)
+
+
+def test_odd_numbers_of_a_status(run):
+    for changes in (
+        dict(step=10**400, steps=0),
+        dict(step=-5),
+        dict(seconds_per_step=float("nan")),
+        dict(seconds_per_step=-1),
+        dict(seconds_per_step=1e308),
+    ):
+        run.set_status(**changes)
+        json.dumps(Dashboard(run).summary, allow_nan=False)
+
+
+def test_hostile_names_are_plain_text_in_the_summary(run):
+    nasty = "<img src=x onerror=alert(1)>"
+    run.set_status(alarms=[nasty], message=nasty)
+    head = Dashboard(run).summary
+    assert head["alarms"] == [nasty] and head["message"] == nasty
+    scripts = [dashboard.source(name) for name in ("dashboard.js", "inspector.js")]
+    assert not any(
+        word in script for script in scripts for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(")
+    )
+
+
 def test_the_stop_button_asks_the_training_to_stop(run):
     view = Dashboard(run.name)
     view._handle_custom_msg({"kind": "stop"}, [])

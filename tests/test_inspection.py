@@ -162,6 +162,29 @@ def test_the_strip_shows_what_is_looked_at(subject):
     (lambda s: s.look(Scene("D/attention.16", source="dropped")), "image 0 was not dropped here"),
     (lambda s: s.look(Scene("G/attention.8", step=1, source="recorded")), "no attention of step 1; there is that of: 0, 2, 4"),
     (lambda s: Subject.of("looked@x"), "'x' is not a step"),
+    (lambda s: Subject.of("looked@²"), "'²' is not a step"),
+    (lambda s: Subject.of("looked@" + "9" * 400), "is not a step"),
+    (lambda s: SCENE.changed(step="4"), "step='4' is not the step of a checkpoint"),
+    (lambda s: SCENE.changed(seed=-1), "seed=-1 is not a whole number from 0 on"),
+    (lambda s: SCENE.changed(seed=None), "seed=None is not a whole number"),
+    (lambda s: SCENE.changed(sample=10**400), "sample=1000.* is not a whole number"),
+    (lambda s: SCENE.changed(sample=1.5), "sample=1.5 is not a whole number"),
+    (lambda s: SCENE.changed(truncation=float("nan")), "truncation=nan is not a number from 0"),
+    (lambda s: SCENE.changed(truncation=-1), "truncation=-1 is not a number from 0"),
+    (lambda s: SCENE.changed(mix="x"), "mix='x' is not a number from 0 to 1"),
+    (lambda s: SCENE.changed(towards=(1,)), r"towards=\(1,\) is not a seed and a sample"),
+    (lambda s: SCENE.changed(gamma0="yes"), "gamma0='yes' is not true or false"),
+    (lambda s: SCENE.changed(forbid=("a",)), r"forbid=\('a',\) is not places of the layer"),
+    (lambda s: SCENE.changed(forbid=5), "forbid=5 is not places of the layer"),
+    (lambda s: s.look(SCENE.changed(forbid=(0,) * 1_000_000)), "forbid=.* is not a choice of the 64 places"),
+    (lambda s: Scene(3), "layer=3 is not a network and a layer"),
+    (lambda s: SCENE.changed(source=[]), r"source=\[\] is not one of"),
+    (lambda s: s.causal(SCENE, None), "query=None is not a place"),
+    (lambda s: s.causal(SCENE, 256), "query=256 is no position"),
+    (lambda s: s.causal(SCENE.changed(source="recorded", step=2), 0), "has no network to ask"),
+    (lambda s: s.strip(SCENE, -1), "start=-1 is not the number of an image"),
+    (lambda s: s.drop("big", bytes(100_000_001)), "'big' has 100 MB; an image can have 100 MB"),
+    (lambda s: s.drop(None, b""), "needs the name of its file"),
 ])  # fmt: skip
 def test_what_is_not_there_is_told_in_one_line(subject, make, says):
     with pytest.raises(WorkbenchError, match=says) as caught:
@@ -212,6 +235,19 @@ def test_the_view_of_the_notebook(trained):
     (dict(seeds="a"), "'a' is not a seed such as 3"),
     (dict(queries="1,16"), r'\'1,16\' is not "row,column", each from 0 to 15'),
     (dict(queries="5"), "is not"),
+    (dict(queries="²,1"), "'²,1' is not"),
+    (dict(queries="-1,1"), "'-1,1' is not"),
+    (dict(queries="1," + "9" * 400), "is not \"row,column\""),
+    (dict(queries="; ;"), "are 0 places; give 1 to 8"),
+    (dict(queries="1,1;" * 9), "are 9 places; give 1 to 8"),
+    (dict(seeds="²"), "'²' is not a seed such as 3"),
+    (dict(seeds="1:²"), "'1:²' is not a seed"),
+    (dict(seeds="-3"), "'-3' is not a seed"),
+    (dict(seeds="9" * 400), "is not a seed"),
+    (dict(classes="²"), "'²' is no class"),
+    (dict(classes=", ,"), "names no class"),
+    (dict(classes="-1"), "'-1' is no class"),
+    (dict(seeds=",".join(map(str, range(20)))), "give 120 images; a view shows at most 60"),
     (dict(source="real"), "source='real' goes with a layer of D"),
 ])  # fmt: skip
 def test_a_view_that_does_not_fit(trained, values, says):
@@ -247,6 +283,84 @@ def test_statistics_are_the_means_over_samples_and_queries(trained, monkeypatch)
     beta = maps["attention.16"].double()
     assert rows[1]["entropy"] == pytest.approx(-(beta * beta.log()).sum(2).mean().item(), rel=1e-4)
     assert rows[1]["gamma"] == pytest.approx(0.7)
+
+
+def test_a_subject_without_gamma_is_so_in_every_answer(trained, monkeypatch):
+    """Maps are those of the layer; what it adds, and what follows from that, is nothing."""
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(trained.path.parent))
+    on, off = Subject(trained), Subject(trained, gamma0=True)
+    for layer in ("G/attention.8", "G/attention.16", "D/attention.16"):
+        scene = SCENE.changed(layer=layer)
+        assert on.causal(scene, 9).max() > 0 == off.causal(scene, 9).max() == on.causal(scene.changed(gamma0=True), 9).max()
+        look, plain = off.look(scene), on.look(scene)
+        torch.testing.assert_close(look.beta, plain.beta)
+        assert look.projections.gamma == 0 and not look.statistics["strength"].any() and plain.statistics["strength"].all()
+        assert look.message()[0]["gamma"] == 0
+        torch.testing.assert_close(off.offsets(scene, 2), on.offsets(scene, 2))
+        assert off.projections(scene, 2).gamma == 0
+        if layer[0] == "G":
+            torch.testing.assert_close(off.strip(scene)[1][5], look.image, atol=1e-5, rtol=0)
+    rows = statistics(AttentionView(run="looked", compare="gamma0", n=2))
+    assert {(row["gamma"], row["strength"]) for row in rows if row["run"] != "looked"} == {(0.0, 0.0)}
+    assert all(row["gamma"] > 0.6 and row["strength"] > 0 for row in rows if row["run"] == "looked")
+    assert off.catalog()["recorded"] == []
+    for ask in (off.look, off.strip):
+        with pytest.raises(ParameterError, match="is one with attention on"):
+            ask(Scene("G/attention.8", step=2, source="recorded"))
+
+
+def test_the_causal_map_takes_gamma(subject):
+    inputs, generator = (sampling.latents(1, 8), torch.tensor([0])), subject.run.generator()
+    own = attention.causal_map(generator, inputs, "attention.16", 20)
+    torch.testing.assert_close(attention.causal_map(generator, inputs, "attention.16", 20, gamma=0.7), own)
+    half = attention.causal_map(generator, inputs, "attention.16", 20, gamma=0.35)
+    key = int(own.argmax())
+    forbid = torch.zeros(256, 64, dtype=torch.bool)
+    forbid[20, key] = True
+    with torch.no_grad(), attention.intervene(generator, "attention.16", gamma=0.35):
+        before = generator(*inputs)
+    with torch.no_grad(), attention.intervene(generator, "attention.16", gamma=0.35, forbid=forbid):
+        change = (generator(*inputs) - before)[0, :, 2:4, 8:10]
+    assert half[key].item() == pytest.approx(change.norm().item(), rel=1e-3)
+
+
+def test_odd_class_names(trained, monkeypatch):
+    for record in ({}, dict(data=[]), dict(data=dict(classes="abcdef")), dict(data=dict(classes=[1] * 6)), dict(data=dict(classes=["a"]))):
+        monkeypatch.setattr(Run, "provenance", record)
+        assert Subject(trained).catalog()["classes"] == list("012345")
+    monkeypatch.setattr(Run, "provenance", dict(data=dict(classes=["a/b", "$x$", "<b>", "猫", "\udc80", ""])))
+    subject = Subject(trained)
+    assert subject.catalog()["classes"] == ["a/b", "$x$", "<b>", "猫", "?", ""]
+    assert subject.look(SCENE.changed(label=0)).about.startswith("a/b, seed")
+
+
+def test_weights_that_a_run_lacks(subject, monkeypatch):
+    monkeypatch.setattr(Subject, "weights", ["ema"])
+    with pytest.raises(ParameterError, match="weights='raw': run 'looked' keeps no such weights; use 'ema'"):
+        AttentionView(weights="raw").scenes(subject)
+    with pytest.raises(ParameterError, match="no such weights; use 'ema'"):
+        AttentionView(weights="raw").chosen_weights(subject)
+    monkeypatch.setattr(Subject, "weights", [])
+    with pytest.raises(WorkbenchError, match=r"unreadable: .* \(it holds no weights of G"):
+        subject.look(SCENE)
+
+
+def test_snapshots_that_do_not_fit_the_run(trained, subject, monkeypatch, tiny):
+    from workbench.attention.snapshots import Snapshot
+
+    good = trained.attention(2)
+    small = Snapshot(good.images[..., :16, :16], good.z, good.y, good.layers)
+    few = Snapshot(good.images, good.z, good.y, {})
+    wrong = Snapshot(good.images, good.z, good.y, {"G/attention.8": good.layers["G/attention.16"]})
+    for snapshot, says in ((small, "not those of this run"), (few, "holds nothing of G/attention.8"), (wrong, "not those of this run")):
+        monkeypatch.setattr(Run, "attention", lambda run, step=None, snapshot=snapshot: snapshot)
+        with pytest.raises(WorkbenchError, match=says):
+            subject.look(Scene("G/attention.8", step=2, source="recorded"))
+
+
+def test_no_comment_hides_a_parameter_from_papermill():
+    """papermill takes a comment with "=" for another parameter."""
+    assert not [line for line in AttentionView.cell().splitlines() if "=" in line.partition("#")[2]]
 
 
 def test_networks_are_opened_once_and_not_too_many_are_kept(subject, monkeypatch):

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -100,11 +101,133 @@ def test_every_kind_of_message(run):
     (dict(kind="dance"), "kind='dance' is no request"),
     (dict(kind="look", forbid=list(range(64))), "forbid leaves query 0 no key"),
     (dict(kind="look", source="recorded", step=2, gamma0=True), "recorded image cannot be changed"),
+    (dict(kind=None), "kind=None is no request"),
+    (dict(kind=[]), "kind=[] is no request"),
+    (dict(subject=1), "subject=1 is none of the 1 runs"),
+    (dict(subject=-1), "subject=-1 is none of the 1 runs"),
+    (dict(subject="a"), "subject='a' is none of"),
+    (dict(step=3), "has no checkpoint at step 3"),
+    (dict(step=float("nan")), "step=nan is not the step"),
+    (dict(source="recorded", step=3), "no attention of step 3"),
+    (dict(sample=-1), "sample=-1 is not"),
+    (dict(sample=10**400), "is not a whole number"),
+    (dict(seed={}), "seed={} is not"),
+    (dict(truncation=None), "truncation=None is not"),
+    (dict(towards=5, mix=0.5), "towards=5 does not fit"),
+    (dict(towards=dict(seed=1), mix=0.5), "towards=(1, None) is not"),
+    (dict(forbid=[0] * 1_000_000), "is not a choice of the 64 places"),
+    (dict(forbid="all"), "forbid='all' is not"),
+    (dict(layer=7), "layer=7 is not"),
+    (dict(weights=None), "weights=None is not one of"),
+    ({"class": "x"}, "class='x' does not fit"),
+    (dict(kind="strip", start=[]), "start=[] is not"),
+    (dict(kind="strip", start=-8), "start=-8 is not"),
+    (dict(kind="causal"), "query=None is not a place"),
+    (dict(kind="causal", query="x"), "query='x' is not a place"),
+    (dict(kind="drop"), "needs the name of its file"),
+    (dict(kind="drop", name=[]), "needs the name of its file"),
+    (dict(kind="export"), "format=None is not one of"),
+    (dict(kind="export", format="../x"), "format='../x' is not one of"),
+    (dict(kind="export", format="png", view=5), "view=5 is not an object"),
+    (dict(kind="export", format="png", view=dict(pins="x")), "pins='x' of the view does not fit"),
+    (dict(kind="export", format="png", view=dict(layer="../../x")), "layer='../../x' of the view does not fit"),
+    (dict(kind="export", format="png", view=dict(steps=[[]])), "steps=[[]] of the view does not fit"),
+    (dict(kind="export", format="png", view=dict(pins=[10**6])), "is no position"),
 ])  # fmt: skip
 def test_what_goes_wrong_is_told_in_one_line(run, changes, says):
     inspector = AttentionInspector(run)
     content, _ = sent(inspector, inspector.requests()[0] | changes, [b"text"])
-    assert says in content["error"] and "\n" not in content["error"] and content["id"] == "7"
+    assert says in content["error"] and "\n" not in content["error"] and content["id"] == "7" and len(content["error"]) < 400
+
+
+@pytest.mark.parametrize("content", [None, [], {}, dict(id=7), dict(id="7"), dict(request={})])
+def test_what_is_no_message_is_told_once(run, content, capsys):
+    inspector = AttentionInspector(run)
+    inspector.send = lambda *_: pytest.fail("nobody asked")
+    inspector._receive(inspector, content, [])
+    assert capsys.readouterr().err.count("\n") <= 1
+    for request in (None, 5, [], "look"):
+        del inspector.send
+        assert "it has to be an object" in sent(inspector, request)[0]["error"]
+
+
+def test_an_odd_view_breaks_nothing(run):
+    inspector = AttentionInspector(run)
+    good = dict(inspector.view)
+    for changes in (
+        dict(pins=None),
+        dict(steps="x"),
+        dict(layer={}),
+        dict(sample="a"),
+        dict(weights=3),
+        dict(seed=[]),
+        dict(reading="x"),
+        dict(forbid=3),
+    ):
+        inspector.view = good | changes
+        assert inspector.answers == []
+    inspector.view = {"layer": "G/attention.16"}
+    inspector.view = good
+    assert len(inspector.answers) == 2
+
+
+HOSTILE = ["</script><script>window.hit=1</script>", "<img src=x onerror=window.hit=1>", "a/b", "$x$", "{state}", "猫"]
+
+
+def test_hostile_names_are_text_in_the_page(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "provenance", dict(data=dict(classes=HOSTILE)))
+    monkeypatch.setattr(Run, "name", HOSTILE[0])
+    inspector = AttentionInspector(run)
+    page = inspector.save(tmp_path / "view.html").read_text(encoding="utf-8")
+    assert page.count("</script") == 2 and "<script>window" not in page and "<img" not in page
+    state = json.loads(re.search(r'^<script type="application/json" id="wb-state">(.*?)</script>', page, re.S | re.M)[1])
+    assert state["catalog"][0]["classes"] == HOSTILE and state["catalog"][0]["label"] == HOSTILE[0]
+    assert inspector._repr_mimebundle_()[0]["image/png"]
+
+
+def test_a_run_without_checkpoints_shows_what_was_recorded(run, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(run.path, bare, ignore=shutil.ignore_patterns("checkpoints"))
+    inspector = AttentionInspector(Run(bare))
+    assert inspector.view["source"] == "recorded" and inspector.view["steps"] == [4] and len(inspector.answers) == 2
+    assert "image/png" in inspector._repr_mimebundle_()[0]
+    content, _ = sent(inspector, dict(kind="look", layer="G/attention.16", step=0))
+    assert "has no checkpoint yet" in content["error"]
+    shutil.rmtree(bare / "attention")
+    with pytest.raises(WorkbenchError, match="has no checkpoint yet"):
+        AttentionInspector(Run(bare))
+    with pytest.raises(WorkbenchError, match="has no checkpoint yet"):
+        AttentionInspector(run, Run(bare))
+
+
+def test_a_damaged_checkpoint_is_told_where_the_picture_would_be(run, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(run.path, damaged)
+    (damaged / "checkpoints" / "4" / "ema.safetensors").write_bytes(b"")
+    inspector = AttentionInspector(Run(damaged))
+    assert "unreadable" in sent(inspector, inspector.requests()[0])[0]["error"]
+    assert "reply" in sent(inspector, inspector.requests(step=2)[0])[0]
+    data, _ = inspector._repr_mimebundle_()
+    assert "unreadable" in data["text/plain"] and "image/png" not in data
+    shutil.rmtree(damaged / "checkpoints" / "2")
+    assert "has no checkpoint at step 2" in sent(inspector, inspector.requests(step=2, sample=3, weights="raw")[0])[0]["error"]
+
+
+def test_views_of_the_demo_lie_among_the_outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(tmp_path / "outputs"))
+    demo = Run("demo")
+    before = sorted(demo.path.rglob("*"))
+    content, _ = sent(AttentionInspector("demo"), dict(kind="export", format="png"))
+    assert content["reply"]["path"].startswith(str(tmp_path / "outputs" / "demo" / "views"))
+    assert sorted(demo.path.rglob("*")) == before
+
+
+def test_a_folder_for_views_that_cannot_be_written_is_one_line(tmp_path, run, monkeypatch):
+    (tmp_path / "views").write_text("")
+    monkeypatch.setattr(Run, "views", tmp_path / "views")
+    for ending in ("png", "html"):
+        content, _ = sent(AttentionInspector(run), dict(kind="export", format=ending))
+        assert "cannot be written" in content["error"] and "\n" not in content["error"]
 
 
 def test_the_saved_state_can_show_the_view(run):

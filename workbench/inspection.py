@@ -731,7 +731,9 @@ def statistics(view: AttentionView, most: int = 12) -> list[dict]:
                 scene = Scene(layer["id"], step, weights, truncation=view.truncation)
                 try:
                     projections = subject.projections(scene, view.n)
-                except UnreadableError as error:
+                except ParameterError:
+                    raise
+                except WorkbenchError as error:
                     say_once(str(error))
                     continue
                 means = attention.statistics(projections, subject.config.image_size)

@@ -22,7 +22,7 @@ import traitlets
 
 from .. import figures
 from ..data import to_uint8
-from ..files import UnreadableError, replace_text, storing
+from ..files import replace_text, storing
 from ..inspection import MOST_QUERIES, READINGS, STRIP, AttentionView, Scene, Subject
 from ..parameters import ParameterError, WorkbenchError, say_once
 from ..progress import interactive
@@ -97,7 +97,9 @@ class AttentionInspector(anywidget.AnyWidget):
         steps = [int(subject.run.checkpoint_path(subject.start).name) for subject in self.subjects]
         try:
             pins = view.chosen_queries(first.look(scene))
-        except UnreadableError:  # told where the picture would be; other steps may be readable
+        except ParameterError:
+            raise
+        except WorkbenchError:  # told where the picture would be; other steps may be readable
             pins = []
         return dict(
             layer=scene.layer, steps=[scene.step, *steps[1:]], weights=scene.weights, source=scene.source, sample=scene.sample,
