@@ -16,7 +16,9 @@ def test_lines_tell_how_far_it_is(capsys, monkeypatch):
         for _ in range(10):
             now[0] += 4
             advance(100)
-    printed = capsys.readouterr().out.splitlines()
+    out, printed = capsys.readouterr()
+    printed = printed.splitlines()
+    assert not out  # which is for results
     assert printed[0] == "300 of 1,000 things, 25 a second, 0:28 left"
     assert printed[-1] == "1,000 of 1,000 things in 0:40"
     assert len(printed) == 4
@@ -26,7 +28,7 @@ def test_interrupted_work_tells_how_far_it_came(capsys):
     with pytest.raises(KeyboardInterrupt), progress.progress(10, "things") as advance:
         advance(3)
         raise KeyboardInterrupt
-    assert capsys.readouterr().out.startswith("3 of 10 things")
+    assert capsys.readouterr().err.startswith("3 of 10 things")
 
 
 def test_in_a_notebook_a_bar_is_replaced_by_a_line(monkeypatch):

@@ -1,9 +1,10 @@
 import math
 
+import pytest
 import torch
 from torch.nn.utils import parametrize
 
-from workbench import Generator, sampling
+from workbench import Generator, ParameterError, sampling
 
 
 def test_latents_are_functions_of_seed_and_index():
@@ -48,6 +49,47 @@ def test_interpolation_keeps_to_the_sphere():
     torch.testing.assert_close((middle * unit[0]).sum(1), (middle * unit[1]).sum(1))
 
 
+def test_interpolation_is_defined_where_there_is_no_single_great_circle():
+    z = sampling.latents(4, 8, seed=1)
+    nothing = torch.zeros_like(z)
+    for t in (0.0, 0.3, 0.5, 1.0, -1.0, 2.0):
+        torch.testing.assert_close(sampling.interpolate(z, -z, t), (1 - 2 * t) * z)
+        torch.testing.assert_close(sampling.interpolate(z, 2 * z, t), (1 + t) * z)
+        torch.testing.assert_close(sampling.interpolate(nothing, z, t), t * z)
+        assert torch.equal(sampling.interpolate(nothing, nothing, t), nothing)
+        assert sampling.interpolate(z, -z * 1.0001 + 1e-6, t).isfinite().all()
+    with pytest.raises(ParameterError, match="t=nan"):
+        sampling.interpolate(z, -z, math.nan)
+
+
+@pytest.mark.parametrize("threshold", [1e-300, 1e-20, 1e-3, 0.5, 2, 9.0, 40.0, 1e300, math.inf])
+def test_truncated_latents_are_finite_and_within_their_bounds(threshold):
+    z = torch.cat([sampling.latents(20, 8), torch.tensor([[0.0, -0.0, 9.0, -9.0, 50.0, -50.0, 1e30, -1e30]])])
+    inside = sampling.truncate(z, threshold)
+    assert inside.isfinite().all() and (inside.abs() <= min(threshold, 1e38)).all() and (inside.abs() <= z.abs()).all()
+    assert (inside * z >= 0).all()
+    if threshold >= 40:
+        torch.testing.assert_close(inside[:-1], z[:-1])
+
+
+def test_numbers_that_no_latents_go_by_are_refused_in_one_line():
+    z = sampling.latents(3, 8)
+    for call in (
+        lambda: sampling.truncate(z, math.nan),
+        lambda: sampling.truncate(z, -1),
+        lambda: sampling.latents(3, 8, seed=-1),
+        lambda: sampling.latents(-3, 8),
+        lambda: sampling.latents(3, 8, start=-1),
+        lambda: sampling.latents(10**12, 8),
+        lambda: sampling.latents(3, 10**12),
+        lambda: sampling.generator_for(0, -1),
+    ):
+        with pytest.raises(ParameterError) as error:
+            call()
+        assert "\n" not in str(error.value)
+    assert sampling.latents(0, 8).shape == (0, 8) and sampling.latents(2, 8, seed=10**400, start=10**30).isfinite().all()
+
+
 def spectral_errors(net):
     """Of each layer, how far the largest singular value (by SVD) of its normalised weight is from 1."""
     layers = [m for m in net.modules() if parametrize.is_parametrized(m, "weight")]
@@ -70,6 +112,19 @@ def test_settle_fits_statistics_and_spectral_vectors_to_the_weights(tiny):
     assert (norm.momentum, norm.group_size) == (0.1, 4) and not generator.training
     assert max(after := spectral_errors(generator)) < 0.1
     assert sum(after) < 0.2 * sum(before)
+
+
+def test_an_error_while_statistics_are_estimated_leaves_batch_norm_as_it_was(tiny):
+    generator = Generator(tiny(batch_norm_group=4)).train()
+    before = generator.norm.momentum, generator.norm.group_size
+
+    def fails(*arguments):
+        raise RuntimeError("out of memory")
+
+    generator.blocks["16"].norm1.register_forward_hook(fails)
+    with pytest.raises(RuntimeError):
+        sampling.settle(generator)
+    assert (generator.norm.momentum, generator.norm.group_size) == before and generator.training
 
 
 def test_modes_of_single_modules_are_restored(tiny):

@@ -1,4 +1,4 @@
-"""Telling how far long work is: a bar in a terminal, a bar in JupyterLab, lines in a log."""
+"""Telling how far long work is: a bar in a terminal, a bar in JupyterLab, lines in a log; on stderr, since stdout is for results."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ class _Lines:
     def update(self, done: int, total: int, what: str, seconds: float) -> None:
         if time.monotonic() - self.printed >= self.every:
             self.printed = time.monotonic()
-            print(_line(done, total, what, seconds), flush=True)
+            print(_line(done, total, what, seconds), file=sys.stderr, flush=True)
 
     def close(self, done: int, total: int, what: str, seconds: float) -> None:
-        print(_line(done, total, what, seconds), flush=True)
+        print(_line(done, total, what, seconds), file=sys.stderr, flush=True)
 
 
 class _InNotebook:
