@@ -119,10 +119,42 @@ def test_a_file_that_is_no_weights(content, tmp_path):
     assert "\n" not in str(error.value) and not (tmp_path / "executed").exists()
 
 
-def test_weights_of_another_network(tmp_path):
-    torch.save(nn.Linear(3, 3).state_dict(), tmp_path / "linear.pth")
-    with pytest.raises(WorkbenchError, match=r"linear\.pth holds the weights of another network"):
-        inception(tmp_path / "linear.pth", verify=False)
+@pytest.mark.parametrize(
+    "weights",
+    [nn.Linear(3, 3).state_dict(), {}, {"fc.weight": torch.zeros(2, 2).to_sparse()}, {"fc": torch.zeros(2, dtype=torch.complex64)}],
+    ids=["linear", "nothing", "sparse", "complex"],
+)
+def test_weights_of_another_network(weights, tmp_path):
+    torch.save(weights, tmp_path / "other.pth")
+    with pytest.raises(WorkbenchError, match=r"other\.pth holds the weights of another network") as error:
+        inception(tmp_path / "other.pth", verify=False)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_no_regular_file_or_too_large(tmp_path, folders, monkeypatch):
+    os.mkfifo(tmp_path / "fifo")
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(2**31)
+    for name, says in {
+        "fifo": "not a regular file", "": "not a regular file", "/dev/zero": "not a regular file", "large": "2.1 GB", "x" * 300: "no such file",
+        "a\0b": "no such file", "~nobody-of-this-name/x": "no such file",
+    }.items():  # fmt: skip
+        with pytest.raises(WorkbenchError, match=says) as error:
+            inception(name if name.startswith("~") else tmp_path / name, verify=False)
+        assert "\n" not in str(error.value)
+    (folders / "data").mkdir()
+    os.mkfifo(folders / "data" / extractors.INCEPTION_FILE)  # which would be read if its name were all that is looked at
+    with pytest.raises(WorkbenchError, match="not a regular file"):
+        inception()
+
+
+def test_a_damaged_weights_file(inception_file, tmp_path):
+    """Cut anywhere or flipped, it is refused; and no byte of it is run."""
+    content = inception_file.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:100], bytes(1000), content[:-100], b"\x80\x02cos\nabort\n(tR."):
+        (tmp_path / "weights.pth").write_bytes(damaged)
+        with pytest.raises(WorkbenchError, match=r"weights\.pth is not a state_dict"):
+            inception(tmp_path / "weights.pth", verify=False)
 
 
 def test_missing_weights(monkeypatch, tmp_path, folders):
@@ -173,7 +205,7 @@ def test_a_network_by_name(tmp_path, monkeypatch):
         "my_networks:nothing": "cannot be made: AttributeError",
         "nowhere:x": "cannot be made: ModuleNotFoundError",
         "my_networks:broken": "cannot be made: ZeroDivisionError",
-        "my_networks:number": "cannot be made: TypeError",
+        "my_networks:number": "is of type int, not a torch.nn.Module, or a class or function",
         "inceptoin": "is not known; use inception, twins",
     }.items():
         with pytest.raises(ParameterError, match=says) as error:
@@ -184,11 +216,95 @@ def test_a_network_by_name(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "", ":", "a:b:c", "workbench:", ":twins", "__main__:x", ".x:y", "..:y", "workbench:.", "sys:exit", "os:abort", "os:_exit", "os:environ",
+        "os:path", "builtins:exit", "builtins:quit", "builtins:input", "builtins:object", "threading:Thread", "signal:pause", "a\0b:c", "a b:c",
+        "a\n:b", "\udc80:x", "os.path:join", "torch.nn:Linear", "torch.nn:Sequential.add", "1:2", "x" * 5000 + ":y", "twins:", "torch:Tensor",
+    ],
+)  # fmt: skip
+def test_whatever_an_extractor_is_called_is_told_in_one_line(name):
+    with pytest.raises(ParameterError, match="extractor=") as error:
+        open_extractor(name)
+    assert "\n" not in str(error.value)
+
+
+HOSTILE = """
+import sys, torch
+if {at_import}: {deed}
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        if {at_construction}: {deed}
+    def state_dict(self, *a, **k):
+        if {at_digest}: {deed}
+        return super().state_dict(*a, **k)
+    def forward(self, x):
+        {deed}
+class Odd(BaseException):
+    def __str__(self): raise ValueError
+def function(): {deed}
+"""
+
+
+@pytest.mark.parametrize("deed", ["sys.exit(0)", "raise SystemExit", "raise BaseException('a\\nb')", "raise Odd", "raise GeneratorExit"])
+@pytest.mark.parametrize("place", ["at_import", "at_construction", "at_digest", "call", "function"])
+def test_whatever_an_extractor_raises_is_told_in_one_line(deed, place, tmp_path, monkeypatch):
+    at = {name: name == place for name in ("at_import", "at_construction", "at_digest")}
+    name = f"hostile_{abs(hash((deed, place)))}"
+    (tmp_path / f"{name}.py").write_text(HOSTILE.format(deed=deed, **at))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WorkbenchError, match=r"extractor.*cannot (be made|take images).*: \w+: ") as error:
+        open_extractor(f"{name}:function" if place == "function" else f"{name}:Network")(images(2))
+    assert "\n" not in str(error.value)
+
+
+def test_an_interrupt_stays_an_interrupt():
+    class Interrupted(nn.Module):
+        def forward(self, x):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_extractor(Interrupted())(images(2))
+
+
+def test_an_extractor_tells_its_widths_and_classes():
+    assert open_extractor("twins").widths(32) == (64, 6) and open_extractor("twins").classes[0] == "disc"
+    assert open_extractor(Plain()).widths(128) == (4, 0) and open_extractor(Plain()).classes is None
+
+    class Changing(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)).repeat(1, len(x))
+
+    changing = open_extractor(Changing())
+    changing(images(2))
+    with pytest.raises(WorkbenchError, match=r"gave \(9, 0\) features and logits of an image, and \(6, 0\) before"):
+        changing(images(3))
+
+
+class Gives(nn.Module):
+    def __init__(self, output):
+        super().__init__()
+        self.output = output
+
+    def forward(self, x):
+        return self.output
+
+
+@pytest.mark.parametrize(
     ("network", "says"),
     [
         (Plain(logits=torch.zeros(3, 2)), r"logits of shape \(3, 2\) for 5 images"),
         (nn.Identity(), r"features of shape \(5, 3, 32, 32\) for 5 images; expected \(5, d\)"),
         (Plain(logits=torch.full((5, 2), torch.nan)), "logits that are not finite"),
+        (Gives((torch.zeros(5, 2),) * 3), "gave features as a tuple for 5 images"),
+        (Gives(None), "gave features as a NoneType"),
+        (Gives([torch.zeros(5, 2)]), "gave features as a list"),
+        (Gives((torch.zeros(5, 2), "logits")), "gave logits as a str"),
+        (Gives(torch.zeros(5, 0)), r"features of shape \(5, 0\)"),
+        (Gives(torch.zeros(5, 2, dtype=torch.complex64)), "expected dense real numbers"),
+        (Gives(torch.zeros(5, 2).to_sparse()), "expected dense real numbers"),
+        (Gives(torch.full((5, 2), 1e300, dtype=torch.float64)), "features that are not finite"),
         (nn.Linear(3, 3), r"'linear' cannot take images of shape \(5, 3, 32, 32\): RuntimeError"),
     ],
 )

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import io
+import os
+import re
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..config import data_dir
+from ..files import UnreadableError
 from ..parameters import ParameterError, WorkbenchError
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_HASH = "6726825d"  # the SHA-256 of the reference weights begins with it
 INCEPTION_SIZE = 299  # height and width of the images inside the network
+LARGEST_FILE = 2**30  # bytes of a weights file; Inception's has 91 MB
 
 
 class Extractor:
@@ -40,6 +45,8 @@ class Extractor:
     ----------
     reference : bool
         Whether this is the Inception network that IS, FID and KID are defined by.
+    classes : list of str or None
+        What its logits stand for, in order: the attribute `classes` of the network; None where it does not tell.
     """
 
     def __init__(self, network: nn.Module, name: str | None = None, digest: str | None = None, reference: bool = False):
@@ -47,6 +54,9 @@ class Extractor:
         self.name = name or type(network).__name__.lower()
         self.digest = digest or _digest(network)
         self.reference = reference
+        classes = getattr(network, "classes", None)
+        self.classes = [str(name) for name in classes] if isinstance(classes, list | tuple) else None
+        self._widths: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
         return f"Extractor({self.label})"
@@ -71,21 +81,36 @@ class Extractor:
         """
         weight = next(self.network.parameters(), torch.empty(0))
         x = images.to(weight.device, torch.float32).contiguous(memory_format=torch.channels_last)
-        try:
+        with _told_in_one_line(f"extractor {self.name!r} cannot take images of shape {tuple(x.shape)}", WorkbenchError):
             with _float32(x.device.type):
                 output = self.network(x)
-        except Exception as error:  # whatever a user's network raises
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise WorkbenchError(f"extractor {self.name!r} cannot take images of shape {tuple(x.shape)}: {reason}") from error
-        features, logits = output if isinstance(output, tuple) else (output, None)
-        logits = features.new_empty(len(x), 0) if logits is None else logits
+            features, logits = output if isinstance(output, tuple) and len(output) == 2 else (output, None)
+            logits = torch.zeros(len(x), 0, device=x.device) if logits is None else logits
         for what, value in (("features", features), ("logits", logits)):
-            if not isinstance(value, Tensor) or value.ndim != 2 or len(value) != len(x):
-                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise WorkbenchError(f"extractor {self.name!r} gave {what} of shape {shape} for {len(x)} images; expected ({len(x)}, d)")
-            if not torch.isfinite(value).all():
+            if not isinstance(value, Tensor) or value.ndim != 2 or len(value) != len(x) or (what == "features" and not value.shape[1]):
+                shape = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"as a {type(value).__name__}"
+                raise WorkbenchError(f"extractor {self.name!r} gave {what} {shape} for {len(x)} images; expected ({len(x)}, d)")
+            if value.is_complex() or value.layout != torch.strided:
+                raise WorkbenchError(f"extractor {self.name!r} gave {what} of {value.dtype}, {value.layout}; expected dense real numbers")
+            if not torch.isfinite(value.float()).all():
                 raise WorkbenchError(f"extractor {self.name!r} gave {what} that are not finite")
+        widths = (features.shape[1], logits.shape[1])
+        if widths != (self._widths or widths):
+            raise WorkbenchError(f"extractor {self.name!r} gave {widths} features and logits of an image, and {self._widths} before")
+        self._widths = widths
         return features.float(), logits.float()
+
+    def widths(self, size: int) -> tuple[int, int]:
+        """How many features and logits an image of this height and width has: tried on a grey one, so that a misfit shows at once.
+
+        Raises
+        ------
+        WorkbenchError
+            As a call.
+        """
+        if self._widths is None:
+            self(torch.full((1, 3, size, size), 128.0))
+        return self._widths
 
 
 def open_extractor(extractor, weights_file: str = "", verify: bool = True) -> Extractor:
@@ -94,7 +119,7 @@ def open_extractor(extractor, weights_file: str = "", verify: bool = True) -> Ex
     Parameters
     ----------
     extractor
-        "inception", "twins", "package.module:attribute" (a network, or a function that makes one), a network, or an `Extractor`.
+        "inception", "twins", "package.module:attribute" (a network, or a class or function that makes one), a network, or an `Extractor`.
     weights_file, verify
         As for `inception`.
 
@@ -113,19 +138,42 @@ def open_extractor(extractor, weights_file: str = "", verify: bool = True) -> Ex
         raise ParameterError(f"weights_file={weights_file!r} goes with extractor='inception', not with {extractor!r}")
     if extractor == "twins":
         return twins()
-    module, colon, attribute = str(extractor).partition(":")
-    if not colon:
-        raise ParameterError(
-            f"extractor={extractor!r} is not known; use inception, twins, or 'package.module:attribute' for a network of yours"
-        )
+    return _of_the_user(str(extractor))
+
+
+def _of_the_user(text: str) -> Extractor:
+    """The network that "package.module:attribute" names, or makes."""
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", text):
+        raise ParameterError(f"extractor={text!r} is not known; use inception, twins, or 'package.module:attribute' for a network of yours")
+    module, _, attribute = text.partition(":")
+    with _told_in_one_line(f"extractor={text!r} cannot be made", ParameterError):
+        maker = getattr(importlib.import_module(module), attribute)
+    # Nothing else is called: `sys:exit` and `os:abort` would end this process.
+    makes = (isinstance(maker, type) and issubclass(maker, nn.Module)) or inspect.isfunction(maker) or isinstance(maker, partial)
+    what = "a torch.nn.Module, or a class or function that makes one"
+    if not makes and not isinstance(maker, nn.Module):
+        name = getattr(maker, "__name__", None)
+        raise ParameterError(f"extractor={text!r} is of type {type(maker).__name__}{f' ({name})' if name else ''}, not {what}")
+    with _told_in_one_line(f"extractor={text!r} cannot be made", ParameterError):
+        network = maker() if makes else maker
+        if isinstance(network, nn.Module):
+            return Extractor(network)
+    raise ParameterError(f"extractor={text!r} made a {type(network).__name__}, not {what}")
+
+
+@contextmanager
+def _told_in_one_line(what: str, kind: type[WorkbenchError]):
+    """Context around code of the user's: whatever it raises, `sys.exit` too, ends in one line; only an interrupt stays one."""
     try:
-        network = getattr(importlib.import_module(module), attribute)
-        network = network if isinstance(network, nn.Module) else network()
-    except Exception as error:  # whatever a user's module raises
-        raise ParameterError(f"extractor={extractor!r} cannot be made: {type(error).__name__}: {' '.join(str(error).split())}") from None
-    if not isinstance(network, nn.Module):
-        raise ParameterError(f"extractor={extractor!r} is a {type(network).__name__}, not a torch.nn.Module or a function that makes one")
-    return Extractor(network)
+        yield
+    except (KeyboardInterrupt, WorkbenchError):
+        raise
+    except BaseException as error:
+        try:
+            text = " ".join(str(error).split())
+        except Exception:  # even that is code of the user's
+            text = "(it has no text)"
+        raise kind(f"{what}: {type(error).__name__}: {text[:500]}") from error
 
 
 def twins() -> Extractor:
@@ -156,10 +204,20 @@ def inception(weights_file: str | Path | None = None, verify: bool = True) -> Ex
     WorkbenchError
         If the weights are missing and cannot be downloaded, or are not the reference weights.
     """
-    path = Path(weights_file).expanduser() if weights_file else _downloaded()
-    if not path.is_file():
-        raise WorkbenchError(f"weights_file={str(path)!r}: there is no such file; leave it out, or give the path of {INCEPTION_FILE}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path = Path(os.path.expanduser(weights_file)) if weights_file else _downloaded()
+    if not os.path.isfile(path):
+        what = "it is not a regular file" if os.path.exists(path) else "there is no such file"
+        raise WorkbenchError(f"weights_file={str(path)!r}: {what}; leave it out, or give the path of {INCEPTION_FILE}")
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise WorkbenchError(
+                f"{path} has {size / 1e9:,.1f} GB, and the weights of Inception 0.09 GB: give the path of {INCEPTION_FILE}"
+            )
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UnreadableError(path, error.strerror or str(error)) from None
     reference = digest.startswith(INCEPTION_HASH)
     if verify and not reference:
         raise WorkbenchError(
@@ -169,7 +227,7 @@ def inception(weights_file: str | Path | None = None, verify: bool = True) -> Ex
     weights = _load_weights(path)
     try:
         network = _Inception(weights)
-    except RuntimeError as error:
+    except Exception as error:  # tensors of any name, shape, type and layout can be in a file
         raise WorkbenchError(f"{path} holds the weights of another network: {' '.join(str(error).split())[:200]}") from None
     return Extractor(network, "inception", digest, reference)
 
@@ -221,7 +279,7 @@ def resize_matrix(size: int, to: int) -> Tensor:
 def _downloaded() -> Path:
     """The reference weights in the data folder, downloaded if they are absent."""
     path = data_dir() / INCEPTION_FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
         try:
@@ -240,7 +298,7 @@ def _load_weights(path: Path) -> dict[str, Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a file that is no weights can raise anything
         weights = None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise WorkbenchError(f"{path} is not a state_dict: expected a file of named tensors and nothing else, as torch.save writes it")
     return weights
 

@@ -37,6 +37,7 @@ class TwinsClassifier(nn.Module):
     """
 
     features = 64
+    classes = CLASSES  # what the logits stand for
 
     def __init__(self):
         super().__init__()
