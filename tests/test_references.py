@@ -1,3 +1,6 @@
+import errno
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -8,6 +11,7 @@ import torch
 from torch import nn
 
 from workbench import WorkbenchError, twins
+from workbench.files import StorageError
 from workbench.metrics import references
 from workbench.metrics.extractors import Extractor
 from workbench.metrics.protocols import PROTOCOLS
@@ -102,8 +106,84 @@ def test_too_few_images():
 
 def test_a_cache_that_cannot_be_written(folders):
     (folders / "data").write_text("a file where a folder should be")
-    with pytest.raises(WorkbenchError, match=r"cannot be written to .*WORKBENCH_DATA"):
+    with pytest.raises(WorkbenchError, match=r"cannot be written: .*WORKBENCH_DATA"):
         reference(twins.Twins(32), 100, Extractor(Corners()), PIXELS)
+
+
+def damages():
+    """Ways to damage a file at random places, by name."""
+    return {
+        "cut": lambda content: content[: len(content) // 2],
+        "empty": lambda content: b"",
+        "zeroed": lambda content: bytes(len(content)),
+        "flipped": lambda content: content[:-3] + bytes([content[-3] ^ 4]) + content[-2:],
+        "other": lambda content: b"something else",
+        "longer": lambda content: content + b"\0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *((name, damage) for name in ("SHA256SUMS", "features.npy") for damage in (*damages(), "deleted", "folder", "fifo")),
+        *((name, damage) for name in sorted(references.FILES - {"features.npy"}) for damage in ("flipped", "deleted")),
+        ("SHA256SUMS", "a line less"),
+    ],
+)
+def test_a_damaged_cache_is_computed_again_and_that_is_said(name, damage, folders, capsys):
+    extractor = Extractor(Corners())
+    first = reference(twins.Twins(32), 20, extractor, PIXELS)
+    whole = {path.name: path.read_bytes() for path in first.folder.iterdir()}
+    path = first.folder / name
+    if damage in damages():
+        path.write_bytes(damages()[damage](whole[name]))
+    elif damage == "a line less":  # a list that is cut between two lines is a list of fewer files
+        path.write_bytes(b"".join(whole[name].splitlines(keepends=True)[:-1]))
+    else:
+        path.unlink()
+        if damage != "deleted":
+            path.mkdir() if damage == "folder" else os.mkfifo(path)
+    again = reference(twins.Twins(32), 20, extractor, PIXELS)
+    assert {path.name: path.read_bytes() for path in again.folder.iterdir()} == whole and extractor.network.seen == 40
+    told = capsys.readouterr().err
+    assert told.startswith(f"unreadable: {first.folder}") and told.endswith("are computed again\n") and told.count("\n") == 1
+    assert len(entries(folders)) == 1
+
+
+def test_something_else_in_the_place_of_the_cache_is_replaced(folders, tmp_path):
+    extractor = Extractor(Corners())
+    folder = reference(twins.Twins(32), 20, extractor, PIXELS).folder
+    (tmp_path / "own").mkdir()
+    for put in (lambda: folder.write_text("a file"), lambda: folder.symlink_to("nowhere"), lambda: folder.symlink_to(tmp_path / "own")):
+        shutil.rmtree(folder) if not folder.is_symlink() else folder.unlink()
+        put()
+        assert reference(twins.Twins(32), 20, extractor, PIXELS).moments.n == 20
+    assert (tmp_path / "own").is_dir() and len(entries(folders)) == 1 and not list((folders / "data" / "cache").glob(".*"))
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(folders, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in ("write_array_header_1_0", "save"):
+        with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left on device.*make room") as error:
+            patch.setattr(np.lib.format if name != "save" else np, name, full)
+            reference(twins.Twins(32), 20, Extractor(Corners()), PIXELS)
+        assert "\n" not in str(error.value) and entries(folders) == []
+
+
+def test_all_processes_are_told_once_what_to_do(monkeypatch):
+    """The folder may appear between two looks at it: then one process would measure and the others not."""
+    told = []
+    monkeypatch.setattr(references, "everywhere", lambda value: told.append(value) or value)
+    extractor = Extractor(Corners())
+    reference(twins.Twins(32), 20, extractor, PIXELS)
+    reference(twins.Twins(32), 20, extractor, PIXELS)
+    assert told == [False, True]
+    looks = iter([False, True])
+    monkeypatch.setattr(references, "_is_whole", lambda folder, name: next(looks))
+    reference(twins.Twins(32), 20, extractor, PIXELS)
+    assert told[2:] == [False] and extractor.network.seen == 40  # it measured, as it told the others
 
 
 def test_an_error_half_way_leaves_nothing(folders):
@@ -141,5 +221,5 @@ def test_killed_half_way_leaves_no_half_cache(folders):
     process.kill()
     process.wait()
     time.sleep(0.1)
-    (left,) = entries(folders)
-    assert ".part-" in left  # nothing that would be taken for statistics
+    (left,) = (folders / "data" / "cache").glob(".reference-*.part-*")
+    assert left.is_dir() and entries(folders) == []  # nothing that would be taken for statistics

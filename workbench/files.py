@@ -206,11 +206,18 @@ def flush(path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- reading
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a regular file: a pipe or a device under its name, which may have no end, is an OSError."""
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, to be read: a pipe or a device under its name, which may have no end, is an OSError."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield file
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file."""
+    with open_regular(path) as file:
         return file.read()
 
 

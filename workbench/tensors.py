@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .files import UnreadableError, read_bytes, storing, synced
+from .files import UnreadableError, open_regular, read_bytes, storing, synced
 
 SUMS = "SHA256SUMS"
 
@@ -63,8 +64,14 @@ def seal(folder: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file of any size."""
-    with open(path, "rb") as file:
+    """The SHA-256 of a file, which need not fit into memory.
+
+    Raises
+    ------
+    UnreadableError
+        If it cannot be read.
+    """
+    with _reading(path), open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -102,7 +109,7 @@ def verify(folder: Path) -> dict[str, str]:
     """
     expected = sums(folder)
     for name, value in expected.items():
-        if hashlib.sha256(_read(folder / name)).hexdigest() != value:
+        if digest(folder / name) != value:
             raise UnreadableError(folder / name, f"its SHA-256 is not the one in {SUMS}: the file was changed or damaged")
     return expected
 
@@ -112,10 +119,16 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()), None)
 
 
-def _read(path: Path) -> bytes:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        return read_bytes(path)
+        yield
     except FileNotFoundError:
         raise UnreadableError(path, "missing") from None
     except OSError as error:
         raise UnreadableError(path, error.strerror or str(error)) from None
+
+
+def _read(path: Path) -> bytes:
+    with _reading(path):
+        return read_bytes(path)

@@ -1,9 +1,13 @@
-"""What real images look like to an extractor, computed once and kept in `<data folder>/cache`, where anything may be deleted."""
+"""What real images look like to an extractor, computed once and kept in `<data folder>/cache`, where anything may be deleted.
+
+A folder of statistics is sealed with the SHA-256 of its files, which are checked before it is used: a damaged one is computed again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,20 +15,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..config import data_dir
-from ..files import locked, new_folder, synced
-from ..parameters import WorkbenchError
+from ..files import StorageError, UnreadableError, delete_folder, locked, new_folder, storing, synced
+from ..parameters import ParameterError, WorkbenchError, say_once
 from ..progress import silent
+from ..tensors import load_tensors, save_tensors, seal, verify
 from .extractors import Extractor
 from .moments import Moments
 from .scores import square_root_factor
 from .stream import everywhere, features_in_order, is_main
 
-VERSION = 1  # of what is kept: raise it with every change of what it means
+VERSION = 2  # of what is kept: raise it with every change of what it means
 KEPT = 50_000  # features of at most so many images are kept where nothing needs them all
+FILES = {"moments.safetensors", "factor.safetensors", "features.npy", "labels.npy", "indices.npy"}
 
 
 @dataclass
@@ -37,12 +42,12 @@ class Reference:
     @cached_property
     def moments(self) -> Moments:
         """Of all N images."""
-        return Moments.from_state(load_file(self.folder / "moments.safetensors"))
+        return Moments.from_state(load_tensors(self.folder / "moments.safetensors"))
 
     @cached_property
     def factor(self) -> Tensor:
         """(d, r): F with F F^T the covariance; what makes a Fréchet distance to this reference quick."""
-        return load_file(self.folder / "factor.safetensors")["factor"]
+        return load_tensors(self.folder / "factor.safetensors")["factor"]
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -88,30 +93,68 @@ def reference(
     WorkbenchError
         If there are fewer images than `n`, or the cache cannot be written.
     """
-    if n == 0 and data.length is None:
-        raise WorkbenchError(f"reference_n=0 means all images, but {data.name} has no end: give a number")
-    if data.length is not None and n > data.length:
-        raise WorkbenchError(f"reference_n={n}, but {data.name} has {data.length} images; give at most that, or 0 for all of them")
-    n = n or data.length
+    n = real_number(data, n)
     facts = dict(data=data.name, fingerprint=data.fingerprint, size=data.size, n=n, extractor=extractor.digest)
     kept = n if keep_all else min(n, KEPT)
     key = hashlib.sha256(json.dumps([VERSION, facts, _probe(pixels), kept]).encode()).hexdigest()[:20]
     folder = data_dir() / "cache" / f"reference-{key}"
-    if is_main():
-        with locked(folder, f"waiting for the process that measures {data.name}"):
-            everywhere(folder.is_dir())
-            if not folder.is_dir():
-                _compute(folder, data, n, kept, extractor, pixels, batch_size, progress)
-    elif not everywhere(None):
-        _compute(folder, data, n, kept, extractor, pixels, batch_size, progress)
+    arguments = (folder, data, n, kept, extractor, pixels, batch_size, progress)
+    if not is_main():
+        if not everywhere(None):
+            _compute(*arguments)
+        return Reference(folder, facts | dict(kept=kept))
+    with locked(folder, f"waiting for the process that measures {data.name}"):
+        if not everywhere(_is_whole(folder, data.name)):  # asked once, so that all processes do the same
+            _compute(*arguments)
     return Reference(folder, facts | dict(kept=kept))
+
+
+def real_number(data, n: int) -> int:
+    """How many real images `n` stands for; 0: all that there are.
+
+    Raises
+    ------
+    WorkbenchError
+        If the data has fewer than that, no end, or less than two.
+    """
+    if n == 0 and data.length is None:
+        raise WorkbenchError(f"reference_n=0 means all images, but {data.name} has no end: give a number")
+    if data.length is not None and n > data.length:
+        raise WorkbenchError(f"reference_n={n}, but {data.name} has {data.length} images; give at most that, or 0 for all of them")
+    if (n or data.length) < 2:
+        raise ParameterError(f"reference_n={n or data.length} of {data.name}: it takes at least 2 real images to score against")
+    return n or data.length
+
+
+def drawn(data, n: int) -> np.ndarray:
+    """Indices (n,), ascending, of the images that stand for a data set: a draw that is always the same, the first ones of an endless set."""
+    if data.length is not None and n < data.length:
+        return np.sort(np.random.default_rng(0).permutation(data.length)[:n])
+    return np.arange(n)
+
+
+def _is_whole(folder: Path, name: str) -> bool:
+    """Whether statistics are there, as they were written. Others are deleted, and that is said."""
+    if not os.path.lexists(folder):
+        return False
+    try:
+        if folder.is_symlink() or not folder.is_dir():
+            with storing(folder):
+                folder.unlink()
+            raise UnreadableError(folder, "not a folder")
+        missing = FILES - set(verify(folder))
+        if missing:
+            raise UnreadableError(folder / min(missing), "missing")
+    except UnreadableError as error:
+        say_once(f"{error}: the statistics of {name} are computed again")
+        delete_folder(folder)
+        return False
+    return True
 
 
 def _compute(folder: Path, data, n: int, kept: int, extractor: Extractor, pixels, batch_size: int, progress) -> None:
     """Measure the images and write the folder, on the main process; on the others, help with that."""
-    indices = np.arange(n)
-    if data.length is not None and n < data.length:
-        indices = np.sort(np.random.default_rng(0).permutation(data.length)[:n])
+    indices = drawn(data, n)
     rows = np.arange(n) if kept == n else np.sort(np.random.default_rng(1).permutation(n)[:kept])
 
     def chunks(advance=None):
@@ -126,26 +169,24 @@ def _compute(folder: Path, data, n: int, kept: int, extractor: Extractor, pixels
     moments, labels = Moments(), []
     try:
         with new_folder(folder) as new, (progress or silent)(n, f"real images of {data.name}") as advance:
-            features = None
-            with synced(new / "features.npy") as file:
-                for chunk in chunks(advance):
-                    moments.update(chunk.features)
-                    if features is None:
+            features = new / "features.npy"
+            for chunk in chunks(advance):
+                moments.update(chunk.features)
+                of_chunk = rows[np.searchsorted(rows, chunk.start) : np.searchsorted(rows, chunk.start + len(chunk.features))]
+                labels.append(chunk.labels.cpu().numpy()[of_chunk - chunk.start])
+                with storing(features), open(features, "ab") as file:
+                    if not file.tell():
                         shape = (kept, chunk.features.shape[1])
                         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-                        features = True
-                    of_chunk = rows[np.searchsorted(rows, chunk.start) : np.searchsorted(rows, chunk.start + len(chunk.features))]
                     file.write(chunk.features.cpu().numpy()[of_chunk - chunk.start])
-                    labels.append(chunk.labels.cpu().numpy()[of_chunk - chunk.start])
-            np.save(new / "labels.npy", np.concatenate(labels))
-            np.save(new / "indices.npy", indices[rows])
-            save_file(moments.state(), new / "moments.safetensors")
-            save_file({"factor": square_root_factor(moments.covariance).contiguous()}, new / "factor.safetensors")
-    except OSError as error:
-        raise WorkbenchError(
-            f"statistics of {data.name} cannot be written to {folder.parent} ({error.strerror or error}): "
-            "make room, or set WORKBENCH_DATA in the environment to a folder that can be written to"
-        ) from None
+            for name, array in (("labels.npy", np.concatenate(labels)), ("indices.npy", indices[rows])):
+                with storing(new / name), synced(new / name) as file:
+                    np.save(file, array)
+            save_tensors(new / "moments.safetensors", moments.state())
+            save_tensors(new / "factor.safetensors", {"factor": square_root_factor(moments.covariance)})
+            seal(new)  # new_folder then brings all of it onto the disk
+    except StorageError as error:
+        raise StorageError(f"{error}, or set WORKBENCH_DATA in the environment to a folder elsewhere") from None
 
 
 def _probe(pixels: Callable[[Tensor], Tensor]) -> list[float]:
