@@ -1,16 +1,26 @@
+import errno
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from workbench import Evaluation, ParameterError, WorkbenchError, evaluate, evaluation, sampling, train, twins
+from workbench import Evaluation, ParameterError, WorkbenchError, evaluate, evaluation, figures, sampling, train, twins
+from workbench.data import prepare
 from workbench.evaluation import Samples, best_and_worst_classes, during_training, nearest_real
-from workbench.metrics.protocols import protocol
+from workbench.files import StorageError
+from workbench.metrics.protocols import protocol, require_comparable
 
 QUICK = dict(n=60, reference_n=200)
 
@@ -76,6 +86,7 @@ def test_what_was_evaluated_is_not_evaluated_again(run, monkeypatch):
 
 def test_steps(run):
     assert [r["step"] for r in evaluate(run="one", steps="2,4", scores="fd", **QUICK)] == [2, 4]
+    assert Evaluation(steps="4, 2,4,").steps == "4,2" and Evaluation(steps=2.0).steps == "2" and Evaluation(steps="0002").steps == "2"
     assert Evaluation(steps=[2, 4]).steps == "2,4" and Evaluation(steps=2).steps == "2" and Evaluation(steps="[2]").steps == "2"
     with pytest.raises(WorkbenchError, match="has no checkpoint at step 3; there are: 2, 4"):
         evaluate(run="one", steps=3, **QUICK)
@@ -85,11 +96,21 @@ def test_steps(run):
     ("given", "says"),
     [
         (dict(run="on"), "there is no run 'on'.*did you mean 'one'"),
+        *((dict(steps=steps), "steps=.* is not") for steps in ("", ",", "²", "٣", "-1", "1-3", "2,x", "9" * 400, [], True, "last,2")),
+        (dict(steps=10**17), "has no checkpoint at step 100000000000000000"),
+        (dict(n=10**12), r"n=1,000,000,000,000 and reference_n=50,000 need [\d,.]+ GB of memory, and [\d,.]+ GB are free"),
+        (dict(reference_n=10**12), r"reference_n=1,000,000,000,000 need [\d,.]+ GB of memory"),
+        (dict(reference_n=1), "at least 2 real images"),
+        (dict(batch_size=10**9), "batch_size=1000000000 is not in range; allowed: at least 1 and at most 256"),
+        (dict(num_processes=10**6), "num_processes=1,000,000 is more than there is work for here"),
+        (dict(seed=-1), "seed=-1 is not in range"),
+        (dict(truncation=float("nan")), "truncation=nan is not a number"),
+        (dict(extractor="sys:exit"), "extractor='sys:exit' is of type builtin_function_or_method"),
         (dict(steps="newest"), 'steps=\'newest\' is not "last", "all", or steps such as 500,1000'),
         (dict(protocol="offical"), "did you mean 'official'"),
         (dict(n=1), "n=1 is not in range; allowed: at least 2"),
         (dict(scores="fid", **QUICK), "scores='fid' is defined by the reference Inception"),
-        (dict(scores="kd", **QUICK), "cannot be computed: it takes 1000 images"),
+        (dict(scores="kd", **QUICK), "scores='kd' cannot be computed: it takes 1,000 images of either side, and there are 60"),
         (dict(extractor="inception"), "Inception weights are not there, and could not be downloaded"),
         (dict(extractor="incepton"), "is not known; use inception, twins"),
         (dict(weights="emma"), "allowed: one of ema, raw, auto"),
@@ -109,6 +130,80 @@ def test_what_does_not_fit_is_told_in_one_line(run, given, says, monkeypatch):
         evaluate(**{"run": "one"} | given if "samples" not in given else given)
     assert "\n" not in str(error.value)
     assert not run.evaluations()
+
+
+@pytest.mark.parametrize("options", [dict(seed=10**17), dict(truncation=1e-300), dict(truncation=1e300, statistics="running")])
+def test_extreme_numbers_that_make_sense_are_taken(run, options):
+    (record,) = evaluate(run="one", scores="cs", **QUICK, **options)
+    assert all(np.isfinite(value) for value in record["scores"].values())
+
+
+def test_what_cannot_be_computed_is_said_wherever_scores_are_shown(run, main):
+    """KID of fewer than 1,000 images was left out without a word."""
+    (record,) = evaluate(run="one", **QUICK)
+    assert record["left_out"] == {"kd": "it takes 1,000 images of either side, and there are 60"}
+    assert run.evaluations()[-1]["left_out"] == record["left_out"]
+    assert any("kd (it takes 1,000" in note for note in figures.score_table([record]).notes)
+    code, out, _ = main("-p", "run", "one", "-p", "n", 60, "-p", "reference_n", 200)
+    assert code == 0 and "left out: kd (it takes 1,000 images of either side, and there are 60)" in out
+    # What was left out is not taken for computed when there is enough for it.
+    assert not evaluation._answers(record, 4, 0, record, {"kid"}, SimpleNamespace(reference=False))
+    assert evaluation._answers(record, 4, 0, record, {"fid"}, SimpleNamespace(reference=False))
+
+
+def test_what_cannot_be_computed_is_refused_before_anything_is(run, monkeypatch):
+    monkeypatch.setattr(evaluation, "reference", lambda *a, **k: pytest.fail("real images are measured"))
+    for scores, says in {"kd": "1,000 images", "fd,intra_fd": "rarest class has 1 of 10 samples"}.items():
+        with pytest.raises(ParameterError, match=says):
+            evaluate(run="one", scores=scores, n=10, reference_n=200)
+
+
+def test_the_protocol_says_how_many_real_images_there_were(run, tmp_path):
+    (record,) = evaluate(run="one", data=folder(tmp_path / "real", 10, 0), scores="fd", n=60)
+    assert "against 20 real images" in record["protocol"] and record["reference"]["n"] == 20
+    assert "20 real images" not in record["protocol"].partition(": ")[0] and "50,000" not in record["protocol"]
+    (other,) = evaluate(run="one", scores="fd", **QUICK)
+    assert "against 200 real images" in other["protocol"]
+    with pytest.raises(WorkbenchError, match="do not compare"):
+        require_comparable([record, other])
+
+
+def test_an_evaluation_writes_into_a_run_by_its_records_alone(trained_once):
+    run = trained_once(run="one", checkpoint_every=2)
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    evaluate(run="one", scores="fd", steps="all", **QUICK)
+    after = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    assert after.keys() - before.keys() == {run.path / "evaluations.jsonl"} and all(after[path] == before[path] for path in before)
+
+
+def test_a_full_disk_is_told_and_the_record_is_written_when_there_is_room(run, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match=r"evaluations\.jsonl cannot be written: No space left") as error:
+        patch.setattr(os, "write", full)
+        evaluate(run="one", scores="fd", **QUICK)
+    assert "\n" not in str(error.value) and not run.evaluations()
+    assert evaluate(run="one", scores="fd", **QUICK) == run.evaluations()
+
+
+def test_variables_of_a_cluster_change_nothing(run, monkeypatch, main):
+    for name, value in dict(WORLD_SIZE="2", RANK="1", LOCAL_RANK="1", MASTER_ADDR="nowhere", MASTER_PORT="1").items():
+        monkeypatch.setenv(name, value)
+    code, out, error = main("-p", "run", "one", "-p", "n", 60, "-p", "reference_n", 200, "-p", "scores", "fd")
+    assert code == 0 and "fd_twins@" in out, error
+
+
+def test_json_is_all_that_goes_to_stdout(run, main, monkeypatch, tmp_path):
+    (tmp_path / "talkative.py").write_text(
+        "import torch\nprint('imported')\nclass Mean(torch.nn.Module):\n"
+        "    def forward(self, x):\n        print('called')\n        return x.mean((2, 3))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["-p", "run", "one", "-p", "n", 60, "-p", "reference_n", 50, "-p", "steps", "all", "-p", "extractor", "talkative:Mean"]
+    code, out, error = main(*words, "--json")
+    assert code == 0 and "called" in error and "60 of 60 images of step 2" in error
+    assert [json.loads(line)["step"] for line in out.splitlines()] == [2, 4]
 
 
 def test_without_a_run():
@@ -215,6 +310,21 @@ def test_an_extractor_that_is_missing_is_told_before_training(tiny):
         during_training(tiny(evaluate_every=2, evaluate_extractor="nothing"))
 
 
+def test_an_evaluation_that_cannot_work_is_told_before_training(tiny, tmp_path, monkeypatch):
+    (tmp_path / "networks_of_mine.py").write_text(
+        "import torch\nclass Fails(torch.nn.Module):\n    def forward(self, x): raise SystemExit\n"
+        "class Plain(torch.nn.Module):\n    def forward(self, x): return x.mean((2, 3))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WorkbenchError, match=r"'fails' cannot take images of shape.*SystemExit"):
+        during_training(tiny(evaluate_every=2, evaluate_extractor="networks_of_mine:Fails"))
+    with pytest.raises(ParameterError, match=r"evaluate_n=1,000,000,000,000 and .* need [\d,.]+ GB of memory"):
+        during_training(tiny(evaluate_every=2, evaluate_n=10**12))
+    config = tiny(evaluate_every=2, evaluate_n=30, evaluate_extractor="networks_of_mine:Plain")  # which has no logits
+    (record,) = [during_training(config)(train(tiny(run="short")).generator(), 4)]
+    assert next(iter(record["scores"])).startswith("fd_plain@") and "gives no logits" in record["left_out"]["cs"]
+
+
 # ------------------------------------------------------------------------------------------------- folders of images
 
 
@@ -223,13 +333,129 @@ class Mean(nn.Module):
         return x.mean((2, 3)) / 255
 
 
-def folder(path, count, seed):
+def folder(path, count, seed, classes=("cat", "dog"), size=32):
     source = np.random.default_rng(seed)
-    for label in ("cat", "dog"):
+    for label in classes:
         (path / label).mkdir(parents=True)
         for k in range(count):
-            Image.fromarray(source.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path / label / f"{k}.png")
+            Image.fromarray(source.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(path / label / f"{k}.png")
     return str(path)
+
+
+def of_folders(a, b, **options):
+    (record,) = evaluate(samples=str(a), data=str(b), **dict(extractor="twins", scores="fd") | options)
+    return record
+
+
+def test_folders_are_scored_at_their_own_size(tmp_path):
+    """At 32 pixels, to which they were brought without a word, folders of 64 looked alike that are not."""
+    a, b = folder(tmp_path / "a", 10, 0, size=64), folder(tmp_path / "b", 10, 1, size=64)
+    own, small = of_folders(a, b), of_folders(a, b, image_size=32)
+    assert own["reference"]["size"] == 64 and small["reference"]["size"] == 32 and own["scores"] != small["scores"]
+    assert of_folders(a, b, image_size=64)["scores"] == own["scores"]
+    assert of_folders(a, "twins", reference_n=50)["reference"]["size"] == 64  # which are drawn at any size
+    for other, says in {
+        folder(
+            tmp_path / "larger", 3, 0, size=128
+        ): r"samples has 20 of 64 px; data has 6 of 128 px; set image_size to one of 32, 64, 128, 256",
+        folder(tmp_path / "odd", 3, 0, size=48): "data has 6 of 48 px",
+    }.items():
+        with pytest.raises(ParameterError, match=says):
+            of_folders(a, other)
+    with pytest.raises(ParameterError, match="samples has 6 of 48 px; data has 6 of 48 px"):
+        of_folders(tmp_path / "odd", tmp_path / "odd")
+    Image.new("RGB", (100, 50)).save(tmp_path / "a" / "cat" / "wide.png")
+    with pytest.raises(ParameterError, match="samples has 20 of 64 px, 1 of 50 px"):
+        of_folders(a, b)
+
+
+def test_any_folder_of_images_is_scored(tmp_path):
+    """Flat folders, folders in folders, with and without classes: no cure names what an evaluation does not have."""
+    folder(tmp_path / "classes", 10, 0)
+    for k in range(20):
+        for place in (tmp_path / "flat", tmp_path / "deep" / "a" / "b"):
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.random.default_rng(k).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(place / f"{k}.png")
+    for a, b in (("flat", "classes"), ("classes", "flat"), ("flat", "deep"), ("deep", "flat")):
+        record = of_folders(tmp_path / a, tmp_path / b, scores="all")
+        assert record["n"] == 20 and any(name.startswith("fd_") for name in record["scores"])
+        assert "has no class folders" in record["left_out"]["intra_fd"]
+    assert of_folders(tmp_path / "flat", tmp_path / "deep")["scores"].popitem()[1] < 1e-6  # the same images
+    with pytest.raises(ParameterError, match="scores='intra_fd' cannot be computed: flat has no class folders"):
+        of_folders(tmp_path / "flat", tmp_path / "classes", scores="intra_fd")
+
+
+def test_a_run_is_scored_against_a_flat_folder(run, tmp_path):
+    (tmp_path / "flat").mkdir()
+    for k in range(12):
+        Image.new("RGB", (40, 40), (k, 0, 0)).save(tmp_path / "flat" / f"{k}.png")
+    (record,) = evaluate(run="one", data=str(tmp_path / "flat"), n=60)
+    assert (
+        "against 12 real images" in record["protocol"] and "of the real images flat has no class folders" in record["left_out"]["intra_fd"]
+    )
+
+
+def test_what_is_wrong_with_a_folder_is_said_in_words_of_an_evaluation(tmp_path):
+    good, bad = folder(tmp_path / "good", 5, 0), tmp_path / "bad"
+    bad.mkdir()
+    cases = {
+        "nowhere": "='.*nowhere': there is no such folder",
+        "bad": "there are no images in",
+        "single": "='.*single' has 1 images, and it takes at least 2",
+        "broken": "broken.png.*or set skip_unreadable=True",
+    }
+    for name in ("single", "broken"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / name / "one.png")
+    for k in range(4):
+        Image.new("RGB", (32, 32), (k, 0, 0)).save(tmp_path / "broken" / f"{k}.png")
+    (tmp_path / "broken" / "broken.png").write_bytes(b"no image")
+    known = {*Evaluation.__dataclass_fields__}
+    for name, says in cases.items():
+        for a, b, parameter in ((tmp_path / name, good, "samples"), (good, tmp_path / name, "data")):
+            with pytest.raises(WorkbenchError, match=says) as error:
+                of_folders(a, b)
+            words = set(re.findall(r"\b([a-z_]+)=", str(error.value)))
+            assert words <= known and "\n" not in str(error.value)
+            assert parameter in words or "=" not in says.partition("set")[0]
+    assert of_folders(tmp_path / "broken", good, skip_unreadable=True)["n"] == 5
+
+
+def test_classes_of_folders_are_matched_by_name(tmp_path):
+    """Ant, bee, cat against bee, cat, dog were scored by position; equal classes in another order are mapped."""
+    ours = folder(tmp_path / "ours", 5, 0, ("ant", "bee", "cat"))
+    record = of_folders(ours, folder(tmp_path / "theirs", 5, 0, ("bee", "cat", "dog")), scores="all")
+    assert "'ant' of the samples alone; 'dog' of the real images alone" in record["left_out"]["intra_fd"]
+    assert not any(name.startswith(("intra_fd", "accuracy")) for name in record["scores"])
+    with pytest.raises(ParameterError, match="scores='intra_fd' cannot be computed: the classes"):
+        of_folders(ours, tmp_path / "theirs", scores="fd,intra_fd")
+    right = of_folders(ours, ours, scores="intra_fd")
+    assert right["per_class"].popitem()[1] == pytest.approx([0, 0, 0], abs=1e-6)
+    prepare(ours, tmp_path / "packed", 32)  # the same images with the names in another order
+    meta, labels = json.loads((tmp_path / "packed" / "meta.json").read_text()), np.load(tmp_path / "packed" / "labels.npy")
+    meta |= dict(classes=["cat", "ant", "bee"], fingerprint="another")
+    (tmp_path / "packed" / "meta.json").write_text(json.dumps(meta))
+    np.save(tmp_path / "packed" / "labels.npy", np.array([1, 2, 0])[labels])
+    for a, b in ((ours, tmp_path / "packed"), (tmp_path / "packed", ours)):
+        assert of_folders(a, b, scores="intra_fd")["per_class"].popitem()[1] == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+def test_a_run_is_scored_by_the_names_of_its_classes(tiny, tmp_path):
+    given = dict(evaluate_every=0, checkpoint_every=2, steps=2)
+    first = folder(tmp_path / "a", 8, 0, ("ant", "bee", "cat"))
+    run = train(tiny(run="zoo", data=first, num_classes=3, **given))
+    options = dict(run="zoo", extractor="twins", n=30)
+    assert any(name.startswith("intra_fd") for name in evaluate(**options)[0]["scores"])
+    for other in (folder(tmp_path / "b", 8, 0, ("bee", "cat", "dog")), folder(tmp_path / "c", 8, 0, ("ant", "bee"))):
+        (record,) = evaluate(**options, data=other)
+        assert "differ" in record["left_out"]["intra_fd"] and not any(name.startswith("intra") for name in record["scores"])
+        with pytest.raises(ParameterError, match="scores='intra_fd' cannot be computed: the classes"):
+            evaluate(**options, data=other, scores="intra_fd")
+    # The data may have changed in its place, too: what counts is what the run was trained with.
+    (tmp_path / "a" / "ant").rename(tmp_path / "a" / "dog")
+    assert "'ant' of the samples alone" in evaluate(**options)[0]["left_out"]["intra_fd"]
+    (run.path / "provenance.json").write_text("{")
+    assert "are not known" in evaluate(**options, again=True)[0]["left_out"]["intra_fd"]
 
 
 @pytest.mark.slow
@@ -274,6 +500,61 @@ def test_several_processes_give_the_same_scores(run):
     with pytest.raises(WorkbenchError, match="scores='fid' is defined by the reference Inception") as error:
         evaluate(run="one", num_processes=2, scores="fid")
     assert "\n" not in str(error.value)
+
+
+NETWORKS = """
+import os, signal, sys, time, torch
+class Network(torch.nn.Module):
+    seen = 0
+    def forward(self, x):
+        self.seen += len(x)
+        if self.seen > 20 and os.environ.get("RANK") == os.environ["FAILING"]: {deed}
+        return x.mean((2, 3))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("deed", "failing", "says"),
+    [
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            "1",
+            "process 1 of 2 .* was ended by SIGKILL; if nobody did that, there was no memory left",
+        ),
+        ("raise SystemExit(0)", "1", "extractor 'network' cannot take images of shape .*: SystemExit"),
+    ],
+)
+def test_why_a_process_failed_is_told_in_one_line(run, deed, failing, says, tmp_path, monkeypatch):
+    (tmp_path / "failing.py").write_text(NETWORKS.format(deed=deed))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("FAILING", failing)
+    with pytest.raises(WorkbenchError, match=says) as error:
+        evaluate(run="one", extractor="failing:Network", num_processes=2, n=600, reference_n=600)
+    assert "\n" not in str(error.value) and "gloo" not in str(error.value).lower()
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_all_processes(run, tmp_path, monkeypatch):
+    (tmp_path / "slow_one.py").write_text(NETWORKS.format(deed="pass").replace("return", "time.sleep(600); return"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("FAILING", "")
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(evaluation.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0])
+
+    def interrupt():
+        while not started or len(psutil.Process(started[0].pid).children(recursive=True)) < 2:
+            time.sleep(0.1)
+        time.sleep(1)
+        children.extend(psutil.Process(started[0].pid).children(recursive=True))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    children = []
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run="one", extractor="slow_one:Network", num_processes=2, n=600, reference_n=600)
+    assert len(children) >= 2 and not psutil.wait_procs(children, timeout=5)[1]
 
 
 def test_help_explains_every_parameter(main, capsys):

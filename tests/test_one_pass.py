@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,10 +10,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from workbench import ParameterError, WorkbenchError, twins
+from workbench.files import StorageError
 from workbench.metrics import one_pass
 from workbench.metrics import twins as small_classifier
 from workbench.metrics.extractors import Extractor, inception
-from workbench.metrics.one_pass import measure, select
+from workbench.metrics.one_pass import Side, measure, plan, require_room, select
 from workbench.metrics.protocols import PROTOCOLS, protocol
 from workbench.metrics.references import reference
 from workbench.metrics.scores import (
@@ -25,6 +29,8 @@ from workbench.metrics.scores import (
 
 class Small(nn.Module):
     """Six features and six logits of an image."""
+
+    classes = list("abcdef")
 
     def __init__(self):
         super().__init__()
@@ -43,6 +49,15 @@ def fakes(start, count):
     return x, y
 
 
+def measured_by(images_of, real, extractor, settings, scores=None, classes="", truth=None, real_classes=None, **options):
+    """`measure` by what `plan` says; classes are letters, by default those of the real images too."""
+    own = Side(settings.n, list(classes), settings.n // max(1, len(classes)))
+    names = list(classes if real_classes is None else real_classes)
+    theirs = real and Side(real.facts["n"], names, int(np.bincount(real.labels, minlength=len(names)).min()) if names else 0)
+    chosen = plan(scores, extractor, settings, own, theirs, extractor.widths(32), truth is not None)
+    return measure(images_of, real, extractor, settings, chosen, truth, **options)
+
+
 def everything(n):
     x, y = fakes(0, n)
     return x.float() * 256 / 255, y
@@ -57,7 +72,7 @@ def measured(tmp_path_factory):
     patch.setenv("WORKBENCH_DATA", str(tmp_path_factory.mktemp("data")))
     extractor, settings = Extractor(Small()), protocol("official", n=N, reference_n=1500, neighbours_n=400, kid_n=1100)
     real = reference(twins.Twins(32), 1500, extractor, settings.to_pixels)
-    record = measure(fakes, real, extractor, settings, None, 6, lambda x, y: {"twins_hue": twins.disagreement(x, y)["hue"]})
+    record = measured_by(fakes, real, extractor, settings, None, "abcdef", lambda x, y: {"twins_hue": twins.disagreement(x, y)["hue"]})
     yield record, real, extractor
     patch.undo()
 
@@ -98,7 +113,7 @@ def test_a_record_says_how_it_came_about(measured):
 def test_the_batch_size_changes_nothing(measured):
     record, real, extractor = measured
     settings = protocol("official", n=N, reference_n=1500, neighbours_n=400, kid_n=1100)
-    again = measure(fakes, real, extractor, settings, {"fid", "is"}, batch_size=7)
+    again = measured_by(fakes, real, extractor, settings, {"fid", "is"}, batch_size=7)
     for name, value in again["scores"].items():
         assert value == pytest.approx(record["scores"][name], rel=1e-6)
     assert again["scores"].keys() == {name for name in record["scores"] if name.startswith(("cs", "fd"))}
@@ -114,7 +129,7 @@ def test_shuffled_labels_are_noticed():
             x, y = twins.Twins(32, seed=1).batch(np.arange(start, start + count))
             return x, y.roll(shift)
 
-        record = measure(images_of, real, extractor, settings, {"intra_fid", "accuracy"}, 6)
+        record = measured_by(images_of, real, extractor, settings, {"intra_fid", "accuracy"}, twins.CLASSES)
         return [record["scores"][f"{name}_{extractor.label}"] for name in ("intra_fd_n100", "accuracy")]
 
     (right, accurate), (wrong, inaccurate) = scores_of(0), scores_of(1)
@@ -129,7 +144,7 @@ def test_features_are_kept_only_where_a_score_needs_them(measured, monkeypatch):
     settings = protocol("official", n=N, neighbours_n=50, kid_n=1000)
     for scores, rows in (({"fid", "is"}, []), ({"precision_recall"}, [50]), ({"kid", "density_coverage"}, [1000]), ({"intra_fid"}, [N])):
         rooms.clear()
-        measure(fakes, real, extractor, settings, scores, 6)
+        measured_by(fakes, real, extractor, settings, scores, "abcdef")
         assert rooms == rows
 
 
@@ -143,23 +158,110 @@ def test_large_features_go_to_the_disk(monkeypatch):
 @pytest.mark.parametrize(
     ("scores", "n", "classes", "says"),
     [
-        ("kd", 500, 6, "scores='kid' cannot be computed: it takes 1000 images of either side, and there are 500"),
-        ("cs", 5, 6, "n=5 is less than 10 splits"),
-        ("intra_fd", 11, 6, "it takes two images of each class on either side, and n=11 for 6 classes"),
-        ("intra_fd", 50, 0, "there are no classes"),
-        ("precision_recall", 3, 6, "it takes more than 3 images"),
+        ("kd", 500, "abcdef", "scores='kd' cannot be computed: it takes 1,000 images of either side, and there are 500"),
+        ("cs", 5, "abcdef", "n=5 is less than 10 splits"),
+        ("intra_fd", 11, "abcdef", "two images of each class on either side, and the rarest class has 1 of 11 samples and"),
+        ("intra_fd", 50, "", "there are no classes"),
+        (
+            "accuracy",
+            50,
+            "abcdeg",
+            "the classes of the samples and of extractor 'small' differ \\('g' of the samples alone; 'f' of extractor",
+        ),
+        ("accuracy", 50, "aabcde", "differ"),
+        ("truth", 50, "abcdef", "it takes ground truth, which only data='twins' has"),
+        ("precision_recall", 3, "abcdef", "it takes more than 3 images"),
     ],
 )
 def test_scores_that_cannot_be_computed_are_refused_when_asked_for(measured, scores, n, classes, says):
     _, real, extractor = measured
-    with pytest.raises(ParameterError, match=says):
-        measure(fakes, real, extractor, protocol("official", n=n), select(scores, extractor), classes)
-    assert measure(fakes, real, extractor, protocol("official", n=n), None, classes)["scores"]  # else they are left out
+    unused = lambda start, count: pytest.fail("it is refused before anything is computed")  # noqa: E731
+    with pytest.raises(ParameterError, match=says) as error:
+        measured_by(unused, real, extractor, protocol("official", n=n), select(scores, extractor), classes)
+    record = measured_by(fakes, real, extractor, protocol("official", n=n), None, classes)  # else they are left out, and that is said
+    assert record["scores"] and record["left_out"][scores] == str(error.value).partition(" cannot be computed: ")[2]
+    assert not any(name.startswith(scores) for name in record["scores"])
+    left_out = {name.partition("_small@")[0].partition("_n")[0] for name in [*record["scores"], *record["left_out"]]}
+    assert left_out >= {"cs", "fd", "kd", "intra_fd", "accuracy", "truth"}  # each is there, or it is said why not
+
+
+def test_classes_are_matched_by_name(measured):
+    """The same images and labels, with the names in another order on either side, give the same scores; other names give none."""
+    _, real, extractor = measured
+    settings, scores = protocol("official", n=300), {"intra_fid", "accuracy"}
+    right = measured_by(fakes, real, extractor, settings, scores, "abcdef")
+    order = [3, 0, 5, 1, 2, 4]
+
+    def renamed(start, count):
+        x, y = fakes(start, count)
+        return x, torch.tensor([order.index(k) for k in y.tolist()])
+
+    other = measured_by(renamed, real, extractor, settings, scores, [list("abcdef")[k] for k in order], real_classes="abcdef")
+    for name, value in right["scores"].items():
+        assert other["scores"][name] == pytest.approx(value, rel=1e-9)
+        for place, k in enumerate(order):
+            assert other["per_class"][name][place] == pytest.approx(right["per_class"][name][k], rel=1e-9)
+    wrong = measured_by(fakes, real, extractor, settings, None, "abcdef", real_classes="bcdefg")
+    assert "'a' of the samples alone; 'g' of the real images alone" in wrong["left_out"]["intra_fd"]
+    with pytest.raises(ParameterError, match=r"scores='intra_fd' cannot be computed: the classes .* differ"):
+        measured_by(fakes, real, extractor, settings, {"intra_fid"}, "abcdef", real_classes="abcde")
+
+
+def test_a_score_that_fails_is_left_out_and_the_others_are_kept(measured, monkeypatch):
+    _, real, extractor = measured
+
+    def fails(*arguments):
+        raise torch.linalg.LinAlgError("did not\nconverge")
+
+    monkeypatch.setattr(one_pass, "frechet_distance", fails)
+    monkeypatch.setattr(one_pass, "precision_recall", lambda *arguments: (float("nan"), 0.5))
+    record = measured_by(fakes, real, extractor, protocol("official", n=60))
+    assert "did not converge" in record["left_out"]["fd"] and record["left_out"][f"precision_{extractor.label}"] == "it came out as nan"
+    assert f"recall_{extractor.label}" in record["scores"] and f"cs_{extractor.label}" in record["scores"]
+    json.dumps(record, allow_nan=False)
+
+
+def test_images_that_are_not_finite_are_told_before_the_extractor_is_blamed(measured):
+    _, real, extractor = measured
+    with pytest.raises(WorkbenchError, match="images 0 to 49 hold NaN or infinity: the weights that generate them have diverged"):
+        measured_by(lambda start, count: (torch.full((count, 3, 32, 32), torch.nan), None), real, extractor, protocol("official", n=50))
+
+
+@pytest.mark.parametrize(
+    ("n", "reference_n", "says"),
+    [
+        (10**12, 100, r"n=1,000,000,000,000 and reference_n=100 need 120,000.0 GB of memory, and .* GB are free"),
+        (100, 10**12, r"need 48,000.0 GB of memory"),
+        (10**8, 100, r"need [\d,.]+ GB in .*, and 1.0 GB are free: make room, or set a lower n"),
+        (2 * 10**6, 100, r"take [\d,]+ days for their features alone"),
+    ],
+)
+def test_what_is_too_much_is_refused_with_an_estimate(measured, n, reference_n, says, monkeypatch):
+    _, _, extractor = measured
+    monkeypatch.setattr(one_pass.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**11))
+    monkeypatch.setattr(one_pass.shutil, "disk_usage", lambda place: SimpleNamespace(free=10**9))
+    if n == 2 * 10**6:
+        monkeypatch.setattr(one_pass, "LONGEST", 1)
+    settings = protocol("official", n=n)
+    chosen = plan({"intra_fid"} if n == 10**8 else {"fid"}, extractor, settings, Side(n, list("ab"), n), Side(100, list("ab"), 50), (6, 6))
+    with pytest.raises(ParameterError, match=says) as error:
+        require_room(("n", "reference_n"), n, reference_n, extractor, 32, chosen, settings)
+    assert "\n" not in str(error.value)
+
+
+def test_a_disk_without_room_for_features_is_told_before_they_are_written(monkeypatch):
+    def full(handle, start, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(one_pass, "IN_MEMORY", 100)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StorageError, match=r"cache cannot be written: No space left on device.*make room"):
+        one_pass._room(10, 10)
 
 
 def test_without_real_images_and_without_logits(measured):
     _, _, extractor = measured
-    record = measure(fakes, None, extractor, protocol("official", n=50))
+    record = measured_by(fakes, None, extractor, protocol("official", n=50))
     assert set(record["scores"]) == {f"cs_{extractor.label}", f"cs_10splits_{extractor.label}"} and record["reference"] is None
 
     class NoLogits(Small):
@@ -168,7 +270,7 @@ def test_without_real_images_and_without_logits(measured):
 
     plain = Extractor(NoLogits())
     with pytest.raises(WorkbenchError, match="gives no logits"):
-        measure(fakes, None, plain, protocol("official", n=50), {"is"})
+        measured_by(fakes, None, plain, protocol("official", n=50), {"is"})
 
 
 # ----------------------------------------------------------------------------------------------------- names
@@ -184,7 +286,7 @@ def test_fid_needs_inception():
         select("fidd", small)
     genuine = Extractor(Small(), "inception", "6726825d" * 8, reference=True)
     assert select("fid", genuine) == {"fid"}
-    record = measure(fakes, None, genuine, protocol("official", n=50))
+    record = measured_by(fakes, None, genuine, protocol("official", n=50))
     assert set(record["scores"]) == {"is", "is_10splits"}
 
 
@@ -229,7 +331,7 @@ def test_fid_kid_and_is_are_those_of_torch_fidelity(inception_file, size, monkey
     settings = PROTOCOLS["torch-fidelity"].replace(n=20)
     statistics = reference(real, 0, extractor, settings.to_pixels)
     wanted = None if size == 32 else {"is", "kid"}
-    ours = measure(lambda start, count: (fake.images[start : start + count], None), statistics, extractor, settings, wanted)
+    ours = measured_by(lambda start, count: (fake.images[start : start + count], None), statistics, extractor, settings, wanted)
     value = {name.partition("_inception@")[0]: score for name, score in ours["scores"].items()}
     error = {name.partition("_inception@")[0]: score for name, score in ours["errors"].items()}
     if size == 32:

@@ -166,7 +166,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(folders, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     for name in ("write_array_header_1_0", "save"):
-        with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left on device.*make room") as error:
+        with monkeypatch.context() as patch, pytest.raises(StorageError, match=r"No space left on device.*make room") as error:
             patch.setattr(np.lib.format if name != "save" else np, name, full)
             reference(twins.Twins(32), 20, Extractor(Corners()), PIXELS)
         assert "\n" not in str(error.value) and entries(folders) == []

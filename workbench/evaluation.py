@@ -9,46 +9,54 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
 from torch import Tensor
 
+from . import data as image_data
 from . import sampling, twins
-from .config import Config
-from .data import Images, open_data, to_unit
+from .config import BUILT_IN_DATA, Config
+from .data import DataError, Images, open_data, short_sides, to_unit
+from .files import UnreadableError
 from .metrics.extractors import Extractor, open_extractor
-from .metrics.one_pass import header, measure, select
+from .metrics.one_pass import Plan, Side, header, measure, own_name, plan, require_room, select
 from .metrics.protocols import PROTOCOLS, Protocol, differences, protocol
-from .metrics.references import Reference, reference
+from .metrics.references import Reference, fewest, real_number, reference
 from .metrics.scores import nearest_neighbours
-from .metrics.stream import everywhere, is_main
+from .metrics.stream import CHUNK, everywhere, is_main
 from .model import BatchNorm, Generator
-from .parameters import ParameterError, Parameters, WorkbenchError, command, parameter, read_list
-from .processes import launch_command, launch_environment, on_cpu
+from .parameters import ParameterError, Parameters, WorkbenchError, command, parameter, read_list, whole
+from .processes import launch_command, launch_environment, on_cpu, process_group, rank
 from .progress import progress
 from .runs import Run, list_runs
 
 ENDLESS = 50_000  # reference images of a data set without end, where the protocol says all
+SIZES = (32, 64, 128, 256)  # heights and widths of images
 
 
 def _read_steps(value, refuse) -> str:
-    text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).strip("[]() ")
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if text not in ("last", "all") and not (parts and all(part.isdigit() for part in parts)):
+    items = value if isinstance(value, list | tuple) else str(value).strip("[]() ").split(",")
+    words = [str(int(item)) if isinstance(item, float) and item.is_integer() else str(item).strip() for item in items]
+    if words in (["last"], ["all"]):
+        return words[0]
+    numbers = [whole(word.removesuffix(".0")) for word in words if word]
+    if not numbers or None in numbers or isinstance(value, bool):
         refuse('"last", "all", or steps such as 500,1000')
-    return text if text in ("last", "all") else ",".join(parts)
+    return ",".join(map(str, dict.fromkeys(numbers)))
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,8 @@ class Evaluation(Parameters):
     steps: str = parameter("last", "checkpoints to evaluate: last, all, or their steps as 500,1000", read=_read_steps)
     samples: str = parameter("", "a folder of images (folder/<class>/*, or packed) to score in place of a run's")
     data: str = parameter("", "real images to score against; empty: those that the run was trained on")
-    image_size: int | None = parameter(None, "with samples: height and width that images are brought to", choices=(32, 64, 128, 256))
+    image_size: int | None = parameter(None, "with samples: height and width that images are brought to; None: their own", choices=SIZES)
+    skip_unreadable: bool = parameter(False, "leave out images that cannot be read, instead of refusing")
     protocol: str = parameter("workbench", "how scores come about", choices=PROTOCOLS)
     n: int | None = parameter(None, "images to generate", low=2)
     extractor: str = parameter("auto", "inception, twins, or module:attribute; auto: twins for twins, else inception")
@@ -83,7 +92,7 @@ class Evaluation(Parameters):
     truncation: float | None = parameter(None, "latents are truncated to [-truncation, truncation]; 0: not", low=0)
     reference_n: int | None = parameter(None, "real images; 0: all", low=0)
     seed: int = parameter(0, "of the latents", low=0)
-    batch_size: int | None = parameter(None, "images that G and the extractor take at once; None: what suits the device", low=1)
+    batch_size: int | None = parameter(None, "images that G and the extractor take at once; None: what suits the device", low=1, high=CHUNK)
     num_processes: int = parameter(1, "processes: one per GPU, or CPU processes where there is no GPU", low=1)
     device: str = parameter("auto", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda"))
     again: bool = parameter(False, "also evaluate what was evaluated before")
@@ -142,14 +151,16 @@ def evaluate(evaluation: Evaluation | None = None, **parameters) -> list[dict]:
     opened = Opened.of(evaluation)
     config, extractor, settings = opened.config, opened.extractor, opened.settings
     scores = select(evaluation.scores, extractor)
-    real = opened.reference(scores)
+    chosen = opened.plan(scores)  # what cannot be computed is refused before anything is
+    real = opened.reference(chosen)
     head = header(real, extractor, settings)
     records = []
     try:
         for step in opened.steps:
-            known = [] if evaluation.again else [r for r in opened.run.evaluations() if _answers(r, step, evaluation.seed, head, scores)]
+            records_there = [] if evaluation.again else opened.run.evaluations()
+            known = [record for record in records_there if _answers(record, step, evaluation.seed, head, scores, extractor)]
             if not everywhere(bool(known)):
-                arguments = (scores, config.num_classes, truth_of(config), opened.batch_size, progress, f"images of step {step}")
+                arguments = (chosen, truth_of(config), opened.batch_size, progress, f"images of step {step}")
                 record = measure(opened.samples(step), real, extractor, settings, *arguments)
                 if record:
                     known = [dict(step=step, seed=evaluation.seed, asked=sorted(scores) if scores else "all", **record, time=time.time())]
@@ -158,6 +169,7 @@ def evaluate(evaluation: Evaluation | None = None, **parameters) -> list[dict]:
     except KeyboardInterrupt:
         print(
             f"interrupted: {len(records)} of {len(opened.steps)} checkpoints are on record; the same evaluation goes on after them",
+            file=sys.stderr,
             flush=True,
         )
         raise
@@ -193,16 +205,47 @@ class Opened:
         run.generator(steps[0], settings.weights)  # before anything long: what is missing is told now
         device = _device(evaluation)
         extractor = _extractor(evaluation, config.data).to(device)
-        data = open_data(config.replace(data=evaluation.data) if evaluation.data else config)
+        place = evaluation.data or config.data
+        pairs = config.pairs if place == "twins" else 1
+        # A run without classes was trained on images without classes, those of another place may have them all the same.
+        conditional = bool(evaluation.data or config.num_classes)
+        data = _open_images("data", place, config.image_size, evaluation, pairs, conditional, config.skip_unreadable)
         return cls(evaluation, run, steps, config, data, extractor, settings, device)
+
+    @property
+    def samples_side(self) -> Side:
+        """What is known of the samples of any checkpoint; classes by the names that the run was trained with."""
+        n, count = self.settings.n, self.config.num_classes or 0
+        if not count:
+            return Side(n, reason="the run was trained without classes")
+        try:
+            names = self.run.provenance.get("data", {}).get("classes", [])
+        except UnreadableError as error:
+            return Side(n, reason=f"the names of the run's classes are not known ({error})")
+        if not isinstance(names, list) or len(names) != count:
+            return Side(n, reason="the names of the run's classes are not known (its provenance.json does not have them)")
+        return Side(n, [str(name) for name in names], n // count)
+
+    def plan(self, scores: set[str] | None = None) -> Plan:
+        """What is computed of these scores, None: of all. Raises a ParameterError if one cannot be, or if all of it is too much."""
+        settings, widths = self.settings, self.extractor.widths(self.config.image_size)
+        real_n = _real_n(self.data, settings)
+        arguments = self.extractor, self.config.image_size
+        roughly = plan(None, self.extractor, settings, self.samples_side, None, widths)
+        require_room(("n", "reference_n"), settings.n, real_n, *arguments, roughly, settings)
+        chosen = plan(
+            scores, self.extractor, settings, self.samples_side, _real_side(self.data, real_n), widths, truth_of(self.config) is not None
+        )
+        require_room(("n", "reference_n"), settings.n, real_n, *arguments, chosen, settings)
+        return chosen
 
     def samples(self, step: int | None = None) -> Samples:
         """The samples of a checkpoint, by default of the last that is evaluated."""
-        generator = self.run.generator(step or self.steps[-1], self.settings.weights).to(self.device)
+        generator = self.run.generator(self.steps[-1] if step is None else step, self.settings.weights).to(self.device)
         return Samples(generator, self.settings, self.evaluation.seed, self.evaluation.batch_size)
 
-    def reference(self, scores: set | None = None) -> Reference:
-        return _reference(self.data, self.settings, self.extractor, scores, self.config.num_classes, self.batch_size)
+    def reference(self, chosen: Plan | None = None) -> Reference:
+        return _reference(self.data, self.settings, self.extractor, bool(chosen and chosen.keep_all), self.batch_size)
 
 
 def runs_of(evaluation: Evaluation) -> list[Run]:
@@ -227,7 +270,7 @@ def best_and_worst_classes(evaluation: Evaluation, record: dict, count: int = 3,
     rows = []
     for k in chosen:
         images = sampling.images(generator, z, torch.full((columns,), k))
-        rows.append((f"{opened.data.classes[k]}\n{name.partition('@')[0]} {values[k]:.4g}", images))
+        rows.append((f"{opened.samples_side.classes[k]}\n{name.partition('@')[0]} {values[k]:.4g}", images))
     return rows
 
 
@@ -283,20 +326,27 @@ def during_training(config: Config) -> Callable[[Generator, int], dict | None]:
     reference_n = 10 * config.evaluate_n if config.data == "twins" else None
     evaluation = Evaluation(extractor=config.evaluate_extractor, n=config.evaluate_n, reference_n=reference_n, protocol="workbench")
     extractor = _extractor(evaluation, config.data)
+    among = {"is", "fid", "truth"} if config.data == "twins" else {"is", "fid"}
+    # Now, and not hours later: whether the extractor takes such images, and whether there is room for so many.
+    settings, widths = evaluation.resolved_protocol(0), extractor.widths(config.image_size)
+    roughly = plan(None, extractor, settings, Side(settings.n), None, widths, among=among)
+    require_room(("evaluate_n", "real images"), settings.n, reference_n or 0, extractor, config.image_size, roughly, settings)
     opened = []
 
     def evaluate_now(generator: Generator, step: int) -> dict | None:
         settings = evaluation.resolved_protocol(generator.num_classes).replace(weights="ema" if config.ema_decay else "raw")
-        scores = {"is", "fid", "truth"} if config.data == "twins" else {"is", "fid"}
         if not opened:
             extractor.to(next(generator.parameters()).device)
             data = open_data(config, progress=False)
+            names = data.classes if generator.num_classes else ()
+            samples, real = Side(settings.n, names, settings.n // max(1, len(names))), _real_side(data, _real_n(data, settings))
             opened.append(suitable_batch(extractor, next(generator.parameters()).device))
-            opened.append(_reference(data, settings, extractor, scores, generator.num_classes, opened[0]))
-        batch_size, real = opened
+            opened.append(plan(None, extractor, settings, samples, real, widths, truth_of(config) is not None, among))
+            opened.append(_reference(data, settings, extractor, False, opened[0]))
+        batch_size, chosen, real = opened
         samples = Samples(generator, settings, evaluation.seed)
-        record = measure(samples, real, extractor, settings, scores, generator.num_classes, truth_of(config), batch_size)
-        return record and dict(seed=evaluation.seed, asked=sorted(scores), **record, time=time.time())
+        record = measure(samples, real, extractor, settings, chosen, truth_of(config), batch_size)
+        return record and dict(seed=evaluation.seed, asked=sorted(among), **record, time=time.time())
 
     return evaluate_now
 
@@ -344,43 +394,131 @@ def truth_of(config: Config) -> Callable | None:
     return truth
 
 
+# ------------------------------------------------------------------------------------------------ folders of images
+
+
 def _evaluate_folder(evaluation: Evaluation) -> list[dict]:
     """The record of a folder of images."""
     device = _device(evaluation)
     extractor = _extractor(evaluation, evaluation.data).to(device)
     batch_size = evaluation.batch_size or suitable_batch(extractor, device)
     scores = select(evaluation.scores, extractor)
-    size = evaluation.image_size or 32
-    images, data = (open_data(_data_config(place, size)) for place in (evaluation.samples, evaluation.data))
-    classes = images.num_classes if images.classes == data.classes else 0
+    size = evaluation.image_size or _own_size(evaluation)
+    images, data = (_open_images(name, getattr(evaluation, name), size, evaluation) for name in ("samples", "data"))
     settings = evaluation.resolved_protocol(0).replace(per_class=0, weights="none")
     length = settings.n if images.length is None else images.length
     settings = settings.replace(n=min(settings.n, length))
-    real = _reference(data, settings, extractor, scores, classes, batch_size)
+    real_n = _real_n(data, settings)
+
+    def refuse_too_much(chosen: Plan) -> None:
+        require_room(("n", "reference_n"), settings.n, real_n, extractor, size, chosen, settings)
+
+    widths = extractor.widths(size)
+    refuse_too_much(plan(None, extractor, settings, Side(settings.n), None, widths))
     # In an order of its own: a folder lies class by class, and the splits of IS are filled in order.
     order = torch.randperm(length, generator=sampling.generator_for(evaluation.seed, 4)).numpy()[: settings.n]
+    own = _side(images, settings.n)
+    if own.classes and images.length is not None:
+        own = Side(own.n, own.classes, int(np.bincount(images.labels[order], minlength=len(own.classes)).min()))
+    chosen = plan(scores, extractor, settings, own, _real_side(data, real_n), widths)
+    refuse_too_much(chosen)
+    real = _reference(data, settings, extractor, chosen.keep_all, batch_size)
 
     def samples(start: int, count: int) -> tuple[Tensor, Tensor]:
         return images.batch(order[start : start + count])
 
-    record = measure(samples, real, extractor, settings, scores, classes, None, batch_size, progress)
-    return (
-        [dict(samples=images.name, samples_fingerprint=images.fingerprint, seed=evaluation.seed, **record, time=time.time())]
-        if record
-        else []
+    record = measure(samples, real, extractor, settings, chosen, None, batch_size, progress)
+    about = dict(samples=images.name, samples_fingerprint=images.fingerprint, seed=evaluation.seed)
+    return [about | record | dict(time=time.time())] if record else []
+
+
+def _own_size(evaluation: Evaluation) -> int:
+    """Height and width of the images of both folders, where all of them agree.
+
+    Raises
+    ------
+    ParameterError
+        If they do not: scores of images that were brought to another size say something else, so somebody has to decide it.
+    """
+    places = {name: getattr(evaluation, name) for name in ("samples", "data")}
+    bound = {name: place for name, place in places.items() if place not in ("twins", "imagenet")}  # which come at any size
+    sides: dict[str, Counter] = {}
+    for name, place in (bound or places).items():
+        try:
+            sides[name] = short_sides(place)
+        except DataError as error:
+            raise _about(error, name) from None
+    sizes = set().union(*sides.values())
+    if (len(sizes) == 1 and sizes <= set(SIZES)) or not sizes:  # none can be read: that is told when they are opened
+        return min(sizes, default=SIZES[0])
+    words = "; ".join(f"{name} has {_sizes(counts)}" for name, counts in sides.items())
+    allowed = ", ".join(map(str, SIZES))
+    raise ParameterError(
+        f"image_size is not given, and the images are not all of one of its sizes: {words}; set image_size to one of {allowed}"
     )
 
 
-def _data_config(place: str, size: int) -> Config:
-    return Config.preset("twins32", data=place, image_size=size, num_classes=None, batch_size=2)
+def _sizes(counts: Counter) -> str:
+    """The sizes in a folder, the most frequent first."""
+    words = [f"{count:,} of {side} px" for side, count in counts.most_common(3)]
+    return ", ".join(words) + (f" and {len(counts) - 3} more sizes" if len(counts) > 3 else "") if words else "none that can be read"
 
 
-def _reference(data, settings: Protocol, extractor: Extractor, scores: set | None, num_classes: int, batch_size: int) -> Reference:
-    """The statistics of as many real images as the protocol wants and the data has."""
+def _open_images(
+    name: str, place: str, size: int, evaluation: Evaluation, pairs: int = 1, conditional: bool = True, skip_unreadable: bool = False
+) -> Images | twins.Twins:
+    """The images that the parameter `name` says are at `place`; any folder will do, and where it has no class folders, there are no classes."""
+    settings = Config.preset("twins32", data=place, image_size=size, pairs=pairs, num_classes=None, batch_size=2)
+    settings = settings.replace(skip_unreadable=skip_unreadable or evaluation.skip_unreadable)
+    try:
+        if not conditional or not _in_class_folders(settings):
+            settings = settings.replace(num_classes=0)
+        return open_data(settings)
+    except DataError as error:
+        raise _about(error, name, sized=bool(evaluation.samples)) from None
+
+
+def _in_class_folders(config: Config) -> bool:
+    if config.data in BUILT_IN_DATA or image_data._is_packed(Path(config.data)):
+        return True
+    try:
+        image_data._list(config)
+    except DataError:
+        return False
+    return True
+
+
+def _about(error: DataError, name: str, sized: bool = True) -> DataError:
+    """The error in terms of an evaluation: what is given is called `name`, and no cure names a parameter of a training."""
+    text = re.sub(r"\bdata=", f"{name}=", str(error))
+    text = re.sub(r", fewer than batch_size=.*", ", and it takes at least 2 of either side: add images", text)
+    return DataError(text if sized else re.sub(r"set image_size=\d+, or ", "", text))
+
+
+def _side(data: Images | twins.Twins, n: int) -> Side:
+    """What is known of a data set of which `n` images are taken."""
+    if not data.num_classes:
+        return Side(n, reason=f"{data.name} has no class folders")
+    return Side(n, data.classes, n // len(data.classes))
+
+
+def _real_side(data: Images | twins.Twins, n: int) -> Side:
+    own = _side(data, n)
+    return Side(n, own.classes, fewest(data, n)) if own.classes else own
+
+
+def _real_n(data: Images | twins.Twins, settings: Protocol) -> int:
+    """How many real images are used: as many as the protocol wants and the data has."""
     n = settings.reference_n or (ENDLESS if data.length is None else data.length)
-    n = n if data.length is None else min(n, data.length)
-    keep_all = bool(scores and "intra_fid" in scores and num_classes)
-    return reference(data, n, extractor, settings.to_pixels, keep_all, batch_size, progress)
+    return real_number(data, n if data.length is None else min(n, data.length))
+
+
+def _reference(data, settings: Protocol, extractor: Extractor, keep_all: bool, batch_size: int) -> Reference:
+    """The statistics of the real images."""
+    return reference(data, _real_n(data, settings), extractor, settings.to_pixels, keep_all, batch_size, progress)
+
+
+# ------------------------------------------------------------------------------------------------------- what is meant
 
 
 def _extractor(evaluation: Evaluation, data: str) -> Extractor:
@@ -390,18 +528,21 @@ def _extractor(evaluation: Evaluation, data: str) -> Extractor:
     return open_extractor(name, evaluation.weights_file, evaluation.verify_weights)
 
 
-def _answers(record: dict, step: int, seed: int, head: dict, scores: set | None) -> bool:
+def _answers(record: dict, step: int, seed: int, head: dict, scores: set | None, extractor: Extractor) -> bool:
     """Whether a record is of this step and seed and protocol, and has the scores that are asked for."""
     asked = record.get("asked", ())
-    covers = asked == "all" or (scores is not None and scores <= set(asked))
-    return record["step"] == step and record.get("seed") == seed and covers and not differences(record, head)
+    if record["step"] != step or record.get("seed") != seed or "settings" not in record or differences(record, head):
+        return False
+    if scores is None or asked == "all":
+        return asked == "all" and not {own_name(score, extractor) for score in scores or ()} & set(record.get("left_out", ()))
+    return scores <= set(asked)
 
 
 def _steps(evaluation: Evaluation, run: Run) -> list[int]:
     there = run.checkpoint_steps()
     if evaluation.steps == "all" and there:
         return there
-    wanted = [None] if evaluation.steps in ("last", "all") else map(int, evaluation.steps.split(","))
+    wanted = [None] if evaluation.steps in ("last", "all") else [int(step) for step in evaluation.steps.split(",")]
     return [int(run.checkpoint_path(step).name) for step in wanted]  # raises where there is no such checkpoint
 
 
@@ -416,49 +557,106 @@ def _newest() -> Run:
 
 
 def _in_processes(evaluation: Evaluation) -> list[dict]:
-    """Evaluate by `accelerate launch`; what its main process prints is printed here."""
+    """Evaluate by `accelerate launch`; what its main process tells of its progress is told here, on stderr."""
+    most = 4 * (os.cpu_count() or 1) if on_cpu(evaluation.device) else torch.cuda.device_count()
+    if evaluation.num_processes > most:
+        raise ParameterError(f"num_processes={evaluation.num_processes:,} is more than there is work for here: at most {most}")
     with TemporaryDirectory() as folder:
-        question, answer = Path(folder) / "question.json", Path(folder) / "answer.json"
-        question.write_text(json.dumps(asdict(evaluation)))
+        (Path(folder) / "question.json").write_text(json.dumps(asdict(evaluation)))
         words = launch_command("workbench.evaluation", evaluation.num_processes, evaluation.device)
-        process = subprocess.Popen(
-            [*words, "--question", str(question), "--answer", str(answer)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=launch_environment(evaluation.num_processes), start_new_session=True,
-        )  # fmt: skip
-        try:
-            with ThreadPoolExecutor(1) as pool:
-                said = pool.submit(process.stderr.read)
+        with open(Path(folder) / "log", "w+b") as log:  # a file, which nobody has to wait for
+            process = subprocess.Popen(
+                [*words, "--worker", folder],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, errors="replace",
+                env=launch_environment(evaluation.num_processes), start_new_session=True,
+            )  # fmt: skip
+            try:
                 for line in process.stdout:
-                    print(line, end="", flush=True)
-                failed, said = process.wait(), said.result()
-        except BaseException:
-            os.killpg(process.pid, signal.SIGTERM)  # an interrupt: checkpoints that are evaluated are on record
-            process.wait()
-            raise
+                    print(line, end="", file=sys.stderr, flush=True)
+                failed = process.wait()
+            except BaseException:
+                _end(process)  # an interrupt: checkpoints that are evaluated are on record
+                raise
         if failed:
-            told = [line for line in said.splitlines() if line.startswith(("WorkbenchError: ", "ParameterError: ", "DataError: "))]
-            raise WorkbenchError(told[0].partition(": ")[2] if told else f"the evaluation failed: {said.strip().splitlines()[-1:]}")
-        return json.loads(answer.read_text())
+            raise WorkbenchError(_reason(Path(folder), evaluation.num_processes))
+        return json.loads((Path(folder) / "answer.json").read_text())
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a launcher and the processes that it started, which are in sessions of their own."""
+    children = []
+    with suppress(psutil.Error):
+        children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    for child in children:
+        with suppress(psutil.Error):
+            child.kill()
+    process.kill()
+    process.wait()
+
+
+def _work(folder: Path) -> None:
+    """The part of one of several processes. What ends it is left in the folder: launchers end with lines that say nothing."""
+    try:
+        evaluation = Evaluation(**json.loads((folder / "question.json").read_text()))
+        with process_group(evaluation.num_processes, evaluation.device, "workbench.evaluation"):
+            # What the main process tells goes through its stdout; stderr is full of what launchers and libraries say.
+            with redirect_stderr(sys.stdout) if is_main() else nullcontext():
+                records = evaluate(evaluation)
+            if is_main():
+                (folder / "answer.json").write_text(json.dumps(records))
+    except BaseException as error:
+        told = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
+        failure = dict(expected=isinstance(error, WorkbenchError), told=" ".join(told.split()))
+        (folder / f"failure-{rank()}-{os.getpid()}.json").write_text(json.dumps(failure))
+        raise
+
+
+def _reason(folder: Path, num_processes: int) -> str:
+    """Why an evaluation by several processes failed, in one line: the first cause, not that the others lost a process."""
+    failures = [json.loads(path.read_text()) for path in sorted(folder.glob("failure-*.json"))]
+    causes = [f for f in failures if not f["told"].startswith("another of the ")]
+    for failure in sorted(causes, key=lambda f: not f["expected"]):
+        return failure["told"]
+    log = (folder / "log").read_text(errors="replace")
+    # What torch's launcher says of the process that ended first: the others are ended by it.
+    for status, number in re.findall(r"exitcode: -(\d+)\)? local_rank: (\d+)", log):
+        with suppress(ValueError):
+            name = signal.Signals(int(status)).name
+            cause = "; if nobody did that, there was no memory left" if name == "SIGKILL" else ""
+            return f"process {number} of {num_processes} (counted from 0) was ended by {name}{cause}"
+    return f"the evaluation by {num_processes} processes ended without results, and none of them said why"
 
 
 def _device(evaluation: Evaluation) -> torch.device:
     if on_cpu(evaluation.device):
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    # Of the launcher's variables only where it was ours that set them.
+    return torch.device("cuda", whole(os.environ.get("LOCAL_RANK", "")) or 0 if dist.is_initialized() else 0)
 
 
 # ------------------------------------------------------------------------------------------------------ command line
 
 
 def table(record: dict) -> str:
-    """The scores of a record in lines of text, with the protocol."""
+    """The scores of a record in lines of text, with the protocol, and why others are left out."""
     values, errors = record["scores"], record["errors"]
     width = max(map(len, values), default=0)
     lines = [f"  {name:<{width}}  {value:.6g}" + (f" +- {errors[name]:.2g}" if name in errors else "") for name, value in values.items()]
     head = f"step {record['step']}" if "step" in record else record["samples"]
     real = record["reference"]
-    return "\n".join([f"{head}: {record['protocol']}, against {real['n']:,} images of {real['data']} at {real['size']} px", *lines])
+    about = f"{head}: {record['protocol']}; real images: {real['data']} at {real['size']} px"
+    return "\n".join([about, *lines, *(f"  left out: {line}" for line in left_out(record))])
+
+
+def left_out(record: dict) -> list[str]:
+    """A line for each reason why scores are not in a record: "intra_fd, accuracy (there are no classes)"."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in record.get("left_out", {}).items():
+        by_reason.setdefault(reason, []).append(name)
+    return [f"{', '.join(names)} ({reason})" for reason, names in by_reason.items()]
 
 
 @command
@@ -470,21 +668,15 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter, see below")
-    parser.add_argument("--json", action="store_true", help="print the records as JSON lines")
-    for private in ("--question", "--answer"):
-        parser.add_argument(private, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="print the records as JSON lines, and nothing else on stdout")
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    given = json.loads(arguments.question.read_text()) if arguments.question else dict(arguments.p)
-    evaluation = Evaluation.from_parameters(given)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        PartialState(cpu=on_cpu(evaluation.device))  # starts torch.distributed
-    records = evaluate(evaluation)
-    if not is_main():
-        return
-    if arguments.answer:
-        arguments.answer.write_text(json.dumps(records))
-    else:
-        print("\n".join(json.dumps(record) if arguments.json else table(record) for record in records))
+    if arguments.worker:
+        return _work(arguments.worker)
+    evaluation = Evaluation.from_parameters(dict(arguments.p))
+    with redirect_stdout(sys.stderr) if arguments.json else nullcontext():  # also what an extractor of the user's prints
+        records = evaluate(evaluation)
+    print("\n".join(json.dumps(record) if arguments.json else table(record) for record in records))
 
 
 if __name__ == "__main__":

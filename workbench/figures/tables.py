@@ -163,7 +163,8 @@ def score_table(records: list[dict]) -> Table:
             known = name in record["scores"]
             row[head] = Measured(record["scores"][name], record.get("errors", {}).get(name), about=about[k]) if known else None
         rows.append(row)
-    return Table(rows, tuple(dict.fromkeys(about)))
+    missing = [f"Left out: {name} ({reason})" for record in records for name, reason in record.get("left_out", {}).items()]
+    return Table(rows, tuple(dict.fromkeys([*about, *missing])))
 
 
 def measured(scores: Sequence[Score], n: int | None = None) -> dict[str, Measured]:

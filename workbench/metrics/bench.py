@@ -25,7 +25,7 @@ from ..parameters import WorkbenchError, command
 from ..runs import describe_machine
 from .extractors import Extractor, inception
 from .moments import Moments
-from .one_pass import measure
+from .one_pass import Side, measure, plan
 from .protocols import protocol
 from .references import Reference
 from .scores import frechet_distance, intra_frechet_distance, square_root_factor
@@ -150,8 +150,9 @@ def memory(n: int) -> dict:
     reference.labels, reference.factor = np.zeros(10_000, np.int64), square_root_factor(reference.moments.covariance)
     before = _peak()
     images = torch.from_numpy(rng.integers(0, 256, (256, 3, 32, 32), dtype=np.uint8))
-    asked = {"is", "fid", "kid", "precision_recall", "density_coverage"}
-    took = seconds(lambda: measure(lambda s, c: (images[:c], None), reference, Extractor(Cheap()), protocol("official", n=n), asked))
+    asked, extractor, settings = {"is", "fid", "kid", "precision_recall", "density_coverage"}, Extractor(Cheap()), protocol("official", n=n)
+    chosen = plan(asked, extractor, settings, Side(n), Side(10_000), extractor.widths(32))
+    took = seconds(lambda: measure(lambda s, c: (images[:c], None), reference, extractor, settings, chosen))
     return dict(n=n, scores=sorted(asked), megabytes=round(_peak() - before), seconds=took)
 
 

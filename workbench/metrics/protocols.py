@@ -27,7 +27,7 @@ class Protocol(Parameters):
     name: str = parameter("official", "where it comes from")
     n: int = parameter(50_000, "generated images", low=2)
     per_class: int = parameter(0, "generated images of each class, which decides n; 0: n decides", low=0)
-    reference_n: int = parameter(50_000, "real training images; 0: all", low=0)
+    reference_n: int = parameter(50_000, "real images, or all where there are fewer; 0: all", low=0)
     weights: str = parameter(
         "raw",
         "averaged weights, those that were trained, averaged where there are such; none: images that are given",
@@ -70,9 +70,13 @@ class Protocol(Parameters):
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
     def __str__(self) -> str:
-        """One line of everything."""
+        return self.line()
+
+    def line(self, real: int | None = None) -> str:
+        """One line of everything; `real`: how many real images there really were."""
         words = [f"n={self.n:,}"]
-        words.append(f"against {f'{self.reference_n:,}' if self.reference_n else 'all'} training images")
+        limit = f"at most {self.reference_n:,}" if self.reference_n else "all"
+        words.append(f"against {limit if real is None else f'{real:,}'} real images")
         statistics = {"running": "saved", "standing": f"standing ({self.standing_batches} x 64)", "batch": "batch (64)"}[self.statistics]
         if self.weights == "none":
             words.append("images as given")

@@ -133,6 +133,15 @@ def drawn(data, n: int) -> np.ndarray:
     return np.arange(n)
 
 
+def fewest(data, n: int) -> int:
+    """How many images the rarest class has among the `n` that are drawn."""
+    if data.length is None and n > 100 * len(data.classes):
+        return n // (4 * len(data.classes))  # at least: classes of an endless set are drawn uniformly
+    indices = drawn(data, n)
+    labels = data.batch(indices)[1].numpy() if data.length is None else data.labels[indices]
+    return int(np.bincount(labels, minlength=len(data.classes)).min())
+
+
 def _is_whole(folder: Path, name: str) -> bool:
     """Whether statistics are there, as they were written. Others are deleted, and that is said."""
     if not os.path.lexists(folder):

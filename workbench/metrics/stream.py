@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..parameters import WorkbenchError
 from .extractors import Extractor
 
 CHUNK = 256  # images with indices k * CHUNK, ... are worked on together, in one process
@@ -59,6 +60,10 @@ def features_in_order(
         mine = min(first + rank, chunks - 1)  # with nothing left to do, do something over again: its result is left out below
         start, count = mine * CHUNK, min(CHUNK, n - mine * CHUNK)
         images, labels = images_of(start, count)
+        if images.is_floating_point() and not images.isfinite().all():
+            raise WorkbenchError(
+                f"images {start:,} to {start + count - 1:,} hold NaN or infinity: the weights that generate them have diverged"
+            )
         parts = [extractor(pixels(images[k : k + batch_size])) for k in range(0, count, batch_size)]
         features, logits = (torch.cat(values) for values in zip(*parts, strict=True))
         labels = torch.zeros(count) if labels is None else labels
