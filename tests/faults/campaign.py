@@ -1,0 +1,138 @@
+"""Faults, planted on purpose: what is lost, and whether errors are told in one line. `make faults`; see docs/robustness.md.
+
+    python tests/faults/campaign.py                          all parts
+    python tests/faults/campaign.py kill disk --share 0.1    some parts, a tenth of their trials
+    python tests/faults/campaign.py --trial training/kill:37 one trial, with all that it says
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import harness
+
+harness.with_shim()  # starts this program again
+
+
+def parts() -> dict:
+    """The parts of the campaign by name; imported here, after the shim, and by a process that computes nothing."""
+    import torch
+    import torch._dynamo
+    import torch.distributed.fsdp
+    import torchvision.utils
+
+    torch.set_num_threads(1)
+    import damage
+    import moments
+    import writes
+
+    return dict(
+        kill=lambda: writes.trials("kill"), disk=lambda: writes.trials("disk"), damage=damage.trials, moments=moments.moments,
+        processes=moments.processes, twice=moments.twice, clock=moments.clocks,
+    )  # fmt: skip
+
+
+class Table:
+    """What became of the trials, by kind of fault."""
+
+    def __init__(self):
+        self.rows: dict[str, Counter] = {}
+        self.problems: dict[str, list[str]] = {}
+
+    def add(self, trial: harness.Trial, verdict: harness.Verdict) -> None:
+        row = self.rows.setdefault(trial.kind, Counter())
+        row["tried"] += 1
+        row["lost" if verdict.lost else "survived"] += 1
+        row["to tell"] += verdict.told is not None
+        row["told"] += bool(verdict.told)
+        if verdict.lost:
+            self._note(trial, f"lost: {verdict.lost}")
+        if verdict.told is False:
+            self._note(trial, f"not told in one line: {verdict.text}")
+
+    def _note(self, trial: harness.Trial, text: str) -> None:
+        alike = re.sub(r"trial-\w+", "ROOT", re.sub(r"\d+", "N", re.sub(r"-[0-9a-f]{8}\b", "-HEX", text.replace("\n", " | "))))
+        self.problems.setdefault(f"{trial.kind}: {alike}", []).append(f"{trial.name}   {text}")
+
+    @property
+    def bad(self) -> bool:
+        return bool(self.problems)
+
+    def __str__(self) -> str:
+        head = ("fault", "tried", "survived", "lost", "told in one line")
+        lines = [head]
+        total = Counter()
+        for kind, row in self.rows.items():
+            total += row
+            lines.append(self._line(kind, row))
+        lines.append(self._line("all", total))
+        width = max(len(line[0]) for line in lines)
+        return "\n".join(f"{a:<{width}}  {b:>6}  {c:>8}  {d:>5}  {e:>16}" for a, b, c, d, e in lines)
+
+    @staticmethod
+    def _line(kind: str, row: Counter) -> tuple:
+        told = f"{row['told']} of {row['to tell']}" if row["to tell"] else "-"
+        return kind, row["tried"], row["survived"], row["lost"], told
+
+    def report(self) -> str:
+        """Every problem once, with how often, and the first trial that shows it."""
+        lines = []
+        for _, cases in sorted(self.problems.items(), key=lambda item: -len(item[1])):
+            name, _, text = cases[0].partition("   ")
+            lines.append(f"{len(cases):>4} x  {text[:1500]}\n        first: make faults ARGS=\"--trial '{name}'\"")
+        return "\n".join(lines)
+
+
+def thinned(trials: Iterator[harness.Trial], share: float) -> Iterator[harness.Trial]:
+    """A share of the trials, evenly spaced."""
+    credit = 1 - 1e-9
+    for trial in trials:
+        credit += share
+        if credit >= 1:
+            credit -= 1
+            yield trial
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help="of kill, disk, damage, moments, processes, twice, clock; none: all")
+    parser.add_argument("--share", type=float, default=1.0, help="of the trials that are made, evenly spaced")
+    parser.add_argument("--jobs", type=int, default=2, help="trials at a time")
+    parser.add_argument("--trial", help="only trials of this name")
+    parser.add_argument("--subject", default="", help="only trials whose name begins so")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    table, began = Table(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as scratch:
+        os.environ["FAULTS_SCRATCH"] = scratch
+        known = parts()
+        for name in arguments.parts or known:
+            if name not in known:
+                parser.error(f"{name!r} is none of the parts: {', '.join(known)}")
+            since = time.monotonic()
+            trials = known[name]()
+            if arguments.trial or arguments.subject:
+                wanted, prefix = arguments.trial, arguments.subject
+                trials = (trial for trial in trials if (trial.name == wanted if wanted else trial.name.startswith(prefix)))
+            for trial, verdict in harness.run_trials(thinned(trials, arguments.share), arguments.jobs):
+                table.add(trial, verdict)
+                if arguments.trial:
+                    print(trial.name, verdict)
+            print(f"{name}: {time.monotonic() - since:.0f} s", file=sys.stderr, flush=True)
+    if table.problems:
+        print(table.report(), end="\n\n")
+    print(table)
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes")
+    return int(table.bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+moments = processes = twice = clocks = lambda: iter(())
