@@ -1,8 +1,8 @@
 """Faults, planted on purpose: what is lost, and whether errors are told in one line. `make faults`; see docs/robustness.md.
 
-    python tests/faults/campaign.py                          all parts
-    python tests/faults/campaign.py kill disk --share 0.1    some parts, a tenth of their trials
-    python tests/faults/campaign.py --trial training/kill:37 one trial, with all that it says
+python tests/faults/campaign.py                          all parts
+python tests/faults/campaign.py kill disk --share 0.1    some parts, a tenth of their trials
+python tests/faults/campaign.py --trial training/kill:37 one trial, with all that it says
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,12 +23,11 @@ import harness
 harness.with_shim()  # starts this program again
 
 
-def parts() -> dict:
-    """The parts of the campaign by name; imported here, after the shim, and by a process that computes nothing."""
+def parts(only: str) -> dict:
+    """The parts of the campaign by name, which give their trials; imported here, after the shim, and by a process that computes nothing."""
     import torch
     import torch._dynamo
     import torch.distributed.fsdp
-    import torchvision.utils
 
     torch.set_num_threads(1)
     import damage
@@ -35,7 +35,7 @@ def parts() -> dict:
     import writes
 
     return dict(
-        kill=lambda: writes.trials("kill"), disk=lambda: writes.trials("disk"), damage=damage.trials, moments=moments.moments,
+        kill=lambda: writes.trials("kill", only), disk=lambda: writes.trials("disk", only), damage=damage.trials, moments=moments.moments,
         processes=moments.processes, twice=moments.twice, clock=moments.clocks,
     )  # fmt: skip
 
@@ -47,20 +47,23 @@ class Table:
         self.rows: dict[str, Counter] = {}
         self.problems: dict[str, list[str]] = {}
 
-    def add(self, trial: harness.Trial, verdict: harness.Verdict) -> None:
+    def add(self, part: str, trial: harness.Trial, verdict: harness.Verdict) -> None:
         row = self.rows.setdefault(trial.kind, Counter())
         row["tried"] += 1
         row["lost" if verdict.lost else "survived"] += 1
         row["to tell"] += verdict.told is not None
         row["told"] += bool(verdict.told)
         if verdict.lost:
-            self._note(trial, f"lost: {verdict.lost}")
+            self._note(part, trial, f"lost: {verdict.lost}")
         if verdict.told is False:
-            self._note(trial, f"not told in one line: {verdict.text}")
+            self._note(part, trial, f"not told in one line: {verdict.text}")
 
-    def _note(self, trial: harness.Trial, text: str) -> None:
+    def _note(self, part: str, trial: harness.Trial, text: str) -> None:
         alike = re.sub(r"trial-\w+", "ROOT", re.sub(r"\d+", "N", re.sub(r"-[0-9a-f]{8}\b", "-HEX", text.replace("\n", " | "))))
-        self.problems.setdefault(f"{trial.kind}: {alike}", []).append(f"{trial.name}   {text}")
+        cases = self.problems.setdefault(f"{trial.kind}: {alike}", [])
+        cases.append(f"{text[:1500]}\n        first: make faults ARGS=\"{part} --trial '{trial.name}'\"")
+        if len(cases) == 1:
+            print(cases[0], file=sys.stderr, flush=True)
 
     @property
     def bad(self) -> bool:
@@ -84,11 +87,8 @@ class Table:
 
     def report(self) -> str:
         """Every problem once, with how often, and the first trial that shows it."""
-        lines = []
-        for _, cases in sorted(self.problems.items(), key=lambda item: -len(item[1])):
-            name, _, text = cases[0].partition("   ")
-            lines.append(f"{len(cases):>4} x  {text[:1500]}\n        first: make faults ARGS=\"--trial '{name}'\"")
-        return "\n".join(lines)
+        problems = sorted(self.problems.values(), key=len, reverse=True)
+        return "\n".join(f"{len(cases):>4} x  {cases[0]}" for cases in problems)
 
 
 def thinned(trials: Iterator[harness.Trial], share: float) -> Iterator[harness.Trial]:
@@ -113,20 +113,20 @@ def main() -> int:
     table, began = Table(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as scratch:
         os.environ["FAULTS_SCRATCH"] = scratch
-        known = parts()
+        only = arguments.trial or arguments.subject
+        known = parts(only)
         for name in arguments.parts or known:
             if name not in known:
                 parser.error(f"{name!r} is none of the parts: {', '.join(known)}")
             since = time.monotonic()
-            trials = known[name]()
-            if arguments.trial or arguments.subject:
-                wanted, prefix = arguments.trial, arguments.subject
-                trials = (trial for trial in trials if (trial.name == wanted if wanted else trial.name.startswith(prefix)))
+            exactly = bool(arguments.trial)
+            trials = (trial for trial in known[name]() if (trial.name == only if exactly else trial.name.startswith(only)))
             for trial, verdict in harness.run_trials(thinned(trials, arguments.share), arguments.jobs):
-                table.add(trial, verdict)
+                table.add(name, trial, verdict)
                 if arguments.trial:
                     print(trial.name, verdict)
             print(f"{name}: {time.monotonic() - since:.0f} s", file=sys.stderr, flush=True)
+    shutil.rmtree(os.path.dirname(os.environ["FAULTS_SHIM"]), ignore_errors=True)
     if table.problems:
         print(table.report(), end="\n\n")
     print(table)

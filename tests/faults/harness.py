@@ -230,9 +230,7 @@ def root() -> Path:
 
 def files(folder: Path) -> list[str]:
     """Everything below a folder by name, but for empty lock files, which stay."""
-    return sorted(
-        str(path.relative_to(folder)) for path in folder.rglob("*") if not (path.suffix == ".lock" and not path.stat().st_size)
-    )
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not (path.suffix == ".lock" and not path.stat().st_size))
 
 
 def digests(folder: Path, pattern: str = "*.safetensors") -> dict[str, str]:
@@ -254,6 +252,9 @@ def difference(a: dict, b: dict) -> str:
             continue
         if isinstance(x, list) and isinstance(y, list) and all(isinstance(value, str) for value in x + y):
             return f"{name}: {', '.join(sorted(set(y) - set(x))[:4]) or 'nothing'} too much, {', '.join(sorted(set(x) - set(y))[:4]) or 'nothing'} missing"
+        if isinstance(x, list) and isinstance(y, list) and [r.get("step") for r in x] == [r.get("step") for r in y]:
+            other = next((a, b) for a, b in zip(x, y, strict=True) if a != b)
+            return f"{name}: of step {other[0].get('step')}: {difference(*other)}"
         if isinstance(x, list) and isinstance(y, list):
             return f"{name}: {len(y)} records instead of {len(x)}, steps {[r.get('step') for r in y][:12]}"
         if isinstance(x, dict) and isinstance(y, dict):

@@ -9,12 +9,30 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-from harness import COUNT, FAIL, FAIL_ONCE, FULL, KILL, KILL_HALF, SHORT, Fault, Outcome, Trial, Verdict
-from harness import difference, digests, files, fork, root, rows, use_folders
+from harness import (
+    COUNT,
+    FAIL,
+    FAIL_ONCE,
+    FULL,
+    KILL,
+    KILL_HALF,
+    SHORT,
+    Fault,
+    Outcome,
+    Trial,
+    Verdict,
+    difference,
+    digests,
+    files,
+    fork,
+    root,
+    rows,
+    use_folders,
+)
 from PIL import Image
 
 from workbench import Config, Run, train
@@ -71,7 +89,7 @@ def go_on(first: Callable[[], None], steps: int) -> None:
     """What a user does: go on with the run if there is one, else start it again."""
     if not (Path(os.environ["WORKBENCH_OUTPUTS"]) / NAME / "config.json").exists():
         first()
-    elif Run(NAME).status()["state"] != "finished":
+    elif (status := Run(NAME).status())["state"] != "finished" or status["step"] < steps:
         train(Config.from_parameters(dict(resume=NAME, steps=steps)), score)
 
 
@@ -95,7 +113,7 @@ def honest_run() -> str:
     status, steps = run.status(), run.checkpoint_steps()
     if status["state"] in ACTIVE:
         return f"nobody trains it, and the status says {status['state']}"
-    if status["state"] == "finished" and steps[-1:] != [run.config.steps]:
+    if status["state"] == "finished" and steps[-1:] != [status["steps"]]:
         return f"the status says finished, and the checkpoints are {steps}"
     if NAME not in [run.name for run in list_runs()]:
         return "it is not among the runs"
@@ -148,14 +166,17 @@ def data_state(place: str) -> dict:
     )
 
 
-def score_run() -> list[dict]:
-    return evaluate(run="parent", steps="all", n=16, scores="fd,accuracy", extractor="twins", reference_n=40, batch_size=16)
+def score_run(num_processes: int = 1) -> list[dict]:
+    return evaluate(
+        run="parent", steps="all", n=16, scores="fd,accuracy", extractor="twins", reference_n=40, batch_size=16, num_processes=num_processes
+    )
 
 
 def score_state() -> dict:
-    run = Run("parent")
+    # As they are read: half a line of a killed process stays, and is left out.
+    records = [{name: value for name, value in record.items() if name not in ("time", "seconds")} for record in Run("parent").evaluations()]
     return dict(
-        evaluations=rows(run.path / "evaluations.jsonl", "time"), files=files(root()),
+        evaluations=records, files=files(root()),
         cache=digests(root() / "data"), arrays=digests(root() / "data", "*.npy"),
     )  # fmt: skip
 
@@ -190,6 +211,7 @@ class Prepared:
     operations: str
 
     @classmethod
+    @cache
     def of(cls, subject: Subject) -> Prepared:
         template = Path(os.environ["FAULTS_SCRATCH"]) / f"template-{subject.name.replace(' ', '-')}"
         done = fork(cls._make, subject, template, timeout=200)
@@ -222,7 +244,12 @@ class Prepared:
                 yield "disk", Fault(FAIL, at, errno.ENOSPC, FULL)
             if kind == "w":
                 yield "disk", Fault(SHORT, at, errno.ENOSPC, FULL)
-            more = (Fault(FAIL, at, errno.EROFS), Fault(FAIL_ONCE, at, errno.EIO), Fault(FAIL, at, errno.EIO), Fault(FAIL, at, errno.EDQUOT, FULL))
+            more = (
+                Fault(FAIL, at, errno.EROFS),
+                Fault(FAIL_ONCE, at, errno.EIO),
+                Fault(FAIL, at, errno.EIO),
+                Fault(FAIL, at, errno.EDQUOT, FULL),
+            )
             yield "disk", more[at % len(more)]
 
     def trials(self, kind: str) -> Iterator[Trial]:
@@ -271,7 +298,8 @@ def _must(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def trials(kind: str) -> Iterator[Trial]:
-    """All trials of "kill" or "disk"."""
+def trials(kind: str, only: str = "") -> Iterator[Trial]:
+    """All trials of "kill" or "disk", or of subjects that names which begin with `only` can be of."""
     for subject in SUBJECTS:
-        yield from Prepared.of(subject).trials(kind)
+        if subject.name.startswith(only) or only.startswith(f"{subject.name}/"):
+            yield from Prepared.of(subject).trials(kind)
