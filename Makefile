@@ -5,13 +5,15 @@
 #   make lab                       JupyterLab in notebooks/
 #   make test                      all tests, by two processes;  make test ARGS="-m 'not slow'"  the quick ones
 #   make bench                     how fast training is, against a plain reference;  make bench ARGS="--size 32"  for other sizes
+#   make faults                    kills, full disks, damage, signals, clocks: what survives;  make faults ARGS="kill --share 0.1"  a part of it
+#   make soak                      ten minutes of the same: does memory grow;  make soak ARGS="--minutes 60"
 #   make lint                      ruff
 
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: train lab test bench lint
+.PHONY: train lab test bench faults soak lint
 .DEFAULT_GOAL := train
 
 # The executed notebook goes into the run's folder, so the name is reserved first. After an interrupt the run itself tells, when it has
@@ -31,6 +33,12 @@ test: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m workbench.bench $(ARGS)
+
+faults: .venv/installed
+	$(BIN)/python tests/faults/campaign.py $(ARGS)
+
+soak: .venv/installed
+	$(BIN)/python tests/faults/soak.py $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'

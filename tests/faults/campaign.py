@@ -8,19 +8,24 @@ python tests/faults/campaign.py --trial training/kill:37 one trial, with all tha
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 import harness
 
 harness.with_shim()  # starts this program again
+
+TESTS = harness.HERE.parent
 
 
 def parts(only: str) -> dict:
@@ -36,8 +41,36 @@ def parts(only: str) -> dict:
 
     return dict(
         kill=lambda: writes.trials("kill", only), disk=lambda: writes.trials("disk", only), damage=damage.trials, moments=moments.moments,
-        processes=moments.processes, twice=moments.twice, clock=moments.clocks,
+        processes=moments.processes, twice=moments.twice, clock=moments.clocks, properties=properties,
+        planted=lambda: itertools.chain(writes.trials("kill", only, writes.PLANTED), writes.trials("disk", only, writes.PLANTED)),
     )  # fmt: skip
+
+
+def properties() -> Iterator[harness.Trial]:
+    """The property-based tests, with many more examples than `make test` has time for."""
+    environment = os.environ | dict(FAULTS_EXAMPLES="1000", PYTHONPATH=os.pathsep.join([str(harness.HERE), os.environ["PYTHONPATH"]]))
+    pytest = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "examples",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(TESTS.parent),
+        "--no-header",
+    ]
+
+    def work(test: str) -> harness.Verdict:
+        done = subprocess.run([*pytest, test], cwd=TESTS.parent, env=environment, capture_output=True, text=True)
+        reasons = [line for line in done.stdout.splitlines() if line.startswith(("E  ", "FAILED"))]
+        return harness.Verdict(lost=" ".join(reasons[:3])[:500] or done.stderr[-500:] if done.returncode else "")
+
+    listed = subprocess.run([*pytest, "--collect-only", str(TESTS)], cwd=TESTS.parent, env=environment, capture_output=True, text=True)
+    for test in (line for line in listed.stdout.splitlines() if "::" in line and " " not in line):
+        yield harness.Trial("1,000 random inputs each, property-based tests", f"properties/{test}", partial(work, test), 900)
 
 
 class Table:
@@ -103,7 +136,11 @@ def thinned(trials: Iterator[harness.Trial], share: float) -> Iterator[harness.T
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help="of kill, disk, damage, moments, processes, twice, clock; none: all")
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        help="of kill, disk, damage, moments, processes, twice, clock, properties, and planted; none: all but the last, which has to fail",
+    )
     parser.add_argument("--share", type=float, default=1.0, help="of the trials that are made, evenly spaced")
     parser.add_argument("--jobs", type=int, default=2, help="trials at a time")
     parser.add_argument("--trial", help="only trials of this name")
@@ -115,7 +152,7 @@ def main() -> int:
         os.environ["FAULTS_SCRATCH"] = scratch
         only = arguments.trial or arguments.subject
         known = parts(only)
-        for name in arguments.parts or known:
+        for name in arguments.parts or [name for name in known if name != "planted"]:
             if name not in known:
                 parser.error(f"{name!r} is none of the parts: {', '.join(known)}")
             since = time.monotonic()

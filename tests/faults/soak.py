@@ -14,12 +14,11 @@ import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(name, "1")
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 import numpy as np
 import psutil
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, by the first round
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 GROWTH = 200  # KB a minute, over all but the first third
 HANDLES = 0

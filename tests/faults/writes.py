@@ -38,6 +38,7 @@ from PIL import Image
 from workbench import Config, Run, train
 from workbench.data import open_data, prepare
 from workbench.evaluation import evaluate
+from workbench.files import replace_text
 from workbench.runs import ACTIVE, list_runs
 
 TINY = dict(width=8, z_dim=8, batch_size=8, log_every=1, sample_every=4, mixed_precision="no", evaluate_every=2, checkpoint_every=2)
@@ -198,6 +199,31 @@ SUBJECTS = [
 ]
 
 
+# ------------------------------------------------------------------------------------------- the campaign itself
+
+LINES = "".join(f"{number}\n" for number in range(5000))
+
+
+def write_carelessly() -> None:
+    """What has to be found: a kill leaves half of the file, a full disk ends in a trace."""
+    if not (root() / "file").exists():
+        (root() / "file").write_text(LINES)
+
+
+def write_soundly() -> None:
+    replace_text(root() / "file", LINES)
+
+
+def file_state() -> dict:
+    return dict(text=(root() / "file").read_text(), files=[name for name in files(root()) if not name.startswith(".")])
+
+
+PLANTED = [
+    Subject("careless", lambda: None, write_carelessly, write_carelessly, file_state),
+    Subject("sound", lambda: None, write_soundly, write_soundly, file_state),
+]
+
+
 # ----------------------------------------------------------------------------------------------------------- trials
 
 
@@ -298,8 +324,8 @@ def _must(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def trials(kind: str, only: str = "") -> Iterator[Trial]:
+def trials(kind: str, only: str = "", subjects: list[Subject] = SUBJECTS) -> Iterator[Trial]:
     """All trials of "kill" or "disk", or of subjects that names which begin with `only` can be of."""
-    for subject in SUBJECTS:
+    for subject in subjects:
         if subject.name.startswith(only) or only.startswith(f"{subject.name}/"):
             yield from Prepared.of(subject).trials(kind)
