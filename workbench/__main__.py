@@ -5,6 +5,7 @@ import sys
 import time
 
 from .config import Config
+from .estimate import require_feasible
 from .parameters import command
 from .runs import Run, list_runs, release, reserve
 
@@ -31,6 +32,7 @@ def main() -> None:
             print(f"{status['state']:<10} {status['step']:>8}/{status['steps']:<8} {run.name}{damage}")
     elif arguments.command == "reserve":
         config = Config.from_parameters(dict(arguments.p))
+        require_feasible(config)
         print(reserve(config))
     elif arguments.command == "release":
         release(arguments.run)

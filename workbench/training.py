@@ -40,6 +40,7 @@ from .attention.snapshots import Snapshot, save_snapshot
 from .config import MAY_CHANGE_ON_RESUME, Config, split_resume
 from .data import loader, open_data, to_uint8, to_unit
 from .ema import EMA
+from .estimate import require_feasible
 from .files import StorageError, read_bytes, storing
 from .liveness import BusyError, Hold, signature
 from .losses import hinge_discriminator, hinge_generator
@@ -382,6 +383,7 @@ def _train(config: Config, evaluate, run: Run | None, stack: contextlib.ExitStac
             f"evaluate_every={config.evaluate_every}: train() has no evaluation for data={config.data!r} by itself; give it "
             "evaluate=evaluation.during_training(config), or use launch(), or evaluate_every=0"
         )
+    require_feasible(config)
     asked, config = config, resolve(config)
     accelerator = make_accelerator(config)
 
@@ -757,6 +759,7 @@ def launch(config: Config, attached: bool = False) -> Run:
         If the run cannot be made or continued.
     """
     fork_point(config)
+    require_feasible(config)
     if _continues(config):
         run = Run(config.resume)
         _require_steps_left(run, config)
