@@ -572,8 +572,8 @@ def test_what_is_no_regular_file_is_unreadable(tmp_path):
     (root / "loop").symlink_to("loop")
     message = refused(root)
     assert "5 of 7" in message and "loop.png (Too many levels of symbolic links)" in message
-    for name in ("fifo", "socket", "link", "zero"):
-        assert f"cat/{name}.png (not a regular file)" in message
+    for name, reason in dict.fromkeys(("fifo", "link", "zero"), "not a regular file").items() | {("socket", "No such device or address")}:
+        assert f"cat/{name}.png ({reason})" in message
     assert module.short_sides(root) == {S: 2}
     assert opened(root, skip_unreadable=True).length == opened(root, skip_unreadable=True, num_classes=0).length == 2
 
@@ -669,6 +669,7 @@ def test_no_chunk_beside_the_picture_costs_it(case):
     assert np.array_equal(decode(content[:33] + CHUNKS[case] + upright + content[33:], S), pixels(0)[::-1, ::-1])
 
 
+@pytest.mark.filterwarnings("ignore:Image appears to be a malformed MPO file")
 @pytest.mark.parametrize("marker", [0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE])
 @pytest.mark.parametrize(
     "start",

@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import re
-import stat
 import struct
 import zlib
 from contextlib import suppress
@@ -17,6 +16,8 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
+
+from .files import open_regular
 
 # The only formats that are opened, whatever a file is called. Of the others that Pillow knows, some start programs (EPS: Ghostscript), open
 # whatever they contain (IPTC), or hold no picture. TGA is last, because its files have no mark of their own.
@@ -35,13 +36,6 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # or some of its mes
 def suffixes() -> frozenset[str]:
     """Extensions of files that may be images, in lower case."""
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in _formats())
-
-
-def open_regular(path: str | Path) -> BinaryIO:
-    """Open a file for reading; an OSError for pipes, devices and the like, which would block or never end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, "not a regular file")
-    return open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))  # it may have changed since
 
 
 def read_file(path: str | Path) -> bytes:
