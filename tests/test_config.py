@@ -1,14 +1,18 @@
 import dataclasses
+import json
 import math
 import os
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
 
-from workbench import Config, ParameterError
+from workbench import Config, ParameterError, WorkbenchError
 from workbench.ablation import Ablation
 from workbench.comparison import Comparison
 from workbench.config import BUILT_IN_DATA, DEMO, PRESETS, find_run_folder, outputs_dir, parent_config, short_name, split_resume
+from workbench.estimate import require_feasible
 from workbench.evaluation import Evaluation
 from workbench.files import UnreadableError
 
@@ -267,8 +271,8 @@ def test_resume_is_split_at_its_last_at():
 def test_resume_takes_names_and_explicit_paths(make, monkeypatch):
     folder = make("cats", 4, width=16)
     monkeypatch.chdir(folder)
-    for given in ("cats", "../cats", str(folder), folder, "."):
-        config = Config.from_parameters(dict(resume=given))
+    for text in ("cats", "../cats", str(folder), folder, "."):
+        config = Config.from_parameters(dict(resume=text))
         assert (config.resume, config.width, config.run) == ("cats", 16, "cats")
     assert Config.from_parameters(dict(resume=f"{folder}@4")).resume == "cats@4"
     other = make("../elsewhere/dogs", 4)
@@ -430,3 +434,60 @@ def test_derived_names_fit_into_a_folder_and_stay_different(make):
     make("../elsewhere/odd", 4).rename(outputs_dir().parent / "elsewhere" / "-odd @ name.")
     name = Config.from_parameters(dict(resume=str(outputs_dir().parent / "elsewhere" / "-odd @ name.@4"))).derived_name
     assert name == "odd___name.-from4" and Config.preset("twins32", run=name)
+
+
+# ------------------------------------------------------------------------------------------------- anything at all
+
+NAMES = [field.name for field in dataclasses.fields(Config)]
+TEXTS = st.text(st.characters(exclude_categories=()), max_size=60)  # with NUL, controls and lone surrogates
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.integers(0, 500).map(lambda digits: 10**digits)
+NUMERALS = st.from_regex(r"[ +-]?[0-9_.e\u00b2\u0661]{1,9}[ ]?", fullmatch=True) | st.sampled_from(
+    ["inf", "nan", "1e999", "0x10", "\uff11\uff12", "9" * 400]
+)
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=6)
+GIVEN = st.dictionaries(st.sampled_from(NAMES) | TEXTS, VALUES | NUMERALS | st.binary(max_size=5), max_size=4)
+QUICK = settings(max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def one_line(make):
+    """What `make` returns, or None after an error in one short line."""
+    try:
+        return make()
+    except WorkbenchError as error:
+        text = str(error)
+        assert text.isprintable() and len(text) < 800, text
+        return None
+
+
+@QUICK
+@given(GIVEN)
+def test_any_parameters_give_a_config_or_one_line(given):
+    config = one_line(lambda: Config.from_parameters(given))
+    if config:
+        assert Config.from_json(config.to_json()) == config == Config.from_parameters(json.loads(config.to_json()))
+        one_line(lambda: require_feasible(config))
+        name = config.derived_name
+        assert len(name.encode()) <= 150 and config.replace(run=name).run == name
+
+
+@QUICK
+@given(st.sampled_from(NAMES), VALUES | NUMERALS)
+def test_any_value_gives_one_that_is_read_as_itself_or_one_line(name, value):
+    read = one_line(lambda: Config.read(name, value))
+    assert Config.read(name, read) == read if read is not None else True
+
+
+@QUICK
+@given(TEXTS | st.binary(max_size=60) | VALUES.map(json.dumps) | GIVEN.map(lambda given: json.dumps(given, default=str)))
+def test_any_text_gives_a_config_or_one_line(text):
+    one_line(lambda: Config.from_json(text))
+
+
+@QUICK
+@given(
+    VALUES | st.sampled_from(["~", "/", ".", "./", "demo", "~root", "//demo"]).flatmap(lambda start: TEXTS.map(lambda rest: start + rest))
+)
+def test_any_text_names_a_run_or_none(text):
+    folder = find_run_folder(text)
+    assert folder is None or (folder / "config.json").exists()
+    one_line(lambda: Config.from_parameters(dict(resume=text)))
