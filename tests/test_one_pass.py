@@ -169,7 +169,7 @@ def test_large_features_go_to_the_disk(monkeypatch):
             "the classes of the samples and of extractor 'small' differ \\('g' of the samples alone; 'f' of extractor",
         ),
         ("accuracy", 50, "aabcde", "differ"),
-        ("truth", 50, "abcdef", "it takes ground truth, which only data='twins' has"),
+        ("truth", 50, "abcdef", "it takes ground truth, which only runs on twins have"),
         ("precision_recall", 3, "abcdef", "it takes more than 3 images"),
     ],
 )
@@ -247,6 +247,13 @@ def test_what_is_too_much_is_refused_with_an_estimate(measured, n, reference_n, 
     with pytest.raises(ParameterError, match=says) as error:
         require_room(("n", "reference_n"), n, reference_n, extractor, 32, chosen, settings)
     assert "\n" not in str(error.value)
+
+
+def test_an_extractor_of_too_many_features_is_refused_with_an_estimate():
+    wide, settings = Extractor(nn.Flatten()), protocol("official", n=60)
+    chosen = plan({"fid"}, wide, settings, Side(60), Side(60), wide.widths(256))
+    with pytest.raises(ParameterError, match=r"'flatten' gives 196,608 features of an image, whose covariances need 1,546.2 GB"):
+        require_room(("n", "reference_n"), 60, 60, wide, 256, chosen, settings)
 
 
 def test_a_disk_without_room_for_features_is_told_before_they_are_written(monkeypatch):

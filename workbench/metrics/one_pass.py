@@ -136,11 +136,11 @@ def plan(
     elif n < protocol.splits:
         missing["is"] = f"n={n} is less than {protocol.splits} splits"
     if not truth:
-        missing["truth"] = "it takes ground truth, which only data='twins' has"
+        missing["truth"] = "it takes ground truth, which only runs on twins have"
     of_real = logits = None
     if len(samples.classes) < 2:
-        missing["intra_fid"] = samples.reason
-        missing.setdefault("accuracy", samples.reason)
+        missing["intra_fid"] = "there is only one class" if samples.classes else samples.reason
+        missing.setdefault("accuracy", missing["intra_fid"])
     elif "accuracy" not in missing:
         logits = _positions(samples.classes, extractor.classes or ())
         if extractor.classes is None:
@@ -223,11 +223,18 @@ def require_room(
         With the estimate.
     """
     asked = f"{names[0]}={n:,} and {names[1]}={reference_n:,}"
-    features = 4 * extractor.widths(size)[0] * _kept(chosen.wanted, protocol, n)
+    width = extractor.widths(size)[0]
+    features = 4 * width * _kept(chosen.wanted, protocol, n)
     # Labels, the splits and their order, and what ground truth says, of every sample; places and labels of real images.
     memory = 120 * n + 48 * reference_n + (features if features <= IN_MEMORY else 0)
     available = psutil.virtual_memory().available
-    if memory > available:
+    covariances = 5 * 8 * width**2  # of both sides, and what is needed for their roots
+    if covariances > available:
+        raise ParameterError(
+            f"extractor {extractor.name!r} gives {width:,} features of an image, whose covariances need {covariances / 1e9:,.1f} GB of memory, "
+            f"and {available / 1e9:,.1f} GB are free: use one with fewer"
+        )
+    if memory + covariances > available:
         raise ParameterError(f"{asked} need {memory / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free: set lower ones")
     place = next(folder for folder in (data_dir() / "cache", *(data_dir() / "cache").parents) if folder.is_dir())
     free = shutil.disk_usage(place).free
