@@ -155,19 +155,23 @@ def main() -> int:
         for name in arguments.parts or [name for name in known if name != "planted"]:
             if name not in known:
                 parser.error(f"{name!r} is none of the parts: {', '.join(known)}")
-            since = time.monotonic()
+            since = said = time.monotonic()
             exactly = bool(arguments.trial)
             trials = (trial for trial in known[name]() if (trial.name == only if exactly else trial.name.startswith(only)))
             for trial, verdict in harness.run_trials(thinned(trials, arguments.share), arguments.jobs):
                 table.add(name, trial, verdict)
                 if arguments.trial:
                     print(trial.name, verdict)
+                if time.monotonic() - said > 60:
+                    said = time.monotonic()
+                    print(f"{name}: after {said - since:.0f} s at {trial.name}", file=sys.stderr, flush=True)
             print(f"{name}: {time.monotonic() - since:.0f} s", file=sys.stderr, flush=True)
     shutil.rmtree(os.path.dirname(os.environ["FAULTS_SHIM"]), ignore_errors=True)
     if table.problems:
         print(table.report(), end="\n\n")
     print(table)
-    print(f"{(time.monotonic() - began) / 60:.1f} minutes")
+    work = os.times()
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes, {sum(work[:4]) / 60:.1f} of a processor")
     return int(table.bad)
 
 

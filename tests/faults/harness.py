@@ -259,5 +259,5 @@ def difference(a: dict, b: dict) -> str:
             return f"{name}: {len(y)} records instead of {len(x)}, steps {[r.get('step') for r in y][:12]}"
         if isinstance(x, dict) and isinstance(y, dict):
             return f"{name}: {', '.join(sorted(k for k in x.keys() | y.keys() if x.get(k) != y.get(k))[:3])} differ"
-        return f"{name}: {y!r} instead of {x!r}"[:200]
+        return f"{name}: {y!r:.90} instead of {x!r:.90}"
     return ""

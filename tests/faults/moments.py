@@ -154,7 +154,7 @@ def by_rank(processes: list[psutil.Process]) -> dict[int, psutil.Process]:
 
 def killed_member(count: int, rank: int) -> Verdict:
     """Kill one process of a training by several; the others have to end, and tell, within a minute; then it goes on."""
-    session = fork(launch_it, num_processes=count).value
+    session = fork(partial(launch_it, num_processes=count)).value
     run, verdict = Run(NAME), Verdict()
     if not until(lambda: bool(run.checkpoint_steps()) or not members(session), 2 * MINUTE):
         end_of(session, 0)
@@ -176,7 +176,7 @@ def killed_member(count: int, rank: int) -> Verdict:
         return verdict
     interrupted = fork(state).value
     run.path.rename(run.path.with_name("interrupted"))
-    end_of(fork(launch_it, num_processes=count).value)
+    end_of(fork(partial(launch_it, num_processes=count)).value)
     verdict.lost = verdict.lost or difference(fork(state).value, interrupted)
     return verdict
 
