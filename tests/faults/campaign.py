@@ -26,6 +26,7 @@ import harness
 harness.with_shim()  # starts this program again
 
 TESTS = harness.HERE.parent
+SHARES = dict(disk=0.2, damage=0.25)  # of the trials there are, for 25 minutes in all on two cores
 
 
 def parts(only: str) -> dict:
@@ -141,7 +142,9 @@ def main() -> int:
         nargs="*",
         help="of kill, disk, damage, moments, processes, twice, clock, properties, and planted; none: all but the last, which has to fail",
     )
-    parser.add_argument("--share", type=float, default=1.0, help="of the trials that are made, evenly spaced")
+    parser.add_argument(
+        "--share", type=float, help="of the trials that are made, evenly spaced; 1: all; by default all but of disk and damage"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="trials at a time")
     parser.add_argument("--trial", help="only trials of this name")
     parser.add_argument("--subject", default="", help="only trials whose name begins so")
@@ -152,20 +155,16 @@ def main() -> int:
         os.environ["FAULTS_SCRATCH"] = scratch
         only = arguments.trial or arguments.subject
         known = parts(only)
-        for name in arguments.parts or [name for name in known if name != "planted"]:
-            if name not in known:
-                parser.error(f"{name!r} is none of the parts: {', '.join(known)}")
-            since = said = time.monotonic()
-            exactly = bool(arguments.trial)
-            trials = (trial for trial in known[name]() if (trial.name == only if exactly else trial.name.startswith(only)))
-            for trial, verdict in harness.run_trials(thinned(trials, arguments.share), arguments.jobs):
-                table.add(name, trial, verdict)
-                if arguments.trial:
-                    print(trial.name, verdict)
-                if time.monotonic() - said > 60:
-                    said = time.monotonic()
-                    print(f"{name}: after {said - since:.0f} s at {trial.name}", file=sys.stderr, flush=True)
-            print(f"{name}: {time.monotonic() - since:.0f} s", file=sys.stderr, flush=True)
+        unknown = [name for name in arguments.parts if name not in known]
+        if unknown:
+            parser.error(f"{unknown[0]!r} is none of the parts: {', '.join(known)}")
+        try:
+            for name in arguments.parts or [name for name in known if name != "planted"]:
+                chosen = (trial for trial in known[name]() if (trial.name == only if arguments.trial else trial.name.startswith(only)))
+                share = arguments.share or (1 if only else SHARES.get(name, 1))
+                carry_out(name, thinned(chosen, share), arguments.jobs, table)
+        except KeyboardInterrupt:
+            print("interrupted: the table is of what was tried", file=sys.stderr)
     shutil.rmtree(os.path.dirname(os.environ["FAULTS_SHIM"]), ignore_errors=True)
     if table.problems:
         print(table.report(), end="\n\n")
@@ -173,6 +172,17 @@ def main() -> int:
     work = os.times()
     print(f"{(time.monotonic() - began) / 60:.1f} minutes, {sum(work[:4]) / 60:.1f} of a processor")
     return int(table.bad)
+
+
+def carry_out(part: str, trials: Iterator[harness.Trial], jobs: int, table: Table) -> None:
+    """Try the trials of a part, and say on stderr every minute how far it is."""
+    began = said = time.monotonic()
+    for trial, verdict in harness.run_trials(trials, jobs):
+        table.add(part, trial, verdict)
+        if time.monotonic() - said > 60:
+            said = time.monotonic()
+            print(f"{part}: after {said - began:.0f} s at {trial.name}", file=sys.stderr, flush=True)
+    print(f"{part}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

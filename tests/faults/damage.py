@@ -226,7 +226,7 @@ class Damaged:
         verdict, where = Verdict(), str(short)
         # What is not sealed: a changed digit in a record is as good a record, and a picture does not say of which step it is.
         unprovable = (short.suffix in TEXT and "checkpoints" not in short.parts and ("flipped" in name or "replaced" in name)) or (
-            short.suffix == ".png" and "replaced" in name
+            short.suffix == ".png" and ("replaced" in name or content is None)
         )
         for reader in readers:
             how, value = outcome.value[reader.name]
