@@ -21,6 +21,7 @@ from workbench.data import prepare
 from workbench.evaluation import Samples, best_and_worst_classes, during_training, nearest_real
 from workbench.files import StorageError
 from workbench.metrics.protocols import protocol, require_comparable
+from workbench.tensors import seal
 
 QUICK = dict(n=60, reference_n=200)
 
@@ -433,9 +434,10 @@ def test_classes_of_folders_are_matched_by_name(tmp_path):
     assert right["per_class"].popitem()[1] == pytest.approx([0, 0, 0], abs=1e-6)
     prepare(ours, tmp_path / "packed", 32)  # the same images with the names in another order
     meta, labels = json.loads((tmp_path / "packed" / "meta.json").read_text()), np.load(tmp_path / "packed" / "labels.npy")
-    meta |= dict(classes=["cat", "ant", "bee"], fingerprint="another")
+    meta |= dict(classes=["cat", "ant", "bee"], fingerprint=meta["fingerprint"][::-1])
     (tmp_path / "packed" / "meta.json").write_text(json.dumps(meta))
     np.save(tmp_path / "packed" / "labels.npy", np.array([1, 2, 0])[labels])
+    seal(tmp_path / "packed")
     for a, b in ((ours, tmp_path / "packed"), (tmp_path / "packed", ours)):
         assert of_folders(a, b, scores="intra_fd")["per_class"].popitem()[1] == pytest.approx([0, 0, 0], abs=1e-6)
 

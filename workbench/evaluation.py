@@ -203,13 +203,13 @@ class Opened:
             settings = settings.replace(weights="ema" if config.ema_decay else "raw")
         steps = _steps(evaluation, run)
         run.generator(steps[0], settings.weights)  # before anything long: what is missing is told now
+        device = _device(evaluation)
+        extractor = _extractor(evaluation, config.data).to(device)
         place = evaluation.data or config.data
         pairs = config.pairs if place == "twins" else 1
         # A run without classes was trained on images without classes, those of another place may have them all the same.
         conditional = bool(evaluation.data or config.num_classes)
         data = _open_images("data", place, config.image_size, evaluation, pairs, conditional, config.skip_unreadable)
-        device = _device(evaluation)
-        extractor = _extractor(evaluation, config.data).to(device)
         return cls(evaluation, run, steps, config, data, extractor, settings, device)
 
     @property
@@ -400,11 +400,11 @@ def truth_of(config: Config) -> Callable | None:
 def _evaluate_folder(evaluation: Evaluation) -> list[dict]:
     """The record of a folder of images."""
     size = evaluation.image_size or _own_size(evaluation)
-    images, data = (_open_images(name, getattr(evaluation, name), size, evaluation) for name in ("samples", "data"))
     device = _device(evaluation)
     extractor = _extractor(evaluation, evaluation.data).to(device)
     batch_size = evaluation.batch_size or suitable_batch(extractor, device)
     scores = select(evaluation.scores, extractor)
+    images, data = (_open_images(name, getattr(evaluation, name), size, evaluation) for name in ("samples", "data"))
     settings = evaluation.resolved_protocol(0).replace(per_class=0, weights="none")
     length = settings.n if images.length is None else images.length
     settings = settings.replace(n=min(settings.n, length))
