@@ -33,19 +33,18 @@ def long_run(**changes) -> Config:
     return tiny(**settings | changes)
 
 
-def launch_it(**changes) -> int:
-    """Launch `long_run`; the session that all of its processes belong to."""
-    return launch(long_run(**changes)).status()["pid"]
+def launch_it(**changes) -> None:
+    launch(long_run(**changes))
 
 
-def members(session: int) -> list[psutil.Process]:
-    """The living processes of a session."""
+def launched() -> list[psutil.Process]:
+    """The living processes that were launched in this trial, whatever became of those that launched them."""
     found = []
     for process in psutil.process_iter():
         try:
-            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get("FAULTS_ROOT") == str(root()) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
-        except (ProcessLookupError, psutil.Error):
+        except psutil.Error:
             continue
     return found
 
@@ -56,15 +55,15 @@ def until(condition: Callable[[], bool], timeout: float = MINUTE) -> bool:
     while time.monotonic() < end:
         if condition():
             return True
-        time.sleep(0.05)
+        time.sleep(0.1)
     return False
 
 
-def end_of(session: int, timeout: float = 2 * MINUTE) -> bool:
-    """Wait until all processes of a session are gone; else kill them, and False."""
-    if until(lambda: not members(session), timeout):
+def all_ended(timeout: float = 2 * MINUTE) -> bool:
+    """Wait until all launched processes are gone; else kill them, and False."""
+    if until(lambda: not launched(), timeout):
         return True
-    for process in members(session):
+    for process in launched():
         process.kill()
     return False
 
@@ -95,23 +94,23 @@ def moment(seed: int, expected: dict, duration: float) -> Verdict:
     """Send a signal at a random moment to a launched training, look, go on, and compare."""
     draw = random.Random(seed)
     number = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGSTOP][seed % 5]
-    session = fork(launch_it).value
+    fork(launch_it)
     time.sleep(draw.uniform(0, duration))
     run, verdict = Run(NAME), Verdict()
     status = run.status()
     if status["state"] not in ACTIVE:
-        end_of(session)
+        all_ended()
         return resume_and_compare(verdict, expected)
     everybody = draw.random() < 0.5  # or the one that signed the status
-    for process in members(session) if everybody else [psutil.Process(status["pid"])]:
+    for process in launched() if everybody else [psutil.Process(status["pid"])]:
         process.send_signal(number)
     if number == signal.SIGSTOP:
         time.sleep(1.5)
         if run.status()["state"] not in (*ACTIVE, "finished"):
             verdict.lost = f"it sleeps, and the status says {run.status()['state']}"
-        for process in members(session):
+        for process in launched():
             process.send_signal(signal.SIGCONT)
-    if not end_of(session):
+    if not all_ended():
         verdict.lost = verdict.lost or f"its processes live two minutes after {number.name}"
     status = run.status()
     if status["state"] in ACTIVE:
@@ -128,8 +127,8 @@ def moments(count: int = 40) -> Iterator[Trial]:
     folder.mkdir()
     use_folders(folder)
     began = time.monotonic()
-    session = fork(launch_it).value
-    if not end_of(session):
+    fork(launch_it)
+    if not all_ended():
         raise RuntimeError("an undisturbed training does not end")
     expected, duration = fork(state).value, time.monotonic() - began
     for seed in range(count):
@@ -154,29 +153,30 @@ def by_rank(processes: list[psutil.Process]) -> dict[int, psutil.Process]:
 
 def killed_member(count: int, rank: int) -> Verdict:
     """Kill one process of a training by several; the others have to end, and tell, within a minute; then it goes on."""
-    session = fork(partial(launch_it, num_processes=count)).value
+    fork(partial(launch_it, num_processes=count))
     run, verdict = Run(NAME), Verdict()
-    if not until(lambda: bool(run.checkpoint_steps()) or not members(session), 2 * MINUTE):
-        end_of(session, 0)
+    if not until(lambda: bool(run.checkpoint_steps()) or not launched(), 2 * MINUTE):
+        all_ended(0)
         return Verdict(lost="it does not begin")
-    victims = by_rank(members(session))
+    victims = by_rank(launched())
     if rank not in victims or run.status()["state"] not in ACTIVE:
         return Verdict(lost=f"it ended before it was disturbed: {run.status()}")
     victims[rank].kill()
-    if not end_of(session, MINUTE):
+    if not all_ended(MINUTE):
         verdict.lost = "the others still live after a minute"
     status = run.status()
     if status["state"] in ACTIVE:
         verdict.lost = verdict.lost or f"it is dead, and the status says {status['state']}"
     verdict.told = told(status) and (NAME in status["message"])
     verdict.text = "" if verdict.told else f"{status['state']}: {status['message'][:400]!r}"
-    again = fork(lambda: launch(Config.from_parameters(dict(resume=NAME))).status()["pid"])
-    if again.how != "done" or not end_of(again.value) or run.status()["state"] != "finished":
+    again = fork(launch_on)
+    if again.how != "done" or not all_ended() or run.status()["state"] != "finished":
         verdict.lost = verdict.lost or f"it cannot go on: {again.text[-200:]} {run.status()['message'][:200]}"
         return verdict
     interrupted = fork(state).value
     run.path.rename(run.path.with_name("interrupted"))
-    end_of(fork(partial(launch_it, num_processes=count)).value)
+    fork(partial(launch_it, num_processes=count))
+    all_ended()
     verdict.lost = verdict.lost or difference(fork(state).value, interrupted)
     return verdict
 
@@ -279,8 +279,8 @@ def two_resumes(delay: float) -> Verdict:
     return verdict
 
 
-def launch_on() -> int:
-    return launch(Config.from_parameters(dict(resume=NAME, steps=100))).status()["pid"]
+def launch_on() -> None:
+    launch(Config.from_parameters(dict(resume=NAME, steps=100)))
 
 
 def two_launches(delay: float) -> Verdict:
@@ -288,8 +288,7 @@ def two_launches(delay: float) -> Verdict:
     fork(begin)
     outcomes = at_once(launch_on, launch_on, delay=delay)
     verdict = judged(outcomes)
-    for session in {outcome.value for outcome in outcomes if outcome.how == "done"}:
-        end_of(session)
+    all_ended()
     if Run(NAME).status()["state"] != "finished":
         verdict.lost = verdict.lost or f"it is {Run(NAME).status()['state']}: {Run(NAME).status()['message'][:200]}"
     verdict.lost = verdict.lost or difference(expected, fork(state).value)
@@ -300,9 +299,8 @@ def launch_and_train(delay: float) -> Verdict:
     """A launch, and a training in the foreground while it starts."""
     expected = alone(begin_and_go_on)
     fork(begin)
-    first, second = at_once(launch_on, go_on_to_the_end, delay=delay)
-    end_of(first.value) if first.how == "done" else None
-    verdict = judged([first, second])
+    verdict = judged(at_once(launch_on, go_on_to_the_end, delay=delay))
+    all_ended()
     verdict.lost = verdict.lost or difference(expected, fork(state).value)
     return verdict
 
