@@ -9,9 +9,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # and where some are starte
 
 import pytest
 import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from workbench import Config, Run, train
 from workbench.config import outputs_dir
+
+# Few examples, the same every time and of no time limit on a shared machine; `make faults` tries thousands of others.
+hypothesis_settings.register_profile(
+    "tests", max_examples=60, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+hypothesis_settings.load_profile("tests")
 
 # A shell that starts the tests in the background has them, and all that they start, ignore interrupts: here these are tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,7 +4,7 @@ import math
 import os
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
 
@@ -446,7 +446,6 @@ NUMERALS = st.from_regex(r"[ +-]?[0-9_.e\u00b2\u0661]{1,9}[ ]?", fullmatch=True)
 )
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=6)
 GIVEN = st.dictionaries(st.sampled_from(NAMES) | TEXTS, VALUES | NUMERALS | st.binary(max_size=5), max_size=4)
-QUICK = settings(max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def one_line(make):
@@ -459,7 +458,6 @@ def one_line(make):
         return None
 
 
-@QUICK
 @given(GIVEN)
 def test_any_parameters_give_a_config_or_one_line(given):
     config = one_line(lambda: Config.from_parameters(given))
@@ -470,20 +468,17 @@ def test_any_parameters_give_a_config_or_one_line(given):
         assert len(name.encode()) <= 150 and config.replace(run=name).run == name
 
 
-@QUICK
 @given(st.sampled_from(NAMES), VALUES | NUMERALS)
 def test_any_value_gives_one_that_is_read_as_itself_or_one_line(name, value):
     read = one_line(lambda: Config.read(name, value))
     assert Config.read(name, read) == read if read is not None else True
 
 
-@QUICK
 @given(TEXTS | st.binary(max_size=60) | VALUES.map(json.dumps) | GIVEN.map(lambda given: json.dumps(given, default=str)))
 def test_any_text_gives_a_config_or_one_line(text):
     one_line(lambda: Config.from_json(text))
 
 
-@QUICK
 @given(
     VALUES | st.sampled_from(["~", "/", ".", "./", "demo", "~root", "//demo"]).flatmap(lambda start: TEXTS.map(lambda rest: start + rest))
 )

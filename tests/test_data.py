@@ -627,7 +627,7 @@ OPTIONS = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossl
 
 
 @given(kind=st.sampled_from(sorted(OPTIONS)), data=st.data())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_no_exif_costs_a_good_image(kind, data):
     """Whatever its bytes are, the picture is there: upright, or, where the orientation is lost, as it is stored, or turned by mistake."""
     exif = bytearray(camera_exif(data.draw(st.integers(0, 9))))
@@ -719,7 +719,7 @@ STARTS = [
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=2000, derandomize=True)
+@settings(max_examples=150)
 def test_whatever_is_in_a_file_it_is_decoded_or_told(data):
     """Damaged images of every format, and bytes behind the marks of formats: pixels, or a reason in one line."""
     content = bytearray(small(data.draw(st.sampled_from(KINDS))))

@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import fields
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench import Config, Run, ablation, comparison, evaluation, inspection  # noqa: F401 (they declare parameters)
@@ -14,9 +14,6 @@ from workbench.metrics.protocols import Protocol
 from workbench.parameters import Parameters, WorkbenchError
 from workbench.runs import create_run, list_runs
 
-FEW = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
 KINDS = sorted((kind for kind in Parameters.__subclasses__() if kind.__module__.startswith("workbench.")), key=lambda kind: kind.__name__)
 WORDS = [
     "nan",
@@ -64,7 +61,6 @@ def names(kind) -> st.SearchStrategy:
     return st.sampled_from([field.name for field in fields(kind)])
 
 
-@FEW
 @given(data=st.data())
 def test_parameters_are_taken_or_refused_in_one_line(data):
     kind = data.draw(st.sampled_from(KINDS))
@@ -72,7 +68,6 @@ def test_parameters_are_taken_or_refused_in_one_line(data):
     in_one_line(kind.from_parameters, parameters)
 
 
-@FEW
 @given(data=st.data())
 def test_settings_that_are_taken_are_read_back_as_they_were(data):
     parameters = data.draw(st.dictionaries(names(Config), values, max_size=3))
@@ -81,13 +76,11 @@ def test_settings_that_are_taken_are_read_back_as_they_were(data):
         assert Config.from_json(config.to_json()) == config
 
 
-@FEW
 @given(name=st.sampled_from([field.name for field in fields(Protocol)]), value=values)
 def test_protocols_are_taken_or_refused_in_one_line(name, value):
     in_one_line(Protocol.from_parameters, {name: value})
 
 
-@FEW
 @given(
     content=st.one_of(st.binary(max_size=80), documents.map(lambda value: json.dumps(value).encode()), st.text(max_size=40).map(str.encode))
 )
@@ -103,7 +96,6 @@ def test_a_json_file_is_an_object_or_unreadable(content, tmp_path_factory):
 RECORDS = ("history.jsonl", "spectra.jsonl", "evaluations.jsonl")
 
 
-@FEW
 @given(data=st.data())
 def test_a_run_with_anything_in_its_files_is_listed_and_has_a_status(data, tiny):
     if not (outputs_dir() / "run").exists():  # one for all examples
@@ -129,7 +121,6 @@ def test_a_run_with_anything_in_its_files_is_listed_and_has_a_status(data, tiny)
         (run.path / file).unlink() if before is None else (run.path / file).write_bytes(before)
 
 
-@FEW
 @given(name=st.text(max_size=300))
 def test_any_name_of_a_run_is_answered_in_one_line(name):
     run = in_one_line(Run, name)
