@@ -531,6 +531,8 @@ def parent_folder(resume: str) -> Path:
         raise ParameterError(
             f"resume={shown(resume)}: there is no run {shown(name)} in {outputs_dir()}; {nearest(name, known)}{len(known)} runs are there"
         )
+    if folder == DEMO:
+        raise ParameterError(f"resume={shown(resume)}: this run ships with the package to be looked at, without what training goes on from")
     return folder
 
 
@@ -628,8 +630,6 @@ def _require_resumable(config: Config, base: Config) -> None:
     folder = parent_folder(resume)
     steps = checkpoint_steps(folder)
     fork = f"resume='{resume}@{steps[-1] if steps else '<step>'}'"
-    if folder == DEMO:
-        raise ParameterError(f"resume={resume!r}: this run ships with the package and does not change; fork it: {fork}")
     fixed = [name for name in config.changes(base) if name not in MAY_CHANGE_ON_RESUME]
     if fixed:
         mine, theirs = (shown(getattr(c, fixed[0])) for c in (config, base))

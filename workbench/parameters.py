@@ -329,6 +329,8 @@ def _coerce(f: Field, value):
         result = _whole_number(value) if kind == "int" else _number(value)
         if result is None:
             refuse(_KINDS[kind])
+        if kind == "int" and abs(result) > LARGEST:
+            refuse("a whole number of 64 bits")
         if not _within(f, result):
             refuse("in range")
     else:
@@ -349,17 +351,13 @@ def _is_scalar(value) -> bool:
 
 
 def _whole_number(value) -> int | None:
-    """A whole number up to 2**63 - 1 exactly, also from text such as "20", "+5", "1e3" or "1_000"; None for anything else."""
+    """A whole number exactly, also from text such as "20", "+5", "1e3" or "1_000"; None for anything else."""
     if isinstance(value, Integral) and not isinstance(value, bool):
-        number = int(value)
-    elif _number(value) is None:
+        return int(value)
+    if _number(value) is None:
         return None
-    else:
-        exact = Decimal(str(value).strip())  # not by way of a float, which rounds from 2**53 on
-        if exact != exact.to_integral_value():
-            return None
-        number = int(exact)
-    return number if abs(number) <= LARGEST else None
+    exact = Decimal(str(value).strip())  # not by way of a float, which rounds from 2**53 on
+    return int(exact) if exact == exact.to_integral_value() else None
 
 
 def _number(value) -> float | None:
