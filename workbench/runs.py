@@ -437,7 +437,8 @@ class Run:
         """Delete what a killed training left half-written, and a wish to stop that it has not heard; for whoever holds the run."""
         for folder in (self.path, *(self.path / name for name in ("checkpoints", "samples", "attention"))):
             remove_leftovers(folder)
-        (self.path / "stop").unlink(missing_ok=True)
+        with storing(self.path / "stop"):
+            (self.path / "stop").unlink(missing_ok=True)
 
     def generator(self, step: int | None = None, weights: str = "ema") -> Generator:
         """The generator of a checkpoint, in eval mode.
@@ -584,7 +585,8 @@ def create_run(config: Config) -> Run:
         if made or config.run:
             try:
                 if claim_text(path / "config.json", config.replace(run=name).to_json()):
-                    (path / RESERVED).unlink(missing_ok=True)
+                    with suppress(OSError):  # it says nothing beside a config.json
+                        (path / RESERVED).unlink(missing_ok=True)
                     return Run(path)
             except StorageError:
                 if made:
@@ -620,8 +622,9 @@ def release(name: str) -> None:
     """Give back a name of `reserve` under which no run was begun: deletes the mark, the notebook that was refused, and an empty folder."""
     folder = outputs_dir() / name
     if (folder / RESERVED).exists() and not (folder / "config.json").exists():
-        for file in (RESERVED, "train.ipynb"):
-            (folder / file).unlink(missing_ok=True)
+        with storing(folder):
+            for file in (RESERVED, "train.ipynb"):
+                (folder / file).unlink(missing_ok=True)
         with suppress(OSError):  # there is something else in it
             folder.rmdir()
 

@@ -426,8 +426,10 @@ def _report_end(run: Run, error: BaseException) -> None:
         state = "failed"
         message = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
         message += f"; {run.how_to_go_on()}" if isinstance(error, StorageError) else ""
-    with contextlib.suppress(WorkbenchError):  # a disk that takes nothing: whoever looks sees that the process is gone
+    # A disk that takes nothing: whoever looks sees that the process is gone.
+    with contextlib.suppress(WorkbenchError):
         run.clean()
+    with contextlib.suppress(WorkbenchError):
         run.set_status(state=state, message=" ".join(message.split()))
 
 
