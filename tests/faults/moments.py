@@ -153,7 +153,8 @@ def by_rank(processes: list[psutil.Process]) -> dict[int, psutil.Process]:
 
 def killed_member(count: int, rank: int) -> Verdict:
     """Kill one process of a training by several; the others have to end, and tell, within a minute; then it goes on."""
-    fork(partial(launch_it, num_processes=count))
+    begin = partial(launch_it, num_processes=count, steps=40, checkpoint_every=10, sample_every=20)
+    fork(begin)
     run, verdict = Run(NAME), Verdict()
     if not until(lambda: bool(run.checkpoint_steps()) or not launched(), 2 * MINUTE):
         all_ended(0)
@@ -169,13 +170,13 @@ def killed_member(count: int, rank: int) -> Verdict:
         verdict.lost = verdict.lost or f"it is dead, and the status says {status['state']}"
     verdict.told = told(status) and (NAME in status["message"])
     verdict.text = "" if verdict.told else f"{status['state']}: {status['message'][:400]!r}"
-    again = fork(launch_on)
+    again = fork(lambda: launch(Config.from_parameters(dict(resume=NAME))) and None)
     if again.how != "done" or not all_ended() or run.status()["state"] != "finished":
         verdict.lost = verdict.lost or f"it cannot go on: {again.text[-200:]} {run.status()['message'][:200]}"
         return verdict
     interrupted = fork(state).value
     run.path.rename(run.path.with_name("interrupted"))
-    fork(partial(launch_it, num_processes=count))
+    fork(begin)
     all_ended()
     verdict.lost = verdict.lost or difference(fork(state).value, interrupted)
     return verdict
