@@ -367,8 +367,8 @@ def test_a_resumed_fork_goes_on_with_its_own_settings(make):
 
 
 def test_the_demo_is_neither_made_nor_continued_nor_forked():
-    for given in (dict(run="demo"), dict(resume="demo"), dict(resume="demo@500")):
-        assert "ships with the package" in refused(given)
+    for parameters in (dict(run="demo"), dict(resume="demo"), dict(resume="demo@500")):
+        assert "ships with the package" in refused(parameters)
 
 
 def test_given_values_are_compared_as_they_are_read(make, folders, monkeypatch):

@@ -769,8 +769,9 @@ def write_provenance(run: Run, config: Config, data, from_step: int) -> None:
 
 
 def _is_history(row: dict) -> bool:
-    """Whether a line of `history.jsonl` is one: a step, and numbers."""
-    return _is_step(row["step"]) and all(isinstance(value, int | float) for value in row.values())
+    """Whether a line of `history.jsonl` is one: a step, and numbers where every line has some."""
+    numbers = (row[name] for name in ("images", "seconds", "loss_d", "loss_g", "d_real", "d_fake") if name in row)
+    return _is_step(row["step"]) and all(isinstance(value, int | float) for value in numbers)
 
 
 def _is_spectra(row: dict) -> bool:
