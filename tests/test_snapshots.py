@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from workbench import Discriminator, Generator, WorkbenchError, attention, files
+from workbench import Discriminator, Generator, attention, files
 from workbench.attention.snapshots import Snapshot, load_snapshot, save_snapshot
 from workbench.files import StorageError, UnreadableError
+from workbench.tensors import sealed_bytes
 
 
 def snapshot(config):
@@ -59,25 +60,26 @@ GOOD = {
 ])  # fmt: skip
 def test_what_is_no_snapshot_is_told_in_one_line(tmp_path, changes, says):
     path = tmp_path / "5.safetensors"
-    save_file(GOOD, path)
+    path.write_bytes(sealed_bytes(GOOD, 5))
     assert load_snapshot(path).layers["G/a"].side == 4
-    save_file({name: tensor for name, tensor in (GOOD | changes).items() if tensor is not None}, path)
+    path.write_bytes(sealed_bytes({name: tensor for name, tensor in (GOOD | changes).items() if tensor is not None}, 5))
     with pytest.raises(UnreadableError, match=says) as caught:
         load_snapshot(path)
     assert str(caught.value).startswith(f"unreadable: {path} (") and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda c: b"", lambda c: c[:-9], lambda c: bytes(len(c)), lambda c: c[: len(c) // 2], lambda c: b"\xff" * 99]
-)
+@pytest.mark.parametrize("damage", [
+    lambda c: b"", lambda c: c[:-9], lambda c: bytes(len(c)), lambda c: c[: len(c) // 2], lambda c: b"\xff" * 99,
+    lambda c: c[:-8] + bytes(7) + b"\1", lambda c: c[: len(c) // 2] + bytes(len(c) - len(c) // 2), lambda c: sealed_bytes(GOOD, 4), lambda c: save(GOOD),
+])  # fmt: skip
 def test_damaged_snapshots_are_told_in_one_line(tmp_path, damage):
     path = tmp_path / "5.safetensors"
-    save_file(GOOD, path)
-    path.write_bytes(damage(path.read_bytes()))
+    path.write_bytes(damage(sealed_bytes({name: tensor + 1 for name, tensor in GOOD.items()}, 5)))
     with pytest.raises(UnreadableError, match="unreadable"):
         load_snapshot(path)
-    with pytest.raises(UnreadableError, match="not a regular file"):
-        load_snapshot(tmp_path)
+    (tmp_path / "6.safetensors").mkdir()
+    with pytest.raises(UnreadableError, match=r"Is a directory|not a regular file"):
+        load_snapshot(tmp_path / "6.safetensors")
 
 
 def test_a_snapshot_that_cannot_be_written_leaves_nothing(tmp_path, tiny, monkeypatch):
@@ -91,9 +93,3 @@ def test_a_snapshot_that_cannot_be_written_leaves_nothing(tmp_path, tiny, monkey
     with pytest.raises(StorageError, match="No space left on device"):
         save_snapshot(tmp_path / "5.safetensors", snapshot(tiny()))
     assert synced and [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_file_of_an_earlier_version_is_refused(tmp_path):
-    save_file({"z": torch.zeros(1), "G.attention.16.query": torch.zeros(1, 4, 2)}, tmp_path / "1.safetensors")
-    with pytest.raises(WorkbenchError, match="holds no images: it is of an earlier version"):
-        load_snapshot(tmp_path / "1.safetensors")

@@ -86,6 +86,30 @@ def test_one_that_fails_ends_the_sweep_with_the_reason(monkeypatch):
         carry_out(trials())
 
 
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_kernel_that_does_not_come_up_is_tried_again(monkeypatch, deaths):
+    (trial,) = trials()[:1]
+    started = []
+
+    def start(command, stdout, **how):
+        started.append(command)
+        if len(started) <= deaths:
+            stdout.write("RuntimeError: Kernel died before replying to kernel_info\n")
+            return Ended(1)
+        create_run(trial.config).set_status(state="finished")
+        return Ended(0)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr("workbench.experiments.trials.PATIENCE", 0)
+    monkeypatch.setattr("workbench.experiments.trials.POLL", 0.01)
+    if deaths < 3:
+        carry_out([trial])
+    else:
+        with pytest.raises(WorkbenchError, match="could not be done: RuntimeError: Kernel died"):
+            carry_out([trial])
+    assert len(started) == 3
+
+
 @pytest.mark.parametrize("file", ["config.json", "status.json"])
 @pytest.mark.parametrize("content", [b"", b'{"state": "fin', b"[]", b'{"state": 7, "wdth": 1}'])
 def test_one_whose_folder_cannot_be_read_is_left_and_reported_and_the_others_are_done(monkeypatch, capsys, file, content):

@@ -20,6 +20,11 @@ from accelerate import PartialState
 
 from .parameters import ParameterError, WorkbenchError, whole
 
+
+class LostProcessError(WorkbenchError):
+    """Another process of the job is gone, without which this one cannot go on."""
+
+
 # What torch and Accelerate read in the environment of a process to find its place in a job.
 PLACE = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK",
@@ -78,7 +83,7 @@ def process_group(num_processes: int, device: str, what: str) -> Iterator[None]:
     ------
     ParameterError
         If another number of processes was started than asked for: `accelerate launch --cpu` quietly starts one.
-    WorkbenchError
+    LostProcessError
         If another process of the job ended while this one needed it.
     """
     place = {name: value for name, value in os.environ.items() if _tells_place(name)}
@@ -101,7 +106,7 @@ def process_group(num_processes: int, device: str, what: str) -> Iterator[None]:
             dist.barrier()  # nobody leaves while another still needs it
     except RuntimeError as error:
         if world > 1 and _lost_another(error):
-            raise WorkbenchError(
+            raise LostProcessError(
                 f"another of the {world} processes ended before its time (killed, out of memory, or with an error of its own above)"
             ) from error
         raise

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -54,6 +54,30 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         return load(content)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise UnreadableError(path, f"no safetensors: {' '.join(str(error).split())[:120]}") from None
+
+
+def sealed_bytes(tensors: Mapping[str, Tensor], step: int) -> bytes:
+    """Tensors as the content of a safetensors file of its own, with the step that they are of and the SHA-256 of all else in its header."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(tensors, dict(step=str(step), sha256=hashlib.sha256(save(tensors)).hexdigest()))
+
+
+def load_sealed(path: Path, step: int) -> dict[str, Tensor]:
+    """The tensors of a file whose content `sealed_bytes` made.
+
+    Raises
+    ------
+    UnreadableError
+        If the file is missing, damaged, not what was written, or of another step.
+    """
+    tensors = load_tensors(path)
+    with safe_open(path, "pt") as file:
+        known = file.metadata() or {}
+    if known.get("sha256") != hashlib.sha256(save(tensors)).hexdigest():
+        raise UnreadableError(path, "its SHA-256 is not the one in its header: the file was changed or damaged")
+    if known.get("step") != str(step):
+        raise UnreadableError(path, f"it is of step {known.get('step')}")
+    return tensors
 
 
 def seal(folder: Path) -> None:

@@ -46,7 +46,7 @@ from .liveness import BusyError, Hold, signature
 from .losses import hinge_discriminator, hinge_generator
 from .model import Discriminator, Generator, power_iteration, span_processes
 from .parameters import ParameterError, WorkbenchError, command, whole
-from .processes import keep_memory, launch_command, launch_environment, on_cpu, process_group, rank
+from .processes import LostProcessError, keep_memory, launch_command, launch_environment, on_cpu, process_group, rank
 from .runs import Run, command_line, create_run, fork_point, holding, load_into, write_provenance
 from .tensors import first_not_finite
 
@@ -425,7 +425,7 @@ def _report_end(run: Run, error: BaseException) -> None:
     else:
         state = "failed"
         message = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
-        message += f"; {run.how_to_go_on()}" if isinstance(error, StorageError) else ""
+        message += f"; {run.how_to_go_on()}" if isinstance(error, StorageError | LostProcessError) else ""
     # A disk that takes nothing: whoever looks sees that the process is gone.
     with contextlib.suppress(WorkbenchError):
         run.clean()

@@ -12,11 +12,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from ..files import UnreadableError, replace_bytes, storing
-from ..tensors import first_not_finite, load_tensors
+from ..tensors import first_not_finite, load_sealed, sealed_bytes
 from .capture import Projections
 
 
@@ -46,7 +45,7 @@ class Snapshot:
 
 
 def save_snapshot(path: Path, snapshot: Snapshot) -> None:
-    """Write a snapshot, complete or not at all.
+    """Write the snapshot of step `path.stem`, complete or not at all.
 
     Raises
     ------
@@ -59,7 +58,7 @@ def save_snapshot(path: Path, snapshot: Snapshot) -> None:
         tensors[f"{name}.gamma"] = torch.tensor(layer.gamma)
     with storing(path):
         path.parent.mkdir(exist_ok=True)
-    replace_bytes(path, save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}))
+    replace_bytes(path, sealed_bytes(tensors, int(path.stem)))
 
 
 def load_snapshot(path: Path) -> Snapshot:
@@ -68,13 +67,12 @@ def load_snapshot(path: Path) -> Snapshot:
     Raises
     ------
     UnreadableError
-        If the file is missing or damaged, or holds anything else: other names, shapes or types, numbers that are not finite.
+        If the file is missing, damaged or of another step, or holds anything else: other names, shapes or types, numbers that are not
+        finite.
     """
-    if path.exists() and not path.is_file():
-        raise UnreadableError(path, "not a regular file")
-    tensors = load_tensors(path)
+    tensors = load_sealed(path, int(path.stem))
     if "images" not in tensors:
-        raise UnreadableError(path, "it holds no images: it is of an earlier version, and cannot be looked at")
+        raise UnreadableError(path, "no snapshot of attention: images are missing")
     images, z, y = tensors.pop("images"), tensors.pop("z", None), tensors.pop("y", None)
     _require(images.ndim == 4 and len(images) and images.shape[1] == 3 and images.shape[2] == images.shape[3] > 0, path, "images", images)
     _require(images.dtype == torch.uint8, path, "images", images)

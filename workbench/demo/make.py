@@ -10,11 +10,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-
 from ..config import Config
 from ..parameters import command
 from ..runs import DEMO, Run
+from ..tensors import load_tensors, save_tensors, seal
 from ..training import train
 
 STEPS = (100, 500, 1500, 4000)
@@ -32,8 +31,9 @@ def strip(run: Run, out: Path) -> None:
         folder = out / "checkpoints" / str(step)
         folder.mkdir(parents=True)
         for name in ("ema", "discriminator"):
-            tensors = load_file(run.checkpoint_path(step) / f"{name}.safetensors")
-            save_file({key: tensor.half() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
+            tensors = load_tensors(run.checkpoint_path(step) / f"{name}.safetensors")
+            save_tensors(folder / f"{name}.safetensors", {key: tensor.half() for key, tensor in tensors.items()})
+        seal(folder)
     for source in [run.sample_path(steps[-1]), *(run.attention_path(step) for step in run.attention_steps()[::4])]:
         target = out / source.relative_to(run.path)
         target.parent.mkdir(exist_ok=True)

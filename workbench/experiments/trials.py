@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ AT_REST = ("finished", "diverged")
 POLL = 0.5  # seconds
 PATIENCE = 60.0  # seconds until a training that somebody else holds is tried again
 TAKEN = ("is being trained already", "exists already")  # how a training says that another process has the run
+NOT_BEGUN = "Kernel died before replying"  # Jupyter's, where two kernels that start at once pick the same port
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def carry_out(trials: Sequence[Trial], jobs: int = 1) -> None:
     under_way: dict[str, tuple[subprocess.Popen, TextIO]] = {}
     held: dict[str, float] = {}  # by somebody else, and when to try again
     unreadable: list[str] = []
+    begun: Counter = Counter()
     with progress(len(todo), "trainings") as advance, _ended_by_signals():
         try:
             while todo:
@@ -106,7 +109,7 @@ def carry_out(trials: Sequence[Trial], jobs: int = 1) -> None:
                         if process.poll() is None:
                             continue
                         del under_way[name]
-                        over = _require_done(trial, process, log)
+                        over = _require_done(trial, process, log, again=begun[name] < 3)
                         held[name] = time.monotonic() + PATIENCE
                     elif len(under_way) < jobs:
                         over = False
@@ -121,6 +124,7 @@ def carry_out(trials: Sequence[Trial], jobs: int = 1) -> None:
                         advance(1)
                     elif state not in ACTIVE and held.get(name, 0) <= time.monotonic():
                         under_way[name] = _start(trial, jobs)
+                        begun[name] += 1
                 time.sleep(POLL if todo else 0)
         finally:
             for process, _ in under_way.values():
@@ -185,8 +189,13 @@ def _start(trial: Trial, jobs: int) -> tuple[subprocess.Popen, TextIO]:
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True), log
 
 
-def _require_done(trial: Trial, process: subprocess.Popen, log: TextIO) -> bool:
+def _require_done(trial: Trial, process: subprocess.Popen, log: TextIO, again: bool = False) -> bool:
     """Whether a training whose process has ended is over: at rest, or stopped by somebody. Else somebody else has it.
+
+    Parameters
+    ----------
+    again
+        Whether one whose kernel did not come up may be tried again.
 
     Raises
     ------
@@ -197,7 +206,8 @@ def _require_done(trial: Trial, process: subprocess.Popen, log: TextIO) -> bool:
         log.seek(0)
         said = log.read().strip().splitlines()
     state, name = trial.state, trial.config.run
-    if state in (*ACTIVE, "unreadable") or (state not in AT_REST and any(words in line for line in said for words in TAKEN)):
+    later = (*TAKEN, NOT_BEGUN) if again else TAKEN
+    if state in (*ACTIVE, "unreadable") or (state not in AT_REST and any(words in line for line in said for words in later)):
         return False
     if state == "stopped" and not process.returncode:
         say_once(f"the training {name!r} was stopped by somebody, and is left at step {trial.run.status()['step']}")
