@@ -12,10 +12,10 @@ import pytest
 import torch
 from lab import READY, Lab, Notebook, chromium, wait_until
 from matplotlib import colormaps
-from safetensors.torch import load_file, save_file
 
 from workbench import Config, attention, sampling, train
 from workbench.runs import Run, create_run
+from workbench.tensors import load_tensors, save_tensors, seal
 from workbench.widgets import AttentionInspector
 
 pytestmark = pytest.mark.slow
@@ -145,7 +145,8 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     assert view.locator(".badge").inner_text() == "stopping…"
     view.locator(".badge").get_by_text("stopped").wait_for()
     run = Run(lab.outputs / "watched")
-    told = f"stopped at step {run.checkpoint_steps()[-1]}; {run.how_to_go_on()}"
+    step = run.checkpoint_steps()[-1]
+    told = f"stopped at step {step}; saved at step {step}; go on with: papermill train.ipynb -p resume watched"
     assert view.locator(".note:visible").all_inner_texts() == [told]
     notebook.output(3).get_by_text(told).nth(1).wait_for()  # printed too
     assert view.get_by_role("button", name="Stop").is_disabled()
@@ -231,10 +232,11 @@ def seen(lab):
         small = dict(width=8, z_dim=8, batch_size=8, steps=4, log_every=2, sample_every=2, checkpoint_every=2, evaluate_every=0)
         run = train(Config.preset("twins32", run="seen", attention_g="8,16", mixed_precision="no", **small))
     for path in run.path.glob("checkpoints/*/*.safetensors"):
-        tensors = load_file(path)
+        tensors = load_tensors(path)
         if not path.stem.startswith("optimizer"):
             tensors |= {name: torch.tensor(0.7) for name in tensors if name.endswith("gamma")}
-        save_file(tensors, path)
+        save_tensors(path, tensors)
+        seal(path.parent)
     return run
 
 

@@ -231,7 +231,7 @@ def test_papermill_compares_runs_of_which_one_has_only_begun(tmp_path, tiny):
     tables = [output.data["text/html"] for output in outputs if "<table>" in output.get("data", {}).get("text/html", "")]
     assert len(tables) == 3 and "lr_d=0.0025 × 2 seeds" in tables[1] and "n=60" in tables[2] and "±" in tables[2]  # noqa: RUF001
     assert (tmp_path / "out.ipynb").stat().st_size < 1_500_000
-    folder = outputs_dir() / "comparisons" / "lr"
+    folder = Comparison(runs="lr-*").folder
     assert (folder / "comparison.html").stat().st_size < 6_000_000
     assert {"curves.svg", "curves.pdf.json", "samples.pdf", "scatter.svg", "score-table.tex", "scores.csv"} <= {
         p.name for p in folder.iterdir()

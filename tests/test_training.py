@@ -239,6 +239,8 @@ def test_a_fork_that_was_killed_before_its_first_checkpoint_is_still_a_fork(tiny
     assert [row["step"] for row in resumed.spectra()] == [0, 2, 4]
     groups = workbench.groups.group([resumed, parent])
     assert groups[0].values == {"resume": "parent@2"}
+    shutil.rmtree(parent.path)  # which it needs no more
+    assert train(Config.from_parameters(dict(resume="fork", steps=5)), run=Run("fork")).checkpoint_steps() == [4, 5]
 
 
 @pytest.mark.parametrize("where", ["_write_samples", "_log", "save"])

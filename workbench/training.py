@@ -371,12 +371,13 @@ def _train(config: Config, evaluate, run: Run | None, stack: contextlib.ExitStac
         return lock
 
     if main:
-        fork_point(config)
         if run is None and _continues(config):
             run = Run(config.resume)
         if run:
             _require_steps_left(run, config)
             claim(run)
+        else:
+            fork_point(config)  # before anything long
     evaluate = evaluate or (partial(evaluate_twins, pairs=config.pairs) if config.data == "twins" else None)
     if config.evaluate_every and evaluate is None:
         raise ParameterError(
