@@ -382,7 +382,9 @@ def test_an_image_is_clicked_on(lab, page, seen):
 
     saved = notebook.saved(lab, name)
     assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(saved.cells[0].outputs[0].data)
-    assert notebook.errors == [] and notebook.hosts <= {"127.0.0.1", None}
+    # Some versions of ipywidgets write to the console that the kernel is gone, which is so.
+    assert [error for error in notebook.errors if "Could not send widget sync message" not in error] == []
+    assert notebook.hosts <= {"127.0.0.1", None}
 
 
 def test_d_is_looked_at_too(lab, page, seen):
