@@ -257,6 +257,14 @@ def test_records_are_written_once_however_often_it_is_killed(tiny, monkeypatch, 
     assert not [path for path in run.path.rglob(".*")], "leftovers"
 
 
+def test_old_checkpoints_go_also_after_a_kill_before_their_deletion(tiny, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "prune", lambda run, keep: None)
+        run = train(tiny(run="r", checkpoint_every=2, keep_checkpoints=1))
+    assert run.checkpoint_steps() == [2, 4]
+    assert train(Config.from_parameters(dict(resume="r"))).checkpoint_steps() == [4]
+
+
 def test_a_run_goes_on_only_where_a_step_is_left(tiny, trained_once):
     run = trained_once(run="a", steps=4, checkpoint_every=2)
     for config, says in (

@@ -374,8 +374,7 @@ class Run:
         keep
             Delete all but the newest `keep` checkpoints afterwards; 0: none.
         """
-        folder = self.path / "checkpoints"
-        target = folder / str(step)
+        target = self.path / "checkpoints" / str(step)
         if not target.exists():
             for file in ("history.jsonl", "spectra.jsonl", "evaluations.jsonl"):  # no power cut leaves gaps before a checkpoint
                 if (self.path / file).exists():
@@ -386,8 +385,12 @@ class Run:
                 with storing(target), synced(partial / "state.json") as file:
                     file.write(json.dumps(state).encode())
                 seal(partial)
+        self.prune(keep)
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the newest `keep` checkpoints; 0: none."""
         for old in self.checkpoint_steps()[:-keep] if keep else ():
-            delete_folder(folder / str(old))
+            delete_folder(self.path / "checkpoints" / str(old))
 
     def read_checkpoint(self, step: int | None = None) -> tuple[int, dict[str, dict[str, Tensor]], dict]:
         """What `save_checkpoint` wrote, by default the newest: its step, tensors by file, and state.

@@ -445,6 +445,7 @@ def _train_in(run: Run, config: Config, accelerator: Accelerator, data, evaluate
     if main:
         with storing(run.path):
             run.begin_records(origin and origin[0], progress.step)
+            run.prune(config.keep_checkpoints)  # whoever was killed before may have saved, and not deleted yet
             write_provenance(run, config, data, progress.step)
     accelerator.wait_for_everyone()
 
