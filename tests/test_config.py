@@ -11,7 +11,7 @@ from papermill.translators import PythonTranslator
 from workbench import Config, ParameterError, WorkbenchError
 from workbench.ablation import Ablation
 from workbench.comparison import Comparison
-from workbench.config import BUILT_IN_DATA, DEMO, PRESETS, find_run_folder, outputs_dir, parent_config, short_name, split_resume
+from workbench.config import BUILT_IN_DATA, DEMO, PRESETS, data_dir, find_run_folder, outputs_dir, parent_config, short_name, split_resume
 from workbench.estimate import require_feasible
 from workbench.evaluation import Evaluation
 from workbench.files import UnreadableError
@@ -485,3 +485,24 @@ def test_any_text_names_a_run_or_none(text):
     folder = find_run_folder(text)
     assert folder is None or (folder / "config.json").exists()
     one_line(lambda: Config.from_parameters(dict(resume=text)))
+
+
+@pytest.mark.parametrize("variable", ["WORKBENCH_OUTPUTS", "WORKBENCH_DATA"])
+@pytest.mark.parametrize(("place", "reason"), [
+    ("{}/file", "not a folder"), ("{}/file/below", "Not a directory"), ("{}/loop/x", "Too many levels"), ("~nosuchuser/x", "no such user"), ("{}/" + "x" * 300, "too long"),
+])  # fmt: skip
+def test_places_that_cannot_be_are_named_by_their_variable(tmp_path, monkeypatch, variable, place, reason):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setenv(variable, place.format(tmp_path))
+    with pytest.raises(ParameterError, match=rf"{variable}=.*{reason}"):
+        dict(WORKBENCH_OUTPUTS=outputs_dir, WORKBENCH_DATA=data_dir)[variable]()
+    monkeypatch.setenv(variable, str(tmp_path / "not there yet"))
+    assert dict(WORKBENCH_OUTPUTS=outputs_dir, WORKBENCH_DATA=data_dir)[variable]() == tmp_path / "not there yet"
+
+
+def test_a_resumed_run_keeps_note_and_tags(make):
+    make("cats", 4, note="first", tags="a")
+    for given_too in (dict(note="x"), dict(tags="b")):
+        assert "does not go with resume='cats': a resumed run keeps its" in refused(dict(resume="cats") | given_too)
+    assert Config.from_parameters(dict(resume="cats", note="first", tags="a")).note == "first"

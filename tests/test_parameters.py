@@ -378,3 +378,13 @@ def test_parameters_are_taken_as_they_were_typed_for_a_real_papermill(tmp_path):
     assert done.returncode == 0, done.stderr
     printed = json.loads((tmp_path / "out.ipynb").read_text())["cells"][-1]["outputs"][0]["text"]
     assert json.loads("".join(printed)) == given | dict(resume=None, dtype=8, device="01")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("redirect", "status"), [(">&-", 0), (">&- 2>&-", 0), (">/dev/full", 2), ("| head -1", 0), ("<&-", 0)])
+def test_an_output_that_takes_nothing_is_no_trace(redirect, status):
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m workbench parameters {redirect}"], capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr and done.stderr.count("\n") <= 1
+    assert done.returncode in (status, 141)

@@ -274,6 +274,14 @@ def test_a_fork_point_that_is_not_there(tiny, resume, says):
 
 # ------------------------------------------------------------------------------------------------- damage
 
+
+@pytest.mark.parametrize("signed", [dict(pid=float("inf")), dict(pid="7"), dict(pid=2**70), dict(born=7), dict(pid=None), dict(machine=[])])
+def test_a_status_with_an_odd_signature_is_told_and_no_error(tiny, signed):
+    run = create_run(tiny(run="r"))
+    run.set_status(state="running", **signed)
+    assert run.status()["state"] in ("lost", "unreadable")
+
+
 DAMAGE = dict(
     empty=b"", cut=b'{"preset": "twins32", "wid', zeros=b"\0" * 200, binary=b"\xff\xfe\x00", list=b"[1, 2]", number=b"1" * 5000,
     deep=b"[" * 100_000, other=b'{"preset": "twins32", "from": "another version"}',
@@ -318,6 +326,29 @@ def test_bad_lines_are_left_out_and_told_once(tiny, line, monkeypatch, capsys):
     for _ in range(2):
         assert [row["step"] for row in run.history()] == [1, 2]
     assert capsys.readouterr().err == f"unreadable: {run.path / 'history.jsonl'} (line 2): left out, the rest is used\n"
+
+
+def test_going_on_drops_what_is_written_again_and_nothing_else(tiny, monkeypatch):
+    run = create_run(tiny(run="r"))
+    for step in (1, 2, 3):
+        run.append("history.jsonl", dict(step=step))
+        run.append("evaluations.jsonl", dict(step=step, scores={}, protocol="by hand"))
+        run.append("evaluations.jsonl", dict(step=step, scores={}, protocol="p", during_training=True))
+    with open(run.path / "history.jsonl", "ab") as file:
+        file.write(b'\0\0 a bad line\n{"step": 4, "loss_d": null}\n{"step": 2, "loss_d": null}\n{"step": 1')
+    run.begin_records(run, 2)
+    assert (run.path / "history.jsonl").read_bytes() == b'{"step": 1}\n{"step": 2}\n\0\0 a bad line\n{"step": 2, "loss_d": null}\n'
+    kept = [(row["step"], row["protocol"]) for row in run.evaluations()]
+    assert kept == [(1, "by hand"), (1, "p"), (2, "by hand"), (2, "p"), (3, "by hand")]
+    # What cannot be read is not taken for empty.
+    before = (run.path / "history.jsonl").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("workbench.files.read_bytes", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(UnreadableError, match=r"history.jsonl \(Input/output error\)"):
+            run.begin_records(run, 1)
+    assert (run.path / "history.jsonl").read_bytes() == before
+    run.begin_records(None, 0)
+    assert run.history() == run.evaluations() == []
 
 
 def test_a_record_is_written_whole_or_not_at_all(tiny, monkeypatch):
@@ -450,6 +481,9 @@ def test_a_reservation_is_given_back_and_nothing_else(tiny):
     assert [path.name for path in (outputs_dir() / name).iterdir()] == ["notes.ipynb"]
     create_run(Config.preset("twins32", run=name))
     release(name)
+    for odd in ("", "..", "../outputs/" + name, "/"):
+        with pytest.raises(ParameterError, match="is not the name of a run"):
+            release(odd)
     with pytest.raises(ParameterError, match="exists already"):  # before its notebook is written over that of the run
         reserve(Config.preset("twins32", run=name))
 

@@ -371,10 +371,8 @@ def test_evaluations_are_recorded_and_must_be_given(tiny, tmp_path):
     run = train(
         tiny(evaluate_every=2), evaluate=lambda generator, step: seen.append(generator.training) or dict(scores=dict(x=step), protocol="p")
     )
-    assert run.evaluations() == [dict(step=2, scores=dict(x=2), protocol="p"), dict(step=4, scores=dict(x=4), protocol="p")] and seen == [
-        False,
-        False,
-    ]
+    records = [dict(step=step, scores=dict(x=step), protocol="p", during_training=True) for step in (2, 4)]
+    assert run.evaluations() == records and seen == [False, False]
 
 
 @pytest.mark.parametrize(("changes", "says"), [

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import textwrap
 import unicodedata
 from collections.abc import Mapping
@@ -38,7 +39,17 @@ def _place(variable: str, name: str) -> Path:
     # has no checkout around it, and only then is the working directory the sensible place.
     checkout = Path(__file__).resolve().parent.parent
     default = checkout / name if (checkout / "pyproject.toml").exists() else Path.cwd() / name
-    return Path(os.environ.get(variable) or default).expanduser().resolve()
+    text = os.environ.get(variable) or str(default)
+    path = Path(os.path.realpath(os.path.expanduser(text)))
+    try:
+        reason = "" if stat.S_ISDIR(os.stat(path).st_mode) else "not a folder"
+    except FileNotFoundError:  # made when something is written there
+        reason = "there is no such user" if os.path.expanduser(text).startswith("~") else ""
+    except OSError as error:  # a loop of links, a name too long, no permission
+        reason = error.strerror
+    if reason:
+        raise ParameterError(f"{variable}={shown(text)} in the environment cannot be used ({reason}): set it to a folder, or unset it")
+    return path
 
 
 DEMO = Path(__file__).resolve().parent / "demo"  # a run that ships with the package
@@ -625,7 +636,7 @@ def require_forkable(config: Config) -> None:
 
 
 def _require_resumable(config: Config, base: Config) -> None:
-    """Refuse a run that goes on with what its weights do not come from, or that would end before it begins."""
+    """Refuse a run that goes on with what its weights do not come from, under other words, or that would end before it begins."""
     resume = config.resume
     folder = parent_folder(resume)
     steps = checkpoint_steps(folder)
@@ -636,6 +647,12 @@ def _require_resumable(config: Config, base: Config) -> None:
         raise ParameterError(
             f"{fixed[0]}={mine} differs from the {theirs} of the run that resume={shown(resume)} goes on with; to change it, fork the run: {fork}"
         )
+    for name in ("note", "tags"):
+        if getattr(config, name) != getattr(base, name):
+            raise ParameterError(
+                f"{name}={shown(getattr(config, name))} does not go with resume={shown(resume)}: a resumed run keeps its {name}; to give a new "
+                f"one, fork it: {fork}"
+            )
     if config.run != base.run:
         raise ParameterError(
             f"run={config.run!r} does not go with resume={shown(resume)}: a resumed run keeps its name; to make a new one, fork it: {fork}"

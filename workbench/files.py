@@ -269,6 +269,33 @@ def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True)
     return records
 
 
+def drop_records(path: Path, drop: Callable[[dict], bool]) -> None:
+    """Take the records for which `drop` is true, and a last line without an end, out of a JSON-lines file; lines that are none stay.
+
+    Raises
+    ------
+    UnreadableError, StorageError
+        If it cannot be read or written; it is then as it was.
+    """
+    try:
+        content = read_bytes(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UnreadableError(path, error.strerror or str(error)) from None
+
+    def dropped(line: bytes) -> bool:
+        try:
+            record = json.loads(line)
+            return isinstance(record, dict) and drop(record)
+        except (ValueError, RecursionError, TypeError, KeyError):
+            return False
+
+    kept = b"".join(line + b"\n" for line in content.split(b"\n")[:-1] if not dropped(line))
+    if kept != content:
+        replace_bytes(path, kept)
+
+
 # ----------------------------------------------------------------------------------------------------- locks
 
 

@@ -61,7 +61,7 @@ def _born(pid) -> str | None:
         # Linux: clock ticks since boot. psutil's create_time is the time of day, and moves when the clock is set.
         state, *fields = Path(f"/proc/{int(pid)}/stat").read_bytes().rpartition(b")")[2].split()
         return None if state in (b"Z", b"X") else fields[18].decode()
-    except (TypeError, ValueError, IndexError, ProcessLookupError):
+    except (TypeError, ValueError, OverflowError, IndexError, ProcessLookupError):
         return None
     except OSError:
         if Path("/proc/self/stat").exists():

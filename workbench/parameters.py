@@ -53,6 +53,9 @@ def command(main):
 
     @functools.wraps(main)
     def run(*arguments) -> int:
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed by whoever started this
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (to the end of the process)
         with suppress(AttributeError):  # names of files and classes are printed whatever the terminal's encoding is
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
@@ -67,7 +70,8 @@ def command(main):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tells of it when it ends
             return 141
         except OSError as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the output"
+            print(f"{type(error).__name__}: {where}: {error.strerror or error}", file=sys.stderr)
             return 2
         return 0
 

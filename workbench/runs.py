@@ -47,6 +47,7 @@ from .files import (
     append_record,
     claim_text,
     delete_folder,
+    drop_records,
     flush,
     new_folder,
     read_json,
@@ -63,6 +64,7 @@ from .parameters import ParameterError, WorkbenchError, nearest, say_once, whole
 from .tensors import first_not_finite, load_tensors, save_tensors, seal, sums, verify
 
 ACTIVE = ("starting", "running", "stopping")
+BY_TRAINING = "during_training"  # of evaluations that a training made, and makes again
 RESERVED = ".reserved"  # in a folder that `reserve` made, until a run is begun there
 STATES = ("created", *ACTIVE, "stopped", "finished", "failed")
 
@@ -202,19 +204,26 @@ class Run:
         append_record(self.home / file, record)
 
     def begin_records(self, origin: Run | None, step: int) -> None:
-        """Keep the records that a training which starts at `step` goes on after, and no others: it writes the later ones again.
+        """Drop the records of the steps after `step`, which a training that starts there writes again; evaluations by hand stay.
 
         Parameters
         ----------
         origin
             The run whose checkpoint it starts from: this one, or a fork's parent; None: it starts from nothing.
+
+        Raises
+        ------
+        UnreadableError, StorageError
+            If records cannot be read or written: nothing is dropped then.
         """
-        for file, rows in (("history.jsonl", Run.history), ("spectra.jsonl", Run.spectra), ("evaluations.jsonl", Run.evaluations)):
-            # Evaluations are of a run itself: a fork's average goes on from its parent's, but under its own name.
-            kept = [] if origin is None or (file == "evaluations.jsonl" and origin.path != self.path) else rows(origin)
-            text = "".join(json.dumps(row) + "\n" for row in kept if row["step"] <= step)
-            if text or (self.path / file).exists():
-                replace_text(self.path / file, text)  # at once: whoever is killed here begins here again
+        for file, rows in (("history.jsonl", Run.history), ("spectra.jsonl", Run.spectra), ("evaluations.jsonl", None)):
+            path = self.path / file
+            if origin is not None and origin.path == self.path:
+                drop_records(path, lambda record, own=rows is not None: record["step"] > step and (own or bool(record.get(BY_TRAINING))))
+            else:  # evaluations are of a run itself, not of a fork's parent
+                kept = [] if origin is None or rows is None else [row for row in rows(origin) if row["step"] <= step]
+                if kept or path.exists():
+                    replace_text(path, "".join(json.dumps(row) + "\n" for row in kept))  # at once: whoever is killed here begins here again
 
     def save_sample(self, step: int, png: bytes) -> None:
         """Write the sample grid of a step."""
@@ -300,7 +309,7 @@ class Run:
             status = read_json(path)
         except FileNotFoundError:
             return {}
-        kinds = dict(state=str, message=str, step=int, steps=int, alarms=list)
+        kinds = dict(state=str, message=str, step=int, steps=int, alarms=list, pid=int, host=str, machine=str)
         wrong = [name for name, kind in kinds.items() if not isinstance(status.get(name, kind()), kind)]
         if wrong or status.get("state", "created") not in STATES or not isinstance(status.get("seconds_per_step"), int | float | None):
             raise UnreadableError(path, f"{(wrong or ['state'])[0]}={status.get((wrong or ['state'])[0])!r} is of another version")
@@ -623,6 +632,8 @@ def reserve(config: Config) -> str:
 
 def release(name: str) -> None:
     """Give back a name of `reserve` under which no run was begun: deletes the mark, the notebook that was refused, and an empty folder."""
+    if name in ("", "..") or name != Path(name).name:
+        raise ParameterError(f"run={name!r} is not the name of a run")
     folder = outputs_dir() / name
     if (folder / RESERVED).exists() and not (folder / "config.json").exists():
         with storing(folder):

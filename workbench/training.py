@@ -47,7 +47,7 @@ from .losses import hinge_discriminator, hinge_generator
 from .model import Discriminator, Generator, power_iteration, span_processes
 from .parameters import ParameterError, WorkbenchError, command, whole
 from .processes import LostProcessError, keep_memory, launch_command, launch_environment, on_cpu, process_group, rank
-from .runs import Run, command_line, create_run, fork_point, holding, load_into, write_provenance
+from .runs import BY_TRAINING, Run, command_line, create_run, fork_point, holding, load_into, write_provenance
 from .tensors import first_not_finite
 
 # ------------------------------------------------------------------------------------------------ what is trained
@@ -649,7 +649,7 @@ def _evaluate(generator: Generator, run: Run, progress: Progress, evaluate) -> N
     with sampling.evaluating(generator):
         record = evaluate(generator, progress.step)
     if record and rank() == 0:
-        run.append("evaluations.jsonl", dict(step=progress.step) | record)
+        run.append("evaluations.jsonl", dict(step=progress.step) | record | {BY_TRAINING: True})
 
 
 class _Display:

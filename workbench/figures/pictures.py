@@ -11,6 +11,12 @@ import logging
 import unicodedata
 from collections.abc import Iterator
 
+from ..parameters import WorkbenchError, say_once
+
+try:
+    import matplotlib  # noqa: F401 (does it start?)
+except ValueError as error:  # it reads MPLBACKEND and matplotlibrc
+    raise WorkbenchError(f"matplotlib does not start ({error}): check MPLBACKEND in the environment, and matplotlibrc") from None
 from matplotlib import font_manager, rc_context
 from matplotlib.artist import Artist
 from matplotlib.axis import Axis
@@ -18,8 +24,6 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, NullFormatter, ScalarFormatter
-
-from ..parameters import say_once
 
 PREFERRED = (  # fonts with many scripts, those for Chinese, Japanese and Korean first; then any other that is installed
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
