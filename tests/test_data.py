@@ -270,6 +270,52 @@ def test_splits_in_other_spellings(train, test, tmp_path):
     assert opened(flat, num_classes=0).length == 2 and f"{flat}/{train}" in refused(flat)
 
 
+@pytest.mark.parametrize(
+    "names, cure",
+    [
+        ("trainA trainB testA testB", "more than one training split (trainA, trainB)"),
+        ("DIV2K_train_HR DIV2K_valid_HR", "set data='{}/DIV2K_train_HR'"),
+        ("DIV2K_train_HR DIV2K_valid_HR Set5 Set14 Urban", "splits (DIV2K_train_HR, DIV2K_valid_HR)"),
+        ("minitrain minitest", "set data='{}/minitrain'"),
+        ("minitrain val", "set data='{}/minitrain'"),
+        ("bounding_box_train query gallery", "set data='{}/bounding_box_train'"),
+        ("tr te", "set data='{}/tr'"),
+        ("обучение тест", "set data='{}/обучение'"),
+        ("entraînement validation", "set data='{}/entraînement'"),
+        ("训练集 测试集", "set data='{}/训练集'"),
+        ("imagesTr imagesTs", "set data='{}/imagesTr'"),
+        ("\uff54\uff52\uff41\uff49\uff4eA \uff54\uff45\uff53\uff54A", "set data='{}/\uff54\uff52\uff41\uff49\uff4eA'"),
+    ],
+)
+def test_words_in_names_tell_splits(names, cure, tmp_path):
+    for place in ("", "/cat"):  # images, or class folders, in the splits
+        root = tree(tmp_path / f"set{len(place)}", **{name + place: 2 for name in names.split()})
+        if place and "Set5" in names:
+            continue  # a class below a class
+        for num_classes in (None, 0):
+            message = refused(root, num_classes=num_classes)
+            assert cure.format(root) in message and ("num_classes=0" in message) == (
+                not place and "set data='" in message and num_classes is None
+            )
+    training = next(name for name in names.split() if module._kind_of_split(name) == "training")
+    assert "class folders of" not in refused(tmp_path / "set0" / training)  # does not suggest the folder of the splits
+
+
+@pytest.mark.parametrize("folders", [["trainA/cat", "testA/cat"], ["a/testA/cat", "b/trainA/cat"], ["testA/x/cat", "trainA/x/cat"]])
+def test_a_test_split_is_never_suggested(folders, tmp_path):
+    root = tree(tmp_path / "set", **{f"deep/{name}": 2 for name in folders})
+    for place in (root, root / "deep"):
+        message = refused(place)
+        assert "trainA" in message and "/testA" not in message
+
+
+@pytest.mark.parametrize(
+    "names", ["bus,car,train,test tube", "beaker,test tube", "bullet train,bus", "valley,train station,beach", "a,b,trainA,tests"]
+)
+def test_classes_with_words_of_splits(names, tmp_path):
+    assert opened(tree(tmp_path / "set", **dict.fromkeys(names.split(","), 2))).classes == sorted(names.split(","))
+
+
 @pytest.mark.parametrize("folders", [dict(cat=2, dog=2, test=2), {"a": 2, "train/a": 2}, dict(test=2, val=2)])
 def test_unconditional_data_are_not_test_images_by_mistake(folders, tmp_path):
     assert "splits" in refused(tree(tmp_path / "set", **folders), num_classes=0)
@@ -295,6 +341,53 @@ def test_what_systems_put_beside_images_is_left_out_and_counted(tmp_path):
         assert "2 @eaDir" in describe(data) and "2 hidden" in describe(data)
     (tmp_path / "pets" / "dog").rename(tmp_path / "pets" / "val")
     assert "splits (val)" in refused(root)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "thumbs",
+        "Thumbs",
+        "thumbnails",
+        "_thumbs",
+        "@appstore",
+        "@__thumb",
+        "Previews.lrdata",
+        "My Smart Previews.LRDATA",
+        "cache",
+        "CaptureOne",
+    ],
+)
+def test_folders_of_photo_tools_are_left_out_and_counted(name, tmp_path):
+    root = tree(tmp_path / "pets", **{"cat": 2, "dog": 2, name: 2, f"cat/{name}/deeper": 2})
+    for num_classes in (None, 0):
+        data = opened(root, num_classes=num_classes)
+        assert data.length == 4 and data.ignored == {name: 2}
+
+
+def test_thumbnails_are_not_to_be_moved_up(tmp_path):
+    message = refused(tree(tmp_path / "pets", **{"cat": 2, "cat/thumbs_200px": 2}))
+    assert "move them up" not in message and "thumbnails" in message
+
+
+def test_class_gestures_are_no_thumbnails(tmp_path):
+    assert opened(tree(tmp_path / "hands", **{"thumb": 1, "thumbs up": 1})).num_classes == 2
+
+
+@pytest.mark.parametrize("sign", "\u202e\u200b\u2066\ufeff\u00ad")
+def test_invisible_characters_are_printed_as_escapes(sign, tmp_path):
+    data = opened(tree(tmp_path / f"pe{sign}ts", **{f"c{sign}at": 1, "dog": 1}))
+    assert sign not in describe(data) and f"c{sign.encode('unicode_escape').decode()}at 1" in describe(data)
+    message = refused(tmp_path / f"pe{sign}ts", num_classes=5)
+    assert sign not in message and "(c\\" in message
+
+
+@pytest.mark.parametrize(
+    "names", ["cat c\u200bat", "cat \u202ecat", "caf\u00e9 cafe\u0301", "cat \uff43\uff41\uff54", "caf\u00e9 cafe\u200d\u0301"]
+)
+def test_classes_that_look_the_same_are_refused(names, tmp_path):
+    message = refused(tree(tmp_path / "pets", **dict.fromkeys(names.split(), 1)))
+    assert "look the same" in message and message.isascii() and all(ascii(name) in message for name in names.split())
 
 
 def test_names_that_cannot_be_printed(tmp_path):

@@ -44,15 +44,28 @@ from .twins import Twins
 
 VERSION = 2  # of the packed format and of `decode`: raise it with every change of what they give
 UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, surrogates, separators of lines and paragraphs
+INVISIBLE = {"Cf"}  # what changes the direction or the joining of text: usual in names of some languages, and able to disguise others
 # Folder names that are no classes, in any case and with whatever digits, signs and words of PADDING ("val2017", "Test_Set").
 TRAINING = {"train", "training", "trn"}
 SPLITS = TRAINING | {"val", "valid", "validate", "validation", "dev", "test", "testing", "tst", "eval", "evaluation", "holdout", "trainval"}
 PADDING = re.compile(r"[\W\d_]|set|images?|imgs?|data|split")
-# What systems put beside images: thumbnails, deleted files, snapshots.
+# Words in names of splits ("trainA", "DIV2K_valid_HR", "minitest"). Classes may have them, too: they count where both kinds occur.
+_LEARN = (
+    "training|train|treino|treinamento|entrenamiento|entrainement|apprentissage|addestramento|обуч\\w*|тренир\\w*|训练|訓練|学習|훈련|학습"
+)
+_TEST = (
+    "testing|test|validation|validate|valid|validacion|validacao|evaluation|evaluate|eval|holdout|heldout|prueba|"
+    "тест\\w*|валид\\w*|провер\\w*|контрол\\w*|测试|測試|验证|驗證|検証|評価|テスト|테스트|검증"
+)
+LEARN_WORD = re.compile(f"^trn?$|^(?:{_LEARN})|(?:{_LEARN})$")
+TEST_WORD = re.compile(f"^(?:te|tst|ts|val|vld|dev|held|query|gallery|probe)$|^(?:{_TEST})|(?:{_TEST}|val)$")
+# What systems and photo tools put beside images: thumbnails, deleted files, snapshots.
 SYSTEM = {
     "@eadir", "@recycle", "@recently-snapshot", "@sharebin", "@tmp", "#recycle", "#snapshot", "~snapshot", "$recycle.bin", "$extend", "recycler",
     "recycled", "system volume information", "found.000", "lost+found", "__macosx", "__pycache__", "temporary items", "network trash folder",
+    "@appstore", "@database", "@docker", "@synologydrive", "ipod photo cache", "captureone", "adobe bridge cache", "lost.dir", "[originals]",
 }  # fmt: skip
+THUMBNAILS = re.compile(r"[\W_]*(thumb(nail)?s|previews|caches?)|[\W_]+(thumb(nail)?|preview)|.*\.(lrdata|cocatalogdb|thumbnails)")
 PACKED = ("meta.json", "labels.npy", "images.npy")
 CHECKED = 2**28  # bytes of images that are compared with their SHA-256 at every opening: a second at most, and CIFAR-10 is less
 DAY = 24 * 60 * 60
@@ -66,8 +79,8 @@ class DataError(WorkbenchError):
 
 
 def printable(text: str) -> str:
-    """A text without control characters and bytes that are not UTF-8, which names of files may have: these as escapes."""
-    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in UNPRINTABLE else c for c in text)
+    """A text without control and invisible characters and bytes that are not UTF-8, which names of files may have: these as escapes."""
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in UNPRINTABLE | INVISIBLE else c for c in text)
 
 
 @dataclass
@@ -424,10 +437,10 @@ def _list_folder(root: Path, unconditional: bool) -> _Listing:
 
 def _training_split(root: Path, unconditional: bool) -> Path:
     """The folder to train on: `root`, or the training split in it. What may be trained on by mistake is refused."""
-    splits = [name for name in _scan(root).folders if _is_split(name) and any(folder.images for _, folder in _walk(root / name))]
+    splits = _splits(root)
     if not splits:
         return root
-    classes = [name for name in _class_folders(root) if not _is_split(name)]
+    classes = [name for name in _class_folders(root) if name not in splits]
     if classes:
         if [name.lower() for name in splits] == ["train"] and not _class_folders(root / splits[0]):
             say_once(f"{printable(str(root / splits[0]))} is taken as a class: rename it if it is a split")  # trains are a usual class
@@ -437,14 +450,56 @@ def _training_split(root: Path, unconditional: bool) -> Path:
             f"nothing but the images to train on, or rename {_first(splits)} if these are classes"
         )
     training = [name for name in splits if _bare_name(name) in TRAINING]
-    if len(training) == 1:
+    others = [name for name in splits if not _is_split(name) and _kind_of_split(name) == "training"]
+    if len(training) == 1 and not others:
         return root / training[0]
-    if training:
+    training += others
+    if len(training) > 1:
         raise DataError(f"{root} has more than one training split ({_first(training)}): set data to one of them")
     if unconditional and len(splits) == 1:
         return root
-    flat = "" if unconditional or any(_class_folders(root / name) for name in splits) else ", and num_classes=0"
-    raise DataError(f"the folders of {root} ({_first(splits)}) are splits, not classes: set data to one of them{flat}")
+    flat = "" if unconditional or any(_class_folders(root / name) for name in training or splits) else ", and num_classes=0"
+    cure = f"set data={str(root / training[0])!r}" if training else "set data to one of them"
+    raise DataError(f"the folders of {root} ({_first(splits)}) are splits, not classes: {cure}{flat}")
+
+
+def _splits(root: Path) -> list[str]:
+    """The folders in `root` with images in or below them that are splits: by their whole names, or by words in the names of several.
+
+    Words decide where there are some for training and some for testing, and the rest of two such names is the same ("trainA", "testA")
+    or most folders have them: so "train" and "test tube" may be two of many classes.
+    """
+    named = [name for name in _scan(root).folders if _is_split(name) or _kind_of_split(name)]
+    named = [name for name in named if any(folder.images for _, folder in _walk(root / name))]
+    rests = {kind: {_rest(name) for name in named if _kind_of_split(name) == kind} for kind in ("training", "test")}
+    if all(rests.values()):
+        others = [name for name in _class_folders(root) if name not in named]
+        if rests["training"] & rests["test"] or len(named) > len(others):
+            return named
+        say_once(
+            f"in {printable(str(root))}, {printable(_first(named))} are taken as classes: set data to the training images if they are splits"
+        )
+    return [name for name in named if _is_split(name)]
+
+
+def _kind_of_split(name: str) -> str:
+    """Of which split there is a word in a name: "training", "test" (validation, too) or ""."""
+    words = _words(name)
+    return "training" if any(map(LEARN_WORD.search, words)) else "test" if any(map(TEST_WORD.search, words)) else ""
+
+
+def _rest(name: str) -> tuple[str, ...]:
+    """What is left of a name without the words of splits."""
+    rest = (PADDING.sub("", TEST_WORD.sub("", LEARN_WORD.sub("", word))) for word in _words(name))
+    return tuple(filter(None, rest))
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name, in lower case and without accents: "DIV2K_trainHR" has div, k, train, hr."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if unicodedata.category(c) not in {"Mn", *INVISIBLE})
+    plain = unicodedata.normalize("NFKC", plain)
+    plain = "".join(f" {c}" if c.isupper() and before.islower() else c for before, c in zip(f" {plain}", plain, strict=False))
+    return re.findall(r"[^\W\d_]+", plain.lower())
 
 
 def _is_split(name: str) -> bool:
@@ -458,7 +513,10 @@ def _bare_name(name: str) -> str:
 def _check_layout(root: Path, top: _Folder, classes: dict[str, _Folder]) -> None:
     """Refuse everything but `root/<class>/*`: what is guessed here is trained on, with wrong labels."""
     unconditionally = "or set num_classes=0 to train without classes"
-    siblings = [name for name in _class_folders(root.parent) if not _is_split(name)] if top.images else []
+    siblings = _class_folders(root.parent) if top.images else []
+    if siblings:
+        splits = _splits(root.parent)
+        siblings = [name for name in siblings if name not in splits and root.name not in splits]
     if len(siblings) > 1:
         raise DataError(
             f"{root} has images directly in it, like the other class folders of {root.parent} ({_first(siblings)}): "
@@ -470,15 +528,18 @@ def _check_layout(root: Path, top: _Folder, classes: dict[str, _Folder]) -> None
             f"put them into class folders, {root}/<class>/*, {unconditionally}"
         )
     if not any(folder.images for folder in classes.values()):
-        deeper = next((path for path, _ in _walk(root) if _class_folders(path)), None)
-        if not deeper:
+        places = [path for path, _ in _walk(root) if _class_folders(path)]
+        if not places:
             raise _nothing(root)
+        deeper = _training_split(min(places, key=lambda path: _order(*path.relative_to(root).parts)), False)
         raise DataError(f"{root} is not the folder of the class folders, {deeper} is: set data={str(deeper)!r}, {unconditionally}")
     for name, folder in classes.items():
         for inner, content in itertools.chain.from_iterable(_walk(root / name / sub) for sub in folder.folders):
             if content.images:
+                small = re.search("thumb|preview|cache", str(inner.relative_to(root / name)).lower())
+                cure = "move them out of the data if they are thumbnails" if small else "move them up into it"
                 raise DataError(
-                    f"{inner} has images in it, but {root / name} is the class folder: move them up into it, "
+                    f"{inner} has images in it, but {root / name} is the class folder: {cure}, "
                     f"or set data to the folder of the class folders, {unconditionally}"
                 )
     empty = [name for name, folder in classes.items() if not folder.images]
@@ -487,9 +548,23 @@ def _check_layout(root: Path, top: _Folder, classes: dict[str, _Folder]) -> None
             f"{len(empty)} of the {len(classes)} class folders of {root} have no images in them: {_first(empty)}; "
             "add images, or delete these folders"
         )
-    strange = [name for name in classes if name != printable(name)]
+    strange = [name for name in classes if any(unicodedata.category(c) in UNPRINTABLE for c in name)]
     if strange:
         raise DataError(f"the names of the class folders {_first(strange)} of {root} cannot be printed: rename them")
+    seen = {}
+    for name in classes:
+        visible = unicodedata.normalize("NFKC", "".join(c for c in name if unicodedata.category(c) not in INVISIBLE))
+        if seen.setdefault(visible, name) != name:
+            raise DataError(
+                f"the class folders {seen[visible]!a} and {name!a} of {root} have names that look the same: "
+                "rename one, or put their images into one folder"
+            )
+
+
+def _order(*names: str) -> int:
+    """The place of a folder among others, by the names that lead to it: training images first, validation and test images last."""
+    kinds = {_kind_of_split(name) for name in names}
+    return 2 if "test" in kinds else 0 if "training" in kinds else 1
 
 
 def _nothing(root: Path) -> DataError:
@@ -503,10 +578,10 @@ def _tally(folders: Iterable[_Folder]) -> dict[str, int]:
 
 
 def _kind(name: str) -> str:
-    if name.lower() in SYSTEM:
-        return name
     if name.startswith("."):
         return "hidden"
+    if _is_system(name):
+        return printable(name)
     return printable(_suffix(name)) or "without extension"
 
 
@@ -519,9 +594,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, _Folder]]:
             seen.add(os.path.realpath(path))
             folder = _scan(path)
             yield path, folder
-            stack += [
-                path / name for name in sorted(folder.folders, key=lambda name: (_bare_name(name) not in TRAINING, name), reverse=True)
-            ]
+            stack += [path / name for name in sorted(folder.folders, key=lambda name: (_order(name), name), reverse=True)]
 
 
 def _class_folders(root: Path) -> list[str]:
@@ -559,7 +632,11 @@ def _entries(path: str | Path) -> list[os.DirEntry]:
 
 def _is_hidden(entry: os.DirEntry) -> bool:
     """Whether people do not see this: hidden, or put there by a system."""
-    return entry.name.startswith(".") or entry.name.lower() in SYSTEM
+    return entry.name.startswith(".") or _is_system(entry.name)
+
+
+def _is_system(name: str) -> bool:
+    return name.lower() in SYSTEM or bool(THUMBNAILS.fullmatch(name.lower()))
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
