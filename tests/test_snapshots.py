@@ -93,3 +93,7 @@ def test_a_snapshot_that_cannot_be_written_leaves_nothing(tmp_path, tiny, monkey
     with pytest.raises(StorageError, match="No space left on device"):
         save_snapshot(tmp_path / "5.safetensors", snapshot(tiny()))
     assert synced and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_equal_snapshots_are_equal_files():
+    assert len({sealed_bytes(GOOD, 5) for _ in range(8)}) == 1

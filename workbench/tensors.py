@@ -59,7 +59,8 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
 def sealed_bytes(tensors: Mapping[str, Tensor], step: int) -> bytes:
     """Tensors as the content of a safetensors file of its own, with the step that they are of and the SHA-256 of all else in its header."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(tensors, dict(step=str(step), sha256=hashlib.sha256(save(tensors)).hexdigest()))
+    # One entry: safetensors writes several in an order of chance, and equal tensors are to be equal files.
+    return save(tensors, dict(seal=f"step {step} sha256 {hashlib.sha256(save(tensors)).hexdigest()}"))
 
 
 def load_sealed(path: Path, step: int) -> dict[str, Tensor]:
@@ -72,11 +73,11 @@ def load_sealed(path: Path, step: int) -> dict[str, Tensor]:
     """
     tensors = load_tensors(path)
     with safe_open(path, "pt") as file:
-        known = file.metadata() or {}
-    if known.get("sha256") != hashlib.sha256(save(tensors)).hexdigest():
+        words = (file.metadata() or {}).get("seal", "").split()
+    if words[2:] != ["sha256", hashlib.sha256(save(tensors)).hexdigest()]:
         raise UnreadableError(path, "its SHA-256 is not the one in its header: the file was changed or damaged")
-    if known.get("step") != str(step):
-        raise UnreadableError(path, f"it is of step {known.get('step')}")
+    if words[:2] != ["step", str(step)]:
+        raise UnreadableError(path, f"it is of {' '.join(words[:2])}")
     return tensors
 
 

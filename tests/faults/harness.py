@@ -229,8 +229,15 @@ def root() -> Path:
 
 
 def files(folder: Path) -> list[str]:
-    """Everything below a folder by name, but for empty lock files, which stay."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not (path.suffix == ".lock" and not path.stat().st_size))
+    """Everything below a folder by name, but for what a kill may leave until the next start: lock files that nobody holds, and folders
+    that were made and are empty, which might yet be another process's."""
+
+    def harmless(path: Path) -> bool:
+        if path.is_dir():
+            return ".part-" in path.name and not any(path.iterdir())
+        return (path.suffix or path.name) == ".lock" and not path.stat().st_size
+
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not harmless(path))
 
 
 def digests(folder: Path, pattern: str = "*.safetensors") -> dict[str, str]:
