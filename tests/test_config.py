@@ -152,8 +152,18 @@ def test_what_others_call_a_parameter_is_understood(name, meant):
     assert refused({name: 1}) == f"unknown parameter {name!r}; did you mean {meant}?"
 
 
+@pytest.mark.parametrize("name", [
+    "optimizer", "crop_size", "loadSize", "dropout", "snap", "cond", "version", "weight_decay", "lr_decay", "num_workers", "workers", "eps",
+])  # fmt: skip
+def test_what_there_is_no_parameter_for_is_not_taken_for_another(name):
+    assert "did you mean" not in refused({name: 1})
+
+
 def test_synonyms_stand_for_parameters():
     names = {field.name for field in dataclasses.fields(Config)}
+    meant = {}
+    for word, parameters in [*((name, name) for name in names), *Config.synonyms.items()]:  # one word, one meaning, however it is written
+        assert meant.setdefault(word.replace("_", ""), parameters) == parameters, word
     assert {name for meant in Config.synonyms.values() for name in meant.split()} <= names
     assert not names & set(Config.synonyms) and all(word == word.lower() for word in Config.synonyms)
 

@@ -110,6 +110,10 @@ def test_a_training_takes_about_what_is_estimated():
         (dict(batch_size=10**9, gradient_accumulation=10**6, batch_norm_group=1000), "batch_size=1000000000", "TB"),
         (dict(d_steps=10**9), "d_steps=1000000000", "TB"),
         (dict(evaluate_n=10**12), "evaluate_n=1000000000000", "TB"),
+        (dict(evaluate_n=10**9), "evaluate_n=1000000000", "GB"),
+        (dict(evaluate_n=2**31), "evaluate_n=2147483648", "GB"),
+        (dict(evaluate_n=10**9, z_dim=33), "evaluate_n=1000000000", "GB"),
+        (dict(z_dim=10**7, batch_size=64), "z_dim=10000000", "GB"),
         (dict(width=2**63 - 1, z_dim=2**63 - 1, batch_size=2**62), "width=9223372036854775807", "EB"),
     ],
 )

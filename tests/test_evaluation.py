@@ -386,6 +386,52 @@ def test_any_folder_of_images_is_scored(tmp_path):
         of_folders(tmp_path / "flat", tmp_path / "classes", scores="intra_fd")
 
 
+def test_of_a_folder_with_splits_it_is_said_which_is_scored(tmp_path, capsys):
+    """The rest of the splits was left out without a word."""
+    real = folder(tmp_path / "real", 6, 0)
+    for k, split in enumerate(("train", "val")):
+        folder(tmp_path / "split" / split, 4 + k, k + 1)
+    for samples, name, n in (("split", "split/train", 8), ("split/val", "split/val", 10), ("real", "real", 12)):
+        record = of_folders(tmp_path / samples, real)
+        assert record["samples"] == name and record["n"] == n
+        said = capsys.readouterr().err
+        assert said.count("alone is taken") == (samples == "split")
+        assert samples != "split" or f"samples='{tmp_path}/split': its split 'train' alone is taken" in said
+    of_folders(real, tmp_path / "split")
+    assert f"data='{tmp_path}/split': its split 'train' alone is taken" in capsys.readouterr().err
+
+
+def test_more_images_than_there_are_are_refused_where_they_are_asked_for(run, tmp_path):
+    """The protocol's numbers are as many as there are; numbers that were given were cut without a word."""
+    a, b = folder(tmp_path / "a", 6, 0), folder(tmp_path / "b", 7, 1)
+    assert (of_folders(a, b)["n"], of_folders(a, b, n=12, reference_n=14)["reference"]["n"]) == (12, 14)
+    for given, says in (
+        (dict(n=100), "n=100, but samples, a, has 12 images"),
+        (dict(reference_n=15), "reference_n=15, but data, b, has 14 images"),
+    ):
+        with pytest.raises(ParameterError, match=f"^{says}: give at most that"):
+            of_folders(a, b, **given)
+    with pytest.raises(ParameterError, match=r"^reference_n=1000, but data, b, has 14 images"):
+        evaluate(run="one", data=b, n=60, reference_n=1000)
+    assert of_folders(a, "twins", n=5, reference_n=100)["reference"]["n"] == 100
+
+
+def test_a_long_value_is_not_printed_in_full():
+    for given in (
+        dict(samples="x" * 5000),
+        dict(samples="x" * 5000, data="y", run="one"),
+        dict(protocol="x" * 5000),
+        dict(steps="x" * 5000),
+    ):
+        with pytest.raises(ParameterError) as error:
+            Evaluation(**given)
+        assert "x..." in str(error.value) and len(str(error.value)) < 500
+    for name in ("samples", "extractor", "scores", "data"):
+        with pytest.raises(WorkbenchError) as error:
+            evaluate(**dict(samples="twins", data="twins", reference_n=50, n=50, extractor="twins") | {name: "x" * 5000})
+        assert len(str(error.value)) < 1100, name
+
+
 def test_a_run_is_scored_against_a_flat_folder(run, tmp_path):
     (tmp_path / "flat").mkdir()
     for k in range(12):

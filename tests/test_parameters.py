@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import os
@@ -5,12 +6,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+from workbench import Ablation, Config, Evaluation
 from workbench.parameters import (
     ParameterError,
     Parameters,
@@ -110,6 +113,57 @@ def test_a_mistake_on_a_command_line_is_one_line(capsys):
 
 def test_nearest():
     assert nearest("stepz", ["steps", "seed"]) == "did you mean 'steps'? " and nearest("zzz", ["steps"]) == ""
+
+
+def test_synonyms_are_meant_exactly_and_names_roughly():
+    synonyms = {"n_iter": "steps", "decay": ""}
+    for word in ("n_iter", "nIter", "N-ITER"):
+        assert nearest(word, ["steps", "seed"], synonyms) == "did you mean 'steps'? "
+    assert nearest("n_iters", ["steps", "seed"], synonyms) == "" and nearest("decay", ["ema_decay"], synonyms) == ""
+    assert nearest("Step", ["steps", "seed"], synonyms) == "did you mean 'steps'? "
+
+
+class Broken:
+    """What cannot be turned into text."""
+
+    def __str__(self):
+        raise KeyError("no text")
+
+    __repr__ = __fspath__ = __float__ = __int__ = __str__
+
+
+class BrokenText(str):
+    __str__ = __repr__ = strip = Broken.__str__
+
+
+def nested(depth=3000):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value", [nested(), Broken(), BrokenText("1"), [Broken()], {"a": nested()}], ids=lambda value: type(value).__name__
+)
+@pytest.mark.parametrize("owner", [Example, Config, Evaluation, Ablation])
+def test_values_that_cannot_be_read_are_refused_in_one_line(owner, value):
+    for field in dataclasses.fields(owner):
+        try:
+            owner.read(field.name, value)
+        except ParameterError as error:
+            assert str(error).startswith(f"{field.name}=") and "\n" not in str(error) and len(str(error)) < 500
+        else:
+            assert isinstance(value, str)  # which is text, whatever it cannot do
+
+
+def test_whole_numbers_of_any_type():
+    for value in (Fraction(4), Decimal("4"), np.float32(4), np.int8(4), "4.0", "0.4e1", Fraction(8, 2)):
+        assert Example(count=value).count == 4
+    for value in (Fraction(1, 3), Fraction(10**400), Fraction(1, 10**400), Decimal("NaN"), Decimal("Infinity"), Decimal("1e999999"),
+                  np.float32("nan"), float("inf"), 0.5, "1e-99999999999999999999", "1e99999999999999999999", "1/3"):  # fmt: skip
+        with pytest.raises(ParameterError, match=r"^count="):
+            Example(count=value)
 
 
 def test_lists_may_be_given_as_lists_or_as_text():

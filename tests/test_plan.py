@@ -74,6 +74,15 @@ def test_a_grid_without_its_experiment_and_the_other_way_round():
     refused("needs grid", experiments="sweep", grid=" ")
 
 
+@pytest.mark.parametrize(("grid", "label"), [
+    ("width=8|1000000", "width=1000000"), ("z_dim=32|1000000000; lr_d=1e-3|1e-4", "lr_d=0.001, z_dim=1000000000"), ("batch_size=32|1e9", "batch_size=1e9"),
+])  # fmt: skip
+def test_arms_that_no_machine_can_hold_are_refused(grid, label):
+    given = dict(experiments="sweep", grid=grid)
+    refused(f"grid={grid!r}: the arm ", label.partition(", ")[2] or label, "this training needs about", "lower", **given)
+    assert Ablation(**given, train=False).names == ["sweep"]  # what another machine has trained can be looked at
+
+
 def test_grids_that_are_fine():
     for grid in ("lr_d=1e-4|4e-4; width=16 | 24;", "lr_d=1e-4", "attention_g=16|none|16,32", "mixed_precision=no|bf16", "num_classes=0|6"):
         trials = Ablation(experiments="sweep", grid=grid, seeds="0").trials("sweep")
@@ -205,6 +214,21 @@ def test_scores_that_there_will_be(score, given, extractor_module):
 ])  # fmt: skip
 def test_scores_that_there_will_not_be_are_refused_before_the_trainings(score, given, extractor_module):
     refused(f"score={score!r} is no score of these trainings", "there are: ", score=score, **given)
+
+
+@pytest.mark.parametrize(("score", "meant", "given"), [
+    ("FID", "fd_twins", {}), ("fid", "fd_twins", {}), ("fd", "fd_twins", {}), ("IS", "cs_twins", {}), ("Fd_Twins", "fd_twins", {}),
+    ("fd_twins@abc", "fd_twins", {}), ("FID", "fid", dict(preset="cifar10")), ("fd", "fid", dict(preset="cifar10")),
+])  # fmt: skip
+def test_a_score_that_is_called_otherwise_is_suggested_without_its_hash(score, meant, given):
+    refused(f"score={score!r} is no score of these trainings; did you mean {meant!r}? there are: ", score=score, **given)
+
+
+@pytest.mark.parametrize("name", ["experiments", "score", "study", "settings", "grid", "out"])
+def test_long_values_are_not_printed_in_full(name):
+    with pytest.raises(ParameterError) as error:
+        Ablation(**{name: "x" * 5000})
+    assert name in str(error.value) and "x..." in str(error.value) and "x" * 200 not in str(error.value)
 
 
 def test_scores_are_also_known_with_their_hash():

@@ -30,7 +30,7 @@ from .figures import transplant as draw_transplant
 from .files import replace_text, storing
 from .groups import Group, Score
 from .metrics.reported import PAPER
-from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_list, say_once, whole
+from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_list, say_once, shown, shown_text, whole
 from .progress import progress, silent
 from .runs import Run, describe_machine, find_runs, git_state
 
@@ -84,7 +84,7 @@ class Ablation(Parameters):
         """Refuse what would show only after trainings, and what nobody can do."""
         names, base = self.names, self.base
         if self.grid and "sweep" not in names:
-            raise ParameterError(f"{plan.given('grid', self.grid)} goes with experiments='sweep', not with {self.experiments!r}")
+            raise ParameterError(f"{plan.given('grid', self.grid)} goes with experiments='sweep', not with {shown(self.experiments)}")
         if self.evaluations > max(base.steps, Ablation.evaluations):
             raise ParameterError(f"evaluations={self.evaluations} does not fit trainings of {base.steps} steps: at most one in each step")
         plan.require_size(plan.count_arms(names, self._grid, base), len(self._seeds), base, min(self.evaluations, base.steps))
@@ -93,7 +93,7 @@ class Ablation(Parameters):
         plan.require_used(where, self._settings, names, self._grid, self._base_of)
         for name in names:
             given = plan.given("grid", self.grid) if name == "sweep" else plan.given("experiments", self.experiments)
-            plan.arms_of(name, self.experiment(name), base, given)
+            plan.arms_of(name, self.experiment(name), base, given, self.train)
         if self.score:
             plan.require_score(self.score, base)
         if self.study:
@@ -106,7 +106,7 @@ class Ablation(Parameters):
             for run in runs:
                 correspondence.require_one_pair(run)
         except WorkbenchError as error:
-            raise ParameterError(f"{plan.given('study', self.study)}: {error}") from None
+            raise ParameterError(f"{plan.given('study', self.study)}: {shown_text(str(error), 300)}") from None
         if not runs:
             raise ParameterError(f"{plan.given('study', self.study)} names no run that can be read")
 
@@ -117,7 +117,7 @@ class Ablation(Parameters):
         names = list(EXPERIMENTS) if self.experiments == "all" else [name.strip() for name in self.experiments.split(",")]
         for name in names:
             if name not in known:
-                raise ParameterError(f"{plan.given('experiments', self.experiments)}: {name!r} is not one of {', '.join(known)}")
+                raise ParameterError(f"{plan.given('experiments', self.experiments)}: {shown(name)} is not one of {', '.join(known)}")
             if names.count(name) > 1:
                 raise ParameterError(f"{plan.given('experiments', self.experiments)}: {name} is there twice")
         if "sweep" in names and not self.grid.strip():
@@ -133,7 +133,9 @@ class Ablation(Parameters):
         settings = plan.assignments("settings", self.settings)
         for name in ("data", "steps"):
             if name in settings and getattr(self, name):
-                raise ParameterError(f"{name}={getattr(self, name)!r} is also in {plan.given('settings', self.settings)}: give it once")
+                raise ParameterError(
+                    f"{name}={shown(getattr(self, name))} is also in {plan.given('settings', self.settings)}: give it once"
+                )
         return settings
 
     @cached_property
@@ -255,7 +257,7 @@ class Ablation(Parameters):
             k for k in known if (k.partition("@")[0] == self.score or k == self.score if self.score else k.startswith(("fid", "fd_")))
         ]
         if self.score and known and not chosen:
-            raise WorkbenchError(f"score={self.score!r} is none of the scores of these trainings: {', '.join(known)}")
+            raise WorkbenchError(f"score={shown(self.score)} is none of the scores of these trainings: {', '.join(known)}")
         return chosen[0] if chosen else ""
 
     def values(self, name: str, arm: str) -> list[float]:

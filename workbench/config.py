@@ -220,11 +220,12 @@ _SYNONYMS = {
         "d_steps": "n_dis d_iters d_iter n_critic ncritic critic_iters critic_steps num_d_steps disc_steps",
         "batch_size": "batch bs batchsize batch_sz minibatch train_batch_size",
         "gradient_accumulation": "accumulation accum accumulate grad_accum accumulation_steps grad_accum_steps gradient_accumulation_steps",
-        "steps": "iterations iteration iters iter max_steps num_steps n_steps n_iter n_iters niter num_iters max_iter max_iters total_steps total_iters "
+        "steps": "iterations iteration iters iter max_steps num_steps n_steps n_iter n_iters niter num_iters max_iter max_iters num_iterations "
+        "n_iterations max_iterations total_iterations iteration_count total_steps total_iters "
         "train_steps g_steps epochs epoch num_epochs n_epochs max_epochs nimg kimg",
         "ema_decay": "ema ema_beta ema_rate averaging",
         "seed": "random_seed manual_seed rng_seed random_state",
-        "num_processes": "gpus num_gpus n_gpus ngpu gpu_count nproc nprocs processes world_size num_workers nproc_per_node",
+        "num_processes": "gpus num_gpus n_gpus ngpu gpu_count nproc nprocs processes world_size nproc_per_node",
         "device": "gpu cuda cpu use_cuda accelerator",
         "mixed_precision": "fp16 bf16 amp precision half autocast use_amp tf32",
         "log_every": "log_freq log_interval log_step log_steps print_every",
@@ -237,6 +238,8 @@ _SYNONYMS = {
         "resume": "checkpoint ckpt restore load continue fork resume_from pretrained init_from",
         "note": "notes comment description message",
         "tags": "tag label labels keywords",
+        # What there is no parameter for, though one has a name that resembles it.
+        "": "weight_decay lr_decay decay eps crop_size warmup_steps num_heads depth port project prefetch",
     }.items()
     for word in words.split()
 }  # fmt: skip

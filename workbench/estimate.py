@@ -173,7 +173,8 @@ def _cgroup_limits() -> list[int]:
 
 # ----------------------------------------------------------------------------------------------------- refusing
 
-# Of each parameter that costs memory the value that costs least. To blame is the first that alone makes the training fit.
+# Of each parameter that costs memory the value that costs least. To blame is the one that alone makes the training fit, and of several the one
+# that is the most times its preset's value; the first where none is more than that.
 _LEAST = dict(
     batch_size=2, width=8, width_d=8, z_dim=1, num_classes=0, num_processes=1, d_steps=1, d_flat_blocks=0, evaluate_n=10, max_multiplier=1,
     image_size=32,
@@ -210,7 +211,12 @@ def _require_memory(config: Config, kind: str, estimate, available: float) -> No
     if needed * DOUBT <= available:
         return
     left = {name: sum(estimate(_changed(config, name, value)).values()) for name, value in _LEAST.items() if getattr(config, name)}
-    name = next((name for name, rest in left.items() if rest * DOUBT <= available), min(left, key=left.get))
+    usual = Config.preset(config.preset)
+
+    def excess(name: str) -> float:
+        return getattr(config, name) / max(1, getattr(usual, name) or 0)
+
+    name = max((name for name, rest in left.items() if rest * DOUBT <= available), key=excess, default=min(left, key=left.get))
     largest = max(parts, key=parts.get)
     cure = f"lower {name}"
     if name == "batch_size" and largest == "activations":

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr, redirect_stdout, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,7 +30,7 @@ from torch import Tensor
 from . import data as image_data
 from . import sampling, twins
 from .config import BUILT_IN_DATA, Config
-from .data import DataError, Images, open_data, short_sides, to_unit
+from .data import DataError, Images, open_data, printable, short_sides, to_unit
 from .files import UnreadableError
 from .metrics.extractors import Extractor, open_extractor
 from .metrics.one_pass import Plan, Side, header, measure, own_name, plan, require_room, select
@@ -39,7 +39,7 @@ from .metrics.references import Reference, fewest, real_number, reference
 from .metrics.scores import nearest_neighbours
 from .metrics.stream import CHUNK, everywhere, is_main
 from .model import BatchNorm, Generator
-from .parameters import ParameterError, Parameters, WorkbenchError, command, parameter, read_list, whole
+from .parameters import ParameterError, Parameters, WorkbenchError, command, parameter, read_list, say_once, shown, shown_text, whole
 from .processes import launch_command, launch_environment, on_cpu, process_group, rank
 from .progress import progress
 from .runs import Run, list_runs
@@ -102,9 +102,9 @@ class Evaluation(Parameters):
     def __post_init__(self):
         super().__post_init__()
         if self.samples and (self.run or self.steps != "last"):
-            raise ParameterError(f"samples={self.samples!r} does not go with run and steps: score a folder, or a run")
+            raise ParameterError(f"samples={shown(self.samples)} does not go with run and steps: score a folder, or a run")
         if self.samples and not self.data:
-            raise ParameterError(f"samples={self.samples!r} needs data: the real images to score against")
+            raise ParameterError(f"samples={shown(self.samples)} needs data: the real images to score against")
         if self.image_size and not self.samples:
             raise ParameterError(f"image_size={self.image_size} goes with samples; a run has its own")
 
@@ -473,13 +473,28 @@ def _open_images(
     try:
         if not conditional or not _in_class_folders(settings):
             settings = settings.replace(num_classes=0)
-        return open_data(settings)
+        images = open_data(settings)
+        given = getattr(evaluation, name)
+        root = Path(settings.data)
+        split = image_data._training_split(root, settings.num_classes == 0) if given and _is_folder(settings) else root
     except DataError as error:
         raise _about(error, name, sized=bool(evaluation.samples)) from None
+    if split != root:
+        say_once(f"{name}={shown(given)}: its split {shown(split.name)} alone is taken; for another, set {name} to the folder of that one")
+    if name == "samples" and image_data._is_split(split.name):  # which an image's data set is not named after
+        images = replace(images, name=f"{images.name}/{printable(split.name)}")
+    wanted = dict(samples="n", data="reference_n")[name]
+    number = getattr(evaluation, wanted)
+    # Of the protocol's number as many are taken as there are, of a number that was given all or none.
+    if number and images.length is not None and number > images.length:
+        raise ParameterError(
+            f"{wanted}={number}, but {name}, {images.name}, has {images.length:,} images: give at most that, or leave {wanted} out"
+        )
+    return images
 
 
 def _in_class_folders(config: Config) -> bool:
-    if config.data in BUILT_IN_DATA or image_data._is_packed(Path(config.data)):
+    if not _is_folder(config):
         return True
     try:
         image_data._list(config)
@@ -488,11 +503,17 @@ def _in_class_folders(config: Config) -> bool:
     return True
 
 
+def _is_folder(config: Config) -> bool:
+    """Whether its data are image files, neither built in nor packed."""
+    return config.data not in BUILT_IN_DATA and not image_data._is_packed(Path(config.data))
+
+
 def _about(error: DataError, name: str, sized: bool = True) -> DataError:
     """The error in terms of an evaluation: what is given is called `name`, and no cure names a parameter of a training."""
     text = re.sub(r"\bdata=", f"{name}=", str(error))
     text = re.sub(r", fewer than batch_size=.*", ", and it takes at least 2 of either side: add images", text)
-    return DataError(text if sized else re.sub(r"set image_size=\d+, or ", "", text))
+    text = text if sized else re.sub(r"set image_size=\d+, or ", "", text)
+    return DataError(shown_text(text, 1000))  # a path may be long
 
 
 def _side(data: Images | twins.Twins, n: int) -> Side:

@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import Field, field, fields
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
@@ -269,11 +269,20 @@ def nearest(name, known: Iterable[str], synonyms: Mapping[str, str] = MappingPro
     Parameters
     ----------
     synonyms
-        What stands for a word that is not known, in lower case: one of `known`, or several, separated by blanks.
+        What stands for a word that is not known: one of `known`, or several, separated by blanks, or none of them. What only resembles such
+        a word says nothing: "optimizer" is no "imsize".
     """
-    meant = {word: names.split() for word, names in synonyms.items()} | {_plain(item): [item] for item in known}
-    match = difflib.get_close_matches(_plain(str(name)[:100]), list(meant), n=1, cutoff=0.6)
-    return f"did you mean {' or '.join(map(repr, meant[match[0]]))}? " if match else ""
+    word, known = _plain(name[:100]) if isinstance(name, str) else "", list(known)
+    exact = {_joined(other): names.split() for other, names in synonyms.items()} | {_joined(item): [item] for item in known}
+    meant = exact.get(_joined(word))
+    if meant is None:
+        resembling = {_plain(item): item for item in known}
+        meant = [resembling[match] for match in difflib.get_close_matches(word, list(resembling), n=1, cutoff=0.6)]
+    return f"did you mean {' or '.join(map(repr, meant))}? " if meant else ""
+
+
+def _joined(word: str) -> str:
+    return _plain(word).replace("_", "")
 
 
 def _plain(word: str) -> str:
@@ -284,8 +293,8 @@ def shown(value, length: int = 80) -> str:
     """A value in a message: its repr in one line, the middle of a long one left out."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # thousands of digits, or of lists in lists
-        text = f"<{type(value).__name__} that is too long to show>"
+    except Exception:  # thousands of digits, or of lists in lists, or whatever an object of the user's raises
+        text = f"<{type(value).__name__} that cannot be shown>"
     return shown_text(text, length)
 
 
@@ -321,6 +330,16 @@ def _coerce(f: Field, value):
         if "None" in _declared(f):
             return None
         refuse(_KINDS[kind])
+    try:
+        return _read(f, kind, value, refuse)
+    except WorkbenchError:
+        raise
+    except Exception:  # of lists nested too deep, or of an object that cannot be turned into text or a number
+        refuse(_KINDS[kind])
+
+
+def _read(f: Field, kind: str, value, refuse: Callable):
+    """`value` as field `f` stores it; calls `refuse` where it does not fit."""
     if f.metadata["read"]:
         result = f.metadata["read"](value, refuse)
     elif kind == "bool":
@@ -360,8 +379,11 @@ def _whole_number(value) -> int | None:
         return int(value)
     if _number(value) is None:
         return None
-    exact = Decimal(str(value).strip())  # not by way of a float, which rounds from 2**53 on
-    return int(exact) if exact == exact.to_integral_value() else None
+    try:
+        exact = Decimal(value.strip()) if isinstance(value, str) else value  # not by way of a float, which rounds from 2**53 on
+        return int(exact) if exact == int(exact) else None
+    except (InvalidOperation, ValueError, OverflowError):  # exponents of twenty digits, and what is finite as a float alone
+        return None
 
 
 def _number(value) -> float | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from ..config import MAY_CHANGE_ON_RESUME, Config
+from ..estimate import require_feasible
 from ..metrics.extractors import open_extractor
 from ..metrics.one_pass import SCORES
 from ..metrics.protocols import protocol
@@ -130,18 +131,21 @@ def require_jobs(jobs: int) -> None:
         )
 
 
-def arms_of(name: str, experiment: Experiment, base: Config, where: str) -> dict[str, Config]:
+def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: bool = True) -> dict[str, Config]:
     """The settings of each arm, which are those of different trainings whose scores compare.
 
     Parameters
     ----------
     where
         The parameter that the arms come from, with its value: how messages begin.
+    train
+        Whether they are to be trained here: what was trained on a larger machine can be looked at on any.
 
     Raises
     ------
     ParameterError
-        If an arm's values do not fit, or it is the same training as another, or is scored by other weights.
+        If an arm's values do not fit, or it is the same training as another, or is scored by other weights, or needs more than this machine
+        has.
     """
     seen: dict[tuple, str] = {}
     configs: dict[str, Config] = {}
@@ -154,11 +158,16 @@ def arms_of(name: str, experiment: Experiment, base: Config, where: str) -> dict
         if other != label:
             cure = "leave one of them out" if name == "sweep" else f"leave {name} out of experiments, or change preset and settings"
             raise ParameterError(
-                f"{where}: the arms {other!r} and {label!r} of {name} are the same training at these settings, and would be compared with "
+                f"{where}: the arms {shown(other)} and {shown(label)} of {name} are the same training at these settings, and would be compared with "
                 f"themselves; {cure}"
             )
         if bool(configs[label].ema_decay) != bool(next(iter(configs.values())).ema_decay):
             raise ParameterError(f"{where}: scores with and without an average (ema_decay=0) do not compare")
+    for label, config in configs.items() if train else ():
+        try:
+            require_feasible(config)
+        except ParameterError as error:
+            raise ParameterError(f"{where}: the arm {shown(label)} of {name}: {error}") from None
     return configs
 
 
@@ -222,8 +231,17 @@ def require_score(score: str, base: Config) -> None:
         That lists those they have; or if the extractor of their scores cannot be made.
     """
     known = known_scores(base)
-    if not any(score in (name, name.partition("@")[0]) for name in known):
-        raise ParameterError(f"score={score!r} is no score of these trainings; {nearest(score, known)}there are: {', '.join(known)}")
+    names = [name.partition("@")[0] for name in known]
+    if score in known or score in names:
+        return
+    others = {}  # FID of another network than Inception is called FD, and so on
+    for inception, other in SCORES.items():
+        others |= {
+            word: name for name in reversed(names) if name == inception or name.startswith(f"{other}_") for word in (inception, other)
+        }
+    raise ParameterError(
+        f"score={shown(score)} is no score of these trainings; {nearest(score, names, others)}there are: {', '.join(names)}"
+    )
 
 
 def known_scores(config: Config) -> list[str]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..config import data_dir
 from ..files import UnreadableError
-from ..parameters import ParameterError, WorkbenchError
+from ..parameters import ParameterError, WorkbenchError, shown
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_HASH = "6726825d"  # the SHA-256 of the reference weights begins with it
@@ -135,7 +135,7 @@ def open_extractor(extractor, weights_file: str = "", verify: bool = True) -> Ex
     if extractor == "inception":
         return inception(weights_file or None, verify)
     if weights_file:
-        raise ParameterError(f"weights_file={weights_file!r} goes with extractor='inception', not with {extractor!r}")
+        raise ParameterError(f"weights_file={shown(weights_file)} goes with extractor='inception', not with {shown(extractor)}")
     if extractor == "twins":
         return twins()
     return _of_the_user(str(extractor))
@@ -144,21 +144,23 @@ def open_extractor(extractor, weights_file: str = "", verify: bool = True) -> Ex
 def _of_the_user(text: str) -> Extractor:
     """The network that "package.module:attribute" names, or makes."""
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", text):
-        raise ParameterError(f"extractor={text!r} is not known; use inception, twins, or 'package.module:attribute' for a network of yours")
+        raise ParameterError(
+            f"extractor={shown(text)} is not known; use inception, twins, or 'package.module:attribute' for a network of yours"
+        )
     module, _, attribute = text.partition(":")
-    with _told_in_one_line(f"extractor={text!r} cannot be made", ParameterError):
+    with _told_in_one_line(f"extractor={shown(text)} cannot be made", ParameterError):
         maker = getattr(importlib.import_module(module), attribute)
     # Nothing else is called: `sys:exit` and `os:abort` would end this process.
     makes = (isinstance(maker, type) and issubclass(maker, nn.Module)) or inspect.isfunction(maker) or isinstance(maker, partial)
     what = "a torch.nn.Module, or a class or function that makes one"
     if not makes and not isinstance(maker, nn.Module):
         name = getattr(maker, "__name__", None)
-        raise ParameterError(f"extractor={text!r} is of type {type(maker).__name__}{f' ({name})' if name else ''}, not {what}")
-    with _told_in_one_line(f"extractor={text!r} cannot be made", ParameterError):
+        raise ParameterError(f"extractor={shown(text)} is of type {type(maker).__name__}{f' ({name})' if name else ''}, not {what}")
+    with _told_in_one_line(f"extractor={shown(text)} cannot be made", ParameterError):
         network = maker() if makes else maker
         if isinstance(network, nn.Module):
             return Extractor(network)
-    raise ParameterError(f"extractor={text!r} made a {type(network).__name__}, not {what}")
+    raise ParameterError(f"extractor={shown(text)} made a {type(network).__name__}, not {what}")
 
 
 @contextmanager
@@ -207,7 +209,7 @@ def inception(weights_file: str | Path | None = None, verify: bool = True) -> Ex
     path = Path(os.path.expanduser(weights_file)) if weights_file else _downloaded()
     if not os.path.isfile(path):
         what = "it is not a regular file" if os.path.exists(path) else "there is no such file"
-        raise WorkbenchError(f"weights_file={str(path)!r}: {what}; leave it out, or give the path of {INCEPTION_FILE}")
+        raise WorkbenchError(f"weights_file={shown(str(path), 200)}: {what}; leave it out, or give the path of {INCEPTION_FILE}")
     try:
         size = path.stat().st_size
         if size > LARGEST_FILE:

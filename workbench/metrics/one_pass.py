@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..config import data_dir
 from ..files import storing
-from ..parameters import ParameterError, WorkbenchError, nearest
+from ..parameters import ParameterError, WorkbenchError, nearest, shown
 from ..progress import silent
 from . import references
 from .extractors import Extractor
@@ -67,7 +67,7 @@ def select(scores: str | Iterable[str], extractor: Extractor) -> set[str] | None
     for name in names:
         if name not in SCORES and name not in own:
             known = sorted({*SCORES, *own})
-            raise ParameterError(f"scores={name!r} is not known; {nearest(name, known)}any of: {', '.join(known)}")
+            raise ParameterError(f"scores={shown(name)} is not known; {nearest(name, known)}any of: {', '.join(known)}")
         if name in SCORES and name not in own and not extractor.reference:
             raise ParameterError(
                 f"scores={name!r} is defined by the reference Inception, and the extractor is {extractor.label}: set extractor='inception', "

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..parameters import ParameterError, Parameters, WorkbenchError, nearest, parameter
+from ..parameters import ParameterError, Parameters, WorkbenchError, nearest, parameter, shown
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def protocol(name: str, **changes) -> Protocol:
         For an unknown protocol or value.
     """
     if name not in PROTOCOLS:
-        raise ParameterError(f"protocol={name!r} is not known; {nearest(str(name), PROTOCOLS)}one of: {', '.join(PROTOCOLS)}")
+        raise ParameterError(f"protocol={shown(name)} is not known; {nearest(name, PROTOCOLS)}one of: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name].replace(**changes)
 
 
