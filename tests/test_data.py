@@ -1143,10 +1143,11 @@ def test_files_that_cannot_grow(limit, tmp_path, data_folder):
 
 
 def test_a_data_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()  # file permissions would not stop root
-    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "file"))
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "cache").touch()  # file permissions would not stop root
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "place"))
     message = refused(tree(tmp_path / "pets", cat=2))
-    assert "WORKBENCH_DATA" in message and str(tmp_path / "file/cache") in message
+    assert "WORKBENCH_DATA" in message and str(tmp_path / "place/cache") in message
 
 
 PACKED = ("SHA256SUMS", "images.npy", "labels.npy", "meta.json")

@@ -105,7 +105,8 @@ def test_too_few_images():
 
 
 def test_a_cache_that_cannot_be_written(folders):
-    (folders / "data").write_text("a file where a folder should be")
+    (folders / "data").mkdir()
+    (folders / "data" / "cache").write_text("a file where a folder should be")
     with pytest.raises(WorkbenchError, match=r"cannot be written: .*WORKBENCH_DATA"):
         reference(twins.Twins(32), 100, Extractor(Corners()), PIXELS)
 

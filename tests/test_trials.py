@@ -14,6 +14,7 @@ import pytest
 from lab import wait_until
 
 from workbench import Ablation, Run, WorkbenchError, list_runs
+from workbench.config import outputs_dir
 from workbench.experiments import trials as trials_module
 from workbench.experiments.trials import carry_out
 from workbench.runs import create_run
@@ -290,9 +291,9 @@ def test_without_the_notebook_it_is_one_line(monkeypatch, tmp_path):
     assert not list_runs()
 
 
-def test_a_disk_that_cannot_be_written_to_is_one_line(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(tmp_path / "file" / "outputs"))
+def test_a_disk_that_cannot_be_written_to_is_one_line():
+    outputs_dir().mkdir()
+    (outputs_dir() / trials()[0].config.run).write_text("a file where a folder should be")
     with pytest.raises(WorkbenchError, match="cannot be written: "):
         carry_out(trials())
 
@@ -335,8 +336,7 @@ def test_trainings_are_done_once():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_sweep_that_is_interrupted_or_killed_takes_its_trainings_along(number):
+def test_a_sweep_that_is_killed_takes_its_trainings_along():
     """They save and stop, and so do the notebooks that started them."""
     script = (
         "from workbench import Ablation\n"
@@ -347,7 +347,7 @@ def test_a_sweep_that_is_interrupted_or_killed_takes_its_trainings_along(number)
     started = [child for child in psutil.Process(process.pid).children(recursive=True)]
     (run,) = list_runs()
     assert len(started) >= 3  # papermill, its kernel, the training
-    process.send_signal(number)
+    process.kill()  # what other signals do is tested in this process
     assert process.wait(60) != 0
     wait_until(lambda: run.status()["state"] == "stopped", 60)
     assert run.checkpoint_steps() and not run.active
