@@ -52,7 +52,7 @@ class Lab:
         wait_until(lambda: self.call("/api/status"), 60)
 
     def close(self):
-        for folder in self.outputs.iterdir():  # trainings outlive kernels
+        for folder in self.outputs.iterdir():  # runs outlive kernels
             Run(folder).stop()
         self.end_sessions()
         self.process.terminate()

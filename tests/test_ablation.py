@@ -47,7 +47,7 @@ def planted(ablation, name, **arms):
         run.set_status(state="finished", step=4)
 
 
-# ------------------------------------------------------------------------------------------------------------ trainings
+# ------------------------------------------------------------------------------------------------------------ runs
 
 
 @pytest.mark.parametrize("preset", ["twins32", "cifar10"])
@@ -96,11 +96,11 @@ def test_what_is_to_be_done_is_told():
     ablation = small("variant,spectral_norm", seeds="0,1")
     planted(ablation, "variant", official=[1.0, math.inf])
     table = ablation.check()
-    assert [(row["trainings"], row["shared with those above"], row["finished"], row["diverged"]) for row in table.rows] == [
+    assert [(row["runs"], row["shared with those above"], row["finished"], row["diverged"]) for row in table.rows] == [
         (4, 0, 1, 1),
         (4, 2, 1, 1),
     ]
-    assert "6 trainings of 4 G steps each, 2 of them done: 48 steps of G or D" in table.notes[0]
+    assert "6 runs of 4 G steps each, 2 of them done: 48 steps of G or D" in table.notes[0]
     ablation = small("variant", steps=6, train=False)
     ablation.carry_out()  # does nothing
     assert ablation.all_trials() and not [trial for trial in ablation.all_trials().values() if trial.run]
@@ -147,7 +147,7 @@ def test_verdicts_on_planted_results():
     assert found["baseline", "SAGA"]["n"] == "5 and 0" and FD in verdicts.notes[0]
     by_hue = small("ttur", score="twins_hue").verdicts()
     assert "twins_hue" in by_hue.notes[0]
-    with pytest.raises(WorkbenchError, match="score='hue' is no score of these trainings; there are: fd_twins, "):
+    with pytest.raises(WorkbenchError, match="score='hue' is no score of these runs; there are: fd_twins, "):
         small("ttur", score="hue")
 
 
@@ -166,7 +166,7 @@ def test_the_figure_shows_every_training_and_is_drawn_again(tmp_path):
     plot = ablation.plot()
     by_arm = {trace.name: trace for trace in plot.figure.data if trace.mode == "markers" and trace.xaxis == "x"}
     assert list(by_arm["official"].y) == [1, 2] and list(by_arm["paper"].y) == [3, 4, 5] and set(by_arm["paper"].x) == {"paper"}
-    assert "1 trainings have no score at step 4" in plot.figure.layout.title.text
+    assert "1 runs have no score at step 4" in plot.figure.layout.title.text
     lines = [trace for trace in plot.figure.data if trace.xaxis == "x2" and trace.mode == "lines+markers" and trace.line.width < 1]
     assert [list(trace.y) for trace in lines] == [[3, 1], [6, 2], [9, 3], [12, 4], [15, 5]]
     plot.save(tmp_path / "plot.svg")
@@ -190,7 +190,7 @@ def test_everything_is_written(capsys):
     assert (
         record["command"].startswith("papermill ablation.ipynb -p experiments attention_site,ttur") and "-p seeds 0,1" in record["command"]
     )
-    assert record["trainings"]["n"] == 4 and rows[0]["fd_twins"]["mean"] == 3.5
+    assert record["runs"]["n"] == 4 and rows[0]["fd_twins"]["mean"] == 3.5
     assert len(record["tables"]["verdicts"]["rows"]) == 7
 
 
@@ -246,7 +246,7 @@ def test_long_range_over_trainings(tmp_path):
     assert figures.redraw(tmp_path / "far.svg.json").png() == figure.png()
 
 
-# ------------------------------------------------------------------------------------ what is refused before trainings
+# ------------------------------------------------------------------------------------ what is refused before runs
 
 
 def test_the_runs_of_a_study_exist_and_are_of_twins(tiny, tmp_path):
@@ -322,7 +322,7 @@ def test_with_runs_that_cannot_be_read_all_views_go_on(capsys):
         file.write_bytes(b'{"a": ')
     ablation.plot(), ablation.verdicts(), ablation.shape(), ablation.long_range()
     record = json.loads((ablation.export() / "results.json").read_text())
-    assert record["trainings"]["n"] == 3 and record["trainings"]["commits"] == ["unknown"]
+    assert record["runs"]["n"] == 3 and record["runs"]["commits"] == ["unknown"]
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unreadable: ")]
     assert len(said) == len(set(said)) == 2 and str(files[0]) in said[0] and str(files[2]) in said[1]
 

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001
-"""Notebooks as a person meets them: a real JupyterLab in a real Chromium, with real trainings and evaluations."""
+"""Notebooks as a person meets them: a real JupyterLab in a real Chromium, with real runs and evaluations."""
 
 import json
 import os

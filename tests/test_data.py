@@ -566,7 +566,7 @@ def test_unreadable_files_are_listed_and_skipped_when_asked(tmp_path, monkeypatc
 
 
 def test_files_that_are_mended_without_a_trace(tmp_path, monkeypatch):
-    """A disk or permissions that failed once: names, sizes and times are the same when it is mended."""
+    """A disk or permissions that failed once: names, sizes and times are the same when it is fixed."""
     root = tree(tmp_path / "pets", cat=3)
 
     def fail(*arguments):
@@ -593,7 +593,7 @@ def test_a_class_with_no_readable_image_is_an_error_in_any_case(tmp_path, data_f
     (root / "dog/bad.jpg").write_bytes(b"no")
     for skip in (False, True):
         message = refused(root, skip_unreadable=skip)
-        assert "no image is left of dog" in message and "dog/bad.jpg" in message and "mend or delete" in message
+        assert "no image is left of dog" in message and "dog/bad.jpg" in message and "fix or delete" in message
     assert not cached(data_folder)
 
 
@@ -692,8 +692,8 @@ def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    assert f"the folder {root}/dog cannot be read (Permission denied): mend its permissions" in refused(root)
-    assert "mend its permissions" in refused(root, num_classes=0)
+    assert f"the folder {root}/dog cannot be read (Permission denied): fix its permissions" in refused(root)
+    assert "fix its permissions" in refused(root, num_classes=0)
     assert "images directly in it" in refused(root / "cat")  # beside which dog lies
 
 

@@ -160,7 +160,7 @@ def test_what_does_not_fit_ends_the_notebook_with_the_reason(trained_once, name,
     ("ablation", "-p experiments variant -p data nowhere -p seeds 0", "WorkbenchError: the training "),
 ])  # fmt: skip
 def test_what_does_not_fit_ends_papermill_with_the_reason(tmp_path, trained_once, name, words, says):
-    """The same as of the cells alone, and an exit status; the last one is told by the papermill that it starts."""
+    """The same as of the cells alone, and an exit status; the last one is reported by the papermill that it starts."""
     known = [trained_once(run="scored").name] if name == "evaluate" else []
     done = papermill(f"{name}.ipynb", tmp_path / "out.ipynb", *words.split())
     assert done.returncode != 0
@@ -240,7 +240,7 @@ def test_papermill_compares_runs_of_which_one_has_only_begun(tmp_path, tiny):
 
 @pytest.mark.slow
 def test_papermill_reruns_experiments_that_share_runs_and_goes_on_after_an_interrupt(tmp_path):
-    """Four trainings, of which two are one run. Two of the three runs are there already, as if from another machine."""
+    """Four runs, of which two are one run. Two of the three runs are there already, as if from another machine."""
     settings = dict(width=8, z_dim=8, batch_size=8, log_every=2, mixed_precision="no")
     given = dict(experiments="variant,spectral_norm", seeds="0", steps=60, n=20, evaluations=1)
     given |= dict(settings="; ".join(f"{name}={value}" for name, value in settings.items()), out="mine")
@@ -273,7 +273,7 @@ def test_papermill_reruns_experiments_that_share_runs_and_goes_on_after_an_inter
     folder = outputs_dir() / "ablations" / "mine"
     assert {"variant.pdf", "spectral_norm.svg.json", "verdicts.tex", "scores.csv"} <= {path.name for path in folder.iterdir()}
     record = json.loads((folder / "results.json").read_text())
-    assert "-p seeds 0 " in record["command"] and record["trainings"]["hours"] > 0 and len(record["trainings"]["commits"]) == 1
+    assert "-p seeds 0 " in record["command"] and record["runs"]["hours"] > 0 and len(record["runs"]["commits"]) == 1
 
 
 @pytest.mark.slow

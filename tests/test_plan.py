@@ -168,9 +168,9 @@ def test_more_than_can_be_done_is_refused_with_the_estimate():
         f"{name}={'|'.join(map(str, range(8, 18)))}" for name in ("width", "z_dim", "width_d", "steps", "ema_start", "d_steps")
     )
     cells = cells.replace("steps=", "max_multiplier=", 1)
-    refused("1,000,000 arms", "5,000,000 trainings", f"{MOST_TRAININGS:,}", experiments="sweep", grid=cells)
-    refused("100,000 seeds are 1,600,000 trainings", "6,400,000,000 steps", seeds=",".join(map(str, range(100_000))))
-    refused("80 trainings: 160,000,000,000,000 steps", steps=10**12)
+    refused("1,000,000 arms", "5,000,000 runs", f"{MOST_TRAININGS:,}", experiments="sweep", grid=cells)
+    refused("100,000 seeds are 1,600,000 runs", "6,400,000,000 steps", seeds=",".join(map(str, range(100_000))))
+    refused("80 runs: 160,000,000,000,000 steps", steps=10**12)
     refused("400,000,000,000,000 images", n=10**12)
     refused("evaluations=1000000000", "2000 steps", evaluations=10**9)
     refused("jobs=1000000", "cores of this machine", jobs=10**6)
@@ -213,7 +213,7 @@ def test_scores_that_there_will_be(score, given, extractor_module):
     ("kid", dict(preset="cifar10")), (" ", {}),
 ])  # fmt: skip
 def test_scores_that_there_will_not_be_are_refused_before_the_trainings(score, given, extractor_module):
-    refused(f"score={score!r} is no score of these trainings", "there are: ", score=score, **given)
+    refused(f"score={score!r} is no score of these runs", "there are: ", score=score, **given)
 
 
 @pytest.mark.parametrize(("score", "meant", "given"), [
@@ -221,7 +221,7 @@ def test_scores_that_there_will_not_be_are_refused_before_the_trainings(score, g
     ("fd_twins@abc", "fd_twins", {}), ("FID", "fid", dict(preset="cifar10")), ("fd", "fid", dict(preset="cifar10")),
 ])  # fmt: skip
 def test_a_score_that_is_called_otherwise_is_suggested_without_its_hash(score, meant, given):
-    refused(f"score={score!r} is no score of these trainings; did you mean {meant!r}? there are: ", score=score, **given)
+    refused(f"score={score!r} is no score of these runs; did you mean {meant!r}? there are: ", score=score, **given)
 
 
 @pytest.mark.parametrize("name", ["experiments", "score", "study", "settings", "grid", "out"])

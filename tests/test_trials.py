@@ -1,4 +1,4 @@
-"""Trainings that are shared, stopped, gone on with, and those that cannot be done."""
+"""Runs that are shared, stopped, gone on with, and those that cannot be done."""
 
 import itertools
 import os
@@ -127,7 +127,7 @@ def test_one_whose_folder_cannot_be_read_is_left_and_reported_and_the_others_are
             create_run(other.config).set_status(state="finished")
 
     monkeypatch.setattr(subprocess, "Popen", Working)
-    with pytest.raises(WorkbenchError, match=r"1 of 2 trainings are left.*restore their files or delete these folders") as error:
+    with pytest.raises(WorkbenchError, match=r"1 of 2 runs are left.*restore their files or delete these folders") as error:
         carry_out([broken, other])
     assert started == [other.config.run] and broken.config.run in str(error.value) and "\n" not in str(error.value)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unreadable: ")]
@@ -220,7 +220,7 @@ def test_two_sweeps_at_once_share_the_work(monkeypatch):
 
 
 def test_trainings_end_with_the_sweep_and_with_what_that_ends_with(monkeypatch):
-    """Each is told whom it is to outlive by no step; what it prints goes to a file without a name."""
+    """Each knows the process that it is not to outlive; what it prints goes to a file without a name."""
     (trial,) = trials()[:1]
     seen = {}
 
@@ -286,7 +286,7 @@ def test_signals_that_are_ignored_stay_ignored(monkeypatch):
 
 def test_without_the_notebook_it_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr("workbench.experiments.trials.NOTEBOOK", tmp_path / "nowhere" / "train.ipynb")
-    with pytest.raises(WorkbenchError, match=r"there is no .*train.ipynb, which does the trainings: they need a checkout"):
+    with pytest.raises(WorkbenchError, match=r"there is no .*train.ipynb, which does the runs: they need a checkout"):
         carry_out(trials())
     assert not list_runs()
 

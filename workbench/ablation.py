@@ -1,7 +1,7 @@
 """The paper's experiments, re-run: what `ablation.ipynb` calls.
 
-What is compared, doing the trainings, and what says what came of them are in `experiments`; here are the notebook's parameters, its tables
-and figures, and what it writes. Every view reads the run folders anew, so it also works while trainings go on.
+What is compared, doing the runs, and what says what came of them are in `experiments`; here are the notebook's parameters, its tables
+and figures, and what it writes. Every view reads the run folders anew, so it also works while runs go on.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class Ablation(Parameters):
     grid: str = parameter("", "of the experiment sweep: parameters with their values, as in the example above", longest=LONGEST)
     preset: str = parameter("twins32", "settings to start from", choices=PRESETS)
     data: str = parameter("", "as of a training; empty: the preset's")
-    seeds: str = parameter("0,1,2,3,4", "of the trainings, one each", read=_read_seeds, longest=LONGEST)
+    seeds: str = parameter("0,1,2,3,4", "of the runs, one each", read=_read_seeds, longest=LONGEST)
     steps: int | None = parameter(None, "budget: G steps of each training; None: the preset's", low=1)
-    settings: str = parameter("", "further parameters of all trainings, as in the example above")
+    settings: str = parameter("", "further parameters of all runs, as in the example above")
     n: int = parameter(2000, "images of an evaluation", low=10)
     evaluations: int = parameter(5, "evaluations of each training, of which the last counts", low=1)
-    jobs: int = parameter(1, "trainings at a time on this machine; the cores are shared out among them", low=1)
-    train: bool = parameter(True, "false: only look at what is there")
+    jobs: int = parameter(1, "runs at a time on this machine; the cores are shared out among them", low=1)
+    train: bool = parameter(True, "false: only show results so far")
     score: str = parameter("", "the score of the verdicts, where lower is better; empty: the Frechet distance")
     study: str = parameter(
         "", "runs of twins to ask what their attention follows, as of compare.ipynb; empty: those of the preset itself", read=read_list
@@ -81,12 +81,12 @@ class Ablation(Parameters):
     # --------------------------------------------------------------------------------------------- what it is about
 
     def _check(self) -> None:
-        """Refuse what would show only after trainings, and what nobody can do."""
+        """Refuse what would show only after runs, and what nobody can do."""
         names, base = self.names, self.base
         if self.grid and "sweep" not in names:
             raise ParameterError(f"{plan.given('grid', self.grid)} goes with experiments='sweep', not with {shown(self.experiments)}")
         if self.evaluations > max(base.steps, Ablation.evaluations):
-            raise ParameterError(f"evaluations={self.evaluations} does not fit trainings of {base.steps} steps: at most one in each step")
+            raise ParameterError(f"evaluations={self.evaluations} does not fit runs of {base.steps} steps: at most one in each step")
         plan.require_size(plan.count_arms(names, self._grid, base), len(self._seeds), base, min(self.evaluations, base.steps))
         plan.require_jobs(self.jobs)
         where = plan.given("settings", self.settings)
@@ -144,7 +144,7 @@ class Ablation(Parameters):
 
     @cached_property
     def base(self) -> Config:
-        """What all trainings have in common."""
+        """What all runs have in common."""
         return self._base_of(self._settings)
 
     def _base_of(self, settings: Mapping[str, str]) -> Config:
@@ -166,7 +166,7 @@ class Ablation(Parameters):
         return sweep(self._grid)
 
     def trials(self, name: str) -> list[Trial]:
-        """The trainings of an experiment: every arm with every seed. Equal settings are one run, whichever experiments ask for it."""
+        """The runs of an experiment: every arm with every seed. Equal settings are one run, whichever experiments ask for it."""
         if name not in self._trials:
             arms = self.experiment(name).arms
             self._trials[name] = [Trial.of(self.base, label, changes, seed) for label, changes in arms.items() for seed in self._seeds]
@@ -174,11 +174,11 @@ class Ablation(Parameters):
 
     @cached_property
     def _trials(self) -> dict[str, list[Trial]]:
-        """What `trials` has worked out: settings alone, so that it holds however far the trainings are."""
+        """What `trials` has worked out: settings alone, so that it holds however far the runs are."""
         return {}
 
     def all_trials(self) -> dict[str, Trial]:
-        """The trainings of all experiments, by the names of their runs; a shared one has the label of the first that asks for it."""
+        """The runs of all experiments by name; a shared one has the label of the first that asks for it."""
         found: dict[str, Trial] = {}
         for name in self.names:
             for trial in self.trials(name):
@@ -195,7 +195,7 @@ class Ablation(Parameters):
 
     @property
     def folder(self) -> Path:
-        """Where it is written to: `outputs/ablations/<name>`; without `out` named after the preset, a hash of the settings that all trainings
+        """Where it is written to: `outputs/ablations/<name>`; without `out` named after the preset, a hash of the settings that all runs
         have in common, and what was not `all` experiments."""
         words = [] if self.experiments == "all" else [*self.names, *([self.grid] if "sweep" in self.names else [])]
         return export_folder("ablations", self.out, "-".join([self.preset, fingerprint(self.base), *words]))
@@ -217,14 +217,14 @@ class Ablation(Parameters):
             own = {trial.config.run for trial in trials}
             rows.append({
                 "experiment": name, "about": self.experiment(name).about, "arms": len({trial.label for trial in trials}),
-                "trainings": len(trials), "shared with those above": len(own & counted), "finished": states.count("finished"),
+                "runs": len(trials), "shared with those above": len(own & counted), "finished": states.count("finished"),
                 "diverged": states.count("diverged"),
             })  # fmt: skip
             counted |= own
         base, trials = self.base, self.all_trials().values()
         steps = sum(trial.config.steps * (1 + trial.config.d_steps) for trial in trials)
         notes = (
-            f"{len(trials)} trainings of {base.steps:,} G steps each, {sum(trial.at_rest for trial in trials)} of them done: {steps:,} steps of G "
+            f"{len(trials)} runs of {base.steps:,} G steps each, {sum(trial.at_rest for trial in trials)} of them done: {steps:,} steps of G "
             f"or D, of batches of {base.batch_size}",
             f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: papermill compare.ipynb -p runs {fingerprint(base)}",
         )
@@ -232,7 +232,7 @@ class Ablation(Parameters):
         return Table(rows, (*notes, *unreadable))
 
     def carry_out(self) -> None:
-        """Do the trainings that are missing; see `trials.carry_out`."""
+        """Do the runs that are missing; see `trials.carry_out`."""
         if self.train:
             with storing(self.folder):  # now, and not after hours
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -257,11 +257,11 @@ class Ablation(Parameters):
             k for k in known if (k.partition("@")[0] == self.score or k == self.score if self.score else k.startswith(("fid", "fd_")))
         ]
         if self.score and known and not chosen:
-            raise WorkbenchError(f"score={shown(self.score)} is none of the scores of these trainings: {', '.join(known)}")
+            raise WorkbenchError(f"score={shown(self.score)} is none of the scores of these runs: {', '.join(known)}")
         return chosen[0] if chosen else ""
 
     def values(self, name: str, arm: str) -> list[float]:
-        """The deciding score of an arm's trainings; infinite where one diverged."""
+        """The deciding score of an arm's runs; infinite where one diverged."""
         deciding = self.deciding_score()
         found = [score.value for score in self.scores(name) if score.group.label == arm and score.name == deciding]
         return found + [math.inf] * self._diverged(name, arm)
@@ -285,7 +285,7 @@ class Ablation(Parameters):
                 rows.append(row | {f"paper {score.upper()}": paper[score] for score in ("fid", "is") if score in paper})
         base = self.base
         notes = [
-            f"Mean ± standard deviation (n - 1) over n seeds, of the checkpoint at step {base.steps:,}; trainings that diverged have no score"
+            f"Mean ± standard deviation (n - 1) over n seeds, of the checkpoint at step {base.steps:,}; runs that diverged have no score"
         ]
         notes += [f"{base.data} at {base.image_size}x{base.image_size}, protocol: {kind}" for kind in kinds] or ["No evaluation yet"]
         notes += [f"Paper: {PAPER}; another data set, size and protocol than here, so that only the order compares"] if reported else []
@@ -297,7 +297,7 @@ class Ablation(Parameters):
         return draw_experiments({name: self.arms(name) for name in names or self.names}, deciding, self.base.steps) if deciding else None
 
     def verdicts(self) -> Table:
-        """What the trainings say of each claim of the paper; see `significance.lower`. Claims of one experiment are adjusted for together."""
+        """What the runs say of each claim of the paper; see `significance.lower`. Claims of one experiment are adjusted for together."""
         rows = []
         for name in self.names:
             claims = {
@@ -315,7 +315,7 @@ class Ablation(Parameters):
             "claims of an experiment)",
             f"Not supported: the same test rules out that it is lower by {RELEVANT:.0%} of the control's median (p of {RELEVANT:.0%} < {ALPHA:g}, "
             "adjusted alike)",
-            "Otherwise it cannot be told at this size. Trainings that diverged count as the worst",
+            "Otherwise it cannot be told at this size. Runs that diverged count as the worst",
             "Improvement: Hodges-Lehmann estimate, as a share of the control's median",
         )
         return Table(rows, notes)
@@ -415,7 +415,7 @@ class Ablation(Parameters):
         notes = (
             "Networks without attention fail: how much further apart the hues of both glyphs are than in real twins, median of a run, in turns of "
             f"the hue circle (independent hues: 0.25); sign flips over runs, tested against {correspondence.SMALLEST_HUE:g}. Where they do not, "
-            "attention has nothing to mend at this size: take image_size=64, pairs=2, or fewer steps",
+            "attention has nothing to improve at this size: take image_size=64, pairs=2, or fewer steps",
             "Distance: how far attention reaches, in pixels, mean over queries and layers of G. Intervals: 95 % bootstrap; p: permutations, two-sided, "
             "not adjusted. Runs of one arm are no independent witnesses of what arms differ in: the means by arm are",
         )
@@ -436,7 +436,7 @@ class Ablation(Parameters):
     def export(self) -> Path:
         """Write everything to `folder`: tables as CSV and LaTeX, figures as SVG and PDF with sidecars, all scores, and `results.json`.
 
-        `results.json` is small enough to be committed: the command that does it again, commits, hours of training (of all trainings together,
+        `results.json` is small enough to be committed: the command that does it again, commits, hours of training (of all runs together,
         `jobs` of them at a time), versions and machine, and the tables with all their numbers.
         """
         tables = {name: self.table(name) for name in self.names}
@@ -462,14 +462,14 @@ class Ablation(Parameters):
         commits = sorted({_commit(run) for run in runs} - {""})
         here = describe_machine()
         here["machine"] = {name: here["machine"][name] for name in ("processor", "cores", "gpus")}  # what others may know of it
-        record = dict(command=self.command, git=git_state(), **here, trainings=dict(n=len(runs), hours=hours, commits=commits))
+        record = dict(command=self.command, git=git_state(), **here, runs=dict(n=len(runs), hours=hours, commits=commits))
         record["tables"] = {name: dict(rows=[_plain(row) for row in table.rows], notes=table.notes) for name, table in tables.items()}
         record["long_range"] = [_plain(row) for row in self._long_range()[0]]
         return record
 
 
 CAPTIONS = {
-    "verdicts": "What the trainings say of the claims of the paper",
+    "verdicts": "What the runs say of the claims of the paper",
     "shape": "Whether attention follows the shape of objects",
     "long-range": "Whether attention helps where distant places must agree",
 }

@@ -1,4 +1,4 @@
-"""Comparing runs: what `compare.ipynb` calls. Every view reads the run folders anew, so it works while trainings go on.
+"""Comparing runs: what `compare.ipynb` calls. Every view reads the run folders anew, so it works while runs go on.
 
 Grouping and choosing are in `groups`, drawing is in `figures`; here are the notebook's parameters, its tables, and what it writes.
 """

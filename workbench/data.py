@@ -237,7 +237,7 @@ def describe(data: Images | Twins) -> str:
 def _unreadable(listing: _Listing, skipped: dict[str, str], lost: Sequence[str] = ()) -> DataError:
     files = _first([f"{path} ({reason})" for path, reason in skipped.items()], "; ")
     return DataError(
-        f"{len(skipped)} of {len(listing.paths)} files in {listing.root} cannot be read: {files}; mend or delete them"
+        f"{len(skipped)} of {len(listing.paths)} files in {listing.root} cannot be read: {files}; fix or delete them"
         + (f" (no image is left of {_first(lost)})" if lost else ", or set skip_unreadable=True to leave them out")
     )
 
@@ -626,7 +626,7 @@ def _entries(path: str | Path) -> list[os.DirEntry]:
         with os.scandir(path) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        cure = ": mend its permissions" if error.errno in (errno.EACCES, errno.EPERM) else ""
+        cure = ": fix its permissions" if error.errno in (errno.EACCES, errno.EPERM) else ""
         raise DataError(f"the folder {path} cannot be read ({error.strerror}){cure}") from None
 
 
@@ -725,7 +725,7 @@ def _usable(folder: Path, listing: _Listing, size: int) -> Images | None:
         say_once(f"unreadable: {folder} (of other images): {listing.name} is packed again")
         return None
     again = _decode_all([f"{listing.root}/{path}" for path in data.skipped], size)
-    if any(pixels is not None for pixels, _ in again):  # a file can be read after all: its permissions were mended, or the disk
+    if any(pixels is not None for pixels, _ in again):  # a file can be read after all: its permissions were fixed, or the disk
         return None
     return data
 

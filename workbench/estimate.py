@@ -90,7 +90,7 @@ PROCESS = 300_000_000  # of a Python process with torch, beside what it shares w
 SAMPLES = 64  # images that grids and running statistics are made with at once
 WORKSPACE = 1.5  # gradients and what convolutions work in come on top of kept activations: measured over shapes, 1.4 to 1.8 times these
 HALF = 0.6  # of activations under autocast: not everything is in half precision
-DOUBT = 0.85  # measured trainings took 0.9 to 1.1 times the estimate: only what is too large at this share of it is refused
+DOUBT = 0.85  # measured runs took 0.9 to 1.1 times the estimate: only what is too large at this share of it is refused
 
 
 def host_bytes(config: Config, gpu: bool = False) -> dict[str, float]:

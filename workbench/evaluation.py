@@ -1,6 +1,6 @@
 """Evaluating runs: which checkpoints, against which images, by which protocol; and its command line, `python -m workbench.evaluation`.
 
-Scores are appended to `evaluations.jsonl` of the run, checkpoint by checkpoint, each with its protocol; what is there already is not
+Scores are appended to `evaluations.jsonl` of the run, checkpoint by checkpoint, each with its protocol; existing ones are not
 computed again. The scores themselves are in `metrics`.
 """
 
@@ -202,7 +202,7 @@ class Opened:
         if settings.weights == "auto":
             settings = settings.replace(weights="ema" if config.ema_decay else "raw")
         steps = _steps(evaluation, run)
-        run.generator(steps[0], settings.weights)  # before anything long: what is missing is told now
+        run.generator(steps[0], settings.weights)  # before anything long: report what is missing now
         device = _device(evaluation)
         extractor = _extractor(evaluation, config.data).to(device)
         place = evaluation.data or config.data
@@ -449,7 +449,7 @@ def _own_size(evaluation: Evaluation) -> int:
         except DataError as error:
             raise _about(error, name) from None
     sizes = set().union(*sides.values())
-    if (len(sizes) == 1 and sizes <= set(SIZES)) or not sizes:  # none can be read: that is told when they are opened
+    if (len(sizes) == 1 and sizes <= set(SIZES)) or not sizes:  # none can be read: opening them reports it
         return min(sizes, default=SIZES[0])
     words = "; ".join(f"{name} has {_sizes(counts)}" for name, counts in sides.items())
     allowed = ", ".join(map(str, SIZES))
@@ -578,7 +578,7 @@ def _newest() -> Run:
 
 
 def _in_processes(evaluation: Evaluation) -> list[dict]:
-    """Evaluate by `accelerate launch`; what its main process tells of its progress is told here, on stderr."""
+    """Evaluate by `accelerate launch`; progress of its main process is printed here, on stderr."""
     most = 4 * (os.cpu_count() or 1) if on_cpu(evaluation.device) else torch.cuda.device_count()
     if evaluation.num_processes > most:
         raise ParameterError(f"num_processes={evaluation.num_processes:,} is more than there is work for here: at most {most}")

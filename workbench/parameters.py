@@ -27,7 +27,7 @@ from typing import ClassVar
 
 
 class WorkbenchError(Exception):
-    """A mistake that the user can mend: its text is the whole message, in one line where possible."""
+    """A mistake that the user can fix: its text is the whole message, in one line where possible."""
 
     def _render_traceback_(self) -> list[str]:  # what IPython (hence Jupyter and papermill) shows instead of a traceback
         return [f"{type(self).__name__}: {self}"]

@@ -348,14 +348,14 @@ def many_packings(work: Callable, place: str, delay: float) -> Verdict:
     return verdict
 
 
-def trainings() -> list[Training]:
+def runs() -> list[Training]:
     base = tiny(run="", steps=4, evaluate_every=0)
     return [Training.of(base, "base", {}, 0), Training.of(base, "base", {}, 1)]
 
 
 def two_sweeps(delay: float) -> Verdict:
-    verdict = judged(at_once(lambda: carry_out(trainings()), lambda: carry_out(trainings()), delay=delay, timeout=300), 2)
-    for training in trainings():
+    verdict = judged(at_once(lambda: carry_out(runs()), lambda: carry_out(runs()), delay=delay, timeout=300), 2)
+    for training in runs():
         steps = [row["step"] for row in rows(training.run.path / "history.jsonl")] if training.run else []
         if training.state != "finished" or steps != [1, 2, 3, 4]:
             verdict.lost = verdict.lost or f"{training.state}, with a history of steps {steps}"
@@ -381,8 +381,8 @@ def killed_sweep() -> Verdict:
 def twice() -> Iterator[Trial]:
     """Two of everything at once."""
     for delay in (0.0, 0.3, 1.0):
-        yield Trial("two trainings of one new run", f"twice/new-{delay}", partial(two_new_trainings, delay))
-        yield Trial("two trainings go on with one run", f"twice/resume-{delay}", partial(two_resumes, delay))
+        yield Trial("two runs of one new run", f"twice/new-{delay}", partial(two_new_trainings, delay))
+        yield Trial("two runs go on with one run", f"twice/resume-{delay}", partial(two_resumes, delay))
         yield Trial("two evaluations of one run", f"twice/evaluation-{delay}", partial(two_evaluations, delay))
         for work, place in ((pack, "images"), (prepare_data, "packed")):
             name = "three packings of one data set"
@@ -391,7 +391,7 @@ def twice() -> Iterator[Trial]:
         yield Trial("two launches of one run", f"twice/launch-{delay}", partial(two_launches, delay))
         yield Trial("two launches of one run", f"twice/launch-and-train-{delay}", partial(launch_and_train, delay))
     yield Trial("eight runs of one name", "twice/names", two_names)
-    yield Trial("two sweeps of the same trainings", "twice/sweeps", partial(two_sweeps, 1.0), 400)
+    yield Trial("two sweeps of the same runs", "twice/sweeps", partial(two_sweeps, 1.0), 400)
     yield Trial("a killed sweep", "twice/killed-sweep", killed_sweep, 400)
 
 
@@ -442,7 +442,7 @@ def clock_of_a_reader(seconds: float, elsewhere: bool = False) -> Verdict:
     elif seen.value[0] not in ACTIVE and not (elsewhere and abs(seconds) > liveness.SILENCE):  # all that can be known of another machine
         verdict.lost = f"it is being trained, and the status says {seen.value[0]}"
     elif not seen.value[1]:
-        verdict.lost = "two trainings in one run"
+        verdict.lost = "two runs in one run"
     first = wait(pid, result)
     if first.how != "done":
         verdict.lost = verdict.lost or f"it was disturbed: {first.text[-300:]}"

@@ -51,14 +51,14 @@ class Subject:
     """Work that is broken, and what it has to come to in the end however it was broken."""
 
     name: str
-    prepare: Callable[[], None]  # once: what is there before
+    prepare: Callable[[], None]  # once, before
     work: Callable[[], object]
     again: Callable[[], object]  # what a user does afterwards
     state: Callable[[], dict]  # what there is in the end: equal to that of work that nothing disturbs
     honest: Callable[[], str] = lambda: ""  # right after the fault: what is untrue
 
 
-# ------------------------------------------------------------------------------------------------------ trainings
+# ------------------------------------------------------------------------------------------------------ runs
 
 
 def tiny(**changes) -> Config:

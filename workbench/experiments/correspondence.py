@@ -549,7 +549,7 @@ def long_range(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -
     Returns
     -------
     dict
-        run, step, seed, attention (sites of G) and block (what is there); the scores of its newest evaluation that tell the disagreement of
+        run, step, seed, attention (sites of G) and block (what stands there); the scores of its newest evaluation that tell the disagreement of
         twins (`TRUTH`) and the Frechet distance, with their protocol; distance: how far attention reaches, in pixels, mean over queries and
         layers of G (None without attention), and that of each layer.
 
@@ -577,7 +577,7 @@ def long_range(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -
 
 
 def power_check(rows: list[dict], image_size: int, pairs: int = 1, smallest: float = SMALLEST_HUE) -> Verdict:
-    """Whether networks without attention fail where distant places must agree: else attention has nothing to mend at this size.
+    """Whether networks without attention fail where distant places must agree: else attention has nothing to improve at this size.
 
     Parameters
     ----------

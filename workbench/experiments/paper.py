@@ -1,6 +1,6 @@
 """The paper's experiments: the arms of each, as settings that differ, and what the paper claims of them.
 
-An experiment is a function of the settings that all its trainings have in common, so that it can be done at any size.
+An experiment is a function of the settings that all its runs have in common, so that it can be done at any size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a sweep may ask for: arms that are different trainings, whose scores compare, and no more of them than can be done.
+"""What a sweep may ask for: arms that are different runs, whose scores compare, and no more of them than can be done.
 
 All of it is checked before the first training starts: what would show up afterwards costs hours.
 """
@@ -21,13 +21,13 @@ from .correspondence import TRUTH
 from .paper import EXPERIMENTS, Experiment
 
 MOST_TRAININGS = 5_000
-MOST_STEPS = 10**10  # of G and D, over all trainings
-MOST_IMAGES = 10**10  # to evaluate, over all trainings
+MOST_STEPS = 10**10  # of G and D, over all runs
+MOST_IMAGES = 10**10  # to evaluate, over all runs
 JOBS_PER_CORE = 4
 
 # Parameters of a training that a sweep decides, and by what.
 DECIDED = dict(
-    preset="set the parameter preset", run="runs are named after their settings", resume="its trainings start from scratch",
+    preset="set the parameter preset", run="runs are named after their settings", resume="its runs start from scratch",
     seed="set the parameter seeds", note="its runs are tagged instead", tags="its runs have tags of their own",
     evaluate_every="set the parameter evaluations", evaluate_n="set the parameter n", sample_every="set the parameter evaluations",
     keep_checkpoints="the newest one is kept",
@@ -103,26 +103,26 @@ def grid_values(text: str) -> dict[str, list[str]]:
 
 
 def require_size(arms: int, seeds: int, base: Config, evaluations: int) -> None:
-    """Refuse more trainings, steps or images than anybody can do, from their number alone.
+    """Refuse more runs, steps or images than anybody can do, from their number alone.
 
     Raises
     ------
     ParameterError
         With the estimate.
     """
-    trainings = arms * seeds
-    steps = trainings * base.steps * (1 + base.d_steps)
-    images = trainings * evaluations * base.evaluate_n
-    if trainings > MOST_TRAININGS or steps > MOST_STEPS or images > MOST_IMAGES:
+    runs = arms * seeds
+    steps = runs * base.steps * (1 + base.d_steps)
+    images = runs * evaluations * base.evaluate_n
+    if runs > MOST_TRAININGS or steps > MOST_STEPS or images > MOST_IMAGES:
         raise ParameterError(
-            f"{arms:,} arms (experiments, grid) times {seeds:,} seeds are {trainings:,} trainings: {steps:,} steps of G and D (steps, d_steps), "
-            f"{images:,} images to evaluate (evaluations, n); at most {MOST_TRAININGS:,} trainings, {MOST_STEPS:.0e} steps and "
+            f"{arms:,} arms (experiments, grid) times {seeds:,} seeds are {runs:,} runs: {steps:,} steps of G and D (steps, d_steps), "
+            f"{images:,} images to evaluate (evaluations, n); at most {MOST_TRAININGS:,} runs, {MOST_STEPS:.0e} steps and "
             f"{MOST_IMAGES:.0e} images: ask for less"
         )
 
 
 def require_jobs(jobs: int) -> None:
-    """Refuse more trainings at a time than this machine can do."""
+    """Refuse more runs at a time than this machine can do."""
     cores = os.cpu_count() or 1
     if jobs > JOBS_PER_CORE * cores:
         raise ParameterError(
@@ -132,7 +132,7 @@ def require_jobs(jobs: int) -> None:
 
 
 def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: bool = True) -> dict[str, Config]:
-    """The settings of each arm, which are those of different trainings whose scores compare.
+    """The settings of each arm, which are those of different runs whose scores compare.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: 
 
 
 def what_is_trained(config: Config) -> tuple:
-    """What two trainings of the same seed differ in, if they differ at all: values that say nothing beside the others are left out."""
+    """What two runs of the same seed differ in, if they differ at all: values that say nothing beside the others are left out."""
     values = {name: value for name, value in asdict(config).items() if name not in DECIDED and name not in NOT_VARIED}
     values |= {name: getattr(config, name) for name in ("data", "image_size", "pairs", "steps", "seed")}
     # Widths and depths of D and G that come out the same.
@@ -203,7 +203,7 @@ def require_used(
     names, grid
         The experiments, and the grid of the sweep.
     base_of
-        Called with settings: what all trainings have in common.
+        Called with settings: what all runs have in common.
     """
     for setting in settings:
         if "sweep" in names and setting in grid:
@@ -223,7 +223,7 @@ def _overrides(name: str, setting: str, settings: Mapping[str, str], base_of: Ca
 
 
 def require_score(score: str, base: Config) -> None:
-    """Refuse a score that evaluations during these trainings do not have.
+    """Refuse a score that evaluations during these runs do not have.
 
     Raises
     ------
@@ -239,9 +239,7 @@ def require_score(score: str, base: Config) -> None:
         others |= {
             word: name for name in reversed(names) if name == inception or name.startswith(f"{other}_") for word in (inception, other)
         }
-    raise ParameterError(
-        f"score={shown(score)} is no score of these trainings; {nearest(score, names, others)}there are: {', '.join(names)}"
-    )
+    raise ParameterError(f"score={shown(score)} is no score of these runs; {nearest(score, names, others)}there are: {', '.join(names)}")
 
 
 def known_scores(config: Config) -> list[str]:

@@ -1,4 +1,4 @@
-"""Doing many trainings, each an ordinary run of `train.ipynb` in a folder that is named by its settings.
+"""Doing many runs, each an ordinary run of `train.ipynb` in a folder that is named by its settings.
 
 So they can be stopped and gone on with, be shared by several machines with one outputs folder, and be looked at meanwhile; and whoever
 asks for the same settings again finds them done.
@@ -85,7 +85,7 @@ def _settings(config: Config) -> dict:
 
 
 def carry_out(trials: Sequence[Trial], jobs: int = 1) -> None:
-    """Do the trainings that are missing, `jobs` at a time; those that were stopped go on.
+    """Do the runs that are missing, `jobs` at a time; those that were stopped go on.
 
     An interrupt, SIGTERM or SIGHUP lets those that are under way save, and ends; so they do when this process is killed. Those that another
     process or machine works on are waited for.
@@ -100,7 +100,7 @@ def carry_out(trials: Sequence[Trial], jobs: int = 1) -> None:
     held: dict[str, float] = {}  # by somebody else, and when to try again
     unreadable: list[str] = []
     begun: Counter = Counter()
-    with progress(len(todo), "trainings") as advance, _ended_by_signals():
+    with progress(len(todo), "runs") as advance, _ended_by_signals():
         try:
             while todo:
                 for name, trial in list(todo.items()):
@@ -136,7 +136,7 @@ def carry_out(trials: Sequence[Trial], jobs: int = 1) -> None:
                     time.sleep(POLL)
     if unreadable:
         raise WorkbenchError(
-            f"{len(unreadable)} of {len(trials)} trainings are left, their folders in {outputs_dir()} cannot be read: {', '.join(unreadable)}; "
+            f"{len(unreadable)} of {len(trials)} runs are left, their folders in {outputs_dir()} cannot be read: {', '.join(unreadable)}; "
             "restore their files or delete these folders, then do the same again"
         )
 
@@ -169,7 +169,7 @@ def _ended_by_signals() -> Iterator[None]:
 def _start(trial: Trial, jobs: int) -> tuple[subprocess.Popen, TextIO]:
     if not NOTEBOOK.exists():
         raise WorkbenchError(
-            f"there is no {NOTEBOOK}, which does the trainings: they need a checkout with its notebooks, installed by pip install -e ."
+            f"there is no {NOTEBOOK}, which does the runs: they need a checkout with its notebooks, installed by pip install -e ."
         )
     config, folder = trial.config, outputs_dir() / trial.config.run
     with storing(folder):

@@ -1,4 +1,4 @@
-"""Figures of what tells why trainings go as they go: of one run in full, and how the layers of several runs grow."""
+"""Figures of what tells why runs go as they go: of one run in full, and how the layers of several runs grow."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from .plots import score_lines
 def experiments(arms: Mapping[str, Sequence[Group]], score: str, step: int, records: dict[str, list[int]] | None = None) -> Plot:
     """A row for each experiment: a score at the last step by arm, a point for each training; the score over steps; and D's loss over steps.
 
-    Trainings that diverged, or are not finished, have no score; the title tells how many.
+    Runs that diverged, or are not finished, have no score; the title tells how many.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def experiments(arms: Mapping[str, Sequence[Group]], score: str, step: int, reco
         add.axes(over_steps, "G step")
         add.axes(losses, "G step")
     title = f"{literal(', '.join(arms))}: every training, mean ± one standard deviation"
-    title += f"; {missing} trainings have no score at step {step:,}" if missing else ""
+    title += f"; {missing} runs have no score at step {step:,}" if missing else ""
     figure.update_layout(title=title, legend=dict(orientation="h", y=-60 / figure.layout.height, yanchor="top"))
     stored = {name: {group.label: [run.reference for run in group.runs] for group in members} for name, members in arms.items()}
     return Plot(figure, "experiments", dict(arms=stored, score=score, step=step, records=counted))

@@ -233,7 +233,7 @@ class Dashboard(anywidget.AnyWidget):
             badge=BADGES.get(state, state),
             active=state in ACTIVE,
             alarms=alarms,
-            message="" if broken or state == "finished" else status["message"],  # a finished run is told by its badge
+            message="" if broken or state == "finished" else status["message"],  # its badge says finished
             log=self.run.log_tail(20) if broken else "",
             step=step,
             steps=steps,
