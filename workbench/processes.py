@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -115,6 +116,20 @@ def process_group(num_processes: int, device: str, what: str) -> Iterator[None]:
             dist.destroy_process_group()
         if world == 1:
             os.environ.update(place)
+
+
+@contextmanager
+def signals_to(handler: Callable, numbers: Iterable[int]) -> Iterator[None]:
+    """Context in which `handler` takes these signals, unless this is not the main thread: there they are somebody else's."""
+    try:
+        before = {number: signal.signal(number, handler) for number in numbers}
+    except ValueError:
+        before = {}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def _lost_another(error: RuntimeError) -> bool:

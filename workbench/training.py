@@ -46,7 +46,7 @@ from .liveness import BusyError, Hold, signature
 from .losses import hinge_discriminator, hinge_generator
 from .model import Discriminator, Generator, power_iteration, span_processes
 from .parameters import ParameterError, WorkbenchError, command, whole
-from .processes import LostProcessError, keep_memory, launch_command, launch_environment, on_cpu, process_group, rank
+from .processes import LostProcessError, keep_memory, launch_command, launch_environment, on_cpu, process_group, rank, signals_to
 from .runs import BY_TRAINING, Run, command_line, create_run, fork_point, holding, load_into, write_provenance
 from .tensors import first_not_finite
 
@@ -688,27 +688,13 @@ class _Display:
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@contextlib.contextmanager
-def _handling(handler: Callable):
-    """Context in which `handler` takes the signals that end a training, unless this is not the main thread: there they are somebody else's."""
-    try:
-        before = {number: signal.signal(number, handler) for number in SIGNALS}
-    except ValueError:
-        before = {}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
-
-
 def _interrupts():
     """Context in which each of them is an interrupt: before there is anything to save."""
 
     def interrupt(number, frame):
         raise KeyboardInterrupt
 
-    return _handling(interrupt)
+    return signals_to(interrupt, SIGNALS)
 
 
 @contextlib.contextmanager
@@ -722,7 +708,7 @@ def _stop_signals():
                 print("\nsaving, then stopping ...", file=sys.stderr, flush=True)
         received.append(number)
 
-    with _handling(note):
+    with signals_to(note, SIGNALS):
         yield received
 
 

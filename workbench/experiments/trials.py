@@ -26,7 +26,7 @@ from ..config import Config, outputs_dir
 from ..files import storing
 from ..groups import folder_name
 from ..parameters import WorkbenchError, say_once
-from ..processes import launch_environment
+from ..processes import launch_environment, signals_to
 from ..progress import progress
 from ..runs import ACTIVE, Run
 
@@ -151,17 +151,12 @@ def _ended_by_signals() -> Iterator[None]:
         if len(received) == 1:
             raise KeyboardInterrupt
 
+    # One that is ignored (nohup) stays ignored.
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
     try:
-        # One that is ignored (nohup) stays ignored.
-        numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, note) for number in numbers}
-    except ValueError:  # not the main thread: signals are somebody else's
-        before = {}
-    try:
-        yield
+        with signals_to(note, numbers):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if received:
             signal.raise_signal(received[0])
 
