@@ -40,7 +40,7 @@ from .metrics.scores import nearest_neighbours
 from .metrics.stream import CHUNK, everywhere, is_main
 from .model import BatchNorm, Generator
 from .parameters import ParameterError, Parameters, WorkbenchError, command, parameter, read_list, say_once, shown, shown_text, whole
-from .processes import launch_command, launch_environment, on_cpu, process_group, rank
+from .processes import LostProcessError, launch_command, launch_environment, on_cpu, process_group, rank
 from .progress import progress
 from .runs import Run, list_runs
 
@@ -629,8 +629,10 @@ def _work(folder: Path) -> None:
             if is_main():
                 (folder / "answer.json").write_text(json.dumps(records))
     except BaseException as error:
-        told = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
-        failure = dict(expected=isinstance(error, WorkbenchError), told=" ".join(told.split()))
+        message = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
+        failure = dict(
+            message=" ".join(message.split()), expected=isinstance(error, WorkbenchError), cause=not isinstance(error, LostProcessError)
+        )
         (folder / f"failure-{rank()}-{os.getpid()}.json").write_text(json.dumps(failure))
         raise
 
@@ -638,9 +640,9 @@ def _work(folder: Path) -> None:
 def _reason(folder: Path, num_processes: int) -> str:
     """Why an evaluation by several processes failed, in one line: the first cause, not that the others lost a process."""
     failures = [json.loads(path.read_text()) for path in sorted(folder.glob("failure-*.json"))]
-    causes = [f for f in failures if not f["told"].startswith("another of the ")]
-    for failure in sorted(causes, key=lambda f: not f["expected"]):
-        return failure["told"]
+    causes = [failure for failure in failures if failure["cause"]]
+    if causes:
+        return min(causes, key=lambda failure: not failure["expected"])["message"]
     log = (folder / "log").read_text(errors="replace")
     # What torch's launcher says of the process that ended first: the others are ended by it.
     for status, number in re.findall(r"exitcode: -(\d+)\)? local_rank: (\d+)", log):
