@@ -13,7 +13,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from workbench import Config, Run, train
-from workbench.config import outputs_dir
+from workbench.places import outputs_dir
 
 # Few examples, the same every time and of no time limit on a shared machine; `make faults` tries thousands of others.
 hypothesis_settings.register_profile(
@@ -44,6 +44,21 @@ def tiny():
 
     def make(**overrides):
         return Config.preset("twins32", **{**TINY, **overrides})
+
+    return make
+
+
+@pytest.fixture
+def make(folders):
+    """The folder of a run with empty checkpoints: `make("cats", 4, 8, width=16)`."""
+
+    def make(name, *steps, **settings):
+        folder = outputs_dir() / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(Config.preset("twins32", run=folder.name, **settings).to_json())
+        for step in steps:
+            (folder / "checkpoints" / str(step)).mkdir(parents=True)
+        return folder
 
     return make
 

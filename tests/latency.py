@@ -16,7 +16,7 @@ from pathlib import Path
 from lab import Lab, Notebook, chromium, wait_until
 
 from workbench import Config, train
-from workbench.runs import DEMO
+from workbench.places import DEMO
 
 LISTEN = """() => {
   window.waited = { hover: [], click: [], look: [] };

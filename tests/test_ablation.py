@@ -12,11 +12,11 @@ import pytest
 from records import parsed, recorded
 
 from workbench import Ablation, Comparison, Generator, ParameterError, Run, WorkbenchError, figures, train
-from workbench.config import outputs_dir
 from workbench.experiments import correspondence
 from workbench.experiments.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
 from workbench.files import StorageError
 from workbench.metrics.reported import TABLE_1
+from workbench.places import outputs_dir
 from workbench.runs import create_run
 
 SMALL = "width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no"

@@ -10,8 +10,8 @@ import torch
 from records import parsed, recorded, scored
 
 from workbench import Comparison, ParameterError, WorkbenchError, figures, sampling, train
-from workbench.config import outputs_dir
 from workbench.metrics.protocols import protocol
+from workbench.places import outputs_dir
 from workbench.runs import create_run
 
 

@@ -11,25 +11,11 @@ from papermill.translators import PythonTranslator
 from workbench import Config, ParameterError, WorkbenchError
 from workbench.ablation import Ablation
 from workbench.comparison import Comparison
-from workbench.config import BUILT_IN_DATA, DEMO, PRESETS, data_dir, find_run_folder, outputs_dir, parent_config, short_name, split_resume
+from workbench.config import BUILT_IN_DATA, PRESETS, parent_config, split_resume
 from workbench.estimate import require_feasible
 from workbench.evaluation import Evaluation
 from workbench.files import UnreadableError
-
-
-@pytest.fixture
-def make(folders):
-    """A run's folder, with empty checkpoints: `make("cats", 4, 8, width=16)`."""
-
-    def make(name, *steps, **settings):
-        folder = outputs_dir() / name
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text(Config.preset("twins32", run=folder.name, **settings).to_json())
-        for step in steps:
-            (folder / "checkpoints" / str(step)).mkdir(parents=True)
-        return folder
-
-    return make
+from workbench.places import find_run_folder, outputs_dir
 
 
 def refused(parameters, error=ParameterError) -> str:
@@ -244,35 +230,6 @@ def test_papermill_tells_of_every_parameter():
 # ------------------------------------------------------------------------------------------------- which run is meant
 
 
-def test_a_bare_name_is_a_run_in_the_outputs_folder_and_never_one_in_the_working_directory(make, folders, monkeypatch):
-    here = make("../elsewhere/cats", 4)
-    monkeypatch.chdir(here.parent)
-    assert find_run_folder("cats") is None
-    for explicit in ("./cats", "../elsewhere/cats", str(here), f"{here}/", here.relative_to(here.parent), here):
-        assert find_run_folder(explicit) == here.resolve(), explicit
-    monkeypatch.setenv("HOME", str(here.parent))
-    assert find_run_folder("~/cats") == here.resolve()
-    there = make("cats", 4)
-    assert find_run_folder("cats") == there.resolve() and find_run_folder("./cats") == here.resolve()
-    monkeypatch.chdir(here)
-    assert find_run_folder(".") == here.resolve() and find_run_folder("..") is None
-
-
-def test_the_demo_comes_after_a_run_of_that_name(make):
-    assert find_run_folder("demo") == DEMO and find_run_folder("./demo") is None
-    (outputs_dir() / "demo").mkdir(parents=True)  # what was written about it
-    assert find_run_folder("demo") == DEMO
-    make("../outputs/demo2")
-    assert find_run_folder("demo2") == (outputs_dir() / "demo2").resolve()
-
-
-@pytest.mark.parametrize(
-    "text", ["", " ", "\0", "a\0b", "x" * 400, "é" * 200, "\udcff", "\ud800", "~nobody/x", "~\0", "./\0", "/dev/null", "a\nb", 5]
-)
-def test_odd_text_is_no_run(text):
-    assert find_run_folder(text) is None
-
-
 def test_resume_is_split_at_its_last_at():
     assert split_resume("a") == ("a", None) and split_resume("a@5") == ("a", "5") and split_resume("a@") == ("a", "")
     assert split_resume("/home/a@b/run") == ("/home/a@b/run", None) and split_resume("/home/a@b/run@5") == ("/home/a@b/run", "5")
@@ -437,9 +394,6 @@ def test_derived_names_fit_into_a_folder_and_stay_different(make):
     names = [Config.preset("twins32", **base, data=f"/data/{'猫' * 60}", seed=seed).derived_name for seed in range(3)]
     assert len(set(names)) == 3 and all(len(name.encode()) <= 150 for name in names)
     assert all(Config.preset("twins32", run=name).run == name for name in names)
-    for cut in range(20, 40):
-        assert len(short_name("猫" * 40, cut).encode()) <= cut and short_name("猫" * 40, cut).startswith("猫")
-    assert short_name("猫" * 40, 120) == "猫" * 40
     make("../elsewhere/odd", 4).rename(outputs_dir().parent / "elsewhere" / "-odd @ name.")
     name = Config.from_parameters(dict(resume=str(outputs_dir().parent / "elsewhere" / "-odd @ name.@4"))).derived_name
     assert name == "odd___name.-from4" and Config.preset("twins32", run=name)
@@ -488,6 +442,13 @@ def test_any_text_gives_a_config_or_one_line(text):
     one_line(lambda: Config.from_json(text))
 
 
+def test_a_resumed_run_keeps_note_and_tags(make):
+    make("cats", 4, note="first", tags="a")
+    for given_too in (dict(note="x"), dict(tags="b")):
+        assert "does not go with resume='cats': a resumed run keeps its" in refused(dict(resume="cats") | given_too)
+    assert Config.from_parameters(dict(resume="cats", note="first", tags="a")).note == "first"
+
+
 @given(
     VALUES | st.sampled_from(["~", "/", ".", "./", "demo", "~root", "//demo"]).flatmap(lambda start: TEXTS.map(lambda rest: start + rest))
 )
@@ -495,24 +456,3 @@ def test_any_text_names_a_run_or_none(text):
     folder = find_run_folder(text)
     assert folder is None or (folder / "config.json").exists()
     one_line(lambda: Config.from_parameters(dict(resume=text)))
-
-
-@pytest.mark.parametrize("variable", ["WORKBENCH_OUTPUTS", "WORKBENCH_DATA"])
-@pytest.mark.parametrize(("place", "reason"), [
-    ("{}/file", "not a folder"), ("{}/file/below", "Not a directory"), ("{}/loop/x", "Too many levels"), ("~nosuchuser/x", "no such user"), ("{}/" + "x" * 300, "too long"),
-])  # fmt: skip
-def test_places_that_cannot_be_are_named_by_their_variable(tmp_path, monkeypatch, variable, place, reason):
-    (tmp_path / "file").touch()
-    (tmp_path / "loop").symlink_to("loop")
-    monkeypatch.setenv(variable, place.format(tmp_path))
-    with pytest.raises(ParameterError, match=rf"{variable}=.*{reason}"):
-        dict(WORKBENCH_OUTPUTS=outputs_dir, WORKBENCH_DATA=data_dir)[variable]()
-    monkeypatch.setenv(variable, str(tmp_path / "not there yet"))
-    assert dict(WORKBENCH_OUTPUTS=outputs_dir, WORKBENCH_DATA=data_dir)[variable]() == tmp_path / "not there yet"
-
-
-def test_a_resumed_run_keeps_note_and_tags(make):
-    make("cats", 4, note="first", tags="a")
-    for given_too in (dict(note="x"), dict(tags="b")):
-        assert "does not go with resume='cats': a resumed run keeps its" in refused(dict(resume="cats") | given_too)
-    assert Config.from_parameters(dict(resume="cats", note="first", tags="a")).note == "first"

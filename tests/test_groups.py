@@ -96,13 +96,6 @@ def test_a_run_that_cannot_be_read_is_reported_and_left_out(make, content, capsy
     assert groups.group([]) == [] and groups.differing([]) == []
 
 
-def test_names_of_folders_differ_where_texts_do():
-    texts = ["a", "a-*", "a?", "a/b", "a_b", "a b", "é" * 90, "é" * 91, "x" * 400, "x" * 401, "..", ".", "", "a\ud800", "a;b"]
-    names = [groups.folder_name(text) for text in texts]
-    assert len(set(names)) == len(texts) and groups.folder_name("lr_d=0.001-seed=1") == "lr_d=0.001-seed=1"
-    assert all(0 < len(name.encode()) <= 160 and not set(name) & set("/ *?;") and name[0] not in ".-" for name in names[:-3] if name)
-
-
 # ------------------------------------------------------------------------------------------------------ axes and means
 
 

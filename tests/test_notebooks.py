@@ -22,9 +22,9 @@ from papermill.parameterize import parameterize_notebook
 from PIL import Image
 
 from workbench import Ablation, AttentionView, Comparison, Config, Evaluation, Run, evaluate, list_runs, train
-from workbench.config import outputs_dir
 from workbench.evaluation import during_training
 from workbench.parameters import WorkbenchError
+from workbench.places import outputs_dir
 from workbench.runs import create_run
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"

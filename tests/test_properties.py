@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench import Config, Run, ablation, comparison, evaluation, inspection  # noqa: F401 (they declare parameters)
-from workbench.config import outputs_dir
 from workbench.files import read_json, read_records
 from workbench.metrics.protocols import Protocol
 from workbench.parameters import Parameters, WorkbenchError
+from workbench.places import outputs_dir
 from workbench.runs import create_run, list_runs
 
 KINDS = sorted((kind for kind in Parameters.__subclasses__() if kind.__module__.startswith("workbench.")), key=lambda kind: kind.__name__)

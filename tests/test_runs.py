@@ -14,9 +14,9 @@ import torch
 
 from workbench import Config, ParameterError, Run, WorkbenchError, list_runs
 from workbench.__main__ import main
-from workbench.config import DEMO, outputs_dir
 from workbench.files import StorageError, UnreadableError, delete_folder
 from workbench.liveness import BusyError, hold, moves, signature
+from workbench.places import DEMO, outputs_dir
 from workbench.runs import create_run, find_runs, fork_point, git_state, holding, load_into, release, reserve, write_provenance
 from workbench.tensors import seal
 from workbench.twins import Twins

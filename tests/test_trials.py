@@ -14,9 +14,9 @@ import pytest
 from lab import wait_until
 
 from workbench import Ablation, Run, WorkbenchError, list_runs
-from workbench.config import outputs_dir
 from workbench.experiments import trials as trials_module
 from workbench.experiments.trials import carry_out
+from workbench.places import outputs_dir
 from workbench.runs import create_run
 
 SMALL = "width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from . import groups
 from .comparison import all_scores, export_folder, require_folder
-from .config import PRESETS, Config, outputs_dir
+from .config import PRESETS, Config
 from .experiments import correspondence, plan
 from .experiments.paper import EXPERIMENTS, Experiment, sweep
 from .experiments.significance import ALPHA, RELEVANT, lower
@@ -31,6 +31,7 @@ from .files import replace_text, storing
 from .groups import Group, Score
 from .metrics.reported import PAPER
 from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_list, say_once, shown, shown_text, whole
+from .places import outputs_dir
 from .progress import progress, silent
 from .runs import Run, describe_machine, find_runs, git_state
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from PIL import Image
 
 from . import groups
-from .config import outputs_dir
 from .diagnostics import with_margin
 from .figures import Drawing, Plot, Table, curves, growth, listing, measured, sample_rows, scatter, scores, write
 from .files import replace_text, storing
 from .groups import AXES, Group
 from .parameters import ParameterError, Parameters, WorkbenchError, parameter, read_list, shown, whole
+from .places import folder_name, outputs_dir
 from .progress import progress
 from .runs import Run, find_runs, git_state
 
@@ -304,7 +304,7 @@ def _error(score: groups.Score) -> float | None:
 
 def export_folder(kind: str, out: str, default: str) -> Path:
     """The folder to export to: `out`, a name in `outputs/<kind>` or a path, or one that is named after `default`."""
-    return outputs_dir() / kind / (os.path.expanduser(out) if out else groups.folder_name(default))
+    return outputs_dir() / kind / (os.path.expanduser(out) if out else folder_name(default))
 
 
 def require_folder(parameter: str, out: str, folder: Path) -> None:

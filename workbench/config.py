@@ -7,107 +7,17 @@ This module needs the standard library only.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 import os
-import stat
 import textwrap
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .files import UnreadableError
 from .parameters import ParameterError, Parameters, nearest, parameter, read_list, read_text, shown, shown_text, whole
-
-# ----------------------------------------------------------------------------------------------------- places
-
-
-def outputs_dir() -> Path:
-    """The folder that holds the runs: `WORKBENCH_OUTPUTS`, or `outputs/` beside the package."""
-    return _place("WORKBENCH_OUTPUTS", "outputs")
-
-
-def data_dir() -> Path:
-    """The folder that holds datasets: `WORKBENCH_DATA`, or `data/` beside the package."""
-    return _place("WORKBENCH_DATA", "data")
-
-
-def _place(variable: str, name: str) -> Path:
-    # Never the working directory: papermill and Jupyter run notebooks from anywhere. An installed (not editable) package
-    # has no checkout around it, and only then is the working directory the sensible place.
-    checkout = Path(__file__).resolve().parent.parent
-    default = checkout / name if (checkout / "pyproject.toml").exists() else Path.cwd() / name
-    text = os.environ.get(variable) or str(default)
-    path = Path(os.path.realpath(os.path.expanduser(text)))
-    try:
-        reason = "" if stat.S_ISDIR(os.stat(path).st_mode) else "not a folder"
-    except FileNotFoundError:  # made when something is written there
-        reason = "there is no such user" if os.path.expanduser(text).startswith("~") else ""
-    except OSError as error:  # a loop of links, a name too long, no permission
-        reason = error.strerror
-    if reason:
-        raise ParameterError(f"{variable}={shown(text)} in the environment cannot be used ({reason}): set it to a folder, or unset it")
-    return path
-
-
-DEMO = Path(__file__).resolve().parent / "demo"  # a run that ships with the package
-
-
-def find_run_folder(text: str | os.PathLike) -> Path | None:
-    """The folder of a run, or None if there is none: this never raises.
-
-    Parameters
-    ----------
-    text
-        A bare name is looked up in the outputs folder, and "demo" then is the run that ships with the package. The working directory
-        counts for explicit paths only: text with a separator, or that begins with "~" or ".", and path objects.
-    """
-    try:
-        path = _explicit_path(text)
-        if path:
-            places = [path]
-        elif os.fspath(text).strip():
-            places = [outputs_dir() / text, *([DEMO] if text == DEMO.name else [])]
-        else:
-            return None
-        return next((Path(os.path.realpath(place)) for place in places if os.path.exists(place / "config.json")), None)
-    except (OSError, ValueError, TypeError, RuntimeError):  # NUL, no UTF-8, too long, no such user, no permission
-        return None
-
-
-def _explicit_path(text: str | os.PathLike) -> Path | None:
-    """The path that `text` is as it stands, relative to the working directory; None for a bare name."""
-    explicit = not isinstance(text, str) or text.startswith(("~", ".")) or any(sign in text for sign in (os.sep, os.altsep) if sign)
-    return Path(os.path.expanduser(text)) if explicit else None
-
-
-MAX_NAME = 200  # bytes of a run's name: with the suffixes of temporary files it stays below the 255 of most file systems
-
-
-def short_name(name: str, limit: int = 150) -> str:
-    """A name of at most `limit` bytes; one that is cut ends in a hash of all of it, so that different names stay different."""
-    if len(name.encode(errors="replace")) <= limit:
-        return name
-    digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:8]
-    return f"{name.encode(errors='replace')[: limit - 9].decode(errors='ignore').rstrip('-. ')}-{digest}"
-
-
-def _name_fault(name: str) -> str:
-    """What keeps `name` from naming a run's folder; empty: nothing."""
-    size = len(name.encode(errors="surrogatepass"))
-    if size > MAX_NAME:
-        return f"it has {size} bytes; at most {MAX_NAME}"
-    if any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name):
-        return "it contains control characters"
-    wrong = next((sign for sign in "/\\@," if sign in name), "")
-    if wrong:
-        return f"use one without {wrong!r}"
-    if name[0] in ".-~ " or name[-1] in ". ":
-        return "use one that does not begin with '.', '-', '~' or a blank, or end with '.' or a blank"
-    return ""
-
+from .places import DEMO, data_dir, explicit_path, find_run_folder, name_fault, outputs_dir, short_name
 
 # ----------------------------------------------------------------------------------------------------- parameters
 
@@ -171,7 +81,7 @@ def _read_resume(value, refuse) -> str:
     text = read_text(value, refuse).strip()
     name, step = split_resume(text)
     try:
-        path = _explicit_path(value if isinstance(value, os.PathLike) and step is None else name)
+        path = explicit_path(value if isinstance(value, os.PathLike) and step is None else name)
         folder = path and Path(os.path.realpath(path))
     except (OSError, ValueError):
         refuse("the name or path of a run")
@@ -676,8 +586,8 @@ def _sites(text: str) -> tuple[int, ...]:
 
 def _check(c: Config) -> None:
     """Refuse values that do not go together."""
-    if c.run and _name_fault(c.run):
-        raise ParameterError(f"run={shown(c.run)} cannot name a folder: {_name_fault(c.run)}")
+    if c.run and name_fault(c.run):
+        raise ParameterError(f"run={shown(c.run)} cannot name a folder: {name_fault(c.run)}")
     if c.pairs > 1 and (c.data != "twins" or c.image_size < 16 * c.pairs):
         raise ParameterError(
             f"pairs={c.pairs} is for data='twins' with 16 pixels or more for each, not {c.data!r} at image_size={c.image_size}"

@@ -35,10 +35,11 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from .config import BUILT_IN_DATA, Config, data_dir
+from .config import BUILT_IN_DATA, Config
 from .files import LEFTOVERS, StorageError, UnreadableError, delete_folder, locked, new_folder, open_regular, read_json, storing, synced
 from .images import decode, open_image, read_file, suffixes
 from .parameters import WorkbenchError, command, nearest, say_once, shown, shown_text
+from .places import data_dir
 from .tensors import SUMS, digest, seal, sums
 from .twins import Twins
 

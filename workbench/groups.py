@@ -5,9 +5,7 @@ A `Group` are runs of the same settings and different seeds: what has a mean and
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +19,6 @@ from .runs import Run
 
 NAMES_OF_A_RUN = ("preset", "run", "note", "tags")  # what a run is called: no setting of it
 LONG = 44  # characters of a label
-NAME_BYTES = 150  # of a folder that is named after settings: file systems take 255, temporary files beside it add to it
 AXES = {"steps": ("step", 1, "G step"), "images": ("images", 1, "images"), "hours": ("seconds", 3600, "hours of training")}
 
 # ------------------------------------------------------------------------------------------------------ settings
@@ -55,14 +52,6 @@ def differing(runs: Sequence[Run]) -> list[str]:
     """The parameters that are not the same in all runs, in the order of their declaration; the seed is not one of them."""
     found = [settings(run) for run in readable(runs)]
     return [name for name in (found[0] if found else ()) if name != "seed" and any(other[name] != found[0][name] for other in found)]
-
-
-def folder_name(text: str) -> str:
-    """Text as the name of a folder. It ends in a hash where characters were replaced or cut off: different texts have different names."""
-    name = re.sub(r"[^\w.=+-]+", "_", text).encode(errors="replace")[:NAME_BYTES].decode(errors="ignore").strip("_-.")
-    if name == text:
-        return name
-    return f"{name}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}".lstrip("-")
 
 
 def written(value) -> str:

@@ -28,19 +28,7 @@ import torch
 from torch import Tensor
 
 from .attention.snapshots import Snapshot, load_snapshot
-from .config import (
-    DEMO,
-    MAY_CHANGE_ON_RESUME,
-    Config,
-    checkpoint_steps,
-    find_run_folder,
-    outputs_dir,
-    parent_folder,
-    require_forkable,
-    split_resume,
-    start_step,
-    stored_config,
-)
+from .config import MAY_CHANGE_ON_RESUME, Config, checkpoint_steps, parent_folder, require_forkable, split_resume, start_step, stored_config
 from .files import (
     StorageError,
     UnreadableError,
@@ -61,6 +49,7 @@ from .files import (
 from .liveness import BusyError, Hold, alive, hold, moves, signature
 from .model import Discriminator, Generator
 from .parameters import ParameterError, WorkbenchError, nearest, say_once, whole
+from .places import DEMO, find_run_folder, outputs_dir
 from .tensors import first_not_finite, load_tensors, save_tensors, seal, sums, verify
 
 ACTIVE = ("starting", "running", "stopping")

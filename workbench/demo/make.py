@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..config import Config
 from ..parameters import command
-from ..runs import DEMO, Run
+from ..places import DEMO
+from ..runs import Run
 from ..tensors import load_tensors, save_tensors, seal
 from ..training import train
 

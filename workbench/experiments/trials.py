@@ -22,10 +22,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
-from ..config import Config, outputs_dir
+from ..config import Config
 from ..files import storing
-from ..groups import folder_name
 from ..parameters import WorkbenchError, say_once
+from ..places import folder_name, outputs_dir
 from ..processes import launch_environment, signals_to
 from ..progress import progress
 from ..runs import ACTIVE, Run

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..config import data_dir
 from ..files import UnreadableError
 from ..parameters import ParameterError, WorkbenchError, shown
+from ..places import data_dir
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_HASH = "6726825d"  # the SHA-256 of the reference weights begins with it

@@ -16,9 +16,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from ..config import data_dir
 from ..files import storing
 from ..parameters import ParameterError, WorkbenchError, nearest, shown
+from ..places import data_dir
 from ..progress import silent
 from . import references
 from .extractors import Extractor

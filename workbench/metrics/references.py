@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import data_dir
 from ..files import StorageError, UnreadableError, delete_folder, locked, new_folder, storing, synced
 from ..parameters import ParameterError, WorkbenchError, say_once
+from ..places import data_dir
 from ..progress import silent
 from ..tensors import load_tensors, save_tensors, seal, verify
 from .extractors import Extractor

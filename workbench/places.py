@@ -1,0 +1,114 @@
+"""Where runs and data are, and what folders are called. This module needs the standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import unicodedata
+from pathlib import Path
+
+from .parameters import ParameterError, shown
+
+DEMO = Path(__file__).resolve().parent / "demo"  # a run that ships with the package
+MAX_NAME = 200  # bytes of a run's name: with the suffixes of temporary files it stays below the 255 of most file systems
+SHORT_NAME = 150  # bytes of a name that is made of settings: numbers and endings are added to it
+
+
+# ----------------------------------------------------------------------------------------------------- folders
+
+
+def outputs_dir() -> Path:
+    """The folder that holds the runs: `WORKBENCH_OUTPUTS`, or `outputs/` beside the package."""
+    return _place("WORKBENCH_OUTPUTS", "outputs")
+
+
+def data_dir() -> Path:
+    """The folder that holds datasets: `WORKBENCH_DATA`, or `data/` beside the package."""
+    return _place("WORKBENCH_DATA", "data")
+
+
+def _place(variable: str, name: str) -> Path:
+    # Never the working directory: papermill and Jupyter run notebooks from anywhere. An installed (not editable) package
+    # has no checkout around it, and only then is the working directory the sensible place.
+    checkout = Path(__file__).resolve().parent.parent
+    default = checkout / name if (checkout / "pyproject.toml").exists() else Path.cwd() / name
+    text = os.environ.get(variable) or str(default)
+    path = Path(os.path.realpath(os.path.expanduser(text)))
+    try:
+        reason = "" if stat.S_ISDIR(os.stat(path).st_mode) else "not a folder"
+    except FileNotFoundError:  # made when something is written there
+        reason = "there is no such user" if os.path.expanduser(text).startswith("~") else ""
+    except OSError as error:  # a loop of links, a name too long, no permission
+        reason = error.strerror
+    if reason:
+        raise ParameterError(f"{variable}={shown(text)} in the environment cannot be used ({reason}): set it to a folder, or unset it")
+    return path
+
+
+def find_run_folder(text: str | os.PathLike) -> Path | None:
+    """The folder of a run, or None if there is none: this never raises.
+
+    Parameters
+    ----------
+    text
+        A bare name is looked up in the outputs folder, and "demo" then is the run that ships with the package. The working directory
+        counts for explicit paths only: text with a separator, or that begins with "~" or ".", and path objects.
+    """
+    try:
+        path = explicit_path(text)
+        if path:
+            places = [path]
+        elif os.fspath(text).strip():
+            places = [outputs_dir() / text, *([DEMO] if text == DEMO.name else [])]
+        else:
+            return None
+        return next((Path(os.path.realpath(place)) for place in places if os.path.exists(place / "config.json")), None)
+    except (OSError, ValueError, TypeError, RuntimeError):  # NUL, no UTF-8, too long, no such user, no permission
+        return None
+
+
+def explicit_path(text: str | os.PathLike) -> Path | None:
+    """The path that `text` is as it stands, relative to the working directory; None for a bare name."""
+    explicit = not isinstance(text, str) or text.startswith(("~", ".")) or any(sign in text for sign in (os.sep, os.altsep) if sign)
+    return Path(os.path.expanduser(text)) if explicit else None
+
+
+# ----------------------------------------------------------------------------------------------------- names
+
+
+def short_name(name: str, limit: int = SHORT_NAME) -> str:
+    """A name of at most `limit` bytes; one that is cut ends in a hash of all of it, so that different names stay different."""
+    if len(name.encode(errors="replace")) <= limit:
+        return name
+    return f"{_cut(name, limit - 9).rstrip('-. ')}-{_hash(name)}"
+
+
+def folder_name(text: str) -> str:
+    """Text as the name of a folder. It ends in a hash where characters were replaced or cut off: different texts have different names."""
+    name = _cut(re.sub(r"[^\w.=+-]+", "_", text), SHORT_NAME).strip("_-.")
+    return name if name == text else f"{name}-{_hash(text)}".lstrip("-")
+
+
+def _cut(text: str, limit: int) -> str:
+    return text.encode(errors="replace")[:limit].decode(errors="ignore")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+
+
+def name_fault(name: str) -> str:
+    """What keeps `name` from naming a run's folder; empty: nothing."""
+    size = len(name.encode(errors="surrogatepass"))
+    if size > MAX_NAME:
+        return f"it has {size} bytes; at most {MAX_NAME}"
+    if any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name):
+        return "it contains control characters"
+    wrong = next((sign for sign in "/\\@," if sign in name), "")
+    if wrong:
+        return f"use one without {wrong!r}"
+    if name[0] in ".-~ " or name[-1] in ". ":
+        return "use one that does not begin with '.', '-', '~' or a blank, or end with '.' or a blank"
+    return ""
