@@ -259,7 +259,7 @@ def test_what_is_wrong_with_the_run_to_resume_is_named(make):
         assert refused(dict(resume="cats"), UnreadableError).startswith(f"unreadable: {folder}/config.json"), damage
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")  # whoever opened it would wait for ever
-    assert "not a file" in refused(dict(resume="cats"), UnreadableError)
+    assert "not a regular file" in refused(dict(resume="cats"), UnreadableError)
 
 
 # ------------------------------------------------------------------------------------------------- forks and resumed runs
@@ -445,7 +445,7 @@ def test_any_text_gives_a_config_or_one_line(text):
 def test_a_resumed_run_keeps_note_and_tags(make):
     make("cats", 4, note="first", tags="a")
     for given_too in (dict(note="x"), dict(tags="b")):
-        assert "does not go with resume='cats': a resumed run keeps its" in refused(dict(resume="cats") | given_too)
+        assert "of run 'cats', which goes on; to change it, fork the run: resume='cats@4'" in refused(dict(resume="cats") | given_too)
     assert Config.from_parameters(dict(resume="cats", note="first", tags="a")).note == "first"
 
 

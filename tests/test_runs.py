@@ -434,10 +434,10 @@ def test_a_bare_name_is_no_folder_of_the_working_directory(tiny, tmp_path, monke
 
 def test_what_defines_a_run_is_never_rewritten(tiny):
     run = create_run(tiny(run="a", num_classes=None, mixed_precision="auto"))
-    config = run.update_config(run.config.replace(resume="a", steps=9, note="other", mixed_precision="bf16", num_classes=6))
-    assert config == run.config and (config.resume, config.note, config.steps, config.mixed_precision) == ("", "", 9, "bf16")
-    for changes in (dict(lr_d=0.5), dict(mixed_precision="no")):
-        with pytest.raises(ParameterError, match=f"{next(iter(changes))}=.* differs from .* of run 'a', which defines it"):
+    config = run.update_config(run.config.replace(resume="a", steps=9, mixed_precision="bf16", num_classes=6))
+    assert config == run.config and (config.resume, config.steps, config.mixed_precision) == ("", 9, "bf16")
+    for changes in (dict(lr_d=0.5), dict(mixed_precision="no"), dict(note="other"), dict(tags="b"), dict(run="b")):
+        with pytest.raises(ParameterError, match=f"{next(iter(changes))}=.* differs from .* of run 'a', which goes on"):
             run.update_config(config.replace(**changes))
     assert run.config == config
 

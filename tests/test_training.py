@@ -269,7 +269,7 @@ def test_a_run_goes_on_only_where_a_step_is_left(tiny, trained_once):
     run = trained_once(run="a", steps=4, checkpoint_every=2)
     for config, says in (
         (tiny(resume="a@4"), "steps=4 is not above 4, the step that resume='a@4' starts at; set steps above 4"),
-        (tiny(resume="a", steps=2), "steps=2, but run 'a' has a checkpoint at step 4 already: set steps to at least 4"),
+        (tiny(resume="a", steps=2), "steps=2 is below 4, the newest checkpoint of run 'a'; set steps to 4 or more"),
     ):
         for begin in (train, launch):
             with pytest.raises(ParameterError, match=says):

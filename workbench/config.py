@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .files import UnreadableError
+from .files import UnreadableError, open_regular
 from .parameters import ParameterError, Parameters, nearest, parameter, read_list, read_text, shown, shown_text, whole
 from .places import DEMO, data_dir, explicit_path, find_run_folder, name_fault, outputs_dir, short_name
 
@@ -352,7 +352,7 @@ class Config(Parameters):
         if forking:
             require_forkable(config)
         else:
-            _require_resumable(config, base)
+            require_resumable(config, parent_folder(resume))
         return config
 
     def replace(self, /, **changes) -> Config:
@@ -511,9 +511,7 @@ def stored_config(folder: Path) -> Config:
     """
     path = folder / "config.json"
     try:
-        if path.exists() and not path.is_file():
-            raise UnreadableError(path, "not a file")
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             content = file.read(MAX_JSON + 1)
     except OSError as error:
         raise UnreadableError(path, error.strerror or str(error)) from None
@@ -548,32 +546,30 @@ def require_forkable(config: Config) -> None:
         )
 
 
-def _require_resumable(config: Config, base: Config) -> None:
-    """Refuse a run that goes on with what its weights do not come from, under other words, or that would end before it begins."""
-    resume = config.resume
-    folder = parent_folder(resume)
-    steps = checkpoint_steps(folder)
-    fork = f"resume='{resume}@{steps[-1] if steps else '<step>'}'"
-    fixed = [name for name in config.changes(base) if name not in MAY_CHANGE_ON_RESUME]
-    if fixed:
-        mine, theirs = (shown(getattr(c, fixed[0])) for c in (config, base))
-        raise ParameterError(
-            f"{fixed[0]}={mine} differs from the {theirs} of the run that resume={shown(resume)} goes on with; to change it, fork the run: {fork}"
-        )
-    for name in ("note", "tags"):
-        if getattr(config, name) != getattr(base, name):
-            raise ParameterError(
-                f"{name}={shown(getattr(config, name))} does not go with resume={shown(resume)}: a resumed run keeps its {name}; to give a new "
-                f"one, fork it: {fork}"
-            )
-    if config.run != base.run:
-        raise ParameterError(
-            f"run={config.run!r} does not go with resume={shown(resume)}: a resumed run keeps its name; to make a new one, fork it: {fork}"
-        )
+def may_change(base: Config) -> set[str]:
+    """The parameters of a run that may change when it goes on: those that define nothing, and what its first start decides."""
+    undecided = {"mixed_precision": "auto", "num_classes": None}
+    return MAY_CHANGE_ON_RESUME | {name for name, value in undecided.items() if getattr(base, name) == value}
+
+
+def require_resumable(config: Config, folder: Path) -> None:
+    """Refuse to go on with the run in `folder` by settings that its weights do not come from, under other words, or to an end that it is past.
+
+    Raises
+    ------
+    ParameterError
+        The message names the parameter, with its value and the run's.
+    """
+    base, steps = stored_config(folder), checkpoint_steps(folder)
+    fork = f"to change it, fork the run: resume='{folder.name}@{steps[-1] if steps else '<step>'}'"
+    # A run keeps its own name, note and tags; where none are given, nothing is said about them.
+    named = [name for name in ("run", "note", "tags") if getattr(config, name) not in ("", getattr(base, name))]
+    for name in [name for name in config.changes(base) if name not in may_change(base)] + named:
+        mine, theirs = (shown(getattr(c, name)) for c in (config, base))
+        raise ParameterError(f"{name}={mine} differs from the {theirs} of run {shown(folder.name)}, which goes on; {fork}")
     if steps and config.steps < steps[-1]:
         raise ParameterError(
-            f"steps={config.steps} is below {steps[-1]}, the newest checkpoint of the run that resume={shown(resume)} goes on with; "
-            f"set steps to {steps[-1]} or more"
+            f"steps={config.steps} is below {steps[-1]}, the newest checkpoint of run {shown(folder.name)}; set steps to {steps[-1]} or more"
         )
 
 

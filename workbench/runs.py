@@ -28,7 +28,17 @@ import torch
 from torch import Tensor
 
 from .attention.snapshots import Snapshot, load_snapshot
-from .config import MAY_CHANGE_ON_RESUME, Config, checkpoint_steps, parent_folder, require_forkable, split_resume, start_step, stored_config
+from .config import (
+    Config,
+    checkpoint_steps,
+    may_change,
+    parent_folder,
+    require_forkable,
+    require_resumable,
+    split_resume,
+    start_step,
+    stored_config,
+)
 from .files import (
     StorageError,
     UnreadableError,
@@ -128,15 +138,9 @@ class Run:
         ParameterError
             If `config` differs in anything else.
         """
+        require_resumable(config, self.path)
         own = self.config
-        undecided = {"mixed_precision": "auto", "num_classes": None}
-        names = MAY_CHANGE_ON_RESUME | {name for name, value in undecided.items() if getattr(own, name) == value}
-        for name in config.changes(own):
-            if name not in names:
-                raise ParameterError(
-                    f"{name}={getattr(config, name)!r} differs from the {getattr(own, name)!r} of run {self.name!r}, which defines it; fork the run to change it"
-                )
-        config = own.replace(**{name: getattr(config, name) for name in names}, run=self.name)
+        config = own.replace(**{name: getattr(config, name) for name in may_change(own)}, run=self.name)
         replace_text(self.path / "config.json", config.to_json())
         return config
 

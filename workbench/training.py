@@ -37,7 +37,7 @@ from tqdm import tqdm
 from . import augment, diagnostics, sampling, twins
 from .attention import capture_projections
 from .attention.snapshots import Snapshot, save_snapshot
-from .config import MAY_CHANGE_ON_RESUME, Config, split_resume
+from .config import MAY_CHANGE_ON_RESUME, Config, require_resumable, split_resume
 from .data import loader, open_data, to_uint8, to_unit
 from .ema import EMA
 from .estimate import require_feasible
@@ -374,7 +374,7 @@ def _train(config: Config, evaluate, run: Run | None, stack: contextlib.ExitStac
         if run is None and _continues(config):
             run = Run(config.resume)
         if run:
-            _require_steps_left(run, config)
+            require_resumable(config, run.path)
             claim(run)
         else:
             fork_point(config)  # before anything long
@@ -408,15 +408,6 @@ def _train(config: Config, evaluate, run: Run | None, stack: contextlib.ExitStac
 def _continues(config: Config) -> bool:
     """Whether a run goes on, and no new one is made."""
     return bool(config.resume) and split_resume(config.resume)[1] is None
-
-
-def _require_steps_left(run: Run, config: Config) -> None:
-    """Refuse to go on with a run to an end that it is past."""
-    last = (run.checkpoint_steps() or [0])[-1]
-    if last > config.steps:
-        raise ParameterError(
-            f"steps={config.steps}, but run {run.name!r} has a checkpoint at step {last} already: set steps to at least {last}"
-        )
 
 
 def _report_end(run: Run, error: BaseException) -> None:
@@ -752,7 +743,7 @@ def launch(config: Config, attached: bool = False) -> Run:
     require_feasible(config)
     if _continues(config):
         run = Run(config.resume)
-        _require_steps_left(run, config)
+        require_resumable(config, run.path)
     else:
         if config.resume and config.num_classes is None:
             fork_point(config.replace(num_classes=open_data(config).num_classes))
