@@ -1,7 +1,11 @@
-"""Runs with a history and scores, made without training; and a check of tables in LaTeX."""
+"""Runs with a history and scores, made without training; folders of images; and a check of tables in LaTeX."""
 
 import re
 
+import numpy as np
+from PIL import Image
+
+from workbench import evaluate
 from workbench.metrics.protocols import protocol
 from workbench.runs import create_run
 
@@ -46,3 +50,19 @@ def parsed(tex):
     cells = [re.split(r"(?<!\\)&", row.removesuffix(r"\\")) for row in rows]
     assert all(len(row) == len(align) for row in cells)
     return align, [[cell.strip() for cell in row] for row in cells]
+
+
+def image_folder(path, count, seed, classes=("cat", "dog"), size=32):
+    """A folder with `count` images of noise for each class; its path as text."""
+    source = np.random.default_rng(seed)
+    for label in classes:
+        (path / label).mkdir(parents=True)
+        for k in range(count):
+            Image.fromarray(source.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(path / label / f"{k}.png")
+    return str(path)
+
+
+def of_folders(a, b, **options):
+    """The record of folder `a` scored against folder `b`."""
+    (record,) = evaluate(samples=str(a), data=str(b), **dict(extractor="twins", scores="fd") | options)
+    return record

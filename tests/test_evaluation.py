@@ -1,7 +1,6 @@
 import errno
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,14 +13,13 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from records import image_folder, of_folders
 from torch import nn
 
-from workbench import Evaluation, ParameterError, WorkbenchError, evaluate, evaluation, figures, sampling, train, twins
-from workbench.data import prepare
+from workbench import Evaluation, ParameterError, WorkbenchError, evaluate, evaluation, figures, processes, sampling, train, twins
 from workbench.evaluation import Samples, best_and_worst_classes, during_training, nearest_real
 from workbench.files import StorageError
 from workbench.metrics.protocols import protocol, require_comparable
-from workbench.tensors import seal
 
 QUICK = dict(n=60, reference_n=200)
 
@@ -160,7 +158,7 @@ def test_what_cannot_be_computed_is_refused_before_anything_is(run, monkeypatch)
 
 
 def test_the_protocol_says_how_many_real_images_there_were(run, tmp_path):
-    (record,) = evaluate(run="one", data=folder(tmp_path / "real", 10, 0), scores="fd", n=60)
+    (record,) = evaluate(run="one", data=image_folder(tmp_path / "real", 10, 0), scores="fd", n=60)
     assert "against 20 real images" in record["protocol"] and record["reference"]["n"] == 20
     assert "20 real images" not in record["protocol"].partition(": ")[0] and "50,000" not in record["protocol"]
     (other,) = evaluate(run="one", scores="fd", **QUICK)
@@ -334,76 +332,9 @@ class Mean(nn.Module):
         return x.mean((2, 3)) / 255
 
 
-def folder(path, count, seed, classes=("cat", "dog"), size=32):
-    source = np.random.default_rng(seed)
-    for label in classes:
-        (path / label).mkdir(parents=True)
-        for k in range(count):
-            Image.fromarray(source.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(path / label / f"{k}.png")
-    return str(path)
-
-
-def of_folders(a, b, **options):
-    (record,) = evaluate(samples=str(a), data=str(b), **dict(extractor="twins", scores="fd") | options)
-    return record
-
-
-def test_folders_are_scored_at_their_own_size(tmp_path):
-    """At 32 pixels, to which they were brought without a word, folders of 64 looked alike that are not."""
-    a, b = folder(tmp_path / "a", 10, 0, size=64), folder(tmp_path / "b", 10, 1, size=64)
-    own, small = of_folders(a, b), of_folders(a, b, image_size=32)
-    assert own["reference"]["size"] == 64 and small["reference"]["size"] == 32 and own["scores"] != small["scores"]
-    assert of_folders(a, b, image_size=64)["scores"] == own["scores"]
-    assert of_folders(a, "twins", reference_n=50)["reference"]["size"] == 64  # which are drawn at any size
-    for other, says in {
-        folder(
-            tmp_path / "larger", 3, 0, size=128
-        ): r"samples has 20 of 64 px; data has 6 of 128 px; set image_size to one of 32, 64, 128, 256",
-        folder(tmp_path / "odd", 3, 0, size=48): "data has 6 of 48 px",
-    }.items():
-        with pytest.raises(ParameterError, match=says):
-            of_folders(a, other)
-    with pytest.raises(ParameterError, match="samples has 6 of 48 px; data has 6 of 48 px"):
-        of_folders(tmp_path / "odd", tmp_path / "odd")
-    Image.new("RGB", (100, 50)).save(tmp_path / "a" / "cat" / "wide.png")
-    with pytest.raises(ParameterError, match="samples has 20 of 64 px, 1 of 50 px"):
-        of_folders(a, b)
-
-
-def test_any_folder_of_images_is_scored(tmp_path):
-    """Flat folders, folders in folders, with and without classes: no cure names what an evaluation does not have."""
-    folder(tmp_path / "classes", 10, 0)
-    for k in range(20):
-        for place in (tmp_path / "flat", tmp_path / "deep" / "a" / "b"):
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.random.default_rng(k).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(place / f"{k}.png")
-    for a, b in (("flat", "classes"), ("classes", "flat"), ("flat", "deep"), ("deep", "flat")):
-        record = of_folders(tmp_path / a, tmp_path / b, scores="all")
-        assert record["n"] == 20 and any(name.startswith("fd_") for name in record["scores"])
-        assert "has no class folders" in record["left_out"]["intra_fd"]
-    assert of_folders(tmp_path / "flat", tmp_path / "deep")["scores"].popitem()[1] < 1e-6  # the same images
-    with pytest.raises(ParameterError, match="scores='intra_fd' cannot be computed: flat has no class folders"):
-        of_folders(tmp_path / "flat", tmp_path / "classes", scores="intra_fd")
-
-
-def test_of_a_folder_with_splits_it_is_said_which_is_scored(tmp_path, capsys):
-    """The rest of the splits was left out without a word."""
-    real = folder(tmp_path / "real", 6, 0)
-    for k, split in enumerate(("train", "val")):
-        folder(tmp_path / "split" / split, 4 + k, k + 1)
-    for samples, name, n in (("split", "split/train", 8), ("split/val", "split/val", 10), ("real", "real", 12)):
-        record = of_folders(tmp_path / samples, real)
-        assert record["samples"] == name and record["n"] == n
-        said = capsys.readouterr().err
-        assert said.count("alone is taken") == (samples == "split")
-        assert samples != "split" or f"samples='{tmp_path}/split': its split 'train' alone is taken" in said
-    of_folders(real, tmp_path / "split")
-    assert f"data='{tmp_path}/split': its split 'train' alone is taken" in capsys.readouterr().err
-
-
 def test_more_images_than_there_are_are_refused_where_they_are_asked_for(run, tmp_path):
     """The protocol's numbers are as many as there are; numbers that were given were cut without a word."""
-    a, b = folder(tmp_path / "a", 6, 0), folder(tmp_path / "b", 7, 1)
+    a, b = image_folder(tmp_path / "a", 6, 0), image_folder(tmp_path / "b", 7, 1)
     assert (of_folders(a, b)["n"], of_folders(a, b, n=12, reference_n=14)["reference"]["n"]) == (12, 14)
     for given, says in (
         (dict(n=100), "n=100, but samples, a, has 12 images"),
@@ -442,59 +373,13 @@ def test_a_run_is_scored_against_a_flat_folder(run, tmp_path):
     )
 
 
-def test_what_is_wrong_with_a_folder_is_said_in_words_of_an_evaluation(tmp_path):
-    good, bad = folder(tmp_path / "good", 5, 0), tmp_path / "bad"
-    bad.mkdir()
-    cases = {
-        "nowhere": "='.*nowhere': there is no such folder",
-        "bad": "there are no images in",
-        "single": "='.*single' has 1 images, and it takes at least 2",
-        "broken": "broken.png.*or set skip_unreadable=True",
-    }
-    for name in ("single", "broken"):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (32, 32)).save(tmp_path / name / "one.png")
-    for k in range(4):
-        Image.new("RGB", (32, 32), (k, 0, 0)).save(tmp_path / "broken" / f"{k}.png")
-    (tmp_path / "broken" / "broken.png").write_bytes(b"no image")
-    known = {*Evaluation.__dataclass_fields__}
-    for name, says in cases.items():
-        for a, b, parameter in ((tmp_path / name, good, "samples"), (good, tmp_path / name, "data")):
-            with pytest.raises(WorkbenchError, match=says) as error:
-                of_folders(a, b)
-            words = set(re.findall(r"\b([a-z_]+)=", str(error.value)))
-            assert words <= known and "\n" not in str(error.value)
-            assert parameter in words or "=" not in says.partition("set")[0]
-    assert of_folders(tmp_path / "broken", good, skip_unreadable=True)["n"] == 5
-
-
-def test_classes_of_folders_are_matched_by_name(tmp_path):
-    """Ant, bee, cat against bee, cat, dog were scored by position; equal classes in another order are mapped."""
-    ours = folder(tmp_path / "ours", 5, 0, ("ant", "bee", "cat"))
-    record = of_folders(ours, folder(tmp_path / "theirs", 5, 0, ("bee", "cat", "dog")), scores="all")
-    assert "'ant' of the samples alone; 'dog' of the real images alone" in record["left_out"]["intra_fd"]
-    assert not any(name.startswith(("intra_fd", "accuracy")) for name in record["scores"])
-    with pytest.raises(ParameterError, match="scores='intra_fd' cannot be computed: the classes"):
-        of_folders(ours, tmp_path / "theirs", scores="fd,intra_fd")
-    right = of_folders(ours, ours, scores="intra_fd")
-    assert right["per_class"].popitem()[1] == pytest.approx([0, 0, 0], abs=1e-6)
-    prepare(ours, tmp_path / "packed", 32)  # the same images with the names in another order
-    meta, labels = json.loads((tmp_path / "packed" / "meta.json").read_text()), np.load(tmp_path / "packed" / "labels.npy")
-    meta |= dict(classes=["cat", "ant", "bee"], fingerprint=meta["fingerprint"][::-1])
-    (tmp_path / "packed" / "meta.json").write_text(json.dumps(meta))
-    np.save(tmp_path / "packed" / "labels.npy", np.array([1, 2, 0])[labels])
-    seal(tmp_path / "packed")
-    for a, b in ((ours, tmp_path / "packed"), (tmp_path / "packed", ours)):
-        assert of_folders(a, b, scores="intra_fd")["per_class"].popitem()[1] == pytest.approx([0, 0, 0], abs=1e-6)
-
-
 def test_a_run_is_scored_by_the_names_of_its_classes(tiny, tmp_path):
     given = dict(evaluate_every=0, checkpoint_every=2, steps=2)
-    first = folder(tmp_path / "a", 8, 0, ("ant", "bee", "cat"))
+    first = image_folder(tmp_path / "a", 8, 0, ("ant", "bee", "cat"))
     run = train(tiny(run="zoo", data=first, num_classes=3, **given))
     options = dict(run="zoo", extractor="twins", n=30)
     assert any(name.startswith("intra_fd") for name in evaluate(**options)[0]["scores"])
-    for other in (folder(tmp_path / "b", 8, 0, ("bee", "cat", "dog")), folder(tmp_path / "c", 8, 0, ("ant", "bee"))):
+    for other in (image_folder(tmp_path / "b", 8, 0, ("bee", "cat", "dog")), image_folder(tmp_path / "c", 8, 0, ("ant", "bee"))):
         (record,) = evaluate(**options, data=other)
         assert "differ" in record["left_out"]["intra_fd"] and not any(name.startswith("intra") for name in record["scores"])
         with pytest.raises(ParameterError, match="scores='intra_fd' cannot be computed: the classes"):
@@ -508,7 +393,7 @@ def test_a_run_is_scored_by_the_names_of_its_classes(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_a_folder_is_scored_against_another_from_the_command_line(tmp_path, inception_file, main):
-    a, b = folder(tmp_path / "a", 6, 0), folder(tmp_path / "b", 7, 1)
+    a, b = image_folder(tmp_path / "a", 6, 0), image_folder(tmp_path / "b", 7, 1)
     words = ["-p", "samples", a, "-p", "data", b, "-p", "protocol", "torch-fidelity", "-p", "weights_file", inception_file]
     code, out, error = main(*words)
     assert code == 2 and error.startswith("WorkbenchError: ") and "is not the reference Inception" in error and error.count("\n") == 1
@@ -524,11 +409,11 @@ def test_a_folder_is_scored_against_another_from_the_command_line(tmp_path, ince
 
 def test_a_folder_is_scored_in_an_order_of_its_own(tmp_path, monkeypatch):
     """Class by class, splits of the class score would hold one class each."""
-    a = folder(tmp_path / "a", 20, 0)
+    a = image_folder(tmp_path / "a", 20, 0)
     seen = []
     real = evaluation.measure
     monkeypatch.setattr(evaluation, "measure", lambda images_of, *r, **k: seen.append(images_of(0, 40)[1]) or real(images_of, *r, **k))
-    (record,) = evaluate(samples=a, data=folder(tmp_path / "b", 4, 1), extractor="twins", scores="cs")
+    (record,) = evaluate(samples=a, data=image_folder(tmp_path / "b", 4, 1), extractor="twins", scores="cs")
     assert record["n"] == 40 and 5 < seen[0][:20].sum() < 15 and seen[0].sum() == 20
 
 
@@ -589,7 +474,7 @@ def test_an_interrupt_ends_all_processes(run, tmp_path, monkeypatch):
     monkeypatch.setenv("FAILING", "")
     started = []
     popen = subprocess.Popen
-    monkeypatch.setattr(evaluation.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0])
+    monkeypatch.setattr(processes.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0])
 
     def interrupt():
         while not started or len(psutil.Process(started[0].pid).children(recursive=True)) < 2:

@@ -408,7 +408,7 @@ def _list_imagenet(unconditional: bool) -> _Listing:
 
 def _list_folder(root: Path, unconditional: bool) -> _Listing:
     """The images of `root/<class>/*`, or, unconditionally, all images below `root`; of its training split where it has splits."""
-    root = _training_split(root, unconditional)
+    root = training_split(root, unconditional)
     if unconditional:
         found = {str(path.relative_to(root)): folder for path, folder in _walk(root)}
         if not any(folder.images for folder in found.values()):
@@ -423,7 +423,7 @@ def _list_folder(root: Path, unconditional: bool) -> _Listing:
     classes = ["all"] if unconditional else top.folders
     label = {name: index for index, name in enumerate(classes)}
     return _Listing(
-        name=printable((root.parent.name if _is_split(root.name) else root.name) or str(root)),
+        name=printable((root.parent.name if is_split(root.name) else root.name) or str(root)),
         root=root,
         classes=classes,
         paths=paths,
@@ -436,7 +436,23 @@ def _list_folder(root: Path, unconditional: bool) -> _Listing:
     )
 
 
-def _training_split(root: Path, unconditional: bool) -> Path:
+def is_image_folder(config: Config) -> bool:
+    """Whether its data are image files, neither built in nor packed."""
+    return config.data not in BUILT_IN_DATA and not _is_packed(Path(config.data))
+
+
+def has_class_folders(config: Config) -> bool:
+    """Whether its data come with classes: all but folders of another layout than `folder/<class>/*` do."""
+    if not is_image_folder(config):
+        return True
+    try:
+        _list(config)
+    except DataError:
+        return False
+    return True
+
+
+def training_split(root: Path, unconditional: bool) -> Path:
     """The folder to train on: `root`, or the training split in it. What may be trained on by mistake is refused."""
     splits = _splits(root)
     if not splits:
@@ -451,7 +467,7 @@ def _training_split(root: Path, unconditional: bool) -> Path:
             f"nothing but the images to train on, or rename {_first(splits)} if these are classes"
         )
     training = [name for name in splits if _bare_name(name) in TRAINING]
-    others = [name for name in splits if not _is_split(name) and _kind_of_split(name) == "training"]
+    others = [name for name in splits if not is_split(name) and _kind_of_split(name) == "training"]
     if len(training) == 1 and not others:
         return root / training[0]
     training += others
@@ -470,7 +486,7 @@ def _splits(root: Path) -> list[str]:
     Words decide where there are some for training and some for testing, and the rest of two such names is the same ("trainA", "testA")
     or most folders have them: so "train" and "test tube" may be two of many classes.
     """
-    named = [name for name in _scan(root).folders if _is_split(name) or _kind_of_split(name)]
+    named = [name for name in _scan(root).folders if is_split(name) or _kind_of_split(name)]
     named = [name for name in named if any(folder.images for _, folder in _walk(root / name))]
     rests = {kind: {_rest(name) for name in named if _kind_of_split(name) == kind} for kind in ("training", "test")}
     if all(rests.values()):
@@ -480,7 +496,7 @@ def _splits(root: Path) -> list[str]:
         say_once(
             f"in {printable(str(root))}, {printable(_first(named))} are taken as classes: set data to the training images if they are splits"
         )
-    return [name for name in named if _is_split(name)]
+    return [name for name in named if is_split(name)]
 
 
 def _kind_of_split(name: str) -> str:
@@ -503,7 +519,7 @@ def _words(name: str) -> list[str]:
     return re.findall(r"[^\W\d_]+", plain.lower())
 
 
-def _is_split(name: str) -> bool:
+def is_split(name: str) -> bool:
     return _bare_name(name) in SPLITS
 
 
@@ -532,7 +548,7 @@ def _check_layout(root: Path, top: _Folder, classes: dict[str, _Folder]) -> None
         places = [path for path, _ in _walk(root) if _class_folders(path)]
         if not places:
             raise _nothing(root)
-        deeper = _training_split(min(places, key=lambda path: _order(*path.relative_to(root).parts)), False)
+        deeper = training_split(min(places, key=lambda path: _order(*path.relative_to(root).parts)), False)
         raise DataError(f"{root} is not the folder of the class folders, {deeper} is: set data={str(deeper)!r}, {unconditionally}")
     for name, folder in classes.items():
         for inner, content in itertools.chain.from_iterable(_walk(root / name / sub) for sub in folder.folders):

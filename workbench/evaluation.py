@@ -9,43 +9,34 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import signal
-import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext, redirect_stderr, redirect_stdout, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
-import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import data as image_data
 from . import sampling, twins
-from .config import BUILT_IN_DATA, Config
-from .data import DataError, Images, open_data, printable, short_sides, to_unit
+from .config import Config
+from .data import Images, open_data, to_unit
 from .files import UnreadableError
 from .metrics.extractors import Extractor, open_extractor
 from .metrics.one_pass import Plan, Side, header, measure, own_name, plan, require_room, select
 from .metrics.protocols import PROTOCOLS, Protocol, differences, protocol
-from .metrics.references import Reference, fewest, real_number, reference
+from .metrics.references import Reference, reference
 from .metrics.scores import nearest_neighbours
 from .metrics.stream import CHUNK, everywhere, is_main
 from .model import BatchNorm, Generator
-from .parameters import ParameterError, Parameters, WorkbenchError, command, parameter, read_list, say_once, shown, shown_text, whole
-from .processes import LostProcessError, launch_command, launch_environment, on_cpu, process_group, rank
+from .parameters import ParameterError, Parameters, WorkbenchError, command, parameter, read_list, shown, whole
+from .processes import answer, ask, on_cpu, process_group
 from .progress import progress
 from .runs import Run, list_runs
-
-ENDLESS = 50_000  # reference images of a data set without end, where the protocol says all
-SIZES = (32, 64, 128, 256)  # heights and widths of images
+from .scored_images import SIZES, open_images, own_size, real_count, real_side, side
 
 
 def _read_steps(value, refuse) -> str:
@@ -209,7 +200,7 @@ class Opened:
         pairs = config.pairs if place == "twins" else 1
         # A run without classes was trained on images without classes, those of another place may have them all the same.
         conditional = bool(evaluation.data or config.num_classes)
-        data = _open_images("data", place, config.image_size, evaluation, pairs, conditional, config.skip_unreadable)
+        data = open_images("data", place, config.image_size, evaluation, pairs, conditional, config.skip_unreadable)
         return cls(evaluation, run, steps, config, data, extractor, settings, device)
 
     @property
@@ -229,12 +220,12 @@ class Opened:
     def plan(self, scores: set[str] | None = None) -> Plan:
         """What is computed of these scores, None: of all. Raises a ParameterError if one cannot be, or if all of it is too much."""
         settings, widths = self.settings, self.extractor.widths(self.config.image_size)
-        real_n = _real_n(self.data, settings)
+        real_n = real_count(self.data, settings)
         arguments = self.extractor, self.config.image_size
         roughly = plan(None, self.extractor, settings, self.samples_side, None, widths)
         require_room(("n", "reference_n"), settings.n, real_n, *arguments, roughly, settings)
         chosen = plan(
-            scores, self.extractor, settings, self.samples_side, _real_side(self.data, real_n), widths, truth_of(self.config) is not None
+            scores, self.extractor, settings, self.samples_side, real_side(self.data, real_n), widths, truth_of(self.config) is not None
         )
         require_room(("n", "reference_n"), settings.n, real_n, *arguments, chosen, settings)
         return chosen
@@ -339,7 +330,7 @@ def during_training(config: Config) -> Callable[[Generator, int], dict | None]:
             extractor.to(next(generator.parameters()).device)
             data = open_data(config, progress=False)
             names = data.classes if generator.num_classes else ()
-            samples, real = Side(settings.n, names, settings.n // max(1, len(names))), _real_side(data, _real_n(data, settings))
+            samples, real = Side(settings.n, names, settings.n // max(1, len(names))), real_side(data, real_count(data, settings))
             opened.append(suitable_batch(extractor, next(generator.parameters()).device))
             opened.append(plan(None, extractor, settings, samples, real, widths, truth_of(config) is not None, among))
             opened.append(_reference(data, settings, extractor, False, opened[0]))
@@ -399,16 +390,16 @@ def truth_of(config: Config) -> Callable | None:
 
 def _evaluate_folder(evaluation: Evaluation) -> list[dict]:
     """The record of a folder of images."""
-    size = evaluation.image_size or _own_size(evaluation)
+    size = evaluation.image_size or own_size(evaluation)
     device = _device(evaluation)
     extractor = _extractor(evaluation, evaluation.data).to(device)
     batch_size = evaluation.batch_size or suitable_batch(extractor, device)
     scores = select(evaluation.scores, extractor)
-    images, data = (_open_images(name, getattr(evaluation, name), size, evaluation) for name in ("samples", "data"))
+    images, data = (open_images(name, getattr(evaluation, name), size, evaluation) for name in ("samples", "data"))
     settings = evaluation.resolved_protocol(0).replace(per_class=0, weights="none")
     length = settings.n if images.length is None else images.length
     settings = settings.replace(n=min(settings.n, length))
-    real_n = _real_n(data, settings)
+    real_n = real_count(data, settings)
 
     def refuse_too_much(chosen: Plan) -> None:
         require_room(("n", "reference_n"), settings.n, real_n, extractor, size, chosen, settings)
@@ -417,10 +408,10 @@ def _evaluate_folder(evaluation: Evaluation) -> list[dict]:
     refuse_too_much(plan(None, extractor, settings, Side(settings.n), None, widths))
     # In an order of its own: a folder lies class by class, and the splits of IS are filled in order.
     order = torch.randperm(length, generator=sampling.generator_for(evaluation.seed, 4)).numpy()[: settings.n]
-    own = _side(images, settings.n)
+    own = side(images, settings.n)
     if own.classes and images.length is not None:
         own = Side(own.n, own.classes, int(np.bincount(images.labels[order], minlength=len(own.classes)).min()))
-    chosen = plan(scores, extractor, settings, own, _real_side(data, real_n), widths)
+    chosen = plan(scores, extractor, settings, own, real_side(data, real_n), widths)
     refuse_too_much(chosen)
     real = _reference(data, settings, extractor, chosen.keep_all, batch_size)
 
@@ -432,111 +423,9 @@ def _evaluate_folder(evaluation: Evaluation) -> list[dict]:
     return [about | record | dict(time=time.time())] if record else []
 
 
-def _own_size(evaluation: Evaluation) -> int:
-    """Height and width of the images of both folders, where all of them agree.
-
-    Raises
-    ------
-    ParameterError
-        If they do not: scores of images that were brought to another size say something else, so somebody has to decide it.
-    """
-    places = {name: getattr(evaluation, name) for name in ("samples", "data")}
-    bound = {name: place for name, place in places.items() if place not in ("twins", "imagenet")}  # which come at any size
-    sides: dict[str, Counter] = {}
-    for name, place in (bound or places).items():
-        try:
-            sides[name] = short_sides(place)
-        except DataError as error:
-            raise _about(error, name) from None
-    sizes = set().union(*sides.values())
-    if (len(sizes) == 1 and sizes <= set(SIZES)) or not sizes:  # none can be read: opening them reports it
-        return min(sizes, default=SIZES[0])
-    words = "; ".join(f"{name} has {_sizes(counts)}" for name, counts in sides.items())
-    allowed = ", ".join(map(str, SIZES))
-    raise ParameterError(
-        f"image_size is not given, and the images are not all of one of its sizes: {words}; set image_size to one of {allowed}"
-    )
-
-
-def _sizes(counts: Counter) -> str:
-    """The sizes in a folder, the most frequent first."""
-    words = [f"{count:,} of {side} px" for side, count in counts.most_common(3)]
-    return ", ".join(words) + (f" and {len(counts) - 3} more sizes" if len(counts) > 3 else "") if words else "none that can be read"
-
-
-def _open_images(
-    name: str, place: str, size: int, evaluation: Evaluation, pairs: int = 1, conditional: bool = True, skip_unreadable: bool = False
-) -> Images | twins.Twins:
-    """The images that the parameter `name` says are at `place`; any folder will do, and where it has no class folders, there are no classes."""
-    settings = Config.preset("twins32", data=place, image_size=size, pairs=pairs, num_classes=None, batch_size=2)
-    settings = settings.replace(skip_unreadable=skip_unreadable or evaluation.skip_unreadable)
-    try:
-        if not conditional or not _in_class_folders(settings):
-            settings = settings.replace(num_classes=0)
-        images = open_data(settings)
-        given = getattr(evaluation, name)
-        root = Path(settings.data)
-        split = image_data._training_split(root, settings.num_classes == 0) if given and _is_folder(settings) else root
-    except DataError as error:
-        raise _about(error, name, sized=bool(evaluation.samples)) from None
-    if split != root:
-        say_once(f"{name}={shown(given)}: its split {shown(split.name)} alone is taken; for another, set {name} to the folder of that one")
-    if name == "samples" and image_data._is_split(split.name):  # which an image's data set is not named after
-        images = replace(images, name=f"{images.name}/{printable(split.name)}")
-    wanted = dict(samples="n", data="reference_n")[name]
-    number = getattr(evaluation, wanted)
-    # Of the protocol's number as many are taken as there are, of a number that was given all or none.
-    if number and images.length is not None and number > images.length:
-        raise ParameterError(
-            f"{wanted}={number}, but {name}, {images.name}, has {images.length:,} images: give at most that, or leave {wanted} out"
-        )
-    return images
-
-
-def _in_class_folders(config: Config) -> bool:
-    if not _is_folder(config):
-        return True
-    try:
-        image_data._list(config)
-    except DataError:
-        return False
-    return True
-
-
-def _is_folder(config: Config) -> bool:
-    """Whether its data are image files, neither built in nor packed."""
-    return config.data not in BUILT_IN_DATA and not image_data._is_packed(Path(config.data))
-
-
-def _about(error: DataError, name: str, sized: bool = True) -> DataError:
-    """The error in terms of an evaluation: what is given is called `name`, and no cure names a parameter of a training."""
-    text = re.sub(r"\bdata=", f"{name}=", str(error))
-    text = re.sub(r", fewer than batch_size=.*", ", and it takes at least 2 of either side: add images", text)
-    text = text if sized else re.sub(r"set image_size=\d+, or ", "", text)
-    return DataError(shown_text(text, 1000))  # a path may be long
-
-
-def _side(data: Images | twins.Twins, n: int) -> Side:
-    """What is known of a data set of which `n` images are taken."""
-    if not data.num_classes:
-        return Side(n, reason=f"{data.name} has no class folders")
-    return Side(n, data.classes, n // len(data.classes))
-
-
-def _real_side(data: Images | twins.Twins, n: int) -> Side:
-    own = _side(data, n)
-    return Side(n, own.classes, fewest(data, n)) if own.classes else own
-
-
-def _real_n(data: Images | twins.Twins, settings: Protocol) -> int:
-    """How many real images are used: as many as the protocol wants and the data has."""
-    n = settings.reference_n or (ENDLESS if data.length is None else data.length)
-    return real_number(data, n if data.length is None else min(n, data.length))
-
-
 def _reference(data, settings: Protocol, extractor: Extractor, keep_all: bool, batch_size: int) -> Reference:
     """The statistics of the real images."""
-    return reference(data, _real_n(data, settings), extractor, settings.to_pixels, keep_all, batch_size, progress)
+    return reference(data, real_count(data, settings), extractor, settings.to_pixels, keep_all, batch_size, progress)
 
 
 # ------------------------------------------------------------------------------------------------------- what is meant
@@ -578,79 +467,21 @@ def _newest() -> Run:
 
 
 def _in_processes(evaluation: Evaluation) -> list[dict]:
-    """Evaluate by `accelerate launch`; progress of its main process is printed here, on stderr."""
+    """Evaluate by `accelerate launch`."""
     most = 4 * (os.cpu_count() or 1) if on_cpu(evaluation.device) else torch.cuda.device_count()
     if evaluation.num_processes > most:
         raise ParameterError(f"num_processes={evaluation.num_processes:,} is more than there is work for here: at most {most}")
-    with TemporaryDirectory() as folder:
-        (Path(folder) / "question.json").write_text(json.dumps(asdict(evaluation)))
-        words = launch_command("workbench.evaluation", evaluation.num_processes, evaluation.device)
-        with open(Path(folder) / "log", "w+b") as log:  # a file, which nobody has to wait for
-            process = subprocess.Popen(
-                [*words, "--worker", folder],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, errors="replace",
-                env=launch_environment(evaluation.num_processes), start_new_session=True,
-            )  # fmt: skip
-            try:
-                for line in process.stdout:
-                    print(line, end="", file=sys.stderr, flush=True)
-                failed = process.wait()
-            except BaseException:
-                _end(process)  # an interrupt: checkpoints that are evaluated are on record
-                raise
-        if failed:
-            raise WorkbenchError(_reason(Path(folder), evaluation.num_processes))
-        return json.loads((Path(folder) / "answer.json").read_text())
+    return ask("workbench.evaluation", asdict(evaluation), evaluation.num_processes, evaluation.device)
 
 
-def _end(process: subprocess.Popen) -> None:
-    """End a launcher and the processes that it started, which are in sessions of their own."""
-    children = []
-    with suppress(psutil.Error):
-        children = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(10)
-    for child in children:
-        with suppress(psutil.Error):
-            child.kill()
-    process.kill()
-    process.wait()
-
-
-def _work(folder: Path) -> None:
-    """The part of one of several processes. What ends it is left in the folder: launchers end with lines that say nothing."""
-    try:
-        evaluation = Evaluation(**json.loads((folder / "question.json").read_text()))
-        with process_group(evaluation.num_processes, evaluation.device, "workbench.evaluation"):
-            # What the main process tells goes through its stdout; stderr is full of what launchers and libraries say.
-            with redirect_stderr(sys.stdout) if is_main() else nullcontext():
-                records = evaluate(evaluation)
-            if is_main():
-                (folder / "answer.json").write_text(json.dumps(records))
-    except BaseException as error:
-        message = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
-        failure = dict(
-            message=" ".join(message.split()), expected=isinstance(error, WorkbenchError), cause=not isinstance(error, LostProcessError)
-        )
-        (folder / f"failure-{rank()}-{os.getpid()}.json").write_text(json.dumps(failure))
-        raise
-
-
-def _reason(folder: Path, num_processes: int) -> str:
-    """Why an evaluation by several processes failed, in one line: the first cause, not that the others lost a process."""
-    failures = [json.loads(path.read_text()) for path in sorted(folder.glob("failure-*.json"))]
-    causes = [failure for failure in failures if failure["cause"]]
-    if causes:
-        return min(causes, key=lambda failure: not failure["expected"])["message"]
-    log = (folder / "log").read_text(errors="replace")
-    # What torch's launcher says of the process that ended first: the others are ended by it.
-    for status, number in re.findall(r"exitcode: -(\d+)\)? local_rank: (\d+)", log):
-        with suppress(ValueError):
-            name = signal.Signals(int(status)).name
-            cause = "; if nobody did that, there was no memory left" if name == "SIGKILL" else ""
-            return f"process {number} of {num_processes} (counted from 0) was ended by {name}{cause}"
-    return f"the evaluation by {num_processes} processes ended without results, and none of them said why"
+def _answer(question: dict) -> list[dict] | None:
+    """The part of one of several processes."""
+    evaluation = Evaluation(**question)
+    with process_group(evaluation.num_processes, evaluation.device, "workbench.evaluation"):
+        # What the main process tells goes through its stdout; stderr is full of what launchers and libraries say.
+        with redirect_stderr(sys.stdout) if is_main() else nullcontext():
+            records = evaluate(evaluation)
+        return records if is_main() else None
 
 
 def _device(evaluation: Evaluation) -> torch.device:
@@ -695,7 +526,7 @@ def main() -> None:
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        return _work(arguments.worker)
+        return answer(arguments.worker, _answer)
     evaluation = Evaluation.from_parameters(dict(arguments.p))
     with redirect_stdout(sys.stderr) if arguments.json else nullcontext():  # also what an extractor of the user's prints
         records = evaluate(evaluation)
