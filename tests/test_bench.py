@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from workbench import Config, bench, model
+from workbench import Config, bench
 from workbench.bench import WITHOUT, Contender, plain_d_step, plain_g_step
+from workbench.data.twins import Twins
+from workbench.model import layers
 from workbench.training import build, d_step, g_step, make_accelerator
-from workbench.twins import Twins
 
 # ------------------------------------------------------------------------------------------------ the same mathematics
 
@@ -70,11 +71,11 @@ def test_the_fast_step_is_the_plain_one(tiny, changes):
 
 
 PLANTED = {
-    "a kernel summed over a box the wrong way round": (model, "_summed_over_a_box", lambda f: lambda w, scale=1.0, mirrored=False: f(w, scale)),
+    "a kernel summed over a box the wrong way round": (layers, "_summed_over_a_box", lambda f: lambda w, scale=1.0, mirrored=False: f(w, scale)),
     "scores divided by the square root of the width": (
         torch.nn.functional, "scaled_dot_product_attention", lambda f: lambda q, k, v, scale: f(q, k, v),
     ),
-    "a power iteration too many": (model.SpectralNorm, "sigma", lambda f: lambda self, w: (self.iterate(w), f(self, w))[1]),
+    "a power iteration too many": (layers.SpectralNorm, "sigma", lambda f: lambda self, w: (self.iterate(w), f(self, w))[1]),
 }  # fmt: skip
 
 

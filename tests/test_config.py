@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
 
 from workbench import Config, ParameterError, WorkbenchError
-from workbench.ablation import Ablation
-from workbench.comparison import Comparison
 from workbench.config import BUILT_IN_DATA, PRESETS, parent_config, split_resume
-from workbench.estimate import require_feasible
 from workbench.evaluation import Evaluation
 from workbench.files import UnreadableError
 from workbench.places import find_run_folder, outputs_dir
+from workbench.training.estimate import require_feasible
+from workbench.views.ablation import Ablation
+from workbench.views.compare import Comparison
 
 
 def refused(parameters, error=ParameterError) -> str:
@@ -36,7 +36,7 @@ def test_presets_hold_and_round_trip(name):
 
 
 def test_built_in_classes_are_those_of_the_data():
-    from workbench import twins
+    from workbench.data import twins
 
     assert BUILT_IN_DATA["twins"]["num_classes"] == len(twins.CLASSES)
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench import Config, Run, ablation, comparison, evaluation, inspection  # noqa: F401 (they declare parameters)
+from workbench import Config, Run
 from workbench.files import read_json, read_records
 from workbench.metrics.protocols import Protocol
 from workbench.parameters import Parameters, WorkbenchError

@@ -40,7 +40,7 @@ def test_importing_the_package_is_light():
 import sys
 import workbench
 print([m for m in ("accelerate", "matplotlib", "plotly", "IPython", "torchvision") if m in sys.modules])
-import workbench.ablation, workbench.inspection, workbench.training, workbench.widgets
+import workbench.views.ablation, workbench.views.attention, workbench.training, workbench.widgets
 print([m for m in ("torchvision", "torch._dynamo", "scipy.stats") if m in sys.modules])
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n[]\n"

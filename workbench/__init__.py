@@ -5,21 +5,20 @@ import os as _os
 if _os.name != "posix":  # locks, signals and process groups are those of POSIX
     raise ImportError("the SAGAN workbench runs on Linux and macOS; on Windows, use it in WSL")
 
-from . import losses
 from .config import Config
-from .model import Discriminator, Generator, SelfAttention
+from .model import Discriminator, Generator, SelfAttention, losses
 from .parameters import ParameterError, WorkbenchError, notebook_parameters
 from .runs import Run, list_runs
 
 _LAZY = {  # what needs accelerate, Jupyter or plotting is imported when it is first used
     "train": "training", "launch": "training", "Dashboard": "widgets.dashboard", "AttentionInspector": "widgets.inspector",
-    "interactive": "progress", "AttentionView": "inspection", "Comparison": "comparison", "Ablation": "ablation",
+    "interactive": "progress", "AttentionView": "views.attention", "Comparison": "views.compare", "Ablation": "views.ablation",
     "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation",
 }  # fmt: skip
-_MODULES = (
-    "ablation", "attention", "augment", "comparison", "data", "ema", "evaluation", "experiments", "figures", "groups",
-    "inspection", "metrics", "runs", "sampling", "training", "twins",
-)  # fmt: skip
+_MODULES = {
+    "sampling": "model.sampling", "twins": "data.twins",
+    **{name: name for name in ("attention", "data", "evaluation", "figures", "metrics", "studies", "training", "views")},
+}  # fmt: skip
 
 __all__ = [
     "Config", "Discriminator", "Generator", "ParameterError", "Run", "SelfAttention", "WorkbenchError", "list_runs", "losses",
@@ -33,5 +32,5 @@ def __getattr__(name: str):
     if name in _LAZY:
         return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     if name in _MODULES:
-        return import_module(f".{name}", __name__)
+        return import_module(f".{_MODULES[name]}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

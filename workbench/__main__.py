@@ -5,9 +5,9 @@ import sys
 import time
 
 from .config import Config
-from .estimate import require_feasible
 from .parameters import command
 from .runs import Run, list_runs, release, reserve
+from .training.estimate import require_feasible
 
 
 @command

@@ -29,12 +29,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import model, sampling, training
+from . import training
 from .config import Config
 from .data import Images, loader, to_unit
 from .evaluation import Samples
 from .metrics.protocols import protocol
-from .model import BatchNorm, Discriminator, DownConv, Generator, ResidualBlock, SelfAttention, UpConv
+from .model import Discriminator, Generator, SelfAttention, layers, networks, sampling
+from .model.attention import ResidualBlock
+from .model.layers import BatchNorm, DownConv, UpConv
 from .parameters import ParameterError, WorkbenchError, command
 from .processes import on_cpu
 from .runs import describe_machine
@@ -188,7 +190,7 @@ WITHOUT: dict[str, dict] = {
     "up-sampling inside the convolution": dict(patches=[(UpConv, "forward", lambda self, x: nn.Conv2d.forward(self, upsample(x)))]),
     "pooling inside the convolution": dict(patches=[(DownConv, "forward", lambda self, x: F.avg_pool2d(nn.Conv2d.forward(self, x), 2))]),
     "fused attention": dict(patches=[(SelfAttention, "forward", _plain_attention)]),
-    "channels_last": dict(patches=[(model, "_channels_last", lambda x: x)], change=_contiguous),
+    "channels_last": dict(patches=[(networks, "channels_last", lambda x: x), (layers, "channels_last", lambda x: x)], change=_contiguous),
     "real and fake images in one pass": dict(change=_in_two_passes),
     "fused Adam": dict(change=_plain_adam),
     "memory kept between steps": dict(patches=[(training, "keep_memory", lambda: None)]),

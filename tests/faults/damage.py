@@ -19,11 +19,11 @@ from harness import Trial, Verdict, digests, fork, root, use_folders
 from writes import NAME, data_config, make_images, pack, prepare_data, score, score_run, tiny
 
 from workbench import Config, Run, figures, train
-from workbench.comparison import Comparison
 from workbench.data import open_data
 from workbench.evaluation import evaluate
 from workbench.parameters import WorkbenchError
 from workbench.runs import list_runs
+from workbench.views.compare import Comparison
 
 TEXT = (".json", ".jsonl")
 

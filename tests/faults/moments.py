@@ -14,11 +14,11 @@ import psutil
 from harness import Outcome, Trial, Verdict, difference, fork, root, rows, shim, start, use_folders, wait
 from writes import NAME, data_state, go_on, make_images, make_parent, pack, prepare_data, run_state, score_run, tiny
 
-from workbench import Config, Run, liveness, train
-from workbench.experiments.trials import Trial as Training
-from workbench.experiments.trials import carry_out
+from workbench import Config, Run, train
 from workbench.parameters import WorkbenchError
-from workbench.runs import ACTIVE, create_run, reserve
+from workbench.runs import ACTIVE, create_run, liveness, reserve
+from workbench.studies.sweep import Trial as Training
+from workbench.studies.sweep import carry_out
 from workbench.training import launch
 
 MINUTE = 60.0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import groups
-from ..diagnostics import effective, largest_of_all, margin
-from ..groups import AXES
 from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
+from ..studies import groups
+from ..studies.groups import AXES
+from ..training.diagnostics import effective, largest_of_all, margin
 from . import records as records_of
 from .drawing import Plot
 from .panels import add_lines, colours, empty_panels, literal

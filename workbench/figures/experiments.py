@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from .. import groups
-from ..groups import Group
 from ..runs import Run
+from ..studies import groups
+from ..studies.groups import Group
 from . import records as records_of
 from .drawing import Plot
 from .panels import add_lines, add_points, colours, empty_panels, literal, literal_lines, protocols

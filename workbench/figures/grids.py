@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from .. import augment, sampling
 from ..config import Config
+from ..data import augment
 from ..files import UnreadableError
+from ..model import sampling
 from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
 from .drawing import Drawing, Note, png_bytes

@@ -7,9 +7,9 @@ from dataclasses import asdict
 
 import torch
 
-from ..inspection import MOST_QUERIES, AttentionView, Look, Scene, Subject
 from ..parameters import ParameterError, WorkbenchError, say_once
 from ..runs import Run
+from ..views.attention import MOST_QUERIES, AttentionView, Look, Scene, Subject
 from .drawing import Drawing, Note
 from .grids import pixels
 

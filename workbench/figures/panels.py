@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..groups import Score, mean_and_sd
 from ..metrics.protocols import brief
 from ..runs import Run
+from ..studies.groups import Score, mean_and_sd
 from .records import number
 
 PLOTLY = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;", "\n": " "}  # what plotly takes for markup

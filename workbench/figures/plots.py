@@ -9,13 +9,13 @@ from fnmatch import fnmatchcase
 
 from PIL import Image
 
-from .. import groups
-from ..diagnostics import with_margin
-from ..groups import AXES, Group, Score
 from ..metrics.protocols import brief
 from ..metrics.reported import published
 from ..parameters import ParameterError, WorkbenchError, nearest
 from ..runs import Run
+from ..studies import groups
+from ..studies.groups import AXES, Group, Score
+from ..training.diagnostics import with_margin
 from . import records as records_of
 from .drawing import Plot
 from .grids import samples

@@ -6,7 +6,7 @@ import textwrap
 
 import torch
 
-from ..experiments.correspondence import Study, Transplant
+from ..studies.correspondence import Study, Transplant
 from .drawing import Drawing, Plot
 from .panels import colours, empty_panels, literal
 

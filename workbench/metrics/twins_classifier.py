@@ -21,9 +21,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import twins
+from ..data import twins
+from ..data.twins import CLASSES, SYMMETRY, Twins, draw_half
 from ..parameters import ParameterError, WorkbenchError, command
-from ..twins import CLASSES, SYMMETRY, Twins, draw_half
 
 SIZE = 32  # height and width of what the network sees
 WEIGHTS = Path(__file__).with_name("twins-3d2861b8.safetensors")

@@ -28,13 +28,13 @@ import traitlets
 from IPython.display import display
 from PIL import Image
 
-from ..diagnostics import effective, margin
 from ..figures import records
 from ..figures.grids import sample_grid
 from ..metrics.protocols import brief
 from ..parameters import WorkbenchError, say_once
 from ..progress import clock, interactive
 from ..runs import ACTIVE, Run
+from ..training.diagnostics import effective, margin
 from .assets import source
 
 BADGES = {"created": "not started", "starting": "starting…", "running": "training", "stopping": "stopping…"}  # the others: as they are

@@ -23,10 +23,10 @@ import traitlets
 from .. import figures
 from ..data import to_uint8
 from ..files import replace_text, storing
-from ..inspection import MOST_QUERIES, READINGS, STRIP, AttentionView, Scene, Subject
 from ..parameters import ParameterError, WorkbenchError, say_once
 from ..progress import interactive
 from ..runs import Run
+from ..views.attention import MOST_QUERIES, READINGS, STRIP, AttentionView, Scene, Subject
 from .assets import source
 
 SAVED_BYTES = 400_000  # of the first answer that go into a saved notebook; larger ones are left to the kernel

@@ -1,0 +1,147 @@
+import math
+
+import pytest
+import torch
+from torch.nn.utils import parametrize
+
+from workbench import Generator, ParameterError
+from workbench.model import sampling
+
+
+def test_latents_are_functions_of_seed_and_index():
+    everything = sampling.latents(700, 5, seed=3)
+    assert torch.equal(sampling.latents(10, 5, seed=3, start=250), everything[250:260])  # across a border of chunks
+    assert torch.equal(sampling.latents(1, 5, seed=3, start=699), everything[699:])
+    assert not torch.equal(sampling.latents(700, 5, seed=4), everything)
+    assert abs(everything.mean()) < 0.1 and abs(everything.std() - 1) < 0.05
+
+
+def test_generators_of_different_keys_differ():
+    draws = {sampling.generator_for(*key).initial_seed() for key in [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 1, 2), (0, 2, 1)]}
+    assert len(draws) == 7
+    assert sampling.generator_for(5, 6).initial_seed() == sampling.generator_for(5, 6).initial_seed()
+
+
+def test_grid_has_a_row_per_class_and_equal_latents_in_each():
+    z, y = sampling.grid(6, 8, seed=0, columns=5)
+    assert y.view(6, 5).tolist() == [[c] * 5 for c in range(6)]
+    assert all(torch.equal(row, z[:5]) for row in z.view(6, 5, 8))
+    z, y = sampling.grid(1000, 8, seed=0)
+    assert len(z) == 100 and y.view(10, 10)[:, 0].tolist() == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
+    z, y = sampling.grid(0, 8, seed=0)
+    assert y is None and len(z.unique(dim=0)) == 100
+
+
+def test_images_do_not_depend_on_the_batch_size(tiny):
+    generator = Generator(tiny()).double().train()
+    z, y = sampling.latents(7, 8), torch.arange(7) % 6
+    assert (sampling.images(generator, z, y, 3) - sampling.images(generator, z, y, 7)).abs().max() < 1e-6
+    assert generator.training  # modes are restored
+
+
+def test_interpolation_keeps_to_the_sphere():
+    a, b = sampling.latents(50, 64, seed=1), sampling.latents(50, 64, seed=2)
+    torch.testing.assert_close(sampling.interpolate(a, b, 0.0), a)
+    torch.testing.assert_close(sampling.interpolate(a, b, 1.0), b)
+    torch.testing.assert_close(sampling.interpolate(a, a, 0.3), a)
+    unit = [z / z.norm(dim=1, keepdim=True) for z in (a, b)]
+    middle = sampling.interpolate(*unit, 0.5)
+    torch.testing.assert_close(middle.norm(dim=1), torch.ones(50))  # a straight line would give about 0.7
+    torch.testing.assert_close((middle * unit[0]).sum(1), (middle * unit[1]).sum(1))
+
+
+def test_interpolation_is_defined_where_there_is_no_single_great_circle():
+    z = sampling.latents(4, 8, seed=1)
+    nothing = torch.zeros_like(z)
+    for t in (0.0, 0.3, 0.5, 1.0, -1.0, 2.0):
+        torch.testing.assert_close(sampling.interpolate(z, -z, t), (1 - 2 * t) * z)
+        torch.testing.assert_close(sampling.interpolate(z, 2 * z, t), (1 + t) * z)
+        torch.testing.assert_close(sampling.interpolate(nothing, z, t), t * z)
+        assert torch.equal(sampling.interpolate(nothing, nothing, t), nothing)
+        assert sampling.interpolate(z, -z * 1.0001 + 1e-6, t).isfinite().all()
+    with pytest.raises(ParameterError, match="t=nan"):
+        sampling.interpolate(z, -z, math.nan)
+
+
+@pytest.mark.parametrize("threshold", [1e-300, 1e-20, 1e-3, 0.5, 2, 9.0, 40.0, 1e300, math.inf])
+def test_truncated_latents_are_finite_and_within_their_bounds(threshold):
+    z = torch.cat([sampling.latents(20, 8), torch.tensor([[0.0, -0.0, 9.0, -9.0, 50.0, -50.0, 1e30, -1e30]])])
+    inside = sampling.truncate(z, threshold)
+    assert inside.isfinite().all() and (inside.abs() <= min(threshold, 1e38)).all() and (inside.abs() <= z.abs()).all()
+    assert (inside * z >= 0).all()
+    if threshold >= 40:
+        torch.testing.assert_close(inside[:-1], z[:-1])
+
+
+def test_numbers_that_no_latents_go_by_are_refused_in_one_line():
+    z = sampling.latents(3, 8)
+    for call in (
+        lambda: sampling.truncate(z, math.nan),
+        lambda: sampling.truncate(z, -1),
+        lambda: sampling.latents(3, 8, seed=-1),
+        lambda: sampling.latents(-3, 8),
+        lambda: sampling.latents(3, 8, start=-1),
+        lambda: sampling.latents(10**12, 8),
+        lambda: sampling.latents(3, 10**12),
+        lambda: sampling.generator_for(0, -1),
+    ):
+        with pytest.raises(ParameterError) as error:
+            call()
+        assert "\n" not in str(error.value)
+    assert sampling.latents(0, 8).shape == (0, 8) and sampling.latents(2, 8, seed=10**400, start=10**30).isfinite().all()
+
+
+def spectral_errors(net):
+    """Of each layer, how far the largest singular value (by SVD) of its normalised weight is from 1."""
+    layers = [m for m in net.modules() if parametrize.is_parametrized(m, "weight")]
+    return [abs(torch.linalg.svdvals(m.weight.detach().flatten(1))[0].item() - 1) for m in layers]
+
+
+def test_settle_fits_statistics_and_spectral_vectors_to_the_weights(tiny):
+    """Standing statistics equal the average over the same batches computed by hooks; sigma equals an SVD's."""
+    generator = Generator(tiny(batch_norm_group=4)).double().eval()
+    with torch.no_grad():
+        for p in generator.parameters():
+            p.add_(torch.randn_like(p) * 0.05)
+    before = spectral_errors(generator)
+    means = []
+    norm = generator.blocks["16"].norm1
+    handle = norm.register_forward_hook(lambda m, x, out: means.append(x[0].mean((0, 2, 3))))
+    sampling.settle(generator, seed=1, batches=5, batch_size=32)
+    handle.remove()
+    assert (norm.running_mean - torch.stack(means).mean(0)).abs().max() < 1e-12
+    assert (norm.momentum, norm.group_size) == (0.1, 4) and not generator.training
+    assert max(after := spectral_errors(generator)) < 0.1
+    assert sum(after) < 0.2 * sum(before)
+
+
+def test_an_error_while_statistics_are_estimated_leaves_batch_norm_as_it_was(tiny):
+    generator = Generator(tiny(batch_norm_group=4)).train()
+    before = generator.norm.momentum, generator.norm.group_size
+
+    def fails(*arguments):
+        raise RuntimeError("out of memory")
+
+    generator.blocks["16"].norm1.register_forward_hook(fails)
+    with pytest.raises(RuntimeError):
+        sampling.settle(generator)
+    assert (generator.norm.momentum, generator.norm.group_size) == before and generator.training
+
+
+def test_modes_of_single_modules_are_restored(tiny):
+    generator = Generator(tiny()).train()
+    generator.norm.eval()
+    with sampling.evaluating(generator):
+        assert not generator.training
+    assert generator.training and not generator.norm.training
+
+
+def test_a_grid_holds_the_images_row_by_row_on_black():
+    for count, columns in ((7, 3), (6, 3), (2, 5)):
+        x = torch.randn(count, 3, 8, 8)
+        across, down = min(columns, count), math.ceil(count / columns)
+        expected = torch.zeros(3, 10 * down + 2, 10 * across + 2, dtype=torch.uint8)
+        for k in range(count):
+            top, left = 10 * (k // across) + 2, 10 * (k % across) + 2
+            expected[:, top : top + 8, left : left + 8] = ((x[k].clamp(-1, 1) + 1) / 2 * 255).round()
+        assert torch.equal(sampling.tile(x, columns), expected)

@@ -1,0 +1,515 @@
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from workbench import Config, ParameterError, Run, WorkbenchError, list_runs
+from workbench.__main__ import main
+from workbench.data.twins import Twins
+from workbench.files import StorageError, UnreadableError, delete_folder
+from workbench.places import DEMO, outputs_dir
+from workbench.runs import create_run, find_runs, fork_point, git_state, holding, load_into, release, reserve, write_provenance
+from workbench.runs.liveness import BusyError, hold, moves, signature
+from workbench.tensors import seal
+
+
+def test_runs_are_named_from_what_differs_and_never_collide(tiny):
+    config = Config.preset("twins32", lr_d=4e-4)
+    assert [create_run(config).name for _ in range(3)] == ["twins32-lr_d=0.0004", "twins32-lr_d=0.0004-2", "twins32-lr_d=0.0004-3"]
+    run = create_run(Config.preset("twins32", run="mine"))
+    assert run.config.run == run.name == "mine"
+    with pytest.raises(ParameterError, match="run='mine' exists already; go on with it by resume='mine'"):
+        create_run(Config.preset("twins32", run="mine"))
+
+
+def _create(_):
+    return create_run(Config.preset("twins32", seed=1)).name
+
+
+def test_runs_started_at_once_get_folders_of_their_own():
+    with ProcessPoolExecutor(4) as pool:
+        names = list(pool.map(_create, range(40)))
+    assert len(set(names)) == 40
+    assert all(Run(name).config.run == name for name in names)
+
+
+def test_a_reserved_name_is_kept_for_the_run_of_that_name():
+    config = Config.preset("twins32")
+    name = reserve(config)
+    assert name == "twins32" and reserve(config) == "twins32-2"
+    assert create_run(config).name == "twins32-3"
+    assert create_run(config.replace(run=name)).name == "twins32"
+
+
+def test_an_unknown_run_names_the_nearest():
+    create_run(Config.preset("twins32", run="morning"))
+    with pytest.raises(WorkbenchError, match=r"no run 'mornin' in .*did you mean 'morning'"):
+        Run("mornin")
+    assert [run.name for run in list_runs()] == ["morning"]
+
+
+def test_history_survives_a_torn_last_line_and_is_truncated():
+    run = create_run(Config.preset("twins32"))
+    for step in (10, 20, 30):
+        run.append("history.jsonl", dict(step=step))
+    with open(run.path / "history.jsonl", "a") as f:
+        f.write('{"step": 4')
+    assert [row["step"] for row in run.history()] == [10, 20, 30]
+    run.begin_records(run, 20)
+    run.append("history.jsonl", dict(step=21))
+    assert [row["step"] for row in run.history()] == [10, 20, 21]
+
+
+def test_checkpoints_are_complete_or_absent(tiny, monkeypatch):
+    run = create_run(tiny())
+    tensors = {"generator": {"w": torch.randn(3, 2).t()}}  # not contiguous
+    run.save_checkpoint(1, tensors, dict(step=1))
+    assert sorted(p.name for p in run.checkpoint_path().iterdir()) == ["SHA256SUMS", "generator.safetensors", "state.json"]
+    assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=run.checkpoint_path()).returncode == 0
+    # Killed while writing or deleting: nothing that looks like a checkpoint remains, and what was left is cleaned up.
+    monkeypatch.setattr(Path, "rename", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("workbench.files.shutil.rmtree", lambda *a, **k: None)
+    with pytest.raises(KeyboardInterrupt):
+        run.save_checkpoint(2, tensors, dict(step=2))
+    delete_folder(run.path / "checkpoints" / "1")
+    monkeypatch.undo()
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(run.path.parent))
+    assert run.checkpoint_steps() == [] and len(list((run.path / "checkpoints").iterdir())) == 2
+    run.clean()
+    assert list((run.path / "checkpoints").iterdir()) == []
+
+
+def test_only_the_newest_checkpoints_are_kept_when_asked(tiny):
+    run = create_run(tiny())
+    for step in range(1, 12):
+        run.save_checkpoint(step, {"g": {"w": torch.zeros(1)}}, {}, keep=2)
+    assert run.checkpoint_steps() == [10, 11]
+
+
+def test_models_come_back_as_they_were_saved(tiny):
+    from workbench import train
+
+    run = train(tiny(attention_g="8,16"))
+    generator = run.generator()
+    assert not generator.training and not any(p.requires_grad for p in generator.parameters())
+    raw = run.generator(weights="raw")
+    assert not torch.equal(generator.linear.bias, raw.linear.bias)
+    z, y = torch.randn(2, 8), torch.arange(2)
+    assert generator(z, y).shape == (2, 3, 32, 32) and run.discriminator()(raw(z, y), y).shape == (2,)
+    with pytest.raises(WorkbenchError, match="no checkpoint at step 7; there are: 4"):
+        run.generator(step=7)
+    without = train(tiny(ema_decay=0, run="without"))
+    with pytest.raises(WorkbenchError, match="keeps no averaged weights"):
+        without.generator()
+    without.generator(weights="raw"), without.generator(weights="auto")
+    # A checkpoint of another architecture is refused by name.
+    shutil.copy(run.checkpoint_path() / "generator.safetensors", without.checkpoint_path() / "generator.safetensors")
+    seal(without.checkpoint_path())
+    with pytest.raises(WorkbenchError, match=r"does not fit the configuration: 'attention\.8"):
+        without.generator(weights="raw")
+
+
+def test_loading_keeps_the_memory_layout():
+    target = {"w": torch.zeros(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)}
+    saved = {"w": torch.randn(2, 3, 4, 4)}
+    load_into(target, saved, "file")
+    assert torch.equal(target["w"], saved["w"]) and target["w"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_provenance_records_where_a_run_comes_from(tiny):
+    config = tiny(note="a try", tags="a, b")
+    run = create_run(config)
+    data = Twins(32)
+    write_provenance(run, config, data, 0)
+    record = run.provenance
+    assert record["data"] == dict(name="twins", fingerprint=data.fingerprint, classes=Twins.classes)
+    assert record["note"] == "a try" and record["tags"] == ["a", "b"] and record["parent"] is None
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0] and record["python"] == sys.version.split()[0]
+    assert record["command"][1:] == sys.orig_argv[1:]
+    assert record["git"] == git_state()
+    write_provenance(run, config, data, 4)
+    assert [start["from_step"] for start in run.provenance["started"]] == [0, 4]
+    with pytest.raises(WorkbenchError, match="it has changed"):
+        write_provenance(run, config, Twins(32, seed=1), 4)
+
+
+def test_git_state_sees_commit_and_changes(tmp_path, monkeypatch):
+    for words in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=b", "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    (tmp_path / "workbench").mkdir()
+    monkeypatch.setattr("workbench.runs.folder.__file__", str(tmp_path / "workbench" / "runs" / "folder.py"))
+    head = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    assert git_state() == dict(commit=head, dirty=False)
+    (tmp_path / "new.py").touch()
+    assert git_state() == dict(commit=head, dirty=True)
+
+
+@pytest.fixture
+def other():
+    """A process that does nothing, as if it trained."""
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_dead_process_is_noticed(tiny, other):
+    run = create_run(tiny())
+    assert run.status()["state"] == "created" and not run.active
+    run.set_status(state="running", step=3, **signature(other.pid))
+    assert run.active and run.status()["step"] == 3
+    run.stop()
+    assert run.status()["state"] == "stopping"
+    other.kill()
+    while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:  # dead, and its parent has not asked yet
+        pass
+    assert run.status()["state"] == "lost" and not run.active
+    assert "died without reporting; nothing was saved yet; start again with: papermill" in run.status()["message"]
+
+
+def test_a_process_number_used_again_is_not_the_training(tiny):
+    run = create_run(tiny())
+    run.set_status(state="running", born="1")
+    assert run.status()["state"] == "lost"
+
+
+@pytest.mark.parametrize("step", [3, -3, 3600, -86400])
+def test_a_clock_that_is_set_makes_no_training_lost(tiny, other, monkeypatch, step):
+    run = create_run(tiny())
+    run.set_status(state="running", **signature(other.pid))
+    for name in ("time", "time_ns"):
+        real = getattr(time, name)
+        monkeypatch.setattr(time, name, lambda real=real, unit=1e9 if name == "time_ns" else 1: real() + type(real())(step * unit))
+    boot_time = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot_time + step, raising=False)
+    assert run.active and Run(run.name).active
+
+
+def test_another_machine_is_known_by_its_heartbeat(tiny, monkeypatch):
+    run = create_run(tiny())
+    run.set_status(state="running", **signature() | dict(machine="another", host="elsewhere", pid=1))
+    (run.path / ".lock").touch()
+    for name, age in (("status.json", 7200), (".lock", 20)):
+        os.utime(run.path / name, (time.time() - age,) * 2)
+    assert run.active  # an evaluation that takes two hours, and a heart that beats
+    os.utime(run.path / ".lock", (time.time() - 1200,) * 2)
+    assert run.status()["state"] == "lost"
+
+
+def test_a_run_is_held_by_one(tiny, other, monkeypatch):
+    run = create_run(tiny())
+    monkeypatch.setattr("workbench.runs.liveness.HEARTBEAT", 0.05)
+    with holding(run) as lock:
+        assert (run.path / ".lock").exists() and moves(run.path, 2) and not lock.lost
+        with pytest.raises(BusyError), hold(run.path, patience=0.1):
+            pass
+    assert not (run.path / ".lock").exists()
+    run.set_status(state="starting", **signature(other.pid))
+    with pytest.raises(BusyError, match=rf"is being trained already \(process {other.pid}"), holding(run):
+        pass
+    other.kill()
+    other.wait()
+    with holding(run):  # after a death, whatever the lock file of the dead says
+        pass
+    # Another machine's run that the clocks say is dead, and whose heart beats all the same.
+    run.set_status(state="running", **signature() | dict(machine="another", host="elsewhere", pid=1))
+    beating = threading.Event()
+
+    def beat():
+        while not beating.wait(0.02):
+            (run.path / ".lock").touch()
+            os.utime(run.path / ".lock", (time.time() - 9e5 + time.monotonic(),) * 2)
+
+    os.utime(run.path / "status.json", (1, 1))
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        assert run.status()["state"] in ("lost", "running")
+        with pytest.raises(BusyError, match="on elsewhere"), holding(run):
+            pass
+    finally:
+        beating.set()
+        thread.join()
+
+
+def test_whoever_slept_notices_that_the_run_is_anothers(tiny):
+    run = create_run(tiny())
+    with holding(run) as lock:
+        (run.path / ".lock").unlink()  # as another machine does it that has no locks in common with this one
+        (run.path / ".lock").touch()
+        assert lock.lost
+    assert (run.path / ".lock").exists()  # the other one's
+
+
+def test_without_locks_the_heartbeat_alone_tells(tiny, monkeypatch):
+    def no_locks(*arguments):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with holding(create_run(tiny())) as lock:
+        assert not lock.lost
+
+
+@pytest.mark.parametrize(
+    ("resume", "says"), [("a@x", "'x' is not a step"), ("a@5", "no checkpoint at step 5"), ("b@5", "there is no run 'b'")]
+)
+def test_a_fork_point_that_is_not_there(tiny, resume, says):
+    create_run(tiny(run="a")).save_checkpoint(4, {"g": {"w": torch.zeros(1)}}, {})
+    with pytest.raises(WorkbenchError, match=says):
+        fork_point(tiny(resume=resume, steps=5))
+    assert fork_point(tiny(resume="a@4", steps=5))[1] == 4
+    assert fork_point(tiny(resume="a")) is None
+    with pytest.raises(ParameterError, match="steps=4 is not above 4"):
+        fork_point(tiny(resume="a@4"))
+
+
+# ------------------------------------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("signed", [dict(pid=float("inf")), dict(pid="7"), dict(pid=2**70), dict(born=7), dict(pid=None), dict(machine=[])])
+def test_a_status_with_an_odd_signature_is_told_and_no_error(tiny, signed):
+    run = create_run(tiny(run="r"))
+    run.set_status(state="running", **signed)
+    assert run.status()["state"] in ("lost", "unreadable")
+
+
+DAMAGE = dict(
+    empty=b"", cut=b'{"preset": "twins32", "wid', zeros=b"\0" * 200, binary=b"\xff\xfe\x00", list=b"[1, 2]", number=b"1" * 5000,
+    deep=b"[" * 100_000, other=b'{"preset": "twins32", "from": "another version"}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("file", ["config.json", "status.json", "provenance.json"])
+def test_a_damaged_folder_is_named_and_breaks_no_list(tiny, file, damage, monkeypatch, capsys):
+    good = create_run(tiny(run="good", tags="x"))
+    good.set_status(state="finished")
+    write_provenance(good, good.config, Twins(32), 0)
+    bad = create_run(tiny(run="bad"))
+    (bad.path / file).write_bytes(DAMAGE[damage])
+    monkeypatch.setattr("workbench.parameters._said", set())
+    monkeypatch.setattr(sys, "argv", ["workbench", "runs"])
+    assert main() == 0
+    out, err = capsys.readouterr()
+    assert "finished" in out and "good" in out
+    harmless = (file, damage) in {("status.json", "other"), ("provenance.json", "other")}
+    if file != "provenance.json" and not harmless:
+        assert f"unreadable: {bad.path / file} (" in out + err
+    assert [run.name for run in find_runs("good")] == ["good"] and [run.name for run in find_runs("x")] == ["good"]
+    told = f"unreadable: {bad.path / file} ("
+    assert harmless or told in err + out + capsys.readouterr().err
+    assert "Traceback" not in out + err
+    if file == "config.json":
+        with pytest.raises(UnreadableError, match="unreadable: "):
+            bad.config  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "line", [b"\0" * 40, b"\xff\xfe", b"{", b"7", b'{"step": "x"}', b"{}", b'{"step": -1}', b'{"step": 5, "loss_d": "high"}']
+)
+def test_bad_lines_are_left_out_and_told_once(tiny, line, monkeypatch, capsys):
+    run = create_run(tiny(run="r"))
+    run.append("history.jsonl", dict(step=1, loss_d=0.5))
+    with open(run.path / "history.jsonl", "ab") as file:
+        file.write(line)  # torn: no end of a line
+    run.append("history.jsonl", dict(step=2, loss_d=0.25))
+    monkeypatch.setattr("workbench.parameters._said", set())
+    for _ in range(2):
+        assert [row["step"] for row in run.history()] == [1, 2]
+    assert capsys.readouterr().err == f"unreadable: {run.path / 'history.jsonl'} (line 2): left out, the rest is used\n"
+
+
+def test_going_on_drops_what_is_written_again_and_nothing_else(tiny, monkeypatch):
+    run = create_run(tiny(run="r"))
+    for step in (1, 2, 3):
+        run.append("history.jsonl", dict(step=step))
+        run.append("evaluations.jsonl", dict(step=step, scores={}, protocol="by hand"))
+        run.append("evaluations.jsonl", dict(step=step, scores={}, protocol="p", during_training=True))
+    with open(run.path / "history.jsonl", "ab") as file:
+        file.write(b'\0\0 a bad line\n{"step": 4, "loss_d": null}\n{"step": 2, "loss_d": null}\n{"step": 1')
+    run.begin_records(run, 2)
+    assert (run.path / "history.jsonl").read_bytes() == b'{"step": 1}\n{"step": 2}\n\0\0 a bad line\n{"step": 2, "loss_d": null}\n'
+    kept = [(row["step"], row["protocol"]) for row in run.evaluations()]
+    assert kept == [(1, "by hand"), (1, "p"), (2, "by hand"), (2, "p"), (3, "by hand")]
+    # What cannot be read is not taken for empty.
+    before = (run.path / "history.jsonl").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("workbench.files.read_bytes", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(UnreadableError, match=r"history.jsonl \(Input/output error\)"):
+            run.begin_records(run, 1)
+    assert (run.path / "history.jsonl").read_bytes() == before
+    run.begin_records(None, 0)
+    assert run.history() == run.evaluations() == []
+
+
+def test_a_record_is_written_whole_or_not_at_all(tiny, monkeypatch):
+    run = create_run(tiny(run="r"))
+    run.append("history.jsonl", dict(step=1))
+    before, write = (run.path / "history.jsonl").read_bytes(), os.write
+
+    def full(handle, content):
+        if len(content) < 8:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(handle, content[:8])
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StorageError, match=r"history.jsonl cannot be written: No space left on device; the disk of .* MB left: make room"):
+        run.append("history.jsonl", dict(step=2))
+    assert (run.path / "history.jsonl").read_bytes() == before
+
+
+def flip(path, bit=0):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("file", ["ema.safetensors", "generator.safetensors", "window.safetensors", "state.json", "SHA256SUMS"])
+@pytest.mark.parametrize(
+    "damage", [flip, cut, os.remove, lambda path: path.write_bytes(b""), "other"], ids=["flip", "cut", "missing", "empty", "other"]
+)
+def test_damaged_checkpoints_give_no_other_weights(trained_once, file, damage):
+    run = trained_once(steps=4, checkpoint_every=2, log_every=3)
+    path = run.checkpoint_path(4) / file
+    shutil.copy(run.checkpoint_path(2) / file, path) if damage == "other" else damage(path)
+    with pytest.raises(WorkbenchError) as error:
+        run.read_checkpoint()
+    text = str(error.value)
+    assert (
+        text.startswith("unreadable: ")
+        and str(path.parent) in text
+        and "newest good checkpoint is that of step 2" in text
+        and "\n" not in text
+    )
+    if file == "ema.safetensors":
+        with pytest.raises(WorkbenchError, match=r"ema\.safetensors"):
+            run.generator()
+        run.generator(weights="raw"), run.generator(step=2)
+    flip(run.checkpoint_path(2) / "optimizer_d.safetensors")
+    assert run.newest_good_checkpoint(but=4) is None
+
+
+def test_a_checkpoint_under_another_number_is_refused(trained_once):
+    run = trained_once(steps=4, checkpoint_every=2)
+    shutil.copytree(run.checkpoint_path(2), run.path / "checkpoints" / "3")
+    with pytest.raises(WorkbenchError, match="it is of step 2"):
+        run.read_checkpoint(3)
+
+
+def test_the_demo_is_never_written_to(tiny):
+    demo, before = Run("demo"), {path: path.stat().st_mtime_ns for path in DEMO.rglob("*")}
+    demo.append("evaluations.jsonl", dict(step=4000, scores={"x": 1.0}, protocol="p"))
+    assert Run("demo").evaluations()[-1]["scores"] == {"x": 1.0} and (outputs_dir() / "demo" / "evaluations.jsonl").exists()
+    assert demo.path == DEMO == Run("demo").path and demo.reference == "demo"
+    demo.stop()
+    with pytest.raises(WorkbenchError, match="ships with the package"), holding(demo):
+        pass
+    with pytest.raises(WorkbenchError, match=r"keeps no generator; it has: discriminator, ema"):
+        demo.generator(weights="raw")
+    assert {path: path.stat().st_mtime_ns for path in DEMO.rglob("*")} == before
+
+
+def test_a_bare_name_is_no_folder_of_the_working_directory(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.move(create_run(tiny(run="same", seed=5)).path, tmp_path / "same")
+    with pytest.raises(WorkbenchError, match="there is no run 'same'"):
+        Run("same")
+    assert Run("./same").config.seed == 5 and Run(Path("same")).reference == str(tmp_path / "same")
+    create_run(tiny(run="same", seed=6))
+    assert Run("same").config.seed == 6
+
+
+def test_what_defines_a_run_is_never_rewritten(tiny):
+    run = create_run(tiny(run="a", num_classes=None, mixed_precision="auto"))
+    config = run.update_config(run.config.replace(resume="a", steps=9, mixed_precision="bf16", num_classes=6))
+    assert config == run.config and (config.resume, config.steps, config.mixed_precision) == ("", 9, "bf16")
+    for changes in (dict(lr_d=0.5), dict(mixed_precision="no"), dict(note="other"), dict(tags="b"), dict(run="b")):
+        with pytest.raises(ParameterError, match=f"{next(iter(changes))}=.* differs from .* of run 'a', which goes on"):
+            run.update_config(config.replace(**changes))
+    assert run.config == config
+
+
+def test_what_a_training_died_of_is_told_in_its_own_words(tiny):
+    run = create_run(tiny(run="a"))
+    run.set_status(state="running", born="1")
+    for log, says in (
+        ("packing\nParameterError: lr_d=x\nTraceback\nsubprocess.CalledProcessError: Command\n=====\n", "(ParameterError: lr_d=x)"),
+        ("Traceback\n  File\nModuleNotFoundError: No module\n===\n", "(ModuleNotFoundError: No module)"),
+        ("step 3\n\n====\n", "(step 3)"),
+        ("", "died without reporting;"),
+    ):
+        (run.path / "train.log").write_bytes(b"\xff" * 100_000 + b"\n" + log.encode())
+        assert says in run.status()["message"] or not log
+
+
+def test_commands_to_be_pasted_are_quoted(tiny):
+    run = create_run(tiny(run="my run"))
+    assert run.how_to_go_on() == "nothing was saved yet; start again with: papermill train.ipynb -p resume 'my run'"
+
+
+def test_showing_deletes_nothing(tmp_path, monkeypatch, capsys):
+    (outputs_dir() / "notes").mkdir(parents=True)
+    (outputs_dir() / "notes" / "mine.ipynb").write_text("{}")
+    for place in ("notes", "../outputs/notes", str(outputs_dir() / "notes"), ".", "", "\0", "x" * 5000):
+        monkeypatch.setattr(sys, "argv", ["workbench", "show", place])
+        assert main() == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert (outputs_dir() / "notes" / "mine.ipynb").exists()
+
+
+def test_a_reservation_is_given_back_and_nothing_else(tiny):
+    name = reserve(Config.preset("twins32"))
+    (outputs_dir() / name / "train.ipynb").touch()
+    release(name)
+    assert not (outputs_dir() / name).exists()
+    name = reserve(Config.preset("twins32"))
+    (outputs_dir() / name / "notes.ipynb").touch()
+    release(name), release("nothing")
+    assert [path.name for path in (outputs_dir() / name).iterdir()] == ["notes.ipynb"]
+    create_run(Config.preset("twins32", run=name))
+    release(name)
+    for odd in ("", "..", "../outputs/" + name, "/"):
+        with pytest.raises(ParameterError, match="is not the name of a run"):
+            release(odd)
+    with pytest.raises(ParameterError, match="exists already"):  # before its notebook is written over that of the run
+        reserve(Config.preset("twins32", run=name))
+
+
+def test_a_full_disk_makes_no_run(tiny, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(StorageError, match=r"config.json cannot be written: No space left on device"):
+        create_run(tiny(run="r"))
+    assert not (outputs_dir() / "r").exists()
+
+
+@pytest.mark.slow
+def test_command_line_tells_of_runs(tiny, monkeypatch, capsys):
+    create_run(tiny(run="here")).set_status(state="finished", message="finished after 4 steps")
+
+    def call(*words):  # what `python -m workbench` calls, in this process: its exit status, and what it prints
+        monkeypatch.setattr(sys, "argv", ["workbench", *words])
+        return main(), *capsys.readouterr()
+
+    assert "here" in call("runs")[1]
+    assert "finished after 4 steps" in call("show", "here")[1]
+    assert "lr_d" in call("parameters")[1]
+    assert call("reserve", "-p", "seed", "3")[1] == "twins32-seed=3\n"
+    assert call("release", "twins32-seed=3")[0] == 0  # refused before it began: the name is free again
+    assert call("reserve", "-p", "seed", "3")[1] == "twins32-seed=3\n"
+    assert call("show", "her")[2].startswith("WorkbenchError: there is no run 'her'")
+    words = [sys.executable, "-m", "workbench", "reserve", "-p", "lrd", "1"]
+    refused = subprocess.run(words, capture_output=True, text=True, env=os.environ)
+    assert refused.returncode == 2 and refused.stderr.splitlines()[-1].startswith("ParameterError: unknown parameter 'lrd'")

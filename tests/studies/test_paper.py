@@ -1,0 +1,46 @@
+"""The paper's experiments: their arms, their claims, and that every arm is a training that fits."""
+
+import itertools
+
+import pytest
+
+from workbench import Config
+from workbench.metrics.reported import TABLE_1, TABLE_2
+from workbench.studies.paper import EXPERIMENTS, sweep
+
+
+def test_arms_are_what_the_paper_compares():
+    base = Config.preset("imagenet128", num_classes=1000)
+    arms = EXPERIMENTS["attention_site"](base).arms
+    assert list(arms) == ["no attention"] + [f"feat{s}{kind}" for s in (8, 16, 32, 64) for kind in ("", ", residual")]
+    assert arms["feat64"] == dict(attention_g="64", attention_d="64", attention_block="attention")
+    ttur = EXPERIMENTS["ttur"](base).arms
+    assert (ttur["TTUR, 1:1"]["lr_g"], ttur["TTUR, 1:1"]["lr_d"]) == (1e-4, 4e-4)  # the paper's, of geometric mean 2e-4
+    assert ttur["equal rates, 5:1"] == dict(lr_g=2e-4, lr_d=2e-4, d_steps=5)
+    sngan = base.replace(**EXPERIMENTS["baseline"](base).arms["SNGAN-projection"])
+    assert sngan.changes(Config.preset("sngan-projection", num_classes=1000)) == {"beta2": 0.999}  # Adam is the preset's
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("preset", ["twins32", "imagenet128", "cifar10"])
+def test_every_arm_is_a_training_that_fits(name, preset):
+    base = Config.preset(preset)
+    experiment = EXPERIMENTS[name](base)
+    configs = [base.replace(**changes) for changes in experiment.arms.values()]
+    assert len({config.to_json() for config in configs}) == len(configs)
+    assert all({claim.better, claim.worse} <= experiment.arms.keys() for claim in experiment.claims)
+
+
+def test_reported_numbers_are_of_the_arms():
+    base = Config.preset("imagenet128")
+    for name, table in (("attention_site", TABLE_1), ("baseline", TABLE_2)):
+        assert EXPERIMENTS[name](base).reported == table and table.keys() == EXPERIMENTS[name](base).arms.keys()
+    # As in the paper: feat32 has the lowest distance, feat64 the highest score.
+    assert min(TABLE_1, key=lambda arm: TABLE_1[arm]["fid"]) == "feat32" and max(TABLE_1, key=lambda arm: TABLE_1[arm]["is"]) == "feat64"
+    assert TABLE_2["SAGAN"]["is"] == TABLE_1["feat64"]["is"]
+
+
+def test_a_sweep_is_every_combination():
+    arms = sweep(dict(lr_d=["1e-4", "4e-4"], width=["16", "24"])).arms
+    assert list(arms) == [f"lr_d={lr}, width={width}" for lr, width in itertools.product(("1e-4", "4e-4"), (16, 24))]
+    assert arms["lr_d=4e-4, width=16"] == dict(lr_d="4e-4", width="16")

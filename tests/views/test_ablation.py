@@ -1,0 +1,358 @@
+"""Sweeps over the paper's experiments: which runs they share, and what planted results come to."""
+
+import errno
+import itertools
+import json
+import math
+import re
+import shlex
+from types import SimpleNamespace
+
+import pytest
+from records import parsed, recorded
+
+from workbench import Ablation, Comparison, Generator, ParameterError, Run, WorkbenchError, figures, train
+from workbench.files import StorageError
+from workbench.metrics.reported import TABLE_1
+from workbench.places import outputs_dir
+from workbench.runs import create_run
+from workbench.studies import correspondence
+from workbench.studies.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
+
+SMALL = "width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no"
+RECORD = Run("demo").evaluations()[-1]
+FD = next(name for name in RECORD["scores"] if name.startswith("fd_"))
+
+
+def small(experiments, **overrides):
+    return Ablation(**dict(experiments=experiments, settings=SMALL, steps=4, evaluations=2, n=10) | overrides)
+
+
+def planted(ablation, name, **arms):
+    """Finished runs of these arms (spaces as underscores) with these Frechet distances; infinite ones diverged."""
+    for trial in ablation.trials(name):
+        values = {label.replace(" ", "_").replace(",", ""): v for label, v in arms.items()}.get(
+            trial.label.replace(" ", "_").replace(",", "")
+        )
+        if values is None or trial.run or trial.config.seed >= len(values):
+            continue
+        run, value = create_run(trial.config), values[trial.config.seed]
+        for step in (2, 4):
+            run.append("history.jsonl", dict(step=step, images=8 * step, seconds=1.0 * step, loss_d=2.0 - step / 10))
+        if math.isinf(value):
+            run.set_status(state="failed", message="training diverged: losses became NaN", step=3)
+            continue
+        for step, factor in ((2, 3.0), (4, 1.0)):
+            run.append("evaluations.jsonl", RECORD | dict(step=step, scores=RECORD["scores"] | {FD: factor * value}))
+        run.set_status(state="finished", step=4)
+
+
+# ------------------------------------------------------------------------------------------------------------ runs
+
+
+@pytest.mark.parametrize("preset", ["twins32", "cifar10"])
+def test_every_training_is_evaluated_at_its_end(preset):
+    ablation = Ablation(preset=preset, evaluations=3)
+    for name in ablation.names:
+        trials = ablation.trials(name)
+        assert len({(trial.label, trial.config.seed) for trial in trials}) == len(trials)
+        for config in (trial.config for trial in trials):
+            assert -(-config.steps // config.evaluate_every) == 3 and config.checkpoint_every <= config.steps
+
+
+def test_equal_settings_are_one_run_whichever_experiment_asks():
+    ablation = Ablation()
+    runs = {name: {trial.config.run for trial in ablation.trials(name)} for name in ablation.names}
+    together = set().union(*runs.values())
+    assert len(together) == 65 and together == ablation.all_trials().keys()
+    assert len(runs["attention_site"] & runs["variant"] & runs["baseline"] & runs["spectral_norm"]) == 5  # the preset itself
+    configs = {}
+    for trial in itertools.chain(*(ablation.trials(name) for name in ablation.names)):
+        assert configs.setdefault(trial.config.run, trial.config) == trial.config
+    assert not together & {trial.config.run for trial in Ablation(steps=7).trials("variant")}  # another budget is another run
+
+
+def test_a_sweep_over_any_grid():
+    trials = Ablation(experiments="sweep", grid="lr_d=1e-4|4e-4; width=16 | 24", seeds=[3, 4]).trials("sweep")
+    assert len(trials) == 8 and trials[0].label == "lr_d=1e-4, width=16"
+    found = {(trial.config.lr_d, trial.config.width, trial.config.seed) for trial in trials}
+    assert found == set(itertools.product((1e-4, 4e-4), (16, 24), (3, 4)))
+
+
+@pytest.mark.parametrize(("given", "says"), [
+    (dict(experiments="tture"), "'tture' is not one of attention_site"),
+    (dict(experiments="sweep"), "needs grid"),
+    (dict(settings="width 8"), "'width 8' is not parameter=value"),
+    (dict(settings="widht=8"), "unknown parameter 'widht'; did you mean 'width'"),
+    (dict(seeds="a"), "seeds='a' is not seeds such as 0,1,2,3,4"),
+])  # fmt: skip
+def test_what_does_not_fit(given, says):
+    with pytest.raises(ParameterError, match=says):
+        ablation = Ablation(**given)
+        [ablation.trials(name) for name in ablation.names]
+
+
+def test_what_is_to_be_done_is_told():
+    ablation = small("variant,spectral_norm", seeds="0,1")
+    planted(ablation, "variant", official=[1.0, math.inf])
+    table = ablation.check()
+    assert [(row["runs"], row["shared with those above"], row["finished"], row["diverged"]) for row in table.rows] == [
+        (4, 0, 1, 1),
+        (4, 2, 1, 1),
+    ]
+    assert "6 runs of 4 G steps each, 2 of them done: 48 steps of G or D" in table.notes[0]
+    ablation = small("variant", steps=6, train=False)
+    ablation.carry_out()  # does nothing
+    assert ablation.all_trials() and not [trial for trial in ablation.all_trials().values() if trial.run]
+
+
+# -------------------------------------------------------------------------------------------------------------- results
+
+
+def test_before_the_first_evaluation():
+    ablation = small("attention_site")
+    assert ablation.plot() is None and ablation.deciding_score() == "" and "No evaluation yet" in ablation.table().notes
+    assert {row["verdict"] for row in ablation.verdicts().rows} == {CANNOT_TELL}
+    assert ablation.shape().rows == [] and ablation.shape_figure() is None and ablation.long_range_figure() is None
+    folder = ablation.export()
+    assert {"attention_site.tex", "verdicts.csv", "results.json"} <= {path.name for path in folder.iterdir()}
+
+
+def test_tables_stand_beside_the_papers():
+    ablation = small("attention_site,variant", seeds="0,1,2")
+    planted(ablation, "attention_site", no_attention=[10.0, 12.0, math.inf], feat16=[5.0, 6.0, 7.0])
+    table = ablation.table()
+    rows = {(row["experiment"], row["arm"]): row for row in table.rows}
+    none, feat16, official = (
+        rows[key] for key in (("attention_site", "no attention"), ("attention_site", "feat16"), ("variant", "official"))
+    )
+    assert (none["n"], none["diverged"], none["fd_twins"].mean) == (2, 1, 11.0)
+    assert str(feat16["fd_twins"]) == "6.0 ± 1.0" and (feat16["paper FID"], feat16["paper IS"]) == tuple(TABLE_1["feat16"].values())
+    assert official["fd_twins"] == feat16["fd_twins"] and official["paper FID"] is None  # the same runs
+    assert table.columns[-2:] == ["paper FID", "paper IS"] and rows["attention_site", "feat8"]["n"] == 0
+    said = " ".join(table.notes)
+    assert "step 4" in said and "n=500" in said and "one million steps" in said and "diverged have no score" in said
+    assert "experiment" not in ablation.table("variant").columns
+
+
+def test_verdicts_on_planted_results():
+    ablation = small("spectral_norm,ttur,baseline")
+    planted(ablation, "spectral_norm", SN_on_D=[math.inf] * 5, SN_on_G_and_D=[1.0, 2, 3, 4, 5])
+    rates = [f"equal rates, {k}:1" for k in (1, 5)]
+    planted(ablation, "ttur", **{"TTUR, 1:1": [10.0, 10.1, 10.2, 9.9, 9.8], rates[0]: [1.0, 2, 3, 4, 5], rates[1]: [5.0, 12, 9, 20, 2]})
+    verdicts = ablation.verdicts()
+    found = {(row["experiment"], row["claim"][:4]): row for row in verdicts.rows}
+    assert [row["verdict"] for row in verdicts.rows] == [SUPPORTED, NOT_SUPPORTED, CANNOT_TELL, CANNOT_TELL]
+    assert found["spectral_norm", "spec"]["improvement"] is None and found["ttur", "with"]["improvement"].startswith("-")
+    assert found["baseline", "SAGA"]["n"] == "5 and 0" and FD in verdicts.notes[0]
+    by_hue = small("ttur", score="twins_hue").verdicts()
+    assert "twins_hue" in by_hue.notes[0]
+    with pytest.raises(WorkbenchError, match="score='hue' is no score of these runs; there are: fd_twins, "):
+        small("ttur", score="hue")
+
+
+def test_scores_of_different_protocols_are_refused():
+    ablation = small("variant", seeds="0,1")
+    planted(ablation, "variant", official=[1.0, 2.0])
+    (run, _), _ = (group.runs or (None, None) for group in ablation.arms("variant"))
+    run.append("evaluations.jsonl", RECORD | dict(step=4, settings=RECORD["settings"] | dict(n=77), protocol="another"))
+    with pytest.raises(WorkbenchError, match="do not compare"):
+        ablation.table()
+
+
+def test_the_figure_shows_every_training_and_is_drawn_again(tmp_path):
+    ablation = small("variant", seeds="0,1,2")
+    planted(ablation, "variant", official=[1.0, 2.0, math.inf], paper=[3.0, 4.0, 5.0])
+    plot = ablation.plot()
+    by_arm = {trace.name: trace for trace in plot.figure.data if trace.mode == "markers" and trace.xaxis == "x"}
+    assert list(by_arm["official"].y) == [1, 2] and list(by_arm["paper"].y) == [3, 4, 5] and set(by_arm["paper"].x) == {"paper"}
+    assert "1 runs have no score at step 4" in plot.figure.layout.title.text
+    lines = [trace for trace in plot.figure.data if trace.xaxis == "x2" and trace.mode == "lines+markers" and trace.line.width < 1]
+    assert [list(trace.y) for trace in lines] == [[3, 1], [6, 2], [9, 3], [12, 4], [15, 5]]
+    plot.save(tmp_path / "plot.svg")
+    drawn = plot.png()
+    planted(ablation, "variant", official=[1.0, 2.0, 9.0])
+    ablation.arms("variant")[0].runs[0].append("history.jsonl", dict(step=6, loss_d=9.0))
+    assert figures.redraw(tmp_path / "plot.svg.json").png() == drawn
+
+
+def test_everything_is_written(capsys):
+    ablation = small("attention_site,ttur", seeds="0,1", out="mine")
+    planted(ablation, "attention_site", no_attention=[3.0, 4.0], feat16=[1.0, 2.0])
+    folder = ablation.export()
+    assert folder == outputs_dir() / "ablations" / "mine" and str(folder) in capsys.readouterr().out
+    for name in ("attention_site", "ttur", "verdicts", "shape"):
+        parsed((folder / f"{name}.tex").read_text())
+    assert "has no checkpoint yet" in (folder / "shape.csv").read_text() and not (folder / "long-range.tex").exists()
+    assert {"attention_site.svg", "attention_site.pdf.json", "scores.csv"} <= {path.name for path in folder.iterdir()}
+    record = json.loads((folder / "results.json").read_text())
+    rows = record["tables"]["attention_site"]["rows"]
+    assert (
+        record["command"].startswith("papermill ablation.ipynb -p experiments attention_site,ttur") and "-p seeds 0,1" in record["command"]
+    )
+    assert record["runs"]["n"] == 4 and rows[0]["fd_twins"]["mean"] == 3.5
+    assert len(record["tables"]["verdicts"]["rows"]) == 7
+
+
+# ------------------------------------------------------------------------------------------ what attention follows
+
+
+def test_the_study_of_named_runs_and_of_those_that_cannot_be_read(tiny, monkeypatch):
+    calls = []
+
+    def study(run, layer):
+        calls.append((run.name, layer))
+        return correspondence.study(run, layer, n=12)
+
+    def transplant(run, layer):
+        raise WorkbenchError("no pairs")
+
+    monkeypatch.setattr(
+        "workbench.views.ablation.correspondence", SimpleNamespace(**vars(correspondence) | dict(study=study, transplant=transplant))
+    )
+    train(tiny(run="grey", attention_g="16"))
+    ablation = small("variant", study="demo,grey")
+    rows = ablation.shape().rows
+    assert [(row["run"], row["layer"]) for row in rows] == [
+        ("demo", "G/attention.16"),
+        ("demo", "G/attention.32"),
+        ("grey", "G/attention.16"),
+    ]
+    assert (
+        rows[0]["goes beyond places"] == SUPPORTED
+        and "can be read in 0" in rows[2]["follows shape"]
+        and rows[0]["colour travels"] == "no pairs"
+    )
+    assert ablation.shape_figure().recipe["figure"] == "correspondence" and ablation.transplant_figure() is None
+    assert calls.count(("demo", "G/attention.32")) == 1  # asked once, however many views show it
+
+
+def test_long_range_over_trainings(tmp_path):
+    ablation = small("attention_site", seeds="0,1")
+    for trial in ablation.all_trials().values():
+        run = create_run(trial.config)
+        run.save_checkpoint(4, dict(ema=Generator(trial.config).state_dict()), {})
+        hue = 0.2 + trial.config.seed / 100 if trial.label == "no attention" else 0.01
+        run.append("evaluations.jsonl", RECORD | dict(step=4, scores=RECORD["scores"] | dict(twins_hue=hue)))
+        run.set_status(state="finished")
+    table = ablation.long_range()
+    power, *others = table.rows
+    assert (power["n"], power["verdict"]) == (2, CANNOT_TELL) and power["estimate"] == pytest.approx(0.205, abs=0.003)
+    assert [(row["of"], row["n"]) for row in others] == [("runs", 6), ("runs", 6), ("runs", 14), ("means by arm", 3), ("means by arm", 3),
+                                                         ("means by arm", 7)]  # fmt: skip
+    figure = ablation.long_range_figure()
+    assert sum(len(trace.x) for trace in figure.figure.data) == 2 * 6 and "rank correlation" in figure.figure.layout.annotations[0].text
+    figure.save(tmp_path / "far.svg")
+    assert figures.redraw(tmp_path / "far.svg.json").png() == figure.png()
+
+
+# ------------------------------------------------------------------------------------ what is refused before runs
+
+
+def test_the_runs_of_a_study_exist_and_are_of_twins(tiny, tmp_path):
+    recorded(tiny, "photographs", [1.0], data=str(tmp_path))
+    recorded(tiny, "several", [1.0], image_size=64, pairs=2)
+    recorded(tiny, "broken", [1.0])
+    (outputs_dir() / "broken" / "config.json").write_text("")
+    for study, says in (
+        ("nope", "there is no run 'nope'"), ("nope-*", "no run in .* goes by 'nope-"), ("photographs", "was trained on"), ("several", "pairs=2"),
+        ("broken", "names no run that can be read"), ("demo,photographs", "was trained on"),
+    ):  # fmt: skip
+        with pytest.raises(ParameterError, match=rf"^study='{re.escape(study)}'.*{says}") as error:
+            small("variant", study=study)
+        assert "\n" not in str(error.value)
+    assert [run.name for run in small("variant", study="demo").studied()] == ["demo"]
+
+
+@pytest.mark.parametrize(
+    "out", ["..", "../x", "a/../../b", ".", " ", "~nobody-of-this-name/x", "x" * 256, "é" * 130, "a\nb", "{file}", "{file}/x"]
+)
+@pytest.mark.parametrize("kind", [Ablation, Comparison])
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path, kind, out):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ParameterError, match=r"^out=") as error:
+        kind(out=out.format(file=tmp_path / "file"))
+    assert "\n" not in str(error.value) and (tmp_path / "file").read_text() == "mine"
+
+
+def test_folders_may_be_names_and_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for out, folder in (
+        ("my out", outputs_dir() / "ablations" / "my out"),
+        ("~/x", tmp_path / "x"),
+        (str(tmp_path / "a" / "b"), tmp_path / "a" / "b"),
+    ):
+        assert Ablation(out=out).folder == folder
+
+
+def test_a_disk_that_takes_nothing_is_told_before_the_trainings(monkeypatch, tmp_path):
+    ablation = small("variant", out=str(tmp_path / "there"))
+    (tmp_path / "there").write_text("")
+    monkeypatch.setattr("workbench.views.ablation.carry_out", None)
+    with pytest.raises(StorageError, match="there cannot be written: "):
+        ablation.carry_out()
+
+
+def test_the_command_can_be_pasted():
+    ablation = small("variant", seeds="7", study="demo", out="my $out; 007")
+    words = shlex.split(ablation.command)
+    assert words[:2] == ["papermill", "ablation.ipynb"] and dict(zip(words[3::3], words[4::3], strict=True))["out"] == "my $out; 007"
+
+
+# ---------------------------------------------------------------------------------------- what others left, or damaged
+
+
+@pytest.mark.parametrize("file", ["config.json", "status.json"])
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"[]", b'{"state": 7, "wdth": 7}', b"\xff"])
+def test_a_run_that_cannot_be_read_is_left_out_of_the_tables(file, content):
+    ablation = small("variant", seeds="0,1")
+    planted(ablation, "variant", official=[1.0, 2.0], paper=[3.0, 4.0])
+    run = ablation.trials("variant")[0].run
+    (run.path / file).write_bytes(content)
+    assert [row["n"] for row in ablation.table("variant").rows] == ([1, 2] if file == "config.json" else [2, 2])
+    assert any(note.startswith(f"unreadable: {run.path / file}") for note in ablation.check().notes)
+
+
+def test_with_runs_that_cannot_be_read_all_views_go_on(capsys):
+    ablation = small("variant", seeds="0,1")
+    planted(ablation, "variant", official=[1.0, 2.0], paper=[3.0, 4.0])
+    runs = [trial.run for trial in ablation.trials("variant")]
+    files = [run.path / name for run, name in zip(runs, ("config.json", "status.json", "provenance.json"), strict=False)]
+    for file in files:
+        file.write_bytes(b'{"a": ')
+    ablation.plot(), ablation.verdicts(), ablation.shape(), ablation.long_range()
+    record = json.loads((ablation.export() / "results.json").read_text())
+    assert record["runs"]["n"] == 3 and record["runs"]["commits"] == ["unknown"]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unreadable: ")]
+    assert len(said) == len(set(said)) == 2 and str(files[0]) in said[0] and str(files[2]) in said[1]
+
+
+def test_records_of_other_versions_are_left_out():
+    ablation = small("variant", seeds="0,1")
+    planted(ablation, "variant", official=[1.0, 2.0], paper=[3.0, 4.0])
+    run = ablation.trials("variant")[0].run
+    good = dict(RECORD, step=4)
+    for key in ("errors", "per_class", "settings", "extractor", "reference", "protocol", "scores", "n"):
+        run.append("evaluations.jsonl", {name: value for name, value in good.items() if name != key})
+        for value in (None, "text", [1], 7):
+            run.append("evaluations.jsonl", good | {key: value})
+    for value in (math.nan, math.inf, None, "1.5", True):
+        run.append("evaluations.jsonl", good | dict(scores=RECORD["scores"] | {FD: value, "twins_hue": value}))
+        run.append("history.jsonl", dict(step=6, images=value, seconds=value, loss_d=value))
+    (run.path / "provenance.json").write_text('{"git": "unknown", "started": []}')
+    ablation.table(), ablation.plot(), ablation.verdicts(), ablation.shape(), ablation.long_range(), ablation.long_range_figure()
+    text = (ablation.export() / "results.json").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_full_disks_end_an_export_in_one_line(monkeypatch):
+    ablation = small("variant", seeds="0")
+    planted(ablation, "variant", official=[1.0], paper=[3.0])
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("workbench.figures.drawing.Drawing.save", full)
+    with pytest.raises(StorageError, match="cannot be written: No space left on device; the disk of") as error:
+        ablation.export()
+    assert "\n" not in str(error.value)

@@ -1,0 +1,449 @@
+# ruff: noqa: RUF001
+"""Notebooks as a person meets them: a real JupyterLab in a real Chromium, with real runs and evaluations."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from lab import READY, Lab, Notebook, chromium, wait_until
+from matplotlib import colormaps
+
+from workbench import Config, attention, train
+from workbench.model import sampling
+from workbench.runs import Run, create_run
+from workbench.tensors import load_tensors, save_tensors, seal
+from workbench.widgets import AttentionInspector
+
+pytestmark = pytest.mark.slow
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        if not browser:
+            refuse = pytest.fail if os.environ.get("CI") else pytest.skip
+            refuse("the browser tests need Chromium (Debian: apt install chromium) and playwright (pip install playwright)")
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory):
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def page(browser):
+    context = browser.new_context(viewport={"width": 1500, "height": 1100})
+    context.set_default_timeout(30_000)
+    yield context.new_page()
+    context.close()
+
+
+SHOWN = """image => image.complete && image.naturalWidth > 0 ? image.dataset.step : null"""
+TRAIN = """
+import workbench
+config = workbench.Config.preset("twins32", run="watched", width=8, batch_size=8, steps=100_000, log_every=1, sample_every=10)
+dashboard = workbench.Dashboard(workbench.launch(config))
+"""
+
+
+def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
+    again = "import workbench\nawait workbench.Dashboard('watched').follow()"
+    notebook = Notebook(page, lab.write("watch.ipynb", TRAIN, "await dashboard.follow()", "print('another', 'cell')\ndashboard", again))
+    for cell in range(3):
+        notebook.run(cell)
+
+    # The view is alive: progress, curves and samples.
+    view = notebook.output(1).locator(".wb")
+    badge, steps, image, slider = (view.locator(part) for part in (".badge", ".facts span:first-child b", "img", "input[type=range]"))
+    badge.get_by_text("training").wait_for()
+    before = steps.inner_text()
+    wait_until(lambda: steps.inner_text() != before)
+    assert view.locator(".chart h3").all_inner_texts() == ["Losses", "Output of D", "Attention", "Learning rates"]
+    points = "curves => curves.map(curve => curve.getAttribute('d').split('L').length)"
+    wait_until(lambda: min(view.locator(".plot .curve").evaluate_all(points), default=0) > 5)
+    assert view.locator(".plot .curve").count() == 8
+    wait_until(lambda: int(slider.get_attribute("max")) >= 2)
+
+    # Back through time by keyboard; what is new does not take the view along until the end of the slider is reached.
+    newest = int(wait_until(lambda: image.evaluate(SHOWN)))
+    slider.focus()
+    page.keyboard.press("Home")
+    wait_until(lambda: image.evaluate(SHOWN) == "0")
+    page.keyboard.press("ArrowRight")
+    wait_until(lambda: image.evaluate(SHOWN) == "10")
+    assert slider.get_attribute("aria-valuetext") == "step 10"
+    wait_until(lambda: int(slider.get_attribute("max")) * 10 > newest)
+    assert image.evaluate(SHOWN) == "10"
+    page.keyboard.press("End")
+    wait_until(lambda: int(image.evaluate(SHOWN) or 0) > newest)
+
+    # The pointer reads values off all charts at once.
+    values = view.locator(".legend b")
+    view.locator(".plot").first.hover()
+    wait_until(lambda: view.locator(".plot .dot").count() == 8)
+    assert re.search(r"step \d+: D −?\d.*, G −?\d", view.locator(".plot").first.get_attribute("aria-label"))
+    assert all(re.fullmatch(r"−?\d.*", text) for text in values.all_inner_texts())
+
+    # The diagnostics are folded away; unfolded, a layer can be chosen, and the pointer reads their values too.
+    view.get_by_text("Diagnostics:").click()
+    layer = view.get_by_label("Layer").and_(view.locator(":visible")).first
+    wait_until(lambda: view.locator(".more .curve").count() >= 11)  # 4 of gradients, 1, 2, and an exact one or also an estimate
+    layer.select_option("output")
+    weights = view.locator(".more .chart").nth(3)
+    wait_until(
+        lambda: re.search(r"singular value of output, at .*: exact \d.*, estimate \d", weights.locator(".plot").get_attribute("aria-label"))
+    )
+    assert weights.locator(".pale").count() == 14  # one for each other layer of G
+    weights.locator(".plot").hover()
+    wait_until(lambda: view.locator(".more .chart").first.locator(".dot").count() == 4)
+    view.get_by_text("Diagnostics:").click()
+    wait_until(lambda: view.locator(".chart").count() == 4)
+
+    # Other cells wait for the one that waits, until that is told to let them run; the view stays alive, and may be there twice.
+    assert notebook.output(2).count() == 0
+    view.get_by_role("button", name="Let other cells run").click()
+    notebook.output(2).get_by_text("another cell").wait_for()
+    notebook.output(1).get_by_text("watched trains on").wait_for()
+    second = notebook.output(2).locator(".wb")
+    for one in (second, view):
+        before = one.locator(".facts").inner_text()
+        wait_until(lambda one=one, before=before: one.locator(".facts").inner_text() != before)
+    second.locator("input[type=range]").press("Home")
+    wait_until(lambda: second.locator("img").evaluate(SHOWN) == "0")
+    assert int(image.evaluate(SHOWN)) > 0
+
+    # The themes.
+    colour = "path => getComputedStyle(path).stroke"
+    light = view.locator(".curve").first.evaluate(colour)
+    notebook.do("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+    wait_until(lambda: view.locator(".curve").first.evaluate(colour) != light)
+
+    # The kernel goes, and the training goes on.
+    assert view.locator(".farewell").is_hidden()
+    notebook.do("notebook.context.sessionContext.session.kernel.restart()")
+    view.locator(".farewell").wait_for()
+    assert view.locator(".farewell").inner_text().endswith('await Dashboard("watched").follow()')
+    slider.press("Home")  # what the browser has, it shows without a kernel
+    wait_until(lambda: image.evaluate(SHOWN) == "0")
+    page.wait_for_function(READY)
+    notebook.run(3)
+    view = notebook.output(3).locator(".wb")
+    view.locator(".badge").get_by_text("training").wait_for()
+    wait_until(lambda: view.locator("img").evaluate(SHOWN))
+
+    # The stop button.
+    view.get_by_role("button", name="Stop").click()
+    assert view.locator(".badge").inner_text() == "stopping…"
+    view.locator(".badge").get_by_text("stopped").wait_for()
+    run = Run(lab.outputs / "watched")
+    step = run.checkpoint_steps()[-1]
+    told = f"stopped at step {step}; saved at step {step}; go on with: papermill train.ipynb -p resume watched"
+    assert view.locator(".note:visible").all_inner_texts() == [told]
+    notebook.output(3).get_by_text(told).nth(1).wait_for()  # printed too
+    assert view.get_by_role("button", name="Stop").is_disabled()
+
+    # The notebook keeps a picture for where no widget can be, and the widget for when no kernel runs any more.
+    saved = notebook.saved(lab, "watch.ipynb")
+    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(saved.cells[3].outputs[0].data)
+    assert len(json.dumps(saved.metadata.widgets)) < 300_000
+    lab.end_sessions()
+    again = Notebook(page.context.new_page(), page.url)
+    view = again.output(3).locator(".wb")
+    wait_until(lambda: view.locator("img").evaluate(SHOWN))
+    assert view.locator(".note:visible").all_inner_texts() == [told]
+    assert view.locator(".plot .curve").count() == 8
+
+    assert notebook.errors == again.errors == []
+    assert notebook.hosts | again.hosts <= {"127.0.0.1", None}
+
+
+def test_a_run_is_evaluated(lab, page, monkeypatch, tiny):
+    """The committed notebook: a bar while it works, then scores with their protocol, plots and pictures."""
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(lab.outputs))
+    train(tiny(run="measured", checkpoint_every=2))
+    page.set_viewport_size({"width": 1500, "height": 3500})  # cells out of sight are not in the page
+    cells = nbformat.read(NOTEBOOKS / "evaluate.ipynb", 4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    code[0] += "\nrun, steps, n, reference_n = 'measured', 'all', 60, 8000"
+    notebook = Notebook(page, lab.write("evaluate.ipynb", *code))
+    for cell in range(len(code)):
+        notebook.run(cell)
+    work = notebook.output(1)
+    work.locator("progress").first.wait_for()
+    work.get_by_text(re.compile(r"\d left")).first.wait_for()
+    table = work.locator("table")
+    table.wait_for(timeout=120_000)
+    assert work.locator("progress").count() == 0  # lines are left of the bars
+    work.get_by_text("60 of 60 images of step 4 in").wait_for()
+    assert table.locator("thead th").all_inner_texts() == ["score", "step 2", "step 4"]
+    for tip in table.locator("td:not(:first-child)").evaluate_all("cells => cells.map(cell => cell.title)"):
+        assert tip.startswith("workbench (but n=60, reference_n=8000): n=60") and "twins@" in tip and "twins at 32x32" in tip
+    plot = notebook.output(2)
+    plot.locator("img").wait_for()
+    plot.hover()  # a picture, until somebody wants more of it
+    plot.locator(".ytitle").first.wait_for()
+    assert "twins@" in plot.locator(".ytitle").first.text_content()
+    for cell in (3, 4):
+        notebook.output(cell).locator("img").wait_for()
+    assert "median distance to the nearest of 8,000 real images" in notebook.output(4).first.inner_text()
+    saved = notebook.saved(lab, "evaluate.ipynb")
+    pictures = [sum("image/png" in output.get("data", {}) for output in cell.outputs) for cell in saved.cells]
+    assert pictures == [0, 0, 1, 1, 1]
+    assert notebook.errors == [] and notebook.hosts <= {"127.0.0.1", None}
+
+
+def test_the_stop_square_asks_the_training_to_save_and_stop(lab, page, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(lab.outputs))
+    run = create_run(Config.preset("twins32", run="interrupted"))
+    run.set_status(state="running", alarms=["collapse: all samples look the same"])  # as long as this process lives
+    notebook = Notebook(page, lab.write("interrupt.ipynb", "import workbench\nawait workbench.Dashboard('interrupted').follow()"))
+    notebook.run(0)
+    view = notebook.output(0).locator(".wb")
+    assert view.get_by_role("alert").inner_text() == "collapse: all samples look the same"
+    interrupt = "notebook.context.sessionContext.session.kernel.interrupt()"
+    notebook.do(interrupt)
+    view.locator(".badge").get_by_text("stopping…").wait_for()
+    assert (run.path / "stop").exists()
+    notebook.do(interrupt)
+    notebook.output(0).get_by_text("interrupted trains on").wait_for()
+    run.set_status(state="failed", message="no room left on the disk")
+    view.locator(".badge").get_by_text("failed").wait_for()
+    assert view.get_by_role("alert").inner_text().splitlines() == ["collapse: all samples look the same", "no room left on the disk"]
+    assert notebook.errors == []
+
+
+# ----------------------------------------------------------------------------------------------------- the inspector
+
+
+@pytest.fixture(scope="module")
+def seen(lab):
+    """A run to look at, with attention that shows: gamma has hardly moved after four steps, so it is raised."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_OUTPUTS", str(lab.outputs))
+        small = dict(width=8, z_dim=8, batch_size=8, steps=4, log_every=2, sample_every=2, checkpoint_every=2, evaluate_every=0)
+        run = train(Config.preset("twins32", run="seen", attention_g="8,16", mixed_precision="no", **small))
+    for path in run.path.glob("checkpoints/*/*.safetensors"):
+        tensors = load_tensors(path)
+        if not path.stem.startswith("optimizer"):
+            tensors |= {name: torch.tensor(0.7) for name in tensors if name.endswith("gamma")}
+        save_tensors(path, tensors)
+        seal(path.parent)
+    return run
+
+
+def truth(run, step=None, sample=0, label=0, seed=0, layer="attention.16"):
+    """The map (N, M) of G that the inspector must show, from the package's own functions."""
+    generator = run.generator(step)
+    with attention.capture(generator) as maps:
+        sampling.images(generator, sampling.latents(1, generator.z_dim, seed, sample), torch.tensor([label]))
+    return maps[layer][0].numpy()
+
+
+def cell(stage, query, side=16):
+    """The middle of a position on a stage, relative to it."""
+    box = stage.bounding_box()
+    row, column = divmod(query, side)
+    return {"x": (column + 0.5) * box["width"] / side, "y": (row + 0.5) * box["height"] / side}
+
+
+HEAT = "canvas => ({ query: canvas.query ?? null, values: Array.from(canvas.values ?? []) })"
+PIXELS = "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"
+
+
+def assert_shows(heat, beta, query):
+    """A canvas holds, and has painted, the map of this query."""
+    wait_until(lambda: heat.evaluate(HEAT)["query"] == query)
+    values = np.array(heat.evaluate(HEAT)["values"])
+    np.testing.assert_allclose(values, beta[query], atol=1e-5)
+    painted = np.array(heat.evaluate(PIXELS)).reshape(-1, 4)[:, :3]
+    colours = colormaps["inferno"](np.rint(values / values.max() * 255).astype(int), bytes=True)[:, :3]
+    assert np.abs(painted.astype(int) - colours).max() <= 8  # one step of the colours: where the rounding falls
+
+
+def pins(view):
+    return [int(query) for query in view.locator(".stage .pin").evaluate_all("pins => pins.map(pin => pin.dataset.query)")]
+
+
+def test_an_image_is_clicked_on(lab, page, seen):
+    page.set_viewport_size({"width": 1500, "height": 2200})
+    start = "import workbench\nview = workbench.AttentionView(classes='disc', seeds='0', queries='0,0')\n"
+    first = start + "inspector = workbench.AttentionInspector('seen', view=view)\ninspector"
+    second = "other = workbench.AttentionInspector('seen@2', view=view)\nother"
+    name = "attention.ipynb"
+    notebook = Notebook(page, lab.write(name, first, second, "inspector.view['pins'], other.view['pins']"))
+    notebook.run(0)
+    notebook.run(1)
+    view, other = (notebook.output(k).locator(".wb.inspector") for k in (0, 1))
+    stage, heat = view.locator(".stage"), view.locator(".stage .heat")
+    beta = truth(seen)
+    assert_shows(heat, beta, 0)  # the pin that it opened with
+
+    # A click selects the position under it; hovering previews without asking, shift-click adds.
+    stage.click(position=cell(stage, 37))
+    assert pins(view) == [37]
+    assert_shows(heat, beta, 37)
+    stage.hover(position=cell(stage, 200))
+    assert_shows(heat, beta, 200)
+    assert pins(view) == [37]
+    stage.click(position=cell(stage, 99), modifiers=["Shift"])
+    stage.click(position=cell(stage, 255), modifiers=["Shift"])
+    assert pins(view) == [37, 99, 255] and view.locator(".pinned").count() == 3
+    stage.click(position=cell(stage, 99), modifiers=["Shift"])
+    assert pins(view) == [37, 255]
+    assert pins(other) == [0]  # the other inspector is another
+    wait_until(lambda: other.locator(".stage .heat").evaluate(HEAT)["query"] == 0)
+    assert_shows(other.locator(".stage .heat"), truth(seen, step=2), 0)
+
+    # By keyboard.
+    stage.focus()
+    page.keyboard.press("Escape")
+    wait_until(lambda: pins(view) == [])
+    before = heat.evaluate(HEAT)["query"]
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+    wait_until(lambda: heat.evaluate(HEAT)["query"] not in (None, before))
+    chosen = heat.evaluate(HEAT)["query"]
+    page.keyboard.press("Enter")
+    wait_until(lambda: pins(view) == [chosen])
+    wait_until(lambda: "entropy" in view.locator("[aria-live=polite]").first.text_content())  # it speaks when the cursor rests
+
+    # Opacity, and another way of reading.
+    opacity = view.get_by_label("Opacity")
+    opacity.focus()
+    page.keyboard.press("Home")
+    wait_until(lambda: heat.evaluate("canvas => getComputedStyle(canvas).opacity") == "0")
+    page.keyboard.press("End")
+    wait_until(lambda: heat.evaluate("canvas => getComputedStyle(canvas).opacity") == "1")
+    view.get_by_role("button", name="Seen by").click()
+    stage.hover(position=cell(stage, 85))
+    wait_until(lambda: heat.evaluate(HEAT)["query"] == 85)
+    key = (85 // 16 // 2) * 8 + 85 % 16 // 2
+    np.testing.assert_allclose(heat.evaluate(HEAT)["values"], beta[:, key], atol=1e-5)
+    view.get_by_role("button", name="Looks at").click()
+
+    # What needs the generator: another sample, and attention switched off.
+    view.locator(".thumbs button").nth(3).click()
+    stage.hover(position=cell(stage, 20))
+    wait_until(lambda: np.allclose(heat.evaluate(HEAT)["values"], truth(seen, sample=3)[20], atol=1e-5))
+    view.get_by_role("button", name="γ = 0").click()
+    view.locator(".triple .after").wait_for()
+    difference = np.array(view.locator(".triple canvas.after").evaluate(PIXELS)) - np.array(
+        view.locator(".triple canvas.before").evaluate(PIXELS)
+    )
+    assert np.abs(difference).max() > 3
+    view.get_by_role("button", name="γ = 0").click()
+
+    # The brush forbids keys, and the kernel shows what that changes.
+    view.get_by_role("button", name="Knock out").click()
+    stage.click(position=cell(stage, 0))
+    view.get_by_text("1 of 64 places").wait_for()
+    view.locator(".triple .after").wait_for()
+    view.get_by_role("button", name="Clear", exact=True).click()
+    view.get_by_role("button", name="Knock out").click()
+
+    # Python knows what is shown; the buttons save it.
+    stage.click(position=cell(stage, 50))
+    page.wait_for_timeout(400)  # the front end tells of changes when they have come to rest
+    notebook.run(2)
+    notebook.output(2).get_by_text("([50], [0])").wait_for()
+    view.get_by_role("button", name="Figure (SVG)").click()
+    view.get_by_text("written: ").wait_for()
+    assert (seen.path / "views" / "attention-G16-4.svg").stat().st_size > 5000
+
+    # Both themes; which one it began with was left by the test before.
+    inks = set()
+    for theme in ("Light", "Dark"):
+        notebook.do(f"jupyterapp.commands.execute('apputils:change-theme', {{ theme: 'JupyterLab {theme}' }})")
+        wait_until(lambda light=theme == "Light": page.evaluate("document.body.dataset.jpThemeLight") == str(light).lower())
+        page.locator("#jupyterlab-splash").wait_for(state="detached")  # a second change on top of it is an error of JupyterLab's own
+        inks.add(view.evaluate("node => getComputedStyle(node).color"))
+    assert len(inks) == 2
+
+    # Without a kernel it goes on: hover and click, and samples that were seen.
+    notebook.do("notebook.context.sessionContext.session.kernel.shutdown()")
+    page.wait_for_timeout(500)
+    stage.hover(position=cell(stage, 111))
+    wait_until(lambda: heat.evaluate(HEAT)["query"] == 111)
+    np.testing.assert_allclose(heat.evaluate(HEAT)["values"], truth(seen, sample=3)[111], atol=1e-5)
+    stage.click(position=cell(stage, 112))
+    assert pins(view) == [112]
+    view.locator(".thumbs button").nth(0).click()
+    stage.hover(position=cell(stage, 30))
+    wait_until(lambda: np.allclose(heat.evaluate(HEAT)["values"], beta[30], atol=1e-5))
+
+    saved = notebook.saved(lab, name)
+    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(saved.cells[0].outputs[0].data)
+    # Some versions of ipywidgets write to the console that the kernel is gone, which is so.
+    assert [error for error in notebook.errors if "Could not send widget sync message" not in error] == []
+    assert notebook.hosts <= {"127.0.0.1", None}
+
+
+def test_d_is_looked_at_too(lab, page, seen):
+    """D on samples, on real images, and on an image of the user's."""
+    start = "import workbench\nview = workbench.AttentionView(network='D', queries='3,4')\n"
+    notebook = Notebook(page, lab.write("judge.ipynb", start + "workbench.AttentionInspector('seen', view=view)"))
+    notebook.run(0)
+    view = notebook.output(0).locator(".wb.inspector")
+    view.locator(".stage .heat").wait_for()
+    view.get_by_text(re.compile(r"logit −?\d")).first.wait_for()
+    view.get_by_role("button", name="real", exact=True).click()
+    view.get_by_text(re.compile("real image 0")).first.wait_for()
+    view.get_by_role("button", name="yours").click()
+    picture = lab.files / "mine.png"
+    picture.write_bytes(seen.sample_path(4).read_bytes())
+    view.locator("input[type=file]").set_input_files(picture)
+    view.get_by_text(re.compile(r"mine\.png")).first.wait_for()
+    view.get_by_role("button", name="recorded").click()
+    view.get_by_text(re.compile("recorded latent 0, step 4")).first.wait_for()
+    view.get_by_label("Step", exact=True).press("Home")
+    view.get_by_text(re.compile("recorded latent 0, step 0")).first.wait_for()
+    (lab.files / "words.png").write_text("no image")
+    view.locator("input[type=file]").set_input_files(lab.files / "words.png")
+    view.get_by_role("alert").get_by_text("'words.png' cannot be read as an image").wait_for()
+    assert notebook.errors == []
+
+
+def test_two_checkpoints_are_compared(lab, page, seen):
+    page.set_viewport_size({"width": 1500, "height": 1800})
+    start = "import workbench\nview = workbench.AttentionView(classes='disc', seeds='0', queries='0,0')\n"
+    notebook = Notebook(page, lab.write("pair.ipynb", start + "workbench.AttentionInspector('seen', '@2', view=view)"))
+    notebook.run(0)
+    view = notebook.output(0).locator(".wb.inspector")
+    heats = view.locator(".stage .heat")
+    wait_until(lambda: heats.count() == 2)
+    view.locator(".stage").nth(1).hover(position=cell(view.locator(".stage").nth(1), 77))
+    for k, step in enumerate((4, 2)):  # one cursor for both
+        assert_heat = heats.nth(k)
+        wait_until(lambda heat=assert_heat: heat.evaluate(HEAT)["query"] == 77)
+        np.testing.assert_allclose(assert_heat.evaluate(HEAT)["values"], truth(seen, step=step)[77], atol=1e-5)
+    assert notebook.errors == []
+
+
+def test_the_exported_page_answers_without_server_and_kernel(page, seen, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(seen.path.parent))
+    errors, hosts = [], set()
+    page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: hosts.add(request.url.split("?")[0][:7]))
+    path = AttentionInspector(seen).save(tmp_path / "view.html")
+    page.goto(path.as_uri())
+    view = page.locator(".wb.inspector")
+    stage, heat = view.locator(".stage"), view.locator(".stage .heat")
+    stage.click(position=cell(stage, 77))
+    assert_shows(heat, truth(seen), 77)
+    stage.hover(position=cell(stage, 130))
+    assert_shows(heat, truth(seen), 130)
+    view.locator(".thumbs button").nth(5).click()
+    stage.hover(position=cell(stage, 131))
+    wait_until(lambda: np.allclose(heat.evaluate(HEAT)["values"], truth(seen, sample=5)[131], atol=1e-5))
+    assert errors == [] and hosts <= {"file://", "blob:nu"}

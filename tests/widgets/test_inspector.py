@@ -1,0 +1,316 @@
+# ruff: noqa: RUF001
+"""The attention inspector without a browser: what it offers, answers, and writes."""
+
+import base64
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from workbench import AttentionView, Config, ParameterError, Run, WorkbenchError, attention, figures, train
+from workbench.model import sampling
+from workbench.tensors import seal
+from workbench.widgets import AttentionInspector
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
+        small = dict(width=8, z_dim=8, batch_size=8, steps=4, log_every=2, sample_every=2, checkpoint_every=2, evaluate_every=0)
+        run = train(Config.preset("twins32", run="seen", attention_g="8,16", mixed_precision="no", **small))
+    for file in run.path.glob("checkpoints/*/*.safetensors"):  # after four steps, gamma is too small to show in bytes
+        tensors = load_file(file)
+        save_file({name: torch.ones_like(t) if name.endswith("gamma") else t for name, t in tensors.items()}, file)
+        seal(file.parent)
+    return run
+
+
+@pytest.fixture(autouse=True)
+def there(run, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(run.path.parent))
+    monkeypatch.setenv("WORKBENCH_HEADLESS", "1")
+
+
+def sent(inspector, request, buffers=()):
+    """What the kernel sends for a message of the front end: content and binary parts."""
+    found = []
+    inspector.send = lambda content, parts=None: found.append((content, parts))
+    inspector._receive(inspector, dict(id="7", request=request), list(buffers))
+    (answer,) = found
+    return answer
+
+
+def test_it_opens_on_what_was_asked_for():
+    view = AttentionView(run="seen", step=2, layer=8, classes="cross", seeds="5:3", queries="1,2;3,4", reading="moved")
+    inspector = AttentionInspector(view=view)
+    (info,) = inspector.catalog
+    assert info["steps"] == [2, 4] and info["recorded"] == [0, 2, 4] and info["weights"] == ["ema", "raw"]
+    assert [layer["id"] for layer in info["layers"]] == ["G/attention.8", "G/attention.16", "D/attention.16"]
+    assert (info["classes"][3], info["image_size"]) == ("cross", 32) and info["real"] > 0
+    expected = dict(layer="G/attention.8", steps=[2], seed=5, sample=3, pins=[10, 28], active=0, reading="moved", weights="ema")
+    assert {key: inspector.view[key] for key in expected} == expected and inspector.view["class"] == 3
+    kinds = [answer["request"]["kind"] for answer in inspector.answers]
+    assert kinds == ["strip", "look"]
+
+
+def test_it_answers_with_what_capture_sees(run):
+    inspector = AttentionInspector(run)
+    (request,) = inspector.requests(layer="G/attention.16", step=2, weights="raw", seed=1, sample=4, **{"class": 5})
+    content, parts = sent(inspector, request)
+    side, keys, d = (content["reply"][name] for name in ("side", "key_side", "d"))
+    query, key, _, lse = (torch.frombuffer(bytearray(part), dtype=torch.float32) for part in parts[1:5])
+    beta = torch.exp(query.view(side**2, d) @ key.view(keys**2, d).T - lse[:, None])
+    generator = run.generator(2, weights="raw")
+    with attention.capture(generator) as maps:
+        sampling.images(generator, sampling.latents(1, 8, 1, 4), torch.tensor([5]))
+    torch.testing.assert_close(beta, maps["attention.16"][0], atol=1e-5, rtol=0)
+
+
+def test_every_kind_of_message(run):
+    inspector = AttentionInspector(run)
+    (strip,) = inspector.requests("strip")
+    content, (pixels,) = sent(inspector, strip)
+    assert content["id"] == "7" and len(pixels) == content["reply"]["count"] * 32 * 32 * 3
+    (causal,) = inspector.requests("causal", layer="G/attention.8", query=9)
+    assert len(sent(inspector, causal)[1][0]) == 16 * 4
+    (offsets,) = inspector.requests("offsets", layer="D/attention.16")
+    heat = np.frombuffer(sent(inspector, offsets)[1][0], np.float32)
+    assert len(heat) == 31**2 and heat.min() >= 0
+    (changed,) = inspector.requests(gamma0=True)
+    content, parts = sent(inspector, changed)
+    assert content["reply"]["after"] and len(parts) == 7
+    stream = io.BytesIO()
+    Image.new("RGB", (50, 40), "red").save(stream, "PNG")
+    content, _ = sent(inspector, dict(kind="drop", name="a.png"), [memoryview(stream.getvalue())])
+    for source in ("real", "dropped", "recorded"):
+        (strip,) = inspector.requests("strip", source=source, layer=None)
+        assert sent(inspector, strip)[0]["reply"]["count"] == dict(real=8, dropped=1, recorded=4)[source]
+    (dropped,) = inspector.requests(layer="D/attention.16", source="dropped", sample=content["reply"]["sample"])
+    assert isinstance(sent(inspector, dropped)[0]["reply"]["logit"], float)
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    (dict(kind="look", layer="G/attention.64"), "has no attention layer 'G/attention.64'"),
+    (dict(kind="drop", name="a.txt"), "'a.txt' cannot be read as an image"),
+    (dict(kind="dance"), "kind='dance' is no request"),
+    (dict(kind="look", forbid=list(range(64))), "forbid leaves query 0 no key"),
+    (dict(kind="look", source="recorded", step=2, gamma0=True), "recorded image cannot be changed"),
+    (dict(kind=None), "kind=None is no request"),
+    (dict(kind=[]), "kind=[] is no request"),
+    (dict(subject=1), "subject=1 is none of the 1 runs"),
+    (dict(subject=-1), "subject=-1 is none of the 1 runs"),
+    (dict(subject="a"), "subject='a' is none of"),
+    (dict(step=3), "has no checkpoint at step 3"),
+    (dict(step=float("nan")), "step=nan is not the step"),
+    (dict(source="recorded", step=3), "no attention of step 3"),
+    (dict(sample=-1), "sample=-1 is not"),
+    (dict(sample=10**400), "is not a whole number"),
+    (dict(seed={}), "seed={} is not"),
+    (dict(truncation=None), "truncation=None is not"),
+    (dict(towards=5, mix=0.5), "towards=5 does not fit"),
+    (dict(towards=dict(seed=1), mix=0.5), "towards=(1, None) is not"),
+    (dict(forbid=[0] * 1_000_000), "is not a choice of the 64 places"),
+    (dict(forbid="all"), "forbid='all' is not"),
+    (dict(layer=7), "layer=7 is not"),
+    (dict(weights=None), "weights=None is not one of"),
+    ({"class": "x"}, "class='x' does not fit"),
+    (dict(kind="strip", start=[]), "start=[] is not"),
+    (dict(kind="strip", start=-8), "start=-8 is not"),
+    (dict(kind="causal"), "query=None is not a place"),
+    (dict(kind="causal", query="x"), "query='x' is not a place"),
+    (dict(kind="drop"), "needs the name of its file"),
+    (dict(kind="drop", name=[]), "needs the name of its file"),
+    (dict(kind="export"), "format=None is not one of"),
+    (dict(kind="export", format="../x"), "format='../x' is not one of"),
+    (dict(kind="export", format="png", view=5), "view=5 is not an object"),
+    (dict(kind="export", format="png", view=dict(pins="x")), "pins='x' of the view does not fit"),
+    (dict(kind="export", format="png", view=dict(layer="../../x")), "layer='../../x' of the view does not fit"),
+    (dict(kind="export", format="png", view=dict(steps=[[]])), "steps=[[]] of the view does not fit"),
+    (dict(kind="export", format="png", view=dict(pins=[10**6])), "is no position"),
+])  # fmt: skip
+def test_what_goes_wrong_is_told_in_one_line(run, changes, says):
+    inspector = AttentionInspector(run)
+    content, _ = sent(inspector, inspector.requests()[0] | changes, [b"text"])
+    assert says in content["error"] and "\n" not in content["error"] and content["id"] == "7" and len(content["error"]) < 400
+
+
+@pytest.mark.parametrize("content", [None, [], {}, dict(id=7), dict(id="7"), dict(request={})])
+def test_what_is_no_message_is_told_once(run, content, capsys):
+    inspector = AttentionInspector(run)
+    inspector.send = lambda *_: pytest.fail("nobody asked")
+    inspector._receive(inspector, content, [])
+    assert capsys.readouterr().err.count("\n") <= 1
+    for request in (None, 5, [], "look"):
+        del inspector.send
+        assert "it has to be an object" in sent(inspector, request)[0]["error"]
+
+
+def test_an_odd_view_breaks_nothing(run):
+    inspector = AttentionInspector(run)
+    good = dict(inspector.view)
+    for changes in (
+        dict(pins=None),
+        dict(steps="x"),
+        dict(layer={}),
+        dict(sample="a"),
+        dict(weights=3),
+        dict(seed=[]),
+        dict(reading="x"),
+        dict(forbid=3),
+    ):
+        inspector.view = good | changes
+        assert inspector.answers == []
+    inspector.view = {"layer": "G/attention.16"}
+    inspector.view = good
+    assert len(inspector.answers) == 2
+
+
+HOSTILE = ["</script><script>window.hit=1</script>", "<img src=x onerror=window.hit=1>", "a/b", "$x$", "{state}", "猫"]
+
+
+def test_hostile_names_are_text_in_the_page(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "provenance", dict(data=dict(classes=HOSTILE)))
+    monkeypatch.setattr(Run, "name", HOSTILE[0])
+    inspector = AttentionInspector(run)
+    page = inspector.save(tmp_path / "view.html").read_text(encoding="utf-8")
+    assert page.count("</script") == 2 and "<script>window" not in page and "<img" not in page
+    state = json.loads(re.search(r'^<script type="application/json" id="wb-state">(.*?)</script>', page, re.S | re.M)[1])
+    assert state["catalog"][0]["classes"] == HOSTILE and state["catalog"][0]["label"] == HOSTILE[0]
+    assert inspector._repr_mimebundle_()[0]["image/png"]
+
+
+def test_a_run_without_checkpoints_shows_what_was_recorded(run, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(run.path, bare, ignore=shutil.ignore_patterns("checkpoints"))
+    inspector = AttentionInspector(Run(bare))
+    assert inspector.view["source"] == "recorded" and inspector.view["steps"] == [4] and len(inspector.answers) == 2
+    assert "image/png" in inspector._repr_mimebundle_()[0]
+    content, _ = sent(inspector, dict(kind="look", layer="G/attention.16", step=0))
+    assert "has no checkpoint yet" in content["error"]
+    shutil.rmtree(bare / "attention")
+    with pytest.raises(WorkbenchError, match="has no checkpoint yet"):
+        AttentionInspector(Run(bare))
+    with pytest.raises(WorkbenchError, match="has no checkpoint yet"):
+        AttentionInspector(run, Run(bare))
+
+
+def test_a_damaged_checkpoint_is_told_where_the_picture_would_be(run, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(run.path, damaged)
+    (damaged / "checkpoints" / "4" / "ema.safetensors").write_bytes(b"")
+    inspector = AttentionInspector(Run(damaged))
+    assert "unreadable" in sent(inspector, inspector.requests()[0])[0]["error"]
+    assert "reply" in sent(inspector, inspector.requests(step=2)[0])[0]
+    data, _ = inspector._repr_mimebundle_()
+    assert "unreadable" in data["text/plain"] and "image/png" not in data
+    shutil.rmtree(damaged / "checkpoints" / "2")
+    assert "has no checkpoint at step 2" in sent(inspector, inspector.requests(step=2, sample=3, weights="raw")[0])[0]["error"]
+
+
+def test_views_of_the_demo_lie_among_the_outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(tmp_path / "outputs"))
+    demo = Run("demo")
+    before = sorted(demo.path.rglob("*"))
+    content, _ = sent(AttentionInspector("demo"), dict(kind="export", format="png"))
+    assert content["reply"]["path"].startswith(str(tmp_path / "outputs" / "demo" / "views"))
+    assert sorted(demo.path.rglob("*")) == before
+
+
+def test_a_folder_for_views_that_cannot_be_written_is_one_line(tmp_path, run, monkeypatch):
+    (tmp_path / "views").write_text("")
+    monkeypatch.setattr(Run, "views", tmp_path / "views")
+    for ending in ("png", "html"):
+        content, _ = sent(AttentionInspector(run), dict(kind="export", format=ending))
+        assert "cannot be written" in content["error"] and "\n" not in content["error"]
+
+
+def test_the_saved_state_can_show_the_view(run):
+    """Whatever the view becomes, the answers that a notebook keeps fit it; what was asked before is not computed again."""
+    inspector = AttentionInspector(run)
+    look = inspector.answers[1]
+    inspector.view = {**inspector.view, "sample": 11, "pins": [3]}
+    assert inspector.answers[1]["request"]["sample"] == 11 and inspector.answers[0]["request"]["start"] == 8
+    _, parts = sent(inspector, inspector.requests()[0])
+    assert inspector.answers[1]["buffers"] == parts and inspector.answers[1]["buffers"] != look["buffers"]
+    looked = []
+    inspector.subjects[0].look = looked.append
+    inspector.view = {**inspector.view, "opacity": 0.2, "pins": [3, 4]}
+    assert not looked
+    del inspector.subjects[0].look
+    inspector.view = {**inspector.view, "layer": "G/attention.64"}  # no reason to fail here
+    assert inspector.answers == []
+
+
+def test_new_checkpoints_come_with_the_next_change(tiny):
+    growing = train(tiny(run="growing", checkpoint_every=2, sample_every=2))
+    inspector = AttentionInspector(growing)
+    assert inspector.catalog[0]["steps"] == [2, 4]
+    train(tiny(resume="growing", steps=6, checkpoint_every=2, sample_every=2))
+    inspector.view = {**inspector.view, "opacity": 0.3}
+    assert inspector.catalog[0]["steps"] == Run("growing").checkpoint_steps() == [2, 4, 6]
+    assert inspector.catalog[0]["recorded"] == [0, 2, 4, 6]
+
+
+def test_comparisons(run):
+    for other, labels in (("gamma=0", ["seen", "seen, γ = 0"]), ("seen@2", ["seen", "seen"]), ("@2", ["seen", "seen"])):
+        inspector = AttentionInspector(run, other)
+        assert [info["label"] for info in inspector.catalog] == labels
+        assert inspector.view["steps"] == ([4, 4] if other == "gamma=0" else [4, 2])
+        looks = [sent(inspector, request) for request in inspector.requests()]
+        assert looks[0][1][0] != looks[1][1][0]  # other images
+        assert len(inspector.figure().figure.axes) == 2 * (1 + len(inspector.view["pins"]))
+    assert repr(AttentionInspector("seen", "gamma=0")) == "AttentionInspector('seen', 'seen, γ = 0')"
+
+
+def test_a_run_without_attention_is_no_error(tiny):
+    bare = train(tiny(run="bare", attention_g="none", attention_d="none"))
+    inspector = AttentionInspector(bare)
+    assert inspector.catalog[0]["layers"] == [] and inspector.answers == [] and inspector.figure() is None
+    assert "image/png" not in inspector._repr_mimebundle_()[0]
+    with pytest.raises(WorkbenchError, match="has no attention layer: nothing to save"):
+        inspector.save("view.html")
+
+
+def test_attention_in_d_alone(tiny):
+    inspector = AttentionInspector(train(tiny(run="judge", attention_g="none")))
+    assert inspector.view["layer"] == "D/attention.16" and inspector.figure()
+
+
+def test_the_page_holds_all_that_it_shows(run, tmp_path):
+    inspector = AttentionInspector(run, view=AttentionView(run="seen", classes="bar", seeds="2"))
+    path = inspector.save(tmp_path / "new" / "view.html")
+    page = path.read_text(encoding="utf-8")
+    assert not re.findall(r"""(?:src|href)=["']|@import|url\(\s*["']?http|fetch\(|import\s*\(""", page)
+    state = json.loads(re.search(r'^<script type="application/json" id="wb-state">(.*?)</script>', page, re.S | re.M)[1])
+    looks = [answer for answer in state["answers"] if answer["request"]["kind"] == "look"]
+    assert {(look["request"]["sample"], look["request"]["layer"]) for look in looks} >= {(k, "G/attention.8") for k in range(8)}
+    asked = next(look for look in looks if look["request"]["sample"] == 3 and look["request"]["layer"] == "G/attention.16")
+    _, parts = inspector.answer(asked["request"])
+    assert [base64.b64decode(part["base64"]) for part in asked["buffers"]] == parts
+    assert state["view"]["class"] == 5
+
+
+def test_export_buttons_write_beside_the_run(run):
+    inspector = AttentionInspector(run)
+    for ending in ("png", "svg", "html", "html"):
+        content, _ = sent(inspector, dict(kind="export", format=ending, view={**inspector.view, "pins": [3, 40]}))
+        assert content["reply"]["text"] == f"written: {content['reply']['path']}"
+    names = {path.name for path in run.views.iterdir()}
+    assert names == {f"attention-G16-4{tail}" for tail in (".png", ".png.json", ".svg", ".svg.json", ".html", "-2.html")}
+    kept = json.loads((run.views / "attention-G16-4.svg.json").read_text())
+    assert kept["parameters"]["looks"][0]["queries"] == [3, 40]
+    figures.redraw(run.views / "attention-G16-4.svg.json")
+    with pytest.raises(ParameterError, match=r"a view can be \.png, \.svg, \.pdf or \.html"):
+        inspector.save("view.gif")
+
+
+def test_headless_it_is_a_picture_and_no_widget(run):
+    data, _ = AttentionInspector(run)._repr_mimebundle_()
+    assert set(data) == {"text/plain", "image/png"} and base64.b64decode(data["image/png"]).startswith(b"\x89PNG")

@@ -1,0 +1,272 @@
+"""What attention does, not only where it points: networks whose attention layer computes something else, and what that changes.
+
+Shapes: B images, N = side^2 queries, M = key_side^2 keys, D channels of values; positions in row-major order.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..model import Generator, SelfAttention
+from ..model.layers import BatchNorm
+from ..parameters import ParameterError, WorkbenchError, nearest
+from .capture import attention_layers, project_exactly
+from .readings import check_query, overlap
+
+# ----------------------------------------------------------------------------------------------------- interventions
+
+
+@contextmanager
+def intervene(
+    module: nn.Module,
+    layer: str,
+    *,
+    gamma: float | None = None,
+    forbid: Tensor | None = None,
+    replace: str | None = None,
+    donor: tuple[int, Tensor] | None = None,
+):
+    """Context manager: while it is open, the attention layer of `module` at the path `layer` computes something else.
+
+    What is not given stays as learned; what is given combines. `capture` inside of it still gives the learned maps.
+
+    Parameters
+    ----------
+    gamma
+        In place of the learned scalar; 0 switches attention off.
+    forbid
+        Bool (N, M) or (B, N, M): True where a query may not look at a key; the rest of its weights is renormalised.
+    replace
+        The map in place of the learned one. "uniform": every key alike. "local": the 3x3 positions around the query alike; in the
+        pooled variant, each key by how many of those its cell contains.
+    donor
+        (index, keys): image `index` of the batch gives its values at the keys of the bool mask (M,) to all others, or by a mask (B, M) to
+        each at other keys; maps stay their own.
+
+    Raises
+    ------
+    WorkbenchError
+        If there is no such layer.
+    ParameterError
+        For values that do not fit: at once, or where the sizes of the feature map decide, from the forward pass.
+    """
+    if replace not in (None, "uniform", "local"):
+        raise ParameterError(f"replace={replace!r} is not known; {nearest(str(replace), ('uniform', 'local'))}give uniform, local or None")
+    for name, mask in (("forbid", forbid), ("donor", donor and donor[1])):
+        if mask is not None and mask.dtype != torch.bool:
+            raise ParameterError(f"{name} has a mask of {mask.dtype}; give a mask of torch.bool")
+
+    def hook(attention, inputs, output):
+        x = inputs[0]
+        query, key, value = project_exactly(attention, x)
+        if donor:
+            value = _with_donor(value, *donor)
+        masks = None if forbid is None else _masks(forbid, len(x), query.shape[1], key.shape[1]).to(x.device)
+        fixed = None if replace is None else _fixed_scores(replace, query.shape[1], key.shape[1]).to(query)
+        mixed = []
+        for image in range(len(x)):  # one by one: the maps of a whole batch may not fit into memory
+            scores = query[image] @ key[image].T if fixed is None else fixed
+            if masks is not None:
+                scores = scores.masked_fill(masks[image], -torch.inf)
+                _require_keys(scores)
+            mixed.append(torch.softmax(scores, dim=-1) @ value[image])
+        return (x + _change(attention, torch.stack(mixed), gamma).transpose(1, 2).unflatten(2, x.shape[2:])).to(output.dtype)
+
+    with _hooked(find_layer(module, layer), hook):
+        yield
+
+
+@contextmanager
+def _hooked(layer: nn.Module, hook):
+    handle = layer.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _with_donor(value: Tensor, index: int, keys: Tensor) -> Tensor:
+    """Values (B, M, D) of which those at the keys of the mask, (M,) or (B, M), are all image `index`'s."""
+    images, count = value.shape[:2]
+    if not 0 <= index < images:
+        raise ParameterError(f"donor={index} is no image of a batch of {images}; give one from 0 to {images - 1}")
+    if keys.shape not in ((count,), (images, count)):
+        raise ParameterError(f"donor has a mask of shape {tuple(keys.shape)}; this layer takes ({count},) or ({images}, {count})")
+    return torch.where(keys.to(value.device)[..., None], value[index], value)
+
+
+def _masks(forbid: Tensor, images: int, queries: int, keys: int) -> Tensor:
+    """`forbid` for each image: (B, N, M)."""
+    if forbid.shape not in ((queries, keys), (images, queries, keys)):
+        raise ParameterError(
+            f"forbid has shape {tuple(forbid.shape)}; this layer takes ({queries}, {keys}) or ({images}, {queries}, {keys})"
+        )
+    return forbid.expand(images, queries, keys)
+
+
+def _fixed_scores(replace: str, queries: int, keys: int) -> Tensor:
+    """Scores (N, M) whose softmax is a map that does not depend on what is seen; a forbidden key then takes the same path as ever."""
+    if replace == "uniform":
+        return torch.zeros(queries, keys)
+    near = overlap(math.isqrt(queries), math.isqrt(keys), radius=1)
+    return torch.einsum("yv,xu->yxvu", near, near).flatten(2).flatten(0, 1).log()
+
+
+def _require_keys(scores: Tensor) -> None:
+    """Raise if some query of (N, M) scores has no key left."""
+    empty = scores.isneginf().all(-1)
+    if empty.any():
+        raise ParameterError(f"forbid leaves query {empty.nonzero()[0].item()} no key to look at; leave at least one to every query")
+
+
+def _change(attention: SelfAttention, mixed: Tensor, gamma: float | None = None) -> Tensor:
+    """What attention adds to positions, gamma o (..., C), from what its map makes of the values, (..., D)."""
+    # Not by calling the output convolution: that is where `capture` sees what the layer itself makes.
+    o = mixed @ attention.output.weight.flatten(1).to(mixed.dtype).T
+    return (attention.gamma if gamma is None else gamma) * o
+
+
+def find_layer(module: nn.Module, path: str) -> SelfAttention:
+    """The attention layer at a `named_modules` path, or a WorkbenchError that lists the paths."""
+    layers = attention_layers(module)
+    if path not in layers:
+        known = f"{nearest(path, layers)}there are: {', '.join(map(repr, layers))}" if layers else "the network has none"
+        raise WorkbenchError(f"there is no attention layer {path!r}; {known}")
+    return layers[path]
+
+
+# ----------------------------------------------------------------------------------------------------------- effects
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a network puts out without and with an intervention: images (B, 3, S, S) or logits (B,), float32, on the CPU."""
+
+    before: Tensor
+    after: Tensor
+
+    @property
+    def difference(self) -> Tensor:
+        """after - before."""
+        return self.after - self.before
+
+
+@torch.no_grad()
+def effect(network: nn.Module, inputs: tuple, layer: str, **how) -> Effect:
+    """What an intervention changes in the output of a network.
+
+    Parameters
+    ----------
+    network, inputs
+        G or D, in eval mode (batch norm in training mode would move), and what it is called with: (z, y) or (x, y).
+    layer, how
+        As `intervene` takes them.
+
+    Raises
+    ------
+    WorkbenchError, ParameterError
+        As `intervene` does.
+    """
+    with parametrize.cached():
+        before = network(*inputs)
+        with intervene(network, layer, **how):
+            after = network(*inputs)
+    return Effect(before.float().cpu(), after.float().cpu())
+
+
+@torch.no_grad()
+def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, batch_size: int = 256, gamma: float | None = None) -> Tensor:
+    """How much the output depends on each key that a query looks at: (M,) float32, on the CPU.
+
+    Each key in turn is dropped for that query alone, the rest of the query's weights renormalised. All M variants run as one batch from
+    the layer on, `batch_size` of them at a time; what comes before the layer runs for a single image. After its last attention layer, G
+    runs only around the query. Equal to M calls of `effect` with `forbid`, but for rounding.
+
+    Parameters
+    ----------
+    network, inputs
+        G or D, batch norm in eval mode, and what it is called with for one image: (z, y) or (x, y), of batch size 1.
+    layer
+        `named_modules` path of the attention layer.
+    query
+        Position in [0, N), row by row.
+    batch_size
+        Variants at a time.
+    gamma
+        In place of the learned scalar, as for `intervene`.
+
+    Returns
+    -------
+    Tensor
+        For G, the L2 norm of the change of the image over the query's own pixels (its S/side x S/side, all channels); for D, the absolute
+        change of the logit.
+
+    Raises
+    ------
+    WorkbenchError
+        If there is no such layer.
+    ParameterError
+        If there is more than one image, no such position, or a batch norm in training mode, in which variants would change one another.
+    """
+    if len(inputs[0]) != 1:
+        raise ParameterError(f"inputs hold {len(inputs[0])} images; causal_map takes one")
+    if batch_size < 1:
+        raise ParameterError(f"batch_size={batch_size} is out of range; at least 1")
+    if any(isinstance(module, BatchNorm) and module.training for module in network.modules()):
+        raise ParameterError("the network is in training mode, in which images of a batch change one another; call network.eval() first")
+    attention, seen = find_layer(network, layer), []
+
+    def see(_, inputs, output):
+        seen[:] = inputs[0], output
+
+    with parametrize.cached():
+        with nullcontext() if gamma is None else intervene(network, layer, gamma=gamma), _hooked(attention, see):
+            network(*inputs)
+        x, y = seen
+        side = check_query(query, x.shape[2] * x.shape[3])
+        reach = _reach(network, attention, side)
+        top, left = (max(0, at - reach) for at in divmod(query, side))
+        row, column = query // side - top, query % side - left  # of the query on the part of the map that matters
+        y = y[:, :, top:, left:][:, :, : row + reach + 1, : column + reach + 1]
+        there = _with_each_key_dropped(attention, x, query, gamma)
+        changes = []
+        for part in there[1:].split(batch_size):
+            # The unchanged one goes first, through the same arithmetic.
+            variants = y.expand(1 + len(part), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            variants[:, :, row, column] = torch.cat([there[:1], part]).to(y.dtype)
+            with _hooked(attention, lambda *_, variants=variants: variants):
+                own = _own(network(*inputs), row, column, y.shape[-1])
+            changes.append((own[1:] - own[0]).norm(dim=1))
+    return torch.cat(changes).float().cpu()
+
+
+def _own(output: Tensor, row: int, column: int, width: int) -> Tensor:
+    """The pixels of a position on a map of `width` columns in images (B, 3, H, W), as (B, all); logits (B,) as (B, 1)."""
+    if output.ndim == 1:
+        return output[:, None]
+    pixels = output.shape[-1] // width
+    return output[:, :, row * pixels : (row + 1) * pixels, column * pixels : (column + 1) * pixels].flatten(1)
+
+
+def _reach(network: nn.Module, attention: SelfAttention, side: int) -> int:
+    """How far away, in positions of the layer, the output at a query can notice that the feature map ends."""
+    # After its last attention a generator is convolutions alone: two of 3x3 at each doubled resolution and one at the last reach less
+    # than 1 + 1/2 + 1/4 + ... = 2 positions. So the rest of it may run on a cutout of 5x5 positions, and what that does not change is
+    # exact; D, and layers before another attention, need the whole map.
+    last = isinstance(network, Generator) and network.attention[max(network.attention, key=int)] is attention
+    return 2 if last else side
+
+
+def _with_each_key_dropped(attention: SelfAttention, x: Tensor, query: int, gamma: float | None) -> Tensor:
+    """The layer's output at a query of x (1, C, H, W), with all keys first, then with each one dropped: (1 + M, C)."""
+    queries, key, value = (part[0] for part in project_exactly(attention, x))
+    # The softmax anew: (o - beta_m value_m) / (1 - beta_m) would lose its digits where beta_m is nearly 1.
+    scores = (key @ queries[query]).repeat(1 + len(key), 1)
+    scores[1:].fill_diagonal_(-torch.inf)
+    return x.flatten(2)[0, :, query] + _change(attention, torch.softmax(scores, dim=-1) @ value, gamma)

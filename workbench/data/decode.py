@@ -1,0 +1,205 @@
+"""Image files that nobody vouches for, as pixels: no file starts a program, none is waited for, and bad metadata cost no good image."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import struct
+import zlib
+from contextlib import suppress
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from ..files import open_regular
+
+# The only formats that are opened, whatever a file is called. Of the others that Pillow knows, some start programs (EPS: Ghostscript), open
+# whatever they contain (IPTC), or hold no picture. TGA is last, because its files have no mark of their own.
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "QOI", "PCX", "PSD", "SGI", "SUN", "TGA")
+LARGEST = (
+    8 * 178_956_970
+)  # bytes: an image of as many pixels as Pillow opens takes no more, uncompressed, with 16 bits in each of 4 channels
+
+PHOTOMETRIC, BITS_PER_SAMPLE, SAMPLE_FORMAT = 262, 258, 339  # tags of TIFF
+DRAWN = {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 338, 339, 347, 530, 532}
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # or some of its messages go to stderr
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """Extensions of files that may be images, in lower case."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in _formats())
+
+
+def read_file(path: str | Path) -> bytes:
+    """The content of a file that may be an image; an OSError for what is no file, or too large for one."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > LARGEST:
+            raise OSError(errno.EFBIG, f"more than {LARGEST / 1e9:.1f} GB, which no image takes")
+        return file.read(LARGEST)
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """Pillow's `Image.open`, which goes by content and not by name, for the formats in `FORMATS` alone."""
+    return Image.open(file, formats=_formats())
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(kind for kind in FORMATS if kind in Image.OPEN)  # not every Pillow has AVIF
+
+
+def decode(source: str | Path | bytes | BytesIO | np.ndarray, size: int) -> np.ndarray:
+    """An image file, or the pixels of one, as (size, size, 3) uint8.
+
+    Turned upright (EXIF, XMP; as stored where these cannot be read), made 8-bit RGB on white, resized until the shorter side is `size`
+    (antialiased; untouched where it is that already), cropped at the centre. Of an animation: the first frame. Unsigned integers of up to
+    16 bits are scaled by the largest value of their depth, floats by 1.
+
+    Parameters
+    ----------
+    source
+        Path or content of an image file; or RGB pixels (h, w, 3) uint8.
+    size
+        Height and width of what is returned.
+
+    Raises
+    ------
+    Exception
+        If the range of the values is unknown (32-bit or signed integers, floats outside of 0 to 1); and whatever Pillow raises on a
+        broken file, which may be anything.
+    """
+    if isinstance(source, np.ndarray):
+        image = Image.fromarray(source)
+    else:
+        if isinstance(source, (str, Path)):
+            source = read_file(source)
+        image = _upright(source if isinstance(source, bytes) else source.getvalue())
+    short = min(image.size)
+    left, top = ((side - short) // 2 for side in image.size)  # whole pixels: where nothing is resized, nothing is interpolated
+    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + short, top + short)))
+
+
+def _upright(content: bytes) -> Image.Image:
+    """The content of an image file, turned upright, as 8-bit RGB."""
+    try:
+        return _draw(content)
+    except Exception:
+        bare = _without_metadata(content)
+        if bare == content:
+            raise
+        return _draw(bare)
+
+
+def _draw(content: bytes) -> Image.Image:
+    with open_image(BytesIO(content)) as image:
+        _keep_orientation(image)
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(_to_8_bits(image)))
+
+
+def _keep_orientation(image: Image.Image) -> None:
+    """Reduce the EXIF of an image to its orientation: Pillow fails where it cannot read, or write again, anything else in it."""
+    with suppress(Exception):
+        image.getexif()
+    exif = image.getexif()  # what could be read of it
+    for tag in list(exif):
+        if tag != ExifTags.Base.Orientation:
+            del exif[tag]
+    for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+        image.info.pop(name, None)
+
+
+# ----------------------------------------------------------------------------------------------------- colours
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey values of any depth as 8 bits; Pillow's own conversion clips deep ones to white."""
+    tags = getattr(image, "tag_v2", {})  # of TIFF
+    if set(tags.get(SAMPLE_FORMAT, ())) & {2, 5, 6}:
+        raise ValueError("signed values, whose range is unknown: save them as unsigned integers of 8 or 16 bits")
+    if image.mode == "F":
+        values, top = np.asarray(image), 1
+        if not (values.min() >= 0 and values.max() <= 1):  # nor NaN
+            raise ValueError(f"floats from {values.min():g} to {values.max():g}, expected 0 to 1")
+    elif image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        values, top = np.asarray(image, dtype=np.float32), 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
+    elif image.mode == "I":
+        raise ValueError("32-bit integers, whose range is unknown: save them as unsigned integers of 8 or 16 bits")
+    else:
+        return image
+    values = values / top * 255
+    if tags.get(PHOTOMETRIC) == 0:  # 0 is white, which Pillow heeds up to 8 bits
+        values = 255 - values
+    grey = Image.fromarray(np.rint(values).astype(np.uint8))
+    grey.getexif().update(image.getexif())
+    return grey
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as 8-bit RGB; Pillow's own conversion uncovers what alpha hides."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+# ----------------------------------------------------------------------------------------------------- metadata
+
+
+def _without_metadata(content: bytes) -> bytes:
+    """An image file with no more than what draws it, and its orientation where that is whole; the same where its format is not known here.
+
+    Pillow and its libraries give up on files whose picture is whole, but not a colour profile, a comment or the EXIF.
+    """
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _bare_png(content)
+    if content.startswith(b"\xff\xd8"):
+        return _bare_jpeg(content)
+    if content[:4] in (b"II*\0", b"MM\0*"):
+        return _bare_tiff(content)
+    if content[4:8] == b"ftyp":  # AVIF: the kind of an item, such as "Exif", made one that is ignored
+        return re.sub(rb"(infe[\2\3]\0\0[\0\1].{4,6}?)(Exif|mime)", rb"\1skip", content, flags=re.DOTALL)
+    return content
+
+
+def _bare_png(content: bytes) -> bytes:
+    parts, at = [content[:8]], 8
+    while at < len(content):
+        kind, end = content[at + 4 : at + 8], at + 12 + int.from_bytes(content[at : at + 4], "big")
+        whole = zlib.crc32(content[at + 4 : end - 4]) == int.from_bytes(content[end - 4 : end], "big")
+        if kind[:1].isupper() or kind == b"tRNS" or (kind == b"eXIf" and whole):  # upper case: needed for drawing
+            parts.append(content[at:end])
+        at = end
+    return b"".join(parts)
+
+
+def _bare_jpeg(content: bytes) -> bytes:
+    parts, at = [content[:2]], 2
+    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] not in (b"", b"\xda"):  # up to the start of the scan
+        marker, end = content[at + 1], at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        segment = content[at:end]
+        adobe = marker == 0xEE and len(segment) >= 16  # says which colours the components are
+        if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or adobe or segment[4:8] == b"Exif":
+            parts.append(segment)
+        at = end
+    return b"".join([*parts, content[at:]])
+
+
+def _bare_tiff(content: bytes) -> bytes:
+    bare, order = bytearray(content), "<" if content[:1] == b"I" else ">"
+    with suppress(struct.error):  # at the end of a cut file
+        (start,) = struct.unpack_from(f"{order}L", content, 4)
+        (count,) = struct.unpack_from(f"{order}H", content, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            if struct.unpack_from(f"{order}H", content, at)[0] not in DRAWN:
+                struct.pack_into(f"{order}H", bare, at + 2, 0)  # a type that is unknown: the tag is ignored
+    return bytes(bare)

@@ -1,0 +1,238 @@
+"""The layers that both networks are built from: spectral normalization, convolutions that resample, batch norm over groups.
+
+Shapes: B images, C channels, H x W positions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+# --------------------------------------------------------------------------------------- spectral normalization
+
+
+class SpectralNorm(nn.Module):
+    """Parametrisation W -> W / sigma(W), sigma the largest singular value (Miyato et al., 2018).
+
+    `u` and `v` estimate the singular vectors of W as a (out, rest) matrix. A forward pass never changes them: the trainer calls
+    `power_iteration` once per step, so that sigma is one and the same in all passes of a step, however the batch is cut.
+    """
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        # A fresh network is usable at once: some iterations, in double precision so that the number of threads does not show.
+        matrix = weight.detach().flatten(1).double()
+        self.register_buffer("u", F.normalize(torch.randn(matrix.shape[0], dtype=matrix.dtype), dim=0))
+        self.register_buffer("v", torch.empty(matrix.shape[1], dtype=matrix.dtype))
+        for _ in range(15):
+            self.iterate(matrix)
+        self.to(weight.dtype)
+
+    @torch.no_grad()
+    def iterate(self, weight: Tensor) -> None:
+        """One step of power iteration on (u, v)."""
+        matrix = _matrix(weight)
+        v = F.normalize(matrix.T @ self.u, dim=0)
+        self.v.copy_(v.view(*weight.shape[2:], weight.shape[1]).movedim(-1, 0).flatten())
+        self.u.copy_(F.normalize(matrix @ v, dim=0))
+
+    def sigma(self, weight: Tensor) -> Tensor:
+        """u^T W v, the estimate of the largest singular value; differentiable in W, u and v held fixed."""
+        return torch.dot(self.u, _matrix(weight) @ _matrix(self.v.view(1, *weight.shape[1:])).flatten())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):  # sigma to full precision
+            return weight / self.sigma(weight)
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """A weight (out, in, ...) as (out, ... * in): the singular values of (out, in * ...), and no copy of one that is channels_last."""
+    return weight.movedim(1, -1).flatten(1)
+
+
+def power_iteration(net: nn.Module, count: int = 1) -> None:
+    """Advance u and v of every spectrally normalised layer of `net` by `count` power iterations."""
+    for module in net.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrization = module.parametrizations.weight
+            for _ in range(count):
+                parametrization[0].iterate(parametrization.original)
+
+
+def spectral_norm(layer: nn.Module) -> nn.Module:
+    """Divide the weight of a layer by its largest singular value from now on."""
+    parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight))
+    return layer
+
+
+def initialised(layer: nn.Module, sn: bool) -> nn.Module:
+    """Initialise a layer as the released code does (Xavier-uniform, zero bias), with spectral normalization if `sn`."""
+    nn.init.xavier_uniform_(layer.weight)
+    if getattr(layer, "bias", None) is not None:
+        nn.init.zeros_(layer.bias)
+    return spectral_norm(layer) if sn else layer
+
+
+def conv(inputs: int, outputs: int, kernel: int, sn: bool, bias: bool = True, kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Module:
+    """A convolution that keeps the size of the map (`kind` may resample), initialised."""
+    return initialised(kind(inputs, outputs, kernel, padding=kernel // 2, bias=bias), sn)
+
+
+def without_gradient(bias: nn.Parameter) -> None:
+    """For a bias that batch norm takes away again: its gradient is zero but for rounding, which Adam would blow up to full steps."""
+    bias.register_hook(torch.zeros_like)
+
+
+# ------------------------------------------------------------------------------- convolutions that change resolution
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Nearest x2: (B, C, H, W) -> (B, C, 2H, 2W)."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The layout in memory that convolutions, and attention after them, are fastest in; it is kept from layer to layer."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+class UpConv(nn.Conv2d):
+    """Nearest x2, then a 3x3 convolution: (B, C, H, W) -> (B, C', 2H, 2W).
+
+    Equal to one transposed convolution with stride 2, whose 4x4 kernel is the 3x3 one summed over a 2x2 box: 4/9 of the products.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) * x.shape[2] * x.shape[3] < 256:  # so little to convolve that making the larger kernel costs more
+            return super().forward(upsample(x))
+        kernel = _summed_over_a_box(channels_last(self.weight.transpose(0, 1)), mirrored=True)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+
+
+class DownConv(nn.Conv2d):
+    """A 3x3 convolution, then 2x2 average pooling: (B, C, H, W) -> (B, C', H/2, W/2).
+
+    Equal to one convolution with stride 2, whose 4x4 kernel is the 3x3 one averaged over a 2x2 box: 4/9 of the products.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, _summed_over_a_box(self.weight, scale=0.25), self.bias, stride=2, padding=1)
+
+
+def _summed_over_a_box(weight: Tensor, scale: float = 1.0, mirrored: bool = False) -> Tensor:
+    """Kernels (C', C, 3, 3) convolved with a 2x2 box: (C', C, 4, 4), times `scale`, in both directions mirrored if asked."""
+    side = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]], device=weight.device, dtype=weight.dtype)
+    side = side.flip(0) if mirrored else side
+    with torch.autocast(weight.device.type, enabled=False):  # sums to full precision
+        kernel = (torch.kron(side, side) * scale) @ weight.movedim(1, -1).flatten(1, 2)  # (C', 16, C): no copies of channels_last
+    return kernel.unflatten(1, (4, 4)).movedim(-1, 1)
+
+
+# -------------------------------------------------------------------------------------------------- batch norm
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over the processes of a group; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, x, group):
+        ctx.group = group
+        x = x.clone()
+        dist.all_reduce(x, group=group)
+        return x
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad, group=ctx.group)
+        return grad, None
+
+
+class BatchNorm(nn.Module):
+    """Batch norm whose statistics span groups of images, and processes, as the training asks for.
+
+    In training mode each group of `group_size` consecutive images (0 or a number that does not divide the batch: all of it) is
+    normalised by its own mean and biased variance, and the running statistics take in one group after the other, in the order of the
+    global batch. So neither the number of processes nor gradient accumulation changes what is computed, while a group fits.
+    torch's own SyncBatchNorm refuses CPU tensors and knows no groups.
+
+    Parameters
+    ----------
+    channels
+        C of the (B, C, H, W) input.
+    num_classes
+        Gains and biases are looked up by class (conditional batch norm); 0: one set.
+    momentum
+        Weight of a new group in the running statistics (unbiased variance, as in torch).
+    """
+
+    def __init__(self, channels: int, num_classes: int = 0, group_size: int = 0, momentum: float = 0.1):
+        super().__init__()
+        self.num_classes, self.group_size, self.momentum, self.eps = num_classes, group_size, momentum, 1e-5
+        self.gain = nn.Parameter(torch.ones(max(1, num_classes), channels))
+        self.bias = nn.Parameter(torch.zeros(max(1, num_classes), channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        # Processes at work, how many of them one group of images spans, and those; set by `span_processes`.
+        self.world, self.span, self.span_group = 1, 1, None
+
+    def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
+        if not self.training:
+            x = F.batch_norm(x, self.running_mean, self.running_var, eps=self.eps)
+        else:
+            size = len(x) if self.span > 1 or not self.group_size or len(x) % self.group_size else self.group_size
+            normalise = self._normalise_spanning if self.span > 1 else self._normalise_local
+            parts, statistics = zip(*(normalise(part) for part in x.split(size)), strict=True)
+            self._keep(torch.stack(statistics))
+            x = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self.num_classes:
+            gain, bias = F.embedding(y, self.gain), F.embedding(y, self.bias)  # (B, C)
+        else:
+            gain, bias = self.gain, self.bias  # (1, C)
+        return torch.addcmul(bias[:, :, None, None].to(x.dtype), x, gain[:, :, None, None].to(x.dtype))
+
+    def _normalise_local(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, var = torch.empty_like(self.running_mean), torch.empty_like(self.running_var)
+        x = F.batch_norm(x, mean.zero_(), var.zero_(), training=True, momentum=1.0, eps=self.eps)  # momentum 1: fills mean and var
+        return x, torch.stack([mean, var])
+
+    def _normalise_spanning(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = x.dtype
+        x = x.to(self.running_mean.dtype)
+        mean = _AllReduceSum.apply(x.mean((0, 2, 3)), self.span_group) / self.span
+        x = x - mean[:, None, None]
+        var = _AllReduceSum.apply(x.square().mean((0, 2, 3)), self.span_group) / self.span
+        n = self.span * x.numel() / x.shape[1]
+        x = x * torch.rsqrt(var + self.eps)[:, None, None]
+        return x.to(dtype), torch.stack([mean, var * n / (n - 1)]).detach()
+
+    @torch.no_grad()
+    def _keep(self, statistics: Tensor) -> None:
+        """Take the statistics (groups, 2, C) of this process's groups, and of all others', into the running ones, in global order."""
+        if self.world > self.span:
+            gathered = [torch.empty_like(statistics) for _ in range(self.world)]
+            dist.all_gather(gathered, statistics)
+            statistics = torch.cat(gathered[:: self.span])
+        for mean, var in statistics:
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var, self.momentum)
+
+
+def span_processes(generator: nn.Module, share: int) -> None:
+    """Tell the batch norms of `generator` how groups lie over the processes of a running process group.
+
+    Parameters
+    ----------
+    share
+        Images of one process in each forward pass.
+    """
+    world = dist.get_world_size()
+    norms = [module for module in generator.modules() if isinstance(module, BatchNorm)]
+    span = max(1, (norms[0].group_size or world * share) // share)
+    # Groups of their own, apart from the one that gradients are averaged in: their collectives may interleave.
+    groups = [dist.new_group(list(range(first, first + span))) for first in range(0, world, span)] if span > 1 else None
+    for norm in norms:
+        norm.world, norm.span, norm.span_group = world, span, groups and groups[dist.get_rank() // span]

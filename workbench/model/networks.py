@@ -1,0 +1,175 @@
+"""The generator and the discriminator of SAGAN.
+
+Follows the released TensorFlow code (Zhang et al., 2019); where that differs from the paper, both are here and named.
+Shapes: B images, C channels, S the image size.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import Config
+from ..parameters import ParameterError
+from .attention import ResidualBlock, SelfAttention
+from .layers import BatchNorm, DownConv, UpConv, channels_last, conv, initialised, spectral_norm, upsample, without_gradient
+
+# --------------------------------------------------------------------------------------------------- generator
+
+
+class GeneratorBlock(nn.Module):
+    """Residual block that doubles the resolution: (B, C, H, W) -> (B, C', 2H, 2W).
+
+    CBN, ReLU, nearest x2, conv3x3, CBN, ReLU, conv3x3; shortcut conv1x1, nearest x2 (the two commute: cheaper this way round).
+    """
+
+    def __init__(self, inputs: int, outputs: int, sn: bool, norm):
+        super().__init__()
+        self.norm1, self.norm2 = norm(inputs), norm(outputs)
+        self.conv1, self.conv2 = conv(inputs, outputs, 3, sn, kind=UpConv), conv(outputs, outputs, 3, sn)
+        self.shortcut = conv(inputs, outputs, 1, sn)
+        without_gradient(self.conv1.bias)
+
+    def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
+        h = self.conv1(F.relu_(self.norm1(x, y)))
+        h = self.conv2(F.relu_(self.norm2(h, y)))
+        return h + upsample(self.shortcut(x))
+
+
+class Generator(nn.Module):
+    """Latents and classes to images.
+
+    Parameters
+    ----------
+    config
+        `image_size`, `width`, `z_dim`, `num_classes`, `attention_g`, `attention_variant`, `attention_block`, `sn_g`,
+        `batch_norm_group` and `batch_norm_momentum` matter here. At 128 px, width 64, 1000 classes and official attention at 32x32
+        it has the 42,078,852 parameters of the released code.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.num_classes = _known_classes(config)
+        self.z_dim, self.image_size = config.z_dim, config.image_size
+        sn, momentum = config.sn_g, config.batch_norm_momentum
+
+        def norm(channels):
+            return BatchNorm(channels, self.num_classes, config.batch_norm_group, momentum)
+
+        self.linear = initialised(nn.Linear(config.z_dim, 4 * 4 * config.channels_g(4)), sn)
+        sizes = (4, *config.maps_g)
+        self.blocks = nn.ModuleDict(
+            {str(b): GeneratorBlock(config.channels_g(a), config.channels_g(b), sn, norm) for a, b in pairwise(sizes)}
+        )
+        self.attention = _attention_sites(config, config.sites_g, config.channels_g, sn)
+        for size, block in reversed(self.blocks.items()):
+            if size in self.attention:
+                break
+            # What these add to a channel passes the later shortcuts as a constant, and the last norm takes it away.
+            without_gradient(block.conv2.bias)
+            without_gradient(block.shortcut.bias)
+        # The released code lets the statistics of this last, unconditional norm move ten times more slowly.
+        self.norm = BatchNorm(config.channels_g(config.image_size), 0, config.batch_norm_group, momentum / 10)
+        self.output = conv(config.channels_g(config.image_size), 3, 3, sn)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Images (B, 3, S, S) in [-1, 1] from latents z (B, z_dim) and classes y (B,); y may be None when unconditional."""
+        if z.ndim != 2 or z.shape[1] != self.z_dim:
+            raise ParameterError(f"z has shape {tuple(z.shape)}; the generator takes (B, {self.z_dim})")
+        _check_labels(y, self.num_classes)
+        x = self.linear(z).view(len(z), -1, 4, 4)
+        x = channels_last(x)
+        for size, block in self.blocks.items():
+            x = block(x, y)
+            if size in self.attention:
+                x = self.attention[size](x)
+        return torch.tanh(self.output(F.relu_(self.norm(x, None))))
+
+
+# ----------------------------------------------------------------------------------------------- discriminator
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block of D: (B, C, H, W) -> (B, C', H/2, W/2), or the same size without `downsample`.
+
+    ReLU (but not in the `first` block, which sees pixels), conv3x3, ReLU, conv3x3, average pooling; shortcut average pooling, conv1x1.
+    """
+
+    def __init__(self, inputs: int, outputs: int, sn: bool, downsample: bool = True, first: bool = False):
+        super().__init__()
+        self.downsample, self.first = downsample, first
+        self.conv1 = conv(inputs, outputs, 3, sn)
+        self.conv2 = conv(outputs, outputs, 3, sn, kind=DownConv if downsample else nn.Conv2d)
+        self.shortcut = conv(inputs, outputs, 1, sn) if downsample or inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv2(F.relu_(self.conv1(x if self.first else F.relu(x))))  # not in place before the shortcut, which takes x
+        return h + self.shortcut(F.avg_pool2d(x, 2) if self.downsample else x)
+
+
+class Discriminator(nn.Module):
+    """Images and classes to logits, with the projection of Miyato & Koyama (2018): D(x, y) = w h(x) + b + <embedding(y), h(x)>.
+
+    Parameters
+    ----------
+    config
+        `image_size`, `width` (or `width_d`), `num_classes`, `attention_d`, `attention_variant`, `attention_block` and `sn_d` matter
+        here. At 128 px, width 64, 1000 classes and official attention at 32x32 it has the 39,463,618 parameters of the released code.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.num_classes = _known_classes(config)
+        sn, sizes = config.sn_d, config.maps_d
+        channels = [config.channels_d(size) for size in sizes]
+        self.blocks = nn.ModuleDict(
+            {str(s): DiscriminatorBlock(i, o, sn, first=s == sizes[0]) for s, i, o in zip(sizes, [3, *channels], channels, strict=False)}
+        )
+        self.flat = nn.Sequential(
+            *(DiscriminatorBlock(channels[-1], channels[-1], sn, downsample=False) for _ in range(config.d_flat_blocks))
+        )
+        self.attention = _attention_sites(config, config.sites_d, config.channels_d, sn)
+        self.linear = initialised(nn.Linear(channels[-1], 1), sn)
+        if self.num_classes:
+            self.embedding = initialised(nn.Embedding(self.num_classes, channels[-1]), sn)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Logits (B,) from images x (B, 3, S, S) in [-1, 1] and classes y (B,); y may be None when unconditional."""
+        _check_labels(y, self.num_classes)
+        x = channels_last(x)
+        for size, block in self.blocks.items():
+            x = block(x)
+            if size in self.attention:
+                x = self.attention[size](x)
+        h = F.relu(self.flat(x)).sum((2, 3))  # (B, C)
+        logits = self.linear(h).squeeze(1)
+        if self.num_classes:
+            logits = logits + (self.embedding(y) * h).sum(1)
+        return logits
+
+
+# --------------------------------------------------------------------------------------------------- of both
+
+
+def _attention_sites(config: Config, sites: tuple[int, ...], channels, sn: bool) -> nn.ModuleDict:
+    """What stands at each attention site, keyed by the size of the feature map."""
+    block = SelfAttention if config.attention_block == "attention" else ResidualBlock
+    modules = nn.ModuleDict({str(site): block(channels(site), config.attention_variant) for site in sites})
+    for module in modules.modules() if sn else ():
+        if isinstance(module, nn.Conv2d):
+            spectral_norm(module)
+    return modules
+
+
+def _known_classes(config: Config) -> int:
+    if config.num_classes is None:
+        raise ParameterError(f"num_classes is not known for data={config.data!r} before it is opened; give num_classes (0: unconditional)")
+    return config.num_classes
+
+
+def _check_labels(y: Tensor | None, num_classes: int) -> None:
+    if num_classes and y is None:
+        raise ParameterError(f"y is None, but the network is conditional: give a class below {num_classes} for each image")

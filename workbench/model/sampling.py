@@ -1,0 +1,178 @@
+"""Seeded latents, images from a generator, and statistics that fit its weights."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..parameters import ParameterError
+from .layers import BatchNorm, power_iteration
+from .networks import Generator
+
+CHUNK = 256  # latents are drawn in chunks of this many sample indices, whoever asks for which of them
+
+
+def generator_for(*key: int) -> torch.Generator:
+    """A CPU random generator that is a pure function of its key of integers >= 0, of any size."""
+    if min(key, default=0) < 0:
+        raise ParameterError(f"seeds and sample indices are at least 0; given: {', '.join(map(str, key))}")
+    entropy = (len(key), *key)  # NumPy takes keys that differ in trailing zeros for the same
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+def latents(count: int, z_dim: int, seed: int = 0, start: int = 0, truncation: float = 0.0) -> Tensor:
+    """Latents z ~ N(0, I), (count, z_dim) float32: those with global sample index `start`, `start + 1`, ...; see `truncate`.
+
+    Raises
+    ------
+    ParameterError
+        If a number is negative, or so many latents do not fit into memory.
+    """
+    if count < 0 or start < 0 or seed < 0:
+        raise ParameterError(f"count={count}, start={start} and seed={seed} must be at least 0")
+    required = 3 * 4 * count * z_dim  # drawn, joined, and truncated
+    if required > 2**28 and required > (available := psutil.virtual_memory().available):
+        raise ParameterError(
+            f"{count:,} latents need {required / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free: take fewer"
+        )
+    first, last = start // CHUNK, (start + count - 1) // CHUNK
+    chunks = [torch.randn(CHUNK, z_dim, generator=generator_for(seed, 1, chunk)) for chunk in range(first, last + 1)]
+    return truncate(torch.cat([torch.empty(0, z_dim), *chunks])[start - first * CHUNK :][:count], truncation)
+
+
+def truncate(z: Tensor, threshold: float) -> Tensor:
+    """Latents from the normal distribution within [-threshold, threshold] (the truncation trick, Brock et al., 2019); 0: as they are.
+
+    Each number goes to the same quantile of the truncated distribution, instead of being drawn again: so a latent moves continuously
+    with the threshold, and its image stays comparable.
+
+    Raises
+    ------
+    ParameterError
+        If the threshold is negative or NaN.
+    """
+    if not threshold >= 0:
+        raise ParameterError(f"truncation={threshold} is not a number of at least 0")
+    if not threshold:
+        return z
+    tail = torch.special.ndtr(torch.tensor(-threshold, dtype=torch.float64))
+    # By the lower tail for either sign: in the upper one quantiles round to 1, and their latents to infinity.
+    size = z.double().abs()
+    inside = -torch.special.ndtri(tail + torch.special.ndtr(-size) * (1 - 2 * tail))
+    return inside.clamp(max=threshold).minimum(size).copysign(z.double()).to(z.dtype)
+
+
+def interpolate(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """From latents a (B, z_dim) at t=0 to b at t=1 along great circles (White, 2016).
+
+    On the straight way between two normal latents the norm sinks far below that of any latent the generator was trained on. Where there is
+    no single great circle, that is the way all the same: between parallel latents, opposite ones (through 0), or from 0.
+
+    Raises
+    ------
+    ParameterError
+        If t is not finite.
+    """
+    if not math.isfinite(t):
+        raise ParameterError(f"t={t} is not a finite number")
+    x, y = a.double(), b.double()
+    norms = x.norm(dim=1, keepdim=True) * y.norm(dim=1, keepdim=True)
+    angle = torch.acos(((x * y).sum(1, keepdim=True) / norms).clamp(-1, 1))
+    circle = (torch.sin((1 - t) * angle) * x + torch.sin(t * angle) * y) / torch.sin(angle)
+    straight = (1 - t) * x + t * y
+    single = (norms > 0) & (torch.sin(angle) > 1e-6)
+    return torch.where(single, circle, straight).to(a.dtype)
+
+
+def labels(count: int, num_classes: int, start: int = 0) -> Tensor | None:
+    """Classes (count,) of the samples with global index `start`, ...: every class in turn; None when there are none."""
+    return torch.arange(start, start + count) % num_classes if num_classes else None
+
+
+def grid(num_classes: int, z_dim: int, seed: int, columns: int = 10, rows: int = 10) -> tuple[Tensor, Tensor | None]:
+    """Latents and classes of a sample grid: a row per class (at most `rows`, evenly chosen), the same latents in every row.
+
+    Returns
+    -------
+    z, y
+        (R * columns, z_dim) and (R * columns,), row by row; without classes y is None and every latent is another.
+    """
+    if not num_classes:
+        return latents(rows * columns, z_dim, seed), None
+    classes = torch.arange(num_classes) if num_classes <= rows else torch.linspace(0, num_classes - 1, rows).round().long()
+    return latents(columns, z_dim, seed).repeat(len(classes), 1), classes.repeat_interleave(columns)
+
+
+def tile(x: Tensor, columns: int) -> Tensor:
+    """Images (B, 3, S, S) in [-1, 1] in a grid, row by row, 2 black pixels around each: (3, H, W) uint8."""
+    from torchvision.utils import make_grid  # here, because torchvision takes long to import
+
+    return (make_grid(x.clamp(-1, 1), nrow=columns, padding=2, normalize=True, value_range=(-1, 1)) * 255).round().byte()
+
+
+@torch.no_grad()
+def images(generator: Generator, z: Tensor, y: Tensor | None = None, batch_size: int = 64, batch_statistics: bool = False) -> Tensor:
+    """Images (B, 3, S, S) in [-1, 1], float32 on the CPU, from latents (B, z_dim) and classes (B,), in batches.
+
+    With `batch_statistics`, batch norm normalises as in training (and moves its running statistics): an image then depends on its batch.
+    """
+    weight = next(generator.parameters())
+    result = []
+    # Cached: the spectrally normalised weights are the same for every batch.
+    with training(generator) if batch_statistics else evaluating(generator), parametrize.cached():
+        for first in range(0, len(z), batch_size):
+            part = slice(first, first + batch_size)
+            classes = None if y is None else y[part].to(weight.device)
+            result.append(generator(z[part].to(weight.device, weight.dtype), classes).float().cpu())
+    return torch.cat(result)
+
+
+@torch.no_grad()
+def settle(generator: Generator, seed: int = 0, batches: int = 8, batch_size: int = 64, truncation: float = 0.0) -> None:
+    """Bring the buffers of `generator` in line with its weights: what averaged or truncated weights need before they are used.
+
+    Runs power iterations to convergence, and re-estimates the running statistics of batch norm over `batches` batches of fresh samples
+    ("standing statistics", Brock et al., 2019), each batch weighing the same. `truncation` must be that of the latents it will be used on.
+    """
+    power_iteration(generator, 10)
+    weight = next(generator.parameters())
+    norms = [module for module in generator.modules() if isinstance(module, BatchNorm)]
+    before = [(norm.momentum, norm.group_size) for norm in norms]
+    try:
+        with training(generator):
+            for k in range(batches):
+                for norm in norms:
+                    norm.momentum, norm.group_size = 1 / (k + 1), 0
+                z = truncate(torch.randn(batch_size, generator.z_dim, generator=generator_for(seed, 2, k)), truncation)
+                y = labels(batch_size, generator.num_classes, k * batch_size)
+                generator(z.to(weight.device, weight.dtype), None if y is None else y.to(weight.device))
+    finally:
+        for norm, (momentum, group_size) in zip(norms, before, strict=True):
+            norm.momentum, norm.group_size = momentum, group_size
+
+
+@contextmanager
+def _mode(net: nn.Module, train: bool):
+    before = {module: module.training for module in net.modules()}
+    net.train(train)
+    try:
+        yield net
+    finally:
+        for module, mode in before.items():
+            module.training = mode
+
+
+def evaluating(net: nn.Module):
+    """Context manager: `net` in eval mode; afterwards each module is in the mode it was in."""
+    return _mode(net, False)
+
+
+def training(net: nn.Module):
+    """Context manager: `net` in training mode; afterwards each module is in the mode it was in."""
+    return _mode(net, True)

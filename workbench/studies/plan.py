@@ -1,0 +1,261 @@
+"""What a sweep may ask for: arms that are different runs, whose scores compare, and no more of them than can be done.
+
+All of it is checked before the first training starts: what would show up afterwards costs hours.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
+from ..config import MAY_CHANGE_ON_RESUME, Config
+from ..metrics.extractors import open_extractor
+from ..metrics.one_pass import SCORES
+from ..metrics.protocols import protocol
+from ..parameters import ParameterError, nearest, shown
+from ..training.estimate import require_feasible
+from .correspondence import TRUTH
+from .paper import EXPERIMENTS, Experiment
+
+MOST_TRAININGS = 5_000
+MOST_STEPS = 10**10  # of G and D, over all runs
+MOST_IMAGES = 10**10  # to evaluate, over all runs
+JOBS_PER_CORE = 4
+
+# Parameters of a training that a sweep decides, and by what.
+DECIDED = dict(
+    preset="set the parameter preset", run="runs are named after their settings", resume="its runs start from scratch",
+    seed="set the parameter seeds", note="its runs are tagged instead", tags="its runs have tags of their own",
+    evaluate_every="set the parameter evaluations", evaluate_n="set the parameter n", sample_every="set the parameter evaluations",
+    keep_checkpoints="the newest one is kept",
+)  # fmt: skip
+# Parameters that arms cannot differ in, and why.
+NOT_VARIED = {
+    **dict.fromkeys(MAY_CHANGE_ON_RESUME | {"gradient_accumulation", "skip_unreadable"}, "it changes nothing in what is trained"),
+    **dict.fromkeys(("data", "image_size", "pairs"), "scores against different images do not compare"),
+    "steps": "a longer training contains the shorter one; set the parameter steps for all",
+}
+
+
+def given(parameter: str, text: str) -> str:
+    """parameter='text', long text cut: how messages begin."""
+    return f"{parameter}={shown(text, 120)}"
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+def assignments(parameter: str, text: str) -> dict[str, str]:
+    """ "a=1; b=2" as a dict, in which all names are parameters of a training that a sweep leaves open.
+
+    Raises
+    ------
+    ParameterError
+        For a part that is empty or assigns nothing, a name that is unknown, decided elsewhere or assigned twice.
+    """
+    found = {}
+    parts = [part.strip() for part in text.split(";")]
+    for part in parts if parts[-1] else parts[:-1]:
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not (name and equals):
+            raise ParameterError(f"{given(parameter, text)}: {shown(part)} is not parameter=value")
+        if name in found:
+            raise ParameterError(f"{given(parameter, text)}: {name} is assigned twice")
+        if not all(word.strip() for word in value.split("|")):
+            raise ParameterError(f"{given(parameter, text)}: a value of {name} is empty")
+        try:
+            Config.refuse_unknown([name])
+        except ParameterError as error:
+            raise ParameterError(f"{given(parameter, text)}: {error}") from None
+        if name in DECIDED:
+            raise ParameterError(f"{given(parameter, text)}: {name} cannot be set for a sweep: {DECIDED[name]}")
+        found[name] = value
+    return found
+
+
+def grid_values(text: str) -> dict[str, list[str]]:
+    """The grid "a=1|2; b=3|4": parameter -> values.
+
+    Raises
+    ------
+    ParameterError
+        Also for a parameter that arms cannot differ in, and for a value that is there twice.
+    """
+    found = {}
+    for name, values in assignments("grid", text).items():
+        if name in NOT_VARIED:
+            raise ParameterError(f"{given('grid', text)}: {name} cannot be varied: {NOT_VARIED[name]}")
+        found[name] = [value.strip() for value in values.split("|")]
+        value, times = Counter(found[name]).most_common(1)[0]
+        if times > 1:
+            raise ParameterError(f"{given('grid', text)}: {name}={value} is there twice, and would be compared with itself")
+        if name == "mixed_precision" and len(found[name]) > 1 and "auto" in found[name]:
+            raise ParameterError(
+                f"{given('grid', text)}: mixed_precision=auto is one of the others, depending on the machine: leave it out"
+            )
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ checking
+
+
+def require_size(arms: int, seeds: int, base: Config, evaluations: int) -> None:
+    """Refuse more runs, steps or images than anybody can do, from their number alone.
+
+    Raises
+    ------
+    ParameterError
+        With the estimate.
+    """
+    runs = arms * seeds
+    steps = runs * base.steps * (1 + base.d_steps)
+    images = runs * evaluations * base.evaluate_n
+    if runs > MOST_TRAININGS or steps > MOST_STEPS or images > MOST_IMAGES:
+        raise ParameterError(
+            f"{arms:,} arms (experiments, grid) times {seeds:,} seeds are {runs:,} runs: {steps:,} steps of G and D (steps, d_steps), "
+            f"{images:,} images to evaluate (evaluations, n); at most {MOST_TRAININGS:,} runs, {MOST_STEPS:.0e} steps and "
+            f"{MOST_IMAGES:.0e} images: ask for less"
+        )
+
+
+def require_jobs(jobs: int) -> None:
+    """Refuse more runs at a time than this machine can do."""
+    cores = os.cpu_count() or 1
+    if jobs > JOBS_PER_CORE * cores:
+        raise ParameterError(
+            f"jobs={jobs}: each is a training of its own; at most {JOBS_PER_CORE} for each of the {cores} cores of this machine: "
+            f"{JOBS_PER_CORE * cores}"
+        )
+
+
+def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: bool = True) -> dict[str, Config]:
+    """The settings of each arm, which are those of different runs whose scores compare.
+
+    Parameters
+    ----------
+    where
+        The parameter that the arms come from, with its value: how messages begin.
+    train
+        Whether they are to be trained here: what was trained on a larger machine can be looked at on any.
+
+    Raises
+    ------
+    ParameterError
+        If an arm's values do not fit, or it is the same training as another, or is scored by other weights, or needs more than this machine
+        has.
+    """
+    seen: dict[tuple, str] = {}
+    configs: dict[str, Config] = {}
+    for label, changes in experiment.arms.items():
+        try:
+            configs[label] = Config.from_parameters({**asdict(base), **changes})
+        except ParameterError as error:
+            raise ParameterError(f"{where}: {error}") from None
+        other = seen.setdefault(what_is_trained(configs[label]), label)
+        if other != label:
+            cure = "leave one of them out" if name == "sweep" else f"leave {name} out of experiments, or change preset and settings"
+            raise ParameterError(
+                f"{where}: the arms {shown(other)} and {shown(label)} of {name} are the same training at these settings, and would be compared with "
+                f"themselves; {cure}"
+            )
+        if bool(configs[label].ema_decay) != bool(next(iter(configs.values())).ema_decay):
+            raise ParameterError(f"{where}: scores with and without an average (ema_decay=0) do not compare")
+    for label, config in configs.items() if train else ():
+        try:
+            require_feasible(config)
+        except ParameterError as error:
+            raise ParameterError(f"{where}: the arm {shown(label)} of {name}: {error}") from None
+    return configs
+
+
+def what_is_trained(config: Config) -> tuple:
+    """What two runs of the same seed differ in, if they differ at all: values that say nothing beside the others are left out."""
+    values = {name: value for name, value in asdict(config).items() if name not in DECIDED and name not in NOT_VARIED}
+    values |= {name: getattr(config, name) for name in ("data", "image_size", "pairs", "steps", "seed")}
+    # Widths and depths of D and G that come out the same.
+    del values["width"], values["width_d"], values["max_multiplier"]
+    maps_g, maps_d = (4, *config.maps_g), config.maps_d
+    values |= dict(
+        d_downsamples=len(maps_d), batch_norm_group=config.group_size,
+        channels=(*map(config.channels_g, maps_g), *map(config.channels_d, maps_d)),
+    )  # fmt: skip
+    if not (config.sites_g or config.sites_d):
+        values["attention_block"] = values["attention_variant"] = ""
+    if not config.ema_decay or config.ema_start >= config.steps:  # no average, or a copy to the end
+        values["ema_start"], values["ema_decay"] = 0, bool(config.ema_decay)
+    if config.dtype == "float64":  # no autocast, whatever was asked for
+        values["mixed_precision"] = "no"
+    return tuple(sorted(values.items()))
+
+
+def require_used(
+    where: str, settings: Mapping[str, str], names: list[str], grid: Mapping, base_of: Callable[[Mapping[str, str]], Config]
+) -> None:
+    """Refuse a setting that no arm would have, since all of them set that parameter themselves.
+
+    Parameters
+    ----------
+    where, settings
+        The parameter `settings` as it was given, and read.
+    names, grid
+        The experiments, and the grid of the sweep.
+    base_of
+        Called with settings: what all runs have in common.
+    """
+    for setting in settings:
+        if "sweep" in names and setting in grid:
+            raise ParameterError(f"{where}: {setting} is varied by grid; leave it out of one of them")
+        if all(name != "sweep" and _overrides(name, setting, settings, base_of) for name in names):
+            raise ParameterError(f"{where}: every arm of {', '.join(names)} has its own {setting}; leave it out")
+
+
+def _overrides(name: str, setting: str, settings: Mapping[str, str], base_of: Callable[[Mapping[str, str]], Config]) -> bool:
+    """Whether the arms of an experiment are the same without a setting, and all of them set that parameter."""
+    try:
+        without = EXPERIMENTS[name](base_of({key: value for key, value in settings.items() if key != setting})).arms
+    except ParameterError:  # it cannot be left out
+        return False
+    arms = EXPERIMENTS[name](base_of(settings)).arms
+    return arms == without and all(setting in changes for changes in arms.values())
+
+
+def require_score(score: str, base: Config) -> None:
+    """Refuse a score that evaluations during these runs do not have.
+
+    Raises
+    ------
+    ParameterError
+        That lists those they have; or if the extractor of their scores cannot be made.
+    """
+    known = known_scores(base)
+    names = [name.partition("@")[0] for name in known]
+    if score in known or score in names:
+        return
+    others = {}  # FID of another network than Inception is called FD, and so on
+    for inception, other in SCORES.items():
+        others |= {
+            word: name for name in reversed(names) if name == inception or name.startswith(f"{other}_") for word in (inception, other)
+        }
+    raise ParameterError(f"score={shown(score)} is no score of these runs; {nearest(score, names, others)}there are: {', '.join(names)}")
+
+
+def known_scores(config: Config) -> list[str]:
+    """Names of the scores of `evaluation.during_training`."""
+    extractor = config.evaluate_extractor
+    if extractor == "auto":
+        extractor = "twins" if config.data == "twins" else "inception"
+    splits = f"_{protocol('workbench').splits}splits"
+    if extractor == "inception":
+        names = ["fid", "is", f"is{splits}"]
+    else:
+        label = open_extractor(extractor).label
+        names = [f"{SCORES[name]}{suffix}_{label}" for name, suffix in (("fid", ""), ("is", ""), ("is", splits))]
+    return names + (list(TRUTH) if config.data == "twins" else [])
+
+
+def count_arms(names: list[str], grid: Mapping[str, list[str]], base: Config) -> int:
+    """How many arms experiments have, counted without making those of a grid."""
+    return sum(math.prod(map(len, grid.values())) if name == "sweep" else len(EXPERIMENTS[name](base).arms) for name in names)

@@ -1,0 +1,7 @@
+"""`python -m workbench.training --config FILE`: what `accelerate launch` starts."""
+
+import sys
+
+from .loop import main
+
+sys.exit(main())

@@ -1,0 +1,243 @@
+"""How much memory a training takes, before it takes it: closed forms, and a refusal in one line where a machine has less.
+
+Nothing is built and nothing imported that is slow: settings that would need a petabyte are refused as quickly as others are accepted.
+Bytes here are what tensors and processes hold at their peak.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+from ..config import Config
+from ..parameters import ParameterError
+
+# ----------------------------------------------------------------------------------------------------- numbers of parameters
+
+
+def parameters_g(config: Config) -> int:
+    """The number of parameters of `Generator(config)`."""
+    classes, last = max(1, config.num_classes or 0), config.channels_g(config.image_size)
+    count = (config.z_dim + 1) * 16 * config.channels_g(4)
+    for before, after in pairwise((4, *config.maps_g)):
+        a, b = config.channels_g(before), config.channels_g(after)
+        count += 2 * classes * (a + b) + _conv(a, b, 3) + _conv(b, b, 3) + _conv(a, b, 1)
+    return count + sum(_site(config, config.channels_g(size)) for size in config.sites_g) + 2 * last + _conv(last, 3, 3)
+
+
+def parameters_d(config: Config) -> int:
+    """The number of parameters of `Discriminator(config)`."""
+    channels = [3, *map(config.channels_d, config.maps_d)]
+    count = sum(_conv(a, b, 3) + _conv(b, b, 3) + _conv(a, b, 1) for a, b in pairwise(channels))
+    count += config.d_flat_blocks * 2 * _conv(channels[-1], channels[-1], 3)
+    count += sum(_site(config, config.channels_d(size)) for size in config.sites_d)
+    return count + channels[-1] + 1 + (config.num_classes or 0) * channels[-1]
+
+
+def _conv(inputs: int, outputs: int, kernel: int) -> int:
+    return (inputs * kernel**2 + 1) * outputs
+
+
+def _site(config: Config, channels: int) -> int:
+    """Parameters of the attention, or of the residual block, at a map of so many channels."""
+    inner = channels // 8
+    weights = 2 * channels * inner + 2 * channels * _values(config, channels)
+    if config.attention_block == "attention":
+        return weights + 1
+    return 10 * channels * max(1, round(weights / (10 * channels)))
+
+
+def _values(config: Config, channels: int) -> int:
+    return channels // 2 if config.attention_variant == "official" else channels // 8
+
+
+# ----------------------------------------------------------------------------------------------------- numbers that are kept
+
+
+def activations_g(config: Config) -> int:
+    """The numbers that G's forward pass keeps of an image for its backward pass."""
+    count = 0
+    for before, after in pairwise((4, *config.maps_g)):
+        # Of each norm what goes in, what comes out normalised, and what the convolution after it sees.
+        count += 3 * config.channels_g(before) * before**2 + 3 * config.channels_g(after) * after**2
+    count += sum(_kept_at_site(config, config.channels_g(size), size) for size in config.sites_g)
+    return count + (3 * config.channels_g(config.image_size) + 6) * config.image_size**2
+
+
+def activations_d(config: Config) -> int:
+    """The numbers that D's forward pass keeps of an image for its backward pass."""
+    channels, sizes = [3, *map(config.channels_d, config.maps_d)], [config.image_size, *config.maps_d]
+    count = 0
+    for (a, b), size in zip(pairwise(channels), sizes, strict=False):
+        count += (1 if a == 3 else 2) * a * size**2 + b * size**2 + a * (size // 2) ** 2
+    count += config.d_flat_blocks * 3 * channels[-1] * sizes[-1] ** 2
+    return count + sum(_kept_at_site(config, config.channels_d(size), size) for size in config.sites_d)
+
+
+def _kept_at_site(config: Config, channels: int, size: int) -> int:
+    keys = size**2 // (4 if config.attention_variant == "official" else 1)
+    values = _values(config, channels)
+    if config.attention_block == "residual":
+        return 2 * channels * size**2
+    return size**2 * (2 * channels + channels // 8 + 3 * values) + keys * (channels // 8 + 3 * values)
+
+
+# ----------------------------------------------------------------------------------------------------- bytes
+
+PROCESS = 300_000_000  # of a Python process with torch, beside what it shares with others
+SAMPLES = 64  # images that grids and running statistics are made with at once
+WORKSPACE = 1.5  # gradients and what convolutions work in come on top of kept activations: measured over shapes, 1.4 to 1.8 times these
+HALF = 0.6  # of activations under autocast: not everything is in half precision
+DOUBT = 0.85  # measured runs took 0.9 to 1.1 times the estimate: only what is too large at this share of it is refused
+
+
+def host_bytes(config: Config, gpu: bool = False) -> dict[str, float]:
+    """The memory that all processes of a training on this machine take, by what takes it.
+
+    Parameters
+    ----------
+    gpu
+        Whether networks and activations are on GPUs, and not here.
+    """
+    processes, classes = config.num_processes, config.num_classes or 0
+    image = 3 * config.image_size**2 + 8  # uint8, and a class
+    latents = max(256, config.evaluate_n if config.evaluate_every and config.evaluate_n else 0)
+    parts = {
+        "processes": processes * PROCESS,
+        "batches of images": 2 * config.d_steps * config.batch_size * image,  # a thread prepares the next step's
+        "noise": processes * config.batch_size * (8 * config.z_dim + 64),  # every process draws that of the whole batch
+        "latents of samples": 8 * latents * config.z_dim + 8 * classes,
+    }
+    return parts if gpu else parts | device_bytes(config, processes)
+
+
+def device_bytes(config: Config, processes: int = 1, gpu: bool = False) -> dict[str, float]:
+    """The memory that networks and activations of so many processes take, by what takes it."""
+    size = 8 if config.dtype == "float64" else 4
+    g, d = parameters_g(config), parameters_d(config)
+    # Weights, Adam's two moments, the average, and the gradients of the network that learns; then, while a step is under way, copies:
+    # kernels of the convolutions that change resolution, and weights divided by sigma.
+    networks = 3 * (g + d) + (g if config.ema_decay else 0) + max(g, d) + g * (1 + config.sn_g) + d * (1 + config.sn_d)
+    if config.num_processes > 1:
+        networks += g + d  # what the processes average gradients in
+    share = config.batch_size / (config.gradient_accumulation * config.num_processes)
+    training = max(2 * activations_d(config), activations_g(config) + activations_d(config)) * share * WORKSPACE
+    sampling = 4 * SAMPLES * max(config.channels_g(side) * side**2 for side in config.maps_g)
+    half = HALF if _half_precision(config, gpu) else 1
+    return {
+        "networks and optimisers": processes * networks * size,
+        "activations": max(processes * training * half, sampling) * size,
+    }
+
+
+def _half_precision(config: Config, gpu: bool) -> bool:
+    """Whether autocast may be in half precision."""
+    if config.dtype == "float64" or config.mixed_precision == "no":
+        return False
+    if config.mixed_precision != "auto" or gpu:
+        return True
+    import torch
+
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+# ----------------------------------------------------------------------------------------------------- what there is
+
+
+def host_memory() -> int:
+    """The memory that this process and its children may take, in bytes: the machine's, or less in a container."""
+    import psutil
+
+    return min([psutil.virtual_memory().total, *_cgroup_limits()])
+
+
+def _cgroup_limits() -> list[int]:
+    """Limits of the control groups of this process, in bytes; none where there are no such groups."""
+    root, limits = Path("/sys/fs/cgroup"), []
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            base, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+            here = base / group.lstrip("/")
+            for folder in (here, *here.parents):
+                with suppress(OSError, ValueError):  # "max": none
+                    limits.append(int((folder / name).read_text()))
+                if folder == base:
+                    break
+    return limits
+
+
+# ----------------------------------------------------------------------------------------------------- refusing
+
+# Of each parameter that costs memory the value that costs least. To blame is the one that alone makes the training fit, and of several the one
+# that is the most times its preset's value; the first where none is more than that.
+_LEAST = dict(
+    batch_size=2, width=8, width_d=8, z_dim=1, num_classes=0, num_processes=1, d_steps=1, d_flat_blocks=0, evaluate_n=10, max_multiplier=1,
+    image_size=32,
+)  # fmt: skip
+
+
+def require_feasible(config: Config) -> None:
+    """Refuse settings that need more memory than this machine has, or more GPUs.
+
+    Raises
+    ------
+    ParameterError
+        The message names the parameter that most is to blame, with what the training needs and what there is.
+    """
+    from ..processes import on_cpu
+
+    gpu = not on_cpu(config.device)
+    _require_memory(config, "memory", lambda c: host_bytes(c, gpu), 0.95 * host_memory())
+    if gpu:
+        import torch
+
+        if config.num_processes > torch.cuda.device_count():
+            raise ParameterError(
+                f"num_processes={config.num_processes}: there is one process per GPU, and torch finds {torch.cuda.device_count()}; "
+                f"lower num_processes, or use device='cpu'"
+            )
+        memory = min(torch.cuda.get_device_properties(k).total_memory for k in range(config.num_processes))
+        _require_memory(config, "GPU memory", lambda c: device_bytes(c, gpu=True), memory)
+
+
+def _require_memory(config: Config, kind: str, estimate, available: float) -> None:
+    parts = estimate(config)
+    needed = sum(parts.values())
+    if needed * DOUBT <= available:
+        return
+    left = {name: sum(estimate(_changed(config, name, value)).values()) for name, value in _LEAST.items() if getattr(config, name)}
+    usual = Config.preset(config.preset)
+
+    def excess(name: str) -> float:
+        return getattr(config, name) / max(1, getattr(usual, name) or 0)
+
+    name = max((name for name, rest in left.items() if rest * DOUBT <= available), key=excess, default=min(left, key=left.get))
+    largest = max(parts, key=parts.get)
+    cure = f"lower {name}"
+    if name == "batch_size" and largest == "activations":
+        cure += ", or work through the batch in more parts: gradient_accumulation"
+    raise ParameterError(
+        f"{name}={getattr(config, name)}: this training needs about {_readable(needed)} of {kind}, and there are {_readable(available)} "
+        f"({largest}: {_readable(parts[largest])}); {cure}"
+    )
+
+
+def _changed(config: Config, name: str, value) -> Config:
+    """`config` with another value, whether or not it goes with the rest: it is only computed with."""
+    changed = copy.copy(config)
+    object.__setattr__(changed, name, value)
+    return changed
+
+
+def _readable(count: float) -> str:
+    """A number of bytes in words: "1.2 PB"."""
+    for unit in ("MB", "GB", "TB", "PB", "EB"):
+        count /= 1000 if unit != "MB" else 1e6
+        if count < 1000:
+            return f"{count:.1f} {unit}" if count < 10 else f"{count:.0f} {unit}"
+    return f"{count:.0e} EB"
