@@ -11,7 +11,8 @@ from workbench import Config, bench
 from workbench.bench import WITHOUT, Contender, plain_d_step, plain_g_step
 from workbench.data.twins import Twins
 from workbench.model import layers
-from workbench.training import build, d_step, g_step, make_accelerator
+from workbench.training.setup import build, make_accelerator
+from workbench.training.steps import d_step, g_step
 
 # ------------------------------------------------------------------------------------------------ the same mathematics
 
@@ -49,7 +50,8 @@ def difference(config, prepare=lambda nets: None):
     x, y = batch(config)
     worst = 0.0
     for step in range(2):  # the second one sees what the optimisers made of the first
-        ours = torch.cat([d_step(fast, step, 0, [(x, y)])[:3], g_step(fast, step)[:1]])
+        reports = d_step(fast, step, 0, [(x, y)]) | g_step(fast, step)
+        ours = torch.stack([reports[name] for name in ("loss_d", "d_real", "d_fake", "loss_g")])
         theirs = torch.cat([plain_d_step(plain, step, x, y), plain_g_step(plain, step)])
         worst = max(worst, (ours - theirs).abs().max().item())
         for mine, its in ((fast.generator, plain.generator), (fast.discriminator, plain.discriminator)):
@@ -110,8 +112,8 @@ def test_bf16_stays_within_the_spread_of_seeds(tiny):
     def curve(**changes):
         config = tiny(**changes)
         nets = build(config, make_accelerator(config))
-        reports = [torch.cat([d_step(nets, step, 0, [batch_of_twins(config, step)])[:1], g_step(nets, step)[:1]]) for step in range(60)]
-        return torch.stack(reports).unflatten(0, (6, 10)).mean(1)
+        reports = [d_step(nets, step, 0, [batch_of_twins(config, step)]) | g_step(nets, step) for step in range(60)]
+        return torch.stack([torch.stack([report["loss_d"], report["loss_g"]]) for report in reports]).unflatten(0, (6, 10)).mean(1)
 
     exact = [curve(seed=seed) for seed in range(3)]
     spread = torch.stack([(a - b).abs().mean() for k, a in enumerate(exact) for b in exact[:k]])

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import training
 from .config import Config
 from .data import Images, loader, to_unit
 from .evaluation import Samples
@@ -40,7 +39,9 @@ from .model.layers import BatchNorm, DownConv, UpConv
 from .parameters import ParameterError, WorkbenchError, command
 from .processes import on_cpu
 from .runs import describe_machine
-from .training import Networks, draw_noise
+from .training import setup
+from .training.setup import Networks
+from .training.steps import d_step, draw_noise, g_step
 
 # ----------------------------------------------------------------------------------------------- the reference step
 #
@@ -193,7 +194,7 @@ WITHOUT: dict[str, dict] = {
     "channels_last": dict(patches=[(networks, "channels_last", lambda x: x), (layers, "channels_last", lambda x: x)], change=_contiguous),
     "real and fake images in one pass": dict(change=_in_two_passes),
     "fused Adam": dict(change=_plain_adam),
-    "memory kept between steps": dict(patches=[(training, "keep_memory", lambda: None)]),
+    "memory kept between steps": dict(patches=[(setup, "keep_memory", lambda: None)]),
 }
 PLAIN = dict(patches=WITHOUT["memory kept between steps"]["patches"], change=lambda nets: (_contiguous(nets), _plain_adam(nets)))
 # What is not there by default, added: to be judged on a GPU. (On two cores, compiled networks take 1.2 times the seconds of a step.)
@@ -253,7 +254,7 @@ def _serve(pipe, config: Config, name: str) -> None:
         for target, attribute, replacement in how.get("patches", ()):
             stack.enter_context(mock.patch.object(target, attribute, replacement))
         idle = _resident()
-        nets = training.build(config, training.make_accelerator(config))
+        nets = setup.build(config, setup.make_accelerator(config))
         how.get("change", lambda nets: None)(nets)
         x = torch.randint(0, 256, (config.batch_size, 3, config.image_size, config.image_size), dtype=torch.uint8, device=nets.device)
         y = torch.randint(max(1, config.num_classes), (config.batch_size,), device=nets.device)
@@ -262,7 +263,7 @@ def _serve(pipe, config: Config, name: str) -> None:
             if name == "plain":
                 plain_d_step(nets, number, x, y), plain_g_step(nets, number)
             else:
-                training.d_step(nets, number, 0, [(x, y)]), training.g_step(nets, number)
+                d_step(nets, number, 0, [(x, y)]), g_step(nets, number)
             if nets.device.type == "cuda":
                 torch.cuda.synchronize()
 
@@ -555,7 +556,7 @@ def _config(arguments: argparse.Namespace) -> Config:
         "imagenet128", image_size=arguments.size, width=arguments.width, batch_size=arguments.batch, attention_g=site, attention_d=site,
         batch_norm_group=64 if arguments.batch % 64 == 0 else 0, device=arguments.device, mixed_precision=PRECISIONS[arguments.precision],
     )  # fmt: skip
-    return training.resolve(config)
+    return setup.decide_precision(config)
 
 
 def _told(record: dict) -> str:

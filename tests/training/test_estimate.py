@@ -70,16 +70,16 @@ def test_activations_are_what_autograd_keeps(shape):
 MEASURE = """
 import json, re, sys, torch
 from workbench import Config
-from workbench.training import loop as training
+from workbench.training import setup, steps
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024  # ru_maxrss begins at that of the parent
 for settings in [dict(width=8, batch_size=4), json.loads(sys.argv[1])]:
     config = Config.preset("twins32", mixed_precision="no", device="cpu", **settings)
     idle = peak()
-    nets = training.build(config, training.make_accelerator(config))
+    nets = setup.build(config, setup.make_accelerator(config))
     shape = config.batch_size, 3, config.image_size, config.image_size
     for step in range(2):
-        training.d_step(nets, step, 0, [(torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape[0], dtype=torch.long))])
-        training.g_step(nets, step)
+        steps.d_step(nets, step, 0, [(torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape[0], dtype=torch.long))])
+        steps.g_step(nets, step)
 print(peak() - idle)
 """
 

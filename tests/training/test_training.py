@@ -21,8 +21,12 @@ from workbench import tensors as tensors_module
 from workbench.data.twins import Twins
 from workbench.files import StorageError
 from workbench.runs import create_run
-from workbench.training import loop as training
-from workbench.training.loop import SUMS, Progress, _fixed_samples, _write_samples, build, d_step, draw_noise, g_step, make_accelerator
+from workbench.training import __main__ as command_line
+from workbench.training import checkpoint, loop, setup
+from workbench.training.samples import FixedSamples, write_samples
+from workbench.training.setup import build, make_accelerator
+from workbench.training.status import Status
+from workbench.training.steps import d_step, draw_noise, g_step
 
 
 @pytest.fixture
@@ -98,7 +102,7 @@ def test_a_d_step_equals_the_plain_formula(nets, real):
     d_step(nets, 0, 0, real)  # u and v are used to the weights
     generator, discriminator = (copy.deepcopy(net) for net in (nets.generator, nets.discriminator))
     second_moment = {k: v["exp_avg_sq"].clone() for k, v in nets.optimizer_d.state_dict()["state"].items()}
-    loss = d_step(nets, 1, 0, real)[0]
+    loss = d_step(nets, 1, 0, real)["loss_d"]
 
     from workbench.model.layers import power_iteration
 
@@ -211,16 +215,16 @@ def test_forks_name_their_parent_and_unchanged_ones_equal_it(tiny):
 
 
 def killed_at(monkeypatch, where, count=1):
-    """Let this training die, as if by SIGKILL, at the n-th call of a function of `training`: nothing is tidied up, and no status tells."""
-    calls, real = iter(range(1, 10_000)), getattr(training, where)
+    """Let this training die, as if by SIGKILL, at the n-th call of a function of the loop: nothing is tidied up, and no status tells."""
+    calls, real = iter(range(1, 10_000)), getattr(loop, where)
 
     def call(*arguments, **more):
         if next(calls) == count:
             raise SystemExit("killed")
         return real(*arguments, **more)
 
-    monkeypatch.setattr(training, where, call)
-    monkeypatch.setattr(training, "_report_end", lambda run, error: run.set_status(state="running", born="1"))
+    monkeypatch.setattr(loop, where, call)
+    monkeypatch.setattr(loop, "report_end", lambda run, error: run.set_status(state="running", born="1"))
 
 
 @pytest.mark.parametrize("where", ["load", "d_step", "save"])
@@ -238,13 +242,13 @@ def test_a_fork_that_was_killed_before_its_first_checkpoint_is_still_a_fork(tiny
     assert resumed.config.resume == "parent@2" and resumed.provenance["parent"] == dict(run="parent", step=2)
     assert [row["step"] for row in resumed.history()] == [1, 2, 3, 4]
     assert [row["step"] for row in resumed.spectra()] == [0, 2, 4]
-    groups = workbench.groups.group([resumed, parent])
+    groups = workbench.studies.groups.group([resumed, parent])
     assert groups[0].values == {"resume": "parent@2"}
     shutil.rmtree(parent.path)  # which it needs no more
     assert train(Config.from_parameters(dict(resume="fork", steps=5)), run=Run("fork")).checkpoint_steps() == [4, 5]
 
 
-@pytest.mark.parametrize("where", ["_write_samples", "_log", "save"])
+@pytest.mark.parametrize("where", ["write_samples", "history_row", "save"])
 def test_records_are_written_once_however_often_it_is_killed(tiny, monkeypatch, where):
     for attempt in range(2):
         with monkeypatch.context() as patch:
@@ -311,7 +315,7 @@ def test_a_damaged_newest_checkpoint_stops_a_resume_in_one_line(trained_once):
 @pytest.mark.parametrize(("settings", "what"), [(dict(log_every=1), "losses"), (dict(log_every=9), "weights of G .*")])
 def test_a_training_that_diverges_stops_and_says_so(tiny, monkeypatch, settings, what):
     calls = iter(range(100))
-    monkeypatch.setattr("workbench.training.loop.hinge_generator", lambda fake: -fake.mean() * (float("nan") if next(calls) == 5 else 1))
+    monkeypatch.setattr("workbench.training.steps.hinge_generator", lambda fake: -fake.mean() * (float("nan") if next(calls) == 5 else 1))
     with pytest.raises(
         WorkbenchError, match=rf"training diverged: {what} became NaN or infinite by step 6; fork from before it, .*resume='wild@5'"
     ) as error:
@@ -329,14 +333,13 @@ def test_a_training_that_diverges_stops_and_says_so(tiny, monkeypatch, settings,
 def test_nothing_that_is_not_finite_is_saved(tiny, trained_once, monkeypatch, where, says):
     run = trained_once(run="a", steps=4, checkpoint_every=2)
     nets = build(run.config, make_accelerator(run.config))
-    progress = Progress(sums=torch.zeros(len(SUMS), dtype=torch.float64), largest=torch.zeros(2, dtype=torch.float64))
-    training.load(nets, run, 4, progress)
+    progress = checkpoint.load(nets, run, 4)
     where(nets).view(-1)[0] = float("nan")
     progress.step = 5
     with pytest.raises(
         WorkbenchError, match=rf"training diverged: {says} became NaN or infinite by step 5; fork from before it, .*resume='a@4'"
     ):
-        training.save(nets, run, progress)
+        checkpoint.save(nets, run, progress)
     # The advice is a checkpoint that is whole and finite, not the newest one.
     for step, damage in ((4, float("inf")), (2, None)):
         file = run.checkpoint_path(step) / "discriminator.safetensors"
@@ -345,21 +348,20 @@ def test_nothing_that_is_not_finite_is_saved(tiny, trained_once, monkeypatch, wh
         tensors_module.save_tensors(file, tensors)
         tensors_module.seal(file.parent)
     with pytest.raises(WorkbenchError, match="resume='a@2'"):
-        training.save(nets, run, progress)
+        checkpoint.save(nets, run, progress)
 
 
 def test_collapse_raises_an_alarm(tiny, capsys):
     config = tiny(sn_g=False, ema_decay=0)
     nets = build(config, make_accelerator(config))
     run = train(tiny(steps=1, run="healthy"))
-    progress = Progress(sums=torch.zeros(len(SUMS)), largest=torch.zeros(2), step=3)
-    fixed = _fixed_samples(nets, Twins(32))
-    _write_samples(nets, nets.generator, run, progress, fixed)
-    assert progress.alarms == []
+    status, fixed = Status(run, config, 3), FixedSamples(config, Twins(32))
+    status.watch_samples(write_samples(nets, nets.generator, run, 3, fixed), 3, fixed)
+    assert status.alarms == []
     torch.nn.init.zeros_(nets.generator.output.weight)  # every image is the same grey
-    _write_samples(nets, nets.generator, run, progress, fixed)
-    _write_samples(nets, nets.generator, run, progress, fixed)
-    assert len(progress.alarms) == 1 and "collapse: at step 3 all samples look nearly the same" in run.status()["alarms"][0]
+    for _ in range(2):
+        status.watch_samples(write_samples(nets, nets.generator, run, 3, fixed), 3, fixed)
+    assert len(status.alarms) == 1 and "collapse: at step 3 all samples look nearly the same" in run.status()["alarms"][0]
     assert "ALARM: collapse" in capsys.readouterr().err
 
 
@@ -429,7 +431,7 @@ def test_the_end_of_a_training_is_told_on_a_disk_without_room(tiny, monkeypatch)
     run = create_run(tiny(run="r"))
     run.set_status(state="running")
     monkeypatch.setattr("workbench.files.synced", lambda path: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
-    training._report_end(run, StorageError("x cannot be written"))
+    loop.report_end(run, StorageError("x cannot be written"))
     assert run.status()["state"] == "failed" and "x cannot be written" in run.status()["message"]
     with pytest.raises(StorageError):
         run.set_status(step=3)
@@ -555,7 +557,7 @@ def test_command_line_trains_and_refuses_in_one_line(tiny, tmp_path, monkeypatch
         (["-p", "run", "shell"], "run='shell' exists already"),
     ):
         monkeypatch.setattr(sys, "argv", ["training", *words])
-        assert training.main() == 2
+        assert command_line.main() == 2
         (told,) = capsys.readouterr().err.splitlines()
         assert says in told
 
@@ -569,7 +571,7 @@ def test_a_run_that_is_being_trained_is_not_trained_twice_and_can_be_stopped(tin
         train(Config.from_parameters(dict(resume="busy")))
     # Nor by the command line, which is handed the run's own folder; and the refusal leaves the live one's status alone.
     monkeypatch.setattr(sys, "argv", ["training", "--config", str(run.path / "config.json")])
-    assert training.main() == 2 and "is being trained already" in capsys.readouterr().err
+    assert command_line.main() == 2 and "is being trained already" in capsys.readouterr().err
     assert psutil.pid_exists(run.status()["pid"]) and run.status()["state"] == "running"
     wait(run, lambda run: run.status()["step"] > 3 or not run.active)
     run.stop()
@@ -580,9 +582,9 @@ def test_a_run_that_is_being_trained_is_not_trained_twice_and_can_be_stopped(tin
 def test_precision_is_decided_once_and_kept(tiny, monkeypatch):
     """`auto` takes bf16 on a CPU only where it is measured to be faster; the run keeps the choice, whatever a later measurement says."""
     for faster, chosen in ((True, "bf16"), (False, "no")):
-        monkeypatch.setattr(training, "_faster_in_bf16", lambda faster=faster: faster)
+        monkeypatch.setattr(setup, "_faster_in_bf16", lambda faster=faster: faster)
         run = train(tiny(mixed_precision="auto", device="cpu", run=chosen, steps=2))
         assert run.config.mixed_precision == chosen
-        monkeypatch.setattr(training, "_faster_in_bf16", lambda faster=faster: not faster)
+        monkeypatch.setattr(setup, "_faster_in_bf16", lambda faster=faster: not faster)
         assert train(Config.from_parameters(dict(resume=chosen, steps=3))).config.mixed_precision == chosen
-    assert training.resolve(tiny(mixed_precision="auto", dtype="float64")).mixed_precision == "no"
+    assert setup.decide_precision(tiny(mixed_precision="auto", dtype="float64")).mixed_precision == "no"

@@ -1,7 +1,6 @@
-"""Training: one D step, one G step, the loop around them, and starting it in a process of its own."""
+"""Training: one D step, one G step (`steps`), the loop around them (`loop`), and starting it in a process of its own (`launcher`)."""
 
-from .loop import Networks, build, d_step, draw_noise, evaluate_twins, g_step, launch, load, make_accelerator, resolve, save, train
+from .launcher import launch
+from .loop import train
 
-__all__ = [
-    "Networks", "build", "d_step", "draw_noise", "evaluate_twins", "g_step", "launch", "load", "make_accelerator", "resolve", "save", "train",
-]  # fmt: skip
+__all__ = ["launch", "train"]

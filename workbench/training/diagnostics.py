@@ -18,7 +18,7 @@ FEW = 3  # singular values that are kept of each layer
 # ------------------------------------------------------------------------------------------------ in every step
 
 
-def gradient_norm(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None) -> Tensor:
+def gradient_norm(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None) -> tuple[Tensor, Tensor]:
     """Euclidean norm of the gradients of all parameters of an optimiser, taken together, as it is about to see them.
 
     Parameters
@@ -30,23 +30,23 @@ def gradient_norm(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 
     Returns
     -------
-    Tensor
-        (2,): the norm and 1, or 0 and 0 where it is not finite: with float16 such a step is not taken.
+    norm, finite
+        0-d: the norm and 1, or 0 and 0 where it is not finite: with float16 such a step is not taken.
     """
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if scaler:
         norm = norm / scaler.scale(torch.ones_like(norm))
     finite = norm.isfinite()
-    return torch.stack([norm.where(finite, 0), finite])
+    return norm.where(finite, 0), finite.to(norm.dtype)
 
 
-def saturation(real: Tensor, fake: Tensor) -> Tensor:
-    """Shares of real images with D(x) >= 1 and of fakes with D(x) <= -1, from logits (B,), in [0, 1]; (2,).
+def saturation(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Shares of real images with D(x) >= 1 and of fakes with D(x) <= -1, from logits (B,), in [0, 1]; 0-d.
 
     The hinge loss of D is flat there (Section 4, Eq. 4): these images teach D nothing.
     """
-    return torch.stack([(real >= 1).to(real.dtype).mean(), (fake <= -1).to(fake.dtype).mean()])
+    return (real >= 1).to(real.dtype).mean(), (fake <= -1).to(fake.dtype).mean()
 
 
 # ------------------------------------------------------------------------------------------------- now and then

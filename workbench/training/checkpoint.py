@@ -1,0 +1,112 @@
+"""Checkpoints: everything that the next step depends on, written complete or not at all, and restored bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..parameters import WorkbenchError
+from ..runs import Run, load_into
+from ..tensors import first_not_finite
+from .history import Window
+from .setup import Networks
+
+
+@dataclass
+class Progress:
+    """How far a training is."""
+
+    step: int = 0  # G steps taken
+    seconds: float = 0.0  # of training
+    logged: int = 0  # step of the last line of history
+    window: Window = field(default_factory=Window)  # what was reported since then
+
+
+class DivergedError(WorkbenchError):
+    """Losses or weights that are not finite; the message tells the newest checkpoint to fork from."""
+
+    def __init__(self, what: str, step: int, run: Run):
+        good = run.newest_good_checkpoint()
+        cure = "nothing was saved before it" if good is None else f"fork from before it, with lower rates: resume='{run.reference}@{good}'"
+        super().__init__(
+            f"training diverged: {what} became NaN or infinite by step {step}; {cure}; "
+            "lr_d, lr_g, sn_g, sn_d and mixed_precision are what to look at"
+        )
+
+
+def save(nets: Networks, run: Run, progress: Progress) -> None:
+    """Write a checkpoint. The EMA in it has been recalibrated, see `loop.shown_generator`.
+
+    Raises
+    ------
+    DivergedError
+        If a number in it is not finite: such a checkpoint is of no use, and would push a good one out.
+    StorageError
+        If it cannot be written.
+    """
+    tensors = dict(
+        generator=nets.generator.state_dict(),
+        discriminator=nets.discriminator.state_dict(),
+        optimizer_g=_optimizer_tensors(nets.generator, nets.optimizer_g),
+        optimizer_d=_optimizer_tensors(nets.discriminator, nets.optimizer_d),
+        window=progress.window.state(),
+    )
+    if nets.ema:
+        tensors["ema"] = nets.ema.average.state_dict()
+    for file, values in tensors.items():
+        if name := first_not_finite(values):
+            raise DivergedError(f"{CONTENT[file]} ({name})", progress.step, run)
+    scaler = nets.accelerator.scaler
+    state = dict(step=progress.step, seconds=progress.seconds, logged=progress.logged, scaler=scaler.state_dict() if scaler else None)
+    run.save_checkpoint(progress.step, tensors, state, nets.config.keep_checkpoints)
+
+
+CONTENT = {  # file of a checkpoint -> what it holds
+    "generator": "weights of G", "discriminator": "weights of D", "ema": "EMA of G",
+    "optimizer_g": "Adam's state of G", "optimizer_d": "Adam's state of D", "window": "what is to be logged",
+}  # fmt: skip
+
+
+def load(nets: Networks, run: Run, step: int | None = None) -> Progress:
+    """Restore what `save` wrote, by default from the newest checkpoint.
+
+    Raises
+    ------
+    WorkbenchError
+        If the checkpoint is damaged, or of other networks.
+    """
+    number, files, state = run.read_checkpoint(step)
+    folder = run.checkpoint_path(number)
+    needed = CONTENT.keys() - {"ema"} | ({"ema"} if nets.ema and run.config.ema_decay else set())  # a parent without EMA has none to give
+    if missing := [name for name in CONTENT if name in needed - files.keys()]:
+        raise WorkbenchError(
+            f"training cannot go on from {folder}: it keeps no {', '.join(missing)}, only what it takes to look at the run"
+        )
+    load_into(nets.generator.state_dict(), files["generator"], f"{folder}/generator.safetensors")
+    load_into(nets.discriminator.state_dict(), files["discriminator"], f"{folder}/discriminator.safetensors")
+    if nets.ema:
+        load_into(nets.ema.average.state_dict(), files.get("ema", files["generator"]), f"{folder}/ema.safetensors")
+    _restore_optimizer(nets.generator, nets.optimizer_g, files["optimizer_g"])
+    _restore_optimizer(nets.discriminator, nets.optimizer_d, files["optimizer_d"])
+    if nets.accelerator.scaler and state["scaler"]:
+        nets.accelerator.scaler.load_state_dict(state["scaler"])
+    return Progress(state["step"], state["seconds"], state["logged"], Window(files["window"]))
+
+
+def _optimizer_tensors(net: nn.Module, optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    names = [name for name, _ in net.named_parameters()]
+    return {f"{names[index]}.{key}": value for index, values in state.items() for key, value in values.items()}
+
+
+def _restore_optimizer(net: nn.Module, optimizer, saved: dict[str, Tensor]) -> None:
+    state = {}
+    for index, (name, parameter) in enumerate(net.named_parameters()):
+        values = {key: saved[f"{name}.{key}"] for key in ("exp_avg", "exp_avg_sq") if f"{name}.{key}" in saved}
+        if values:
+            # In the parameter's own memory layout: fused Adam walks over both as they lie in memory.
+            state[index] = {key: torch.empty_like(parameter).copy_(value) for key, value in values.items()}
+            state[index]["step"] = saved[f"{name}.step"]
+    optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))

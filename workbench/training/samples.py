@@ -1,0 +1,79 @@
+"""What a training writes down to be looked at: a grid of fixed samples, their attention, and the spectra of all layers."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..attention import capture_projections
+from ..attention.snapshots import Snapshot, save_snapshot
+from ..config import Config
+from ..data import to_uint8, to_unit
+from ..model import Generator, sampling
+from ..runs import Run
+from .diagnostics import spectra
+from .setup import Networks
+
+COLUMNS = 10  # of the grid; a row for each of at most 10 classes
+SNAPSHOTS = 4  # latents whose attention is written down
+
+
+class FixedSamples:
+    """The latents and classes of the grids of a run, always the same, and how much real images differ from each other.
+
+    Attributes
+    ----------
+    z, y
+        (B, z_dim), and (B,) or None.
+    real_spread
+        Standard deviation of the pixels over real images, mean over the pixels.
+    """
+
+    def __init__(self, config: Config, data):
+        self.z, self.y = sampling.grid(config.num_classes, config.z_dim, config.seed, COLUMNS)
+        self.real_spread = spread(to_unit(data.batch(np.arange(min(64, data.length or 64)))[0]))
+
+
+def spread(x: Tensor) -> float:
+    """How much images (B, 3, S, S) differ: the standard deviation of each pixel over them, mean over the pixels."""
+    return x.std(0).mean().item()
+
+
+def write_samples(nets: Networks, generator: Generator, run: Run, step: int, fixed: FixedSamples) -> Tensor:
+    """Write `samples/<step>.png`, `attention/<step>.safetensors` and a line of `spectra.jsonl`.
+
+    Parameters
+    ----------
+    generator
+        The one to show: the EMA where there is one.
+
+    Returns
+    -------
+    Tensor
+        The samples (B, 3, S, S) in [-1, 1].
+    """
+    x = sampling.images(generator, fixed.z, fixed.y)
+    png = io.BytesIO()
+    Image.fromarray(sampling.tile(x, COLUMNS).permute(1, 2, 0).numpy()).save(png, "PNG")
+    run.save_sample(step, png.getvalue())
+    few = torch.linspace(0, len(x) - 1, SNAPSHOTS).long()
+    snapshot = _snapshot(nets, generator, fixed.z[few], None if fixed.y is None else fixed.y[few])
+    save_snapshot(run.attention_path(step), snapshot)
+    run.append("spectra.jsonl", dict(step=step, layers=spectra(nets.generator, nets.discriminator)))
+    return x
+
+
+@torch.no_grad()
+def _snapshot(nets: Networks, generator: Generator, z: Tensor, y: Tensor | None) -> Snapshot:
+    """The queries and keys of every attention layer: of G on these latents, of D on the images that come of them."""
+    with capture_projections(generator) as layers_g:
+        x = sampling.images(generator, z, y)
+    weight = next(nets.discriminator.parameters())
+    with capture_projections(nets.discriminator) as layers_d:
+        nets.discriminator(x.to(weight), None if y is None else y.to(weight.device))
+    layers = {f"G/{path}": layer for path, layer in layers_g.items()} | {f"D/{path}": layer for path, layer in layers_d.items()}
+    return Snapshot(to_uint8(x), z, y, layers)

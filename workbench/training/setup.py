@@ -1,0 +1,112 @@
+"""What a training is built from: its networks and optimisers, its devices and processes, its precision."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from ..config import Config
+from ..model import Discriminator, Generator
+from ..model.ema import EMA
+from ..model.layers import span_processes
+from ..parameters import ParameterError
+from ..processes import keep_memory, on_cpu
+
+
+@dataclass
+class Networks:
+    """What a training changes: both networks, their optimisers, and the EMA of G.
+
+    `generator` and `discriminator` are the plain modules; `ddp_generator` and `ddp_discriminator` the same ones wrapped for several
+    processes: the network that learns is called through its wrapper, the other one plainly.
+    """
+
+    config: Config
+    accelerator: Accelerator
+    generator: Generator
+    discriminator: Discriminator
+    ddp_generator: nn.Module
+    ddp_discriminator: nn.Module
+    optimizer_g: torch.optim.Optimizer
+    optimizer_d: torch.optim.Optimizer
+    ema: EMA | None
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+
+def build(config: Config, accelerator: Accelerator) -> Networks:
+    """Networks with fresh weights, a function of `config.seed`, on the accelerator's device."""
+    keep_memory()
+    torch.manual_seed(config.seed)
+    dtype = getattr(torch, config.dtype)
+    generator, discriminator = Generator(config), Discriminator(config)
+    generator, discriminator = (net.to(accelerator.device, dtype, memory_format=torch.channels_last) for net in (generator, discriminator))
+    ema = EMA(generator, config.ema_decay, config.ema_start) if config.ema_decay else None
+    betas = (float(config.beta1), float(config.beta2))  # torch refuses a mixture of int and float
+    adam = [
+        torch.optim.Adam(net.parameters(), lr=lr, betas=betas, fused=True)
+        for net, lr in ((generator, config.lr_g), (discriminator, config.lr_d))
+    ]
+    if accelerator.num_processes > 1:
+        span_processes(generator, config.batch_size // config.gradient_accumulation // accelerator.num_processes)
+    with warnings.catch_warnings():  # `broadcast_buffers`, which torch renames and older releases know by no other name
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        wrapped = accelerator.prepare(generator, discriminator, *adam)
+    return Networks(config, accelerator, generator, discriminator, *wrapped, ema)
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """The devices, processes and precision that `config` asks for."""
+    cpu = on_cpu(config.device)
+    if cpu and config.mixed_precision == "fp16":
+        raise ParameterError("mixed_precision='fp16' needs a GPU, and torch finds none; use 'bf16' or 'no'")
+    if not cpu and config.num_processes > torch.cuda.device_count():
+        raise ParameterError(
+            f"num_processes={config.num_processes}, but there are {torch.cuda.device_count()} GPUs; use at most that, or device='cpu'"
+        )
+    # Buffers are the same in all processes by construction; broadcasting them from rank 0 in every forward would only cost.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+    # Accelerate keeps the settings of the first Accelerator of a process for all later ones: start afresh.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    return Accelerator(cpu=cpu, mixed_precision=config.mixed_precision, kwargs_handlers=[ddp])
+
+
+def decide_precision(config: Config) -> Config:
+    """The configuration with `mixed_precision="auto"` decided, once, on the main process: results depend on it, so the run keeps it."""
+    if config.mixed_precision != "auto":
+        return config
+    if config.dtype != "float32":
+        choice = "no"
+    elif on_cpu(config.device):
+        choice = "bf16" if _faster_in_bf16() else "no"
+    else:
+        choice = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    if config.num_processes > 1:
+        PartialState(cpu=on_cpu(config.device))
+        choice = broadcast_object_list([choice])[0]
+    return config.replace(mixed_precision=choice)
+
+
+def _faster_in_bf16(repeats: int = 5) -> bool:
+    """Whether a convolution takes less than nine tenths of its time on this CPU in bf16; some that have the instructions are slower."""
+    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return False
+    seconds = {torch.float32: [], torch.bfloat16: []}
+    for _ in range(repeats + 1):
+        for dtype, measured in seconds.items():
+            x = torch.ones(8, 64, 32, 32, dtype=dtype).contiguous(memory_format=torch.channels_last)
+            weight = torch.ones(64, 64, 3, 3, dtype=dtype, requires_grad=True)
+            began = time.perf_counter()
+            F.conv2d(x, weight, padding=1).sum().backward()
+            measured.append(time.perf_counter() - began)
+    return min(seconds[torch.bfloat16][1:]) < 0.9 * min(seconds[torch.float32][1:])

@@ -1,0 +1,58 @@
+"""When a training is to save and stop: signals, the `stop` file, and processes that it is to end with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+import torch
+from accelerate import Accelerator
+
+from ..parameters import whole
+from ..processes import signals_to
+from ..runs import Run
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def interrupts():
+    """Context in which each of the signals is an interrupt: before there is anything to save."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    return signals_to(interrupt, SIGNALS)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Context giving a list that signals are appended to, so that training ends at a step's border and saves."""
+    received: list[int] = []
+
+    def note(number, frame):
+        if not received:
+            with suppress(OSError):
+                print("\nsaving, then stopping ...", file=sys.stderr, flush=True)
+        received.append(number)
+
+    with signals_to(note, SIGNALS):
+        yield received
+
+
+def stop_requested(accelerator: Accelerator, run: Run, signals: list[int]) -> bool:
+    """Whether any process was signalled, the `stop` file exists, or a process that this one is to end with is gone; the same in all."""
+    stop = bool(signals) or (run.path / "stop").exists() or any(not psutil.pid_exists(pid) for pid in waiting_processes())
+    if accelerator.num_processes > 1:  # all stop at the same step
+        flag = torch.tensor(float(stop), device=accelerator.device)
+        stop = accelerator.reduce(flag, "sum").item() > 0
+    return stop
+
+
+def waiting_processes() -> list[int]:
+    """The processes that a training ends with: the notebook that waits for it, and the sweep that started that."""
+    numbers = (whole(pid) for pid in os.environ.get("WORKBENCH_WAITING", "").split(","))
+    return [pid for pid in numbers if pid]
