@@ -14,9 +14,14 @@ from .layers import conv
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over a feature map: y = x + gamma * o, gamma a learned scalar that starts at 0 (Section 3, Eq. 1-3).
+    """Self-attention over a feature map, added to it with a learned weight gamma that starts at 0.
 
-    beta_{j,i} = softmax_i(<query_j, key_i>) is how much position j attends to position i; o_j = W_o sum_i beta_{j,i} value_i.
+    For positions i and j of a feature map x and 1x1 convolutions f (`key`), g (`query`), h (`value`) and v (`output`):
+
+        s_ij    = f(x_i)^T g(x_j)
+        beta_ji = exp(s_ij) / sum_i exp(s_ij)     (Eq. 1)   how much position j attends to position i
+        o_j     = v(sum_i beta_ji h(x_i))         (Eq. 2)
+        y_j     = gamma o_j + x_j                 (Eq. 3)
 
     Parameters
     ----------
@@ -50,20 +55,21 @@ class SelfAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, N, C/8), keys (B, M, C/8) and values (B, M, D) of a feature map (B, C, H, W); M keys, D value channels."""
-        key, value = self.key(x), self.value(x)
+        """Queries (B, N, C/8), keys (B, M, C/8) and values (B, M, D) of a feature map (B, C, H, W); D value channels."""
+        query, key, value = self.query(x), self.key(x), self.value(x)  # (B, C/8 or D, H, W)
         if self.variant == "official":
-            key, value = F.max_pool2d(key, 2), F.max_pool2d(value, 2)
-        return _positions(self.query(x)), _positions(key), _positions(value)
+            key, value = F.max_pool2d(key, 2), F.max_pool2d(value, 2)  # (B, C/8 or D, H/2, W/2)
+        return _positions(query), _positions(key), _positions(value)  # (B, N or M, C/8 or D)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.project(x)
+        query, key, value = self.project(x)  # x: (B, C, H, W)
         # Zero-padding query and key to the value's width changes no product, and lets the fused kernel run, which never
         # writes the (N, M) map. The scale is 1: SAGAN does not divide by the square root of the width.
         pad = (0, value.shape[-1] - query.shape[-1])
-        o = F.scaled_dot_product_attention(F.pad(query, pad)[:, None], F.pad(key, pad)[:, None], value[:, None], scale=1.0)
-        o = o[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])  # (B, N, D) -> (B, D, H, W)
-        return x + self.gamma * self.output(o)
+        query, key, value = F.pad(query, pad)[:, None], F.pad(key, pad)[:, None], value[:, None]  # one head
+        o = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (B, 1, N, D), Eq. 1 and the sum of 2
+        o = o[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])  # (B, D, H, W)
+        return x + self.gamma * self.output(o)  # (B, C, H, W), Eq. 2 and 3
 
 
 def _positions(x: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ class GeneratorBlock(nn.Module):
         without_gradient(self.conv1.bias)
 
     def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
-        h = self.conv1(F.relu_(self.norm1(x, y)))
-        h = self.conv2(F.relu_(self.norm2(h, y)))
+        h = self.conv1(F.relu_(self.norm1(x, y)))  # (B, C', 2H, 2W)
+        h = self.conv2(F.relu_(self.norm2(h, y)))  # (B, C', 2H, 2W)
         return h + upsample(self.shortcut(x))
 
 
@@ -80,13 +80,12 @@ class Generator(nn.Module):
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ParameterError(f"z has shape {tuple(z.shape)}; the generator takes (B, {self.z_dim})")
         _check_labels(y, self.num_classes)
-        x = self.linear(z).view(len(z), -1, 4, 4)
-        x = channels_last(x)
+        x = channels_last(self.linear(z).view(len(z), -1, 4, 4))  # (B, C, 4, 4)
         for size, block in self.blocks.items():
-            x = block(x, y)
+            x = block(x, y)  # (B, C', size, size)
             if size in self.attention:
                 x = self.attention[size](x)
-        return torch.tanh(self.output(F.relu_(self.norm(x, None))))
+        return torch.tanh(self.output(F.relu_(self.norm(x, None))))  # (B, 3, S, S)
 
 
 # ----------------------------------------------------------------------------------------------- discriminator
@@ -106,7 +105,8 @@ class DiscriminatorBlock(nn.Module):
         self.shortcut = conv(inputs, outputs, 1, sn) if downsample or inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv2(F.relu_(self.conv1(x if self.first else F.relu(x))))  # not in place before the shortcut, which takes x
+        h = self.conv1(x if self.first else F.relu(x))  # not in place: the shortcut takes x; (B, C', H, W)
+        h = self.conv2(F.relu_(h))  # (B, C', H/2, W/2)
         return h + self.shortcut(F.avg_pool2d(x, 2) if self.downsample else x)
 
 
@@ -139,15 +139,15 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Logits (B,) from images x (B, 3, S, S) in [-1, 1] and classes y (B,); y may be None when unconditional."""
         _check_labels(y, self.num_classes)
-        x = channels_last(x)
+        x = channels_last(x)  # (B, 3, S, S)
         for size, block in self.blocks.items():
-            x = block(x)
+            x = block(x)  # (B, C, size, size)
             if size in self.attention:
                 x = self.attention[size](x)
         h = F.relu(self.flat(x)).sum((2, 3))  # (B, C)
-        logits = self.linear(h).squeeze(1)
+        logits = self.linear(h).squeeze(1)  # (B,)
         if self.num_classes:
-            logits = logits + (self.embedding(y) * h).sum(1)
+            logits = logits + (self.embedding(y) * h).sum(1)  # projection on the class
         return logits
 
 
