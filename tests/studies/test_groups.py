@@ -149,7 +149,7 @@ def test_scores_of_runs(make):
 
 
 @pytest.mark.parametrize("lacks", ["settings", "extractor", "reference"])
-@pytest.mark.parametrize("value", [None, "text", [], {}, 3])
+@pytest.mark.parametrize("value", [True, "text", [], {}, 3])
 def test_evaluations_without_a_complete_protocol_are_left_out_and_reported(make, capsys, lacks, value):
     run = make("a")
     record = scored(run, 10, fid=1.0)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 
+from ..runs.records import is_evaluation, is_number, is_spectra, is_step
+
 LARGEST = 1e300  # beyond it axes overflow
 
 
 def number(value) -> float | int | None:
     """A number to draw: NaN where it is not finite or too large for an axis; None for what is no number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         return None
     return value if abs(value) < LARGEST else math.nan
 
 
 def history(rows: list[dict]) -> list[dict]:
     """Rows of `Run.history` with a step, of which what is no number is left out."""
-    numbers = ({key: number(value) for key, value in row.items()} for row in rows if _is_step(row.get("step")))
+    numbers = ({key: number(value) for key, value in row.items()} for row in rows if is_step(row.get("step")))
     return [{key: value for key, value in row.items() if value is not None} for row in numbers]
 
 
@@ -25,7 +27,7 @@ def spectra(rows: list[dict]) -> list[dict]:
     return [
         dict(step=row["step"], layers={name: layer for name, of in row["layers"].items() if (layer := _layer(name, of))})
         for row in rows
-        if _is_step(row.get("step")) and isinstance(row.get("layers"), dict)
+        if is_spectra(row)
     ]
 
 
@@ -36,21 +38,12 @@ def layer_names(rows: list[dict]) -> list[str]:
 
 def evaluations(rows: list[dict]) -> list[dict]:
     """Rows of `Run.evaluations` with step, protocol and scores that are numbers."""
-    whole = (
-        row for row in rows if _is_step(row.get("step")) and isinstance(row.get("scores"), dict) and isinstance(row.get("protocol"), str)
-    )
-    return [
-        row | dict(scores={name: value for name, given in row["scores"].items() if (value := number(given)) is not None}) for row in whole
-    ]
+    return [row | dict(scores={name: number(value) for name, value in row["scores"].items()}) for row in rows if is_evaluation(row)]
 
 
-def _is_step(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
-
-
-def _layer(name: str, of) -> dict | None:
+def _layer(name: str, of: dict) -> dict | None:
     """What is known of a layer of G or D, or None."""
-    if name[:2] not in ("G/", "D/") or not isinstance(of, dict) or not isinstance(of.get("exact"), list) or not of["exact"]:
+    if name[:2] not in ("G/", "D/"):
         return None
     estimate = _finite(of.get("estimate"))
     return dict(exact=[_finite(value) for value in of["exact"]]) | ({} if estimate is None else dict(estimate=estimate))

@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..files import replace_text, storing
+from ..runs.records import is_number
 from ..studies.groups import Score
 
 LATEX = {  # what stands for characters that mean something else in LaTeX, or that its default fonts lack
@@ -208,7 +209,7 @@ def _latex(value) -> str:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float | Measured) and not isinstance(value, bool)
+    return isinstance(value, Measured) or is_number(value)
 
 
 def escaped(plain: str) -> str:

@@ -41,7 +41,9 @@ PUBLISHED = {
 def published(record: dict) -> list[tuple[str, float, str]]:
     """(score, value, source) of published numbers that a record compares with: same data, size and protocol, nothing changed."""
     settings, real = record["settings"], record["reference"]
+    if settings["name"] not in PROTOCOLS or real is None or record["extractor"] is None:
+        return []
     base = asdict(PROTOCOLS[settings["name"]])
     free = {"weights", "n"} if base["per_class"] else {"weights"}  # averaged or not is the method's, not the protocol's
-    same = all(settings[key] == value for key, value in base.items() if key not in free)
+    same = all(settings.get(key) == value for key, value in base.items() if key not in free)
     return PUBLISHED.get((real["data"], real["size"], settings["name"]), []) if same and record["extractor"]["reference"] else []

@@ -28,7 +28,7 @@ from ..model import Discriminator, Generator, sampling
 from ..model.layers import power_iteration
 from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
-from .groups import is_number
+from ..runs.records import is_finite
 from .significance import Verdict, against_nulls, rank_correlation
 
 SMALLEST_MASS = 0.02  # of attention: a fifth to a half of what an even map gives to a glyph
@@ -562,7 +562,7 @@ def long_range(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -
     config = run.config
     _require_twins(run)
     steps = run.checkpoint_steps()
-    record = next((r for r in run.evaluations()[::-1] if r["step"] in steps and is_number(r["scores"].get(TRUTH[0]))), None)
+    record = next((r for r in run.evaluations()[::-1] if r["step"] in steps and is_finite(r["scores"].get(TRUTH[0]))), None)
     if record is None:
         raise WorkbenchError(f"run {run.name!r} has no evaluation with the disagreement of twins; evaluate it with scores='fd,truth'")
     generator = run.generator(record["step"], weights)
@@ -572,7 +572,7 @@ def long_range(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -
         layer = _projections(generator, path, z, y)
         distances[f"distance {path}"] = attention.statistics(layer, config.image_size)["distance"].mean().item()
     row = dict(run=run.name, step=record["step"], seed=config.seed, attention=config.attention_g, block=config.attention_block)
-    row |= {name: value for name, value in record["scores"].items() if (name in TRUTH or name.startswith("fd_")) and is_number(value)}
+    row |= {name: value for name, value in record["scores"].items() if (name in TRUTH or name.startswith("fd_")) and is_finite(value)}
     row |= dict(distance=sum(distances.values()) / len(distances) if distances else None) | distances
     return row | dict(protocol=record["protocol"])
 

@@ -6,16 +6,16 @@ A `Group` are runs of the same settings and different seeds: what has a mean and
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from ..files import UnreadableError
-from ..metrics.protocols import PROTOCOLS, brief, differences, require_comparable
+from ..metrics.protocols import brief, differences, require_comparable
 from ..parameters import WorkbenchError, nearest, say_once
 from ..runs import Run
+from ..runs.records import is_comparable, is_finite
 
 NAMES_OF_A_RUN = ("preset", "run", "note", "tags")  # what a run is called: no setting of it
 LONG = 44  # characters of a label
@@ -119,11 +119,6 @@ def _name(runs: Sequence[Run]) -> str:
 # --------------------------------------------------------------------------------------------------- along an axis
 
 
-def is_number(value) -> bool:
-    """Whether a value of a record is a finite number: files of other versions hold anything."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
 def along(history: Sequence[dict], axis: str, steps: Sequence[int]) -> np.ndarray:
     """Where steps are on an axis: "steps", "images" or "hours" (of training, by this run's own clock); NaN where nothing tells.
 
@@ -131,7 +126,7 @@ def along(history: Sequence[dict], axis: str, steps: Sequence[int]) -> np.ndarra
     """
     key, unit, _ = AXES[axis]
     steps = np.asarray(steps, float)
-    rows = [row for row in history if is_number(row.get("step")) and is_number(row.get(key))]
+    rows = [row for row in history if is_finite(row.get("step")) and is_finite(row.get(key))]
     if key == "step":
         return steps
     if not rows:
@@ -205,7 +200,7 @@ def scores(
     for group in groups:
         for run in group.runs:
             for record in run.evaluations()[: (records or {}).get(run.reference)]:
-                if not _complete(record):
+                if not is_comparable(record):
                     say_once(
                         f"{run.path}/evaluations.jsonl: records without a complete protocol are left out: their scores compare with nothing"
                     )
@@ -229,27 +224,12 @@ def scores(
     return {name: sorted(by_name[name], key=lambda score: (order[score.run.path], score.step)) for name in chosen}
 
 
-def _complete(record: dict) -> bool:
-    """Whether an evaluation tells all that comparing it takes. Some kinds lack it, and those of other versions may."""
-    settings, extractor, reference = (record.get(name) for name in ("settings", "extractor", "reference"))
-    if not all(isinstance(part, dict) for part in (settings, extractor, reference)):
-        return False
-    known = PROTOCOLS.get(settings["name"]) if isinstance(settings.get("name"), str) else None
-    return (
-        known is not None
-        and asdict(known).keys() <= settings.keys()
-        and "reference" in extractor
-        and isinstance(reference.get("data"), str)
-        and is_number(reference.get("size"))
-    )
-
-
 def _finite_scores(run: Run, record: dict) -> list[tuple[str, float]]:
     """Names and values of an evaluation's scores; what is no finite number is reported once, and left out."""
     for name, value in record["scores"].items():
-        if not is_number(value):
+        if not is_finite(value):
             say_once(f"{run.path}/evaluations.jsonl: {name} of step {record['step']} is {str(value)[:20]!r}, not a finite number: left out")
-    return [(name, value) for name, value in record["scores"].items() if is_number(value)]
+    return [(name, value) for name, value in record["scores"].items() if is_finite(value)]
 
 
 def _named(names: str | Sequence[str], known: Sequence[str]) -> list[str]:

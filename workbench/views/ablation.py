@@ -27,6 +27,7 @@ from ..parameters import ParameterError, Parameters, WorkbenchError, parameter, 
 from ..places import outputs_dir
 from ..progress import progress, silent
 from ..runs import Run, describe_machine, find_runs, git_state
+from ..runs.records import is_finite
 from ..studies import correspondence, groups, plan
 from ..studies.groups import Group, Score
 from ..studies.paper import EXPERIMENTS, Experiment, sweep
@@ -458,7 +459,7 @@ class Ablation(Parameters):
     def _record(self, tables: Mapping[str, Table]) -> dict:
         """What `results.json` holds; numbers that are not finite are null, as JSON has it."""
         runs = groups.readable(trial.run for trial in self.all_trials().values() if trial.run)
-        hours = sum(row["seconds"] for run in runs for row in run.history()[-1:] if groups.is_number(row.get("seconds"))) / 3600
+        hours = sum(row["seconds"] for run in runs for row in run.history()[-1:] if is_finite(row.get("seconds"))) / 3600
         commits = sorted({_commit(run) for run in runs} - {""})
         here = describe_machine()
         here["machine"] = {name: here["machine"][name] for name in ("processor", "cores", "gpus")}  # what others may know of it

@@ -23,6 +23,7 @@ from ..parameters import ParameterError, Parameters, WorkbenchError, parameter, 
 from ..places import folder_name, outputs_dir
 from ..progress import progress
 from ..runs import Run, find_runs, git_state
+from ..runs.records import is_finite
 from ..studies import groups
 from ..studies.groups import AXES, Group
 from ..training.diagnostics import with_margin
@@ -118,7 +119,7 @@ class Comparison(Parameters):
         for group in self.groups():
             for run in group.runs:
                 status, history, checkpoints = run.status(), run.history(), run.checkpoint_steps()
-                last = {name: value for name, value in history[-1].items() if groups.is_number(value)} if history else {}
+                last = {name: value for name, value in history[-1].items() if is_finite(value)} if history else {}
                 state = "shipped" if run.reference == "demo" and status["pid"] is None else status["state"]
                 rows.append({
                     "run": run.name, "group": group.label, "state": state, "step": last.get("step", 0), "of": run.config.steps,
@@ -275,7 +276,7 @@ def all_histories(members: Sequence[Group]) -> Table:
     for group in members:
         for run, seed in zip(group.runs, group.seeds, strict=True):
             head = {"run": run.name, "group": group.label, "seed": seed}
-            rows += [head | {name: value for name, value in row.items() if groups.is_number(value)} for row in with_margin(run.history())]
+            rows += [head | {name: value for name, value in row.items() if is_finite(value)} for row in with_margin(run.history())]
     return Table(rows)
 
 
@@ -296,7 +297,7 @@ def _error(score: groups.Score) -> float | None:
     """The standard deviation of a score, where its record has one."""
     errors = score.record.get("errors")
     error = errors.get(score.name) if isinstance(errors, dict) else None
-    return error if groups.is_number(error) else None
+    return error if is_finite(error) else None
 
 
 # ----------------------------------------------------------------------------------------- where it goes, and how again
