@@ -10,14 +10,13 @@ import functools
 import json
 import math
 import os
-import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .files import UnreadableError, open_regular
-from .parameters import ParameterError, Parameters, nearest, parameter, read_list, read_text, shown, shown_text, whole
-from .places import DEMO, data_dir, explicit_path, find_run_folder, name_fault, outputs_dir, short_name
+from .parameters import ParameterError, Parameters, parameter, read_list, read_text, shown, shown_text, whole
+from .places import DEMO, data_dir, explicit_path, name_fault, outputs_dir, run_folder
 
 # ----------------------------------------------------------------------------------------------------- parameters
 
@@ -282,32 +281,8 @@ class Config(Parameters):
         return self.batch_norm_group or self.batch_size
 
     @property
-    def _shapes(self) -> dict:
-        """What the shapes of the networks' tensors follow from."""
-        names = ("image_size", "num_classes", "width", "z_dim", "d_flat_blocks", "attention_g", "attention_d", "sn_g", "sn_d")
-        shapes = {name: getattr(self, name) for name in names} | dict(
-            width_d=self.width_d or self.width,
-            max_multiplier=min(self.max_multiplier, self.image_size // 4),
-            d_downsamples=len(self.maps_d),
-        )
-        if self.sites_g or self.sites_d:
-            shapes |= dict(attention_variant=self.attention_variant, attention_block=self.attention_block)
-        return shapes
-
-    @property
     def _data_defaults(self) -> dict:
         return BUILT_IN_DATA.get(self.data, FOLDER_DATA)
-
-    @property
-    def derived_name(self) -> str:
-        """The name of a run that was given none: what it starts from, and each parameter that differs from that."""
-        base, start = Config.preset(self.preset), self.preset
-        if self.resume:
-            base = parent_config(self.resume)
-            name, step = split_resume(self.resume)
-            start = _slug(name) if step is None else f"{_slug(name)}-from{step}"
-        changes = [f"{k}={_slug(v)}" for k, v in self.changes(base).items()]
-        return short_name("-".join([start.lstrip(".-~") or "run", *changes]).rstrip("-."))
 
     def changes(self, base: Config) -> dict:
         """Parameters (name: value) in which this differs from `base`, the run's identity and notes left out."""
@@ -324,7 +299,8 @@ class Config(Parameters):
         """Settings from notebook parameters or any mapping: `None` means the value of the preset.
 
         Values are coerced to the declared type of the parameter, whatever papermill or a shell made of them ("4e-4",
-        1e3, "false"). With `resume`, the settings of that run are what `None` stands for.
+        1e3, "false"). With `resume`, the settings of that run are what `None` stands for; whether it can be gone on with like this is for
+        `runs.require_startable` to say.
 
         Raises
         ------
@@ -338,7 +314,8 @@ class Config(Parameters):
         resume = given.get("resume", "")
         if not resume:
             return cls.preset(given.pop("preset", "twins32"), **given)
-        base = parent_config(resume)
+        name, step = split_resume(resume)
+        base = read_config(run_folder("resume", name))
         if given.get("preset", base.preset) != base.preset:
             raise ParameterError(
                 f"preset={given['preset']!r} does not go with resume={shown(resume)}, which has preset {base.preset!r}: leave preset out"
@@ -346,14 +323,8 @@ class Config(Parameters):
         if given.get("data", base.data) != base.data:
             followed = {k: None for k, v in base._data_defaults.items() if k == "num_classes" or getattr(base, k) == v}
             given = followed | given  # what followed from the parent's data follows from this
-        forking = split_resume(resume)[1] is not None
-        inherited = dict(run="", note="", tags="") if forking else {}
-        config = base.replace(**inherited | given | dict(resume=resume))
-        if forking:
-            require_forkable(config)
-        else:
-            require_resumable(config, parent_folder(resume))
-        return config
+        inherited = {} if step is None else dict(run="", note="", tags="")  # a fork is called by names of its own
+        return base.replace(**inherited | given | dict(resume=resume))
 
     def replace(self, /, **changes) -> Config:
         """A copy with some parameters replaced."""
@@ -419,20 +390,6 @@ def _preset(cls, name: str, /, **overrides) -> Config:
 # Attached here because `preset` is a parameter too: on a Config it is that value, on the class this constructor.
 Config.preset = classmethod(_preset)
 
-# What may differ when a run goes on: nothing that its weights depend on, but for the length.
-MAY_CHANGE_ON_RESUME = {
-    "steps",
-    "log_every",
-    "sample_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "evaluate_every",
-    "evaluate_n",
-    "evaluate_extractor",
-    "num_processes",
-    "device",
-}
-
 
 def split_resume(resume: str) -> tuple[str, str | None]:
     """The run, and the step as text (None: no fork), of "run" or "run@step"; the run may be a path that contains "@"."""
@@ -440,68 +397,7 @@ def split_resume(resume: str) -> tuple[str, str | None]:
     return (name, step) if at and os.sep not in step else (resume, None)
 
 
-def parent_folder(resume: str) -> Path:
-    """The folder of the run that `resume` names.
-
-    Raises
-    ------
-    ParameterError
-        If there is no such run.
-    """
-    name = split_resume(resume)[0]
-    folder = find_run_folder(name)
-    if folder is None:
-        known = sorted(p.parent.name for p in outputs_dir().glob("*/config.json"))
-        raise ParameterError(
-            f"resume={shown(resume)}: there is no run {shown(name)} in {outputs_dir()}; {nearest(name, known)}{len(known)} runs are there"
-        )
-    if folder == DEMO:
-        raise ParameterError(f"resume={shown(resume)}: this run ships with the package to be looked at, without what training goes on from")
-    return folder
-
-
-def parent_config(resume: str) -> Config:
-    """The settings of the run that `resume` ("run" or "run@step") names.
-
-    Raises
-    ------
-    ParameterError
-        If there is no such run.
-    UnreadableError
-        If its `config.json` is damaged or of another version.
-    """
-    return stored_config(parent_folder(resume))
-
-
-def start_step(resume: str) -> int | None:
-    """The step that a fork starts at; None where `resume` forks nothing.
-
-    Raises
-    ------
-    ParameterError
-        If the run has no checkpoint of that step; the message lists those there are.
-    """
-    name, text = split_resume(resume)
-    if text is None:
-        return None
-    step, steps = whole(text), checkpoint_steps(parent_folder(resume))
-    if step not in steps:
-        what = f"{shown(text)} is not a step" if step is None else f"run {shown(name)} has no checkpoint at step {step}"
-        there = textwrap.shorten(", ".join(map(str, reversed(steps))), 150, placeholder=" ...") or "none yet"
-        raise ParameterError(f"resume={shown(resume)}: {what}; there are: {there}")
-    return step
-
-
-def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps that a run's folder has checkpoints of, ascending."""
-    try:
-        names = os.listdir(folder / "checkpoints")
-    except OSError:
-        return []
-    return sorted(step for step in map(whole, names) if str(step) in names)
-
-
-def stored_config(folder: Path) -> Config:
+def read_config(folder: Path) -> Config:
     """The settings in a run's folder.
 
     Raises
@@ -519,58 +415,6 @@ def stored_config(folder: Path) -> Config:
         return Config.from_json(content)
     except ParameterError as error:
         raise UnreadableError(path, str(error)) from None
-
-
-def require_forkable(config: Config) -> None:
-    """Refuse a fork whose networks do not fit its parent's weights, or that has no step to take.
-
-    A class count that follows from a folder of images is known once that is opened: check again with it.
-
-    Raises
-    ------
-    ParameterError
-        The message names the parameter, with the value of the fork and of its parent.
-    """
-    start, base = start_step(config.resume), parent_config(config.resume)
-    mine, theirs = config._shapes, base._shapes
-    for name, value in mine.items():
-        if value != theirs.get(name) and not (name == "num_classes" and None in (value, theirs[name])):
-            source = f" (of data={shown(config.data)})" if name == "num_classes" and config.data != base.data else ""
-            raise ParameterError(
-                f"{name}={value!r}{source} differs from the {theirs[name]!r} of the run that resume={shown(config.resume)} forks, "
-                f"whose weights do not fit then; keep {name}={theirs[name]!r}, or start a new run without resume"
-            )
-    if config.steps <= start:
-        raise ParameterError(
-            f"steps={config.steps} is not above {start}, the step that resume={shown(config.resume)} starts at; set steps above {start}"
-        )
-
-
-def may_change(base: Config) -> set[str]:
-    """The parameters of a run that may change when it goes on: those that define nothing, and what its first start decides."""
-    undecided = {"mixed_precision": "auto", "num_classes": None}
-    return MAY_CHANGE_ON_RESUME | {name for name, value in undecided.items() if getattr(base, name) == value}
-
-
-def require_resumable(config: Config, folder: Path) -> None:
-    """Refuse to go on with the run in `folder` by settings that its weights do not come from, under other words, or to an end that it is past.
-
-    Raises
-    ------
-    ParameterError
-        The message names the parameter, with its value and the run's.
-    """
-    base, steps = stored_config(folder), checkpoint_steps(folder)
-    fork = f"to change it, fork the run: resume='{folder.name}@{steps[-1] if steps else '<step>'}'"
-    # A run keeps its own name, note and tags; where none are given, nothing is said about them.
-    named = [name for name in ("run", "note", "tags") if getattr(config, name) not in ("", getattr(base, name))]
-    for name in [name for name in config.changes(base) if name not in may_change(base)] + named:
-        mine, theirs = (shown(getattr(c, name)) for c in (config, base))
-        raise ParameterError(f"{name}={mine} differs from the {theirs} of run {shown(folder.name)}, which goes on; {fork}")
-    if steps and config.steps < steps[-1]:
-        raise ParameterError(
-            f"steps={config.steps} is below {steps[-1]}, the newest checkpoint of run {shown(folder.name)}; set steps to {steps[-1]} or more"
-        )
 
 
 # ----------------------------------------------------------------------------------------------------- checking
@@ -621,11 +465,3 @@ def _check(c: Config) -> None:
         raise ParameterError(f"mixed_precision={c.mixed_precision!r} does not go with dtype='float64'; use mixed_precision='no'")
     if c.mixed_precision == "fp16" and c.device == "cpu":
         raise ParameterError("mixed_precision='fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
-
-
-def _slug(value) -> str:
-    """A value as part of a folder name: paths give their last part, everything odd becomes '_'."""
-    text = str(value)
-    if "/" in text or os.sep in text:
-        text = Path(text).name or "root"
-    return "".join(ch if ch.isalnum() or ch in "._+-" else "_" for ch in text)

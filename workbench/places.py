@@ -9,7 +9,7 @@ import stat
 import unicodedata
 from pathlib import Path
 
-from .parameters import ParameterError, shown
+from .parameters import ParameterError, nearest, shown, whole
 
 DEMO = Path(__file__).resolve().parent / "demo"  # a run that ships with the package
 MAX_NAME = 200  # bytes of a run's name: with the suffixes of temporary files it stays below the 255 of most file systems
@@ -67,6 +67,35 @@ def find_run_folder(text: str | os.PathLike) -> Path | None:
         return next((Path(os.path.realpath(place)) for place in places if os.path.exists(place / "config.json")), None)
     except (OSError, ValueError, TypeError, RuntimeError):  # NUL, no UTF-8, too long, no such user, no permission
         return None
+
+
+def run_folder(parameter: str, text: str) -> Path:
+    """The folder of the run that a parameter names.
+
+    Raises
+    ------
+    ParameterError
+        If there is none; the message tells the nearest.
+    """
+    folder = find_run_folder(text)
+    if folder is None:
+        raise ParameterError(f"{parameter}={shown(text)}: {no_such_run(text)}")
+    return folder
+
+
+def no_such_run(text: str) -> str:
+    """That there is no run of a name, in words, with the nearest one."""
+    known = sorted(path.parent.name for path in outputs_dir().glob("*/config.json"))
+    return f"there is no run {shown(text)} in {outputs_dir()}; {nearest(text, known)}{len(known)} runs are there"
+
+
+def numbered(folder: Path, suffix: str = "") -> list[int]:
+    """The numbers that name entries of a folder, ascending; [] where there is no such folder. "007" is no name of ours."""
+    try:
+        names = [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]
+    except OSError:
+        return []
+    return sorted(number for name in names if (number := whole(name)) is not None and name == str(number))
 
 
 def explicit_path(text: str | os.PathLike) -> Path | None:

@@ -19,6 +19,7 @@ from harness import Trial, Verdict, digests, fork, root, use_folders
 from writes import NAME, data_config, make_images, pack, prepare_data, score, score_run, tiny
 
 from workbench import Config, Run, figures, train
+from workbench.attention.snapshots import load_snapshot
 from workbench.data import open_data
 from workbench.evaluation import evaluate
 from workbench.parameters import WorkbenchError
@@ -103,7 +104,7 @@ def command(*words: str) -> str:
 
 
 def snapshot(step: int) -> str:
-    taken = Run(NAME).attention(step)
+    taken = load_snapshot(Run(NAME).attention_path(step))
     content = hashlib.sha256(taken.images.numpy().tobytes())
     for name, layer in sorted(taken.layers.items()):
         content.update(name.encode() + layer.query.numpy().tobytes())
@@ -143,7 +144,7 @@ RUN_READERS = [
     *[Reader(f"Run.generator({step})", lambda step=step: weights(Run(NAME).generator(step)), True) for step in (4, 6)],
     *[Reader(f"Run.generator({step}, raw)", lambda step=step: weights(Run(NAME).generator(step, "raw")), True) for step in (4, 6)],
     *[Reader(f"Run.discriminator({step})", lambda step=step: weights(Run(NAME).discriminator(step)), True) for step in (4, 6)],
-    *[Reader(f"Run.attention({step})", partial(snapshot, step), True) for step in (4, 6)],
+    *[Reader(f"attention_path({step})", partial(snapshot, step), True) for step in (4, 6)],
     Reader("list_runs", others, True),
     Reader("python -m workbench runs", lambda: "other" in command("runs"), True),
     Reader("python -m workbench show", lambda: command("show", NAME) and None),

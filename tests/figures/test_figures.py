@@ -13,6 +13,7 @@ from PIL import Image
 from records import parsed, recorded, scored
 
 from workbench import AttentionView, ParameterError, WorkbenchError, figures, train
+from workbench.attention.snapshots import load_snapshot
 from workbench.data import open_data
 from workbench.metrics.protocols import protocol
 from workbench.model import sampling
@@ -123,7 +124,7 @@ def test_what_is_no_sidecar_is_refused(tmp_path, text):
 
 def test_attention_through_the_training(run):
     images, _ = drawn(figures.attention_through_training(run))
-    snapshots = [run.attention(step) for step in (0, 4)]
+    snapshots = [load_snapshot(run.attention_path(step)) for step in (0, 4)]
     np.testing.assert_allclose(images[0], snapshots[0].images[0].permute(1, 2, 0) / 255, atol=1e-6)
     np.testing.assert_allclose(images[3], snapshots[1].images[0].permute(1, 2, 0) / 255, atol=1e-6)
     assert not np.array_equal(images[2], images[5])

@@ -262,8 +262,8 @@ def test_a_run_without_a_checkpoint_has_notes_in_place_of_figures(tiny):
     run = recorded(tiny, "young", [1.0])
     assert "'young' has no checkpoint yet" in str(figures.attention(run))
     assert figures.attention_through_training(run) is None
-    run.attention_path(4).parent.mkdir()
-    run.attention_path(4).write_bytes(b"no tensors")
+    run.new_attention_path(4).parent.mkdir()
+    run.new_attention_path(4).write_bytes(b"no tensors")
     assert "unreadable" in str(figures.attention_through_training(run))
     drawing = figures.sample_rows([("young", run, 4)])
     assert any("has no checkpoint" in " ".join(word.split()) for word in words(drawing.figure))

@@ -3,9 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -17,37 +15,9 @@ from workbench.__main__ import main
 from workbench.data.twins import Twins
 from workbench.files import StorageError, UnreadableError, delete_folder
 from workbench.places import DEMO, outputs_dir
-from workbench.runs import create_run, find_runs, fork_point, git_state, holding, load_into, release, reserve, write_provenance
-from workbench.runs.liveness import BusyError, hold, moves, signature
+from workbench.runs import create_run, find_runs, holding, load_into, write_provenance
+from workbench.runs.liveness import signature
 from workbench.tensors import seal
-
-
-def test_runs_are_named_from_what_differs_and_never_collide(tiny):
-    config = Config.preset("twins32", lr_d=4e-4)
-    assert [create_run(config).name for _ in range(3)] == ["twins32-lr_d=0.0004", "twins32-lr_d=0.0004-2", "twins32-lr_d=0.0004-3"]
-    run = create_run(Config.preset("twins32", run="mine"))
-    assert run.config.run == run.name == "mine"
-    with pytest.raises(ParameterError, match="run='mine' exists already; go on with it by resume='mine'"):
-        create_run(Config.preset("twins32", run="mine"))
-
-
-def _create(_):
-    return create_run(Config.preset("twins32", seed=1)).name
-
-
-def test_runs_started_at_once_get_folders_of_their_own():
-    with ProcessPoolExecutor(4) as pool:
-        names = list(pool.map(_create, range(40)))
-    assert len(set(names)) == 40
-    assert all(Run(name).config.run == name for name in names)
-
-
-def test_a_reserved_name_is_kept_for_the_run_of_that_name():
-    config = Config.preset("twins32")
-    name = reserve(config)
-    assert name == "twins32" and reserve(config) == "twins32-2"
-    assert create_run(config).name == "twins32-3"
-    assert create_run(config.replace(run=name)).name == "twins32"
 
 
 def test_an_unknown_run_names_the_nearest():
@@ -125,34 +95,6 @@ def test_loading_keeps_the_memory_layout():
     assert torch.equal(target["w"], saved["w"]) and target["w"].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_provenance_records_where_a_run_comes_from(tiny):
-    config = tiny(note="a try", tags="a, b")
-    run = create_run(config)
-    data = Twins(32)
-    write_provenance(run, config, data, 0)
-    record = run.provenance
-    assert record["data"] == dict(name="twins", fingerprint=data.fingerprint, classes=Twins.classes)
-    assert record["note"] == "a try" and record["tags"] == ["a", "b"] and record["parent"] is None
-    assert record["versions"]["torch"] == torch.__version__.partition("+")[0] and record["python"] == sys.version.split()[0]
-    assert record["command"][1:] == sys.orig_argv[1:]
-    assert record["git"] == git_state()
-    write_provenance(run, config, data, 4)
-    assert [start["from_step"] for start in run.provenance["started"]] == [0, 4]
-    with pytest.raises(WorkbenchError, match="it has changed"):
-        write_provenance(run, config, Twins(32, seed=1), 4)
-
-
-def test_git_state_sees_commit_and_changes(tmp_path, monkeypatch):
-    for words in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=b", "commit", "-q", "--allow-empty", "-m", "x"]):
-        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
-    (tmp_path / "workbench").mkdir()
-    monkeypatch.setattr("workbench.runs.folder.__file__", str(tmp_path / "workbench" / "runs" / "folder.py"))
-    head = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    assert git_state() == dict(commit=head, dirty=False)
-    (tmp_path / "new.py").touch()
-    assert git_state() == dict(commit=head, dirty=True)
-
-
 @pytest.fixture
 def other():
     """A process that does nothing, as if it trained."""
@@ -203,73 +145,6 @@ def test_another_machine_is_known_by_its_heartbeat(tiny, monkeypatch):
     assert run.active  # an evaluation that takes two hours, and a heart that beats
     os.utime(run.path / ".lock", (time.time() - 1200,) * 2)
     assert run.status()["state"] == "lost"
-
-
-def test_a_run_is_held_by_one(tiny, other, monkeypatch):
-    run = create_run(tiny())
-    monkeypatch.setattr("workbench.runs.liveness.HEARTBEAT", 0.05)
-    with holding(run) as lock:
-        assert (run.path / ".lock").exists() and moves(run.path, 2) and not lock.lost
-        with pytest.raises(BusyError), hold(run.path, patience=0.1):
-            pass
-    assert not (run.path / ".lock").exists()
-    run.set_status(state="starting", **signature(other.pid))
-    with pytest.raises(BusyError, match=rf"is being trained already \(process {other.pid}"), holding(run):
-        pass
-    other.kill()
-    other.wait()
-    with holding(run):  # after a death, whatever the lock file of the dead says
-        pass
-    # Another machine's run that the clocks say is dead, and whose heart beats all the same.
-    run.set_status(state="running", **signature() | dict(machine="another", host="elsewhere", pid=1))
-    beating = threading.Event()
-
-    def beat():
-        while not beating.wait(0.02):
-            (run.path / ".lock").touch()
-            os.utime(run.path / ".lock", (time.time() - 9e5 + time.monotonic(),) * 2)
-
-    os.utime(run.path / "status.json", (1, 1))
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        assert run.status()["state"] in ("lost", "running")
-        with pytest.raises(BusyError, match="on elsewhere"), holding(run):
-            pass
-    finally:
-        beating.set()
-        thread.join()
-
-
-def test_whoever_slept_notices_that_the_run_is_anothers(tiny):
-    run = create_run(tiny())
-    with holding(run) as lock:
-        (run.path / ".lock").unlink()  # as another machine does it that has no locks in common with this one
-        (run.path / ".lock").touch()
-        assert lock.lost
-    assert (run.path / ".lock").exists()  # the other one's
-
-
-def test_without_locks_the_heartbeat_alone_tells(tiny, monkeypatch):
-    def no_locks(*arguments):
-        raise OSError(errno.ENOLCK, "no locks available")
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
-    with holding(create_run(tiny())) as lock:
-        assert not lock.lost
-
-
-@pytest.mark.parametrize(
-    ("resume", "says"), [("a@x", "'x' is not a step"), ("a@5", "no checkpoint at step 5"), ("b@5", "there is no run 'b'")]
-)
-def test_a_fork_point_that_is_not_there(tiny, resume, says):
-    create_run(tiny(run="a")).save_checkpoint(4, {"g": {"w": torch.zeros(1)}}, {})
-    with pytest.raises(WorkbenchError, match=says):
-        fork_point(tiny(resume=resume, steps=5))
-    assert fork_point(tiny(resume="a@4", steps=5))[1] == 4
-    assert fork_point(tiny(resume="a")) is None
-    with pytest.raises(ParameterError, match="steps=4 is not above 4"):
-        fork_point(tiny(resume="a@4"))
 
 
 # ------------------------------------------------------------------------------------------------- damage
@@ -468,31 +343,6 @@ def test_showing_deletes_nothing(tmp_path, monkeypatch, capsys):
         assert main() == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert (outputs_dir() / "notes" / "mine.ipynb").exists()
-
-
-def test_a_reservation_is_given_back_and_nothing_else(tiny):
-    name = reserve(Config.preset("twins32"))
-    (outputs_dir() / name / "train.ipynb").touch()
-    release(name)
-    assert not (outputs_dir() / name).exists()
-    name = reserve(Config.preset("twins32"))
-    (outputs_dir() / name / "notes.ipynb").touch()
-    release(name), release("nothing")
-    assert [path.name for path in (outputs_dir() / name).iterdir()] == ["notes.ipynb"]
-    create_run(Config.preset("twins32", run=name))
-    release(name)
-    for odd in ("", "..", "../outputs/" + name, "/"):
-        with pytest.raises(ParameterError, match="is not the name of a run"):
-            release(odd)
-    with pytest.raises(ParameterError, match="exists already"):  # before its notebook is written over that of the run
-        reserve(Config.preset("twins32", run=name))
-
-
-def test_a_full_disk_makes_no_run(tiny, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-    with pytest.raises(StorageError, match=r"config.json cannot be written: No space left on device"):
-        create_run(tiny(run="r"))
-    assert not (outputs_dir() / "r").exists()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import workbench
 from workbench import Config, ParameterError, Run, WorkbenchError, launch, list_runs, train
 from workbench import tensors as tensors_module
+from workbench.attention.snapshots import load_snapshot
 from workbench.data.twins import Twins
 from workbench.files import StorageError
 from workbench.runs import create_run
@@ -159,7 +160,7 @@ def test_the_run_folder_is_as_promised(tiny):
     assert {"step", "images", "seconds", "loss_d", "loss_g", "d_real", "d_fake", "gamma_g16", "gamma_d16", "lr_g", "lr_d"} <= row.keys()
     assert row["images"] == 40
     assert run.checkpoint_steps() == [4, 5] and run.sample_steps() == [0, 4, 5]
-    seen = run.attention(5)
+    seen = load_snapshot(run.attention_path(5))
     assert seen.layers["G/attention.16"].query.shape == (4, 256, 2) and seen.layers["D/attention.16"].key.shape == (4, 64, 1)
     assert run.provenance["note"] == "hello" and run.provenance["data"]["name"] == "twins"
     assert not list(run.path.rglob("*partial*"))

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from workbench import AttentionView, Config, ParameterError, Run, WorkbenchError, attention, train
+from workbench.attention.snapshots import load_snapshot
 from workbench.data import to_uint8, to_unit
 from workbench.data.twins import Twins
 from workbench.model import sampling
@@ -122,7 +123,7 @@ def test_the_way_between_two_latents(subject):
 def test_what_the_training_wrote_down_is_seen_again(subject, trained):
     assert subject.catalog()["recorded"] == [0, 2, 4]
     look = subject.look(Scene("D/attention.16", step=2, source="recorded", sample=3))
-    snapshot = trained.attention(2)
+    snapshot = load_snapshot(trained.attention_path(2))
     assert torch.equal(to_uint8(look.image), snapshot.images[3])
     torch.testing.assert_close(look.beta, snapshot.layers["D/attention.16"].maps()[3])
     assert look.about.endswith("recorded latent 3, step 2")
@@ -349,7 +350,7 @@ def test_weights_that_a_run_lacks(subject, monkeypatch):
 def test_snapshots_that_do_not_fit_the_run(trained, subject, monkeypatch, tiny):
     from workbench.attention.snapshots import Snapshot
 
-    good = trained.attention(2)
+    good = load_snapshot(trained.attention_path(2))
     small = Snapshot(good.images[..., :16, :16], good.z, good.y, good.layers)
     few = Snapshot(good.images, good.z, good.y, {})
     wrong = Snapshot(good.images, good.z, good.y, {"G/attention.8": good.layers["G/attention.16"]})

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from ..config import MAY_CHANGE_ON_RESUME, Config
+from ..config import Config
 from ..metrics.extractors import open_extractor
 from ..metrics.one_pass import SCORES
 from ..metrics.protocols import protocol
 from ..parameters import ParameterError, nearest, shown
+from ..runs import MAY_CHANGE_ON_RESUME
 from ..training.estimate import require_feasible
 from .correspondence import TRUTH
 from .paper import EXPERIMENTS, Experiment

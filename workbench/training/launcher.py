@@ -8,14 +8,13 @@ import subprocess
 import time
 from dataclasses import asdict
 
-from ..config import MAY_CHANGE_ON_RESUME, Config, require_resumable
+from ..config import Config
 from ..data import open_data
 from ..files import storing
 from ..processes import launch_command, launch_environment
-from ..runs import Run, command_line, create_run, fork_point, holding
+from ..runs import MAY_CHANGE_ON_RESUME, Run, command_line, create_run, fork_point, holding, require_startable, resumes
 from ..runs.liveness import BusyError, signature
 from .estimate import require_feasible
-from .loop import continues
 from .stopping import waiting_processes
 
 
@@ -37,11 +36,10 @@ def launch(config: Config, attached: bool = False) -> Run:
     ParameterError, WorkbenchError
         If the run cannot be made or continued.
     """
-    fork_point(config)
+    require_startable(config)
     require_feasible(config)
-    if continues(config):
+    if resumes(config):
         run = Run(config.resume)
-        require_resumable(config, run.path)
     else:
         if config.resume and config.num_classes is None:
             fork_point(config.replace(num_classes=open_data(config).num_classes))

@@ -15,13 +15,13 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from ..config import Config, require_resumable, split_resume
+from ..config import Config
 from ..data import loader, open_data, twins
 from ..files import StorageError, storing
 from ..model import Generator, sampling
 from ..parameters import ParameterError, WorkbenchError
 from ..processes import LostProcessError, process_group, rank
-from ..runs import BY_TRAINING, Run, create_run, fork_point, holding, write_provenance
+from ..runs import BY_TRAINING, Run, create_run, fork_point, holding, require_resumable, resumes, write_provenance
 from ..runs.liveness import BusyError, Hold
 from .checkpoint import DivergedError, Progress, load, save
 from .estimate import require_feasible
@@ -186,7 +186,7 @@ def _begin(config: Config, run: Run | None, claim: _Claim) -> tuple[Run, Config,
     """The run to train, claimed; all of its settings; devices and data. Whatever can be refused is, before a folder is made."""
     main = rank() == 0
     if main:
-        if run is None and continues(config):
+        if run is None and resumes(config):
             run = Run(config.resume)
         if run:
             require_resumable(config, run.path)
@@ -209,11 +209,6 @@ def _begin(config: Config, run: Run | None, claim: _Claim) -> tuple[Run, Config,
         run.set_status(state="starting", step=0, steps=config.steps, message="", alarms=[])
     path, settings = broadcast_object_list([run and str(run.path), config.to_json()])
     return Run(Path(path)), Config.from_json(settings), accelerator, data
-
-
-def continues(config: Config) -> bool:
-    """Whether a run goes on, and no new one is made."""
-    return bool(config.resume) and split_resume(config.resume)[1] is None
 
 
 class _Claim:

@@ -62,7 +62,7 @@ def write_samples(nets: Networks, generator: Generator, run: Run, step: int, fix
     run.save_sample(step, png.getvalue())
     few = torch.linspace(0, len(x) - 1, SNAPSHOTS).long()
     snapshot = _snapshot(nets, generator, fixed.z[few], None if fixed.y is None else fixed.y[few])
-    save_snapshot(run.attention_path(step), snapshot)
+    save_snapshot(run.new_attention_path(step), snapshot)
     run.append("spectra.jsonl", dict(step=step, layers=spectra(nets.generator, nets.discriminator)))
     return x
 

@@ -25,7 +25,7 @@ from torch.nn.utils import parametrize
 
 from .. import attention
 from ..attention import Projections
-from ..attention.snapshots import Snapshot
+from ..attention.snapshots import Snapshot, load_snapshot
 from ..data import Images, decode, open_data, to_uint8, to_unit
 from ..data.twins import Twins
 from ..files import UnreadableError
@@ -547,13 +547,13 @@ class Subject:
 
     def _snapshot(self, scene: Scene) -> Snapshot:
         """What the training wrote down, if it fits the run."""
-        snapshot, layers, size = self.run.attention(scene.step), {layer["id"]: layer for layer in self.layers}, self.config.image_size
+        path = self.run.attention_path(scene.step)
+        snapshot, layers, size = load_snapshot(path), {layer["id"]: layer for layer in self.layers}, self.config.image_size
         fits = snapshot.images.shape[2] == size and all(
             name in layers and (of.side, of.key_side) == (layers[name]["side"], layers[name]["key_side"])
             for name, of in snapshot.layers.items()
         )
         if not fits:
-            path = self.run.attention_path(self.run.attention_steps()[-1] if scene.step is None else scene.step)
             raise UnreadableError(path, "its images or layers are not those of this run")
         return snapshot
 

@@ -1,0 +1,127 @@
+"""The rules of going on: what may change when a run is resumed, and what a fork must keep of its parent.
+
+`Config.from_parameters` fills in the settings of the run that `resume` names; whether that run can be gone on with is decided here.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from ..config import Config, read_config, split_resume
+from ..parameters import ParameterError, shown, whole
+from ..places import DEMO, numbered, run_folder
+
+# What may differ when a run is resumed: nothing that its weights depend on, but for the length.
+MAY_CHANGE_ON_RESUME = {
+    "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_n", "evaluate_extractor",
+    "num_processes", "device",
+}  # fmt: skip
+
+
+def resumes(config: Config) -> bool:
+    """Whether a run is resumed: neither a new one nor a fork."""
+    return bool(config.resume) and split_resume(config.resume)[1] is None
+
+
+def parent_folder(resume: str) -> Path:
+    """The folder of the run that `resume` ("run" or "run@step") names.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such run, or it is the demo.
+    """
+    folder = run_folder("resume", split_resume(resume)[0])
+    if folder == DEMO:
+        raise ParameterError(f"resume={shown(resume)}: the demo cannot be trained, it ships without optimiser states")
+    return folder
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps that a run's folder has checkpoints of, ascending."""
+    return numbered(folder / "checkpoints")
+
+
+def start_step(resume: str) -> int | None:
+    """The step that a fork starts at; None where `resume` forks nothing.
+
+    Raises
+    ------
+    ParameterError
+        If the run has no checkpoint of that step; the message lists those there are.
+    """
+    name, text = split_resume(resume)
+    if text is None:
+        return None
+    step, steps = whole(text), checkpoint_steps(parent_folder(resume))
+    if step not in steps:
+        what = f"{shown(text)} is not a step" if step is None else f"run {shown(name)} has no checkpoint at step {step}"
+        there = textwrap.shorten(", ".join(map(str, reversed(steps))), 150, placeholder=" ...") or "none yet"
+        raise ParameterError(f"resume={shown(resume)}: {what}; there are: {there}")
+    return step
+
+
+def require_forkable(config: Config) -> None:
+    """Refuse a fork whose networks do not fit its parent's weights, or that has no step to take.
+
+    A class count that follows from a folder of images is known once that is opened: check again with it.
+
+    Raises
+    ------
+    ParameterError
+        The message names the parameter, with the value of the fork and of its parent.
+    """
+    start, base = start_step(config.resume), read_config(parent_folder(config.resume))
+    fork, parent = _shapes(config), _shapes(base)
+    for name, value in fork.items():
+        if value != parent.get(name) and not (name == "num_classes" and None in (value, parent[name])):
+            source = f" (of data={shown(config.data)})" if name == "num_classes" and config.data != base.data else ""
+            raise ParameterError(
+                f"{name}={value!r}{source} differs from the {parent[name]!r} of the run that resume={shown(config.resume)} forks, "
+                f"whose weights do not fit then; keep {name}={parent[name]!r}, or start a new run without resume"
+            )
+    if config.steps <= start:
+        raise ParameterError(
+            f"steps={config.steps} is not above {start}, the step that resume={shown(config.resume)} starts at; set steps above {start}"
+        )
+
+
+def _shapes(config: Config) -> dict:
+    """What the shapes of the networks' tensors follow from."""
+    names = ("image_size", "num_classes", "width", "z_dim", "d_flat_blocks", "attention_g", "attention_d", "sn_g", "sn_d")
+    shapes = {name: getattr(config, name) for name in names} | dict(
+        width_d=config.width_d or config.width,
+        max_multiplier=min(config.max_multiplier, config.image_size // 4),
+        d_downsamples=len(config.maps_d),
+    )
+    if config.sites_g or config.sites_d:
+        shapes |= dict(attention_variant=config.attention_variant, attention_block=config.attention_block)
+    return shapes
+
+
+def may_change(base: Config) -> set[str]:
+    """The parameters of a run that may change when it is resumed: those that define nothing, and what its first start decides."""
+    undecided = {"mixed_precision": "auto", "num_classes": None}
+    return MAY_CHANGE_ON_RESUME | {name for name, value in undecided.items() if getattr(base, name) == value}
+
+
+def require_resumable(config: Config, folder: Path) -> None:
+    """Refuse to resume the run in `folder` with settings that its weights do not come from, under another name, or to an end that it is past.
+
+    Raises
+    ------
+    ParameterError
+        The message names the parameter, with its value and the run's.
+    """
+    base, steps = read_config(folder), checkpoint_steps(folder)
+    fork = f"to change it, fork the run: resume='{folder.name}@{steps[-1] if steps else '<step>'}'"
+    # A run keeps its own name, note and tags; where none are given, nothing is said about them.
+    named = [name for name in ("run", "note", "tags") if getattr(config, name) not in ("", getattr(base, name))]
+    for name in [name for name in config.changes(base) if name not in may_change(base)] + named:
+        value, kept = (shown(getattr(c, name)) for c in (config, base))
+        raise ParameterError(f"{name}={value} differs from the {kept} of run {shown(folder.name)}, which goes on; {fork}")
+    if steps and config.steps < steps[-1]:
+        raise ParameterError(
+            f"steps={config.steps} is below {steps[-1]}, the newest checkpoint of run {shown(folder.name)}; set steps to {steps[-1]} or more"
+        )

@@ -1,0 +1,82 @@
+"""How a run stands: what its training wrote into `status.json` and `train.log`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from ..files import StorageError, UnreadableError, read_json, replace_text, storing
+from .liveness import signature
+
+ACTIVE = ("starting", "running", "stopping")
+STATES = ("created", *ACTIVE, "stopped", "finished", "failed")
+
+
+def read_status(folder: Path) -> dict:
+    """What `status.json` says; {} before the first start.
+
+    Raises
+    ------
+    UnreadableError
+        If it is damaged or of another version.
+    """
+    path = folder / "status.json"
+    try:
+        status = read_json(path)
+    except FileNotFoundError:
+        return {}
+    kinds = dict(state=str, message=str, step=int, steps=int, alarms=list, pid=int, host=str, machine=str)
+    wrong = [name for name, kind in kinds.items() if not isinstance(status.get(name, kind()), kind)]
+    if wrong or status.get("state", "created") not in STATES or not isinstance(status.get("seconds_per_step"), int | float | None):
+        name = (wrong or ["state"])[0]
+        raise UnreadableError(path, f"{name}={status.get(name)!r} is of another version")
+    return status | dict(alarms=[alarm for alarm in status.get("alarms", []) if isinstance(alarm, str)])
+
+
+def write_status(folder: Path, **changes) -> None:
+    """Merge changes into `status.json`, and sign them with this process.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
+    status = {}
+    with suppress(UnreadableError):
+        status = read_status(folder)
+    path, text = folder / "status.json", json.dumps(status | signature() | dict(time=time.time()) | changes)
+    try:
+        replace_text(path, text)
+    except StorageError:
+        # A full disk has no room for a new file, but for the end of a training in the old one.
+        if changes.get("state") in (None, *ACTIVE) or not path.exists():
+            raise
+        with storing(path), open(path, "r+b") as file:
+            file.write(text.encode())
+            file.truncate()
+
+
+def log_tail(folder: Path, lines: int) -> str:
+    """The last lines of `train.log`; empty where there is none."""
+    try:
+        with open(folder / "train.log", "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 65_536))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def last_error(folder: Path) -> str:
+    """What the log says that the training died of: the last error of this package, else of another, else the last line."""
+    lines = [line.strip() for line in log_tail(folder, 400).splitlines() if any(map(str.isalnum, line))]
+    for pattern in (
+        r"(Workbench|Parameter|Data|Storage|Unreadable|Busy)Error: .",
+        r"[\w.]*(Error|Exception)\b(?<!CalledProcessError)(?<!ChildFailedError)",
+    ):
+        if errors := [line for line in lines if re.match(pattern, line)]:
+            return errors[-1]
+    return lines[-1] if lines else ""
