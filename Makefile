@@ -8,12 +8,13 @@
 #   make faults                    kills, full disks, damage, signals, clocks: what survives;  make faults ARGS="kill --share 0.1"  a part of it
 #   make soak                      ten minutes of the same: does memory grow;  make soak ARGS="--minutes 60"
 #   make lint                      ruff
+#   make cells                     write the parameters cells of the notebooks anew, from the package's dataclasses
 
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: train lab test bench faults soak lint
+.PHONY: train lab test bench faults soak lint cells
 .DEFAULT_GOAL := train
 
 # The executed notebook goes into the run's folder, so the name is reserved first. After an interrupt the run itself tells, when it has
@@ -43,6 +44,9 @@ soak: .venv/installed
 lint: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+cells: .venv/installed
+	$(BIN)/python -m workbench cells
 
 # Torch and torchvision come together, newest of both: a CPU-only torch does not fit the registry's torchvision.
 .venv/installed: pyproject.toml

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
 
 from workbench import Config, ParameterError, WorkbenchError
-from workbench.config import BUILT_IN_DATA, PRESETS, split_resume
 from workbench.evaluation import Evaluation
 from workbench.places import find_run_folder
+from workbench.presets import BUILT_IN_DATA, PRESETS
 from workbench.runs.create import derived_name, require_startable
 from workbench.training.estimate import require_feasible
 from workbench.views.ablation import Ablation
+from workbench.views.attention import AttentionView
 from workbench.views.compare import Comparison
 
 
@@ -101,7 +102,7 @@ def test_values_are_coerced_by_declared_type(name, given, value):
         (dict(attention_d=32), "allowed: none, or a list from 4, 8, 16"),
         (dict(attention_g="big"), "attention_g='big'"),
         (dict(preset="twin32"), "did you mean 'twins32'"),
-        (dict(batch_size=6, num_processes=4, batch_norm_group=0), "use a multiple of 4"),
+        (dict(batch_size=6, num_processes=4), "use a multiple of 4"),
         (dict(gradient_accumulation=2), "set batch_norm_group, a divisor of"),
         (dict(run="a/b"), "cannot name a folder"),
         (dict(resume="nothing"), "there is no run 'nothing'"),
@@ -151,6 +152,20 @@ def test_synonyms_stand_for_parameters():
         assert meant.setdefault(word.replace("_", ""), parameters) == parameters, word
     assert {name for meant in Config.synonyms.values() for name in meant.split()} <= names
     assert not names & set(Config.synonyms) and all(word == word.lower() for word in Config.synonyms)
+
+
+def test_none_is_what_is_not_given():
+    """One spelling, in Python and in config.json; "none" and empty text stand for it where a preset has another value."""
+    config = Config.preset("twins32")
+    assert [name for name, value in dataclasses.asdict(config).items() if value is None] == [
+        "width_d", "d_downsamples", "batch_norm_group", "run", "resume", "note", "tags", "keep_checkpoints",
+    ]  # fmt: skip
+    assert not any(value == "" for value in dataclasses.asdict(config).values())
+    cifar = Config.from_parameters(dict(preset="cifar10", width_d="none", keep_checkpoints="None ", lr_d="none", note="", run=""))
+    assert (cifar.width_d, cifar.keep_checkpoints, cifar.note, cifar.run, cifar.lr_d) == (None, None, None, None, 8e-4)
+    assert cifar.channels_d(16) == cifar.channels_g(16) == 256 and Config.from_json(cifar.to_json()) == cifar
+    assert Config.preset("imagenet128", batch_norm_group=None).group_size == 256
+    assert "width_d=0 is not in range; allowed: at least 1, or none" in refused(dict(width_d=0))
 
 
 @pytest.mark.parametrize("name", ["", "?", 5, None, "x" * 10_000, "\n\0", "ß", "qqqq"])
@@ -207,25 +222,31 @@ def test_channels_of_the_released_code():
 
 
 def test_parameters_cell_explains_everything():
-    cell = Config.cell()
+    lines = Config.cell().splitlines()
     for field in dataclasses.fields(Config):
-        assert f"{field.name}: {field.type.split(' ')[0]} = None  # {Config.explain(field.name)}" in cell
+        (line,) = [line for line in lines if line.startswith(f"{field.name}: {field.type.split(' ')[0]} = None  # ")]
+        assert field.metadata["meaning"] in line and line.endswith(")")
+    assert "steps: int = None  # G steps (2000)" in lines and "lr_d: float = None  # learning rate of D (0.0025)" in lines
+    headings = [line for line in lines if line.startswith("# ")]
+    assert headings[0].startswith("# Parameters: ") and headings[1:] == ["# Model", "# Data", "# Optimisation", "# Run", "# Logging"]
+    assert [line.partition(":")[0] for line in lines[1 : lines.index("")]] == list(Config.first) and 10 <= len(Config.first) <= 14
+
+
+@pytest.mark.parametrize("kind", [Config, Evaluation, AttentionView, Comparison, Ablation])
+def test_comments_of_parameters_cells_are_short(kind):
+    for line in kind.cell().splitlines():
+        assert len(line.partition("# ")[2]) <= 100, line
 
 
 def test_papermill_tells_of_every_parameter():
     """`papermill --help-notebook` leaves out a parameter whose line has another "=" than that of its value."""
-    for kind in (Config, Evaluation, Comparison, Ablation):
+    for kind in (Config, Evaluation, AttentionView, Comparison, Ablation):
         known = [p.name for p in PythonTranslator.inspect(dict(source=kind.cell()))]
-        assert known == [field.name for field in dataclasses.fields(kind)], kind
-        assert not any("=" in field.metadata["meaning"] for field in dataclasses.fields(kind))
+        assert sorted(known) == sorted(field.name for field in dataclasses.fields(kind)), kind
+        assert not any("=" in field.metadata[text] for field in dataclasses.fields(kind) for text in ("meaning", "none"))
 
 
 # ------------------------------------------------------------------------------------------------- which run is meant
-
-
-def test_resume_is_split_at_its_last_at():
-    assert split_resume("a") == ("a", None) and split_resume("a@5") == ("a", "5") and split_resume("a@") == ("a", "")
-    assert split_resume("/home/a@b/run") == ("/home/a@b/run", None) and split_resume("/home/a@b/run@5") == ("/home/a@b/run", "5")
 
 
 def test_resume_takes_names_and_explicit_paths(make, monkeypatch):
@@ -243,7 +264,7 @@ def test_resume_takes_names_and_explicit_paths(make, monkeypatch):
 def test_a_fork_has_a_name_a_note_and_tags_of_its_own(make):
     make("cats", 4, note="for the paper", tags="paper")
     fork = Config.from_parameters(dict(resume="cats@4"))
-    assert (fork.run, fork.note, fork.tags) == ("", "", "")
+    assert (fork.run, fork.note, fork.tags) == (None, None, None)
     assert Config.from_parameters(dict(resume="cats@4", tags="mine")).tags == "mine"
     resumed = Config.from_parameters(dict(resume="cats"))
     assert (resumed.run, resumed.note, resumed.tags) == ("cats", "for the paper", "paper")
@@ -312,7 +333,9 @@ def one_line(make):
 def test_any_parameters_give_a_config_or_one_line(given):
     config = one_line(lambda: Config.from_parameters(given))
     if config:
-        assert Config.from_json(config.to_json()) == config == Config.from_parameters(json.loads(config.to_json()))
+        assert Config.from_json(config.to_json()) == config
+        values = {name: value for name, value in json.loads(config.to_json()).items() if value is not None and name != "resume"}
+        assert all(getattr(Config.from_parameters(values), name) == value for name, value in values.items())
         one_line(lambda: require_feasible(config))
         one_line(lambda: require_startable(config))
         name = derived_name(config)

@@ -77,7 +77,7 @@ def test_committed_parameters_cells_are_those_of_the_package(name, parameters):
 @pytest.mark.slow
 def test_papermill_lists_the_parameters_with_their_meaning():
     shown = papermill("--help-notebook", "train.ipynb").stdout
-    assert "lr_d: float (default None)" in shown and "length of the training in G steps, at least 1" in shown
+    assert "lr_d: float (default None)" in shown and "steps: int (default None)" in shown and "G steps (2000)" in shown
 
 
 @pytest.mark.slow
@@ -132,6 +132,7 @@ def test_papermill_trains_on_a_folder_from_anywhere_without_an_output_path(tmp_p
     ("train", "-p lr_d fast", "ParameterError: lr_d='fast' is not a number; allowed: above 0 and at most 1"),
     ("train", "-p steps 0", "ParameterError: steps=0 is not in range; allowed: at least 1"),
     ("train", "-p data nowhere", "DataError: "),
+    ("train", "-p data nowhere -p run scored", "ParameterError: run='scored' exists already; go on with it by resume='scored', or choose another"),
     ("evaluate", "-p run nothing", "WorkbenchError: there is no run 'nothing'"),
     ("evaluate", "-p run scored -p protocl official", "ParameterError: unknown parameter 'protocl'; did you mean 'protocol'?"),
     ("evaluate", "-p run scored -p scores fid", "ParameterError: scores='fid' is defined by the reference Inception"),

@@ -1,7 +1,5 @@
 import dataclasses
-import json
 import math
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,22 +8,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from workbench import Ablation, Config, Evaluation
-from workbench.parameters import (
-    ParameterError,
-    Parameters,
-    WorkbenchError,
-    command,
-    nearest,
-    notebook_parameters,
-    parameter,
-    read_list,
-    read_text,
-    shown,
-)
+from workbench.messages import command, nearest, shown
+from workbench.parameters import ParameterError, Parameters, WorkbenchError, parameter
 
 
 def _read_pair(value, refuse):
@@ -36,7 +23,7 @@ def _read_pair(value, refuse):
 @dataclass(frozen=True)
 class Example(Parameters):
     count: int = parameter(3, "how many", low=1, high=10)
-    rate: float | None = parameter(None, "how fast", above=0, below=1)
+    rate: float | None = parameter(None, "how fast", above=0, below=1, none="as it comes")
     kind: str = parameter("cat", "which animal", choices=("cat", "horse"))
     loud: bool = parameter(False, "whether it is heard")
     pair: str = parameter("a-b", "from and to", read=_read_pair)
@@ -79,21 +66,11 @@ def test_everything_is_explained():
     assert Example.explain("kind") == "which animal, one of cat, horse"
     assert Example.cell().splitlines()[:3] == [
         "# Parameters: None stands for what is usual",
-        "count: int = None  # how many, at least 1 and at most 10",
-        "rate: float = None  # how fast, above 0 and below 1",
+        "count: int = None  # how many (3)",
+        "rate: float = None  # how fast (as it comes)",
     ]
+    assert "kind: str = None  # which animal; one of cat, horse (cat)" in Example.cell() and "[as it comes]" in Example.explain_all()
     assert Example.explain_all().count("\n") == 4 and "[3]" in Example.explain_all()
-
-
-def test_notebook_parameters_come_from_the_parameters_cells():
-    namespace = dict(
-        In=["", "# Parameters: ours\na: int = None  # x\nb: int = None", "# Parameters\na = 3\nlrd = 1\n", "other = 5", "# Parameters!"],
-        a=3, b=None, lrd=1, other=5,
-    )  # fmt: skip
-    assert notebook_parameters(namespace) == dict(a=3, b=None, lrd=1)
-    # The cell edited and run again: what it no longer assigns is forgotten.
-    namespace["In"].append("# Parameters: ours\na: int = 3")
-    assert notebook_parameters(namespace) == dict(a=3)
 
 
 def test_a_mistake_on_a_command_line_is_one_line(capsys):
@@ -164,18 +141,6 @@ def test_whole_numbers_of_any_type():
                   np.float32("nan"), float("inf"), 0.5, "1e-99999999999999999999", "1e99999999999999999999", "1/3"):  # fmt: skip
         with pytest.raises(ParameterError, match=r"^count="):
             Example(count=value)
-
-
-def test_lists_may_be_given_as_lists_or_as_text():
-    for given in (
-        ["feat8", " feat16 "],
-        ("feat8", "feat16"),
-        "feat8,feat16",
-        " feat8 , feat16,, ",
-        "feat8, feat16",
-        [" feat8,", "", "feat16"],
-    ):
-        assert read_list(given, pytest.fail) == "feat8,feat16"
 
 
 # ------------------------------------------------------------------------------------------------- numbers and text
@@ -308,130 +273,6 @@ def test_values_in_messages_are_short_and_in_one_line():
     while deep:  # or its deletion is deeper than the stack
         deep = deep.pop()
     assert "unknown parameter 'aaa" in refused(Numbers, **{"a" * 10_000: 1})
-
-
-def test_lists_of_what_is_no_text_are_refused():
-    class Refused(Exception):
-        pass
-
-    def refuse(what):
-        raise Refused
-
-    for value in ([["a"]], [None], [True], {"a"}, b"a", ["\udcff"]):
-        with pytest.raises(Refused):
-            read_list(value, refuse)
-    assert read_list([1, 2.5, Path("a")], refuse) == "1,2.5,a" and read_text(5, refuse) == "5"
-
-
-# ------------------------------------------------------------------------------------------------- papermill
-
-
-class Process:
-    """A stand-in for `psutil.Process`, with these command lines above it."""
-
-    def __init__(self, *lines):
-        self.lines = lines
-
-    def parents(self):
-        return [Process(line) for line in self.lines]
-
-    def cmdline(self):
-        if self.lines[0] is None:
-            raise psutil.AccessDenied
-        return self.lines[0]
-
-
-def notebook(cell: str) -> dict:
-    """The globals of a notebook that papermill injected these parameters into."""
-    values = {"nan": math.nan, "inf": math.inf}
-    names: dict = {}
-    exec(cell.replace("float('nan')", "nan").replace("float('inf')", "inf"), values, names)
-    return dict(In=["", "# Parameters: ours\nrun: str = None", f"# Parameters\n{cell}"], run=None) | names
-
-
-@pytest.mark.parametrize(
-    ("words", "cell", "read"),
-    [
-        ("-p run 0001", "run = 1", "0001"),
-        ("-p run 1e5", "run = 100000.0", "1e5"),
-        ("-p run 2026_01_05", "run = 20260105", "2026_01_05"),
-        ("-p run True", "run = True", "True"),
-        ("-p run nan", "run = float('nan')", "nan"),
-        ("-p run -inf", "run = -float('inf')", "-inf"),
-        ("-p run 1.50", "run = 1.5", "1.50"),
-        ("-p run \uff11\uff12", "run = 12", "\uff11\uff12"),
-        ("--parameters run 0001", "run = 1", "0001"),
-        ("--parameters=run 0001", "run = 1", "0001"),
-        ("-prun 0001", "run = 1", "0001"),
-        ("-p run 0002 -p run 0001", "run = 1", "0001"),
-        ("-r note -p -p run 0001", "run = 1", "0001"),
-        ("-p run 0001 -r run 1", "run = '1'", "1"),
-        ("-p run 0001 -k -p", "run = 1", "0001"),
-        ("-p run cats", "run = 'cats'", "cats"),
-        ("-p run None", "run = None", None),
-        ("-y run:_5", "run = 5", 5),
-        ("-p run 0002", "run = 1", 1),  # something else was injected
-        ("-p run 1", "run = True", True),
-        ("-p run", "run = 1", 1),
-        ("-p", "run = 1", 1),
-        ("-p seed 01", "run = 1", 1),
-    ],
-)
-def test_parameters_are_taken_as_they_were_typed(monkeypatch, words, cell, read):
-    line = [sys.executable, "/usr/bin/papermill", "train.ipynb", "out.ipynb", *words.split()]
-    monkeypatch.setattr(psutil, "Process", lambda: Process(line))
-    assert notebook_parameters(notebook(cell)) == dict(run=read)
-
-
-@pytest.mark.parametrize(
-    ("above", "read"),
-    [
-        ([["python", "-m", "papermill", "a", "-p", "run", "01"]], "01"),
-        ([["python", "-X", "dev", "-m", "papermill", "a", "-p", "run", "01"]], "01"),
-        ([["bash", "x"], None, ["python", "papermill.exe", "-p", "run", "01"]], "01"),
-        ([["python", "papermill", "a"], ["python", "papermill", "-p", "run", "01"]], 1),
-        ([["python", "-m", "ipykernel_launcher", "-f", "x"], ["python", "papermill", "-p", "run", "01"]], 1),  # papermill's Python API
-        ([["jupyter-lab", "-p", "run", "01"], ["cat", "papermill.ipynb"]], 1),
-        ([], 1),
-    ],
-)
-def test_the_papermill_that_started_the_kernel_counts(monkeypatch, above, read):
-    monkeypatch.setattr(psutil, "Process", lambda: Process(*above))
-    assert notebook_parameters(notebook("run = 1")) == dict(run=read)
-
-
-def test_cells_that_did_not_run_and_injected_paths_are_left_out():
-    cells = [
-        "# Parameters: ours\na: int = None",
-        "# Parameters\na = = 3",
-        "# Parameters\na = \0",
-        "# Parameters\nPAPERMILL_INPUT_PATH = 'x'\nb = c",
-    ]
-    assert notebook_parameters(dict(In=cells, a="x", PAPERMILL_INPUT_PATH="x")) == dict(a="x")
-
-
-@pytest.mark.slow
-def test_parameters_are_taken_as_they_were_typed_for_a_real_papermill(tmp_path):
-    given = {"run": "0001", "note": "1e5", "tags": "2026_01_05", "data": "True", "preset": "nan", "resume": "None", "augment": "cats"}
-    sources = [
-        "# Parameters: None stands for nothing\n" + "".join(f"{name}: str = None\n" for name in (*given, "dtype", "device")),
-        "import json, workbench.parameters as p\nprint(json.dumps(p.notebook_parameters(globals())))",
-    ]
-    tags = [["parameters"], []]
-    cells = [
-        dict(cell_type="code", id=f"c{k}", metadata=dict(tags=tags[k]), source=source, outputs=[], execution_count=None)
-        for k, source in enumerate(sources)
-    ]
-    kernel = dict(kernelspec=dict(name="python3", language="python", display_name="Python 3"))
-    (tmp_path / "in.ipynb").write_text(json.dumps(dict(nbformat=4, nbformat_minor=5, metadata=kernel, cells=cells)))
-    words = [word for item in given.items() for word in ("-p", *item)]
-    line = [sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", "--inject-paths", *words, "-y", "dtype: 0010", "-r", "device", "01"]
-    done = subprocess.run(
-        line, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    )
-    assert done.returncode == 0, done.stderr
-    printed = json.loads((tmp_path / "out.ipynb").read_text())["cells"][-1]["outputs"][0]["text"]
-    assert json.loads("".join(printed)) == given | dict(resume=None, dtype=8, device="01")
 
 
 @pytest.mark.slow

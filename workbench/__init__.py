@@ -7,13 +7,14 @@ if _os.name != "posix":  # locks, signals and process groups are those of POSIX
 
 from .config import Config
 from .model import Discriminator, Generator, SelfAttention, losses
-from .parameters import ParameterError, WorkbenchError, notebook_parameters
+from .notebook import notebook_parameters
+from .parameters import ParameterError, WorkbenchError
 from .runs import Run, list_runs
 
 _LAZY = {  # what needs accelerate, Jupyter or plotting is imported when it is first used
     "train": "training", "launch": "training", "Dashboard": "widgets.dashboard", "AttentionInspector": "widgets.inspector",
     "interactive": "progress", "AttentionView": "views.attention", "Comparison": "views.compare", "Ablation": "views.ablation",
-    "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation",
+    "check": "views.settings", "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation",
 }  # fmt: skip
 _MODULES = {
     "sampling": "model.sampling", "twins": "data.twins",

@@ -1,11 +1,13 @@
-"""`python -m workbench`: the parameters, the runs, and how one stands."""
+"""`python -m workbench`: the parameters, the runs, how one stands, and the parameters cells of the notebooks."""
 
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from .config import Config
-from .parameters import command
+from .messages import command
+from .notebook import write_parameters_cell
 from .runs import Run, list_runs, release, reserve
 from .training.estimate import require_feasible
 
@@ -15,6 +17,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m workbench", description="Look at parameters and runs.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("parameters", help="all parameters, with meaning, allowed values and [default]")
+    cells = commands.add_parser("cells", help="write the parameters cells of the notebooks anew")
+    cells.add_argument("folder", nargs="?", type=Path, default=Path("notebooks"))
     commands.add_parser("runs", help="all runs, with their states")
     reserving = commands.add_parser("reserve", help="make a folder for a new run and print its name")
     reserving.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter of the run")
@@ -25,6 +29,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "parameters":
         print(Config.explain_all())
+    elif arguments.command == "cells":
+        _write_cells(arguments.folder)
     elif arguments.command == "runs":
         for run in list_runs():
             status = run.status()
@@ -46,6 +52,14 @@ def _show(name: str) -> None:
         time.sleep(0.2)
     status = run.status()
     print(f"{status['state']}: {status['message']}\n{run.path}")
+
+
+def _write_cells(folder: Path) -> None:
+    from . import Ablation, AttentionView, Comparison, Evaluation  # here: they load what draws
+
+    kinds = dict(train=Config, evaluate=Evaluation, attention=AttentionView, compare=Comparison, ablation=Ablation)
+    for name, kind in kinds.items():
+        write_parameters_cell(folder / f"{name}.ipynb", kind.cell())
 
 
 if __name__ == "__main__":

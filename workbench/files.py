@@ -19,7 +19,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .parameters import WorkbenchError, say_once
+from .messages import say_once
+from .parameters import WorkbenchError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 LEFTOVERS = (".tmp-", ".part-", ".old-")

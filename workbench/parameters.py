@@ -1,82 +1,25 @@
-"""Parameters: declared once with meaning and range, then read from anywhere, checked, and explained; and the errors that tell of mistakes.
+"""Parameters: declared once with meaning and range, then read from anywhere, checked, and explained.
 
-A frozen dataclass that derives from `Parameters` declares each parameter with `parameter(default, meaning, ...)`. This module needs the
-standard library only.
+A frozen dataclass that derives from `Parameters` declares each parameter with `parameter(default, meaning, ...)`. Its name is the user's:
+`from .parameters import ParameterError, Parameters, WorkbenchError, parameter`. This module needs the standard library only.
 """
 
 from __future__ import annotations
 
-import ast
-import difflib
-import functools
 import math
 import os
-import re
-import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import Field, field, fields
 from decimal import Decimal, InvalidOperation
 from numbers import Integral, Real
-from pathlib import Path
-from types import MappingProxyType
 from typing import ClassVar
 
-# ----------------------------------------------------------------------------------------------------- errors
+from .messages import ParameterError, WorkbenchError, nearest, shown
 
+__all__ = ["ParameterError", "Parameters", "WorkbenchError", "parameter", "read_text", "whole"]
 
-class WorkbenchError(Exception):
-    """A mistake that the user can fix: its text is the whole message, in one line where possible."""
-
-    def _render_traceback_(self) -> list[str]:  # what IPython (hence Jupyter and papermill) shows instead of a traceback
-        return [f"{type(self).__name__}: {self}"]
-
-
-class ParameterError(WorkbenchError, ValueError):
-    """A parameter has an unknown name, a value of the wrong type, or a value out of range."""
-
-
-_said: set[str] = set()
-
-
-def say_once(text: str) -> None:
-    """Print a line on stderr, once for each text in this process: what work goes on after, such as a file that is left out."""
-    if text not in _said:
-        _said.add(text)
-        print(text, file=sys.stderr, flush=True)
-
-
-def command(main):
-    """Decorator for the function of a command line, which returns the exit status: a WorkbenchError, or a disk that fails, ends it with
-    one line on stderr, an interrupt and a reader that has gone (`| head`) without a word."""
-
-    @functools.wraps(main)
-    def run(*arguments) -> int:
-        for name in ("stdout", "stderr"):
-            if getattr(sys, name) is None:  # closed by whoever started this
-                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (to the end of the process)
-        with suppress(AttributeError):  # names of files and classes are printed whatever the terminal's encoding is
-            sys.stdout.reconfigure(errors="backslashreplace")
-        try:
-            main(*arguments)
-            sys.stdout.flush()
-        except WorkbenchError as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            return 130
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tells of it when it ends
-            return 141
-        except OSError as error:
-            where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the output"
-            print(f"{type(error).__name__}: {where}: {error.strerror or error}", file=sys.stderr)
-            return 2
-        return 0
-
-    return run
-
+WIDEST = 100  # characters of a comment in the parameters cell of a notebook
 
 # ------------------------------------------------------------------------------------------------- declaring them
 
@@ -85,6 +28,8 @@ def parameter(
     default,
     meaning: str,
     *,
+    none: str = "",
+    section: str = "",
     low=None,
     high=None,
     above=None,
@@ -99,6 +44,10 @@ def parameter(
     ----------
     default, meaning
         Its value where none is given; what it is, in a few words.
+    none
+        What a default of None stands for, in words.
+    section
+        Heading of the section that begins here.
     low, high, above, below, choices
         Allowed values (`above`, `below`: exclusive).
     longest
@@ -108,7 +57,7 @@ def parameter(
         `refuse(what it is not)`.
     """
     allowed = dict(low=low, high=high, above=above, below=below, choices=choices and tuple(choices))
-    return field(default=default, metadata=dict(meaning=meaning, read=read, longest=longest, **allowed))
+    return field(default=default, metadata=dict(meaning=meaning, none=none, section=section, read=read, longest=longest, **allowed))
 
 
 class Parameters:
@@ -120,7 +69,8 @@ class Parameters:
         If a value does not fit; the message names parameter, value and cure.
     """
 
-    none: ClassVar[str] = "the default"  # what None means in the parameters cell of a notebook
+    first: ClassVar[tuple[str, ...]] = ()  # what people change first: on top of the parameters cell
+    none: ClassVar[str] = "the value in brackets"  # what None means in the parameters cell of a notebook
     synonyms: ClassVar[Mapping[str, str]] = {}  # what others call the parameters, in lower case: several words each, one or more parameters
 
     def __post_init__(self):
@@ -171,137 +121,50 @@ class Parameters:
 
     @classmethod
     def explain_all(cls) -> str:
-        """A line for every parameter: name, type, meaning, allowed values and default."""
-        return "\n".join(f"{f.name:<22} {_type(f):<6} {cls.explain(f.name)} [{f.default!r}]" for f in fields(cls))
+        """A line for every parameter: name, type, meaning, allowed values and default; under the headings of their sections."""
+        lines = []
+        for f in fields(cls):
+            lines += ["", f.metadata["section"]] if f.metadata["section"] else []
+            lines.append(f"{f.name:<22} {_type(f):<6} {cls.explain(f.name)} [{_default(f, f.default)}]")
+        return "\n".join(lines).strip("\n")
 
     @classmethod
     def cell(cls) -> str:
-        """The source of the parameters cell of a notebook: every parameter, with its meaning."""
-        lines = [f"{f.name}: {_type(f)} = None  # {cls.explain(f.name)}" for f in fields(cls)]
-        return "\n".join([f"# Parameters: None stands for {cls.none}", *lines])
+        """The source of the parameters cell of a notebook: every parameter, with its meaning and what None stands for."""
+        usual, by_name = cls(), {f.name: f for f in fields(cls)}
+        lines = [f"# Parameters: None stands for {cls.none}"]
+        lines += [cls._line(by_name[name], usual) for name in cls.first]
+        heading = ""
+        for f in fields(cls):
+            heading = f.metadata["section"] or heading
+            if f.name not in cls.first:
+                lines += ["", f"# {heading}"] if heading else []
+                heading = ""
+                lines.append(cls._line(f, usual))
+        return "\n".join(lines)
+
+    @classmethod
+    def _line(cls, f: Field, usual: Parameters) -> str:
+        default, choices = _default(f, getattr(usual, f.name)), [str(choice) for choice in f.metadata["choices"] or ()]
+        comment = f.metadata["meaning"] + (f"; one of {', '.join(choices)}" if choices else "") + (f" ({default})" if default else "")
+        while len(comment) > WIDEST and len(choices) > 1:  # errors list them all
+            choices = [*choices[:-2], "..."] if choices[-1] == "..." else [*choices[:-1], "..."]
+            comment = f"{f.metadata['meaning']}; one of {', '.join(choices)} ({default})"
+        return f"{f.name}: {_type(f)} = None  # {comment}"
 
 
-def notebook_parameters(namespace: Mapping) -> dict:
-    """The parameters that a notebook's `parameters` cell, and papermill after it, assigned.
-
-    Parameters
-    ----------
-    namespace
-        The notebook's `globals()`. Cells that start with the comment "# Parameters" (papermill's do too) are where
-        parameters come from, so that a misspelt `papermill -p` name is seen, and a variable of another cell is not.
-    """
-    names: list[str] = []
-    for source in namespace.get("In", ()):
-        if not source.startswith("# Parameters"):
-            continue
-        try:
-            statements = ast.parse(source).body
-        except (SyntaxError, ValueError):  # it has not run
-            continue
-        if source.startswith("# Parameters:"):  # the notebook's own cell: what was assigned before it does not count
-            names.clear()
-        for statement in statements:
-            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-            names += [t.id for t in targets if isinstance(t, ast.Name)]
-    values = {name: namespace[name] for name in dict.fromkeys(names) if name in namespace and name not in _INJECTED_PATHS}
-    typed = _typed_parameters() if any(isinstance(value, (int, float)) for value in values.values()) else {}
-    return {name: typed[name] if name in typed and _stands_for(typed[name], value) else value for name, value in values.items()}
-
-
-_INJECTED_PATHS = ("PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH")  # of `papermill --inject-paths`
-
-
-def _typed_parameters() -> dict[str, str]:
-    """The parameters on the command line of the papermill that started this kernel, as they were typed; empty where there is none.
-
-    papermill hands on what a text looks like: `-p run 0001` as 1, `-p run 1e5` as 100000.0.
-    """
-    import psutil
-
-    with suppress(psutil.Error):
-        for process in psutil.Process().parents():
-            with suppress(psutil.Error):
-                words = process.cmdline()
-                if any("ipykernel" in word for word in words[:8]):
-                    return {}  # papermill was called in a notebook, by its Python API: further up is the command line of that one
-                at = next((k for k, word in enumerate(words[:8]) if Path(word).name in ("papermill", "papermill.exe")), None)
-                if at is not None:
-                    return _typed_in(words[at + 1 :])
-    return {}
-
-
-def _typed_in(words: Iterable[str]) -> dict[str, str]:
-    """What `-p NAME VALUE` and `--parameters NAME VALUE` say among papermill's arguments; the last one counts."""
-    typed, rest = {}, iter(words)
-    for word in rest:
-        attached = re.fullmatch(r"(-[pr]|--parameters(?:_raw)?=)(.+)", word, re.DOTALL)
-        if word in ("-p", "-r", "--parameters", "--parameters_raw"):
-            option, name = word, next(rest, "")
-        elif attached:
-            option, name = attached.groups()
-        else:
-            continue
-        value = next(rest, "")
-        if option not in ("-r", "--parameters_raw", "--parameters_raw="):  # text that papermill leaves alone
-            typed[name] = value
-    return typed
-
-
-def _stands_for(text: str, value) -> bool:
-    """Whether papermill makes `value`, a number or a truth value, of `text`."""
-    try:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return isinstance(value, bool) and text == str(value)
-        number = type(value)(text)
-    except ValueError:
-        return False
-    return number == value or (number != number and value != value)  # nan
+def _default(f: Field, value) -> str:
+    """A default in words; empty where there is nothing to say."""
+    if value is None or value == "":
+        return f.metadata["none"]
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def whole(text: str) -> int | None:
     """The number that a text of ASCII digits stands for; None for any other text, such as "²", "-1" or thousands of digits."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
-
-
-def nearest(name, known: Iterable[str], synonyms: Mapping[str, str] = MappingProxyType({})) -> str:
-    """A guess at what was meant, as the beginning of a sentence; empty where nothing comes near. Upper and lower case are the same.
-
-    Parameters
-    ----------
-    synonyms
-        What stands for a word that is not known: one of `known`, or several, separated by blanks, or none of them. What only resembles such
-        a word says nothing: "optimizer" is no "imsize".
-    """
-    word, known = _plain(name[:100]) if isinstance(name, str) else "", list(known)
-    exact = {_joined(other): names.split() for other, names in synonyms.items()} | {_joined(item): [item] for item in known}
-    meant = exact.get(_joined(word))
-    if meant is None:
-        resembling = {_plain(item): item for item in known}
-        meant = [resembling[match] for match in difflib.get_close_matches(word, list(resembling), n=1, cutoff=0.6)]
-    return f"did you mean {' or '.join(map(repr, meant))}? " if meant else ""
-
-
-def _joined(word: str) -> str:
-    return _plain(word).replace("_", "")
-
-
-def _plain(word: str) -> str:
-    return word.lower().replace("-", "_").strip("_ ")
-
-
-def shown(value, length: int = 80) -> str:
-    """A value in a message: its repr in one line, the middle of a long one left out."""
-    try:
-        text = repr(value)
-    except Exception:  # thousands of digits, or of lists in lists, or whatever an object of the user's raises
-        text = f"<{type(value).__name__} that cannot be shown>"
-    return shown_text(text, length)
-
-
-def shown_text(text: str, length: int = 200) -> str:
-    """Text in a message: in one line of printable characters, the middle of a long one left out."""
-    text = "".join(sign if sign.isprintable() else " " for sign in text)
-    return text if len(text) <= length else f"{text[: length - length // 3]}...{text[-(length // 3) :]}"
 
 
 # ----------------------------------------------------------------------------------------------------- checking
@@ -325,13 +188,16 @@ def _coerce(f: Field, value):
         allowed = f"; {guess}allowed: {_allowed(f)}" if _allowed(f) else ""
         raise ParameterError(f"{f.name}={shown(value)} is not {what}{allowed} ({f.name}: {f.metadata['meaning']})")
 
-    kind = _type(f)
+    kind, optional = _type(f), "None" in _declared(f)
     if value is None:
-        if "None" in _declared(f):
+        if optional:
             return None
         refuse(_KINDS[kind])
     try:
-        return _read(f, kind, value, refuse)
+        if optional and kind != "str" and isinstance(value, str) and value.strip().lower() == "none":  # where a preset has another value
+            return None
+        result = _read(f, kind, value, refuse)
+        return None if optional and result == "" else result  # one spelling of what is not given
     except WorkbenchError:
         raise
     except Exception:  # of lists nested too deep, or of an object that cannot be turned into text or a number
@@ -411,13 +277,6 @@ def read_text(value, refuse) -> str:
     return text
 
 
-def read_list(value, refuse) -> str:
-    """Items separated by commas, also from a list or a tuple: without blanks around them, and without empty ones."""
-    items = value if isinstance(value, (list, tuple)) else [value]
-    words = ",".join(read_text(item, refuse) for item in items).split(",")
-    return ",".join(word.strip() for word in words if word.strip())
-
-
 def _within(f: Field, x) -> bool:
     m = f.metadata
     return (
@@ -438,4 +297,5 @@ def _allowed(f: Field) -> str:
         return "true or false"
     lower = f"above {m['above']}" if m["above"] is not None else f"at least {m['low']}" if m["low"] is not None else ""
     upper = f"below {m['below']}" if m["below"] is not None else f"at most {m['high']}" if m["high"] is not None else ""
-    return " and ".join(part for part in (lower, upper) if part)
+    allowed = " and ".join(part for part in (lower, upper) if part)
+    return f"{allowed}, or none" if allowed and "None" in _declared(f) else allowed

@@ -171,7 +171,7 @@ def test_a_damaged_folder_is_named_and_breaks_no_list(tiny, file, damage, monkey
     write_provenance(good, good.config, Twins(32), 0)
     bad = create_run(tiny(run="bad"))
     (bad.path / file).write_bytes(DAMAGE[damage])
-    monkeypatch.setattr("workbench.parameters._said", set())
+    monkeypatch.setattr("workbench.messages._said", set())
     monkeypatch.setattr(sys, "argv", ["workbench", "runs"])
     assert main() == 0
     out, err = capsys.readouterr()
@@ -197,7 +197,7 @@ def test_bad_lines_are_left_out_and_told_once(tiny, line, monkeypatch, capsys):
     with open(run.path / "history.jsonl", "ab") as file:
         file.write(line)  # torn: no end of a line
     run.append("history.jsonl", dict(step=2, loss_d=0.25))
-    monkeypatch.setattr("workbench.parameters._said", set())
+    monkeypatch.setattr("workbench.messages._said", set())
     for _ in range(2):
         assert [row["step"] for row in run.history()] == [1, 2]
     assert capsys.readouterr().err == f"unreadable: {run.path / 'history.jsonl'} (line 2): left out, the rest is used\n"
@@ -310,7 +310,7 @@ def test_a_bare_name_is_no_folder_of_the_working_directory(tiny, tmp_path, monke
 def test_what_defines_a_run_is_never_rewritten(tiny):
     run = create_run(tiny(run="a", num_classes=None, mixed_precision="auto"))
     config = run.update_config(run.config.replace(resume="a", steps=9, mixed_precision="bf16", num_classes=6))
-    assert config == run.config and (config.resume, config.steps, config.mixed_precision) == ("", 9, "bf16")
+    assert config == run.config and (config.resume, config.steps, config.mixed_precision) == (None, 9, "bf16")
     for changes in (dict(lr_d=0.5), dict(mixed_precision="no"), dict(note="other"), dict(tags="b"), dict(run="b")):
         with pytest.raises(ParameterError, match=f"{next(iter(changes))}=.* differs from .* of run 'a', which goes on"):
             run.update_config(config.replace(**changes))

@@ -81,7 +81,7 @@ def test_a_fork_is_no_replicate_and_a_resumed_run_is(make):
     parent, other, fork = make("parent"), make("other", seed=1), make("fork", seed=2, resume="parent@2")
     for run in (parent, fork):
         run.update_config(run.config.replace(resume=run.name, log_every=2))
-    assert groups.settings(parent)["resume"] == "" and groups.settings(fork)["resume"] == "parent@2"
+    assert groups.settings(parent)["resume"] is None and groups.settings(fork)["resume"] == "parent@2"
     assert len(groups.group([parent, other])) == 1
     assert groups.differing([parent, other, fork]) == ["resume"] and [len(g.runs) for g in groups.group([parent, fork, other])] == [2, 1]
 

@@ -25,7 +25,7 @@ def refused(*says, **given):
     "lr_d=1e-4|0.0001", "lr_d=1e-4|1e-4", "width=16|16", "width=16|16.0", "width=16| 16", "sn_g=true|yes", "attention_g=16|[16]",
     "attention_g=16,32|32,16", "beta1=0|0.0", "lr_d=1e-4|2e-4; width=16|24|16", "num_classes=6|6.0",
     # other values, the same networks and steps
-    "width_d=0|24", "width_d=24|0; lr_g=1e-3|1e-4", "max_multiplier=8|16", "d_downsamples=0|3", "batch_norm_group=0|32", "ema_start=2000|3000",
+    "width_d=none|24", "width_d=24|none; lr_g=1e-3|1e-4", "max_multiplier=8|16", "d_downsamples=none|3", "batch_norm_group=none|32", "ema_start=2000|3000",
 ])  # fmt: skip
 def test_values_that_give_one_training_twice_are_refused(grid):
     refused(f"grid={grid!r}", "compared with", grid.partition("=")[0] if ";" not in grid else "=", experiments="sweep", grid=grid)

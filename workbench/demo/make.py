@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from ..config import Config
-from ..parameters import command
+from ..messages import command
 from ..places import DEMO
 from ..runs import Run
 from ..tensors import load_tensors, save_tensors, seal

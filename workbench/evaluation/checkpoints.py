@@ -24,6 +24,7 @@ from torch import Tensor
 from ..config import Config
 from ..data import Images, open_data, to_unit, twins
 from ..files import UnreadableError
+from ..messages import command, shown
 from ..metrics.extractors import Extractor, open_extractor
 from ..metrics.one_pass import Plan, Side, header, measure, own_name, plan, require_room, select
 from ..metrics.protocols import PROTOCOLS, Protocol, differences, protocol
@@ -32,22 +33,12 @@ from ..metrics.scores import nearest_neighbours
 from ..metrics.stream import CHUNK, everywhere, is_main
 from ..model import Generator, sampling
 from ..model.layers import BatchNorm
-from ..parameters import ParameterError, Parameters, WorkbenchError, command, parameter, read_list, shown, whole
+from ..parameters import ParameterError, Parameters, WorkbenchError, parameter, whole
 from ..processes import answer, ask, on_cpu, process_group
 from ..progress import progress
+from ..readers import read_list, read_steps
 from ..runs import Run, list_runs
 from .images import SIZES, open_images, own_size, real_count, real_side, side
-
-
-def _read_steps(value, refuse) -> str:
-    items = value if isinstance(value, list | tuple) else str(value).strip("[]() ").split(",")
-    words = [str(int(item)) if isinstance(item, float) and item.is_integer() else str(item).strip() for item in items]
-    if words in (["last"], ["all"]):
-        return words[0]
-    numbers = [whole(word.removesuffix(".0")) for word in words if word]
-    if not numbers or None in numbers or isinstance(value, bool):
-        refuse('"last", "all", or steps such as 500,1000')
-    return ",".join(map(str, dict.fromkeys(numbers)))
 
 
 @dataclass(frozen=True)
@@ -60,35 +51,29 @@ class Evaluation(Parameters):
         For a value that does not fit, or values that do not go together.
     """
 
-    run: str = parameter("", "name of the run; empty: the newest")
-    steps: str = parameter("last", "checkpoints to evaluate: last, all, or their steps as 500,1000", read=_read_steps)
-    samples: str = parameter("", "a folder of images (folder/<class>/*, or packed) to score in place of a run's")
-    data: str = parameter("", "real images to score against; empty: those that the run was trained on")
-    image_size: int | None = parameter(None, "with samples: height and width that images are brought to; None: their own", choices=SIZES)
+    run: str = parameter("", "name of the run", none="the newest")
+    steps: str = parameter("last", "checkpoints to evaluate: last, all, or steps such as 500,1000", read=read_steps("last", "all"))
+    samples: str = parameter("", "folder of images (folder/<class>/*, or packed) to score instead", none="the run's samples")
+    data: str = parameter("", "real images to score against", none="those that the run was trained on")
+    image_size: int | None = parameter(None, "with samples: height and width to resize to", choices=SIZES, none="their own")
     skip_unreadable: bool = parameter(False, "leave out images that cannot be read, instead of refusing")
-    protocol: str = parameter("workbench", "how scores come about", choices=PROTOCOLS)
-    n: int | None = parameter(None, "images to generate", low=2)
-    extractor: str = parameter("auto", "inception, twins, or module:attribute; auto: twins for twins, else inception")
-    weights_file: str = parameter("", "file of Inception's weights; empty: the one in the data folder")
+    protocol: str = parameter("workbench", "evaluation protocol", choices=PROTOCOLS)
+    n: int | None = parameter(None, "images to generate", low=2, none="the protocol's")
+    extractor: str = parameter("auto", "inception, twins or module:attribute; auto: twins for twins, else inception")
+    weights_file: str = parameter("", "file of Inception's weights", none="the one in the data folder")
     verify_weights: bool = parameter(True, "refuse other weights than Inception's; false: their scores are not called FID")
-    scores: str = parameter(
-        "all", "what to compute, of is, fid, kid, intra_fid, precision_recall, density_coverage, accuracy, truth", read=read_list
-    )
-    weights: str | None = parameter(
-        None, "averaged weights, those trained, or averaged where there are such", choices=("ema", "raw", "auto")
-    )
+    scores: str = parameter("all", "any of is, fid, kid, intra_fid, precision_recall, density_coverage, accuracy, truth", read=read_list)
+    weights: str | None = parameter(None, "weights of G; auto: EMA if available", choices=("ema", "raw", "auto"), none="the protocol's")
     statistics: str | None = parameter(
-        None, "of batch norm in G: as saved, anew, or of each batch", choices=("running", "standing", "batch")
+        None, "batch norm of G: saved, re-estimated, of each batch", choices=("running", "standing", "batch"), none="the protocol's"
     )
-    truncation: float | None = parameter(None, "latents are truncated to [-truncation, truncation]; 0: not", low=0)
-    reference_n: int | None = parameter(None, "real images; 0: all", low=0)
-    seed: int = parameter(0, "of the latents", low=0)
-    batch_size: int | None = parameter(None, "images that G and the extractor take at once; None: what suits the device", low=1, high=CHUNK)
-    num_processes: int = parameter(1, "processes: one per GPU, or CPU processes where there is no GPU", low=1)
-    device: str = parameter("auto", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda"))
+    truncation: float | None = parameter(None, "latents are truncated to [-truncation, truncation]; 0: not", low=0, none="the protocol's")
+    reference_n: int | None = parameter(None, "real images; 0: all", low=0, none="the protocol's")
+    seed: int = parameter(0, "seed of the latents", low=0)
+    batch_size: int | None = parameter(None, "images per pass of G and the extractor", low=1, high=CHUNK, none="what suits the device")
+    num_processes: int = parameter(1, "processes: one per GPU, or on the CPU", low=1)
+    device: str = parameter("auto", "auto: a GPU if available", choices=("auto", "cpu", "cuda"))
     again: bool = parameter(False, "also evaluate what was evaluated before")
-
-    none = "the default, or the protocol's value"
 
     def __post_init__(self):
         super().__post_init__()

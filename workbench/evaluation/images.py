@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..data import DataError, Images, has_class_folders, is_image_folder, is_split, open_data, printable, short_sides, training_split, twins
+from ..messages import say_once, shown, shown_text
 from ..metrics.one_pass import Side
 from ..metrics.protocols import Protocol
 from ..metrics.references import fewest, real_number
-from ..parameters import ParameterError, say_once, shown, shown_text
+from ..parameters import ParameterError
 
 if TYPE_CHECKING:
     from . import Evaluation

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import psutil
 
-from ..config import Config, read_config, split_resume
+from ..config import Config, read_config
 from ..files import StorageError, claim_text, storing
 from ..parameters import ParameterError, WorkbenchError
 from ..places import DEMO, outputs_dir, short_name
+from ..readers import split_step
 from .folder import Run
 from .liveness import BusyError, Hold, hold, moves, signature
 from .resume import parent_folder, require_forkable, require_resumable, resumes, start_step
@@ -30,7 +31,7 @@ def derived_name(config: Config) -> str:
     base, start = Config.preset(config.preset), config.preset
     if config.resume:
         base = read_config(parent_folder(config.resume))
-        name, step = split_resume(config.resume)
+        name, step = split_step(config.resume)
         start = _slug(name) if step is None else f"{_slug(name)}-from{step}"
     changes = [f"{name}={_slug(value)}" for name, value in config.changes(base).items()]
     return short_name("-".join([start.lstrip(".-~") or "run", *changes]).rstrip("-."))

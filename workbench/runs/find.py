@@ -6,8 +6,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..files import UnreadableError
-from ..parameters import WorkbenchError, say_once
+from ..messages import say_once
+from ..parameters import WorkbenchError
 from ..places import outputs_dir
+from ..readers import words
 from .folder import Run
 
 
@@ -45,11 +47,11 @@ def find_runs(text: str = "") -> list[Run]:
         If nothing goes by a name, pattern or tag.
     """
     known = list_runs()
-    words = [word for part in text.split(",") if (word := part.strip())]
-    if not words:
+    wanted = words(text)
+    if not wanted:
         return [run for run in known if run.history()]
     runs: dict[Path, Run] = {}
-    for word in words:
+    for word in wanted:
         if any(run.name == word for run in known):
             chosen = [Run(word)]
         elif any(sign in word for sign in "*?["):

@@ -12,12 +12,13 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
 import torch
 
 from ..config import Config
 from ..files import replace_text
+from ..notebook import parent_command
 from ..parameters import WorkbenchError
+from ..readers import words
 from .create import fork_point
 from .folder import Run
 
@@ -26,14 +27,7 @@ def command_line() -> list[str]:
     """The command that the user gave: papermill's where a notebook runs under it, else that of this process."""
     if os.environ.get("WORKBENCH_COMMAND"):  # `launch` knows it and hands it on
         return json.loads(os.environ["WORKBENCH_COMMAND"])
-    for process in psutil.Process().parents():
-        try:
-            command = process.cmdline()
-        except psutil.Error:
-            continue
-        if any(Path(part).name in ("papermill", "jupyter-nbconvert") for part in command[:3]):
-            return command
-    return [sys.executable, *sys.orig_argv[1:]]
+    return parent_command("papermill", "jupyter-nbconvert") or [sys.executable, *sys.orig_argv[1:]]
 
 
 def describe_machine() -> dict:
@@ -82,7 +76,7 @@ def write_provenance(run: Run, config: Config, data, from_step: int) -> None:
             command=start["command"], git=start["git"], python=start["python"], versions=start["versions"], machine=start["machine"],
             data=dict(name=data.name, fingerprint=data.fingerprint, classes=list(data.classes)),
             parent=parent and dict(run=parent[0].name, step=parent[1]),
-            note=config.note, tags=[tag for tag in config.tags.split(",") if tag],
+            note=config.note or "", tags=words(config.tags or ""),
         )  # fmt: skip
     if record.get("data", {}).get("fingerprint", data.fingerprint) != data.fingerprint:
         raise WorkbenchError(

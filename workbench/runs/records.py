@@ -9,7 +9,8 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..parameters import ParameterError, shown
+from ..messages import shown
+from ..parameters import ParameterError
 
 BY_TRAINING = "during_training"  # key of evaluations that a training made, and makes again when it is resumed from before them
 MAX_STEP = 2**53  # what JSON counts to in every language

@@ -8,9 +8,11 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from ..config import Config, read_config, split_resume
-from ..parameters import ParameterError, shown, whole
+from ..config import Config, read_config
+from ..messages import shown
+from ..parameters import ParameterError, whole
 from ..places import DEMO, numbered, run_folder
+from ..readers import split_step
 
 # What may differ when a run is resumed: nothing that its weights depend on, but for the length.
 MAY_CHANGE_ON_RESUME = {
@@ -21,7 +23,7 @@ MAY_CHANGE_ON_RESUME = {
 
 def resumes(config: Config) -> bool:
     """Whether a run is resumed: neither a new one nor a fork."""
-    return bool(config.resume) and split_resume(config.resume)[1] is None
+    return bool(config.resume) and split_step(config.resume)[1] is None
 
 
 def parent_folder(resume: str) -> Path:
@@ -32,7 +34,7 @@ def parent_folder(resume: str) -> Path:
     ParameterError
         If there is no such run, or it is the demo.
     """
-    folder = run_folder("resume", split_resume(resume)[0])
+    folder = run_folder("resume", split_step(resume)[0])
     if folder == DEMO:
         raise ParameterError(f"resume={shown(resume)}: the demo cannot be trained, it ships without optimiser states")
     return folder
@@ -51,7 +53,7 @@ def start_step(resume: str) -> int | None:
     ParameterError
         If the run has no checkpoint of that step; the message lists those there are.
     """
-    name, text = split_resume(resume)
+    name, text = split_step(resume)
     if text is None:
         return None
     step, steps = whole(text), checkpoint_steps(parent_folder(resume))
@@ -117,7 +119,7 @@ def require_resumable(config: Config, folder: Path) -> None:
     base, steps = read_config(folder), checkpoint_steps(folder)
     fork = f"to change it, fork the run: resume='{folder.name}@{steps[-1] if steps else '<step>'}'"
     # A run keeps its own name, note and tags; where none are given, nothing is said about them.
-    named = [name for name in ("run", "note", "tags") if getattr(config, name) not in ("", getattr(base, name))]
+    named = [name for name in ("run", "note", "tags") if getattr(config, name) not in (None, getattr(base, name))]
     for name in [name for name in config.changes(base) if name not in may_change(base)] + named:
         value, kept = (shown(getattr(c, name)) for c in (config, base))
         raise ParameterError(f"{name}={value} differs from the {kept} of run {shown(folder.name)}, which goes on; {fork}")

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from ..files import UnreadableError
+from ..messages import nearest, say_once
 from ..metrics.protocols import brief, differences, require_comparable
-from ..parameters import WorkbenchError, nearest, say_once
+from ..parameters import WorkbenchError
 from ..runs import Run
 from ..runs.records import is_comparable, is_finite
 
@@ -56,7 +57,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 def written(value) -> str:
     """The value of a parameter as text: 0.0004, true, none."""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or value is None:
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from ..config import Config
+from ..messages import nearest, shown
 from ..metrics.extractors import open_extractor
 from ..metrics.one_pass import SCORES
 from ..metrics.protocols import protocol
-from ..parameters import ParameterError, nearest, shown
+from ..parameters import ParameterError
+from ..readers import alternatives, assignments, given
 from ..runs import MAY_CHANGE_ON_RESUME
 from ..training.estimate import require_feasible
 from .correspondence import TRUTH
@@ -41,40 +42,26 @@ NOT_VARIED = {
 }
 
 
-def given(parameter: str, text: str) -> str:
-    """parameter='text', long text cut: how messages begin."""
-    return f"{parameter}={shown(text, 120)}"
-
-
 # ------------------------------------------------------------------------------------------------------- reading
 
 
-def assignments(parameter: str, text: str) -> dict[str, str]:
-    """ "a=1; b=2" as a dict, in which all names are parameters of a training that a sweep leaves open.
+def settings_of(text: str, parameter: str = "settings") -> dict[str, str]:
+    """The settings "a=1; b=2" as a dict, in which all names are parameters of a training that a sweep leaves open.
 
     Raises
     ------
     ParameterError
-        For a part that is empty or assigns nothing, a name that is unknown, decided elsewhere or assigned twice.
+        Also for a name that is unknown or decided elsewhere.
     """
-    found = {}
-    parts = [part.strip() for part in text.split(";")]
-    for part in parts if parts[-1] else parts[:-1]:
-        name, equals, value = (word.strip() for word in part.partition("="))
-        if not (name and equals):
-            raise ParameterError(f"{given(parameter, text)}: {shown(part)} is not parameter=value")
-        if name in found:
-            raise ParameterError(f"{given(parameter, text)}: {name} is assigned twice")
-        if not all(word.strip() for word in value.split("|")):
-            raise ParameterError(f"{given(parameter, text)}: a value of {name} is empty")
+    values = assignments(parameter, text)
+    for name in values:
         try:
             Config.refuse_unknown([name])
         except ParameterError as error:
             raise ParameterError(f"{given(parameter, text)}: {error}") from None
         if name in DECIDED:
             raise ParameterError(f"{given(parameter, text)}: {name} cannot be set for a sweep: {DECIDED[name]}")
-        found[name] = value
-    return found
+    return values
 
 
 def grid_values(text: str) -> dict[str, list[str]]:
@@ -83,21 +70,18 @@ def grid_values(text: str) -> dict[str, list[str]]:
     Raises
     ------
     ParameterError
-        Also for a parameter that arms cannot differ in, and for a value that is there twice.
+        Also for a parameter that arms cannot differ in.
     """
-    found = {}
-    for name, values in assignments("grid", text).items():
+    settings_of(text, "grid")
+    grid = alternatives("grid", text)
+    for name, values in grid.items():
         if name in NOT_VARIED:
             raise ParameterError(f"{given('grid', text)}: {name} cannot be varied: {NOT_VARIED[name]}")
-        found[name] = [value.strip() for value in values.split("|")]
-        value, times = Counter(found[name]).most_common(1)[0]
-        if times > 1:
-            raise ParameterError(f"{given('grid', text)}: {name}={value} is there twice, and would be compared with itself")
-        if name == "mixed_precision" and len(found[name]) > 1 and "auto" in found[name]:
+        if name == "mixed_precision" and len(values) > 1 and "auto" in values:
             raise ParameterError(
                 f"{given('grid', text)}: mixed_precision=auto is one of the others, depending on the machine: leave it out"
             )
-    return found
+    return grid
 
 
 # ------------------------------------------------------------------------------------------------------ checking
@@ -152,7 +136,7 @@ def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: 
     configs: dict[str, Config] = {}
     for label, changes in experiment.arms.items():
         try:
-            configs[label] = Config.from_parameters({**asdict(base), **changes})
+            configs[label] = base.replace(**changes)
         except ParameterError as error:
             raise ParameterError(f"{where}: {error}") from None
         other = seen.setdefault(what_is_trained(configs[label]), label)

@@ -9,23 +9,25 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from ..config import PRESETS, Config
+from ..config import Config
 from ..figures import Drawing, Measured, Plot, Table, listing, measured, write
 from ..figures import correspondence as draw_study
 from ..figures import experiments as draw_experiments
 from ..figures import long_range as draw_long_range
 from ..figures import transplant as draw_transplant
 from ..files import replace_text, storing
+from ..messages import say_once, shown, shown_text
 from ..metrics.reported import PAPER
-from ..parameters import ParameterError, Parameters, WorkbenchError, parameter, read_list, say_once, shown, shown_text, whole
+from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
 from ..places import outputs_dir
+from ..presets import PRESETS
 from ..progress import progress, silent
+from ..readers import given, read_list, read_seeds, words
 from ..runs import Run, describe_machine, find_runs, git_state
 from ..runs.records import is_finite
 from ..studies import correspondence, groups, plan
@@ -38,16 +40,6 @@ from .compare import all_scores, export_folder, require_folder
 LONGEST = 10**7  # characters of a grid or of seeds: what is too much is refused by what it comes to
 
 
-def _read_seeds(value, refuse) -> str:
-    seeds = [whole(part.strip()) for part in read_list(value, refuse).strip("[]() ").split(",")]
-    if None in seeds:
-        refuse("seeds such as 0,1,2,3,4")
-    seed, times = Counter(seeds).most_common(1)[0]
-    if times > 1:
-        refuse(f"a list of different seeds: {seed} is there {times} times")
-    return ",".join(map(str, seeds))
-
-
 @dataclass(frozen=True)
 class Ablation(Parameters):
     """Which experiments, and at what size: the parameters of `ablation.ipynb`, and its views.
@@ -58,22 +50,20 @@ class Ablation(Parameters):
         For a value that does not fit.
     """
 
-    experiments: str = parameter("all", f"all, or of {', '.join(EXPERIMENTS)}, sweep, separated by commas", read=read_list)
-    grid: str = parameter("", "of the experiment sweep: parameters with their values, as in the example above", longest=LONGEST)
+    experiments: str = parameter("all", f"all, or any of {', '.join(EXPERIMENTS)}, sweep", read=read_list)
+    grid: str = parameter("", "grid of the experiment sweep: parameters and values, see above", longest=LONGEST, none="none")
     preset: str = parameter("twins32", "settings to start from", choices=PRESETS)
-    data: str = parameter("", "as of a training; empty: the preset's")
-    seeds: str = parameter("0,1,2,3,4", "of the runs, one each", read=_read_seeds, longest=LONGEST)
-    steps: int | None = parameter(None, "budget: G steps of each training; None: the preset's", low=1)
-    settings: str = parameter("", "further parameters of all runs, as in the example above")
-    n: int = parameter(2000, "images of an evaluation", low=10)
-    evaluations: int = parameter(5, "evaluations of each training, of which the last counts", low=1)
-    jobs: int = parameter(1, "runs at a time on this machine; the cores are shared out among them", low=1)
+    data: str = parameter("", "data, as in train.ipynb", none="the preset's")
+    seeds: str = parameter("0,1,2,3,4", "seeds, one run each", read=read_seeds, longest=LONGEST)
+    steps: int | None = parameter(None, "G steps of each run", low=1, none="the preset's")
+    settings: str = parameter("", "further parameters of all runs, see above", none="none")
+    n: int = parameter(2000, "images per evaluation", low=10)
+    evaluations: int = parameter(5, "evaluations of each run, of which the last counts", low=1)
+    jobs: int = parameter(1, "runs at a time on this machine; they share its cores", low=1)
     train: bool = parameter(True, "false: only show results so far")
-    score: str = parameter("", "the score of the verdicts, where lower is better; empty: the Frechet distance")
-    study: str = parameter(
-        "", "runs of twins to ask what their attention follows, as of compare.ipynb; empty: those of the preset itself", read=read_list
-    )
-    out: str = parameter("", "folder to write, in outputs/ablations or a path; empty: named after the settings")
+    score: str = parameter("", "score that decides, lower is better", none="the Frechet distance")
+    study: str = parameter("", "runs whose attention to analyse, as in compare.ipynb", read=read_list, none="those of the preset")
+    out: str = parameter("", "folder to write, in outputs/ablations or a path", none="named after the settings")
 
     def __post_init__(self):
         super().__post_init__()
@@ -85,16 +75,16 @@ class Ablation(Parameters):
         """Refuse what would show only after runs, and what nobody can do."""
         names, base = self.names, self.base
         if self.grid and "sweep" not in names:
-            raise ParameterError(f"{plan.given('grid', self.grid)} goes with experiments='sweep', not with {shown(self.experiments)}")
+            raise ParameterError(f"{given('grid', self.grid)} goes with experiments='sweep', not with {shown(self.experiments)}")
         if self.evaluations > max(base.steps, Ablation.evaluations):
             raise ParameterError(f"evaluations={self.evaluations} does not fit runs of {base.steps} steps: at most one in each step")
         plan.require_size(plan.count_arms(names, self._grid, base), len(self._seeds), base, min(self.evaluations, base.steps))
         plan.require_jobs(self.jobs)
-        where = plan.given("settings", self.settings)
+        where = given("settings", self.settings)
         plan.require_used(where, self._settings, names, self._grid, self._base_of)
         for name in names:
-            given = plan.given("grid", self.grid) if name == "sweep" else plan.given("experiments", self.experiments)
-            plan.arms_of(name, self.experiment(name), base, given, self.train)
+            where = given("grid", self.grid) if name == "sweep" else given("experiments", self.experiments)
+            plan.arms_of(name, self.experiment(name), base, where, self.train)
         if self.score:
             plan.require_score(self.score, base)
         if self.study:
@@ -107,20 +97,20 @@ class Ablation(Parameters):
             for run in runs:
                 correspondence.require_one_pair(run)
         except WorkbenchError as error:
-            raise ParameterError(f"{plan.given('study', self.study)}: {shown_text(str(error), 300)}") from None
+            raise ParameterError(f"{given('study', self.study)}: {shown_text(str(error), 300)}") from None
         if not runs:
-            raise ParameterError(f"{plan.given('study', self.study)} names no run that can be read")
+            raise ParameterError(f"{given('study', self.study)} names no run that can be read")
 
     @cached_property
     def names(self) -> list[str]:
         """The experiments."""
         known = [*EXPERIMENTS, "sweep"]
-        names = list(EXPERIMENTS) if self.experiments == "all" else [name.strip() for name in self.experiments.split(",")]
+        names = list(EXPERIMENTS) if self.experiments == "all" else words(self.experiments) or [""]
         for name in names:
             if name not in known:
-                raise ParameterError(f"{plan.given('experiments', self.experiments)}: {shown(name)} is not one of {', '.join(known)}")
+                raise ParameterError(f"{given('experiments', self.experiments)}: {shown(name)} is not one of {', '.join(known)}")
             if names.count(name) > 1:
-                raise ParameterError(f"{plan.given('experiments', self.experiments)}: {name} is there twice")
+                raise ParameterError(f"{given('experiments', self.experiments)}: {name} is there twice")
         if "sweep" in names and not self.grid.strip():
             raise ParameterError('experiments="sweep" needs grid, such as "lr_d=1e-4|4e-4; width=16|24"')
         return names
@@ -131,17 +121,15 @@ class Ablation(Parameters):
 
     @cached_property
     def _settings(self) -> dict[str, str]:
-        settings = plan.assignments("settings", self.settings)
+        settings = plan.settings_of(self.settings)
         for name in ("data", "steps"):
             if name in settings and getattr(self, name):
-                raise ParameterError(
-                    f"{name}={shown(getattr(self, name))} is also in {plan.given('settings', self.settings)}: give it once"
-                )
+                raise ParameterError(f"{name}={shown(getattr(self, name))} is also in {given('settings', self.settings)}: give it once")
         return settings
 
     @cached_property
     def _seeds(self) -> list[int]:
-        return [int(seed) for seed in self.seeds.split(",")]
+        return list(map(int, words(self.seeds)))
 
     @cached_property
     def base(self) -> Config:
@@ -149,13 +137,13 @@ class Ablation(Parameters):
         return self._base_of(self._settings)
 
     def _base_of(self, settings: Mapping[str, str]) -> Config:
-        given = dict(preset=self.preset) | dict(settings)
-        given |= dict(data=self.data) if self.data else {}
-        given |= dict(steps=self.steps) if self.steps else {}
+        values = dict(preset=self.preset) | dict(settings)
+        values |= dict(data=self.data) if self.data else {}
+        values |= dict(steps=self.steps) if self.steps else {}
         try:
-            config = Config.from_parameters(given)
+            config = Config.from_parameters(values)
         except ParameterError as error:
-            raise ParameterError(f"{plan.given('settings', self.settings)}: {error}" if settings else str(error)) from None
+            raise ParameterError(f"{given('settings', self.settings)}: {error}" if settings else str(error)) from None
         often = -(-config.steps // self.evaluations)
         saved = min(config.checkpoint_every, config.steps)
         return config.replace(evaluate_every=often, evaluate_n=self.n, sample_every=often, checkpoint_every=saved, keep_checkpoints=1)
@@ -204,8 +192,8 @@ class Ablation(Parameters):
     @property
     def command(self) -> str:
         """What does all of it again, in the folder of the notebooks."""
-        given = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "train" and getattr(self, f.name) != f.default]
-        return shlex.join(["papermill", "ablation.ipynb", *(word for name, value in given for word in ("-p", name, str(value)))])
+        values = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "train" and getattr(self, f.name) != f.default]
+        return shlex.join(["papermill", "ablation.ipynb", *(word for name, value in values for word in ("-p", name, str(value)))])
 
     # -------------------------------------------------------------------------------------------------- doing it
 

@@ -29,9 +29,11 @@ from ..attention.snapshots import Snapshot, load_snapshot
 from ..data import Images, decode, open_data, to_uint8, to_unit
 from ..data.twins import Twins
 from ..files import UnreadableError
+from ..messages import nearest, say_once, shown
 from ..model import Generator, sampling
-from ..parameters import ParameterError, Parameters, WorkbenchError, nearest, parameter, read_list, say_once, whole
+from ..parameters import ParameterError, Parameters, WorkbenchError, parameter, whole
 from ..progress import progress
+from ..readers import given, latents, places, read_list, split_step, words
 from ..runs import Run, list_runs
 
 STATISTICS = ("entropy", "distance", "outside_3", "outside_9", "strength", "received")
@@ -258,8 +260,8 @@ class Subject:
             return cls(what)
         if what in ("gamma=0", "gamma0") and beside:
             return cls(beside.run, beside.start, gamma0=True)
-        name, at, step = str(what).rpartition("@") if "@" in str(what) else (str(what), "", "")
-        if at and whole(step) is None:
+        name, step = split_step(str(what))
+        if step is not None and whole(step) is None:
             raise ParameterError(f"{what!r}: {step!r} is not a step")
         return cls(name or (beside.run if beside else name), whole(step) if step else None)
 
@@ -574,22 +576,16 @@ class AttentionView(Parameters):
         For a value that does not fit.
     """
 
-    run: str = parameter("", "name of the run, or run@step; empty: the newest with a checkpoint, else the demo that ships with the package")
-    compare: str = parameter(
-        "", "what to compare it with: another run, run@step, @step of the same run, or gamma0: the same with attention off"
-    )
-    step: int | None = parameter(None, "checkpoint; None: the newest", low=0)
+    run: str = parameter("", "name of the run, or run@step", none="the newest with a checkpoint, else the demo")
+    compare: str = parameter("", "compare with another run, run@step, @step of the same run, or gamma0: no attention", none="nothing")
+    step: int | None = parameter(None, "checkpoint", low=0, none="the newest")
     network: str = parameter("G", "whose attention", choices=("G", "D"))
-    layer: int | None = parameter(None, "feature-map size of the attention layer; None: the largest", low=4)
-    weights: str = parameter("auto", "of G: averaged, trained, or averaged where there are such", choices=("ema", "raw", "auto"))
+    layer: int | None = parameter(None, "feature-map size of the attention layer", low=4, none="the largest")
+    weights: str = parameter("auto", "weights of G; auto: EMA if available", choices=("ema", "raw", "auto"))
     source: str = parameter("samples", "images: G's samples, or for D real ones", choices=("samples", "real"))
     classes: str = parameter("all", "classes by name or number, separated by commas; all: the first six", read=read_list)
-    seeds: str = parameter(
-        "", "seeds of the latents, separated by commas; seed:k is number k of a seed; empty: another for each class", read=read_list
-    )
-    queries: str = parameter(
-        "auto", 'places asked about, on the feature map from the top left: "row,column; row,column"; auto: what stands out'
-    )
+    seeds: str = parameter("", "seeds of the latents, separated by commas; seed:k is its sample k", read=read_list, none="one per class")
+    queries: str = parameter("auto", 'query positions from the top left, "row,column; row,column"; auto: what stands out')
     reading: str = parameter("outgoing", "how the map is read", choices=READINGS)
     truncation: float = parameter(0.0, "latents are truncated to [-truncation, truncation]; 0: not", low=0)
     n: int = parameter(32, "images per checkpoint in the table of statistics", low=1)
@@ -612,7 +608,7 @@ class AttentionView(Parameters):
             return []
         step = int(subject.run.checkpoint_path(subject.start if self.step is None else self.step).name)
         weights = self.chosen_weights(subject)
-        labels, seeds = self._labels(subject), self._seeds()
+        labels, seeds = self._labels(subject), latents("seeds", self.seeds)
         if not seeds:  # one image per class, each of another latent
             pairs = [(label, (subject.config.seed, k)) for k, label in enumerate(labels if labels != [-1] else [-1] * 6)]
         else:
@@ -649,16 +645,10 @@ class AttentionView(Parameters):
         side = look.projections.side
         if self.queries == "auto":
             return list(salient(look.image, side))
-        found = []
-        for part in filter(None, (part.strip(" ()[]") for part in self.queries.split(";"))):
-            numbers = [number.strip() for number in part.split(",")]
-            places = [whole(number) for number in numbers]
-            if len(places) != 2 or not all(place is not None and place < side for place in places):
-                raise ParameterError(f'queries={_short(self.queries)}: {_short(part)} is not "row,column", each from 0 to {side - 1}')
-            found.append(places[0] * side + places[1])
-        if not 1 <= len(found) <= MOST_QUERIES:
-            raise ParameterError(f"queries={_short(self.queries)} are {len(found)} places; give 1 to {MOST_QUERIES}, or auto")
-        return found
+        positions = places("queries", self.queries, side)
+        if not 1 <= len(positions) <= MOST_QUERIES:
+            raise ParameterError(f"{given('queries', self.queries)} are {len(positions)} places; give 1 to {MOST_QUERIES}, or auto")
+        return positions
 
     def _labels(self, subject: Subject) -> list[int]:
         names, count = subject._class_names(), subject.config.num_classes or 0
@@ -667,30 +657,15 @@ class AttentionView(Parameters):
         if self.classes == "all":
             return np.linspace(0, count - 1, min(6, count)).round().astype(int).tolist()
         found = []
-        for part in filter(None, (part.strip() for part in self.classes.split(","))):
+        for part in words(self.classes):
             number = whole(part)
             if part not in names and (number is None or number >= count):
                 known = ", ".join(names[:20]) + (", ..." if count > 20 else "")
-                raise ParameterError(f"classes={_short(self.classes)}: {_short(part)} is no class; {nearest(part, names)}classes: {known}")
+                raise ParameterError(f"{given('classes', self.classes)}: {shown(part)} is no class; {nearest(part, names)}classes: {known}")
             found.append(names.index(part) if part in names else number)
         if not found:
-            raise ParameterError(f"classes={_short(self.classes)} names no class; give names or numbers, or all")
+            raise ParameterError(f"{given('classes', self.classes)} names no class; give names or numbers, or all")
         return found
-
-    def _seeds(self) -> list[tuple[int, int]]:
-        found = []
-        for part in filter(None, (part.strip() for part in self.seeds.split(","))):
-            seed, _, sample = part.partition(":")
-            numbers = whole(seed), whole(sample or "0")
-            if not all(_is_whole(number, 0) for number in numbers):
-                raise ParameterError(f"seeds={_short(self.seeds)}: {_short(part)} is not a seed such as 3, or a sample of it such as 3:7")
-            found.append(numbers)
-        return found
-
-
-def _short(text: str) -> str:
-    """A text as it was given, in quotes; the beginning of a long one."""
-    return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 def _newest() -> Run | str:

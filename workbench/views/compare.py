@@ -19,9 +19,11 @@ from PIL import Image
 
 from ..figures import Drawing, Plot, Table, curves, growth, listing, measured, sample_rows, scatter, scores, write
 from ..files import replace_text, storing
-from ..parameters import ParameterError, Parameters, WorkbenchError, parameter, read_list, shown, whole
+from ..messages import shown
+from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
 from ..places import folder_name, outputs_dir
 from ..progress import progress
+from ..readers import read_list, read_steps
 from ..runs import Run, find_runs, git_state
 from ..runs.records import is_finite
 from ..studies import groups
@@ -37,16 +39,6 @@ th, td { padding: .25em .8em; border-bottom: 1px solid #e3e6ea } thead th { bord
 """
 
 
-def _read_steps(value, refuse) -> str:
-    text = read_list(value, refuse).strip("[]() ")
-    if text in ("last", "common"):
-        return text
-    steps = [whole(part.strip()) for part in text.split(",") if part.strip()]
-    if not steps or None in steps:
-        refuse('"last", "common", or steps such as 500,1000')
-    return ",".join(map(str, dict.fromkeys(steps)))
-
-
 @dataclass(frozen=True)
 class Comparison(Parameters):
     """Which runs to compare, and how: the parameters of `compare.ipynb`, and its views.
@@ -57,28 +49,22 @@ class Comparison(Parameters):
         For a value that does not fit.
     """
 
-    runs: str = parameter(
-        "", "names of runs, patterns such as cats-*, or tags, separated by commas; empty: all with a history", read=read_list
-    )
-    axis: str = parameter("steps", "what curves are drawn over: G steps, images, or hours of training", choices=AXES)
+    runs: str = parameter("", "names, patterns such as cats-*, or tags, separated by commas", read=read_list, none="all with a history")
+    axis: str = parameter("steps", "x axis of curves: G steps, images, or hours of training", choices=AXES)
     keys: str = parameter(
-        "", "curves to draw: columns of history.jsonl or patterns such as gamma_*, separated by commas; empty: all", read=read_list
+        "", "curves: columns of history.jsonl or patterns such as gamma_*, separated by commas", read=read_list, none="all"
     )
-    scores: str = parameter("", "scores to show, separated by commas, as fd_twins,twins_hue; empty: all there are", read=read_list)
-    protocol: str = parameter("", "only scores whose protocol contains this text, such as official or averaged; empty: any")
+    scores: str = parameter("", "scores to show, separated by commas, such as fd_twins,twins_hue", read=read_list, none="all")
+    protocol: str = parameter("", "only scores whose protocol contains this text, such as official or EMA", none="any")
     across_protocols: bool = parameter(False, "show scores of different protocols together, though they do not compare")
     steps: str = parameter(
-        "last",
-        "of samples and scores: last (the newest of each run), common (the newest that all have), or steps as 500,1000",
-        read=_read_steps,
+        "last", "steps of samples and scores: last (of each run), common (to all), or 500,1000", read=read_steps("last", "common")
     )
-    against: str = parameter(
-        "", "parameters that scores are drawn against, separated by commas; empty: all in which the runs differ", read=read_list
-    )
-    seed: int = parameter(0, "of the latents of the samples", low=0)
+    against: str = parameter("", "parameters to draw scores against, separated by commas", read=read_list, none="all that differ")
+    seed: int = parameter(0, "seed of the samples' latents", low=0)
     columns: int = parameter(8, "samples of each run", low=1, high=32)
-    weights: str = parameter("auto", "of G: averaged, trained, or averaged where there are such", choices=("ema", "raw", "auto"))
-    out: str = parameter("", "folder to write, in outputs/comparisons or a path; empty: named after the runs")
+    weights: str = parameter("auto", "weights of G; auto: EMA if available", choices=("ema", "raw", "auto"))
+    out: str = parameter("", "folder to write, in outputs/comparisons or a path", none="named after the runs")
 
     def __post_init__(self):
         super().__post_init__()

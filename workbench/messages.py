@@ -1,0 +1,107 @@
+"""What is said to the user: errors that can be fixed, values in one line, and a guess at what was meant.
+
+This module needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from types import MappingProxyType
+
+
+class WorkbenchError(Exception):
+    """A mistake that the user can fix: its text is the whole message, in one line where possible."""
+
+    def _render_traceback_(self) -> list[str]:  # what IPython (hence Jupyter and papermill) shows instead of a traceback
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ParameterError(WorkbenchError, ValueError):
+    """A parameter has an unknown name, a value of the wrong type, or a value out of range."""
+
+
+_said: set[str] = set()
+
+
+def say_once(text: str) -> None:
+    """Print a line on stderr, once for each text in this process: what work goes on after, such as a file that is left out."""
+    if text not in _said:
+        _said.add(text)
+        print(text, file=sys.stderr, flush=True)
+
+
+def command(main):
+    """Decorator for the function of a command line, which returns the exit status: a WorkbenchError, or a disk that fails, ends it with
+    one line on stderr, an interrupt and a reader that has gone (`| head`) without a word."""
+
+    @functools.wraps(main)
+    def run(*arguments) -> int:
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed by whoever started this
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (to the end of the process)
+        with suppress(AttributeError):  # names of files and classes are printed whatever the terminal's encoding is
+            sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            main(*arguments)
+            sys.stdout.flush()
+        except WorkbenchError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 130
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tells of it when it ends
+            return 141
+        except OSError as error:
+            where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the output"
+            print(f"{type(error).__name__}: {where}: {error.strerror or error}", file=sys.stderr)
+            return 2
+        return 0
+
+    return run
+
+
+def nearest(name, known: Iterable[str], synonyms: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A guess at what was meant, as the beginning of a sentence; empty where nothing comes near. Upper and lower case are the same.
+
+    Parameters
+    ----------
+    synonyms
+        What stands for a word that is not known: one of `known`, or several, separated by blanks, or none of them. What only resembles such
+        a word says nothing: "optimizer" is no "imsize".
+    """
+    word, known = _plain(name[:100]) if isinstance(name, str) else "", list(known)
+    exact = {_joined(other): names.split() for other, names in synonyms.items()} | {_joined(item): [item] for item in known}
+    meant = exact.get(_joined(word))
+    if meant is None:
+        resembling = {_plain(item): item for item in known}
+        meant = [resembling[match] for match in difflib.get_close_matches(word, list(resembling), n=1, cutoff=0.6)]
+    return f"did you mean {' or '.join(map(repr, meant))}? " if meant else ""
+
+
+def _joined(word: str) -> str:
+    return _plain(word).replace("_", "")
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("-", "_").strip("_ ")
+
+
+def shown(value, length: int = 80) -> str:
+    """A value in a message: its repr in one line, the middle of a long one left out."""
+    try:
+        text = repr(value)
+    except Exception:  # thousands of digits, or of lists in lists, or whatever an object of the user's raises
+        text = f"<{type(value).__name__} that cannot be shown>"
+    return shown_text(text, length)
+
+
+def shown_text(text: str, length: int = 200) -> str:
+    """Text in a message: in one line of printable characters, the middle of a long one left out."""
+    text = "".join(sign if sign.isprintable() else " " for sign in text)
+    return text if len(text) <= length else f"{text[: length - length // 3]}...{text[-(length // 3) :]}"

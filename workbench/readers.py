@@ -1,0 +1,174 @@
+"""Readers of parameters that hold more than a value: lists, steps, seeds, settings, grids, places on a map, latents, run@step.
+
+| language | example | of |
+|---|---|---|
+| list | `a, b` or `["a", "b"]` | runs, scores, classes, tags, ... |
+| whole numbers | `500,1000` or `last` | steps, seeds, attention sites |
+| settings | `lr_d=1e-3; width=16` | settings of a sweep |
+| grid | `lr_d=1e-3 or 4e-3; width=16 or 24`, with `|` for `or` | grid of a sweep |
+| places | `row,column; row,column` | queries |
+| latents | `3, 3:7` | seeds of attention.ipynb |
+| run@step | `cats@500`, `@500` | resume, compare |
+
+Readers of a dataclass field are called as `read(value, refuse)`, see `parameters.parameter`; the others raise a ParameterError that begins
+with the parameter and its text.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+
+from .messages import ParameterError, shown
+from .parameters import read_text, whole
+
+MOST = 2**53  # what JavaScript counts to
+
+
+def given(parameter: str, text: str) -> str:
+    """parameter='text', long text cut: how messages begin."""
+    return f"{parameter}={shown(text, 120)}"
+
+
+def words(text: str, sign: str = ",") -> list[str]:
+    """The parts of a text between signs, without blanks around them and without empty ones."""
+    return [word for part in text.split(sign) if (word := part.strip())]
+
+
+# ------------------------------------------------------------------------------------------------ readers of fields
+
+
+def read_list(value, refuse: Callable) -> str:
+    """Items separated by commas, also from a list or a tuple: without blanks around them, and without empty ones."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return ",".join(words(",".join(read_text(item, refuse) for item in items)))
+
+
+def read_steps(*names: str) -> Callable:
+    """A reader of steps such as 500,1000, or one of these names."""
+
+    def read(value, refuse: Callable) -> str:
+        items = _items(value, refuse)
+        if len(items) == 1 and items[0] in names:
+            return items[0]
+        return _numbers(items, refuse, f"{', '.join(map(repr, names))}, or steps such as 500,1000")
+
+    return read
+
+
+def read_sites(value, refuse: Callable) -> str:
+    """Feature-map sizes, ascending, or "none"."""
+    items = _items(value, refuse)
+    if not items or items[0].lower() == "none":
+        return "none"
+    sizes = _numbers(items, refuse, 'a list of feature-map sizes such as "32", "32,64" or "none"')
+    return ",".join(map(str, sorted(map(int, sizes.split(",")))))
+
+
+def read_seeds(value, refuse: Callable) -> str:
+    """Seeds, all different."""
+    items = _items(value, refuse)
+    seeds = _numbers(items, refuse, "seeds such as 0,1,2,3,4")
+    if seeds.count(",") + 1 < len(items):
+        seed, times = Counter(map(_number, items)).most_common(1)[0]
+        refuse(f"a list of different seeds: {seed} is there {times} times")
+    return seeds
+
+
+def _items(value, refuse: Callable) -> list[str]:
+    return words(read_list(value, refuse).strip("[]() "))
+
+
+def _numbers(items: list[str], refuse: Callable, what: str) -> str:
+    """Whole numbers as text, each once."""
+    numbers = [_number(item) for item in items]
+    if not numbers or None in numbers:
+        refuse(what)
+    return ",".join(map(str, dict.fromkeys(numbers)))
+
+
+def _number(item: str) -> int | None:
+    return whole(item.removesuffix(".0"))  # papermill makes 500.0 of 5e2
+
+
+# ------------------------------------------------------------------------------------------------------- languages
+
+
+def split_step(text: str) -> tuple[str, str | None]:
+    """The run, and the step as text (None: not given), of "run" or "run@step"; the run may be a path that contains "@"."""
+    name, at, step = text.rpartition("@")
+    return (name, step) if at and os.sep not in step else (text, None)
+
+
+def assignments(parameter: str, text: str) -> dict[str, str]:
+    """ "a=1; b=2" as a dict.
+
+    Raises
+    ------
+    ParameterError
+        For a part that is empty or assigns nothing, or a name that is assigned twice.
+    """
+    values = {}
+    parts = [part.strip() for part in text.split(";")]
+    for part in parts if parts[-1] else parts[:-1]:
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not (name and equals):
+            raise ParameterError(f"{given(parameter, text)}: {shown(part)} is not parameter=value")
+        if name in values:
+            raise ParameterError(f"{given(parameter, text)}: {name} is assigned twice")
+        if not all(word.strip() for word in value.split("|")):
+            raise ParameterError(f"{given(parameter, text)}: a value of {name} is empty")
+        values[name] = value
+    return values
+
+
+def alternatives(parameter: str, text: str) -> dict[str, list[str]]:
+    """The grid "a=1|2; b=3|4" as a dict of lists.
+
+    Raises
+    ------
+    ParameterError
+        As `assignments`, and for a value that is there twice.
+    """
+    grid = {name: words(values, "|") for name, values in assignments(parameter, text).items()}
+    for name, values in grid.items():
+        value, times = Counter(values).most_common(1)[0]
+        if times > 1:
+            raise ParameterError(f"{given(parameter, text)}: {name}={value} is there twice, and would be compared with itself")
+    return grid
+
+
+def places(parameter: str, text: str, side: int) -> list[int]:
+    """Places "row,column; row,column" on a side x side map, in row-major order.
+
+    Raises
+    ------
+    ParameterError
+        For a place that is not on the map.
+    """
+    positions = []
+    for part in filter(None, (part.strip(" ()[]") for part in text.split(";"))):
+        numbers = [whole(number.strip()) for number in part.split(",")]
+        if len(numbers) != 2 or not all(number is not None and number < side for number in numbers):
+            raise ParameterError(f'{given(parameter, text)}: {shown(part)} is not "row,column", each from 0 to {side - 1}')
+        positions.append(numbers[0] * side + numbers[1])
+    return positions
+
+
+def latents(parameter: str, text: str) -> list[tuple[int, int]]:
+    """Latents "3, 3:7" as pairs of a seed and the number of its sample.
+
+    Raises
+    ------
+    ParameterError
+        For anything else.
+    """
+    pairs = []
+    for part in words(text):
+        seed, _, sample = part.partition(":")
+        pair = whole(seed), whole(sample or "0")
+        if not all(number is not None and number < MOST for number in pair):
+            raise ParameterError(f"{given(parameter, text)}: {shown(part)} is not a seed such as 3, or a sample of it such as 3:7")
+        pairs.append(pair)
+    return pairs
