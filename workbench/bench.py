@@ -32,11 +32,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from .config import Config
 from .data import Images, loader, to_unit
 from .evaluation import Samples
+from .messages import command
 from .metrics.protocols import protocol
 from .model import Discriminator, Generator, SelfAttention, layers, networks, sampling
 from .model.attention import ResidualBlock
 from .model.layers import BatchNorm, DownConv, UpConv
-from .parameters import ParameterError, WorkbenchError, command
+from .parameters import ParameterError, WorkbenchError
 from .processes import on_cpu
 from .runs import describe_machine
 from .training import setup
@@ -337,7 +338,7 @@ def against_plain(config: Config, rounds: int) -> dict:
                 if plain_config.batch_size < 4 or on_cpu(config.device):
                     raise
                 halved += 1  # the map of every image at once: what does not fit is timed on a smaller batch
-                plain_config = plain_config.replace(batch_size=plain_config.batch_size // 2, batch_norm_group=0)
+                plain_config = plain_config.replace(batch_size=plain_config.batch_size // 2, batch_norm_group=None)
         ceiling = fast.ask("ceiling")
     speeds = {name: [c.batch_size / s for s in seconds[name]] for name, c in (("fast", config), ("plain", plain_config))}
     ratios = [a / b for a, b in zip(speeds["fast"], speeds["plain"], strict=True)]
@@ -425,7 +426,7 @@ def growth(config: Config, rounds: int) -> list[dict]:
     def at(**changes) -> Config:
         changes = {"image_size": config.image_size, "batch_size": config.batch_size} | changes
         site = changes.pop("attention", changes["image_size"] // 2)
-        return config.replace(**changes, attention_g=str(site), attention_d=str(site), batch_norm_group=0)
+        return config.replace(**changes, attention_g=str(site), attention_d=str(site), batch_norm_group=None)
 
     sizes = [size for size in (32, 64, 128, 256)]
     sites = [2**k for k in range(3, config.image_size.bit_length() - 1)]
@@ -530,7 +531,7 @@ def main() -> None:
             names = [*WITHOUT, *([] if on_cpu(config.device) else WITH)]
             record["switches"] = switches(config, arguments.rounds, names)
         if "loader" in parts:
-            record["loader"] = found = loading(config.replace(batch_size=max(256, config.batch_size), batch_norm_group=0))
+            record["loader"] = found = loading(config.replace(batch_size=max(256, config.batch_size), batch_norm_group=None))
             print(f"loader alone: {found['images_per_second']:,.0f} images/s", flush=True)
         if "sampling" in parts:
             record["sampling"] = found = generating(config, 256 if on_cpu(config.device) else 8192, arguments.rounds)
@@ -554,7 +555,7 @@ def _config(arguments: argparse.Namespace) -> Config:
     site = arguments.attention or str(arguments.size // 2)
     config = Config.preset(
         "imagenet128", image_size=arguments.size, width=arguments.width, batch_size=arguments.batch, attention_g=site, attention_d=site,
-        batch_norm_group=64 if arguments.batch % 64 == 0 else 0, device=arguments.device, mixed_precision=PRECISIONS[arguments.precision],
+        batch_norm_group=64 if arguments.batch % 64 == 0 else None, device=arguments.device, mixed_precision=PRECISIONS[arguments.precision],
     )  # fmt: skip
     return setup.decide_precision(config)
 

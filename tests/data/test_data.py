@@ -31,7 +31,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from workbench import parameters
+from workbench import messages
 from workbench.config import Config
 from workbench.data import datasets as module
 from workbench.data.datasets import DataError, Images, batch_indices, decode, describe, loader, main, open_data, prepare
@@ -1171,7 +1171,7 @@ def test_damaged_packed_folders(damage, tmp_path, data_folder, capsys):
     first = opened(root)
     (folder,) = (data_folder / "cache").glob("*[0-9a-f]")
     for name in PACKED:
-        parameters._said.clear()
+        messages._said.clear()
         own = shutil.copytree(folder, tmp_path / f"own-{name}", dirs_exist_ok=True)
         DAMAGES[damage](own / name)
         told = "" if (damage, name) == ("flipped bit", "SHA256SUMS") else name  # else the file that it no longer fits

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from PIL import Image
 from records import recorded, scored
 
-from workbench import ParameterError, WorkbenchError, figures, parameters
+from workbench import ParameterError, WorkbenchError, figures, messages
 from workbench.figures import pictures, records
 from workbench.figures.drawing import png_bytes
 from workbench.figures.grids import sample_grid
@@ -30,7 +30,7 @@ HOSTILE = [
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    monkeypatch.setattr(parameters, "_said", set())
+    monkeypatch.setattr(messages, "_said", set())
     pictures._family_with.cache_clear()
     yield
     pictures._family_with.cache_clear()

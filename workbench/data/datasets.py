@@ -35,10 +35,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from ..config import BUILT_IN_DATA, Config
+from ..config import Config
 from ..files import LEFTOVERS, StorageError, UnreadableError, delete_folder, locked, new_folder, open_regular, read_json, storing, synced
-from ..parameters import WorkbenchError, command, nearest, say_once, shown, shown_text
+from ..messages import command, nearest, say_once, shown, shown_text
+from ..parameters import WorkbenchError
 from ..places import data_dir
+from ..presets import BUILT_IN_DATA
 from ..tensors import SUMS, digest, seal, sums
 from .decode import decode, open_image, read_file, suffixes
 from .twins import Twins

@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 import torch
 
-from ..parameters import ParameterError, WorkbenchError, say_once
+from ..messages import say_once
+from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
 from ..views.attention import MOST_QUERIES, AttentionView, Look, Scene, Subject
 from .drawing import Drawing, Note

@@ -11,7 +11,8 @@ import logging
 import unicodedata
 from collections.abc import Iterator
 
-from ..parameters import WorkbenchError, say_once
+from ..messages import say_once
+from ..parameters import WorkbenchError
 
 try:
     import matplotlib  # noqa: F401 (does it start?)

@@ -9,9 +9,10 @@ from fnmatch import fnmatchcase
 
 from PIL import Image
 
+from ..messages import nearest
 from ..metrics.protocols import brief
 from ..metrics.reported import published
-from ..parameters import ParameterError, WorkbenchError, nearest
+from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
 from ..studies import groups
 from ..studies.groups import AXES, Group, Score

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..parameters import WorkbenchError, command
+from ..messages import command
+from ..parameters import WorkbenchError
 from ..runs import describe_machine
 from .extractors import Extractor, inception
 from .moments import Moments

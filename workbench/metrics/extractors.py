@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..files import UnreadableError
-from ..parameters import ParameterError, WorkbenchError, shown
+from ..messages import shown
+from ..parameters import ParameterError, WorkbenchError
 from ..places import data_dir
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"

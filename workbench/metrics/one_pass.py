@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..files import storing
-from ..parameters import ParameterError, WorkbenchError, nearest, shown
+from ..messages import nearest, shown
+from ..parameters import ParameterError, WorkbenchError
 from ..places import data_dir
 from ..progress import silent
 from . import references

@@ -11,7 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..parameters import ParameterError, Parameters, WorkbenchError, nearest, parameter, shown
+from ..messages import nearest, shown
+from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from ..data import twins
 from ..data.twins import CLASSES, SYMMETRY, Twins, draw_half
-from ..parameters import ParameterError, WorkbenchError, command
+from ..messages import command
+from ..parameters import ParameterError, WorkbenchError
 
 SIZE = 32  # height and width of what the network sees
 WEIGHTS = Path(__file__).with_name("twins-3d2861b8.safetensors")

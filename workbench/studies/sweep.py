@@ -24,7 +24,8 @@ from typing import TextIO
 
 from ..config import Config
 from ..files import storing
-from ..parameters import WorkbenchError, say_once
+from ..messages import say_once
+from ..parameters import WorkbenchError
 from ..places import folder_name, outputs_dir
 from ..processes import launch_environment, signals_to
 from ..progress import progress

@@ -9,7 +9,8 @@ from pathlib import Path
 from ..config import Config
 from ..evaluation import during_training
 from ..files import read_bytes
-from ..parameters import ParameterError, WorkbenchError, command
+from ..messages import command
+from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run, holding
 from .loop import train
 

@@ -30,8 +30,9 @@ from PIL import Image
 
 from ..figures import records
 from ..figures.grids import sample_grid
+from ..messages import say_once
 from ..metrics.protocols import brief
-from ..parameters import WorkbenchError, say_once
+from ..parameters import WorkbenchError
 from ..progress import clock, interactive
 from ..runs import ACTIVE, Run
 from ..training.diagnostics import effective, margin

@@ -23,7 +23,8 @@ import traitlets
 from .. import figures
 from ..data import to_uint8
 from ..files import replace_text, storing
-from ..parameters import ParameterError, WorkbenchError, say_once
+from ..messages import say_once
+from ..parameters import ParameterError, WorkbenchError
 from ..progress import interactive
 from ..runs import Run
 from ..views.attention import MOST_QUERIES, READINGS, STRIP, AttentionView, Scene, Subject
