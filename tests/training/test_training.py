@@ -21,7 +21,10 @@ from workbench import tensors as tensors_module
 from workbench.attention.snapshots import load_snapshot
 from workbench.data.twins import Twins
 from workbench.files import StorageError
+from workbench.metrics.protocols import differences
+from workbench.metrics.reported import published
 from workbench.runs import create_run
+from workbench.runs.records import is_comparable
 from workbench.training import __main__ as command_line
 from workbench.training import checkpoint, loop, setup
 from workbench.training.samples import FixedSamples, write_samples
@@ -371,6 +374,7 @@ def test_evaluations_are_recorded_and_must_be_given(tiny, tmp_path):
         train(tiny(evaluate_every=2, data=tmp_path))
     (record,) = train(tiny(evaluate_every=4)).evaluations()
     assert {"twins_hue", "twins_readable"} < record["scores"].keys() and "n=500" in record["protocol"] and record["step"] == 4
+    assert is_comparable(record) and differences(record, record) == [] and published(record) == []
     seen = []
     run = train(
         tiny(evaluate_every=2), evaluate=lambda generator, step: seen.append(generator.training) or dict(scores=dict(x=step), protocol="p")

@@ -21,7 +21,7 @@ from ..files import StorageError, storing
 from ..model import Generator, sampling
 from ..parameters import ParameterError, WorkbenchError
 from ..processes import LostProcessError, process_group, rank
-from ..runs import BY_TRAINING, Run, create_run, fork_point, holding, require_resumable, resumes, write_provenance
+from ..runs import BY_TRAINING, Run, create_run, evaluation_record, fork_point, holding, require_resumable, resumes, write_provenance
 from ..runs.liveness import BusyError, Hold
 from .checkpoint import DivergedError, Progress, load, save
 from .estimate import require_feasible
@@ -255,4 +255,6 @@ def evaluate_twins(generator: Generator, step: int, count: int = 500, pairs: int
     x = sampling.images(generator, sampling.latents(count, generator.z_dim, seed=1), y)
     values = twins.disagreement(x, y if generator.num_classes == len(twins.CLASSES) else None, pairs)
     scores = {f"twins_{name}": value.mean().item() if name == "readable" else value.median().item() for name, value in values.items()}
-    return dict(scores=scores, protocol=f"medians over n={count}, of readable the share, saved statistics, seed 1", n=count)
+    protocol = f"medians over n={count}, of readable the share, saved statistics"
+    settings = dict(name="twins", n=count, pairs=pairs, weights="auto", statistics="running")
+    return evaluation_record(scores, protocol=protocol, settings=settings, n=count, extractor=None, reference=None, step=step, seed=1)
