@@ -26,7 +26,7 @@ from .parameters import read_text, whole
 MOST = 2**53  # what JavaScript counts to
 
 
-def given(parameter: str, text: str) -> str:
+def quote(parameter: str, text: str) -> str:
     """parameter='text', long text cut: how messages begin."""
     return f"{parameter}={shown(text, 120)}"
 
@@ -48,11 +48,13 @@ def read_list(value, refuse: Callable) -> str:
 def read_steps(*names: str) -> Callable:
     """A reader of steps such as 500,1000, or one of these names."""
 
+    known = ", ".join(f'"{name}"' for name in names)
+
     def read(value, refuse: Callable) -> str:
         items = _items(value, refuse)
         if len(items) == 1 and items[0] in names:
             return items[0]
-        return _numbers(items, refuse, f"{', '.join(map(repr, names))}, or steps such as 500,1000")
+        return _numbers(items, refuse, f"{known}, or steps such as 500,1000")
 
     return read
 
@@ -114,11 +116,11 @@ def assignments(parameter: str, text: str) -> dict[str, str]:
     for part in parts if parts[-1] else parts[:-1]:
         name, equals, value = (word.strip() for word in part.partition("="))
         if not (name and equals):
-            raise ParameterError(f"{given(parameter, text)}: {shown(part)} is not parameter=value")
+            raise ParameterError(f"{quote(parameter, text)}: {shown(part)} is not parameter=value")
         if name in values:
-            raise ParameterError(f"{given(parameter, text)}: {name} is assigned twice")
+            raise ParameterError(f"{quote(parameter, text)}: {name} is assigned twice")
         if not all(word.strip() for word in value.split("|")):
-            raise ParameterError(f"{given(parameter, text)}: a value of {name} is empty")
+            raise ParameterError(f"{quote(parameter, text)}: a value of {name} is empty")
         values[name] = value
     return values
 
@@ -135,7 +137,7 @@ def alternatives(parameter: str, text: str) -> dict[str, list[str]]:
     for name, values in grid.items():
         value, times = Counter(values).most_common(1)[0]
         if times > 1:
-            raise ParameterError(f"{given(parameter, text)}: {name}={value} is there twice, and would be compared with itself")
+            raise ParameterError(f"{quote(parameter, text)}: {name}={value} is there twice, and would be compared with itself")
     return grid
 
 
@@ -151,7 +153,7 @@ def places(parameter: str, text: str, side: int) -> list[int]:
     for part in filter(None, (part.strip(" ()[]") for part in text.split(";"))):
         numbers = [whole(number.strip()) for number in part.split(",")]
         if len(numbers) != 2 or not all(number is not None and number < side for number in numbers):
-            raise ParameterError(f'{given(parameter, text)}: {shown(part)} is not "row,column", each from 0 to {side - 1}')
+            raise ParameterError(f'{quote(parameter, text)}: {shown(part)} is not "row,column", each from 0 to {side - 1}')
         positions.append(numbers[0] * side + numbers[1])
     return positions
 
@@ -169,6 +171,6 @@ def latents(parameter: str, text: str) -> list[tuple[int, int]]:
         seed, _, sample = part.partition(":")
         pair = whole(seed), whole(sample or "0")
         if not all(number is not None and number < MOST for number in pair):
-            raise ParameterError(f"{given(parameter, text)}: {shown(part)} is not a seed such as 3, or a sample of it such as 3:7")
+            raise ParameterError(f"{quote(parameter, text)}: {shown(part)} is not a seed such as 3, or a sample of it such as 3:7")
         pairs.append(pair)
     return pairs

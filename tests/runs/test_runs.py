@@ -78,7 +78,7 @@ def test_models_come_back_as_they_were_saved(tiny):
     with pytest.raises(WorkbenchError, match="no checkpoint at step 7; there are: 4"):
         run.generator(step=7)
     without = train(tiny(ema_decay=0, run="without"))
-    with pytest.raises(WorkbenchError, match="keeps no averaged weights"):
+    with pytest.raises(WorkbenchError, match="keeps no EMA"):
         without.generator()
     without.generator(weights="raw"), without.generator(weights="auto")
     # A checkpoint of another architecture is refused by name.

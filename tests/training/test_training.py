@@ -201,7 +201,7 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny, settings):
 def test_a_run_can_be_made_longer_but_not_changed(tiny):
     train(tiny(run="a"))
     with pytest.raises(ParameterError, match=r"lr_d=0.001 differs from .* fork the run: resume='a@4'"):
-        Config.from_parameters(dict(resume="a", lr_d=1e-3))
+        train(Config.from_parameters(dict(resume="a", lr_d=1e-3)))
     run = train(Config.from_parameters(dict(resume="a", steps=6)))
     assert run.name == "a" and run.checkpoint_steps() == [4, 6] and run.config.steps == 6
 

@@ -162,7 +162,7 @@ def test_the_strip_shows_what_is_looked_at(subject):
     (lambda s: SCENE.changed(weights="best"), "weights='best' is not one of ema, raw"),
     (lambda s: Scene("attention.16"), "layer='attention.16' is not a network and a layer"),
     (lambda s: s.look(Scene("D/attention.16", source="dropped")), "image 0 was not dropped here"),
-    (lambda s: s.look(Scene("G/attention.8", step=1, source="recorded")), "no attention of step 1; there is that of: 0, 2, 4"),
+    (lambda s: s.look(Scene("G/attention.8", step=1, source="recorded")), "no attention snapshot at step 1; there are: 0, 2, 4"),
     (lambda s: Subject.of("looked@x"), "'x' is not a step"),
     (lambda s: Subject.of("looked@²"), "'²' is not a step"),
     (lambda s: Subject.of("looked@" + "9" * 400), "is not a step"),
@@ -355,7 +355,7 @@ def test_snapshots_that_do_not_fit_the_run(trained, subject, monkeypatch, tiny):
     few = Snapshot(good.images, good.z, good.y, {})
     wrong = Snapshot(good.images, good.z, good.y, {"G/attention.8": good.layers["G/attention.16"]})
     for snapshot, says in ((small, "not those of this run"), (few, "holds nothing of G/attention.8"), (wrong, "not those of this run")):
-        monkeypatch.setattr(Run, "attention", lambda run, step=None, snapshot=snapshot: snapshot)
+        monkeypatch.setattr("workbench.views.attention.load_snapshot", lambda path, snapshot=snapshot: snapshot)
         with pytest.raises(WorkbenchError, match=says):
             subject.look(Scene("G/attention.8", step=2, source="recorded"))
 

@@ -49,7 +49,7 @@ class Run:
     Parameters
     ----------
     path
-        The name of a run in the outputs folder, or an explicit path (see `config.find_run_folder`); "demo" is a small run that ships
+        The name of a run in the outputs folder, or an explicit path (see `places.find_run_folder`); "demo" is a small run that ships
         with the package, and is never written to: what belongs to it goes to `outputs/demo`.
 
     Raises
@@ -400,7 +400,7 @@ class Run:
         if weights == "auto":
             weights = "ema" if config.ema_decay else "raw"
         if weights == "ema" and not config.ema_decay:
-            raise WorkbenchError(f"run {self.name!r} keeps no averaged weights (ema_decay=0); use weights='raw'")
+            raise WorkbenchError(f"run {self.name!r} keeps no EMA (ema_decay=0); use weights='raw'")
         return self._load(Generator(config), step, "ema" if weights == "ema" else "generator")
 
     def discriminator(self, step: int | None = None) -> Discriminator:

@@ -16,7 +16,7 @@ from ..metrics.extractors import open_extractor
 from ..metrics.one_pass import SCORES
 from ..metrics.protocols import protocol
 from ..parameters import ParameterError
-from ..readers import alternatives, assignments, given
+from ..readers import alternatives, assignments, quote
 from ..runs import MAY_CHANGE_ON_RESUME
 from ..training.estimate import require_feasible
 from .correspondence import TRUTH
@@ -58,9 +58,9 @@ def settings_of(text: str, parameter: str = "settings") -> dict[str, str]:
         try:
             Config.refuse_unknown([name])
         except ParameterError as error:
-            raise ParameterError(f"{given(parameter, text)}: {error}") from None
+            raise ParameterError(f"{quote(parameter, text)}: {error}") from None
         if name in DECIDED:
-            raise ParameterError(f"{given(parameter, text)}: {name} cannot be set for a sweep: {DECIDED[name]}")
+            raise ParameterError(f"{quote(parameter, text)}: {name} cannot be set for a sweep: {DECIDED[name]}")
     return values
 
 
@@ -76,10 +76,10 @@ def grid_values(text: str) -> dict[str, list[str]]:
     grid = alternatives("grid", text)
     for name, values in grid.items():
         if name in NOT_VARIED:
-            raise ParameterError(f"{given('grid', text)}: {name} cannot be varied: {NOT_VARIED[name]}")
+            raise ParameterError(f"{quote('grid', text)}: {name} cannot be varied: {NOT_VARIED[name]}")
         if name == "mixed_precision" and len(values) > 1 and "auto" in values:
             raise ParameterError(
-                f"{given('grid', text)}: mixed_precision=auto is one of the others, depending on the machine: leave it out"
+                f"{quote('grid', text)}: mixed_precision=auto is one of the others, depending on the machine: leave it out"
             )
     return grid
 

@@ -27,7 +27,7 @@ from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
 from ..places import outputs_dir
 from ..presets import PRESETS
 from ..progress import progress, silent
-from ..readers import given, read_list, read_seeds, words
+from ..readers import quote, read_list, read_seeds, words
 from ..runs import Run, describe_machine, find_runs, git_state
 from ..runs.records import is_finite
 from ..studies import correspondence, groups, plan
@@ -75,15 +75,15 @@ class Ablation(Parameters):
         """Refuse what would show only after runs, and what nobody can do."""
         names, base = self.names, self.base
         if self.grid and "sweep" not in names:
-            raise ParameterError(f"{given('grid', self.grid)} goes with experiments='sweep', not with {shown(self.experiments)}")
+            raise ParameterError(f"{quote('grid', self.grid)} goes with experiments='sweep', not with {shown(self.experiments)}")
         if self.evaluations > max(base.steps, Ablation.evaluations):
             raise ParameterError(f"evaluations={self.evaluations} does not fit runs of {base.steps} steps: at most one in each step")
         plan.require_size(plan.count_arms(names, self._grid, base), len(self._seeds), base, min(self.evaluations, base.steps))
         plan.require_jobs(self.jobs)
-        where = given("settings", self.settings)
+        where = quote("settings", self.settings)
         plan.require_used(where, self._settings, names, self._grid, self._base_of)
         for name in names:
-            where = given("grid", self.grid) if name == "sweep" else given("experiments", self.experiments)
+            where = quote("grid", self.grid) if name == "sweep" else quote("experiments", self.experiments)
             plan.arms_of(name, self.experiment(name), base, where, self.train)
         if self.score:
             plan.require_score(self.score, base)
@@ -97,9 +97,9 @@ class Ablation(Parameters):
             for run in runs:
                 correspondence.require_one_pair(run)
         except WorkbenchError as error:
-            raise ParameterError(f"{given('study', self.study)}: {shown_text(str(error), 300)}") from None
+            raise ParameterError(f"{quote('study', self.study)}: {shown_text(str(error), 300)}") from None
         if not runs:
-            raise ParameterError(f"{given('study', self.study)} names no run that can be read")
+            raise ParameterError(f"{quote('study', self.study)} names no run that can be read")
 
     @cached_property
     def names(self) -> list[str]:
@@ -108,9 +108,9 @@ class Ablation(Parameters):
         names = list(EXPERIMENTS) if self.experiments == "all" else words(self.experiments) or [""]
         for name in names:
             if name not in known:
-                raise ParameterError(f"{given('experiments', self.experiments)}: {shown(name)} is not one of {', '.join(known)}")
+                raise ParameterError(f"{quote('experiments', self.experiments)}: {shown(name)} is not one of {', '.join(known)}")
             if names.count(name) > 1:
-                raise ParameterError(f"{given('experiments', self.experiments)}: {name} is there twice")
+                raise ParameterError(f"{quote('experiments', self.experiments)}: {name} is there twice")
         if "sweep" in names and not self.grid.strip():
             raise ParameterError('experiments="sweep" needs grid, such as "lr_d=1e-4|4e-4; width=16|24"')
         return names
@@ -124,7 +124,7 @@ class Ablation(Parameters):
         settings = plan.settings_of(self.settings)
         for name in ("data", "steps"):
             if name in settings and getattr(self, name):
-                raise ParameterError(f"{name}={shown(getattr(self, name))} is also in {given('settings', self.settings)}: give it once")
+                raise ParameterError(f"{name}={shown(getattr(self, name))} is also in {quote('settings', self.settings)}: give it once")
         return settings
 
     @cached_property
@@ -143,7 +143,7 @@ class Ablation(Parameters):
         try:
             config = Config.from_parameters(values)
         except ParameterError as error:
-            raise ParameterError(f"{given('settings', self.settings)}: {error}" if settings else str(error)) from None
+            raise ParameterError(f"{quote('settings', self.settings)}: {error}" if settings else str(error)) from None
         often = -(-config.steps // self.evaluations)
         saved = min(config.checkpoint_every, config.steps)
         return config.replace(evaluate_every=often, evaluate_n=self.n, sample_every=often, checkpoint_every=saved, keep_checkpoints=1)

@@ -33,7 +33,7 @@ from ..messages import nearest, say_once, shown
 from ..model import Generator, sampling
 from ..parameters import ParameterError, Parameters, WorkbenchError, parameter, whole
 from ..progress import progress
-from ..readers import given, latents, places, read_list, split_step, words
+from ..readers import latents, places, quote, read_list, split_step, words
 from ..runs import Run, list_runs
 
 STATISTICS = ("entropy", "distance", "outside_3", "outside_9", "strength", "received")
@@ -647,7 +647,7 @@ class AttentionView(Parameters):
             return list(salient(look.image, side))
         positions = places("queries", self.queries, side)
         if not 1 <= len(positions) <= MOST_QUERIES:
-            raise ParameterError(f"{given('queries', self.queries)} are {len(positions)} places; give 1 to {MOST_QUERIES}, or auto")
+            raise ParameterError(f"{quote('queries', self.queries)} are {len(positions)} places; give 1 to {MOST_QUERIES}, or auto")
         return positions
 
     def _labels(self, subject: Subject) -> list[int]:
@@ -661,10 +661,10 @@ class AttentionView(Parameters):
             number = whole(part)
             if part not in names and (number is None or number >= count):
                 known = ", ".join(names[:20]) + (", ..." if count > 20 else "")
-                raise ParameterError(f"{given('classes', self.classes)}: {shown(part)} is no class; {nearest(part, names)}classes: {known}")
+                raise ParameterError(f"{quote('classes', self.classes)}: {shown(part)} is no class; {nearest(part, names)}classes: {known}")
             found.append(names.index(part) if part in names else number)
         if not found:
-            raise ParameterError(f"{given('classes', self.classes)} names no class; give names or numbers, or all")
+            raise ParameterError(f"{quote('classes', self.classes)} names no class; give names or numbers, or all")
         return found
 
 
