@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from workbench import ParameterError, WorkbenchError
-from workbench.metrics import extractors
-from workbench.metrics.extractors import Extractor, inception, open_extractor, resize_matrix
+from workbench.metrics import inception_v3
+from workbench.metrics.extractors import Extractor, inception, open_extractor
+from workbench.metrics.inception_v3 import resize_matrix
 
 
 def images(count=2, size=32, width=None):
@@ -91,13 +92,13 @@ def test_other_weights_are_refused(inception_file):
 def test_the_reference_weights_are_known_by_their_hash(inception_file, monkeypatch):
     other = inception(inception_file, verify=False)
     assert not other.reference and other.label == f"inception@{other.digest[:8]}"
-    monkeypatch.setattr(extractors, "INCEPTION_HASH", other.digest[:8])
+    monkeypatch.setattr(inception_v3, "SHA256", other.digest[:8])
     assert inception(inception_file).reference
 
 
 def test_weights_are_found_in_the_data_folder(inception_file, monkeypatch, folders):
     (folders / "data").mkdir()
-    (folders / "data" / extractors.INCEPTION_FILE).symlink_to(inception_file)
+    (folders / "data" / inception_v3.FILE).symlink_to(inception_file)
     with pytest.raises(WorkbenchError, match="is not the reference Inception"):
         inception()
 
@@ -143,7 +144,7 @@ def test_weights_that_are_no_regular_file_or_too_large(tmp_path, folders, monkey
             inception(name if name.startswith("~") else tmp_path / name, verify=False)
         assert "\n" not in str(error.value)
     (folders / "data").mkdir()
-    os.mkfifo(folders / "data" / extractors.INCEPTION_FILE)  # which would be read if its name were all that is looked at
+    os.mkfifo(folders / "data" / inception_v3.FILE)  # which would be read if its name were all that is looked at
     with pytest.raises(WorkbenchError, match="not a regular file"):
         inception()
 
@@ -167,7 +168,7 @@ def test_missing_weights(monkeypatch, tmp_path, folders):
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     with pytest.raises(WorkbenchError, match="could not be downloaded") as error:
         inception()
-    assert f"put {extractors.INCEPTION_FILE} into {folders / 'data'}" in str(error.value) and "https://" in str(error.value)
+    assert f"put {inception_v3.FILE} into {folders / 'data'}" in str(error.value) and "https://" in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------------------ one's own

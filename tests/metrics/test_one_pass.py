@@ -12,20 +12,20 @@ from torch.utils.data import Dataset
 from workbench import ParameterError, WorkbenchError
 from workbench.data import twins
 from workbench.files import StorageError
-from workbench.metrics import one_pass
+from workbench.metrics import limits, one_pass
+from workbench.metrics import scores as score_kinds
 from workbench.metrics import twins as small_classifier
+from workbench.metrics.class_score import inception_score
 from workbench.metrics.extractors import Extractor, inception
-from workbench.metrics.one_pass import Side, measure, plan, require_room, select
+from workbench.metrics.fid import frechet_distance_of_features, intra_frechet_distance
+from workbench.metrics.kid import kernel_distance
+from workbench.metrics.limits import require_room
+from workbench.metrics.one_pass import measure, plan, select
+from workbench.metrics.prdc import density_coverage, precision_recall
 from workbench.metrics.protocols import PROTOCOLS, protocol
 from workbench.metrics.references import reference
-from workbench.metrics.scores import (
-    density_coverage,
-    frechet_distance_of_features,
-    inception_score,
-    intra_frechet_distance,
-    kernel_distance,
-    precision_recall,
-)
+from workbench.metrics.scores import ImageSet
+from workbench.runs import evaluation_record
 
 
 class Small(nn.Module):
@@ -52,11 +52,11 @@ def fakes(start, count):
 
 def measured_by(images_of, real, extractor, settings, scores=None, classes="", truth=None, real_classes=None, **options):
     """`measure` by what `plan` says; classes are letters, by default those of the real images too."""
-    own = Side(settings.n, list(classes), settings.n // max(1, len(classes)))
+    own = ImageSet(settings.n, list(classes), settings.n // max(1, len(classes)))
     names = list(classes if real_classes is None else real_classes)
-    theirs = real and Side(real.facts["n"], names, int(np.bincount(real.labels, minlength=len(names)).min()) if names else 0)
+    theirs = real and ImageSet(real.facts["n"], names, int(np.bincount(real.labels, minlength=len(names)).min()) if names else 0)
     chosen = plan(scores, extractor, settings, own, theirs, extractor.widths(32), truth is not None)
-    return measure(images_of, real, extractor, settings, chosen, truth, **options)
+    return evaluation_record(**measure(images_of, real, chosen, truth, **options))
 
 
 def everything(n):
@@ -140,8 +140,8 @@ def test_shuffled_labels_are_noticed():
 def test_features_are_kept_only_where_a_score_needs_them(measured, monkeypatch):
     _, real, extractor = measured
     rooms = []
-    room = one_pass._room
-    monkeypatch.setattr(one_pass, "_room", lambda rows, columns: rooms.append(rows) or room(rows, columns))
+    room = limits.feature_array
+    monkeypatch.setattr(one_pass, "feature_array", lambda rows, columns: rooms.append(rows) or room(rows, columns))
     settings = protocol("official", n=N, neighbours_n=50, kid_n=1000)
     for scores, rows in (({"fid", "is"}, []), ({"precision_recall"}, [50]), ({"kid", "density_coverage"}, [1000]), ({"intra_fid"}, [N])):
         rooms.clear()
@@ -150,10 +150,10 @@ def test_features_are_kept_only_where_a_score_needs_them(measured, monkeypatch):
 
 
 def test_large_features_go_to_the_disk(monkeypatch):
-    monkeypatch.setattr(one_pass, "IN_MEMORY", 100)
-    on_disk = one_pass._room(10, 10)
+    monkeypatch.setattr(limits, "IN_MEMORY", 100)
+    on_disk = limits.feature_array(10, 10)
     on_disk[3] = 5
-    assert isinstance(on_disk, np.memmap) and on_disk[3].sum() == 50 and not isinstance(one_pass._room(5, 5), np.memmap)
+    assert isinstance(on_disk, np.memmap) and on_disk[3].sum() == 50 and not isinstance(limits.feature_array(5, 5), np.memmap)
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def test_a_score_that_fails_is_left_out_and_the_others_are_kept(measured, monkey
     def fails(*arguments):
         raise torch.linalg.LinAlgError("did not\nconverge")
 
-    monkeypatch.setattr(one_pass, "frechet_distance", fails)
-    monkeypatch.setattr(one_pass, "precision_recall", lambda *arguments: (float("nan"), 0.5))
+    monkeypatch.setattr(score_kinds, "frechet_distance", fails)
+    monkeypatch.setattr(score_kinds.PrecisionRecall, "pair", staticmethod(lambda *arguments: (float("nan"), 0.5)))
     record = measured_by(fakes, real, extractor, protocol("official", n=60))
     assert "did not converge" in record["left_out"]["fd"] and record["left_out"][f"precision_{extractor.label}"] == "it came out as nan"
     assert f"recall_{extractor.label}" in record["scores"] and f"cs_{extractor.label}" in record["scores"]
@@ -239,32 +239,34 @@ def test_images_that_are_not_finite_are_told_before_the_extractor_is_blamed(meas
 )
 def test_what_is_too_much_is_refused_with_an_estimate(measured, n, reference_n, says, monkeypatch):
     _, _, extractor = measured
-    monkeypatch.setattr(one_pass.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**11))
-    monkeypatch.setattr(one_pass.shutil, "disk_usage", lambda place: SimpleNamespace(free=10**9))
+    monkeypatch.setattr(limits.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**11))
+    monkeypatch.setattr(limits.shutil, "disk_usage", lambda place: SimpleNamespace(free=10**9))
     if n == 2 * 10**6:
-        monkeypatch.setattr(one_pass, "LONGEST", 1)
+        monkeypatch.setattr(limits, "LONGEST", 1)
     settings = protocol("official", n=n)
-    chosen = plan({"intra_fid"} if n == 10**8 else {"fid"}, extractor, settings, Side(n, list("ab"), n), Side(100, list("ab"), 50), (6, 6))
+    chosen = plan(
+        {"intra_fid"} if n == 10**8 else {"fid"}, extractor, settings, ImageSet(n, list("ab"), n), ImageSet(100, list("ab"), 50), (6, 6)
+    )
     with pytest.raises(ParameterError, match=says) as error:
-        require_room(("n", "reference_n"), n, reference_n, extractor, 32, chosen, settings)
+        require_room(("n", "reference_n"), n, reference_n, chosen.features, extractor, 32)
     assert "\n" not in str(error.value)
 
 
 def test_an_extractor_of_too_many_features_is_refused_with_an_estimate():
     wide, settings = Extractor(nn.Flatten()), protocol("official", n=60)
-    chosen = plan({"fid"}, wide, settings, Side(60), Side(60), wide.widths(256))
+    chosen = plan({"fid"}, wide, settings, ImageSet(60), ImageSet(60), wide.widths(256))
     with pytest.raises(ParameterError, match=r"'flatten' gives 196,608 features of an image, whose covariances need 1,546.2 GB"):
-        require_room(("n", "reference_n"), 60, 60, wide, 256, chosen, settings)
+        require_room(("n", "reference_n"), 60, 60, chosen.features, wide, 256)
 
 
 def test_a_disk_without_room_for_features_is_told_before_they_are_written(monkeypatch):
     def full(handle, start, size):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(one_pass, "IN_MEMORY", 100)
+    monkeypatch.setattr(limits, "IN_MEMORY", 100)
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(StorageError, match=r"cache cannot be written: No space left on device.*make room"):
-        one_pass._room(10, 10)
+        limits.feature_array(10, 10)
 
 
 def test_without_real_images_and_without_logits(measured):
@@ -334,7 +336,7 @@ def test_fid_kid_and_is_are_those_of_torch_fidelity(inception_file, size, monkey
         input1=fake, input2=real, cuda=False, isc=True, fid=size == 32, kid=True, kid_subset_size=16, batch_size=20, cache=False, verbose=False,
         feature_extractor_weights_path=str(inception_file),
     )  # fmt: skip
-    monkeypatch.setattr(one_pass, "KID_SUBSET", 16)
+    monkeypatch.setattr(score_kinds, "KID_SUBSET", 16)
     extractor = inception(inception_file, verify=False)
     settings = PROTOCOLS["torch-fidelity"].replace(n=20)
     statistics = reference(real, 0, extractor, settings.to_pixels)

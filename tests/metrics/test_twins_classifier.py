@@ -8,8 +8,8 @@ from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 
 from workbench.data.twins import ANGLE, GREY, HEIGHT, RADIUS, Twins, draw_half
-from workbench.metrics import twins_classifier
-from workbench.metrics.twins_classifier import WEIGHTS, TwinsClassifier, accuracy, load
+from workbench.metrics.twins_classifier import WEIGHTS, TwinsClassifier, load
+from workbench.metrics.twins_training import accuracy
 from workbench.parameters import WorkbenchError
 
 COUNT = 2000
@@ -184,45 +184,3 @@ def test_the_distance_grows_with_the_share_of_spoiled_images(spoiled, reference,
 def test_the_distance_grows_with_mode_collapse(reference, clean_features, floor):
     collapsed = [clean_features[np.arange(COUNT) % modes] for modes in (300, 100, 30, 10)]
     assert_growing(floor, [frechet(reference, c) for c in collapsed])
-
-
-def test_the_script_trains_weights_that_can_be_loaded(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(twins_classifier, "BATCH", 16)
-    monkeypatch.setattr(twins_classifier, "accuracy", lambda net: accuracy(net, count=200))
-    assert twins_classifier.main(["--out", str(tmp_path / "new"), "--steps", "3", "--seed", "1"]) == 0
-    (path,) = (tmp_path / "new").iterdir()
-    output = capsys.readouterr().out
-    assert str(path) in output and "held-out" in output
-    again, other = twins_classifier.train(1, 3).state_dict(), twins_classifier.train(2, 3).state_dict()
-    for name, weight in load(path).state_dict().items():
-        assert torch.equal(weight, again[name]) and not torch.equal(weight, other[name])
-    assert twins_classifier.main(["--out", str(tmp_path), "--steps", "0"]) == 2
-
-
-def test_training_learns(monkeypatch):
-    losses, loss = [], twins_classifier.loss
-
-    def recorded(*arguments):
-        losses.append(loss(*arguments))
-        return losses[-1]
-
-    monkeypatch.setattr(twins_classifier, "loss", recorded)
-    monkeypatch.setattr(twins_classifier, "BATCH", 32)
-    monkeypatch.setattr(twins_classifier, "WARM_UP", 5)
-    twins_classifier.train(0, 30)
-    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
-
-
-def test_spoiled_images_say_what_they_hold():
-    """The halves of one half of the drawn images agree; corruptions have the strengths told."""
-    drawn = twins_classifier.draw(np.random.default_rng(0), 400)
-    images, attributes = drawn["images"], drawn["attributes"]
-    assert images.shape == (400, 3, 32, 32) and images.min() >= 0 and images.max() <= 1
-    whole = torch.arange(400) % 2 == 0
-    assert torch.equal(images[whole], images[whole].flip(3)) and torch.equal(attributes[whole, 0], attributes[whole, 1])
-    assert drawn["present"][whole].all() and not drawn["present"].all() and attributes.abs().max() < 2
-    assert ((images[~whole] - images[~whole].flip(3)).abs().amax((1, 2, 3)) > 0).float().mean() > 0.9
-    spoiled, strengths = twins_classifier.corrupt(images, np.random.default_rng(1))
-    change = (spoiled - images).abs().amax((1, 2, 3))
-    assert change[(strengths == 0).all(1)].max() < 1e-6 and change[(strengths != 0).any(1)].min() > 0
-    assert 0.4 < (strengths != 0).any(1).float().mean() < 0.55

@@ -26,10 +26,12 @@ from ..data import Images, open_data, to_unit, twins
 from ..files import UnreadableError
 from ..messages import command, shown
 from ..metrics.extractors import Extractor, open_extractor
-from ..metrics.one_pass import Plan, Side, header, measure, own_name, plan, require_room, select
+from ..metrics.limits import require_room
+from ..metrics.one_pass import Plan, header, measure, plan, select
+from ..metrics.prdc import nearest_neighbours
 from ..metrics.protocols import PROTOCOLS, Protocol, differences, protocol
 from ..metrics.references import Reference, reference
-from ..metrics.scores import nearest_neighbours
+from ..metrics.scores import SCORES, ImageSet
 from ..metrics.stream import CHUNK, everywhere, is_main
 from ..model import Generator, sampling
 from ..model.layers import BatchNorm
@@ -137,7 +139,7 @@ def evaluate(evaluation: Evaluation | None = None, **parameters) -> list[dict]:
             known = [record for record in records_there if _answers(record, step, evaluation.seed, head, scores, extractor)]
             if not everywhere(bool(known)):
                 arguments = (chosen, truth_of(config), opened.batch_size, progress, f"images of step {step}")
-                record = measure(opened.samples(step), real, extractor, settings, *arguments)
+                record = measure(opened.samples(step), real, *arguments)
                 if record:
                     known = [dict(step=step, seed=evaluation.seed, asked=sorted(scores) if scores else "all", **record, time=time.time())]
                     opened.run.append("evaluations.jsonl", known[0])
@@ -189,30 +191,29 @@ class Opened:
         return cls(evaluation, run, steps, config, data, extractor, settings, device)
 
     @property
-    def samples_side(self) -> Side:
+    def samples_side(self) -> ImageSet:
         """What is known of the samples of any checkpoint; classes by the names that the run was trained with."""
         n, count = self.settings.n, self.config.num_classes or 0
         if not count:
-            return Side(n, reason="the run was trained without classes")
+            return ImageSet(n, reason="the run was trained without classes")
         try:
             names = self.run.provenance.get("data", {}).get("classes", [])
         except UnreadableError as error:
-            return Side(n, reason=f"the names of the run's classes are not known ({error})")
+            return ImageSet(n, reason=f"the names of the run's classes are not known ({error})")
         if not isinstance(names, list) or len(names) != count:
-            return Side(n, reason="the names of the run's classes are not known (its provenance.json does not have them)")
-        return Side(n, [str(name) for name in names], n // count)
+            return ImageSet(n, reason="the names of the run's classes are not known (its provenance.json does not have them)")
+        return ImageSet(n, [str(name) for name in names], n // count)
 
     def plan(self, scores: set[str] | None = None) -> Plan:
         """What is computed of these scores, None: of all. Raises a ParameterError if one cannot be, or if all of it is too much."""
         settings, widths = self.settings, self.extractor.widths(self.config.image_size)
         real_n = real_count(self.data, settings)
-        arguments = self.extractor, self.config.image_size
         roughly = plan(None, self.extractor, settings, self.samples_side, None, widths)
-        require_room(("n", "reference_n"), settings.n, real_n, *arguments, roughly, settings)
+        require_room(("n", "reference_n"), settings.n, real_n, roughly.features, self.extractor, self.config.image_size)
         chosen = plan(
             scores, self.extractor, settings, self.samples_side, real_side(self.data, real_n), widths, truth_of(self.config) is not None
         )
-        require_room(("n", "reference_n"), settings.n, real_n, *arguments, chosen, settings)
+        require_room(("n", "reference_n"), settings.n, real_n, chosen.features, self.extractor, self.config.image_size)
         return chosen
 
     def samples(self, step: int | None = None) -> Samples:
@@ -221,7 +222,7 @@ class Opened:
         return Samples(generator, self.settings, self.evaluation.seed, self.evaluation.batch_size)
 
     def reference(self, chosen: Plan | None = None) -> Reference:
-        return _reference(self.data, self.settings, self.extractor, bool(chosen and chosen.keep_all), self.batch_size)
+        return _reference(self.data, self.settings, self.extractor, bool(chosen and chosen.inputs.keep_all), self.batch_size)
 
 
 def runs_of(evaluation: Evaluation) -> list[Run]:
@@ -305,8 +306,8 @@ def during_training(config: Config) -> Callable[[Generator, int], dict | None]:
     among = {"is", "fid", "truth"} if config.data == "twins" else {"is", "fid"}
     # Now, and not hours later: whether the extractor takes such images, and whether there is room for so many.
     settings, widths = evaluation.resolved_protocol(0), extractor.widths(config.image_size)
-    roughly = plan(None, extractor, settings, Side(settings.n), None, widths, among=among)
-    require_room(("evaluate_n", "real images"), settings.n, reference_n or 0, extractor, config.image_size, roughly, settings)
+    roughly = plan(None, extractor, settings, ImageSet(settings.n), None, widths, among=among)
+    require_room(("evaluate_n", "real images"), settings.n, reference_n or 0, roughly.features, extractor, config.image_size)
     opened = []
 
     def evaluate_now(generator: Generator, step: int) -> dict | None:
@@ -315,13 +316,13 @@ def during_training(config: Config) -> Callable[[Generator, int], dict | None]:
             extractor.to(next(generator.parameters()).device)
             data = open_data(config, progress=False)
             names = data.classes if generator.num_classes else ()
-            samples, real = Side(settings.n, names, settings.n // max(1, len(names))), real_side(data, real_count(data, settings))
+            samples, real = ImageSet(settings.n, names, settings.n // max(1, len(names))), real_side(data, real_count(data, settings))
             opened.append(suitable_batch(extractor, next(generator.parameters()).device))
             opened.append(plan(None, extractor, settings, samples, real, widths, truth_of(config) is not None, among))
             opened.append(_reference(data, settings, extractor, False, opened[0]))
         batch_size, chosen, real = opened
         samples = Samples(generator, settings, evaluation.seed)
-        record = measure(samples, real, extractor, settings, chosen, truth_of(config), batch_size)
+        record = measure(samples, real, chosen, truth_of(config), batch_size)
         return record and dict(seed=evaluation.seed, asked=sorted(among), **record, time=time.time())
 
     return evaluate_now
@@ -387,23 +388,23 @@ def _evaluate_folder(evaluation: Evaluation) -> list[dict]:
     real_n = real_count(data, settings)
 
     def refuse_too_much(chosen: Plan) -> None:
-        require_room(("n", "reference_n"), settings.n, real_n, extractor, size, chosen, settings)
+        require_room(("n", "reference_n"), settings.n, real_n, chosen.features, extractor, size)
 
     widths = extractor.widths(size)
-    refuse_too_much(plan(None, extractor, settings, Side(settings.n), None, widths))
+    refuse_too_much(plan(None, extractor, settings, ImageSet(settings.n), None, widths))
     # In an order of its own: a folder lies class by class, and the splits of IS are filled in order.
     order = torch.randperm(length, generator=sampling.generator_for(evaluation.seed, 4)).numpy()[: settings.n]
     own = side(images, settings.n)
     if own.classes and images.length is not None:
-        own = Side(own.n, own.classes, int(np.bincount(images.labels[order], minlength=len(own.classes)).min()))
+        own = ImageSet(own.n, own.classes, int(np.bincount(images.labels[order], minlength=len(own.classes)).min()))
     chosen = plan(scores, extractor, settings, own, real_side(data, real_n), widths)
     refuse_too_much(chosen)
-    real = _reference(data, settings, extractor, chosen.keep_all, batch_size)
+    real = _reference(data, settings, extractor, chosen.inputs.keep_all, batch_size)
 
     def samples(start: int, count: int) -> tuple[Tensor, Tensor]:
         return images.batch(order[start : start + count])
 
-    record = measure(samples, real, extractor, settings, chosen, None, batch_size, progress)
+    record = measure(samples, real, chosen, None, batch_size, progress)
     about = dict(samples=images.name, samples_fingerprint=images.fingerprint, seed=evaluation.seed)
     return [about | record | dict(time=time.time())] if record else []
 
@@ -429,7 +430,7 @@ def _answers(record: dict, step: int, seed: int, head: dict, scores: set | None,
     if record["step"] != step or record.get("seed") != seed or "settings" not in record or differences(record, head):
         return False
     if scores is None or asked == "all":
-        return asked == "all" and not {own_name(score, extractor) for score in scores or ()} & set(record.get("left_out", ()))
+        return asked == "all" and not {SCORES[score].request(extractor) for score in scores or ()} & set(record.get("left_out", ()))
     return scores <= set(asked)
 
 

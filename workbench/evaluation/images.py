@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from ..config import Config
 from ..data import DataError, Images, has_class_folders, is_image_folder, is_split, open_data, printable, short_sides, training_split, twins
 from ..messages import say_once, shown, shown_text
-from ..metrics.one_pass import Side
 from ..metrics.protocols import Protocol
 from ..metrics.references import fewest, real_number
+from ..metrics.scores import ImageSet
 from ..parameters import ParameterError
 
 if TYPE_CHECKING:
@@ -92,16 +92,16 @@ def _about(error: DataError, name: str, sized: bool = True) -> DataError:
     return DataError(shown_text(text, 1000))  # a path may be long
 
 
-def side(data: Images | twins.Twins, n: int) -> Side:
+def side(data: Images | twins.Twins, n: int) -> ImageSet:
     """What is known of a data set of which `n` images are taken."""
     if not data.num_classes:
-        return Side(n, reason=f"{data.name} has no class folders")
-    return Side(n, data.classes, n // len(data.classes))
+        return ImageSet(n, reason=f"{data.name} has no class folders")
+    return ImageSet(n, data.classes, n // len(data.classes))
 
 
-def real_side(data: Images | twins.Twins, n: int) -> Side:
+def real_side(data: Images | twins.Twins, n: int) -> ImageSet:
     own = side(data, n)
-    return Side(n, own.classes, fewest(data, n)) if own.classes else own
+    return ImageSet(n, own.classes, fewest(data, n)) if own.classes else own
 
 
 def real_count(data: Images | twins.Twins, settings: Protocol) -> int:

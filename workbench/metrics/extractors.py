@@ -9,25 +9,17 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import io
-import os
 import re
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..files import UnreadableError
 from ..messages import shown
 from ..parameters import ParameterError, WorkbenchError
-from ..places import data_dir
-
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-INCEPTION_HASH = "6726825d"  # the SHA-256 of the reference weights begins with it
-INCEPTION_SIZE = 299  # height and width of the images inside the network
-LARGEST_FILE = 2**30  # bytes of a weights file; Inception's has 91 MB
+from . import inception_v3, twins_classifier
 
 
 class Extractor:
@@ -82,7 +74,7 @@ class Extractor:
         """
         weight = next(self.network.parameters(), torch.empty(0))
         x = images.to(weight.device, torch.float32).contiguous(memory_format=torch.channels_last)
-        with _told_in_one_line(f"extractor {self.name!r} cannot take images of shape {tuple(x.shape)}", WorkbenchError):
+        with _in_one_line(f"extractor {self.name!r} cannot take images of shape {tuple(x.shape)}", WorkbenchError):
             with _float32(x.device.type):
                 output = self.network(x)
             features, logits = output if isinstance(output, tuple) and len(output) == 2 else (output, None)
@@ -139,17 +131,17 @@ def open_extractor(extractor, weights_file: str = "", verify: bool = True) -> Ex
         raise ParameterError(f"weights_file={shown(weights_file)} goes with extractor='inception', not with {shown(extractor)}")
     if extractor == "twins":
         return twins()
-    return _of_the_user(str(extractor))
+    return _named_network(str(extractor))
 
 
-def _of_the_user(text: str) -> Extractor:
-    """The network that "package.module:attribute" names, or makes."""
+def _named_network(text: str) -> Extractor:
+    """The user's network that "package.module:attribute" names, or makes."""
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", text):
         raise ParameterError(
             f"extractor={shown(text)} is not known; use inception, twins, or 'package.module:attribute' for a network of yours"
         )
     module, _, attribute = text.partition(":")
-    with _told_in_one_line(f"extractor={shown(text)} cannot be made", ParameterError):
+    with _in_one_line(f"extractor={shown(text)} cannot be made", ParameterError):
         maker = getattr(importlib.import_module(module), attribute)
     # Nothing else is called: `sys:exit` and `os:abort` would end this process.
     makes = (isinstance(maker, type) and issubclass(maker, nn.Module)) or inspect.isfunction(maker) or isinstance(maker, partial)
@@ -157,7 +149,7 @@ def _of_the_user(text: str) -> Extractor:
     if not makes and not isinstance(maker, nn.Module):
         name = getattr(maker, "__name__", None)
         raise ParameterError(f"extractor={shown(text)} is of type {type(maker).__name__}{f' ({name})' if name else ''}, not {what}")
-    with _told_in_one_line(f"extractor={shown(text)} cannot be made", ParameterError):
+    with _in_one_line(f"extractor={shown(text)} cannot be made", ParameterError):
         network = maker() if makes else maker
         if isinstance(network, nn.Module):
             return Extractor(network)
@@ -165,7 +157,7 @@ def _of_the_user(text: str) -> Extractor:
 
 
 @contextmanager
-def _told_in_one_line(what: str, kind: type[WorkbenchError]):
+def _in_one_line(what: str, kind: type[WorkbenchError]):
     """Context around code of the user's: whatever it raises, `sys.exit` too, ends in one line; only an interrupt stays one."""
     try:
         yield
@@ -179,21 +171,8 @@ def _told_in_one_line(what: str, kind: type[WorkbenchError]):
         raise kind(f"{what}: {type(error).__name__}: {text[:500]}") from error
 
 
-def twins() -> Extractor:
-    """The small classifier of twins that ships with the package: 64 features, 6 logits. Its scores are `fd_twins@...`, never FID."""
-    from . import twins_classifier
-
-    return Extractor(twins_classifier.load(), "twins", hashlib.sha256(twins_classifier.WEIGHTS.read_bytes()).hexdigest())
-
-
-# ----------------------------------------------------------------------------------------------------- Inception
-
-
 def inception(weights_file: str | Path | None = None, verify: bool = True) -> Extractor:
     """The Inception network of 2015-12-05 that IS, FID and KID are defined by: 2048 features (pool 3), 1008 logits without bias.
-
-    torch-fidelity's network, which agrees with the TensorFlow graph, with batch norm folded into the convolutions, in channels-last
-    layout, and with the resize of TensorFlow 1 as two matrix products. `logit_bias` (1008,) is what the logits with bias have more.
 
     Parameters
     ----------
@@ -207,106 +186,13 @@ def inception(weights_file: str | Path | None = None, verify: bool = True) -> Ex
     WorkbenchError
         If the weights are missing and cannot be downloaded, or are not the reference weights.
     """
-    path = Path(os.path.expanduser(weights_file)) if weights_file else _downloaded()
-    if not os.path.isfile(path):
-        what = "it is not a regular file" if os.path.exists(path) else "there is no such file"
-        raise WorkbenchError(f"weights_file={shown(str(path), 200)}: {what}; leave it out, or give the path of {INCEPTION_FILE}")
-    try:
-        size = path.stat().st_size
-        if size > LARGEST_FILE:
-            raise WorkbenchError(
-                f"{path} has {size / 1e9:,.1f} GB, and the weights of Inception 0.09 GB: give the path of {INCEPTION_FILE}"
-            )
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UnreadableError(path, error.strerror or str(error)) from None
-    reference = digest.startswith(INCEPTION_HASH)
-    if verify and not reference:
-        raise WorkbenchError(
-            f"{path} is not the reference Inception: its SHA-256 begins with {digest[:8]}, not with {INCEPTION_HASH}; get {INCEPTION_FILE}, "
-            "or set verify_weights=False for scores under another name"
-        )
-    weights = _load_weights(path)
-    try:
-        network = _Inception(weights)
-    except Exception as error:  # tensors of any name, shape, type and layout can be in a file
-        raise WorkbenchError(f"{path} holds the weights of another network: {' '.join(str(error).split())[:200]}") from None
-    return Extractor(network, "inception", digest, reference)
+    network, digest = inception_v3.load(weights_file, verify)
+    return Extractor(network, "inception", digest, reference=digest.startswith(inception_v3.SHA256))
 
 
-class _Inception(nn.Module):
-    """Images (B, 3, H, W) in [0, 255] -> features (B, 2048), logits without bias (B, 1008)."""
-
-    def __init__(self, weights: dict[str, Tensor]):
-        super().__init__()
-        from torch.nn.utils.fusion import fuse_conv_bn_eval
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-        # Its constructor would unpickle the file with code and all: it gets our own copy of the checked tensors instead.
-        copy = io.BytesIO()
-        torch.save(weights, copy)
-        copy.seek(0)
-        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=copy).double()
-        for block in network.modules():
-            if hasattr(block, "bn"):
-                block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
-        network.float()
-        self.blocks = nn.Sequential(*[block for name, block in network.named_children() if name != "fc"])
-        self.register_buffer("to_logits", network.fc.weight.detach().clone())
-        self.register_buffer("logit_bias", network.fc.bias.detach().clone())
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows, columns = (resize_matrix(side, INCEPTION_SIZE).to(x.device) for side in x.shape[2:])
-        x = rows @ x.contiguous() @ columns.T  # (B, 3, 299, 299)
-        x = ((x - 128) / 128).contiguous(memory_format=torch.channels_last)
-        features = self.blocks(x).flatten(1)
-        return features, features @ self.to_logits.T
-
-
-@lru_cache(maxsize=8)
-def resize_matrix(size: int, to: int) -> Tensor:
-    """(to, size): bilinear resizing of one axis as TensorFlow 1 does it, without antialiasing and with corners not aligned.
-
-    Row i mixes the pixels floor(s) and floor(s) + 1 at s = i * size / to, computed in float32 as there.
-    """
-    at = torch.arange(to, dtype=torch.float32) * torch.tensor(size / to, dtype=torch.float32)
-    low = at.long()
-    matrix = torch.zeros(to, size)
-    matrix[torch.arange(to), low] = 1 - (at - low)
-    matrix[torch.arange(to), (low + 1).clamp(max=size - 1)] += at - low
-    return matrix
-
-
-def _downloaded() -> Path:
-    """The reference weights in the data folder, downloaded if they are absent."""
-    path = data_dir() / INCEPTION_FILE
-    if not os.path.lexists(path):
-        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=INCEPTION_HASH)  # written beside, then renamed
-        except (OSError, RuntimeError) as error:
-            raise WorkbenchError(
-                f"the Inception weights are not there, and could not be downloaded ({error}): put {INCEPTION_FILE} into {data_dir()}, or give "
-                f"its path as weights_file; it is at {URL_INCEPTION_V3}"
-            ) from None
-    return path
-
-
-def _load_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a file that is no weights can raise anything
-        weights = None
-    if not isinstance(weights, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
-        raise WorkbenchError(f"{path} is not a state_dict: expected a file of named tensors and nothing else, as torch.save writes it")
-    return weights
-
-
-# --------------------------------------------------------------------------------------------------------- helpers
+def twins() -> Extractor:
+    """The small classifier of twins that ships with the package: 64 features, 6 logits. Its scores are `fd_twins@...`, never FID."""
+    return Extractor(twins_classifier.load(), "twins", hashlib.sha256(twins_classifier.WEIGHTS.read_bytes()).hexdigest())
 
 
 def _digest(network: nn.Module) -> str:

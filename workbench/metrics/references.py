@@ -24,8 +24,8 @@ from ..places import data_dir
 from ..progress import silent
 from ..tensors import load_tensors, save_tensors, seal, verify
 from .extractors import Extractor
+from .fid import square_root_factor
 from .moments import Moments
-from .scores import square_root_factor
 from .stream import everywhere, features_in_order, is_main
 
 VERSION = 2  # of what is kept: raise it with every change of what it means

@@ -1,0 +1,86 @@
+"""What a machine has room and time for: an evaluation that is too much is refused before it begins."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import numpy as np
+import psutil
+import torch
+
+from ..files import storing
+from ..parameters import ParameterError
+from ..places import data_dir
+from .extractors import Extractor
+
+IN_MEMORY = 2**30  # bytes of features that are held in memory; more go to the disk
+LONGEST = 30 * 86400  # seconds of work that are begun
+
+
+def require_room(names: tuple[str, str], n: int, reference_n: int, kept: int, extractor: Extractor, size: int) -> None:
+    """Refuse what cannot be done: more memory, disk or time than there is.
+
+    Parameters
+    ----------
+    names
+        Of the parameters that decide `n`, the generated, and `reference_n`, the real images.
+    kept
+        Of how many generated images the features are kept: `Plan.features`.
+    size
+        Height and width of the images.
+
+    Raises
+    ------
+    ParameterError
+        With the estimate.
+    """
+    images = f"{names[0]}={n:,} and {names[1]}={reference_n:,}"
+    width = extractor.widths(size)[0]
+    features = 4 * width * kept
+    # Labels, the splits and their order, and what ground truth says, of every sample; places and labels of real images.
+    memory = 120 * n + 48 * reference_n + (features if features <= IN_MEMORY else 0)
+    available = psutil.virtual_memory().available
+    covariances = 5 * 8 * width**2  # of both sides, and what is needed for their roots
+    if covariances > available:
+        raise ParameterError(
+            f"extractor {extractor.name!r} gives {width:,} features of an image, whose covariances need {covariances / 1e9:,.1f} GB of memory, "
+            f"and {available / 1e9:,.1f} GB are free: use one with fewer"
+        )
+    if memory + covariances > available:
+        raise ParameterError(f"{images} need {memory / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free: set lower ones")
+    place = next(folder for folder in (data_dir() / "cache", *(data_dir() / "cache").parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if features > IN_MEMORY and free < features:
+        raise ParameterError(
+            f"{images} need {features / 1e9:,.1f} GB in {place}, and {free / 1e9:,.1f} GB are free: make room, or set a lower {names[0]}"
+        )
+    if n + reference_n > 10**6:
+        began = time.monotonic()
+        extractor(torch.full((8, 3, size, size), 128.0))
+        seconds = (time.monotonic() - began) / 8 * (n + reference_n)
+        if seconds > LONGEST:
+            raise ParameterError(f"{images} take {seconds / 86400:,.0f} days for their features alone: set lower ones")
+
+
+def feature_array(rows: int, columns: int) -> np.ndarray:
+    """An array (rows, columns) float32, in memory or, if it is large, in a file that vanishes with it.
+
+    Raises
+    ------
+    StorageError
+        If the disk has no room for it: now, and not by a signal that ends the process when the last page is written.
+    """
+    size = rows * columns * 4
+    if size <= IN_MEMORY:
+        return np.empty((rows, columns), np.float32)
+    folder: Path = data_dir() / "cache"
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = TemporaryFile(dir=folder)  # noqa: SIM115 (the array keeps it open)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file, np.float32, "r+", shape=(rows, columns))
