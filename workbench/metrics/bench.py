@@ -25,11 +25,12 @@ from ..messages import command
 from ..parameters import WorkbenchError
 from ..runs import describe_machine
 from .extractors import Extractor, inception
+from .fid import frechet_distance, intra_frechet_distance, square_root_factor
 from .moments import Moments
-from .one_pass import Side, measure, plan
+from .one_pass import measure, plan
 from .protocols import protocol
 from .references import Reference
-from .scores import frechet_distance, intra_frechet_distance, square_root_factor
+from .scores import ImageSet
 
 DIMENSION = 2048
 
@@ -152,8 +153,8 @@ def memory(n: int) -> dict:
     before = _peak()
     images = torch.from_numpy(rng.integers(0, 256, (256, 3, 32, 32), dtype=np.uint8))
     asked, extractor, settings = {"is", "fid", "kid", "precision_recall", "density_coverage"}, Extractor(Cheap()), protocol("official", n=n)
-    chosen = plan(asked, extractor, settings, Side(n), Side(10_000), extractor.widths(32))
-    took = seconds(lambda: measure(lambda s, c: (images[:c], None), reference, extractor, settings, chosen))
+    chosen = plan(asked, extractor, settings, ImageSet(n), ImageSet(10_000), extractor.widths(32))
+    took = seconds(lambda: measure(lambda s, c: (images[:c], None), reference, chosen))
     return dict(n=n, scores=sorted(asked), megabytes=round(_peak() - before), seconds=took)
 
 

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from ..config import Config
 from ..messages import nearest, shown
 from ..metrics.extractors import open_extractor
-from ..metrics.one_pass import SCORES
 from ..metrics.protocols import protocol
+from ..metrics.scores import SCORES
 from ..parameters import ParameterError
 from ..readers import alternatives, assignments, quote
 from ..runs import MAY_CHANGE_ON_RESUME
@@ -220,7 +220,7 @@ def require_score(score: str, base: Config) -> None:
     if score in known or score in names:
         return
     others = {}  # FID of another network than Inception is called FD, and so on
-    for inception, other in SCORES.items():
+    for inception, other in ((kind.name, kind.general) for kind in SCORES.values()):
         others |= {
             word: name for name in reversed(names) if name == inception or name.startswith(f"{other}_") for word in (inception, other)
         }
@@ -237,7 +237,7 @@ def known_scores(config: Config) -> list[str]:
         names = ["fid", "is", f"is{splits}"]
     else:
         label = open_extractor(extractor).label
-        names = [f"{SCORES[name]}{suffix}_{label}" for name, suffix in (("fid", ""), ("is", ""), ("is", splits))]
+        names = [f"{SCORES[name].general}{suffix}_{label}" for name, suffix in (("fid", ""), ("is", ""), ("is", splits))]
     return names + (list(TRUTH) if config.data == "twins" else [])
 
 
