@@ -7,19 +7,14 @@ change nothing: a job starts its processes without them, and a process believes 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import re
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import psutil
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
@@ -143,88 +138,6 @@ def _lost_another(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(
         word in text for word in ("gloo", "nccl", "connection closed by peer", "connection reset")
     )
-
-
-# ------------------------------------------------------------------------------------------- asking several processes
-
-
-def ask(module: str, question: dict, num_processes: int, device: str):
-    """What several processes of `python -m module --worker FOLDER` answer together, each by `answer`.
-
-    Lines that the main one prints on stdout are printed here on stderr as they come: its progress.
-
-    Raises
-    ------
-    WorkbenchError
-        If they fail, with the first cause; not that the others lost a process.
-    """
-    with TemporaryDirectory() as folder:
-        (Path(folder) / "question.json").write_text(json.dumps(question))
-        with open(Path(folder) / "log", "w+b") as log:  # a file, which nobody has to wait for
-            process = subprocess.Popen(
-                [*launch_command(module, num_processes, device), "--worker", folder],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, errors="replace",
-                env=launch_environment(num_processes), start_new_session=True,
-            )  # fmt: skip
-            try:
-                for line in process.stdout:
-                    print(line, end="", file=sys.stderr, flush=True)
-                failed = process.wait()
-            except BaseException:
-                _end(process)
-                raise
-        if failed:
-            raise WorkbenchError(_first_cause(Path(folder), num_processes))
-        return json.loads((Path(folder) / "answer.json").read_text())
-
-
-def answer(folder: Path, work: Callable[[dict], object]) -> None:
-    """The part of one of the processes of `ask`: `work(question)` gives the answer on the main one, and None on the others.
-
-    What ends it is left in the folder: launchers end with lines that say nothing.
-    """
-    try:
-        result = work(json.loads((folder / "question.json").read_text()))
-        if result is not None:
-            (folder / "answer.json").write_text(json.dumps(result))
-    except BaseException as error:
-        message = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
-        failure = dict(
-            message=" ".join(message.split()), expected=isinstance(error, WorkbenchError), cause=not isinstance(error, LostProcessError)
-        )
-        (folder / f"failure-{rank()}-{os.getpid()}.json").write_text(json.dumps(failure))
-        raise
-
-
-def _end(process: subprocess.Popen) -> None:
-    """End a launcher and the processes that it started, which are in sessions of their own."""
-    children = []
-    with suppress(psutil.Error):
-        children = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(10)
-    for child in children:
-        with suppress(psutil.Error):
-            child.kill()
-    process.kill()
-    process.wait()
-
-
-def _first_cause(folder: Path, num_processes: int) -> str:
-    """Why processes failed, in one line."""
-    failures = [json.loads(path.read_text()) for path in sorted(folder.glob("failure-*.json"))]
-    causes = [failure for failure in failures if failure["cause"]]
-    if causes:
-        return min(causes, key=lambda failure: not failure["expected"])["message"]
-    log = (folder / "log").read_text(errors="replace")
-    # What torch's launcher says of the process that ended first: the others are ended by it.
-    for status, number in re.findall(r"exitcode: -(\d+)\)? local_rank: (\d+)", log):
-        with suppress(ValueError):
-            name = signal.Signals(int(status)).name
-            cause = "; if nobody did that, there was no memory left" if name == "SIGKILL" else ""
-            return f"process {number} of {num_processes} (counted from 0) was ended by {name}{cause}"
-    return f"{num_processes} processes ended without results, and none of them said why"
 
 
 # ------------------------------------------------------------------------------------------- devices and memory

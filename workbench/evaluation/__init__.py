@@ -1,7 +1,37 @@
-"""Evaluating: which checkpoints, against which images, by which protocol. The scores themselves are in `metrics`."""
+"""Evaluating: which checkpoints or folder, against which images, by which protocol. The scores themselves are in `metrics`."""
 
-from .checkpoints import Evaluation, Samples, best_and_worst_classes, during_training, evaluate, left_out, nearest_real, runs_of, table
+import torch.distributed as _dist
 
-__all__ = [
-    "Evaluation", "Samples", "best_and_worst_classes", "during_training", "evaluate", "left_out", "nearest_real", "runs_of", "table",
-]  # fmt: skip
+from .checkpoints import evaluate_checkpoints
+from .folders import evaluate_folder
+from .parameters import Evaluation
+from .samples import Samples
+from .training import during_training
+from .workers import evaluate_in_processes
+
+__all__ = ["Evaluation", "Samples", "during_training", "evaluate"]
+
+
+def evaluate(evaluation: Evaluation | None = None, **parameters) -> list[dict]:
+    """Score checkpoints of a run, or a folder of images.
+
+    Parameters
+    ----------
+    evaluation, parameters
+        An `Evaluation`, or the values of one: `evaluate(run="twins32", n=1000)`.
+
+    Returns
+    -------
+    list of dict
+        The records, one for each step in order, those computed earlier included; see `runs.records.evaluation_record`. Those of a run
+        are in its `evaluations.jsonl` too.
+
+    Raises
+    ------
+    ParameterError, WorkbenchError
+        If a parameter does not fit, there is no such checkpoint, or data or weights are missing.
+    """
+    evaluation = evaluation or Evaluation.from_parameters(parameters)
+    if evaluation.num_processes > 1 and not _dist.is_initialized():
+        return evaluate_in_processes(evaluation)
+    return evaluate_folder(evaluation) if evaluation.samples else evaluate_checkpoints(evaluation)

@@ -31,7 +31,7 @@ class Protocol(Parameters):
     reference_n: int = parameter(50_000, "real images, or all where there are fewer; 0: all", low=0)
     weights: str = parameter(
         "raw",
-        "averaged weights, those that were trained, averaged where there are such; none: images that are given",
+        "of G: EMA, raw, or EMA if available; none: given images",
         choices=("ema", "raw", "auto", "none"),
     )
     statistics: str = parameter(
@@ -82,7 +82,7 @@ class Protocol(Parameters):
         if self.weights == "none":
             words.append("images as given")
         else:
-            words.append({"ema": "averaged weights", "raw": "raw weights", "auto": "averaged weights if any"}[self.weights])
+            words.append({"ema": "EMA weights", "raw": "raw weights", "auto": "EMA weights if available"}[self.weights])
             words.append(f"{statistics} statistics")
             words.append(f"truncated at {self.truncation:g}" if self.truncation else "not truncated")
         words.append({"float": "not quantised", "round": "rounded to 8 bits", "floor": "cut off to 8 bits"}[self.pixels])
@@ -110,7 +110,7 @@ PROTOCOLS = {
     for protocol in (
         # brain-research/self-attention-gan, eval_imagenet.py: floats straight from G, no average, 50,000 real images, IS of the whole set.
         Protocol(),
-        # What this package does when nobody asks for anything else: the same, on averaged weights where there are such.
+        # The default of this package: the same, with EMA if available.
         Protocol("workbench", weights="auto"),
         # torch-fidelity 0.4: its defaults, with 8-bit images cut off as in its example.
         Protocol("torch-fidelity", weights="auto", reference_n=0, pixels="floor", white=255, logit_bias=False, shuffle_seed=2020, kid_n=0),

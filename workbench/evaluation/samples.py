@@ -1,0 +1,58 @@
+"""Samples of a generator by index, and what ground truth says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..config import Config
+from ..data import twins
+from ..metrics.extractors import Extractor
+from ..metrics.protocols import Protocol
+from ..model import Generator, sampling
+from ..model.layers import BatchNorm
+
+
+class Samples:
+    """Images of a generator by global sample index: called as `samples(start, count)`, as `metrics.measure` does.
+
+    Sample i is a function of (i, seed), and with batch statistics also of the 64 samples that it is generated with.
+    """
+
+    def __init__(self, generator: Generator, protocol: Protocol, seed: int, batch_size: int | None = None):
+        self.generator, self.protocol, self.seed = generator.to(memory_format=torch.channels_last), protocol, seed
+        on_gpu = next(generator.parameters()).is_cuda
+        self.batch_size = batch_size or (256 if on_gpu else max(8, 2**18 // generator.image_size**2))  # 256 images of 32 pixels
+        if protocol.statistics == "standing":
+            sampling.settle(generator, seed, protocol.standing_batches, 64, protocol.truncation)
+        if protocol.statistics == "batch":
+            self.batch_size = 64
+            for norm in generator.modules():
+                if isinstance(norm, BatchNorm):
+                    norm.group_size = 0  # the whole batch
+
+    def __call__(self, start: int, count: int) -> tuple[Tensor, Tensor | None]:
+        """Images (count, 3, S, S) in [-1, 1], float32, and classes (count,)."""
+        generator = self.generator
+        z = sampling.latents(count, generator.z_dim, self.seed, start, self.protocol.truncation)
+        y = sampling.labels(count, generator.num_classes, start)
+        return sampling.images(generator, z, y, self.batch_size, self.protocol.statistics == "batch"), y
+
+
+def suitable_batch(extractor: Extractor, device: torch.device) -> int:
+    """Images that an extractor takes at once: few for Inception on a CPU, where each of them takes 20 MB in it."""
+    return 32 if extractor.name == "inception" and device.type == "cpu" else 256
+
+
+def truth_of(config: Config) -> Callable | None:
+    """For twins, what `measure` calls to have their disagreement; None for other data."""
+    if config.data != "twins":
+        return None
+
+    def truth(images: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        values = twins.disagreement(images, labels if config.num_classes == len(twins.CLASSES) else None, config.pairs)
+        return {f"twins_{name}": value for name, value in values.items()}
+
+    return truth

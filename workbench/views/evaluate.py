@@ -1,0 +1,100 @@
+"""What `evaluate.ipynb` shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .. import figures
+from ..data import to_unit
+from ..evaluation import Evaluation
+from ..evaluation.checkpoints import EvaluatedRun, evaluated_run
+from ..metrics.prdc import nearest_neighbours
+from ..model import sampling
+
+
+@dataclass
+class EvaluationView:
+    """An evaluation and its records, as `evaluate` returns them; a folder of images has no samples to show."""
+
+    evaluation: Evaluation
+    records: list[dict]
+
+    def score_table(self) -> figures.Table:
+        """The scores, a column per checkpoint, with their protocols."""
+        return figures.score_table(self.records)
+
+    def scores_over_steps(self) -> figures.Plot:
+        """All evaluations of the run that compare with these."""
+        runs = [] if self.evaluation.samples else [evaluated_run(self.evaluation)]
+        return figures.scores(runs, like=self.records[-1])
+
+    def best_and_worst_classes(self, count: int = 3, columns: int = 10) -> Image.Image | None:
+        """Samples of the classes that score best and worst, a row each, the best first; None without classes."""
+        return figures.strips(class_rows(self.evaluation, self.records[-1], count, columns), "classes by score, best first")
+
+    def nearest_real_images(self, count: int = 6, neighbours: int = 6, among: int = 512) -> Image.Image | None:
+        """The samples that come nearest to a real image, each with its nearest real images; prints the median distances."""
+        rows, text = nearest_real(self.evaluation, count, neighbours, among)
+        print(text)
+        return figures.strips(rows, "samples (first column) and their nearest real images")
+
+
+def class_rows(evaluation: Evaluation, record: dict, count: int = 3, columns: int = 10) -> list[tuple[str, Tensor]]:
+    """Samples of the classes that score best and worst: (label, images (columns, 3, S, S)), the best first.
+
+    Classes are ordered by their Fréchet distance, or the first other score per class where there is none; without classes: [].
+    """
+    name = next((name for name in record["per_class"] if name.startswith("intra")), next(iter(record["per_class"]), None))
+    if name is None or evaluation.samples:
+        return []
+    evaluated, values = EvaluatedRun(evaluation), record["per_class"][name]
+    larger_is_better = name.startswith(("accuracy", "twins_readable"))
+    order = sorted((k for k, value in enumerate(values) if value is not None), key=lambda k: values[k], reverse=larger_is_better)
+    classes = order if len(order) <= 2 * count else [*order[:count], *order[-count:]]
+    generator = evaluated.samples(record["step"]).generator
+    z = sampling.latents(columns, generator.z_dim, evaluation.seed, truncation=evaluated.protocol.truncation)
+    rows = []
+    for k in classes:
+        images = sampling.images(generator, z, torch.full((columns,), k))
+        rows.append((f"{evaluated.image_set.classes[k]}\n{name.partition('@')[0]} {values[k]:.4g}", images))
+    return rows
+
+
+def nearest_real(evaluation: Evaluation, count: int = 6, neighbours: int = 6, among: int = 512) -> tuple[list[tuple[str, Tensor]], str]:
+    """Do samples repeat training images? The samples that come nearest to one, each with its nearest real neighbours in feature space.
+
+    Parameters
+    ----------
+    count, neighbours, among
+        Samples to show, real images beside each, and how many samples they are chosen from.
+
+    Returns
+    -------
+    rows, text
+        (label, images (1 + neighbours, 3, S, S)), the sample first; and how near samples come to real images at all, against how near
+        other real images do: far nearer would mean that training images are repeated.
+    """
+    if evaluation.samples:
+        return [], ""
+    evaluated = EvaluatedRun(evaluation)
+    real, samples = evaluated.reference(), evaluated.samples()
+    parts = [samples(start, min(64, among - start))[0] for start in range(0, among, 64)]
+    features = torch.cat([evaluated.extractor(evaluated.protocol.to_pixels(images))[0].cpu() for images in parts])
+    images = torch.cat(parts)
+    indices, distances = nearest_neighbours(features, real.features, min(neighbours, len(real.features)))
+    some = np.sort(np.random.default_rng(3).permutation(len(real.features))[:among])
+    between = nearest_neighbours(torch.as_tensor(real.features[some]), real.features, 2)[1][:, 1]  # the first is the image itself
+    rows = []
+    for k in distances[:, 0].argsort()[:count].tolist():
+        near = to_unit(evaluated.data.batch(real.indices[indices[k].cpu().numpy()])[0])
+        rows.append((f"sample {k}\ndistance {distances[k, 0]:.3g}", torch.cat([images[k : k + 1], near])))
+    text = (
+        f"median distance to the nearest of {len(real.features):,} real images, {evaluated.extractor.label}: {distances[:, 0].median():.3g} "
+        f"from {among} samples, {between.median():.3g} from other real images"
+    )
+    return rows, text
