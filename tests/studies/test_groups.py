@@ -6,8 +6,9 @@ import pytest
 from records import scored
 
 from workbench import Run, WorkbenchError
-from workbench.metrics.protocols import protocol
-from workbench.runs import create_run, find_runs
+from workbench.metrics.protocols import brief, protocol
+from workbench.metrics.reported import published
+from workbench.runs import create_run, evaluation_record, find_runs
 from workbench.studies import groups
 
 
@@ -160,6 +161,19 @@ def test_evaluations_without_a_complete_protocol_are_left_out_and_reported(make,
     assert [score.step for score in groups.scores(groups.group([run]))["fid"]] == [10]
     said = capsys.readouterr().err
     assert f"{run.path}/evaluations.jsonl: records without a complete protocol are left out" in said and said.count("\n") == 1
+
+
+def test_scores_that_need_no_extractor_and_no_real_images_are_compared(make):
+    """The disagreement of twins, which training evaluates by itself, was dropped: its records had no settings."""
+    runs = [make("a"), make("b", seed=1)]
+    about = dict(protocol="twins: n=500, seed 1", settings=dict(name="twins", n=500), n=500, extractor=None, reference=None)
+    for step, run in ((10, runs[0]), (20, runs[1])):
+        run.append("evaluations.jsonl", evaluation_record(dict(twins_hue=0.1), step=step, **about))
+    assert [score.step for score in groups.scores(groups.group(runs))["twins_hue"]] == [10, 20]
+    assert brief(about["protocol"]) == "twins" and published(runs[0].evaluations()[0]) == []
+    scored(runs[0], 30, twins_hue=0.2)  # of another protocol
+    with pytest.raises(WorkbenchError, match="do not compare"):
+        groups.scores(groups.group(runs))
 
 
 def test_scores_that_are_no_finite_numbers_are_left_out_and_reported(make, capsys):

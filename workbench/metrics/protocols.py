@@ -130,7 +130,8 @@ PROTOCOLS = {
 def brief(line: str) -> str:
     """The name of a protocol, what was replaced in it, and the extractor, from the full line that a record has."""
     head, colon, rest = line.partition(": ")
-    return f"{head}; {rest.rpartition('; ')[2]}" if colon else line
+    _, semicolon, extractor = rest.rpartition("; ")
+    return f"{head}; {extractor}" if semicolon else head if colon else line
 
 
 def protocol(name: str, **changes) -> Protocol:
@@ -149,7 +150,8 @@ def protocol(name: str, **changes) -> Protocol:
 def differences(a: dict, b: dict) -> list[str]:
     """What keeps two records of `evaluations.jsonl` from being compared; empty if nothing does.
 
-    Sample seeds may differ, and so may the runs; extractor, reference and every value of the protocol may not.
+    Sample seeds may differ, and so may the runs; extractor, reference and every value of the protocol may not. Scores that need no extractor
+    or no real images, such as the disagreement of twins, have None there.
     """
     a, b = (record["settings"] | {"extractor": record["extractor"], "reference": record["reference"]} for record in (a, b))
     return [f"{key}: {a.get(key)} and {b.get(key)}" for key in a | b if a.get(key) != b.get(key) and key != "name"]
@@ -164,8 +166,8 @@ def require_comparable(records: list[dict]) -> None:
         That says how they differ.
     """
     for record in records[1:]:
-        if found := differences(records[0], record):
+        if different := differences(records[0], record):
             raise WorkbenchError(
-                f"these scores do not compare, their protocols differ ({'; '.join(found)}): select one protocol, or set across_protocols=True "
+                f"these scores do not compare, their protocols differ ({'; '.join(different)}): select one protocol, or set across_protocols=True "
                 "to see them together"
             )

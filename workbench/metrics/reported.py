@@ -44,6 +44,6 @@ def published(record: dict) -> list[tuple[str, float, str]]:
     if settings["name"] not in PROTOCOLS or real is None or record["extractor"] is None:
         return []
     base = asdict(PROTOCOLS[settings["name"]])
-    free = {"weights", "n"} if base["per_class"] else {"weights"}  # averaged or not is the method's, not the protocol's
+    free = {"weights", "n"} if base["per_class"] else {"weights"}  # EMA or not is the method's, not the protocol's
     same = all(settings.get(key) == value for key, value in base.items() if key not in free)
     return PUBLISHED.get((real["data"], real["size"], settings["name"]), []) if same and record["extractor"]["reference"] else []
