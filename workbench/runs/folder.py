@@ -216,14 +216,14 @@ class Run:
         WorkbenchError
             If there is none; the message lists those there are.
         """
-        step = self._pick(self.attention_steps(), step, "attention snapshot")
+        step = self._pick_step(self.attention_steps(), step, "attention snapshot")
         return self.new_attention_path(step)
 
     def new_attention_path(self, step: int) -> Path:
         """Where the training writes the attention snapshot of `step`."""
         return self.path / "attention" / f"{step}.safetensors"
 
-    def _pick(self, steps: list[int], step: int | None, what: str) -> int:
+    def _pick_step(self, steps: list[int], step: int | None, what: str) -> int:
         """`step`, by default the last, of those there are."""
         if not steps:
             raise WorkbenchError(f"run {self.name!r} has no {what} yet")
@@ -291,6 +291,16 @@ class Run:
     def checkpoint_steps(self) -> list[int]:
         return checkpoint_steps(self.path)
 
+    def checkpoint_step(self, step: int | None = None) -> int:
+        """`step`, by default that of the newest checkpoint.
+
+        Raises
+        ------
+        WorkbenchError
+            If there is none; the message lists those there are.
+        """
+        return self._pick_step(self.checkpoint_steps(), step, "checkpoint")
+
     def checkpoint_path(self, step: int | None = None) -> Path:
         """The folder of the checkpoint at `step`, by default the newest.
 
@@ -299,8 +309,7 @@ class Run:
         WorkbenchError
             If there is none; the message lists those there are.
         """
-        step = self._pick(self.checkpoint_steps(), step, "checkpoint")
-        return self.path / "checkpoints" / str(step)
+        return self.path / "checkpoints" / str(self.checkpoint_step(step))
 
     def save_checkpoint(self, step: int, tensors: dict[str, dict[str, Tensor]], state: dict, keep: int = 0) -> None:
         """Write a checkpoint, complete or not at all: `<name>.safetensors` for each dict of tensors, and `state.json`.
