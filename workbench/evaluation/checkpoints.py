@@ -143,8 +143,7 @@ def evaluated_run(evaluation: Evaluation) -> Run:
 
 
 def _steps(evaluation: Evaluation, run: Run) -> list[int]:
-    steps = run.checkpoint_steps()
-    if evaluation.steps == "all" and steps:
-        return steps
-    wanted = [None] if evaluation.steps in ("last", "all") else [int(step) for step in evaluation.steps.split(",")]
-    return [int(run.checkpoint_path(step).name) for step in wanted]  # raises where there is no such checkpoint
+    if evaluation.steps == "all":
+        return run.checkpoint_steps() or [run.checkpoint_step()]  # which raises
+    steps = [None] if evaluation.steps == "last" else map(int, evaluation.steps.split(","))
+    return [run.checkpoint_step(step) for step in steps]
