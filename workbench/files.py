@@ -1,7 +1,7 @@
-"""Files that survive: written whole or not at all, read without trusting them, and errors that name the disk.
+"""Files: written whole or not at all, checked when read, with errors that name the disk.
 
 This module needs no torch. Temporary files are called `.<name>.tmp-<random>`, folders that are being made `.<name>.part-<random>`, and
-what is being deleted `.<name>.old-<random>`: whatever a killed process leaves goes by one of these names, and `remove_leftovers` takes it.
+what is being deleted `.<name>.old-<random>`: a killed process leaves nothing else, and `remove_leftovers` deletes it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LEFTOVERS = (".tmp-", ".part-", ".old-")
 
 
 class StorageError(WorkbenchError):
-    """Something that cannot be written; the message names the path, the reason and the disk."""
+    """A file or folder cannot be written; the message names the path, the reason and the disk."""
 
 
 class UnreadableError(WorkbenchError):
@@ -142,7 +142,7 @@ def append_record(path: Path, record: dict) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to write into, which is at `path` once all is done, and gone after an error.
 
-    Where two make the same folder, the first one to be done wins, and the other one's is thrown away.
+    If two processes make the same folder, the first one to finish wins, and the folder of the other is deleted.
     """
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def delete_folder(path: Path) -> None:
-    """Delete a folder so that it is whole or gone at any time: first by name, then its content. One that is not there is no error."""
+    """Delete a folder so that it is whole or gone at any time: renamed first, then deleted. A missing folder is no error."""
     old = path.with_name(f".{path.name}.old-{secrets.token_hex(4)}")
     try:
         os.replace(path, old)
@@ -176,7 +176,7 @@ def delete_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes left half-written or half-deleted directly in `folder`; for whoever is the only one to write there."""
+    """Delete what killed processes left half-written or half-deleted directly in `folder`, which no other process may be writing to."""
     for path in folder.glob(".*") if folder.is_dir() else ():
         if any(mark in path.name for mark in LEFTOVERS):
             if path.is_dir() and not path.is_symlink():
@@ -188,7 +188,7 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def synced(path: Path) -> Iterator[BinaryIO]:
-    """A new file that is on the disk in the end, so that no power cut keeps the name of its folder and loses the content."""
+    """A new file that is flushed to the disk in the end, so that no power cut keeps its name and loses its content."""
     with open(path, "wb") as file:
         yield file
         file.flush()
@@ -209,7 +209,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """A regular file, to be read: a pipe or a device under its name, which may have no end, is an OSError."""
+    """A regular file, opened for reading: a pipe or a device, which may have no end, is an OSError."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -244,9 +244,9 @@ def read_json(path: Path) -> dict:
 
 
 def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True) -> list[dict]:
-    """The objects of a JSON-lines file, in order. Lines that are none, or do not fit, are left out, and that is said once.
+    """The objects of a JSON-lines file, in order. Invalid lines, and those that do not fit, are left out and reported once.
 
-    A last line without an end is still being written, and left out without a word.
+    A last line without an end is still being written: left out without a report.
     """
     try:
         content = read_bytes(path)
@@ -271,7 +271,7 @@ def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True)
 
 
 def drop_records(path: Path, drop: Callable[[dict], bool]) -> None:
-    """Take the records for which `drop` is true, and a last line without an end, out of a JSON-lines file; lines that are none stay.
+    """Delete the records for which `drop` is true, and a last line without an end, from a JSON-lines file; invalid lines stay.
 
     Raises
     ------
@@ -302,9 +302,9 @@ def drop_records(path: Path, drop: Callable[[dict], bool]) -> None:
 
 @contextmanager
 def locked(path: Path, waiting: str = "") -> Iterator[bool]:
-    """Keep other processes from making the folder `path` until done or dead; whoever has to wait prints `waiting` on stderr.
+    """Context in which no other process makes the folder `path`; a process that has to wait prints `waiting` on stderr.
 
-    False where there are no locks: then work may be done twice, but not wrongly.
+    Yields False where the file system has no locks: then work may be done twice, but not wrongly.
     """
     with ExitStack() as stack:
         alone = False

@@ -1,7 +1,7 @@
-"""Work in processes of its own, one or many: starting them by `accelerate launch`, and the group that they form.
+"""Jobs of one or several processes: launching them by `accelerate launch`, their process group, signals and devices.
 
-Clusters and launchers leave variables in the environment (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, ...). Those that were not set for this job
-change nothing: a job starts its processes without them, and a process believes them only where a launcher started it.
+Clusters and launchers leave variables in the environment (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, ...). Those of another job change nothing:
+processes are launched without them, and a process reads them only where a launcher started it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from .parameters import ParameterError, WorkbenchError, whole
 
 
 class LostProcessError(WorkbenchError):
-    """Another process of the job is gone, without which this one cannot go on."""
+    """Another process of the job is gone, and this one needs it."""
 
 
 # What torch and Accelerate read in the environment of a process to find its place in a job.
-PLACE = (
+PLACEMENT = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK",
     "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
 )  # fmt: skip
-PLACE_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MV2_COMM_WORLD_")
+PLACEMENT_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MV2_COMM_WORLD_")
 
 
 def launch_words(num_processes: int, device: str) -> list[str]:
-    """The arguments of `accelerate` that start as many processes as asked for, on CPUs too."""
+    """The arguments of `accelerate` that start this many processes, on CPUs too."""
     words = f"launch --num_processes {num_processes} --num_machines 1 --mixed_precision no --dynamo_backend no".split()
     if num_processes > 1:
         words += ["--multi_gpu", "--main_process_port", "0"]  # also without a GPU: `--cpu` would quietly start one process
@@ -50,15 +50,15 @@ def launch_command(module: str, num_processes: int, device: str) -> list[str]:
 
 
 def launch_environment(num_processes: int) -> dict[str, str]:
-    """The environment for it: this package can be found, the processes share the cores, and no other job's variables are in it."""
-    environment = {name: value for name, value in os.environ.items() if not _tells_place(name)}
+    """The environment for `launch_command`: it finds this package, shares the cores among the processes, and has no variables of other jobs."""
+    environment = {name: value for name, value in os.environ.items() if not _is_placement(name)}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
     environment.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // num_processes)))
     return environment
 
 
-def _tells_place(name: str) -> bool:
-    return name in PLACE or name.startswith(PLACE_PREFIXES)
+def _is_placement(name: str) -> bool:
+    return name in PLACEMENT or name.startswith(PLACEMENT_PREFIXES)
 
 
 def rank() -> int:
@@ -83,18 +83,18 @@ def process_group(num_processes: int, device: str, what: str) -> Iterator[None]:
     Raises
     ------
     ParameterError
-        If another number of processes was started than asked for: `accelerate launch --cpu` quietly starts one.
+        If another number of processes was started than `num_processes`: `accelerate launch --cpu` quietly starts one.
     LostProcessError
         If another process of the job ended while this one needed it.
     """
-    place = {name: value for name, value in os.environ.items() if _tells_place(name)}
+    place = {name: value for name, value in os.environ.items() if _is_placement(name)}
     known = {name: whole(place.get(name, "")) for name in ("RANK", "WORLD_SIZE")}
-    # By hand too, as `srun` with these variables does it, but only where they agree with what is asked for.
+    # Started by hand too, as `srun` with these variables does it, but only where they agree with the parameters.
     by_hand = num_processes > 1 and known["WORLD_SIZE"] == num_processes and None not in known.values() and "MASTER_ADDR" in place
     world = (known["WORLD_SIZE"] or 1) if _launched() or by_hand else 1
     if world != num_processes:
-        cure = shlex.join(["accelerate", *launch_words(num_processes, device), "-m"]) + f" {what}"
-        raise ParameterError(f"num_processes={num_processes}, but {world} process(es) were started; use this command: {cure}")
+        command = shlex.join(["accelerate", *launch_words(num_processes, device), "-m"]) + f" {what}"
+        raise ParameterError(f"num_processes={num_processes}, but {world} process(es) were started; use this command: {command}")
     if world == 1:
         for name in place:
             del os.environ[name]
@@ -120,7 +120,7 @@ def process_group(num_processes: int, device: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def signals_to(handler: Callable, numbers: Iterable[int]) -> Iterator[None]:
-    """Context in which `handler` takes these signals, unless this is not the main thread: there they are somebody else's."""
+    """Context in which `handler` handles these signals; in any thread but the main one, which may set no handlers, nothing changes."""
     try:
         before = {number: signal.signal(number, handler) for number in numbers}
     except ValueError:
@@ -149,7 +149,7 @@ def on_cpu(device: str) -> bool:
     Raises
     ------
     ParameterError
-        If a GPU is asked for and there is none.
+        If device is "cuda" and there is no GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ParameterError("device='cuda', but torch finds no GPU; use 'auto' or 'cpu'")
@@ -157,10 +157,10 @@ def on_cpu(device: str) -> bool:
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory it frees, where its C library is glibc.
+    """Let this process keep the memory that it frees, where its C library is glibc.
 
-    A training step takes and frees the same large blocks again and again. Given back to the system, each of their pages is a fault and
-    a zeroing when the next step touches it: a fifth of a step on a CPU.
+    A training step allocates and frees the same large blocks again and again. If they are returned to the system, each of their pages costs
+    a fault and a zeroing in the next step: a fifth of a step on a CPU.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Telling how far long work is: a bar in a terminal, a bar in JupyterLab, lines in a log; on stderr, since stdout is for results."""
+"""Progress of long work: a bar in a terminal, a bar in JupyterLab, lines in a log; on stderr, since stdout is for results."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 
 def interactive() -> bool:
-    """Whether somebody sits before this notebook: in JupyterLab or VS Code, not under papermill, nbconvert or in a script.
+    """Whether a user runs this notebook in JupyterLab or VS Code: false under papermill, nbconvert or in a script.
 
-    `WORKBENCH_HEADLESS=1` (or `0`) in the environment decides it otherwise.
+    `WORKBENCH_HEADLESS=1` (or `0`) in the environment overrides it.
     """
     if "WORKBENCH_HEADLESS" in environ:
         return environ["WORKBENCH_HEADLESS"] in ("", "0")
-    # A front end tells with every cell whether its user can answer `input()`. (JPY_SESSION_NAME would not do: a papermill
-    # that is started from a notebook inherits it.)
+    # A front end says with every cell whether its user can answer `input()`. JPY_SESSION_NAME would not do: a papermill
+    # that is started from a notebook inherits it.
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     request = getattr(shell, "get_parent", dict)()
     return bool(request.get("content", {}).get("allow_stdin"))
@@ -28,19 +28,19 @@ def interactive() -> bool:
 
 @contextmanager
 def progress(total: int, what: str, every: float = 30.0) -> Iterator[Callable[[int], None]]:
-    """Show how far some work is, with speed and time left.
+    """Show the progress of some work, with speed and time left.
 
     Parameters
     ----------
     total, what
-        How many there are to do, and of what: "real images of twins".
+        How many items, and of what: "real images of twins".
     every
         Seconds between lines, where there is neither a terminal nor JupyterLab.
 
     Yields
     ------
     function
-        To be called with the number done since it was called last.
+        To be called with the number of items done since the last call.
     """
     if interactive():
         show = _InNotebook()
@@ -65,7 +65,7 @@ def progress(total: int, what: str, every: float = 30.0) -> Iterator[Callable[[i
 
 @contextmanager
 def silent(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """In the place of `progress`: shows nothing."""
+    """As `progress`, but shows nothing."""
     yield lambda count: None
 
 
@@ -83,7 +83,7 @@ class _Lines:
 
 
 class _InNotebook:
-    """A bar that the end replaces by a line: nothing of it stays in the notebook."""
+    """A bar that a line replaces in the end, so that none is saved with the notebook."""
 
     def __init__(self):
         from IPython.display import HTML, display

@@ -1,4 +1,4 @@
-"""Files and folders of tensors, with the SHA-256 of everything in them: what is read is what was written, or an error says so.
+"""Files and folders of tensors, checked by SHA-256: a file that is not what was written is an error.
 
 A sealed folder has a `SHA256SUMS` in the format of `sha256sum`, so `sha256sum -c SHA256SUMS` checks it too.
 """
@@ -22,7 +22,7 @@ SUMS = "SHA256SUMS"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, from any device and in any memory layout; contiguous in the file, for safetensors knows no other.
+    """Write tensors as safetensors, from any device and in any memory layout; in the file they are contiguous.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         If the file cannot be written.
     """
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    with storing(path), synced(path) as file:  # not by safetensors, which reports a full disk in words of its own
+    with storing(path), synced(path) as file:  # not by safetensors, which reports a full disk in its own words
         file.write(content)
 
 
@@ -40,7 +40,7 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     Parameters
     ----------
     sha256
-        What the SHA-256 of the file has to be.
+        The expected SHA-256 of the file.
 
     Raises
     ------
@@ -57,9 +57,9 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
 
 
 def sealed_bytes(tensors: Mapping[str, Tensor], step: int) -> bytes:
-    """Tensors as the content of a safetensors file of its own, with the step that they are of and the SHA-256 of all else in its header."""
+    """Tensors as the content of a safetensors file whose header holds their step and the SHA-256 of everything else."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # One entry: safetensors writes several in an order of chance, and equal tensors are to be equal files.
+    # One entry: safetensors writes several in random order, and equal tensors must make equal files.
     return save(tensors, dict(seal=f"step {step} sha256 {hashlib.sha256(save(tensors)).hexdigest()}"))
 
 
@@ -113,24 +113,24 @@ def sums(folder: Path) -> dict[str, str]:
         lines = _read(path).decode().splitlines()
     except UnicodeDecodeError:
         raise UnreadableError(path, "not text") from None
-    found = {}
+    hashes = {}
     for line in lines:
         match = re.fullmatch(r"([0-9a-f]{64})  ([\w.-]+)", line)
         if not match:
             raise UnreadableError(path, f"{line[:40]!r} is no line of sha256sum")
-        found[match[2]] = match[1]
-    if not found:
+        hashes[match[2]] = match[1]
+    if not hashes:
         raise UnreadableError(path, "empty")
-    return found
+    return hashes
 
 
 def verify(folder: Path) -> dict[str, str]:
-    """Hold every file of a sealed folder against its SHA-256; the list, as of `sums`.
+    """Check every file of a sealed folder against its SHA-256. Returns the list, as `sums` does.
 
     Raises
     ------
     UnreadableError
-        That names the first file that is missing or not what was written.
+        Names the first file that is missing or not what was written.
     """
     expected = sums(folder)
     for name, value in expected.items():

@@ -60,7 +60,7 @@ def test_inception_score_refuses_what_cannot_be_right():
     logits = class_logits(20)
     score = StreamedInceptionScore(20, 4).update(logits[:15])
     for ask in (score.whole, score.splits):
-        with pytest.raises(WorkbenchError, match="n=20 samples was asked for after 15"):
+        with pytest.raises(WorkbenchError, match="n=20 samples was requested after 15"):
             ask()
     nan = logits[15:].clone()
     nan[0, 0] = torch.nan

@@ -183,7 +183,7 @@ def test_all_processes_are_told_once_what_to_do(monkeypatch):
     reference(twins.Twins(32), 20, extractor, PIXELS)
     assert told == [False, True]
     looks = iter([False, True])
-    monkeypatch.setattr(references, "_is_whole", lambda folder, name: next(looks))
+    monkeypatch.setattr(references, "_is_intact", lambda folder, name: next(looks))
     reference(twins.Twins(32), 20, extractor, PIXELS)
     assert told[2:] == [False] and extractor.network.seen == 40  # it measured, as it told the others
 

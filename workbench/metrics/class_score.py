@@ -16,7 +16,7 @@ class StreamedInceptionScore:
     Parameters
     ----------
     n
-        Number of samples that will come, in order of sample index.
+        Number of samples, which come in the order of their index.
     splits
         Number of parts: part i of the order holds the positions from i n // splits to before (i + 1) n // splits.
     shuffle_seed
@@ -77,7 +77,7 @@ class StreamedInceptionScore:
 
     def _check_complete(self) -> None:
         if self.seen < self.n:
-            raise WorkbenchError(f"the Inception score of n={self.n} samples was asked for after {self.seen}; update with the others first")
+            raise WorkbenchError(f"the Inception score of n={self.n} samples was requested after {self.seen}; update with the others first")
 
     @staticmethod
     def _score(p: Tensor, negentropy: Tensor, count: int) -> float:

@@ -1,4 +1,4 @@
-"""Feature extractors: what turns images into the features and logits that scores are computed from.
+"""Feature extractors: networks whose features and logits scores are computed from.
 
 Every extractor takes images (B, 3, H, W) of any size with pixels in [0, 255], uint8 or float32, and gives features (B, d) and class
 logits (B, K). Only `inception()` with the reference weights gives FID, IS and KID; scores from any other extractor carry its name and hash.
@@ -39,7 +39,7 @@ class Extractor:
     reference : bool
         Whether this is the Inception network that IS, FID and KID are defined by.
     classes : list of str or None
-        What its logits stand for, in order: the attribute `classes` of the network; None where it does not tell.
+        The classes of its logits, in order: the attribute `classes` of the network; None if it has none.
     """
 
     def __init__(self, network: nn.Module, name: str | None = None, digest: str | None = None, reference: bool = False):
@@ -56,7 +56,7 @@ class Extractor:
 
     @property
     def label(self) -> str:
-        """Name and hash: what tells its scores from those of another."""
+        """Name and hash, which distinguish its scores from those of another."""
         return f"{self.name}@{self.digest[:8]}"
 
     def to(self, device: torch.device | str) -> Extractor:
@@ -94,7 +94,7 @@ class Extractor:
         return features.float(), logits.float()
 
     def widths(self, size: int) -> tuple[int, int]:
-        """How many features and logits an image of this height and width has: tried on a grey one, so that a misfit shows at once.
+        """How many features and logits an image of this height and width has, tried on a grey one.
 
         Raises
         ------
@@ -158,7 +158,7 @@ def _named_network(text: str) -> Extractor:
 
 @contextmanager
 def _in_one_line(what: str, kind: type[WorkbenchError]):
-    """Context around code of the user's: whatever it raises, `sys.exit` too, ends in one line; only an interrupt stays one."""
+    """Context around the user's code: whatever it raises, `SystemExit` too, becomes an error of one line; interrupts pass."""
     try:
         yield
     except (KeyboardInterrupt, WorkbenchError):
@@ -166,8 +166,8 @@ def _in_one_line(what: str, kind: type[WorkbenchError]):
     except BaseException as error:
         try:
             text = " ".join(str(error).split())
-        except Exception:  # even that is code of the user's
-            text = "(it has no text)"
+        except Exception:  # str() is the user's code too
+            text = "(no message)"
         raise kind(f"{what}: {type(error).__name__}: {text[:500]}") from error
 
 

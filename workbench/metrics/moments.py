@@ -68,7 +68,7 @@ class Moments:
         return self
 
     def _join(self, n: int, mean: Tensor, scatter: Tensor) -> None:
-        if not self.n:  # the first rows tell width and device
+        if not self.n:  # width and device are those of the first rows
             self.mean, self.scatter = torch.zeros_like(mean), torch.zeros_like(scatter)
         if len(mean) != len(self.mean):
             raise ParameterError(f"features of width {len(mean)} do not go with the {self.n} of width {len(self.mean)} before them")

@@ -1,6 +1,6 @@
 """Protocols: everything that a score depends on besides the generator, fixed and written beside every number.
 
-The same weights scored by two protocols differ by points of FID, so numbers of different protocols are not compared (`comparable`).
+The same weights scored by two protocols differ by points of FID, so scores of different protocols are not compared (`require_comparable`).
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ class Protocol(Parameters):
         For a value out of range.
     """
 
-    name: str = parameter("official", "where it comes from")
+    name: str = parameter("official", "name of the protocol that it is derived from")
     n: int = parameter(50_000, "generated images", low=2)
-    per_class: int = parameter(0, "generated images of each class, which decides n; 0: n decides", low=0)
-    reference_n: int = parameter(50_000, "real images, or all where there are fewer; 0: all", low=0)
+    per_class: int = parameter(0, "generated images per class, from which n follows; 0: n counts", low=0)
+    reference_n: int = parameter(50_000, "real images, or all if there are fewer; 0: all", low=0)
     weights: str = parameter(
         "raw",
         "of G: EMA, raw, or EMA if available; none: given images",
         choices=("ema", "raw", "auto", "none"),
     )
     statistics: str = parameter(
-        "running", "of batch norm in G: as saved, estimated anew, or of each batch of 64", choices=("running", "standing", "batch")
+        "running", "of batch norm in G: as saved, re-estimated, or of each batch of 64", choices=("running", "standing", "batch")
     )
     standing_batches: int = parameter(16, "batches of 64 that standing statistics are estimated on", low=1)
     truncation: float = parameter(0.0, "latents are truncated to [-truncation, truncation]; 0: not", low=0)
     pixels: str = parameter(
-        "float", "of generated images: not quantised, rounded to 8 bits, or cut off to 8 bits", choices=("float", "round", "floor")
+        "float", "of generated images: not quantised, rounded to 8 bits, or floored to 8 bits", choices=("float", "round", "floor")
     )
     white: int = parameter(
-        256, "what white (255) is given to the extractor as: 255, or 256, so that Inception's input ends at 1", choices=(255, 256)
+        256, "white (255) as the extractor gets it: 255, or 256, so that Inception's input ends at 1", choices=(255, 256)
     )
     logit_bias: bool = parameter(True, "whether Inception's logits keep their bias")
-    splits: int = parameter(10, "parts of the set that IS is also computed on, each for itself", low=1)
+    splits: int = parameter(10, "parts of the samples that IS is also computed on", low=1)
     shuffle_seed: int | None = parameter(None, "of the order in which the splits are filled; None: the order of generation", low=0)
     k_precision: int = parameter(3, "neighbours of precision and recall", low=1)
     k_density: int = parameter(5, "neighbours of density and coverage", low=1)
-    neighbours_n: int = parameter(10_000, "images of either side that these four are computed on; 0: all", low=0)
-    kid_n: int = parameter(10_000, "generated images that KID is computed on; 0: all", low=0)
+    neighbours_n: int = parameter(10_000, "images of either side for these four scores; 0: all", low=0)
+    kid_n: int = parameter(10_000, "generated images for KID; 0: all", low=0)
 
     none: ClassVar[str] = "the protocol's value"
 
     def to_pixels(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), uint8 or floats in [-1, 1], as the extractor is to get them: float32 in [0, `white`]."""
+        """Images (B, 3, H, W), uint8 or floats in [-1, 1], as the extractor gets them: float32 in [0, `white`]."""
         if images.dtype == torch.uint8:
             x = images.float()
         else:
@@ -74,7 +74,7 @@ class Protocol(Parameters):
         return self.line()
 
     def line(self, real: int | None = None) -> str:
-        """One line of everything; `real`: how many real images there really were."""
+        """One line with all values; `real`: the actual number of real images."""
         words = [f"n={self.n:,}"]
         limit = f"at most {self.reference_n:,}" if self.reference_n else "all"
         words.append(f"against {limit if real is None else f'{real:,}'} real images")
@@ -85,7 +85,7 @@ class Protocol(Parameters):
             words.append({"ema": "EMA weights", "raw": "raw weights", "auto": "EMA weights if available"}[self.weights])
             words.append(f"{statistics} statistics")
             words.append(f"truncated at {self.truncation:g}" if self.truncation else "not truncated")
-        words.append({"float": "not quantised", "round": "rounded to 8 bits", "floor": "cut off to 8 bits"}[self.pixels])
+        words.append({"float": "not quantised", "round": "rounded to 8 bits", "floor": "floored to 8 bits"}[self.pixels])
         words.append(f"logits {'with' if self.logit_bias else 'without'} bias")
         order = "in order" if self.shuffle_seed is None else f"shuffled by seed {self.shuffle_seed}"
         words.append(f"{self.splits} splits {order}")
@@ -96,7 +96,7 @@ class Protocol(Parameters):
 
     @property
     def brief(self) -> str:
-        """Its name, and what was replaced in it."""
+        """Its name, and the values that were replaced."""
         base = PROTOCOLS[self.name]
         left_open = {"weights"} if base.weights == "auto" or self.weights == "none" else set()
         left_open |= {"n"} if base.per_class else set()
@@ -112,7 +112,7 @@ PROTOCOLS = {
         Protocol(),
         # The default of this package: the same, with EMA if available.
         Protocol("workbench", weights="auto"),
-        # torch-fidelity 0.4: its defaults, with 8-bit images cut off as in its example.
+        # torch-fidelity 0.4: its defaults, with 8-bit images floored as in its example.
         Protocol("torch-fidelity", weights="auto", reference_n=0, pixels="floor", white=255, logit_bias=False, shuffle_seed=2020, kid_n=0),
         # Brock et al. (2019), not the torchvision network of BigGAN-PyTorch: all training images, standing statistics of 100 batches, 10
         # splits; the 8 bits and the missing bias are those of the scoring script that came with the PyTorch code.
@@ -128,7 +128,7 @@ PROTOCOLS = {
 
 
 def brief(line: str) -> str:
-    """The name of a protocol, what was replaced in it, and the extractor, from the full line that a record has."""
+    """The name of a protocol, the values that were replaced, and the extractor, from the full line of a record."""
     head, colon, rest = line.partition(": ")
     _, semicolon, extractor = rest.rpartition("; ")
     return f"{head}; {extractor}" if semicolon else head if colon else line
@@ -163,7 +163,7 @@ def require_comparable(records: list[dict]) -> None:
     Raises
     ------
     WorkbenchError
-        That says how they differ.
+        Says how they differ.
     """
     for record in records[1:]:
         if different := differences(records[0], record):

@@ -1,4 +1,4 @@
-"""What real images look like to an extractor, computed once and kept in `<data folder>/cache`, where anything may be deleted.
+"""Statistics of real images by an extractor: computed once and cached in `<data folder>/cache`, where anything may be deleted.
 
 A folder of statistics is sealed with the SHA-256 of its files, which are checked before it is used: a damaged one is computed again.
 """
@@ -28,8 +28,8 @@ from .fid import square_root_factor
 from .moments import Moments
 from .stream import everywhere, features_in_order, is_main
 
-VERSION = 2  # of what is kept: raise it with every change of what it means
-KEPT = 50_000  # features of at most so many images are kept where nothing needs them all
+VERSION = 2  # of the cache's content: raise it with every change of its meaning
+KEPT = 50_000  # features of at most this many images are kept, unless a score needs all
 FILES = {"moments.safetensors", "factor.safetensors", "features.npy", "labels.npy", "indices.npy"}
 
 
@@ -47,7 +47,7 @@ class Reference:
 
     @cached_property
     def factor(self) -> Tensor:
-        """(d, r): F with F F^T the covariance; what makes a Fréchet distance to this reference quick."""
+        """(d, r): F with F F^T the covariance, which halves the work of a Fréchet distance."""
         return load_tensors(self.folder / "factor.safetensors")["factor"]
 
     @cached_property
@@ -80,14 +80,14 @@ def reference(
     Parameters
     ----------
     data
-        A data set: `batch(indices)`, `length`, `name`, `fingerprint`, `size`. Of a longer one, `n` images are drawn once and for all; of an
-        endless one the first `n` are taken.
+        A data set: `batch(indices)`, `length`, `name`, `fingerprint`, `size`. Of a longer one, a fixed random draw of `n` images is taken; of
+        an endless one, the first `n`.
     n
         0: all.
     keep_all
         Keep the features of all of them, for scores per class, instead of those of 50,000.
     progress
-        Called as `progress(total, text)`; a context manager that gives a function to be called with the number of images done.
+        Called as `progress(total, text)`: a context manager that yields a function to be called with the number of images done.
 
     Raises
     ------
@@ -105,18 +105,18 @@ def reference(
             _compute(*arguments)
         return Reference(folder, facts | dict(kept=kept))
     with locked(folder, f"waiting for the process that measures {data.name}"):
-        if not everywhere(_is_whole(folder, data.name)):  # asked once, so that all processes do the same
+        if not everywhere(_is_intact(folder, data.name)):  # checked once, so that all processes do the same
             _compute(*arguments)
     return Reference(folder, facts | dict(kept=kept))
 
 
 def real_number(data, n: int) -> int:
-    """How many real images `n` stands for; 0: all that there are.
+    """How many real images `n` stands for; 0: all.
 
     Raises
     ------
     WorkbenchError
-        If the data has fewer than that, no end, or less than two.
+        If the data has fewer, or fewer than two, or `n` is 0 and it has no end.
     """
     if n == 0 and data.length is None:
         raise WorkbenchError(f"reference_n=0 means all images, but {data.name} has no end: give a number")
@@ -128,23 +128,23 @@ def real_number(data, n: int) -> int:
 
 
 def drawn(data, n: int) -> np.ndarray:
-    """Indices (n,), ascending, of the images that stand for a data set: a draw that is always the same, the first ones of an endless set."""
+    """Indices (n,), ascending, of the images that stand for a data set: a fixed random draw; of an endless one, the first."""
     if data.length is not None and n < data.length:
         return np.sort(np.random.default_rng(0).permutation(data.length)[:n])
     return np.arange(n)
 
 
 def fewest(data, n: int) -> int:
-    """How many images the rarest class has among the `n` that are drawn."""
+    """How many of the `n` images that stand for a data set are of the rarest class."""
     if data.length is None and n > 100 * len(data.classes):
-        return n // (4 * len(data.classes))  # at least: classes of an endless set are drawn uniformly
+        return n // (4 * len(data.classes))  # a lower bound: classes of an endless set are drawn uniformly
     indices = drawn(data, n)
     labels = data.batch(indices)[1].numpy() if data.length is None else data.labels[indices]
     return int(np.bincount(labels, minlength=len(data.classes)).min())
 
 
-def _is_whole(folder: Path, name: str) -> bool:
-    """Whether statistics are there, as they were written. Others are deleted, and that is said."""
+def _is_intact(folder: Path, name: str) -> bool:
+    """Whether the statistics exist and are as they were written. Damaged ones are deleted and reported."""
     if not os.path.lexists(folder):
         return False
     try:
@@ -163,7 +163,7 @@ def _is_whole(folder: Path, name: str) -> bool:
 
 
 def _compute(folder: Path, data, n: int, kept: int, extractor: Extractor, pixels, batch_size: int, progress) -> None:
-    """Measure the images and write the folder, on the main process; on the others, help with that."""
+    """Compute the statistics with all processes; the main one writes the folder."""
     indices = drawn(data, n)
     rows = np.arange(n) if kept == n else np.sort(np.random.default_rng(1).permutation(n)[:kept])
 
@@ -194,11 +194,11 @@ def _compute(folder: Path, data, n: int, kept: int, extractor: Extractor, pixels
                     np.save(file, array)
             save_tensors(new / "moments.safetensors", moments.state())
             save_tensors(new / "factor.safetensors", {"factor": square_root_factor(moments.covariance)})
-            seal(new)  # new_folder then brings all of it onto the disk
+            seal(new)  # new_folder then flushes all of it to the disk
     except StorageError as error:
         raise StorageError(f"{error}, or set WORKBENCH_DATA in the environment to a folder elsewhere") from None
 
 
 def _probe(pixels: Callable[[Tensor], Tensor]) -> list[float]:
-    """What tells one treatment of real images from another: what becomes of three pixels."""
+    """Three pixels as `pixels` treats them: different treatments need different statistics."""
     return pixels(torch.tensor([0, 100, 255], dtype=torch.uint8).view(1, 1, 1, 3)).flatten().tolist()

@@ -306,7 +306,7 @@ class Accuracy(Score):
         if reason := _no_logits(inputs) or _too_few_classes(inputs):
             return reason
         if extractor.classes is None:
-            return f"extractor {extractor.name!r} does not tell which classes its logits stand for (a list of names, `classes`, of its network)"
+            return f"extractor {extractor.name!r} does not name the classes of its logits (set `classes` of its network to a list of names)"
         if inputs.class_logits is None:
             return _differ("the samples", samples.classes, f"extractor {extractor.name!r}", extractor.classes)
         return ""

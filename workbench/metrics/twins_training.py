@@ -40,7 +40,7 @@ def draw(rng: np.random.Generator, count: int) -> dict[str, Tensor]:
     dict of Tensor
         `images` (B, 3, 32, 32) in [0, 1]; `present` (B, 2), whether left and right half hold a glyph; `label` (B, 2); `attributes`
         (B, 2, 7): cosine and sine of the hue, radius, height, cosine and sine of symmetry times angle, grey, scaled to about unit
-        range; `readable` (B, 2, 7): which of those the image tells.
+        range; `readable` (B, 2, 7): which of those the image shows.
     """
     spoiled = np.arange(count) % 2 == 1
     size = SIZE * 2 if rng.random() < 0.3 else SIZE  # averaged down, edges differ a little from those drawn small
@@ -95,7 +95,7 @@ def corrupt(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 
 
 class Heads(nn.Module):
-    """What is read from the features in training only: linear, so that a Gaussian fitted to the features tells it too."""
+    """Linear heads on the features, in training only: what they read, a Gaussian fitted to the features holds too."""
 
     def __init__(self):
         super().__init__()
@@ -109,7 +109,7 @@ class Heads(nn.Module):
 def loss(net: TwinsClassifier, heads: Heads, drawn: dict[str, Tensor], images: Tensor, strengths: Tensor) -> Tensor:
     """What training minimises.
 
-    The features must tell the class, what each half holds, how far the halves agree, how strongly the image is corrupted, and the image
+    The features must encode the class, what each half holds, how far the halves agree, how strongly the image is corrupted, and the image
     itself, coarsely; and they are to be uncorrelated with unit variance over all that is drawn, so that no direction is idle.
 
     Parameters
