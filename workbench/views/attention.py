@@ -26,7 +26,8 @@ from torch.nn.utils import parametrize
 from .. import attention
 from ..attention import Projections
 from ..attention.snapshots import Snapshot, load_snapshot
-from ..data import Images, decode, open_data, to_uint8, to_unit
+from ..data import Images, open_data, to_uint8, to_unit
+from ..data.decode import decode
 from ..data.twins import Twins
 from ..files import UnreadableError
 from ..messages import nearest, say_once, shown
