@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import secrets
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .messages import say_once
-from .parameters import WorkbenchError
+from .messages import WorkbenchError, say_once
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 LEFTOVERS = (".tmp-", ".part-", ".old-")
+DAY = 24 * 60 * 60
 
 
 class StorageError(WorkbenchError):
@@ -142,13 +144,17 @@ def append_record(path: Path, record: dict) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to write into, which is at `path` once all is done, and gone after an error.
 
-    If two processes make the same folder, the first one to finish wins, and the folder of the other is deleted.
+    If two processes make the same folder, the first one to finish wins, and the folder of the other is deleted. A lock tells
+    `remove_abandoned` that a process is still making it.
     """
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = path.with_name(f".{path.name}.part-{secrets.token_hex(4)}")
         folder.mkdir()
+    lock = ExitStack()
     try:
+        with suppress(OSError):  # no locks on this file system
+            lock.enter_context(_held(folder, fcntl.LOCK_EX))
         yield folder
         with storing(path):
             for file in folder.iterdir():
@@ -161,6 +167,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             flush(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        lock.close()
 
 
 def delete_folder(path: Path) -> None:
@@ -184,6 +191,20 @@ def remove_leftovers(folder: Path) -> None:
             else:
                 with suppress(OSError):
                     path.unlink()
+
+
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Delete what killed processes left of making or deleting the folder `name` (None: any) in `folder`, where others may be at work.
+
+    What another process is making stays, as its lock shows; where there are no locks, what has changed within a day.
+    """
+    pattern = "*" if name is None else glob.escape(name)
+    for path in (path for mark in LEFTOVERS for path in folder.glob(f".{pattern}{mark}*")):
+        with suppress(OSError):
+            unused = time.time() - path.stat().st_mtime
+            with _held(path, fcntl.LOCK_EX | fcntl.LOCK_NB) if unused < DAY else nullcontext():
+                if unused > 60 or any(path.iterdir()):  # else its lock may be still to come
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
@@ -298,6 +319,17 @@ def drop_records(path: Path, drop: Callable[[dict], bool]) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- locks
+
+
+@contextmanager
+def _held(path: Path, operation: int) -> Iterator[None]:
+    """Hold a lock on a folder, which ends with this process however that ends; an OSError where there are none, or another has it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, operation)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def test_what_is_wrong_with_a_folder_is_said_in_words_of_an_evaluation(tmp_path)
     cases = {
         "nowhere": "='.*nowhere': there is no such folder",
         "bad": "there are no images in",
-        "single": "='.*single' has 1 images, and it takes at least 2",
+        "single": "='.*single' has 1 images, and at least 2 are needed: add images$",
         "broken": "broken.png.*or set skip_unreadable=True",
     }
     for name in ("single", "broken"):

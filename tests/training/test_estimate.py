@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from workbench import Config, ParameterError
-from workbench.config import PRESETS
 from workbench.model import Discriminator, Generator
+from workbench.presets import PRESETS
 from workbench.training import estimate
 from workbench.training.estimate import activations_d, activations_g, device_bytes, host_bytes, parameters_d, parameters_g, require_feasible
 

@@ -1,22 +1,15 @@
-"""Data sets: opening any of them, checking and packing it once, and the batches of every step."""
+"""Data sets: opening any of them, checking and packing it once, and the batches of every step.
 
-from .datasets import (
-    DataError,
-    Images,
-    batch_indices,
-    describe,
-    has_class_folders,
-    is_image_folder,
-    is_split,
-    loader,
-    open_data,
-    prepare,
-    printable,
-    short_sides,
-    to_uint8,
-    to_unit,
-    training_split,
-)
+`datasets` opens, `sources` lists the images of each kind, `folders`, `layout` and `splits` check folders, `decode` reads image files, `packed`
+and `cache` keep them, `batches` serves them; `twins` is drawn, `augment` runs on the device.
+"""
+
+from .batches import batch_indices, loader, to_uint8, to_unit
+from .datasets import describe, has_class_folders, is_image_folder, open_data, prepare, short_sides
+from .errors import DataError, printable
+from .layout import training_split
+from .packed import Images
+from .splits import is_split
 
 __all__ = [
     "DataError", "Images", "batch_indices", "describe", "has_class_folders", "is_image_folder", "is_split", "loader", "open_data", "prepare",

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..data import DataError, short_sides
+from ..messages import ParameterError
 from ..metrics.one_pass import measure, select
 from ..model import sampling
-from ..parameters import ParameterError
 from ..progress import progress
 from ..runs import evaluation_record
-from .images import image_set, open_images, plan_scores, real_statistics, require_room_for, reworded
+from .images import image_set, open_images, plan_scores, real_statistics, require_room_for
 from .parameters import SIZES, Evaluation
 from .samples import suitable_batch
 
@@ -63,7 +63,7 @@ def common_size(evaluation: Evaluation) -> int:
         try:
             sides[name] = short_sides(place)
         except DataError as error:
-            raise reworded(error, name) from None
+            raise error.renamed(data=name) from None
     sizes = set().union(*sides.values())
     if (len(sizes) == 1 and sizes <= set(SIZES)) or not sizes:  # none can be read: opening them reports it
         return min(sizes, default=SIZES[0])

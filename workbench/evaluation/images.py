@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
 from ..config import Config
 from ..data import DataError, Images, has_class_folders, is_image_folder, is_split, open_data, printable, training_split, twins
-from ..messages import say_once, shown, shown_text
+from ..messages import ParameterError, say_once, shown
 from ..metrics.extractors import Extractor
 from ..metrics.limits import require_room
 from ..metrics.one_pass import Plan, plan
 from ..metrics.protocols import Protocol
 from ..metrics.references import Reference, fewest, real_number, reference
 from ..metrics.scores import ImageSet
-from ..parameters import ParameterError
 from ..progress import progress
 from .parameters import Evaluation
 
@@ -37,7 +35,9 @@ def open_images(
         root = Path(config.data)
         split = training_split(root, config.num_classes == 0) if given and is_image_folder(config) else root
     except DataError as error:
-        raise reworded(error, name, sized=bool(evaluation.samples)) from None
+        # A run's images have the size of its networks, and an evaluation has no batches of a training.
+        size_parameter = "image_size" if evaluation.samples else None
+        raise error.renamed(data=name, image_size=size_parameter, batch_size=None) from None
     if split != root:
         say_once(f"{name}={shown(given)}: its split {shown(split.name)} alone is taken; for another, set {name} to the folder of that one")
     if name == "samples" and is_split(split.name):  # which an image's data set is not named after
@@ -50,14 +50,6 @@ def open_images(
             f"{count}={number}, but {name}, {images.name}, has {images.length:,} images: give at most that, or leave {count} out"
         )
     return images
-
-
-def reworded(error: DataError, name: str, sized: bool = True) -> DataError:
-    """The error in terms of an evaluation: the images are the parameter `name`, and no fix names a parameter of training."""
-    text = re.sub(r"\bdata=", f"{name}=", str(error))
-    text = re.sub(r", fewer than batch_size=.*", ", and it takes at least 2 of either side: add images", text)
-    text = text if sized else re.sub(r"set image_size=\d+, or ", "", text)
-    return DataError(shown_text(text, 1000))  # a path may be long
 
 
 def image_set(data: Images | twins.Twins, n: int) -> ImageSet:

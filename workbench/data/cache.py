@@ -1,0 +1,50 @@
+"""Images packed once for all runs, in `<data folder>/cache`, where anything may be deleted at any time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from ..files import UnreadableError, delete_folder, locked, remove_abandoned
+from ..messages import say_once
+from ..places import data_dir
+from .decode import decode_all
+from .packed import VERSION, Images, open_packed, pack, read_packed
+from .sources import Listing
+
+
+def cached(listing: Listing, size: int, progress: bool) -> Images:
+    """These images from the cache, packed now if they are not in it, or damaged there."""
+    key = hashlib.sha256(json.dumps([VERSION, size, listing.identity]).encode()).hexdigest()[:20]
+    folder = data_dir() / "cache" / key
+    if images := _usable(folder, listing, size):
+        return images
+    with locked(folder, f"waiting for the process that packs {listing.name}" if progress else ""):
+        if images := _usable(folder, listing, size):  # another process has packed it
+            return images
+        if folder.exists():
+            delete_folder(folder)
+        remove_abandoned(folder.parent)  # of any data: nobody may ever ask for these again
+        # Unreadable files are left out, and refused later: decoding need not be repeated.
+        pack(listing, size, folder, progress, True, "set WORKBENCH_DATA in the environment to a folder on another disk")
+    return open_packed(folder, size)
+
+
+def _usable(folder: Path, listing: Listing, size: int) -> Images | None:
+    """A packed folder of the cache, which anybody may delete or damage: it is packed again where it is not whole, or no longer right."""
+    if not folder.exists():
+        return None
+    try:
+        images = read_packed(folder)
+    except UnreadableError as error:
+        say_once(f"{error}: {listing.name} is packed again")
+        return None
+    facts = (images.size, images.classes, images.conditional, images.length + len(images.skipped))
+    if facts != (size, listing.classes, listing.conditional, len(listing.paths)):
+        say_once(f"unreadable: {folder} (of other images): {listing.name} is packed again")
+        return None
+    again = decode_all([f"{listing.root}/{path}" for path in images.skipped], size)
+    if any(image.pixels is not None for image in again):  # a file can be read after all: its permissions were fixed, or the disk
+        return None
+    return images

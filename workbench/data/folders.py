@@ -1,0 +1,113 @@
+"""What lies in folders of images: listing them, without what systems put there, and walking down."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .decode import suffixes
+from .errors import DataError, printable
+from .splits import is_system, split_order
+
+
+@dataclass
+class Folder:
+    """What lies directly in a folder, by name."""
+
+    folders: list[str] = field(default_factory=list)
+    images: list[tuple[str, int, int]] = field(default_factory=list)  # name, bytes, time of the last change (ns)
+    others: list[str] = field(default_factory=list)  # also hidden folders
+
+
+def scan(path: Path) -> Folder:
+    """What lies directly in a folder; a DataError if it cannot be read."""
+    folder = Folder()
+    for entry in _entries(path):
+        if _is_hidden(entry):
+            folder.others.append(entry.name)
+        elif _is_folder(entry):
+            folder.folders.append(entry.name)
+        elif not _is_image(entry):
+            folder.others.append(entry.name)
+        else:
+            status = entry.stat(follow_symlinks=os.path.exists(entry.path))  # a broken link is reported as an unreadable file
+            folder.images.append((entry.name, status.st_size, status.st_mtime_ns))
+    return folder
+
+
+def walk(root: Path) -> Iterator[tuple[Path, Folder]]:
+    """`root` and every folder below it, by name but training splits first; links are followed, but no folder is entered twice."""
+    seen, stack = set(), [root]
+    while stack:
+        path = stack.pop()
+        if os.path.realpath(path) not in seen:
+            seen.add(os.path.realpath(path))
+            folder = scan(path)
+            yield path, folder
+            stack += [path / name for name in sorted(folder.folders, key=lambda name: (split_order(name), name), reverse=True)]
+
+
+def subfolders(root: Path) -> dict[str, str]:
+    """Paths of the folders in `root` by their names; none where it cannot be read."""
+    with suppress(DataError):
+        return {entry.name: entry.path for entry in _entries(root) if not _is_hidden(entry) and _is_folder(entry)}
+    return {}
+
+
+def class_folders(root: Path) -> list[str]:
+    """The folders in `root` that have images directly in them; those that cannot be read are left out."""
+    names = []
+    for name in scan(root).folders:
+        with suppress(DataError):
+            if any(_is_image(entry) for entry in _entries(root / name) if not _is_hidden(entry)):
+                names.append(name)
+    return names
+
+
+def ignored(folders: Iterable[Folder]) -> dict[str, int]:
+    """How many files and folders are not images, by extension, name of a system's folder or "hidden", the most frequent first."""
+    return dict(Counter(_kind(name) for folder in folders for name in folder.others).most_common())
+
+
+def _kind(name: str) -> str:
+    if name.startswith("."):
+        return "hidden"
+    if is_system(name):
+        return printable(name)
+    return printable(_suffix(name)) or "without extension"
+
+
+def _entries(path: str | Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        fixes = ["fix its permissions"] if error.errno in (errno.EACCES, errno.EPERM) else []
+        raise DataError(f"the folder {path} cannot be read ({error.strerror})", *fixes) from None
+
+
+def _is_hidden(entry: os.DirEntry) -> bool:
+    """Whether people do not see this: hidden, or put there by a system."""
+    return entry.name.startswith(".") or is_system(entry.name)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """False also for a link that leads to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_image(entry: os.DirEntry) -> bool:
+    """Whether it is called like an image."""
+    return _suffix(entry.name) in suffixes()
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()

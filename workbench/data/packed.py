@@ -1,0 +1,251 @@
+"""The packed format: images that were decoded once, in a folder that training reads through a memory map.
+
+All images are decoded before training starts, so that mistakes show then and not hours later. A packed folder holds `images.npy`
+(N, S, S, 3) uint8, `labels.npy` (N,) int64 and `meta.json`, under the checksums of `SHA256SUMS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..files import StorageError, UnreadableError, new_folder, read_json, storing, synced
+from ..messages import shown
+from ..progress import progress as show_progress
+from ..progress import silent
+from ..tensors import SUMS, digest, seal, sums
+from .decode import decode_all
+from .errors import DataError, first_of, printable, reason
+from .sources import Listing
+
+VERSION = 2  # of the packed format and of `decode`: raise it with every change of what they give
+FILES = ("meta.json", "labels.npy", "images.npy")
+CHECKED = 2**28  # bytes of images that are compared with their SHA-256 at every opening: a second at most, and CIFAR-10 is less
+
+
+@dataclass
+class Images:
+    """A packed data set of N images of size S."""
+
+    name: str
+    classes: list[str]  # in the order of the labels; ["all"] if unconditional
+    size: int  # S, height and width
+    fingerprint: str  # SHA-256 of class names, relative paths, file contents and S; wherever the files are
+    images: np.ndarray  # (N, S, S, 3) uint8, normally a read-only memory map
+    labels: np.ndarray  # (N,) int64
+    conditional: bool = True
+    skipped: dict[str, str] = field(default_factory=dict)  # unreadable files that were left out: relative path -> reason
+    ignored: dict[str, int] = field(default_factory=dict)  # not images by name: extension, folder of the system or "hidden" -> how many
+
+    @property
+    def num_classes(self) -> int:
+        """Classes to condition on; 0 if unconditional."""
+        return len(self.classes) if self.conditional else 0
+
+    @property
+    def counts(self) -> list[int]:
+        """Images per class."""
+        return np.bincount(self.labels, minlength=len(self.classes)).tolist()
+
+    @property
+    def length(self) -> int:
+        """Number of images N."""
+        return len(self.labels)
+
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, S, S) uint8, channels last in memory, and labels (B,) int64 of these indices (B,)."""
+        pixels = torch.from_numpy(np.asarray(self.images[indices]))
+        return pixels.permute(0, 3, 1, 2), torch.from_numpy(self.labels[indices])
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a folder is a packed one, perhaps damaged, and not one of images."""
+    return sum(os.path.isfile(folder / name) for name in FILES) >= 2
+
+
+# ----------------------------------------------------------------------------------------------------- writing
+
+
+def pack(listing: Listing, size: int, out: Path, progress: bool, skip_unreadable: bool, elsewhere: str) -> None:
+    """Decode images into the folder `out`, which appears when it is complete.
+
+    Parameters
+    ----------
+    elsewhere
+        How to pack to another disk: the fix where this one has no room.
+
+    Raises
+    ------
+    DataError
+        If there is no room, a file cannot be read and none may be skipped, or a class has no image that can be.
+    """
+    count = len(listing.paths)
+    required = count * size * size * 3
+    try:
+        with storing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            available = shutil.disk_usage(out.parent).free
+        if required > available:
+            raise DataError(
+                f"{listing.name} at {size}x{size} needs {required / 1e9:.2f} GB in {out.parent}, where {available / 1e9:.2f} GB are available",
+                "make room",
+                elsewhere,
+            )
+        if progress:
+            print(f"packing {count:,} images of {listing.name} at {size}x{size} into {printable(str(out))}", file=sys.stderr)
+        with new_folder(out) as folder, storing(out):
+            _write(listing, size, folder, progress, skip_unreadable)
+    except StorageError as error:
+        raise DataError(f"{error}, or {elsewhere}") from None
+
+
+def _write(listing: Listing, size: int, folder: Path, progress: bool, skip_unreadable: bool) -> None:
+    shape = (len(listing.paths), size, size, 3)
+    content = hashlib.sha256(json.dumps([listing.classes, size]).encode())
+    labels, skipped = [], {}
+    bar = (show_progress if progress else silent)(len(listing.paths), f"images of {listing.name} decoded")
+    with synced(folder / "images.npy") as file, closing(decode_all(listing.items, size)) as decoded, bar as advance:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        end = file.tell() + int(np.prod(shape))
+        for path, label, image in zip(listing.paths, listing.labels, decoded, strict=True):
+            advance(1)
+            if image.pixels is None:
+                skipped[path] = image.error
+                continue
+            file.write(image.pixels)  # not through a memory map: there, a full disk kills the process
+            labels.append(label)
+            content.update(json.dumps([path, image.sha256]).encode())
+        file.truncate(end)  # the header counts what was skipped, too: that many rows at the end are not used
+    present = set(labels)
+    lost = [name for index, name in enumerate(listing.classes) if index not in present]
+    if lost or (skipped and not skip_unreadable):
+        raise unreadable_files(listing, skipped, lost)
+    with synced(folder / "labels.npy") as file:
+        np.save(file, np.array(labels, dtype=np.int64))
+    meta = dict(
+        version=VERSION, name=listing.name, classes=listing.classes, size=size, fingerprint=content.hexdigest(),
+        conditional=listing.conditional, skipped=skipped, ignored=listing.ignored,
+    )  # fmt: skip
+    with synced(folder / "meta.json") as file:
+        file.write(json.dumps(meta).encode())
+    seal(folder)
+
+
+def unreadable_files(listing: Listing, skipped: dict[str, str], lost: Sequence[str] = ()) -> DataError:
+    """Files that cannot be read, with the reasons; `lost` are classes of which no image is left without them."""
+    files = first_of([f"{path} ({reason})" for path, reason in skipped.items()], "; ")
+    left = f" (no image is left of {first_of(lost)})" if lost else ""
+    fixes = ["fix or delete them"] if lost else ["fix or delete them", ("skip_unreadable", "=True to leave them out")]
+    return DataError(f"{len(skipped)} of {len(listing.paths)} files in {listing.root} cannot be read{left}: {files}", *fixes)
+
+
+# ----------------------------------------------------------------------------------------------------- reading
+
+
+def open_packed(folder: Path, size: int) -> Images:
+    """A packed folder of the user's, which must be of this size; a DataError where it is not, or is damaged."""
+    try:
+        data = read_packed(folder)
+    except UnreadableError as error:
+        raise DataError(f"{error}: the packed data in {folder} cannot be used", "delete the folder, and pack it again") from None
+    if data.size != size:
+        raise DataError(
+            f"{folder} was packed at {data.size}x{data.size}, not at {size}x{size}",
+            ("image_size", f"={data.size}"),
+            f"pack it again, `python -m workbench.data prepare SOURCE OUT --size {size}`",
+        )
+    return data
+
+
+def read_packed(folder: Path) -> Images:
+    """A packed folder, checked.
+
+    Raises
+    ------
+    UnreadableError
+        That names the first file that is missing, not what was written (of large images, the size alone is compared), or does not fit.
+    """
+    try:
+        for name in (SUMS, *FILES):
+            if not os.path.isfile(folder / name):
+                raise UnreadableError(folder / name, "missing")
+        checksums = sums(folder)
+        for name in FILES:
+            large = os.path.getsize(folder / name) > CHECKED
+            if large and name != "images.npy":
+                raise UnreadableError(folder / name, f"more than {CHECKED / 1e6:.0f} MB")
+            if not large and digest(folder / name) != checksums.get(name):
+                raise UnreadableError(folder / name, f"its SHA-256 is not the one in {SUMS}: the file was changed or damaged")
+        meta = read_json(folder / "meta.json")
+        if meta.pop("version", None) != VERSION:
+            raise UnreadableError(folder / "meta.json", "from another version of the workbench")
+        _check_meta(folder / "meta.json", meta)
+        data = Images(images=_array(folder / "images.npy"), labels=np.array(_array(folder / "labels.npy")), **meta)
+        _check_arrays(folder, data)
+    except OSError as error:
+        raise UnreadableError(folder, error.strerror or str(error)) from None
+    data.images = data.images[: len(data.labels)]
+    return data
+
+
+def _array(path: Path) -> np.ndarray:
+    """An array as a memory map, which is neither read nor allocated, however large its header says it is."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError, SyntaxError, TypeError) as error:
+        raise UnreadableError(path, reason(error)) from None
+    if not isinstance(array, np.ndarray):
+        raise UnreadableError(path, "an archive, expected one array")
+    return array
+
+
+def _check_meta(path: Path, meta: dict) -> None:
+    """Raise an UnreadableError unless every entry is there, and of its type."""
+
+    def texts(value) -> bool:
+        return all(isinstance(item, str) for item in value)
+
+    fits = {
+        "name": lambda value: isinstance(value, str),
+        "classes": lambda value: isinstance(value, list) and value and texts(value) and len(set(value)) == len(value),
+        "size": lambda value: type(value) is int and value > 0,
+        "fingerprint": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value),
+        "conditional": lambda value: isinstance(value, bool),
+        "skipped": lambda value: isinstance(value, dict) and texts(value.values()),
+        "ignored": lambda value: isinstance(value, dict) and all(type(count) is int for count in value.values()),
+    }
+    if meta.keys() != fits.keys():
+        wrong = ", ".join(sorted(meta.keys() ^ fits.keys()))
+        raise UnreadableError(path, f"missing or unknown: {wrong}")
+    for name, fit in fits.items():
+        if not fit(meta[name]):
+            raise UnreadableError(path, f"{name} is {shown(meta[name])}")
+    if not meta["conditional"] and meta["classes"] != ["all"]:
+        raise UnreadableError(path, f"classes is {shown(meta['classes'])}, of images without classes")
+
+
+def _check_arrays(folder: Path, data: Images) -> None:
+    """Raise an UnreadableError unless images and labels are what the rest says they are."""
+    images, labels, count = data.images, data.labels, len(data.classes)
+    if labels.dtype != np.int64 or labels.ndim != 1:
+        raise UnreadableError(folder / "labels.npy", f"{labels.dtype} {labels.shape}, expected int64 (N,)")
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= count:
+        values = f"{labels.min()} to {labels.max()}" if len(labels) else "none"
+        raise UnreadableError(folder / "labels.npy", f"labels {values}, expected 0 to {count - 1}")
+    if len(np.unique(labels)) < count:
+        raise UnreadableError(folder / "labels.npy", f"labels of {len(np.unique(labels))} classes, and there are {count}")
+    expected = (len(labels) + len(data.skipped), data.size, data.size, 3)
+    if images.dtype != np.uint8 or images.shape != expected:
+        raise UnreadableError(folder / "images.npy", f"{images.dtype} {images.shape}, expected uint8 {expected}")

@@ -1,0 +1,125 @@
+"""What `data` can name, as a list of images to pack: a folder, cifar10 or imagenet. A new data set is a function here."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..files import locked
+from ..messages import nearest
+from ..places import data_dir
+from ..presets import BUILT_IN_DATA
+from .errors import DataError, printable, reason
+from .folders import ignored, scan, subfolders, walk
+from .layout import check_layout, no_images, training_split
+from .splits import is_split
+
+
+@dataclass
+class Listing:
+    """The images of a data set before they are packed."""
+
+    name: str
+    root: Path
+    classes: list[str]
+    paths: list[str]  # relative to the root
+    labels: Sequence[int]
+    items: Sequence  # what is decoded: (N,) paths, or (N, h, w, 3) uint8
+    identity: list  # whatever the images depend on, without reading them
+    conditional: bool = True
+    ignored: dict[str, int] = field(default_factory=dict)  # as in `Images`
+
+
+def list_images(data: str, unconditional: bool) -> Listing:
+    """The images that `data`, as in `Config`, names."""
+    if data == "cifar10":
+        return _cifar10(unconditional)
+    if data == "imagenet":
+        return _imagenet(unconditional)
+    path = Path(data)
+    if os.path.isdir(path):
+        return _folder(path, unconditional)
+    if os.path.exists(path):
+        raise DataError(("data", f"={data!r} is a file"), "give a folder of images, folder/<class>/* (unpack an archive first)")
+    known = {name: name for name in BUILT_IN_DATA}
+    for place in (data_dir(), path.parent):
+        known |= {name.lower(): folder for name, folder in subfolders(place).items()}
+    guess = nearest(path.name.lower(), known)
+    guess = next((guess.replace(repr(name), repr(place)) for name, place in known.items() if repr(name) in guess), "")
+    raise DataError(("data", f"={data!r}: there is no such folder; {guess}built in: {', '.join(BUILT_IN_DATA)}"))
+
+
+def _folder(root: Path, unconditional: bool) -> Listing:
+    """The images of `root/<class>/*`, or, unconditionally, all images below `root`; of its training split where it has splits."""
+    root = training_split(root, unconditional)
+    if unconditional:
+        classes = ["all"]
+        folders = {str(path.relative_to(root)): folder for path, folder in walk(root)}
+        if not any(folder.images for folder in folders.values()):
+            raise no_images(root)
+    else:
+        top = scan(root)
+        classes = top.folders
+        folders = {name: scan(root / name) for name in classes}
+        check_layout(root, top, folders)
+        folders["."] = top  # which has no images, and may have other files
+    files = [(os.path.normpath(f"{place}/{name}"), *status) for place, folder in folders.items() for name, *status in folder.images]
+    paths = [path for path, *_ in files]
+    label = {name: index for index, name in enumerate(classes)}
+    return Listing(
+        name=printable((root.parent.name if is_split(root.name) else root.name) or str(root)),
+        root=root,
+        classes=classes,
+        paths=paths,
+        labels=[0 if unconditional else label[path.partition("/")[0]] for path in paths],
+        items=[f"{root}/{path}" for path in paths],
+        # the place too: two folders may agree in the names, sizes and times of their files, and yet not in content
+        identity=[str(root), unconditional, files],
+        conditional=not unconditional,
+        ignored=ignored(folders.values()),
+    )
+
+
+def _cifar10(unconditional: bool) -> Listing:
+    """torchvision's 50,000 training images, downloaded where they are absent."""
+    from torchvision.datasets import CIFAR10  # here, because torchvision takes long to import
+
+    root = data_dir() / CIFAR10.base_folder
+    try:
+        with locked(data_dir() / "cache" / "cifar10"):
+            dataset = CIFAR10(data_dir(), train=True, download=True)
+    except Exception as error:  # no network, a wrong hash, half an archive: torchvision raises almost anything
+        raise DataError(
+            f"CIFAR-10 is not in {root}, and could not be downloaded ({reason(error)})", f"fetch {CIFAR10.url} and put it into {data_dir()}"
+        ) from None
+    paths = [f"{index:05d}" for index in range(len(dataset.data))]
+    classes, labels = (["all"], [0] * len(paths)) if unconditional else (dataset.classes, dataset.targets)
+    identity = [CIFAR10.train_list, unconditional]
+    return Listing("cifar10", root, classes, paths, labels, dataset.data, identity, conditional=not unconditional)
+
+
+def _imagenet(unconditional: bool) -> Listing:
+    """torchvision's ImageNet, the training images, unpacked where only the archives are there."""
+    from torchvision.datasets import ImageNet
+
+    root = data_dir() / "imagenet"
+    try:
+        with locked(data_dir() / "cache" / "imagenet"):
+            dataset = ImageNet(root, split="train")
+    except Exception as error:
+        raise DataError(
+            f"ImageNet cannot be opened in {root} ({reason(error)})",
+            "put ILSVRC2012_img_train.tar and ILSVRC2012_devkit_t12.tar.gz there (image-net.org gives them to registered users; unpacking "
+            "needs scipy)",
+            ("data", " to a folder of images"),
+        ) from None
+    listing = _folder(root / "train", unconditional)
+    if not unconditional:
+        names = [synonyms[0] for synonyms in dataset.classes]
+        uses = Counter(names)  # two classes are called "crane"
+        listing.classes = [name if uses[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, dataset.wnids, strict=True)]
+    listing.name, listing.identity = "imagenet", [listing.identity, listing.classes]
+    return listing
