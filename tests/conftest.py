@@ -93,6 +93,6 @@ def trained_once(tiny, shelf):
 @pytest.fixture(scope="session")
 def inception_file(tmp_path_factory):
     """A weights file of Inception's shape with random weights, whose features vary from image to image."""
-    from workbench.metrics.bench import random_inception
+    from benchmarks.metrics import random_inception
 
     return random_inception(tmp_path_factory.mktemp("inception") / "random.pth")

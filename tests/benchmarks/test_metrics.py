@@ -4,19 +4,19 @@ import json
 
 import pytest
 
-from workbench.metrics import bench
+from benchmarks import metrics
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(bench, "DIMENSION", 32)
+    monkeypatch.setattr(metrics, "DIMENSION", 32)
 
 
 @pytest.mark.slow
 def test_it_prints_ratios_and_writes_a_record(tmp_path, capsys, monkeypatch):
     words = f"bench --repeats 1 --batch 2 --classes 3 --samples 2000 --json {tmp_path / 'record.json'}"
     monkeypatch.setattr("sys.argv", words.split())
-    assert bench.main() == 0
+    assert metrics.main() == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in printed] == [
         "memory", "features at 32 px", "features at 128 px", "Fréchet distance, cached reference",
@@ -29,10 +29,10 @@ def test_it_prints_ratios_and_writes_a_record(tmp_path, capsys, monkeypatch):
 
 def test_what_does_not_fit(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["bench", "--repeats", "0"])
-    assert bench.main() == 2 and "must be at least 1" in capsys.readouterr().err
+    assert metrics.main() == 2 and "must be at least 1" in capsys.readouterr().err
 
 
 def test_both_are_timed_in_turn():
     calls = []
-    found = bench.in_turn(lambda: calls.append("ours"), lambda: calls.append("theirs"), 3)
-    assert calls == ["ours", "theirs"] * 4 and found["repeats"] == 3 and found["ratio"] > 0
+    result = metrics.compare(lambda: calls.append("ours"), lambda: calls.append("theirs"), 3)
+    assert calls == ["ours", "theirs"] * 4 and result["repeats"] == 3 and result["ratio"] > 0

@@ -1,6 +1,6 @@
 """How long the attention inspector takes from a move or click of the mouse to the painted map, in a real JupyterLab and Chromium.
 
-    python tests/latency.py          medians and 95th percentiles, in milliseconds
+    python -m benchmarks.latency     medians and 95th percentiles, in milliseconds
 
 Measured on the run that ships with the package (32x32 images), and on an untrained one at 128x128 with attention at 64x64. From the event's
 time stamp, which the browser gives it when it comes in, to the end of the painting script.
@@ -13,10 +13,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lab import Lab, Notebook, chromium, wait_until
-
 from workbench import Config, train
 from workbench.places import DEMO
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # what drives JupyterLab is shared with the tests
+from lab import Lab, Notebook, chromium, wait_until
 
 LISTEN = """() => {
   window.waited = { hover: [], click: [], look: [] };
@@ -32,17 +33,17 @@ LARGE = dict(
 
 
 def measure(notebook: Notebook, view, side: int, count: int) -> dict[str, list[float]]:
+    """Milliseconds of `count` moves and clicks over the `side` x `side` queries of an inspector, and of seven images not looked at before."""
     page, stage = notebook.page, view.locator(".stage")
     stage.wait_for()
     wait_until(lambda: view.locator(".thumbs button").count() == 8)
     page.wait_for_timeout(1000)
     page.evaluate(LISTEN)
-    box, choose = stage.bounding_box(), random.Random(0)
+    box, rng = stage.bounding_box(), random.Random(0)
 
-    def place():
-        return box["x"] + (choose.randrange(side) + 0.5) * box["width"] / side, box["y"] + (choose.randrange(side) + 0.5) * box[
-            "height"
-        ] / side
+    def place() -> tuple[float, float]:
+        column, row = ((rng.randrange(side) + 0.5) / side for _ in range(2))
+        return box["x"] + column * box["width"], box["y"] + row * box["height"]
 
     for _ in range(count):
         page.mouse.move(*place())
@@ -78,9 +79,8 @@ def main() -> None:
                 notebook.run(0)
                 for what, times in measure(notebook, notebook.output(0).locator(".wb.inspector"), side, 60).items():
                     high = sorted(times)[int(0.95 * (len(times) - 1))]
-                    print(
-                        f"{run:<6} {side}x{side} queries  {what:<36} median {statistics.median(times):6.1f} ms  95 % {high:6.1f} ms  ({len(times)})"
-                    )
+                    median = statistics.median(times)
+                    print(f"{run:<6} {side}x{side} queries  {what:<36} median {median:6.1f} ms  95 % {high:6.1f} ms  ({len(times)})")
                 page.close()
                 lab.end_sessions()
         finally:

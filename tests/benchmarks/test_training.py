@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import growth
+from benchmarks.reference import plain_d_step, plain_g_step
+from benchmarks.variants import VARIANTS, WITHOUT, StepProcess, change, patched, plain_adam
 from workbench import Config, bench
-from workbench.bench import WITHOUT, Contender, plain_d_step, plain_g_step
 from workbench.data.twins import Twins
 from workbench.model import layers
 from workbench.training.setup import build, make_accelerator
@@ -44,7 +46,7 @@ def difference(config, prepare=lambda nets: None):
     """The largest relative difference of losses and gradients between two fast steps and two plain ones, float64."""
     (fast, of_fast), (plain, of_plain) = networks(config), networks(config)
     prepare(fast)
-    bench._plain_adam(plain)
+    plain_adam(plain)
     for net, optimizer in ((plain.generator, plain.optimizer_g), (plain.discriminator, plain.optimizer_d)):
         optimizer.register_step_pre_hook(lambda *_, net=net: of_plain.update({p: p.grad.clone() for p in net.parameters()}))
     x, y = batch(config)
@@ -88,21 +90,20 @@ def test_a_planted_bug_is_caught(tiny, planted):
         assert difference(tiny(dtype="float64", batch_size=16)) > 1e-6
 
 
-@pytest.mark.parametrize("name", WITHOUT)
-def test_what_is_taken_away_changes_time_alone(tiny, name):
-    how = WITHOUT[name]
-
+@pytest.mark.parametrize("variant", WITHOUT)
+def test_what_is_taken_away_changes_time_alone(tiny, variant):
     def prepare(nets):
-        if name != "fused Adam":  # the hooks that note gradients are those of the optimisers it replaces
-            how.get("change", lambda nets: None)(nets)
+        if variant != "fused Adam":  # the hooks that note gradients are those of the optimisers it replaces
+            change(variant, nets)
 
-    patches = [mock.patch.object(*patch) for patch in how.get("patches", ())]
-    for patch in patches:
-        patch.start()
-    try:
+    with patched(variant):
         assert difference(tiny(dtype="float64", batch_size=8), prepare) < 1e-9
-    finally:
-        mock.patch.stopall()
+
+
+def test_every_patch_finds_what_it_replaces():
+    for variant in VARIANTS:
+        with patched(variant):
+            pass
 
 
 @pytest.mark.slow
@@ -138,7 +139,7 @@ def test_it_prints_ratios_and_writes_a_record(monkeypatch, capsys, tmp_path):
     assert run(monkeypatch, *words, str(tmp_path / "record.json")) == 0
     record = json.loads((tmp_path / "record.json").read_text())
     assert record["ratio"] == pytest.approx(record["seconds"]["plain"][0] / record["seconds"]["fast"][0])
-    assert record["versions"]["torch"] and record["switches"].keys() == bench.WITHOUT.keys()
+    assert record["versions"]["torch"] and record["switches"].keys() == WITHOUT.keys()
     assert record["loader"]["images_per_second"] > 0 and record["sampling"]["ratio"] > 0
     printed = capsys.readouterr().out
     assert f"{record['ratio']:.2f} times as fast" in printed and "loader alone" in printed
@@ -148,9 +149,9 @@ def test_it_prints_ratios_and_writes_a_record(monkeypatch, capsys, tmp_path):
 def test_the_flops_are_those_of_the_released_networks(tiny):
     """The released networks take 144 GFLOP an image and step at 128 px and width 64 (measured at a width that fits a test)."""
     config = Config.preset("imagenet128", width=8, batch_size=2, batch_norm_group=0, device="cpu", mixed_precision="no", num_classes=10)
-    with Contender(config, "plain") as plain:
+    with StepProcess(config, "plain") as plain:
         # The convolutions, which dominate, grow with the square of the width.
-        assert plain.ask("flops") / 2 * 64 == pytest.approx(144e9, rel=0.15)
+        assert plain.flops() / 2 * 64 == pytest.approx(144e9, rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -181,16 +182,25 @@ class Clock:
     def __exit__(self, *error):
         pass
 
-    def ask(self, what):
+    def seconds(self):
         site = 0 if self.config.attention_g == "none" else int(self.config.attention_g)
-        seconds = self.config.batch_size * (1 + 2 * (site / 64) ** 4)
-        return seconds if what == "step" else 2**20 * seconds
+        return self.config.batch_size * (1 + 2 * (site / 64) ** 4)
+
+    def peak_bytes(self):
+        return 2**20 * self.seconds()
 
 
 def test_growth_tells_where_attention_dominates(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bench, "Contender", Clock)
+    monkeypatch.setattr(growth, "StepProcess", Clock)
     words = ["--only", "growth", "--rounds", "1", "--figure", str(tmp_path / "growth.png"), "--json", str(tmp_path / "growth.json")]
     assert run(monkeypatch, *words, "--device", "cpu") == 0
     assert "from maps of 64 on" in capsys.readouterr().out
     rows = json.loads((tmp_path / "growth.json").read_text())["growth"]
     assert {row["what"] for row in rows} == {"size", "batch", "attention"} and (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+def test_without_a_checkout_it_says_so(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "site-packages" / "workbench" / "bench.py"))
+    assert run(monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/site-packages is no checkout" in error and error.count("\n") == 1

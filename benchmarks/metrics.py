@@ -1,4 +1,4 @@
-"""How fast the metrics are, as ratios against torch-fidelity and SciPy, all measured in one run: `python -m workbench.metrics.bench`.
+"""How fast the metrics are, as ratios against torch-fidelity and SciPy, all measured in one run: `python -m benchmarks.metrics`.
 
 Inception's weights are random here: time does not depend on them.
 """
@@ -8,10 +8,8 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,16 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..messages import command
-from ..parameters import WorkbenchError
-from ..runs import describe_machine
-from .extractors import Extractor, inception
-from .fid import frechet_distance, intra_frechet_distance, square_root_factor
-from .moments import Moments
-from .one_pass import measure, plan
-from .protocols import protocol
-from .references import Reference
-from .scores import ImageSet
+from workbench import WorkbenchError
+from workbench.messages import command
+from workbench.metrics import Extractor, Moments, Reference, frechet_distance, inception, intra_frechet_distance, measure, protocol
+from workbench.metrics.fid import square_root_factor
+from workbench.metrics.one_pass import plan
+from workbench.metrics.scores import ImageSet
+from workbench.runs import describe_machine
+
+from .timing import in_turn, median_ratio, peak_memory, seconds
 
 DIMENSION = 2048
 
@@ -64,18 +61,11 @@ def inception_like(n: int, seed: int) -> Tensor:
     return (torch.randn(n, DIMENSION, generator=source) * scale) @ mix + 0.5
 
 
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def in_turn(ours: Callable, theirs: Callable, repeats: int) -> dict:
-    """Both in turn, after a warm-up of each: medians, and the median of the ratios of neighbours."""
-    ours(), theirs()
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
-    ratio = statistics.median(b / a for a, b in pairs)
-    return dict(ratio=ratio, ours=statistics.median(a for a, _ in pairs), theirs=statistics.median(b for _, b in pairs), repeats=repeats)
+def compare(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> dict:
+    """Time both in turn: medians, and the median of the ratios of neighbours."""
+    times = in_turn(dict(ours=lambda: seconds(ours), theirs=lambda: seconds(theirs)), repeats)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return dict(ratio=median_ratio(times["theirs"], times["ours"]), **medians, repeats=repeats)
 
 
 def extraction(size: int, batch: int, repeats: int) -> dict:
@@ -90,7 +80,7 @@ def extraction(size: int, batch: int, repeats: int) -> dict:
     ours.to(device), theirs.to(device)
     x = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
     with torch.inference_mode():
-        result = in_turn(lambda: ours(x)[0].sum().item(), lambda: theirs(x)[0].sum().item(), repeats)
+        result = compare(lambda: ours(x)[0].sum().item(), lambda: theirs(x)[0].sum().item(), repeats)
         difference = ((ours(x)[0] - theirs(x)[0]).norm() / theirs(x)[0].norm()).item()
     return result | dict(size=size, batch=batch, device=device, images_per_second=batch / result["ours"], relative_difference=difference)
 
@@ -100,37 +90,35 @@ def frechet(repeats: int) -> dict:
     from scipy.linalg import sqrtm
 
     a, b = (Moments.of(inception_like(5000, seed)) for seed in (1, 2))
-    factor, found = square_root_factor(b.covariance), {}
+    factor, distances = square_root_factor(b.covariance), {}
 
-    def ours():
-        found["ours"] = frechet_distance(a.mean, a.covariance, b.mean, b.covariance, factor)
+    def ours() -> None:
+        distances["ours"] = frechet_distance(a.mean, a.covariance, b.mean, b.covariance, factor)
 
-    def theirs():
+    def theirs() -> None:
         root = sqrtm((a.covariance @ b.covariance).numpy())
-        found["theirs"] = float((a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace()) - 2 * float(root.trace().real)
+        squares = float((a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace())
+        distances["theirs"] = squares - 2 * float(root.trace().real)
 
-    result = in_turn(ours, theirs, repeats)
+    result = compare(ours, theirs, repeats)
     without = seconds(lambda: frechet_distance(a.mean, a.covariance, b.mean, b.covariance))
-    return result | dict(without_factor=without, relative_difference=abs(found["ours"] / found["theirs"] - 1))
+    return result | dict(without_factor=without, relative_difference=abs(distances["ours"] / distances["theirs"] - 1))
 
 
 def intra(classes: int, real: int, fake: int) -> dict:
     """Intra-FID of many classes on synthetic features, against SciPy's square root of one class times their number."""
     from scipy.linalg import sqrtm
 
-    some = inception_like(max(real, 2000), 3).numpy()
-    source = np.random.default_rng(0)
-
-    timings = []
+    features = inception_like(max(real, 2000), 3).numpy()
+    rng = np.random.default_rng(0)
+    of_real, of_fake = np.zeros(real, np.int64), np.zeros(fake, np.int64)
+    ours = 0.0
     for _ in range(classes):
-        x, y = (some[source.integers(0, len(some), count)] for count in (real, fake))
-        labels = np.zeros(real, np.int64), np.zeros(fake, np.int64)
-        began = time.perf_counter()
-        intra_frechet_distance(x, labels[0], y, labels[1], 1)
-        timings.append(time.perf_counter() - began)
+        x, y = (features[rng.integers(0, len(features), count)] for count in (real, fake))
+        ours += seconds(lambda x=x, y=y: intra_frechet_distance(x, of_real, y, of_fake, 1))
     a, b = np.cov(x.astype(np.float64), rowvar=False), np.cov(y.astype(np.float64), rowvar=False)
     theirs = seconds(lambda: sqrtm(a @ b))
-    return dict(classes=classes, real=real, fake=fake, seconds=sum(timings), ratio=theirs * classes / sum(timings), scipy_one_class=theirs)
+    return dict(classes=classes, real=real, fake=fake, seconds=ours, ratio=theirs * classes / ours, scipy_one_class=theirs)
 
 
 def memory(n: int) -> dict:
@@ -150,21 +138,18 @@ def memory(n: int) -> dict:
     reference = Reference(Path(), dict(data="synthetic", fingerprint="", size=32, n=10_000, kept=10_000))
     reference.moments, reference.features = Moments.of(features), features.numpy()
     reference.labels, reference.factor = np.zeros(10_000, np.int64), square_root_factor(reference.moments.covariance)
-    before = _peak()
+    before = peak_memory()
     images = torch.from_numpy(rng.integers(0, 256, (256, 3, 32, 32), dtype=np.uint8))
-    asked, extractor, settings = {"is", "fid", "kid", "precision_recall", "density_coverage"}, Extractor(Cheap()), protocol("official", n=n)
-    chosen = plan(asked, extractor, settings, ImageSet(n), ImageSet(10_000), extractor.widths(32))
-    took = seconds(lambda: measure(lambda s, c: (images[:c], None), reference, chosen))
-    return dict(n=n, scores=sorted(asked), megabytes=round(_peak() - before), seconds=took)
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    scores = {"is", "fid", "kid", "precision_recall", "density_coverage"}
+    extractor, settings = Extractor(Cheap()), protocol("official", n=n)
+    chosen = plan(scores, extractor, settings, ImageSet(n), ImageSet(10_000), extractor.widths(32))
+    duration = seconds(lambda: measure(lambda s, c: (images[:c], None), reference, chosen))
+    return dict(n=n, scores=sorted(scores), megabytes=round((peak_memory() - before) / 2**20), seconds=duration)
 
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m workbench.metrics.bench", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.metrics", description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=3, help="pairs of timings, of which the median counts [3]")
     parser.add_argument("--batch", type=int, default=32, help="images that the extractors take at once [32]")
     parser.add_argument("--classes", type=int, default=1000, help="classes of intra-FID [1000]")
@@ -175,18 +160,20 @@ def main() -> None:
         raise WorkbenchError("repeats, batch and classes must be at least 1, and samples at least 2000")
     record = describe_machine() | dict(threads=torch.get_num_threads(), command=sys.orig_argv)
 
-    record["memory"] = found = memory(arguments.samples)
-    print(f"memory: {found['megabytes']} MB more for {found['n']:,} samples of 2048 features ({', '.join(found['scores'])})", flush=True)
+    record["memory"] = result = memory(arguments.samples)
+    print(f"memory: {result['megabytes']} MB more for {result['n']:,} samples of 2048 features ({', '.join(result['scores'])})", flush=True)
     for size in (32, 128):
-        record[f"extraction_{size}"] = found = extraction(size, arguments.batch, arguments.repeats)
-        said = f"{found['images_per_second']:.1f} images/s on {found['device']}, features differ by {found['relative_difference']:.1e}"
-        print(f"features at {size} px: {found['ratio']:.2f} times torch-fidelity's speed ({said})", flush=True)
-    record["frechet"] = found = frechet(arguments.repeats)
-    said = f"{found['ours']:.2f} s and {found['theirs']:.1f} s, values differ by {found['relative_difference']:.1e}"
-    print(f"Fréchet distance, cached reference: {found['ratio']:.1f} times SciPy's sqrtm ({said})", flush=True)
-    record["intra"] = found = intra(arguments.classes, 1300, 50)
-    said = f"{found['ratio']:.0f} times SciPy's sqrtm of one class times {found['classes']}"
-    print(f"intra-FID of {found['classes']} classes, 1300 real and 50 generated each: {found['seconds']:.0f} s ({said})", flush=True)
+        record[f"extraction_{size}"] = result = extraction(size, arguments.batch, arguments.repeats)
+        details = (
+            f"{result['images_per_second']:.1f} images/s on {result['device']}, features differ by {result['relative_difference']:.1e}"
+        )
+        print(f"features at {size} px: {result['ratio']:.2f} times torch-fidelity's speed ({details})", flush=True)
+    record["frechet"] = result = frechet(arguments.repeats)
+    details = f"{result['ours']:.2f} s and {result['theirs']:.1f} s, values differ by {result['relative_difference']:.1e}"
+    print(f"Fréchet distance, cached reference: {result['ratio']:.1f} times SciPy's sqrtm ({details})", flush=True)
+    record["intra"] = result = intra(arguments.classes, 1300, 50)
+    details = f"{result['ratio']:.0f} times SciPy's sqrtm of one class times {result['classes']}"
+    print(f"intra-FID of {result['classes']} classes, 1300 real and 50 generated each: {result['seconds']:.0f} s ({details})", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(record, indent=2))
 

@@ -1,0 +1,37 @@
+"""Timing several things in turn, so that whatever else the machine does meets all of them."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def in_turn(timers: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Call every timer once a round; what each returned, in seconds, without the rounds to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in timers}
+    for number in range(warmup + rounds):
+        for name, timer in timers.items():
+            duration = timer()
+            if number >= warmup:
+                times[name].append(duration)
+    return times
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of the ratios of neighbours in time."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

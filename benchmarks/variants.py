@@ -1,0 +1,203 @@
+"""Variants of the training step: the package's own, the plain reference, and the former with one rewrite less or one option more.
+
+Each runs in a process of its own, so that allocator, precision and peak memory are its own, and patches hold as long as it lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+from collections.abc import Callable
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from workbench import Config, SelfAttention, WorkbenchError
+from workbench.model import layers, networks
+from workbench.model.layers import DownConv, UpConv
+from workbench.training import setup
+from workbench.training.setup import Networks
+from workbench.training.steps import d_step, g_step
+
+from .reference import attend, plain_d_step, plain_g_step, upsample
+from .timing import peak_memory, seconds
+
+
+def _plain_attention(self: SelfAttention, x: Tensor) -> Tensor:
+    return attend(self, {layer: layer.weight for layer in (self.query, self.key, self.value, self.output)}, x)
+
+
+def plain_adam(nets: Networks) -> None:
+    """Adam one tensor after the other."""
+    for name, net in (("optimizer_g", nets.generator), ("optimizer_d", nets.discriminator)):
+        settings = {k: v for k, v in getattr(nets, name).param_groups[0].items() if k in ("lr", "betas", "eps")}
+        setattr(nets, name, torch.optim.Adam(net.parameters(), **settings))
+
+
+def _contiguous(nets: Networks) -> None:
+    for net in (nets.generator, nets.discriminator):
+        net.to(memory_format=torch.contiguous_format)
+
+
+def _in_two_passes(nets: Networks) -> None:
+    forward = nets.ddp_discriminator.forward
+
+    def twice(x: Tensor, y: Tensor | None = None) -> Tensor:
+        return torch.cat([forward(*half) for half in zip(x.chunk(2), (None, None) if y is None else y.chunk(2), strict=True)])
+
+    nets.ddp_discriminator.forward = twice
+
+
+_FREED_MEMORY = [(setup, "keep_memory", lambda: None)]
+# What is taken away from a step, one at a time: by patches (of what, its name, by what) or by changing the networks.
+WITHOUT: dict[str, dict] = {
+    "up-sampling inside the convolution": dict(patches=[(UpConv, "forward", lambda self, x: nn.Conv2d.forward(self, upsample(x)))]),
+    "pooling inside the convolution": dict(patches=[(DownConv, "forward", lambda self, x: F.avg_pool2d(nn.Conv2d.forward(self, x), 2))]),
+    "fused attention": dict(patches=[(SelfAttention, "forward", _plain_attention)]),
+    "channels_last": dict(patches=[(networks, "channels_last", lambda x: x), (layers, "channels_last", lambda x: x)], change=_contiguous),
+    "real and fake images in one pass": dict(change=_in_two_passes),
+    "fused Adam": dict(change=plain_adam),
+    "memory kept between steps": dict(patches=_FREED_MEMORY),
+}
+# What is not there by default, added: to be judged on a GPU. (On two cores, compiled networks take 1.2 times the seconds of a step.)
+WITH: dict[str, dict] = {
+    "cuDNN's choice by measurement": dict(change=lambda nets: setattr(torch.backends.cudnn, "benchmark", True)),
+    "torch.compile": dict(change=lambda nets: (nets.generator.compile(), nets.discriminator.compile())),
+    "torch.compile and CUDA graphs": dict(
+        change=lambda nets: (nets.generator.compile(mode="reduce-overhead"), nets.discriminator.compile(mode="reduce-overhead"))
+    ),
+}
+VARIANTS = WITHOUT | WITH | {"fast": {}, "plain": dict(patches=_FREED_MEMORY, change=lambda nets: (_contiguous(nets), plain_adam(nets)))}
+
+
+@contextlib.contextmanager
+def patched(variant: str):
+    """Context in which the patches of a variant hold."""
+    with contextlib.ExitStack() as stack:
+        for target, name, replacement in VARIANTS[variant].get("patches", ()):
+            stack.enter_context(mock.patch.object(target, name, replacement))
+        yield
+
+
+def change(variant: str, nets: Networks) -> None:
+    """Change networks into those of a variant."""
+    VARIANTS[variant].get("change", lambda nets: None)(nets)
+
+
+class StepProcess:
+    """A process that takes training steps of one variant when asked.
+
+    Parameters
+    ----------
+    config
+        All settings of the run.
+    variant
+        "fast", "plain", or a key of `WITHOUT` or `WITH`.
+    """
+
+    def __init__(self, config: Config, variant: str):
+        self.config = config
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, config, variant), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> StepProcess:
+        return self
+
+    def __exit__(self, *error) -> None:
+        with contextlib.suppress(OSError):
+            self._pipe.send(None)
+        self._process.join()
+
+    def seconds(self) -> float:
+        """How long one step takes."""
+        return self._ask("seconds")
+
+    def flops(self) -> float:
+        """Floating-point operations of one step."""
+        return self._ask("flops")
+
+    def peak_flops(self) -> float:
+        """Floating-point operations a second of large matrix products in the step's precision: the best of some."""
+        return self._ask("peak_flops")
+
+    def peak_bytes(self) -> float:
+        """The most memory held so far, without that of the process before its networks were built."""
+        return self._ask("peak_bytes")
+
+    def _ask(self, quantity: str) -> float:
+        try:
+            self._pipe.send(quantity)
+            answer = self._pipe.recv()
+        except (EOFError, OSError):
+            raise WorkbenchError(
+                f"the process that was timed at size {self.config.image_size}, batch {self.config.batch_size} ended: not enough memory?"
+            ) from None
+        if isinstance(answer, str):
+            raise WorkbenchError(answer)
+        return answer
+
+
+def _serve(pipe, config: Config, variant: str) -> None:
+    """What the process does: answer with numbers, or with an error's text."""
+    with patched(variant):
+        idle = peak_memory()
+        nets = setup.build(config, setup.make_accelerator(config))
+        change(variant, nets)
+        step = _stepper(config, variant, nets)
+
+        def flops() -> float:
+            with FlopCounterMode(display=False) as counter:
+                step()
+            return counter.get_total_flops()
+
+        quantities = dict(
+            seconds=lambda: seconds(step),
+            flops=flops,
+            peak_flops=lambda: _peak_flops(nets.device, config.mixed_precision),
+            peak_bytes=lambda: torch.cuda.max_memory_allocated() if nets.device.type == "cuda" else peak_memory() - idle,
+        )
+        while (quantity := pipe.recv()) is not None:
+            try:
+                pipe.send(quantities[quantity]())
+            except torch.OutOfMemoryError:
+                pipe.send(f"{variant}: {config.batch_size} images of {config.image_size} px do not fit into the memory of the GPU")
+            except Exception as error:  # reported where it is asked for: what compiles on one machine does not on another
+                pipe.send(f"{variant}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+
+
+def _stepper(config: Config, variant: str, nets: Networks) -> Callable[[], None]:
+    """A function that takes the next step, on images of noise, and waits until it is done."""
+    x = torch.randint(0, 256, (config.batch_size, 3, config.image_size, config.image_size), dtype=torch.uint8, device=nets.device)
+    y = torch.randint(max(1, config.num_classes), (config.batch_size,), device=nets.device)
+    numbers = itertools.count()
+
+    def step() -> None:
+        number = next(numbers)
+        if variant == "plain":
+            plain_d_step(nets, number, x, y), plain_g_step(nets, number)
+        else:
+            d_step(nets, number, 0, [(x, y)]), g_step(nets, number)
+        if nets.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def _peak_flops(device: torch.device, mixed_precision: str) -> float:
+    size = 8192 if device.type == "cuda" else 2048
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision, torch.float32)
+    a = torch.randn(size, size, device=device).to(dtype)
+
+    def multiply() -> None:
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return 2 * size**3 / min(seconds(multiply) for _ in range(8))
