@@ -43,7 +43,7 @@ def open_data(config: Config, progress: bool = True) -> Images | Twins:
     size = config.image_size
     if config.data == "twins":
         data = Twins(size, seed=0, pairs=config.pairs)
-    elif not is_image_folder(config) and config.data not in BUILT_IN_DATA:
+    elif config.data not in BUILT_IN_DATA and is_packed(Path(config.data)):
         data = open_packed(Path(config.data), size)
     else:
         listing = list_images(config.data, config.num_classes == 0)

@@ -1,4 +1,4 @@
-"""Decoding image files that nobody vouches for: no file starts a program, none is waited for, and bad metadata cost no good image."""
+"""Decode untrusted image files: none starts a program, none is waited for, and damaged metadata cost no good image."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def suffixes() -> frozenset[str]:
 
 
 def read_file(path: str | Path) -> bytes:
-    """The content of a file that may be an image; an OSError for what is no file, or too large for one."""
+    """The content of an image file; an OSError if it is no regular file, or too large for an image."""
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > LARGEST:
             raise OSError(errno.EFBIG, f"more than {LARGEST / 1e9:.1f} GB, which no image takes")

@@ -1,8 +1,8 @@
 """`twins`: a data set that is drawn, not downloaded, and whose long-range consistency can be measured against the truth.
 
 Each image holds two copies of one glyph (the class), mirrored left and right, on a grey background. They share hue, size and height,
-and their angles are mirrored. Everything local is easy; what makes an image right is that two distant places agree. Several pairs of the
-same glyph, one above the other, each with a hue, size, height and angle of its own, are harder: more has to agree than one place can tell.
+and their angles are mirrored. Everything local is easy; what makes an image right is that two distant places agree. More pairs are harder:
+stacked, of the same glyph, each pair with a hue, size, height and angle of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VERSION = 1  # part of the fingerprint: raise it with every change of what is dr
 
 
 class Twins:
-    """The endless set: image i of size S is a pure function of (i, S, seed, pairs).
+    """The endless data set: image i of size S is a pure function of (i, S, seed, pairs).
 
     Parameters
     ----------
@@ -36,8 +36,8 @@ class Twins:
     seed
         Another seed is another set.
     pairs
-        k, pairs of glyphs in an image, a divisor of S. Each is drawn as in an image of size S / k; its halves are pulled apart until the
-        glyphs are centred where a single pair has them, and the pairs are stacked.
+        Glyph pairs per image: k, a divisor of S. Each is drawn as in an image of size S / k; its halves are pulled apart until the glyphs
+        are centred where a single pair has them, and the pairs are stacked.
     """
 
     name = "twins"
@@ -48,12 +48,12 @@ class Twins:
 
     def __init__(self, size: int, seed: int = 0, pairs: int = 1):
         self.size, self.seed, self.pairs = size, seed, pairs
-        several = f" {pairs}" if pairs > 1 else ""
-        self.fingerprint = hashlib.sha256(f"twins {VERSION} {size} {seed}{several}".encode()).hexdigest()
+        suffix = f" {pairs}" if pairs > 1 else ""
+        self.fingerprint = hashlib.sha256(f"twins {VERSION} {size} {seed}{suffix}".encode()).hexdigest()
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) uint8 and labels (B,) int64 of these indices (B,), all >= 0."""
-        # NumPy, which draws in the calling thread alone: the loader's thread would otherwise fight the training for the cores.
+        # NumPy draws in the calling thread alone: the loader's thread would otherwise compete with the training step for cores.
         u = _uniform(np.asarray(indices, dtype=np.uint64), self.seed, 2 + 4 * self.pairs)
         label, grey = (u[0] * len(CLASSES)).astype(np.int64), _scale(u[5], GREY)
         glyphs = [
@@ -112,15 +112,15 @@ def disagreement(images: Tensor, labels: Tensor | None = None, pairs: int = 1) -
     labels
         (B,) classes; without them the angle, whose meaning depends on the glyph's symmetry, is left out.
     pairs
-        Of glyphs in an image; see `Twins`.
+        Glyph pairs per image, as in `Twins`.
 
     Returns
     -------
     dict of Tensor
         (B,) each, float64. `hue`: distance on the hue circle, 0 to 0.5 (independent hues: 0.25 in the mean and median).
         `size`: difference of the square roots of the areas, relative to their mean, 0 to 2. `height`: difference of the centres'
-        heights, in units of half the height of a pair's part of the image. `angle`: deviation from mirrored angles, as a share of the turn after which
-        the glyph looks the same, 0 to 0.5; 0 for disc and ring. `readable`: 1 where both halves hold a coloured thing of
+        heights, in units of half the height of a pair's part of the image. `angle`: deviation from mirrored angles, as a share of the
+        turn after which the glyph looks the same, 0 to 0.5; 0 for disc and ring. `readable`: 1 where both halves hold a coloured thing of
         about a glyph's size, else 0; there the other values are the worst: 0.5, 2, 2 and 0.5.
     """
     halves, chroma = _mirrored_halves(images, pairs)
