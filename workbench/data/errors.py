@@ -43,9 +43,9 @@ def printable(text: str) -> str:
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in UNPRINTABLE | INVISIBLE else c for c in text)
 
 
-def first_of(names: Sequence[str], separator: str = ", ") -> str:
+def first_of(names: Sequence[str]) -> str:
     """The first ten of some names, and how many more there are."""
-    return separator.join(names[:10]) + (f"{separator}and {len(names) - 10} more" if len(names) > 10 else "")
+    return ", ".join(names[:10]) + (f", and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def reason(error: Exception) -> str:

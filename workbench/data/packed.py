@@ -145,10 +145,10 @@ def _write(listing: Listing, size: int, folder: Path, progress: bool, skip_unrea
 
 def unreadable_files(listing: Listing, skipped: dict[str, str], lost: Sequence[str] = ()) -> DataError:
     """Files that cannot be read, with the reasons; `lost` are classes of which no image is left without them."""
-    files = first_of([f"{path} ({reason})" for path, reason in skipped.items()], "; ")
+    files = first_of([f"{path} ({why})" for path, why in skipped.items()])
     left = f" (no image is left of {first_of(lost)})" if lost else ""
     fixes = ["fix or delete them"] if lost else ["fix or delete them", ("skip_unreadable", "=True to leave them out")]
-    return DataError(f"{len(skipped)} of {len(listing.paths)} files in {listing.root} cannot be read{left}: {files}", *fixes)
+    return DataError(f"{len(skipped)} of {len(listing.paths)} files in {listing.root} cannot be read{left}, {files}", *fixes)
 
 
 # ----------------------------------------------------------------------------------------------------- reading
