@@ -96,17 +96,17 @@ def test_a_local_map_is_the_neighbourhood(layer):
 
 @both
 @torch.no_grad()
-def test_a_donor_gives_values_and_no_map(layer):
+def test_a_patch_brings_values_and_no_map(layer):
     x = torch.randn(3, 16, 8, 8)
     value = layer.project(x)[2].clone()
     keys = torch.rand(value.shape[1]) < 0.5
     value[0, keys], value[2, keys] = value[1, keys], value[1, keys]
     plain = layer(x)
-    with intervene(layer, "", donor=(1, keys)):
+    with intervene(layer, "", patch=(1, keys)):
         changed = layer(x)
     assert close(changed, expected(layer, x, learned(layer, x), value)) and close(changed[1], plain[1]) and not close(changed[0], plain[0])
-    # A mask for each image: the donor to one of them only.
-    with intervene(layer, "", donor=(1, keys & torch.tensor([[False], [False], [True]]))):
+    # A mask for each image: patched in one of them only.
+    with intervene(layer, "", patch=(1, keys & torch.tensor([[False], [False], [True]]))):
         one = layer(x)
     assert close(one[:2], plain[:2]) and close(one[2], changed[2])
 
@@ -120,7 +120,7 @@ def test_interventions_combine(layer):
     value[1, 13] = value[0, 13]
     beta = torch.zeros(64, 16)
     beta[:, 12:] = 0.25
-    with intervene(layer, "", gamma=2.0, forbid=forbid, replace="uniform", donor=(0, keys)):
+    with intervene(layer, "", gamma=2.0, forbid=forbid, replace="uniform", patch=(0, keys)):
         assert close(layer(x), expected(layer, x, beta, value, gamma=2))
 
 
@@ -165,13 +165,13 @@ def test_what_does_not_fit_is_told(tiny, layer):
     for how, message in (
         (dict(replace="unifrom"), r"replace='unifrom' is not known; did you mean 'uniform'\?"),
         (dict(forbid=torch.zeros(64, 16)), "forbid has a mask of torch.float32; give a mask of torch.bool"),
-        (dict(donor=(0, torch.zeros(16))), "donor has a mask of torch.float32"),
+        (dict(patch=(0, torch.zeros(16))), "patch has a mask of torch.float32"),
         (dict(forbid=everything[:, :9]), r"forbid has shape \(64, 9\); this layer takes \(64, 16\) or \(2, 64, 16\)"),
         (dict(forbid=everything.expand(3, -1, -1)), r"forbid has shape \(3, 64, 16\)"),
         (dict(forbid=lonely), "forbid leaves query 5 no key to look at; leave at least one"),
         (dict(forbid=nothing_near, replace="local"), "forbid leaves query 0 no key"),
-        (dict(donor=(2, everything[0])), "donor=2 is no image of a batch of 2; give one from 0 to 1"),
-        (dict(donor=(0, everything[0, :4])), r"donor has a mask of shape \(4,\); this layer takes \(16,\)"),
+        (dict(patch=(2, everything[0])), "patch has source 2, which is no image of a batch of 2; give one from 0 to 1"),
+        (dict(patch=(0, everything[0, :4])), r"patch has a mask of shape \(4,\); this layer takes \(16,\)"),
     ):
         with pytest.raises(ParameterError, match=message), intervene(layer, "", **how):
             layer(x)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from workbench import ParameterError
-from workbench.attention import Projections, enlarge, incoming, moved, outgoing, relative_offsets, spread, statistics
+from workbench.attention import Projections, incoming, outgoing, relative_offsets, statistics, to_positions, upsample, value_weighted
 from workbench.attention.readings import overlap
 
 SIDES = [(6, 6), (6, 3), (8, 2)]  # side, key_side: a key per position, per 2x2 positions, per 4x4
@@ -37,7 +37,7 @@ def test_one_query_read_against_loops(side, key_side):
     value_norm = torch.rand(2, key_side**2)
     factor = side // key_side
     for query in (0, side + 3, side**2 - 1):
-        out, into, much = outgoing(beta, query), incoming(beta, query), moved(beta, value_norm, query)
+        out, into, much = outgoing(beta, query), incoming(beta, query), value_weighted(beta, value_norm, query)
         for b in range(2):
             for row in range(side):
                 for column in range(side):
@@ -49,15 +49,15 @@ def test_one_query_read_against_loops(side, key_side):
                     assert much[b, row, column].item() == pytest.approx(weight * norm)
 
 
-def test_what_is_spread_or_enlarged_keeps_its_sum_and_place():
+def test_upsampling_keeps_sums_and_places():
     weights = torch.rand(2, 5, 9)
-    heat = spread(weights, 6)
+    heat = to_positions(weights, 6)
     assert heat.shape == (2, 5, 6, 6) and (heat.sum((-2, -1)) - weights.sum(-1)).abs().max() < 1e-6
     assert torch.equal(heat[..., 4, 1], weights[..., 6] / 4)  # row 4, column 1 lies in the cell of row 2, column 0
-    large = enlarge(heat, 24)
+    large = upsample(heat, 24)
     assert large.shape == (2, 5, 24, 24) and (large.sum((-2, -1)) - weights.sum(-1)).abs().max() < 1e-6
     assert torch.equal(large[0, 0, 16:20, 4:8], (heat[0, 0, 4, 1] / 16).expand(4, 4))
-    assert torch.equal(enlarge(heat, 6), heat)
+    assert torch.equal(upsample(heat, 6), heat)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_what_is_spread_or_enlarged_keeps_its_sum_and_place():
     [
         (lambda beta: outgoing(beta, 36), "query=36 is no position of a 6x6 map; give one from 0 to 35"),
         (lambda beta: incoming(beta, -1), "query=-1 is no position"),
-        (lambda beta: moved(beta, torch.ones(1, 9), 99), "query=99 is no position"),
-        (lambda beta: spread(beta, 8), "size=8 does not fit a map of 3x3; give a multiple of 3"),
-        (lambda beta: spread(beta[..., :7], 6), "7 keys are no square map"),
+        (lambda beta: value_weighted(beta, torch.ones(1, 9), 99), "query=99 is no position"),
+        (lambda beta: to_positions(beta, 8), "size=8 does not fit a map of 3x3; give a multiple of 3"),
+        (lambda beta: to_positions(beta[..., :7], 6), "7 keys are no square map"),
         (lambda beta: relative_offsets(beta[:, :35]), "35 queries are no square map"),
     ],
 )

@@ -97,7 +97,7 @@ def project_exactly(layer: SelfAttention, x: Tensor) -> tuple[Tensor, Tensor, Te
     """Queries (B, N, d), keys (B, M, d) and values (B, M, D) of x (B, C, H, W), in the layer's own precision (at least float32)."""
     with torch.autocast(x.device.type, enabled=False):
         projections = layer.project(x.to(layer.gamma.dtype))
-    return tuple(part.to(torch.promote_types(part.dtype, torch.float32)) for part in projections)
+    return tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in projections)
 
 
 @contextmanager
@@ -106,31 +106,31 @@ def _watch(module: nn.Module, read):
 
     The second is what the recomputed map makes of the values, (B, N, D).
     """
-    found: dict = {}
-    made: dict[str, Tensor] = {}
+    readings: dict = {}
+    outputs: dict[str, Tensor] = {}  # of the fused kernels: what the output convolution is given
 
-    def see_made(path):
+    def keep_output(path):
         def hook(output, inputs):
-            made[path] = inputs[0].detach()
+            outputs[path] = inputs[0].detach()
 
         return hook
 
-    def see_layer(path):
+    def read_layer(path):
         @torch.no_grad()
         def hook(layer, inputs, output):
             x = inputs[0]
             with torch.autocast(x.device.type, enabled=False):
                 reading, mixed = read(layer, x, *project_exactly(layer, x))
-            _check(path, mixed, made.pop(path))
-            found[path] = reading
+            _check(path, mixed, outputs.pop(path))
+            readings[path] = reading
 
         return hook
 
     handles = []
     try:
         for path, layer in attention_layers(module).items():
-            handles += [layer.output.register_forward_pre_hook(see_made(path)), layer.register_forward_hook(see_layer(path))]
-        yield found
+            handles += [layer.output.register_forward_pre_hook(keep_output(path)), layer.register_forward_hook(read_layer(path))]
+        yield readings
     finally:
         for handle in handles:
             handle.remove()
@@ -149,8 +149,8 @@ def _read_projections(layer: SelfAttention, x: Tensor, query: Tensor, key: Tenso
     size = x.to(o.dtype).flatten(2).norm(dim=1)  # (B, N)
     floor = (1e-6 * size.amax(1, keepdim=True)).clamp_min(torch.finfo(torch.float32).tiny)
     strength = (layer.gamma * o).norm(dim=-1) / size.maximum(floor)
-    facts = (part.float().cpu() for part in (query, key, value.norm(dim=-1), strength))
-    return Projections(*facts, gamma=layer.gamma.item()), mixed
+    tensors = (tensor.float().cpu() for tensor in (query, key, value.norm(dim=-1), strength))
+    return Projections(*tensors, gamma=layer.gamma.item()), mixed
 
 
 # Largest relative errors that rounding is taken for, by the dtype of what the fused kernel made. Rounded scores err by more the larger

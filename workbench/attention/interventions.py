@@ -31,7 +31,7 @@ def intervene(
     gamma: float | None = None,
     forbid: Tensor | None = None,
     replace: str | None = None,
-    donor: tuple[int, Tensor] | None = None,
+    patch: tuple[int, Tensor] | None = None,
 ):
     """Context manager: while it is open, the attention layer of `module` at the path `layer` computes something else.
 
@@ -46,9 +46,9 @@ def intervene(
     replace
         The map in place of the learned one. "uniform": every key alike. "local": the 3x3 positions around the query alike; in the
         pooled variant, each key by how many of those its cell contains.
-    donor
-        (index, keys): image `index` of the batch gives its values at the keys of the bool mask (M,) to all others, or by a mask (B, M) to
-        each at other keys; maps stay their own.
+    patch
+        (source, keys), activation patching: at the keys of the bool mask (M,), or (B, M) for each image its own, all images of the batch take
+        the values of image `source`; maps stay their own.
 
     Raises
     ------
@@ -59,15 +59,15 @@ def intervene(
     """
     if replace not in (None, "uniform", "local"):
         raise ParameterError(f"replace={replace!r} is not known; {nearest(str(replace), ('uniform', 'local'))}give uniform, local or None")
-    for name, mask in (("forbid", forbid), ("donor", donor and donor[1])):
+    for name, mask in (("forbid", forbid), ("patch", patch and patch[1])):
         if mask is not None and mask.dtype != torch.bool:
             raise ParameterError(f"{name} has a mask of {mask.dtype}; give a mask of torch.bool")
 
     def hook(attention, inputs, output):
         x = inputs[0]
         query, key, value = project_exactly(attention, x)
-        if donor:
-            value = _with_donor(value, *donor)
+        if patch:
+            value = _patched(value, *patch)
         masks = None if forbid is None else _masks(forbid, len(x), query.shape[1], key.shape[1]).to(x.device)
         fixed = None if replace is None else _fixed_scores(replace, query.shape[1], key.shape[1]).to(query)
         mixed = []
@@ -92,14 +92,14 @@ def _hooked(layer: nn.Module, hook):
         handle.remove()
 
 
-def _with_donor(value: Tensor, index: int, keys: Tensor) -> Tensor:
-    """Values (B, M, D) of which those at the keys of the mask, (M,) or (B, M), are all image `index`'s."""
+def _patched(value: Tensor, source: int, keys: Tensor) -> Tensor:
+    """Values (B, M, D) of which those at the keys of the mask, (M,) or (B, M), are those of image `source`."""
     images, count = value.shape[:2]
-    if not 0 <= index < images:
-        raise ParameterError(f"donor={index} is no image of a batch of {images}; give one from 0 to {images - 1}")
+    if not 0 <= source < images:
+        raise ParameterError(f"patch has source {source}, which is no image of a batch of {images}; give one from 0 to {images - 1}")
     if keys.shape not in ((count,), (images, count)):
-        raise ParameterError(f"donor has a mask of shape {tuple(keys.shape)}; this layer takes ({count},) or ({images}, {count})")
-    return torch.where(keys.to(value.device)[..., None], value[index], value)
+        raise ParameterError(f"patch has a mask of shape {tuple(keys.shape)}; this layer takes ({count},) or ({images}, {count})")
+    return torch.where(keys.to(value.device)[..., None], value[source], value)
 
 
 def _masks(forbid: Tensor, images: int, queries: int, keys: int) -> Tensor:
@@ -221,33 +221,33 @@ def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, bat
         raise ParameterError(f"batch_size={batch_size} is out of range; at least 1")
     if any(isinstance(module, BatchNorm) and module.training for module in network.modules()):
         raise ParameterError("the network is in training mode, in which images of a batch change one another; call network.eval() first")
-    attention, seen = find_layer(network, layer), []
+    attention, features = find_layer(network, layer), []
 
-    def see(_, inputs, output):
-        seen[:] = inputs[0], output
+    def keep(_, inputs, output):
+        features[:] = inputs[0], output
 
     with parametrize.cached():
-        with nullcontext() if gamma is None else intervene(network, layer, gamma=gamma), _hooked(attention, see):
+        with nullcontext() if gamma is None else intervene(network, layer, gamma=gamma), _hooked(attention, keep):
             network(*inputs)
-        x, y = seen
+        x, y = features
         side = check_query(query, x.shape[2] * x.shape[3])
         reach = _reach(network, attention, side)
         top, left = (max(0, at - reach) for at in divmod(query, side))
         row, column = query // side - top, query % side - left  # of the query on the part of the map that matters
         y = y[:, :, top:, left:][:, :, : row + reach + 1, : column + reach + 1]
-        there = _with_each_key_dropped(attention, x, query, gamma)
+        dropped = _with_each_key_dropped(attention, x, query, gamma)
         changes = []
-        for part in there[1:].split(batch_size):
+        for batch in dropped[1:].split(batch_size):
             # The unchanged one goes first, through the same arithmetic.
-            variants = y.expand(1 + len(part), -1, -1, -1).contiguous(memory_format=torch.channels_last)
-            variants[:, :, row, column] = torch.cat([there[:1], part]).to(y.dtype)
+            variants = y.expand(1 + len(batch), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            variants[:, :, row, column] = torch.cat([dropped[:1], batch]).to(y.dtype)
             with _hooked(attention, lambda *_, variants=variants: variants):
-                own = _own(network(*inputs), row, column, y.shape[-1])
-            changes.append((own[1:] - own[0]).norm(dim=1))
+                pixels = _at_query(network(*inputs), row, column, y.shape[-1])
+            changes.append((pixels[1:] - pixels[0]).norm(dim=1))
     return torch.cat(changes).float().cpu()
 
 
-def _own(output: Tensor, row: int, column: int, width: int) -> Tensor:
+def _at_query(output: Tensor, row: int, column: int, width: int) -> Tensor:
     """The pixels of a position on a map of `width` columns in images (B, 3, H, W), as (B, all); logits (B,) as (B, 1)."""
     if output.ndim == 1:
         return output[:, None]
@@ -266,7 +266,7 @@ def _reach(network: nn.Module, attention: SelfAttention, side: int) -> int:
 
 def _with_each_key_dropped(attention: SelfAttention, x: Tensor, query: int, gamma: float | None) -> Tensor:
     """The layer's output at a query of x (1, C, H, W), with all keys first, then with each one dropped: (1 + M, C)."""
-    queries, key, value = (part[0] for part in project_exactly(attention, x))
+    queries, key, value = (projection[0] for projection in project_exactly(attention, x))
     # The softmax anew: (o - beta_m value_m) / (1 - beta_m) would lose its digits where beta_m is nearly 1.
     scores = (key @ queries[query]).repeat(1 + len(key), 1)
     scores[1:].fill_diagonal_(-torch.inf)

@@ -1,7 +1,7 @@
 """Ways to read attention maps beta (B, N, M): of one query, over all queries, by relative offset.
 
 Shapes: B images, N = side^2 queries, M = key_side^2 keys; positions in row-major order. A key covers a cell of (side / key_side)^2
-positions, over which its weight is spread evenly wherever positions are asked for.
+positions, which share its weight evenly wherever positions are asked for.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .capture import Projections
 # ------------------------------------------------------------------------------------------------- from keys to positions
 
 
-def spread(weights: Tensor, side: int) -> Tensor:
-    """Weights of keys (..., M) as weights of positions (..., side, side), each key's spread evenly over its cell; sums are preserved.
+def to_positions(weights: Tensor, side: int) -> Tensor:
+    """Weights of keys (..., M) as weights of positions (..., side, side): the positions of a cell share its key's weight; sums are preserved.
 
     Raises
     ------
@@ -27,10 +27,10 @@ def spread(weights: Tensor, side: int) -> Tensor:
         If the keys are no square map whose side divides `side`.
     """
     key_side = _side_of(weights.shape[-1], "keys")
-    return enlarge(weights.unflatten(-1, (key_side, key_side)), side)
+    return upsample(weights.unflatten(-1, (key_side, key_side)), side)
 
 
-def enlarge(heat: Tensor, size: int) -> Tensor:
+def upsample(heat: Tensor, size: int) -> Tensor:
     """A map (..., side, side) as one of (..., size, size), nearest neighbour ("up-sampled to image size"); sums are preserved.
 
     Raises
@@ -67,7 +67,7 @@ def outgoing(beta: Tensor, query: int) -> Tensor:
         If there is no such position.
     """
     side = check_query(query, beta.shape[1])
-    return spread(beta[:, query], side)
+    return to_positions(beta[:, query], side)
 
 
 def incoming(beta: Tensor, query: int) -> Tensor:
@@ -88,10 +88,10 @@ def incoming(beta: Tensor, query: int) -> Tensor:
     return (beta[:, :, key] / factor**2).unflatten(1, (side, side))
 
 
-def moved(beta: Tensor, value_norm: Tensor, query: int) -> Tensor:
-    """How much of each place reaches this one: (B, side, side), beta |value|, from maps (B, N, M) and norms of the values (B, M).
+def value_weighted(beta: Tensor, value_norm: Tensor, query: int) -> Tensor:
+    """What reaches this place, and from where: (B, side, side), beta |value|, from maps (B, N, M) and norms of the values (B, M).
 
-    A large weight on a value near zero moves nothing (Kobayashi et al., 2020).
+    A large weight on a value near zero contributes nothing (Kobayashi et al., 2020).
 
     Raises
     ------
@@ -99,7 +99,7 @@ def moved(beta: Tensor, value_norm: Tensor, query: int) -> Tensor:
         If there is no such position.
     """
     side = check_query(query, beta.shape[1])
-    return spread(beta[:, query] * value_norm, side)
+    return to_positions(beta[:, query] * value_norm, side)
 
 
 def check_query(query: int, positions: int) -> int:
@@ -130,7 +130,7 @@ def relative_offsets(beta: Tensor) -> Tensor:
     factor = side // key_side
     mean = beta.mean(0).view(side, side, key_side, key_side)  # query row and column, key row and column
     total = mean.new_zeros(2 * side - 1, 2 * side - 1)
-    for row in range(side):  # a row of queries at a time, so that weights of keys spread over positions stay small
+    for row in range(side):  # a row of queries at a time, so that the weights of its positions stay small
         weights = (mean[row].transpose(0, 1) / factor**2).repeat_interleave(factor, -1)  # (key row, query column, column)
         # Shear, by which weights of equal offset come to lie in one column: in lines of 2 side - 1 numbers cut out of lines of 2 side,
         # each line starts one place further right than the line above.
@@ -177,7 +177,7 @@ def statistics(projections: Projections, image_size: int) -> dict[str, Tensor]:
             blocks[name].append((1 - inside).clamp_min(0).flatten(1))
         received += beta.sum((1, 2))
     numbers = {name: torch.cat(parts, dim=1) for name, parts in blocks.items()}
-    return numbers | {"strength": projections.strength, "received": enlarge(received, side).flatten(1)}
+    return numbers | {"strength": projections.strength, "received": upsample(received, side).flatten(1)}
 
 
 def _distances(side: int, key_side: int) -> Tensor:

@@ -180,7 +180,7 @@ def _fall_by_distance(scene: _Scene) -> Tensor:
     side = len(scene.glyphs)
     at = torch.stack([torch.arange(side**2) // side, torch.arange(side**2) % side], 1).double()
     distance = torch.cdist(at[scene.queries], at).round().long()  # (Q, N)
-    weights = attention.spread(scene.weights.double(), side).flatten(1)
+    weights = attention.to_positions(scene.weights.double(), side).flatten(1)
     empty = weights.new_zeros(len(distance), int(distance.max()) + 1)
     given = empty.scatter_add(1, distance, weights)
     there = empty.scatter_add(1, distance, torch.ones_like(weights)).clamp(min=1)
@@ -510,7 +510,7 @@ def _patch(
     which = torch.tensor([0] + [1] * (len(masks) - 1))
     made = []
     for gamma in (None, 0.0):
-        with attention.intervene(generator, path, donor=(0, masks), gamma=gamma):
+        with attention.intervene(generator, path, patch=(0, masks), gamma=gamma):
             made.append(sampling.images(generator, z[which], None if y is None else y[which], batch_size=len(which)))
     arms = torch.stack([*made[0][1:].chunk(2), made[1][1 : 1 + len(doses)]])  # as ARMS
     hues = glyph_hues(arms.flatten(0, 1)).unflatten(0, arms.shape[:2])

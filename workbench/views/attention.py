@@ -196,7 +196,7 @@ class Look:
         if reading == "incoming":
             return attention.incoming(self.beta[None], query)[0]
         if reading == "moved":
-            return attention.moved(self.beta[None], layer.value_norm, query)[0]
+            return attention.value_weighted(self.beta[None], layer.value_norm, query)[0]
         if reading in self.statistics:
             return self.statistics[reading].view(layer.side, layer.side)
         raise ParameterError(f"reading={reading!r} is not one of {', '.join(READINGS)}")
