@@ -1,10 +1,13 @@
-"""Looking at attention: what each layer computed (`capture`), how to read it (`readings`), what it does to the output (`interventions`)."""
+"""Looking at attention: what each layer computed (`capture`), how to read it (`readings`), what it does to the output (`interventions`), and
+all of that for one image and layer (`inspect`)."""
 
 from .capture import Projections, attention_map, capture, capture_projections
+from .inspect import READINGS, STATISTICS, Inspection, collect_projections, inspect_layer, mean_offsets, salient_positions
 from .interventions import Effect, causal_map, effect, intervene
 from .readings import incoming, outgoing, relative_offsets, statistics, to_positions, upsample, value_weighted
 
 __all__ = [
-    "Effect", "Projections", "attention_map", "capture", "capture_projections", "causal_map", "effect", "incoming", "intervene", "outgoing",
-    "relative_offsets", "statistics", "to_positions", "upsample", "value_weighted",
+    "READINGS", "STATISTICS", "Effect", "Inspection", "Projections", "attention_map", "capture", "capture_projections", "causal_map",
+    "collect_projections", "effect", "incoming", "inspect_layer", "intervene", "mean_offsets", "outgoing", "relative_offsets",
+    "salient_positions", "statistics", "to_positions", "upsample", "value_weighted",
 ]  # fmt: skip

@@ -1,0 +1,165 @@
+"""Looking at one image and one attention layer of a network: what it computed there, and what changing it does.
+
+Takes any network with `SelfAttention` layers and what it is called with; where these come from is the caller's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..model import sampling
+from ..parameters import ParameterError
+from .capture import Projections, capture_projections
+from .interventions import find_layer, intervene
+from .readings import incoming, outgoing, relative_offsets, statistics, value_weighted
+
+STATISTICS = ("entropy", "distance", "outside_3", "outside_9", "strength", "received")
+READINGS = ("outgoing", "incoming", "value_weighted", *STATISTICS)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One image, and what one attention layer computed for it: plain data, all that a figure or a widget needs.
+
+    Attributes
+    ----------
+    layer
+        Name of the layer: its `named_modules` path, with the network before it where there are several ("G/attention.16").
+    image, after
+        (3, S, S) in [-1, 1]: what the network made, or, where it does not make images, what it was given. `after`: what it makes with the
+        layer changed; None where that was not asked for.
+    projections
+        Of this one image.
+    logit, logit_after
+        The output of a network that gives one number; None for others.
+    queries
+        Positions to show, row-major.
+    network, about, label
+        In words: which network it is ("twins32, step 4,000"), which image ("ring, seed 0, sample 3"), and its class; None without classes.
+    """
+
+    layer: str
+    image: Tensor
+    projections: Projections
+    after: Tensor | None = None
+    logit: float | None = None
+    logit_after: float | None = None
+    queries: tuple[int, ...] = ()
+    network: str = ""
+    about: str = ""
+    label: str | None = None
+
+    @cached_property
+    def beta(self) -> Tensor:
+        """The attention map (N, M)."""
+        return self.projections.maps()[0]
+
+    @cached_property
+    def statistics(self) -> dict[str, Tensor]:
+        """(N,) each, see `attention.statistics`."""
+        return {name: values[0] for name, values in statistics(self.projections, self.image.shape[-1]).items()}
+
+    def heat(self, reading: str, query: int) -> Tensor:
+        """The map (side, side) of a query by one of READINGS; a statistic is that of all queries.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such reading or position.
+        """
+        if reading == "outgoing":
+            return outgoing(self.beta[None], query)[0]
+        if reading == "incoming":
+            return incoming(self.beta[None], query)[0]
+        if reading == "value_weighted":
+            return value_weighted(self.beta[None], self.projections.value_norm, query)[0]
+        if reading in self.statistics:
+            return self.statistics[reading].view(self.projections.side, self.projections.side)
+        raise ParameterError(f"reading={reading!r} is not one of {', '.join(READINGS)}")
+
+
+def inspect_layer(network: nn.Module, inputs: tuple, layer: str, *, attention_off: bool = False, **intervention) -> Inspection:
+    """What an attention layer computes for one image, and with an intervention also what the network makes then.
+
+    Parameters
+    ----------
+    network, inputs
+        A network, and what it is called with for one image, such as (z, y) or (x, y); run in eval mode.
+    layer
+        `named_modules` path of the attention layer.
+    attention_off
+        The layer's gamma is 0 from the outset. Its map is still the learned one; what it adds is nothing.
+    intervention
+        As `intervene` takes it; without any, or with None alone, nothing is changed.
+
+    Raises
+    ------
+    WorkbenchError, ParameterError
+        As `capture` and `intervene` do.
+    """
+    output, projections = _run(network, inputs, layer, attention_off)
+    after, changes = None, {name: value for name, value in intervention.items() if value is not None}
+    if changes:
+        with intervene(network, layer, **({"gamma": 0.0} if attention_off else {}) | changes):
+            after = _forward(network, inputs)
+    if output.ndim == 4:
+        return Inspection(layer, output[0], projections, None if after is None else after[0])
+    logit, logit_after = (None if value is None or value.numel() != 1 else value.item() for value in (output, after))
+    return Inspection(layer, inputs[0][0], projections, logit=logit, logit_after=logit_after)
+
+
+def collect_projections(network: nn.Module, inputs: tuple, layer: str, *, attention_off: bool = False, batch_size: int = 64) -> Projections:
+    """The projections of an attention layer for many images, which run `batch_size` at a time; parameters as of `inspect_layer`."""
+    starts = range(0, len(inputs[0]), batch_size)
+    batches = [tuple(None if x is None else x[k : k + batch_size] for x in inputs) for k in starts]
+    chunks = [_run(network, batch, layer, attention_off)[1] for batch in batches]
+    joined = {f.name: torch.cat([getattr(chunk, f.name) for chunk in chunks]) for f in fields(Projections) if f.name != "gamma"}
+    return Projections(**joined, gamma=chunks[0].gamma)
+
+
+def _run(network: nn.Module, inputs: tuple, layer: str, attention_off: bool) -> tuple[Tensor, Projections]:
+    find_layer(network, layer)  # raises where there is no such layer
+    with capture_projections(network) as captured:
+        if not attention_off:
+            return _forward(network, inputs), captured[layer]
+        with intervene(network, layer, gamma=0.0):
+            output = _forward(network, inputs)
+    return output, replace(captured[layer], strength=torch.zeros_like(captured[layer].strength), gamma=0.0)
+
+
+@torch.no_grad()
+def _forward(network: nn.Module, inputs: tuple) -> Tensor:
+    """The output, float32 on the CPU, for inputs of any device; None stays None."""
+    weight = next(network.parameters())
+    placed = [x if x is None else x.to(weight if x.is_floating_point() else weight.device) for x in inputs]
+    with sampling.evaluating(network), parametrize.cached():
+        return network(*placed).float().cpu()
+
+
+def mean_offsets(projections: Projections) -> Tensor:
+    """`relative_offsets` of the maps that follow from projections, (2 side - 1, 2 side - 1); image by image, as their maps are large."""
+    images = range(len(projections.query))
+    return torch.stack([relative_offsets(projections[k : k + 1].maps()) for k in images]).mean(0)
+
+
+def positions_mask(queries: Sequence[int] | None, keys: Sequence[int], shape: tuple[int, int]) -> Tensor:
+    """A mask of `shape` (N, M), as `intervene` takes it for `forbid`: True at these keys for these queries (None: all)."""
+    mask = torch.zeros(shape, dtype=torch.bool)
+    rows = torch.arange(shape[0]) if queries is None else torch.tensor(queries, dtype=torch.long)
+    mask[rows[:, None], torch.tensor(keys, dtype=torch.long)] = True
+    return mask
+
+
+def salient_positions(image: Tensor, side: int) -> tuple[int, int, int]:
+    """Positions (row-major, side x side) that are worth a look in an image (3, S, S): in the left half the one whose colour is furthest from
+    the median, the same in the right half, and the one that is nearest to it."""
+    median = image.flatten(1).median(1).values
+    salience = nn.functional.adaptive_avg_pool2d((image - median[:, None, None]).abs().sum(0, keepdim=True), side)[0]
+    right = torch.arange(side) >= side // 2
+    return tuple(int(v.argmax()) for v in (salience.masked_fill(right, -1), salience.masked_fill(~right, -1), -salience))
