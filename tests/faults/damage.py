@@ -18,7 +18,7 @@ import numpy as np
 from harness import Trial, Verdict, digests, fork, root, use_folders
 from writes import NAME, data_config, make_images, pack, prepare_data, score, score_run, tiny
 
-from workbench import Config, Run, figures, train
+from workbench import AttentionView, Config, Run, figures, train
 from workbench.attention.snapshots import load_snapshot
 from workbench.data import open_data
 from workbench.evaluation import evaluate
@@ -154,7 +154,7 @@ RUN_READERS = [
     Reader("figures.samples", lambda: hashlib.sha256(figures.samples(Run(NAME)).tobytes()).hexdigest(), True),
     Reader("figures.curves", lambda: figures.curves(Run(NAME)) and None),
     Reader("figures.diagnostics", lambda: figures.diagnostics(Run(NAME)) and None),
-    Reader("figures.attention", lambda: figures.attention(Run(NAME)) and None),
+    Reader("AttentionView.figure", lambda: AttentionView(run=NAME).figure() and None),
 ]
 # Last, and in this order: they write.
 WRITING_READERS = [Reader("evaluate", scored, True), Reader("fork", fork_off, True), Reader("resume", go_on, True)]

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from workbench.data import open_data
 from workbench.metrics.protocols import protocol
 from workbench.model import sampling
 from workbench.studies import groups
-from workbench.views.attention import Scene, Subject
+from workbench.views.inspected_run import InspectedRun
+from workbench.views.inspection_request import InspectionRequest
 
 
 @pytest.fixture
@@ -56,9 +58,11 @@ def test_samples_are_enlarged_without_blur(run):
 
 
 def test_attention_figure_and_its_absence(run, tiny):
-    assert opened(figures.attention(run).png()).width > 600
-    assert figures.attention(train(tiny(run="plain", attention_g="none"))) is None
-    assert opened(figures.attention(train(tiny(run="free", num_classes=0, ema_decay=0))).png()).width > 600
+    assert opened(AttentionView(run=run.name).figure().png()).width > 600
+    train(tiny(run="plain", attention_g="none"))
+    assert AttentionView(run="plain").figure() is None
+    train(tiny(run="free", num_classes=0, ema_decay=0))
+    assert opened(AttentionView(run="free").figure().png()).width > 600
 
 
 def drawn(drawing):
@@ -75,21 +79,20 @@ def words(drawing):
 
 def test_the_attention_figure_shows_the_maps_of_its_dots(run):
     view = AttentionView(classes="ring", seeds="4", queries="2,3; 15,0", layer=16)
-    subject = Subject(run)
-    images, dots = drawn(figures.attention(view))
-    look = subject.look(view.scenes(subject)[0])
-    np.testing.assert_allclose(images[0], ((look.image + 1) / 2).permute(1, 2, 0), atol=1e-6)
+    inspected = InspectedRun(run)
+    images, dots = drawn(view.figure())
+    seen = inspected.inspect(view.requests(inspected)[0])
+    np.testing.assert_allclose(images[0], ((seen.image + 1) / 2).permute(1, 2, 0), atol=0.5 / 255 + 1e-6)  # as the screen shows it
     for heat, query in ((images[2], 2 * 16 + 3), (images[4], 15 * 16)):
-        weights = look.beta[query].view(8, 8).repeat_interleave(2, 0).repeat_interleave(2, 1) / 4  # spread over the pooled cell
+        weights = seen.beta[query].view(8, 8).repeat_interleave(2, 0).repeat_interleave(2, 1) / 4  # shared by the pooled cell
         np.testing.assert_allclose(heat, weights, atol=1e-7)
     places = {(6.5, 4.5), (0.5, 30.5)}  # (column, row) of the positions' centres in pixels of the image, 2x2 of them each
     assert {tuple(xy[0]) for xy, _ in dots} == places and len({colour for _, colour in dots}) == 2 and len(dots) == 4
 
 
 def test_a_figure_is_drawn_again_from_its_sidecar(run, tmp_path):
-    subject = Subject(run)
-    scene = Scene("G/attention.16", label=1, seed=2, gamma0=True)
-    drawing = figures.attention_maps([(subject, subject.look(scene))], [[17, 200]], "moved")
+    seen = InspectedRun(run).inspect(InspectionRequest("G/attention.16", label=1, seed=2, gamma0=True))
+    drawing = figures.attention_maps([replace(seen, queries=(17, 200))], "value_weighted")
     for ending in ("png", "svg", "pdf"):
         path = drawing.save(tmp_path / "new" / f"figure.{ending}")
         assert path.stat().st_size > 5000
@@ -100,17 +103,19 @@ def test_a_figure_is_drawn_again_from_its_sidecar(run, tmp_path):
         assert drawn(again)[1] == drawn(drawing)[1]
     kept = json.loads(sidecar.read_text())
     assert len(kept["git"]["commit"] or "x" * 40) == 40 and kept["versions"]["torch"]
-    (look,) = kept["parameters"]["looks"]
-    assert (look["run"], look["queries"], look["scene"]["seed"], look["scene"]["step"]) == (run.name, [17, 200], 2, 4)
+    (row,) = kept["parameters"]["rows"]
+    assert row["queries"] == [17, 200]
+    for fact in (f"{run.name}, step 4", "G, 16x16 (official)", "gamma", "value_weighted attention", "square, seed 2, sample 0"):
+        assert fact in kept["parameters"]["title"]
 
 
 def test_a_dropped_image_is_in_the_sidecar(run, tmp_path):
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(stream, "PNG")
-    subject = Subject(run)
-    look = subject.look(Scene("D/attention.16", source="dropped", sample=subject.drop("mine", stream.getvalue())))
-    path = figures.attention_maps([(subject, look)], [[0]]).save(tmp_path / "figure.svg")
-    assert np.array_equal(drawn(figures.redraw(f"{path}.json"))[0][0], ((look.image + 1) / 2).permute(1, 2, 0))
+    inspected = InspectedRun(run)
+    seen = inspected.inspect(InspectionRequest("D/attention.16", source="dropped", sample=inspected.drop("mine", stream.getvalue())))
+    path = figures.attention_maps([replace(seen, queries=(0,))]).save(tmp_path / "figure.svg")
+    np.testing.assert_allclose(drawn(figures.redraw(f"{path}.json"))[0][0], ((seen.image + 1) / 2).permute(1, 2, 0), atol=1e-6)
 
 
 @pytest.mark.parametrize("text", ["no json", "{}", '{"figure": "pie"}', "[1]"])
@@ -123,7 +128,7 @@ def test_what_is_no_sidecar_is_refused(tmp_path, text):
 
 
 def test_attention_through_the_training(run):
-    images, _ = drawn(figures.attention_through_training(run))
+    images, _ = drawn(AttentionView(run=run.name).through_training())
     snapshots = [load_snapshot(run.attention_path(step)) for step in (0, 4)]
     np.testing.assert_allclose(images[0], snapshots[0].images[0].permute(1, 2, 0) / 255, atol=1e-6)
     np.testing.assert_allclose(images[3], snapshots[1].images[0].permute(1, 2, 0) / 255, atol=1e-6)
@@ -353,7 +358,7 @@ def test_rows_of_samples_are_of_equal_latents_and_drawn_again(trained_once, tmp_
 
 
 def test_attention_through_training_is_drawn_again(run, tmp_path):
-    drawing = figures.attention_through_training(run)
+    drawing = AttentionView(run=run.name).through_training()
     again = figures.redraw(f"{drawing.save(tmp_path / 'through.pdf')}.json")
     assert all(np.array_equal(a, b) for a, b in zip(drawn(drawing)[0], drawn(again)[0], strict=True))
     assert [panel.get_title() for panel in again.figure.axes] == ["step 0", "", "step 4", ""]

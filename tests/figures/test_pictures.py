@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from PIL import Image
 from records import recorded, scored
 
-from workbench import ParameterError, WorkbenchError, figures, messages
+from workbench import AttentionView, ParameterError, WorkbenchError, figures, messages
 from workbench.figures import pictures, records
 from workbench.figures.drawing import png_bytes
 from workbench.figures.grids import sample_grid
@@ -260,11 +260,11 @@ def test_samples_that_are_not_there(tiny):
 
 def test_a_run_without_a_checkpoint_has_notes_in_place_of_figures(tiny):
     run = recorded(tiny, "young", [1.0])
-    assert "'young' has no checkpoint yet" in str(figures.attention(run))
-    assert figures.attention_through_training(run) is None
+    assert "'young' has no checkpoint yet" in str(AttentionView(run=run.name).figure())
+    assert AttentionView(run=run.name).through_training() is None
     run.new_attention_path(4).parent.mkdir()
     run.new_attention_path(4).write_bytes(b"no tensors")
-    assert "unreadable" in str(figures.attention_through_training(run))
+    assert "unreadable" in str(AttentionView(run=run.name).through_training())
     drawing = figures.sample_rows([("young", run, 4)])
     assert any("has no checkpoint" in " ".join(word.split()) for word in words(drawing.figure))
 
@@ -272,7 +272,7 @@ def test_a_run_without_a_checkpoint_has_notes_in_place_of_figures(tiny):
 def test_a_damaged_configuration_is_one_line(tiny):
     run = recorded(tiny, "odd", [1.0])
     (run.path / "config.json").write_text("{")
-    assert "unreadable" in str(figures.attention(run))
+    assert "unreadable" in str(AttentionView(run=run.name).figure())
 
 
 def test_an_unwritable_folder_is_one_line(tmp_path):
@@ -292,9 +292,9 @@ def test_an_unwritable_folder_is_one_line(tmp_path):
     '{"figure": "curves", "parameters": {"runs": ["demo"], "axis": "steps", "keys": 7}}', '{"figure": "curves", "parameters": {"sell": 1}}',
     '{"figure": "sample_rows", "parameters": {"rows": [["a", "demo", 1]], "columns": 1e9}}',
     '{"figure": "sample_rows", "parameters": {"rows": [["a", "demo"]]}}', '{"figure": "diagnostics", "parameters": {"run": "demo", "records": 3}}',
-    '{"figure": "attention_maps", "parameters": {"looks": [{}], "reading": "outgoing"}}',
-    '{"figure": "attention_maps", "parameters": {"looks": [], "reading": "outgoing"}}',
-    '{"figure": "attention_through_training", "parameters": {"run": "demo", "layer": "x", "steps": [], "query": 0, "reading": "moved"}}',
+    '{"figure": "attention_maps", "parameters": {"rows": [{}], "title": "", "captions": []}}',
+    '{"figure": "attention_maps", "parameters": {"rows": [], "title": "", "captions": []}}',
+    '{"figure": "attention_maps", "parameters": {"rows": [{"image": {"dtype": "object", "shape": [1], "base64": ""}}], "title": "", "captions": []}}',
     '{"figure": "long_range", "parameters": {"rows": 3, "ys": [], "by": "", "said": []}}', '{"figure": "transplant", "parameters": {}}',
     '{"figure": "growth", "parameters": {"runs": ["demo"], "records": {"demo": "x"}}}', "[" * 100_000,
 ])  # fmt: skip

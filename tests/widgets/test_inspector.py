@@ -14,9 +14,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from workbench import AttentionView, Config, ParameterError, Run, WorkbenchError, attention, figures, train
+from workbench.data import to_uint8
+from workbench.figures import QUERY_COLOURS
 from workbench.model import sampling
 from workbench.tensors import seal
+from workbench.views.inspected_run import InspectedRun
+from workbench.views.inspection_request import InspectionRequest
 from workbench.widgets import AttentionInspector
+from workbench.widgets.inspector.answers import pack
+from workbench.widgets.inspector.bundle import SOURCES, bundle
 
 
 @pytest.fixture(scope="module")
@@ -40,29 +46,28 @@ def there(run, monkeypatch):
 
 def sent(inspector, request, buffers=()):
     """What the kernel sends for a message of the front end: content and binary parts."""
-    found = []
-    inspector.send = lambda content, parts=None: found.append((content, parts))
+    answers = []
+    inspector.send = lambda content, parts=None: answers.append((content, parts))
     inspector._receive(inspector, dict(id="7", request=request), list(buffers))
-    (answer,) = found
+    (answer,) = answers
     return answer
 
 
 def test_it_opens_on_what_was_asked_for():
-    view = AttentionView(run="seen", step=2, layer=8, classes="cross", seeds="5:3", queries="1,2;3,4", reading="moved")
+    view = AttentionView(run="seen", step=2, layer=8, classes="cross", seeds="5:3", queries="1,2;3,4", reading="value_weighted")
     inspector = AttentionInspector(view=view)
     (info,) = inspector.catalog
     assert info["steps"] == [2, 4] and info["recorded"] == [0, 2, 4] and info["weights"] == ["ema", "raw"]
     assert [layer["id"] for layer in info["layers"]] == ["G/attention.8", "G/attention.16", "D/attention.16"]
     assert (info["classes"][3], info["image_size"]) == ("cross", 32) and info["real"] > 0
-    expected = dict(layer="G/attention.8", steps=[2], seed=5, sample=3, pins=[10, 28], active=0, reading="moved", weights="ema")
+    expected = dict(layer="G/attention.8", steps=[2], seed=5, sample=3, pins=[10, 28], active=0, reading="value_weighted", weights="ema")
     assert {key: inspector.view[key] for key in expected} == expected and inspector.view["class"] == 3
-    kinds = [answer["request"]["kind"] for answer in inspector.answers]
-    assert kinds == ["strip", "look"]
+    assert [answer["kind"] for answer in inspector.answers] == ["strip", "inspection"]
 
 
 def test_it_answers_with_what_capture_sees(run):
     inspector = AttentionInspector(run)
-    (request,) = inspector.requests(layer="G/attention.16", step=2, weights="raw", seed=1, sample=4, **{"class": 5})
+    (request,) = inspector.messages(layer="G/attention.16", steps=[2], weights="raw", seed=1, sample=4, **{"class": 5})
     content, parts = sent(inspector, request)
     side, keys, d = (content["reply"][name] for name in ("side", "key_side", "d"))
     query, key, _, lse = (torch.frombuffer(bytearray(part), dtype=torch.float32) for part in parts[1:5])
@@ -73,76 +78,134 @@ def test_it_answers_with_what_capture_sees(run):
     torch.testing.assert_close(beta, maps["attention.16"][0], atol=1e-5, rtol=0)
 
 
+def test_an_answer_holds_what_every_map_follows_from(run):
+    seen = InspectedRun(run).inspect(InspectionRequest("G/attention.16", label=2, seed=3, sample=5))
+    header, buffers = pack(seen)
+    side, keys = header["side"], header["key_side"]
+    image, *floats = buffers
+    query, key, value_norm, lse, stats = (np.frombuffer(part, np.float32) for part in floats)
+    scores = query.reshape(side**2, -1).astype(np.float64) @ key.reshape(keys**2, -1).astype(np.float64).T
+    beta = np.exp(scores - lse[:, None])
+    np.testing.assert_allclose(beta, seen.beta, atol=1e-5)
+    np.testing.assert_allclose(beta.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(stats.reshape(len(attention.STATISTICS), -1)[0], -(beta * np.log(beta)).sum(1), atol=1e-4)
+    assert len(value_norm) == keys**2
+    pixels = np.frombuffer(image, np.uint8).reshape(32, 32, 3)
+    assert np.array_equal(pixels, to_uint8(seen.image).permute(1, 2, 0).numpy())
+    assert pack(InspectedRun(run, gamma0=True).inspect(InspectionRequest("G/attention.16")))[0]["gamma"] == 0
+
+
 def test_every_kind_of_message(run):
     inspector = AttentionInspector(run)
-    (strip,) = inspector.requests("strip")
+    (strip,) = inspector.messages("strip")
     content, (pixels,) = sent(inspector, strip)
     assert content["id"] == "7" and len(pixels) == content["reply"]["count"] * 32 * 32 * 3
-    (causal,) = inspector.requests("causal", layer="G/attention.8", query=9)
+    (causal,) = inspector.messages("causal", layer="G/attention.8", query=9)
     assert len(sent(inspector, causal)[1][0]) == 16 * 4
-    (offsets,) = inspector.requests("offsets", layer="D/attention.16")
+    (offsets,) = inspector.messages("offsets", layer="D/attention.16")
     heat = np.frombuffer(sent(inspector, offsets)[1][0], np.float32)
     assert len(heat) == 31**2 and heat.min() >= 0
-    (changed,) = inspector.requests(gamma0=True)
+    (changed,) = inspector.messages(gamma0=True)
     content, parts = sent(inspector, changed)
     assert content["reply"]["after"] and len(parts) == 7
     stream = io.BytesIO()
     Image.new("RGB", (50, 40), "red").save(stream, "PNG")
     content, _ = sent(inspector, dict(kind="drop", name="a.png"), [memoryview(stream.getvalue())])
     for source in ("real", "dropped", "recorded"):
-        (strip,) = inspector.requests("strip", source=source, layer=None)
+        (strip,) = inspector.messages("strip", source=source, layer=None, sample=0)
         assert sent(inspector, strip)[0]["reply"]["count"] == dict(real=8, dropped=1, recorded=4)[source]
-    (dropped,) = inspector.requests(layer="D/attention.16", source="dropped", sample=content["reply"]["sample"])
+    (dropped,) = inspector.messages(layer="D/attention.16", source="dropped", sample=content["reply"]["sample"])
     assert isinstance(sent(inspector, dropped)[0]["reply"]["logit"], float)
 
 
-@pytest.mark.parametrize(("changes", "says"), [
-    (dict(kind="look", layer="G/attention.64"), "has no attention layer 'G/attention.64'"),
-    (dict(kind="drop", name="a.txt"), "'a.txt' cannot be read as an image"),
-    (dict(kind="dance"), "kind='dance' is no request"),
-    (dict(kind="look", forbid=list(range(64))), "forbid leaves query 0 no key"),
-    (dict(kind="look", source="recorded", step=2, gamma0=True), "recorded image cannot be changed"),
-    (dict(kind=None), "kind=None is no request"),
-    (dict(kind=[]), "kind=[] is no request"),
-    (dict(subject=1), "subject=1 is none of the 1 runs"),
-    (dict(subject=-1), "subject=-1 is none of the 1 runs"),
-    (dict(subject="a"), "subject='a' is none of"),
-    (dict(step=3), "has no checkpoint at step 3"),
-    (dict(step=float("nan")), "step=nan is not the step"),
-    (dict(source="recorded", step=3), "no attention of step 3"),
-    (dict(sample=-1), "sample=-1 is not"),
-    (dict(sample=10**400), "is not a whole number"),
-    (dict(seed={}), "seed={} is not"),
-    (dict(truncation=None), "truncation=None is not"),
-    (dict(towards=5, mix=0.5), "towards=5 does not fit"),
-    (dict(towards=dict(seed=1), mix=0.5), "towards=(1, None) is not"),
-    (dict(forbid=[0] * 1_000_000), "is not a choice of the 64 places"),
-    (dict(forbid="all"), "forbid='all' is not"),
-    (dict(layer=7), "layer=7 is not"),
-    (dict(weights=None), "weights=None is not one of"),
-    ({"class": "x"}, "class='x' does not fit"),
-    (dict(kind="strip", start=[]), "start=[] is not"),
-    (dict(kind="strip", start=-8), "start=-8 is not"),
-    (dict(kind="causal"), "query=None is not a place"),
-    (dict(kind="causal", query="x"), "query='x' is not a place"),
-    (dict(kind="drop"), "needs the name of its file"),
-    (dict(kind="drop", name=[]), "needs the name of its file"),
-    (dict(kind="export"), "format=None is not one of"),
-    (dict(kind="export", format="../x"), "format='../x' is not one of"),
-    (dict(kind="export", format="png", view=5), "view=5 is not an object"),
-    (dict(kind="export", format="png", view=dict(pins="x")), "pins='x' of the view does not fit"),
-    (dict(kind="export", format="png", view=dict(layer="../../x")), "layer='../../x' of the view does not fit"),
-    (dict(kind="export", format="png", view=dict(steps=[[]])), "steps=[[]] of the view does not fit"),
-    (dict(kind="export", format="png", view=dict(pins=[10**6])), "is no position"),
+@pytest.mark.parametrize(("message", "view", "says"), [
+    (dict(), dict(layer="G/attention.64"), "has no attention layer 'G/attention.64'"),
+    (dict(kind="drop", name="a.txt"), {}, "'a.txt' cannot be read as an image"),
+    (dict(kind="dance"), {}, "kind='dance' is no request"),
+    (dict(), dict(forbid=list(range(64))), "forbid leaves query 0 no key"),
+    (dict(kind="causal", query=0), dict(source="recorded"), "recorded image has no network to ask"),
+    (dict(kind=None), {}, "kind=None is no request"),
+    (dict(kind=[]), {}, "kind=[] is no request"),
+    (dict(run=1), {}, "run=1 is none of the 1 runs"),
+    (dict(run=-1), {}, "run=-1 is none of the 1 runs"),
+    (dict(run="a"), {}, "run='a' is none of"),
+    (dict(view=None), {}, "view=None is not an object"),
+    (dict(view=[]), {}, "view=[] is not an object"),
+    (dict(), dict(steps=[float("nan")]), "steps=[nan] of the view does not fit"),
+    (dict(), dict(steps=3), "steps=3 of the view does not fit"),
+    (dict(), dict(source="elsewhere"), "source='elsewhere' is not one of"),
+    (dict(), dict(source=[]), "source=[] is not one of"),
+    (dict(), dict(source="real"), "source='real' goes with a layer of D"),
+    (dict(), dict(sample=-1), "sample=-1 is not"),
+    (dict(), dict(sample=10**400), "is not a whole number"),
+    (dict(), dict(seed={}), "seed={} is not"),
+    (dict(), dict(truncation=None), "truncation=None is not"),
+    (dict(), dict(towards=5, mix=0.5), "towards=5 of the view does not fit"),
+    (dict(), dict(towards=[1], mix=0.5), "towards=(1,) is not"),
+    (dict(), dict(mix="x", towards=[1, 2]), "mix='x' is not a number"),
+    (dict(), dict(forbid=[0] * 1_000_000), "is not a choice of the 64 places"),
+    (dict(), dict(forbid="all"), "forbid='all' of the view does not fit"),
+    (dict(), dict(forbid=[0], pins=["x"], scope="pins"), "pins=['x'] of the view does not fit"),
+    (dict(), dict(gamma0="yes"), "gamma0='yes' is not true or false"),
+    (dict(), dict(replace="best"), "replace='best' is not one of uniform, local"),
+    (dict(), dict(layer=7), "layer=7 is not"),
+    (dict(), dict(weights=None), "weights=None of the view does not fit"),
+    (dict(), {"class": "x"}, "class='x' of the view does not fit"),
+    (dict(kind="strip", first=[]), {}, "first=[] is not"),
+    (dict(kind="strip", first=-8), {}, "first=-8 is not"),
+    (dict(kind="strip"), {}, "first=None is not"),
+    (dict(kind="causal"), {}, "query=None is not a place"),
+    (dict(kind="causal", query="x"), {}, "query='x' is not a place"),
+    (dict(kind="drop"), {}, "needs the name of its file"),
+    (dict(kind="drop", name=[]), {}, "needs the name of its file"),
+    (dict(kind="export"), {}, "format=None is not one of"),
+    (dict(kind="export", format="../x"), {}, "format='../x' is not one of"),
+    (dict(kind="export", format="png", view=5), {}, "view=5 is not an object"),
+    (dict(kind="export", format="png"), dict(pins="x"), "pins='x' of the view does not fit"),
+    (dict(kind="export", format="png"), dict(layer="../../x"), "layer='../../x' of the view does not fit"),
+    (dict(kind="export", format="png"), dict(steps=[[]]), "steps=[[]] of the view does not fit"),
+    (dict(kind="export", format="png"), dict(pins=[10**6]), "is no position"),
 ])  # fmt: skip
-def test_what_goes_wrong_is_told_in_one_line(run, changes, says):
+def test_what_goes_wrong_is_reported_in_one_line(run, message, view, says):
     inspector = AttentionInspector(run)
-    content, _ = sent(inspector, inspector.requests()[0] | changes, [b"text"])
+    content, _ = sent(inspector, inspector.messages(**view)[0] | message, [b"text"])
     assert says in content["error"] and "\n" not in content["error"] and content["id"] == "7" and len(content["error"]) < 400
 
 
+def test_what_makes_no_difference_makes_the_same_answer(run):
+    """Requests are normalised in one place: whatever else the controls say, equal pictures are computed once."""
+    inspector = AttentionInspector(run)
+    (plain,) = inspector.messages()
+    inspected = []
+    inspect = inspector.runs[0].inspect
+    inspector.runs[0].inspect = lambda request: inspected.append(request) or inspect(request)
+    first = sent(inspector, plain)
+
+    def same(message, **changes):
+        return sent(inspector, message | dict(view=message["view"] | changes)) == first
+
+    for changes in (
+        dict(opacity=0.1), dict(pins=[5]), dict(towards=[7, 8]), dict(mix=0.5), dict(scope="pins", pins=[], forbid=[3]), dict(steps=[]),
+        dict(steps=[3]), dict(weights="newest"),
+    ):  # fmt: skip
+        assert same(plain, **changes)
+    assert inspected == []  # the answer that the notebook keeps
+    for a, b in (
+        (dict(gamma0=True), dict(gamma0=True, replace="local", forbid=[2])),
+        (dict(source="recorded"), dict(source="recorded", gamma0=True, seed=9, truncation=1, weights="raw", steps=[3], **{"class": 2})),
+        (dict(source="real", layer="D/attention.16"), dict(source="real", layer="D/attention.16", seed=9, towards=[1, 2], mix=0.3)),
+        (dict(forbid=[5, 3], scope="pins", pins=[9, 4]), dict(forbid=[3, 5], scope="pins", pins=[4, 9])),
+    ):
+        inspected.clear()
+        assert sent(inspector, inspector.messages(**a)[0]) == sent(inspector, inspector.messages(**b)[0]) and len(inspected) == 1
+    assert sent(inspector, inspector.messages(source="recorded", steps=[0])[0])[0]["reply"]["step"] == 0
+    assert {k: first[0]["reply"][k] for k in ("step", "weights")} == dict(step=4, weights="ema")  # what the front end shows as chosen
+    causal = [sent(inspector, inspector.messages("causal", query=9, gamma0=off)[0])[1] for off in (False, True)]
+    assert causal[0] == causal[1]  # a causal map is that of the layer as it learned
+
+
 @pytest.mark.parametrize("content", [None, [], {}, dict(id=7), dict(id="7"), dict(request={})])
-def test_what_is_no_message_is_told_once(run, content, capsys):
+def test_what_is_no_message_is_reported_once(run, content, capsys):
     inspector = AttentionInspector(run)
     inspector.send = lambda *_: pytest.fail("nobody asked")
     inspector._receive(inspector, content, [])
@@ -168,6 +231,7 @@ def test_an_odd_view_breaks_nothing(run):
         inspector.view = good | changes
         assert inspector.answers == []
     inspector.view = {"layer": "G/attention.16"}
+    assert inspector.view["pins"] == [] and inspector.view["opacity"] == good["opacity"] and len(inspector.answers) == 2
     inspector.view = good
     assert len(inspector.answers) == 2
 
@@ -192,7 +256,7 @@ def test_a_run_without_checkpoints_shows_what_was_recorded(run, tmp_path):
     inspector = AttentionInspector(Run(bare))
     assert inspector.view["source"] == "recorded" and inspector.view["steps"] == [4] and len(inspector.answers) == 2
     assert "image/png" in inspector._repr_mimebundle_()[0]
-    content, _ = sent(inspector, dict(kind="look", layer="G/attention.16", step=0))
+    content, _ = sent(inspector, dict(kind="inspection", view=dict(layer="G/attention.16")))
     assert "has no checkpoint yet" in content["error"]
     shutil.rmtree(bare / "attention")
     with pytest.raises(WorkbenchError, match="has no checkpoint yet"):
@@ -201,17 +265,17 @@ def test_a_run_without_checkpoints_shows_what_was_recorded(run, tmp_path):
         AttentionInspector(run, Run(bare))
 
 
-def test_a_damaged_checkpoint_is_told_where_the_picture_would_be(run, tmp_path):
+def test_a_damaged_checkpoint_is_reported_where_the_picture_would_be(run, tmp_path):
     damaged = tmp_path / "damaged"
     shutil.copytree(run.path, damaged)
     (damaged / "checkpoints" / "4" / "ema.safetensors").write_bytes(b"")
     inspector = AttentionInspector(Run(damaged))
-    assert "unreadable" in sent(inspector, inspector.requests()[0])[0]["error"]
-    assert "reply" in sent(inspector, inspector.requests(step=2)[0])[0]
+    assert "unreadable" in sent(inspector, inspector.messages()[0])[0]["error"]
+    assert "reply" in sent(inspector, inspector.messages(steps=[2])[0])[0]
     data, _ = inspector._repr_mimebundle_()
     assert "unreadable" in data["text/plain"] and "image/png" not in data
     shutil.rmtree(damaged / "checkpoints" / "2")
-    assert "has no checkpoint at step 2" in sent(inspector, inspector.requests(step=2, sample=3, weights="raw")[0])[0]["error"]
+    assert "has no checkpoint at step 2" in sent(inspector, inspector.messages(steps=[2], sample=3, weights="raw")[0])[0]["error"]
 
 
 def test_views_of_the_demo_lie_among_the_outputs(tmp_path, monkeypatch):
@@ -236,14 +300,14 @@ def test_the_saved_state_can_show_the_view(run):
     inspector = AttentionInspector(run)
     look = inspector.answers[1]
     inspector.view = {**inspector.view, "sample": 11, "pins": [3]}
-    assert inspector.answers[1]["request"]["sample"] == 11 and inspector.answers[0]["request"]["start"] == 8
-    _, parts = sent(inspector, inspector.requests()[0])
+    assert inspector.answers[1]["view"]["sample"] == 11 and inspector.answers[0]["reply"]["start"] == 8
+    _, parts = sent(inspector, inspector.messages()[0])
     assert inspector.answers[1]["buffers"] == parts and inspector.answers[1]["buffers"] != look["buffers"]
     looked = []
-    inspector.subjects[0].look = looked.append
+    inspector.runs[0].inspect = looked.append
     inspector.view = {**inspector.view, "opacity": 0.2, "pins": [3, 4]}
     assert not looked
-    del inspector.subjects[0].look
+    del inspector.runs[0].inspect
     inspector.view = {**inspector.view, "layer": "G/attention.64"}  # no reason to fail here
     assert inspector.answers == []
 
@@ -263,7 +327,7 @@ def test_comparisons(run):
         inspector = AttentionInspector(run, other)
         assert [info["label"] for info in inspector.catalog] == labels
         assert inspector.view["steps"] == ([4, 4] if other == "gamma=0" else [4, 2])
-        looks = [sent(inspector, request) for request in inspector.requests()]
+        looks = [sent(inspector, request) for request in inspector.messages()]
         assert looks[0][1][0] != looks[1][1][0]  # other images
         assert len(inspector.figure().figure.axes) == 2 * (1 + len(inspector.view["pins"]))
     assert repr(AttentionInspector("seen", "gamma=0")) == "AttentionInspector('seen', 'seen, γ = 0')"
@@ -289,11 +353,11 @@ def test_the_page_holds_all_that_it_shows(run, tmp_path):
     page = path.read_text(encoding="utf-8")
     assert not re.findall(r"""(?:src|href)=["']|@import|url\(\s*["']?http|fetch\(|import\s*\(""", page)
     state = json.loads(re.search(r'^<script type="application/json" id="wb-state">(.*?)</script>', page, re.S | re.M)[1])
-    looks = [answer for answer in state["answers"] if answer["request"]["kind"] == "look"]
-    assert {(look["request"]["sample"], look["request"]["layer"]) for look in looks} >= {(k, "G/attention.8") for k in range(8)}
-    asked = next(look for look in looks if look["request"]["sample"] == 3 and look["request"]["layer"] == "G/attention.16")
-    _, parts = inspector.answer(asked["request"])
-    assert [base64.b64decode(part["base64"]) for part in asked["buffers"]] == parts
+    pictures = [answer for answer in state["answers"] if answer["kind"] == "inspection"]
+    held = {(picture["view"]["sample"], picture["view"]["layer"]): picture for picture in pictures}
+    assert held.keys() >= {(k, "G/attention.8") for k in range(8)}
+    _, parts = inspector.answer(held[3, "G/attention.16"])
+    assert [base64.b64decode(part["base64"]) for part in held[3, "G/attention.16"]["buffers"]] == parts
     assert state["view"]["class"] == 5
 
 
@@ -305,7 +369,7 @@ def test_export_buttons_write_beside_the_run(run):
     names = {path.name for path in run.views.iterdir()}
     assert names == {f"attention-G16-4{tail}" for tail in (".png", ".png.json", ".svg", ".svg.json", ".html", "-2.html")}
     kept = json.loads((run.views / "attention-G16-4.svg.json").read_text())
-    assert kept["parameters"]["looks"][0]["queries"] == [3, 40]
+    assert kept["parameters"]["rows"][0]["queries"] == [3, 40]
     figures.redraw(run.views / "attention-G16-4.svg.json")
     with pytest.raises(ParameterError, match=r"a view can be \.png, \.svg, \.pdf or \.html"):
         inspector.save("view.gif")
@@ -314,3 +378,37 @@ def test_export_buttons_write_beside_the_run(run):
 def test_headless_it_is_a_picture_and_no_widget(run):
     data, _ = AttentionInspector(run)._repr_mimebundle_()
     assert set(data) == {"text/plain", "image/png"} and base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+
+
+# ------------------------------------------------------------------------------------------------ the front end's modules
+
+
+def test_the_bundle_is_one_module():
+    script = AttentionInspector._esm
+    assert script.count("\nexport ") == script.count("\nexport default widget;") == 1 and "\nimport " not in script
+    assert all(path.name in ("widget.js", "page.js") or path.read_text().splitlines()[0] in script for path in SOURCES.glob("*.js"))
+    assert not any(word in script for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("))
+    assert all(colour in script for colour in QUERY_COLOURS)  # a pin has the colour of its dot in a figure
+
+
+@pytest.mark.parametrize(("modules", "says"), [
+    ({"a.js": 'import { x } from "./b.js";\n', "b.js": "const x = 1;\n"}, "a.js imports x, which b.js does not export"),
+    ({"a.js": 'import { x } from "./b.js";\nconst y = x;\n', "b.js": "export const x = 1;\nlet y = 2;\n"}, "y is declared in b.js and in a.js"),
+    ({"a.js": 'import { x } from "./b.js";\n', "b.js": 'import { z } from "./a.js";\n'}, "import each other: a.js -> b.js -> a.js"),
+    ({"a.js": 'import { x as y } from "./b.js";\n', "b.js": "export const x = 1;\n"}, "a.js imports x as y, which b.js does not export"),
+    ({"a.js": 'import x from "./b.js";\n', "b.js": ""}, "a.js has an import or export that is neither"),
+    ({"a.js": 'import { x } from "./b.js";\n', "b.js": "const x = 1;\nexport { x };\n"}, "b.js does not export"),
+    ({"a.js": "const { x, y } = z;\n"}, "declare one name at a time"),
+])  # fmt: skip
+def test_modules_that_cannot_be_joined(tmp_path, modules, says):
+    for name, text in modules.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        bundle("a.js", tmp_path)
+
+
+def test_modules_are_joined_in_the_order_of_their_imports(tmp_path):
+    (tmp_path / "a.js").write_text('import { f } from "./b.js";\nimport {\n  g,\n} from "./c.js";\n\nexport default f(g);\n')
+    (tmp_path / "b.js").write_text('import { g } from "./c.js";\n\nexport function f() {\n  return g;\n}\n')
+    (tmp_path / "c.js").write_text("export const g = 1;\n")
+    assert bundle("a.js", tmp_path) == "const g = 1;\n\nfunction f() {\n  return g;\n}\n\nexport default f(g);\n"

@@ -40,8 +40,10 @@ class Inspection:
         The output of a network that gives one number; None for others.
     queries
         Positions to show, row-major.
-    network, about, label
-        In words: which network it is ("twins32, step 4,000"), which image ("ring, seed 0, sample 3"), and its class; None without classes.
+    network, about
+        In words: which network it is ("twins32, step 4,000"), and which image ("ring, seed 0, sample 3").
+    label, class_name
+        Class of the image, by number and name; None and empty without classes.
     """
 
     layer: str
@@ -53,7 +55,8 @@ class Inspection:
     queries: tuple[int, ...] = ()
     network: str = ""
     about: str = ""
-    label: str | None = None
+    label: int | None = None
+    class_name: str = ""
 
     @cached_property
     def beta(self) -> Tensor:

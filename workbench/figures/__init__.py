@@ -18,20 +18,19 @@ from .diagnostics import diagnostics, growth, singular_values
 from .drawing import Drawing, Note, Plot, static_png
 from .experiments import experiments
 from .grids import grid_image, real_images, sample_rows, samples, strips
-from .maps import attention, attention_maps, attention_through_training
+from .maps import QUERY_COLOURS, attention_maps
 from .plots import curves, scatter, scores, summary_png
 from .studies import correspondence, long_range, transplant
 from .tables import Measured, Table, measured, score_table, table
 
 __all__ = [
-    "Drawing", "Measured", "Note", "Plot", "Table", "attention", "attention_maps", "attention_through_training", "correspondence", "curves",
+    "QUERY_COLOURS", "Drawing", "Measured", "Note", "Plot", "Table", "attention_maps", "correspondence", "curves",
     "diagnostics", "experiments", "grid_image", "growth", "listing", "long_range", "measured", "real_images", "redraw", "sample_rows", "samples", "scatter", "score_table", "scores",
     "singular_values", "static_png", "strips", "summary_png", "table", "transplant", "write",
 ]  # fmt: skip
 
 DRAWN_AGAIN_BY = {  # name in a recipe -> module of this package and function, which is called with the recipe's parameters
     "attention_maps": ("figures.maps", "attention_maps_again"),
-    "attention_through_training": ("figures.maps", "through_training_again"),
     "curves": ("figures.plots", "curves_again"),
     "scores": ("figures.plots", "scores_again"),
     "scatter": ("figures.plots", "scatter_again"),

@@ -1,4 +1,4 @@
-"""Interactive views of runs for JupyterLab, each one Python class and one plain ES module."""
+"""Interactive views of runs for JupyterLab."""
 
 from .dashboard import Dashboard
 from .inspector import AttentionInspector

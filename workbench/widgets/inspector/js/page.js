@@ -1,6 +1,7 @@
-// The script of an exported page, after that of the inspector in the same module: a model without a kernel, and a view of it.
-// The page holds the traits as JSON in <script type="application/json" id="wb-state">, with {"base64": "..."} in place of bytes,
-// and an empty <main id="wb-view">.
+// The script of an exported page: a model without a kernel, and a view of it. The page holds the traits as JSON in
+// <script type="application/json" id="wb-state">, with {"base64": "..."} in place of bytes, and an empty <main id="wb-view">.
+
+import { widget } from "./inspector.js";
 
 function frozenModel(state) {
   const listeners = new Map();
@@ -35,6 +36,6 @@ dark.addEventListener("change", followTheme);
 followTheme();
 
 const model = frozenModel({ ...JSON.parse(document.getElementById("wb-state").textContent, thaw), frozen: true });
-const { initialize, render: show } = widget();
-initialize({ model });
-show({ model, el: document.getElementById("wb-view") });
+const inspector = widget();
+inspector.initialize({ model });
+inspector.render({ model, el: document.getElementById("wb-view") });

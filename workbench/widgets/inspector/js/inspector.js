@@ -1,5 +1,18 @@
-// Where a GAN looks: a click on an image shows the attention of that place. inspector.py sends images, queries and keys; every map
-// is computed from them here (inspector_maps.js), so that hovering never waits for the kernel.
+// The inspector: its parts, what a user does, and what is drawn then. Every map is computed here from the queries and keys that Python sends, so
+// that hovering never waits for the kernel.
+
+import { answerStore } from "./answers.js";
+import { button, segmented, slider, toggle } from "./controls.js";
+import { html, say } from "./dom.js";
+import { READINGS, keyOf, statistic } from "./maps.js";
+import { clamp, largest } from "./numbers.js";
+import { colourTable, crisp } from "./paint.js";
+import { pinPanel } from "./pins.js";
+import { sideCard } from "./side.js";
+import { stageCard } from "./stage.js";
+import { PIN_COLOURS, catalogOf, movePins, stateOf } from "./state.js";
+import { stripCard } from "./strip.js";
+import { whatIfCard } from "./what_if.js";
 
 const HELP = [
   ["click", "pin a place"], ["shift + click", "add a pin, or remove it"], ["arrow keys", "move over the image"], ["Enter", "pin the place"],
@@ -7,13 +20,14 @@ const HELP = [
 ];
 const RANK = { hover: 0, look: 1, click: 2 }; // what a painting is called that has several causes
 const MARKS = 1000; // of the browser's performance log, until it is emptied
-let views = 0, paintings = 0;
+let views = 0; // of all widgets
+let paintings = 0;
 
 function render({ model, el, store }) {
-  const view = ++views, frozen = Boolean(model.get("frozen"));
-  let scene = null, looks = [], current = [], stages = [], pinned = [];
-  let hovered = null, stroke = null, due = null, start = 0, panel = "map", size = 0, busyTimer = 0, spoken = 0, problem = "";
-  let tables;
+  const serial = ++views, frozen = Boolean(model.get("frozen"));
+  let state = null, inspections = [], current = [], images = null, stages = [];
+  let hovered = null, stroke = null, due = null, first = 0, panel = "map", size = 0, busyTimer = 0, spoken = 0, problem = "", tables;
+  const pinned = [];
 
   // the head
   const name = html("h2"), about = html("span", { class: "muted" }), status = html("span", { class: "muted", role: "status" });
@@ -25,7 +39,7 @@ function render({ model, el, store }) {
   helper.node.setAttribute("aria-label", "Help");
   const alarm = html("p", { class: "note alarm", role: "alert" }), gone = html("p", { class: "note warning", role: "status" });
   const nothing = html("p", { class: "note" });
-  const networks = segmented("Network", (network) => pickLayer(scene.layers.find((layer) => layer.network === network).id));
+  const networks = segmented("Network", (network) => pickLayer(state.layers.find((layer) => layer.network === network).id));
   const layers = segmented("Attention layer", pickLayer);
   const weights = segmented("Weights", (value) => change({ weights: value }));
   const caption = (text, { node }) => html("span", { class: "row" }, html("span", { class: "muted" }, text), node);
@@ -35,12 +49,12 @@ function render({ model, el, store }) {
     caption("one place", readings[0]), caption("all places", readings[1]), meaning);
 
   // the parts
-  const strip = stripCard({ change, drop, page: (by) => {
-    start = Math.max(0, start + STRIP * by);
+  const picker = stripCard({ change, drop, page: (by) => {
+    first = Math.max(0, first + state.catalog[0].page * by);
     update();
   } });
   const percent = (value) => `${Math.round(100 * value)} %`;
-  const opacity = slider("Opacity", { min: 0, max: 1, step: 0.05, tell: percent }, (value) => change({ opacity: value }));
+  const opacity = slider("Opacity", { min: 0, max: 1, step: 0.05, write: percent }, (value) => change({ opacity: value }));
   const smooth = toggle("Smooth", "Blend the cells of the map into each other", (on) => change({ smooth: on }));
   const clearPins = button("Clear pins", "Remove all pins", () => change({ pins: [], active: -1 }));
   const stagesNode = html("div", { class: "stages" });
@@ -53,7 +67,7 @@ function render({ model, el, store }) {
   const pinsNode = html("div", { class: "pins", role: "group", "aria-label": "Pins" });
   const right = html("div", { class: "right" }, side.node, pinsNode);
   const centre = html("div", { class: "centre" }, stagesNode, tools, whatIf.node);
-  const workspace = html("div", { class: "workspace" }, strip.node, centre, right);
+  const workspace = html("div", { class: "workspace" }, picker.node, centre, right);
   const exported = html("span", { class: "muted", role: "status" });
   const exports = [["png", "Figure (PNG)"], ["svg", "Figure (SVG)"], ["html", "Page (HTML)"]].map(([format, label]) =>
     button(label, "Save what is shown, as a file", () => exportAs(format)));
@@ -73,22 +87,22 @@ function render({ model, el, store }) {
   }
 
   function pickLayer(id) {
-    const to = scene.layers.find((layer) => layer.id === id);
-    change({ layer: id, pins: movePins(scene.pins, scene.layer.side, to.side), forbid: [] });
+    const to = state.layers.find((layer) => layer.id === id);
+    change({ layer: id, pins: movePins(state.view.pins, state.layer.side, to.side), forbid: [] });
   }
 
   /** Pin a place instead of all others, or with `add` beside them (or no longer). A pinned place becomes active. */
   function pin(query, add) {
-    const at = scene.pins.indexOf(query);
+    const at = state.view.pins.indexOf(query);
     if (add && at >= 0) return unpin(at);
     if (at >= 0) return change({ active: at });
-    const pins = add ? [...scene.pins, query].slice(-PIN_COLOURS.length) : [query];
+    const pins = add ? [...state.view.pins, query].slice(-PIN_COLOURS.length) : [query];
     change({ pins, active: pins.length - 1 });
   }
 
   function unpin(at) {
-    const pins = scene.pins.filter((_, i) => i !== at);
-    change({ pins, active: Math.min(scene.active - (at < scene.active), pins.length - 1) });
+    const pins = state.view.pins.filter((_, i) => i !== at);
+    change({ pins, active: Math.min(state.view.active - (at < state.view.active), pins.length - 1) });
   }
 
   function hover(query) {
@@ -100,15 +114,15 @@ function render({ model, el, store }) {
 
   /** A stroke of the brush forbids keys, or allows them if its first one was forbidden; the kernel hears of it at its end. */
   function press(query) {
-    if (scene.state.tool !== "brush") return false;
-    const key = keyOf(scene.layer, query), keys = new Set(scene.state.forbid);
+    if (state.view.tool !== "brush") return false;
+    const key = keyOf(state.layer, query), keys = new Set(state.view.forbid);
     stroke = { keys, erase: keys.has(key) };
     paintStroke(query);
     return true;
   }
 
   function paintStroke(query) {
-    const key = keyOf(scene.layer, query);
+    const key = keyOf(state.layer, query);
     if (stroke.erase) stroke.keys.delete(key);
     else stroke.keys.add(key);
     stages.forEach((stage) => stage.drawForbidden([...stroke.keys]));
@@ -122,7 +136,7 @@ function render({ model, el, store }) {
   }
 
   function key(event) {
-    const { side } = scene.layer, at = hovered ?? scene.pins[scene.active] ?? Math.floor(side / 2) * side + Math.floor(side / 2);
+    const { side } = state.layer, at = hovered ?? state.view.pins[state.view.active] ?? Math.floor(side / 2) * side + Math.floor(side / 2);
     const [row, column] = [Math.floor(at / side), at % side];
     const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     const digit = /^[1-8]$/.test(event.key) ? Number(event.key) - 1 : -1;
@@ -130,13 +144,13 @@ function render({ model, el, store }) {
     if (move && hovered === null) hover(at);
     else if (move) hover(clamp(row + move[0], 0, side - 1) * side + clamp(column + move[1], 0, side - 1));
     else if (event.key === "Enter" || event.key === " ") {
-      if (scene.state.tool === "brush") press(at), release();
-      else pin(at, event.shiftKey);
+      if (state.view.tool !== "brush") pin(at, event.shiftKey);
+      else if (press(at)) release();
     } else if (event.key === "Escape") {
       hover(null);
-      change(scene.state.tool === "brush" ? { tool: "pin" } : { pins: [], active: -1 });
-    } else if ((event.key === "Delete" || event.key === "Backspace") && scene.active >= 0) unpin(scene.active);
-    else if (digit >= 0 && digit < scene.pins.length) {
+      change(state.view.tool === "brush" ? { tool: "pin" } : { pins: [], active: -1 });
+    } else if ((event.key === "Delete" || event.key === "Backspace") && state.view.active >= 0) unpin(state.view.active);
+    else if (digit >= 0 && digit < state.view.pins.length) {
       hover(null); // or the map would stay that of the place under the cursor
       change({ active: digit });
     } else return;
@@ -146,8 +160,8 @@ function render({ model, el, store }) {
   async function drop(file) {
     try {
       const { sample } = await store.call({ kind: "drop", name: file.name }, [await file.arrayBuffer()]);
-      store.forget((request) => request.kind === "strip" && request.source === "dropped");
-      if (scene.layer.network !== "D") pickLayer(scene.layers.find(({ network }) => network === "D").id);
+      store.forget("strip");
+      if (state.layer.network !== "D") pickLayer(state.layers.find(({ network }) => network === "D").id);
       change({ source: "dropped", sample });
     } catch (error) {
       problem = error.message;
@@ -172,22 +186,23 @@ function render({ model, el, store }) {
 
   /** Everything but the hot path. Asks for what is not known yet; meanwhile the former picture stays, pale. */
   function update() {
-    const catalog = catalogOf(model), next = sceneOf(catalog, store.view()), same = next?.layer.id === scene?.layer.id;
-    if (next && next.state.sample !== scene?.state.sample) start = Math.floor(next.state.sample / STRIP) * STRIP;
+    const catalog = catalogOf(model), next = stateOf(catalog, store.view()), same = next?.layer.id === state?.layer.id;
+    if (next && next.view.sample !== state?.view.sample) showInStrip(next.view.sample);
     if (!same) hovered = null; // a place of another grid
-    scene = next;
+    state = next;
     drawHead(catalog);
-    if (!scene) return;
-    const [{ strip: request }] = scene.subjects, { source, sample } = scene.state;
-    const images = store.ask(normal({ ...request, start })), absent = source === "dropped" && !(sample < images?.count);
-    const found = scene.subjects.map(({ look }) => (absent ? null : store.ask(look)));
-    current = found.map(Boolean);
-    looks = found.map((look, i) => look ?? (same ? looks[i] : null) ?? null); // the map of another layer would not fit
+    if (!state) return;
+    const { source, sample } = state.view, strip = store.ask(request("strip", 0, { first }));
+    images = strip ?? images;
+    const absent = source === "dropped" && !(sample < strip?.count);
+    const answers = catalog.map((_, run) => (absent ? null : store.ask(request("inspection", run))));
+    current = answers.map(Boolean);
+    inspections = answers.map((answer, i) => answer ?? (same ? inspections[i] : null) ?? null); // the map of another layer would not fit
     if (panel === "offsets" && source === "recorded") panel = "map"; // its network was not kept
-    if (panel === "offsets") scene.subjects.forEach(({ offsets }) => store.ask(offsets));
-    if (scene.reading === "causal") askCausal();
+    if (panel === "offsets") catalog.forEach((_, run) => store.ask(request("offsets", run)));
+    if (state.view.reading === "causal") askCausal();
     drawControls();
-    strip.draw(scene, images, start, frozen);
+    picker.draw(state, strip, first, frozen);
     if (stages.length !== catalog.length) makeStages();
     fit();
     drawPins();
@@ -195,18 +210,26 @@ function render({ model, el, store }) {
     schedule("look");
   }
 
+  /** What is asked of Python to show the state for a run. */
+  const request = (kind, run, more) => ({ kind, run, view: state.view, ...more });
+
+  /** Page the strip to an image, unless that is there. */
+  function showInStrip(sample) {
+    if (!(images && sample >= images.start && sample < images.start + images.count)) first = sample;
+  }
+
   /** The causal map of each pin, that of the active one first: what is asked for last waits least. */
   function askCausal() {
-    const active = scene.pins[scene.active], order = [...scene.pins].sort((a, b) => (a === active) - (b === active));
-    for (const subject of scene.subjects) order.forEach((query) => store.ask(subject.causal(query)));
+    const { pins, active } = state.view, order = [...pins].sort((a, b) => (a === pins[active]) - (b === pins[active]));
+    for (const run of state.catalog.keys()) order.forEach((query) => store.ask(request("causal", run, { query })));
   }
 
   function makeStages() {
-    const click = (query, add) => scene.state.tool === "pin" && pin(query, add);
+    const click = (query, add) => state.view.tool === "pin" && pin(query, add);
     const step = (index, value) => {
-      change({ steps: scene.subjects.map((subject, i) => (i === index ? value : subject.step)) });
+      change({ steps: state.catalog.map((_, i) => (i === index ? value : state.view.steps[i])) });
     };
-    stages = scene.catalog.map((_, i) => stageCard(i, `wb-hatch-${view}-${i}`, { hover, press, release, click, key, step }));
+    stages = state.catalog.map((_, i) => stageCard(i, `wb-hatch-${serial}-${i}`, { hover, press, release, click, key, step }));
     stagesNode.replaceChildren(...stages.map((stage) => stage.node));
   }
 
@@ -215,12 +238,12 @@ function render({ model, el, store }) {
     about.textContent = catalog.length === 1 ? catalog[0].about : "";
     root.setAttribute("aria-label", `Attention of ${catalog.map(({ label }) => label).join(" and ")}`);
     say(alarm, [problem, ...store.errors()].filter(Boolean).join("\n"));
-    say(gone, store.gone ? "The kernel of this view is gone; what it sent can still be looked at." : "");
+    say(gone, store.gone ? "The kernel of this view is gone; loaded data stays interactive." : "");
     const none = catalog.length > 1 ? "These runs have no attention layer in common: nothing to compare."
       : "This run has no attention layer: nothing to look at here.";
-    say(nothing, scene ? "" : none);
-    controls.hidden = workspace.hidden = !scene;
-    footer.hidden = !scene || frozen;
+    say(nothing, state ? "" : none);
+    controls.hidden = workspace.hidden = !state;
+    footer.hidden = !state || frozen;
     exports.forEach((node) => (node.disabled = store.gone));
   }
 
@@ -229,37 +252,37 @@ function render({ model, el, store }) {
     clearTimeout(busyTimer);
     const since = store.busy(), seconds = since === null ? 0 : (performance.now() - since) / 1000;
     const waiting = seconds >= 15 ? "still waiting: the kernel is busy elsewhere, or gone" : seconds >= 1 ? "the generator runs…" : "";
-    const missing = scene && !current.every(Boolean) && (frozen || store.gone);
+    const missing = state && !current.every(Boolean) && (frozen || store.gone);
     root.toggleAttribute("data-busy", since !== null);
     say(status, missing ? `${frozen ? "this page" : "this view"} does not hold this picture` : waiting);
     if (since !== null && seconds < 15) busyTimer = setTimeout(drawBusy, 1000 * ((seconds < 1 ? 1 : 15) - seconds) + 20);
   }
 
   function drawControls() {
-    const { state, layer } = scene, titles = { G: "Generator", D: "Discriminator" };
-    const found = [...new Set(scene.layers.map(({ network }) => network))];
-    networks.show(found.map((value) => ({ value, name: value, about: titles[value] })), layer.network);
-    networks.node.hidden = found.length < 2;
-    const ofNetwork = scene.layers.filter(({ network }) => network === layer.network);
+    const { view, layer } = state, titles = { G: "Generator", D: "Discriminator" };
+    const kinds = [...new Set(state.layers.map(({ network }) => network))];
+    networks.show(kinds.map((value) => ({ value, name: value, about: titles[value] })), layer.network);
+    networks.node.hidden = kinds.length < 2;
+    const ofNetwork = state.layers.filter(({ network }) => network === layer.network);
     layers.show(ofNetwork.map(({ id, label }) => ({ value: id, name: label.split(" · ").at(-1), about: label })), layer.id);
-    const kinds = ["ema", "raw"].filter((kind) => scene.catalog.some((info) => info.weights.includes(kind)));
-    const kindNames = { ema: "averaged", raw: "trained" };
-    weights.show(kinds.map((value) => ({ value, name: kindNames[value], about: "Weights of the generator" })), scene.subjects[0].weights);
-    weights.node.hidden = kinds.length < 2 || state.source === "recorded";
-    const askable = !frozen && state.source !== "recorded";
-    const offered = Object.entries(READINGS).filter(([value]) => askable || value !== "causal");
+    const names = { ema: "EMA", raw: "raw" }, kept = Object.keys(names).filter((value) => state.catalog.some((info) => info.weights.includes(value)));
+    const chosen = state.catalog[0].weights.includes(view.weights) ? view.weights : inspections[0]?.weights;
+    weights.show(kept.map((value) => ({ value, name: names[value], about: "Weights of the generator" })), chosen);
+    weights.node.hidden = kept.length < 2 || view.source === "recorded";
+    const askable = !frozen && view.source !== "recorded";
+    const shown = Object.entries(READINGS).filter(([value]) => askable || value !== "causal");
     readings.forEach(({ show }, all) => {
-      const mine = offered.filter(([, { row }]) => Boolean(all) === (row !== undefined));
-      show(mine.map(([value, { name, about }]) => ({ value, name, about })), scene.reading);
+      const mine = shown.filter(([, { row }]) => Boolean(all) === (row !== undefined));
+      show(mine.map(([value, { name, about }]) => ({ value, name, about })), state.view.reading);
     });
-    meaning.textContent = READINGS[scene.reading].about;
-    opacity.show(state.opacity);
-    smooth.show(state.smooth);
-    clearPins.disabled = !scene.pins.length;
+    meaning.textContent = READINGS[state.view.reading].about;
+    opacity.show(view.opacity);
+    smooth.show(view.smooth);
+    clearPins.disabled = !state.view.pins.length;
   }
 
   function drawPins() {
-    while (pinned.length < scene.pins.length) {
+    while (pinned.length < state.view.pins.length) {
       const i = pinned.length;
       pinned.push(pinPanel(i, () => {
         hover(null);
@@ -267,20 +290,21 @@ function render({ model, el, store }) {
       }));
       pinsNode.append(pinned[i].node);
     }
-    pinned.splice(scene.pins.length).forEach(({ node }) => node.remove());
-    const perQuery = READINGS[scene.reading].row === undefined ? scene.reading : "outgoing";
-    pinned.forEach((one) => one.draw(scene, looks, (look, subject, query) => mapOf(perQuery, look, subject, query), tables.plain));
+    pinned.splice(state.view.pins.length).forEach(({ node }) => node.remove());
+    const perQuery = READINGS[state.view.reading].row === undefined ? state.view.reading : "outgoing";
+    pinned.forEach((one) => one.draw(state, inspections, (seen, run, query) => mapOf(perQuery, seen, run, query), tables.plain));
   }
 
   /** The map of a reading {values, side}, or null where it is not known (yet). */
-  function mapOf(reading, look, subject, query) {
-    if (!look) return null;
-    const { map, row } = READINGS[reading], spread = reading === "outgoing" || reading === "moved";
-    if (row !== undefined) return { values: statistic(look, row), side: look.side };
+  function mapOf(reading, seen, run, query) {
+    if (!seen) return null;
+    const { map, row } = READINGS[reading], isWeights = reading === "outgoing" || reading === "value_weighted";
+    if (row !== undefined) return { values: statistic(seen, row), side: seen.side };
     if (query === null) return null;
-    const values = map ? map(look, query) : store.peek(scene.subjects[subject].causal(query))?.values;
-    return values ? { values, side: Math.sqrt(values.length), spread } : null;
+    return map ? square(map(seen, query), isWeights) : square(store.peek(request("causal", run, { query }))?.values);
   }
+
+  const square = (values, isWeights = false) => (values ? { values, side: Math.sqrt(values.length), isWeights } : null);
 
   /** At most one painting a frame. */
   function schedule(kind) {
@@ -291,38 +315,37 @@ function render({ model, el, store }) {
   function paint() {
     const kind = due;
     due = null;
-    if (!scene || !stages.length) return;
-    const query = hovered ?? scene.pins[scene.active] ?? null, reading = READINGS[scene.reading];
-    const maps = looks.map((look, subject) => mapOf(scene.reading, look, subject, query));
+    if (!state || !stages.length) return;
+    const query = hovered ?? state.view.pins[state.view.active] ?? null, reading = READINGS[state.view.reading];
+    const maps = inspections.map((seen, run) => mapOf(state.view.reading, seen, run, query));
     const high = Math.max(...maps.map((map) => (map ? largest(map.values) : 0))); // one scale for both, or they would not compare
-    const hint = !looks.every(Boolean) ? "" : query === null ? "Click a place in the image, or move over it."
+    const hint = !inspections.every(Boolean) ? "" : query === null ? "Click a place in the image, or move over it."
       : "Pin this place to compute what matters to it.";
-    const told = stages.map((stage, i) => stage.paint(maps[i], query, hovered, high, tables.veil, hint));
-    const offsets = scene.subjects.map((subject) => store.peek(subject.offsets)).map((found) =>
-      found && { values: found.values, side: Math.sqrt(found.values.length) });
-    const map = { unit: reading.unit, mark: looks[0] && reading.mark?.(looks[0]) };
-    side.paint({ scene, panel, frozen, looks, maps, offsets, high, tables, map });
+    const readouts = stages.map((stage, i) => stage.paint(maps[i], query, hovered, high, tables.veil, hint));
+    const offsets = state.catalog.map((_, run) => square(store.peek(request("offsets", run))?.values));
+    const map = { unit: reading.unit, mark: inspections[0] && reading.mark?.(inspections[0]) };
+    side.paint({ state, panel, frozen, inspections, maps, offsets, high, tables, map });
     if (++paintings % MARKS === 0) performance.clearMarks("wb-paint");
     performance.mark("wb-paint", { detail: { kind } });
     clearTimeout(spoken);
     spoken = setTimeout(() => {
-      const text = told.join("; ");
+      const text = readouts.join("; ");
       if (speech.textContent !== text) speech.textContent = text;
     }, 400);
   }
 
   /** The images as large as fits: strip, images and side view beside each other, or below where it is narrow. */
   function fit() {
-    const width = root.clientWidth, n = scene.catalog.length, gap = 12, chrome = 24; // padding and border of a card
+    const width = root.clientWidth, n = state.catalog.length, gap = 12, chrome = 24; // padding and border of a card
     if (!width) return;
     const rail = width >= (n === 1 ? 940 : 1240) ? 184 + gap : 0, beside = width - rail >= (n === 1 ? 620 : 1000);
     const room = (width - rail - (beside ? 290 + gap : 0) - (n - 1) * gap) / n - chrome;
-    size = crisp(scene.catalog[0].image_size, clamp(room, 200, 520));
+    size = crisp(state.catalog[0].image_size, clamp(room, 200, 520));
     root.dataset.rail = rail ? "beside" : "above";
     root.dataset.right = beside ? "beside" : "below";
     workspace.style.setProperty("--centre", `${n * (size + chrome) + (n - 1) * gap}px`);
-    stages.forEach((stage, i) => stage.draw(scene, looks[i], current[i], size));
-    whatIf.draw(scene, looks, size, frozen);
+    stages.forEach((stage, i) => stage.draw(state, inspections[i], current[i], size));
+    whatIf.draw(state, inspections, size, frozen);
   }
 
   function drawTables() {
@@ -331,13 +354,13 @@ function render({ model, el, store }) {
     tables = { plain: colourTable(palette), veil: colourTable(palette, veil), diverging: colourTable(diverging) };
   }
   const observer = new ResizeObserver(() => {
-    if (!scene) return;
+    if (!state) return;
     fit();
     schedule("look");
   });
   root.addEventListener("keydown", (event) => event.ctrlKey || event.metaKey || event.stopPropagation()); // or "dd" deletes the cell
   root.addEventListener("dragover", (event) => {
-    const droppable = !frozen && scene?.layers.some(({ network }) => network === "D");
+    const droppable = !frozen && state?.layers.some(({ network }) => network === "D");
     if (!droppable || !event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
     event.stopPropagation(); // or the notebook takes the file
@@ -370,7 +393,7 @@ function render({ model, el, store }) {
   };
 }
 
-export default function widget() {
+export function widget() {
   let store; // one per widget, for all its views
   return {
     initialize({ model }) {

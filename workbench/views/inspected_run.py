@@ -1,0 +1,347 @@
+# ruff: noqa: RUF001
+"""A run that is looked at: its checkpoints, samples, real images and recorded snapshots, as `attention.inspect` takes them.
+
+Above runs, data and attention, and below everything that shows attention: the notebook's view and the inspector.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import attention
+from ..attention import Inspection, Projections
+from ..attention.inspect import positions_mask
+from ..attention.snapshots import Snapshot, load_snapshot
+from ..data import Images, open_data, to_unit
+from ..data.decode import decode
+from ..data.twins import Twins
+from ..files import UnreadableError
+from ..model import Generator, sampling
+from ..parameters import ParameterError, WorkbenchError, nearest, whole
+from ..readers import split_step
+from ..runs import Run
+from .inspection_request import InspectionRequest, is_whole, require
+
+STRIP = 8  # images to pick from
+MAX_OPEN_NETWORKS = 4
+ENDLESS = 1_000_000  # real images to page through: how many there are is known once the data is opened
+MAX_DROPPED_BYTES = 100_000_000
+
+
+class InspectedRun:
+    """An opened run, and what is seen in it.
+
+    Parameters
+    ----------
+    run
+        A run, or its name.
+    step
+        Where to start; None: the newest checkpoint.
+    gamma0
+        Gamma of the layer that is looked at is always 0: what the network would do without it.
+
+    Raises
+    ------
+    WorkbenchError
+        If there is no such run or checkpoint.
+    """
+
+    def __init__(self, run: Run | str, step: int | None = None, gamma0: bool = False):
+        self.run = run if isinstance(run, Run) else Run(run)
+        self.config, self.gamma0 = self.run.config, gamma0
+        if step is not None:
+            self.run.checkpoint_path(step)  # raises where there is none
+        self.start = step
+        self.dropped: list[tuple[str, Tensor]] = []
+        self._networks: OrderedDict[tuple, nn.Module] = OrderedDict()
+        self._lock = threading.Lock()  # the front end's messages may come in by several threads
+
+    @classmethod
+    def of(cls, name: Run | str, beside: InspectedRun | None = None) -> InspectedRun:
+        """From a `Run`, "run", "run@step", or, beside another, "@step" of the same run and "gamma0" (or "gamma=0")."""
+        if isinstance(name, Run):
+            return cls(name)
+        if name in ("gamma=0", "gamma0") and beside:
+            return cls(beside.run, beside.start, gamma0=True)
+        run, step = split_step(str(name))
+        if step is not None and whole(step) is None:
+            raise ParameterError(f"{name!r}: {step!r} is not a step")
+        return cls(run or (beside.run if beside else run), whole(step) if step else None)
+
+    # -------------------------------------------------------------------------------------------- what there is
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return self.run.name
+
+    @property
+    def label(self) -> str:
+        """Name, and what is different from the run itself."""
+        return self.name + (", γ = 0" if self.gamma0 else "")
+
+    @cached_property
+    def layers(self) -> list[dict]:
+        """Every attention layer: id, network, label, side, key_side; the largest maps last."""
+        if self.config.attention_block != "attention":
+            return []
+        pooled = 2 if self.config.attention_variant == "official" else 1
+        sites = [("G", site) for site in self.config.sites_g] + [("D", site) for site in sorted(self.config.sites_d)]
+        return [
+            dict(id=f"{net}/attention.{site}", network=net, label=f"{net} · {site}×{site}", side=site, key_side=site // pooled)
+            for net, site in sites
+        ]
+
+    @property
+    def recorded_steps(self) -> list[int]:
+        """Steps of the snapshots that can be looked at; none where gamma is always 0, for attention was on when they were recorded."""
+        return [] if self.gamma0 else self.run.attention_steps()
+
+    @property
+    def weights(self) -> list[str]:
+        """Which weights of G the newest checkpoint holds, EMA first."""
+        if not self.run.checkpoint_steps():
+            return []
+        folder = self.run.checkpoint_path()
+        return [weights for weights, file in (("ema", "ema"), ("raw", "generator")) if (folder / f"{file}.safetensors").exists()]
+
+    def require_weights(self) -> list[str]:
+        """The same; WorkbenchError where there are none."""
+        folder = self.run.checkpoint_path()  # raises where there is none
+        if not self.weights:
+            raise WorkbenchError(f"unreadable: {folder} (it holds no weights of G: neither ema.safetensors nor generator.safetensors)")
+        return self.weights
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes; their numbers where no names were recorded."""
+        # From the record: to open the data might take hours, where it was packed on another machine.
+        count = self.config.num_classes or 0
+        try:
+            names = self.run.provenance["data"]["classes"]
+        except (WorkbenchError, KeyError, TypeError):
+            names = ()
+        if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+            return [str(k) for k in range(count)]
+        return [name.encode(errors="replace").decode() for name in names]  # of a folder whose name is not UTF-8
+
+    @cached_property
+    def data(self) -> Images | Twins:
+        """The images that the run was trained on, opened when one is asked for."""
+        return open_data(self.config, progress=False)
+
+    # -------------------------------------------------------------------------------------------- what is seen
+
+    def inspect(self, request: InspectionRequest) -> Inspection:
+        """The image of a request, and what the layer computed for it.
+
+        Raises
+        ------
+        ParameterError, WorkbenchError
+            If there is no such layer, checkpoint or image.
+        """
+        self._check(request)
+        with self._lock:
+            if request.source == "recorded":
+                return self._recorded(request)
+            request = replace(request, step=self._step(request))  # the newest may be another tomorrow
+            inputs, about = self._inputs(request)
+            network = self._network(request)
+            seen = attention.inspect_layer(network, inputs, request.path, attention_off=self.gamma0, **self._intervention(request))
+        y = inputs[1]
+        return replace(seen, **self._words(request, about, None if y is None else int(y[0])))
+
+    def causal_map(self, request: InspectionRequest, query: int) -> Tensor:
+        """How much the image at a query (for D: the logit) changes when it may not look at a key, for each key (M,)."""
+        self._check(request)
+        self._require_network(request)
+        require(is_whole(query), "query", query, "a place of the layer")
+        with self._lock:
+            (x, y), _ = self._inputs(request)
+            network = self._network(request)
+            weight = next(network.parameters())
+            inputs = (x.to(weight), None if y is None else y.to(weight.device))
+            gamma = 0.0 if self.gamma0 or request.gamma0 else None
+            return attention.causal_map(network, inputs, request.path, query, gamma=gamma)
+
+    def offsets(self, request: InspectionRequest, count: int = 16) -> Tensor:
+        """Where queries look, relative to themselves, on average over `count` samples of the request's class: (2 side - 1, 2 side - 1)."""
+        return attention.mean_offsets(self.projections(request, count))
+
+    def projections(self, request: InspectionRequest, count: int) -> Projections:
+        """Of the request's layer, for `count` samples of its class and seed, starting with the first."""
+        self._check(request)
+        self._require_network(request)
+        with self._lock:
+            z, y = self._latents(replace(request, sample=0, towards=None), count)
+            x = z if request.network == "G" else sampling.images(self._generator(request), z, y)
+            return attention.collect_projections(self._network(request), (x, y), request.path, attention_off=self.gamma0)
+
+    def strip(self, request: InspectionRequest, start: int = 0) -> tuple[list[str], Tensor]:
+        """Images to pick from, and a label each: samples or real images number `start` and following, or all recorded or dropped ones."""
+        self._check(request)
+        require(is_whole(start), "start", start, "the number of an image")
+        with self._lock:
+            if request.source == "dropped":
+                return [name for name, _ in self.dropped], torch.cat([x for _, x in self.dropped]) if self.dropped else torch.empty(0)
+            if request.source == "recorded":
+                snapshot = self._snapshot(request)
+                return [self._about(y, f"latent {k}") for k, y in enumerate(snapshot.labels)], to_unit(snapshot.images)
+            if request.source == "real":
+                x, y = self._real(start, STRIP)
+                return [self._about(label, f"image {start + k}") for k, label in enumerate(y)], x
+            z, y = self._latents(replace(request, sample=start, towards=None), STRIP)
+            names = [self._about(None if y is None else y[k], f"sample {start + k}") for k in range(STRIP)]
+            generator = self._generator(request)
+            if not self.gamma0 or request.network == "D":
+                return names, sampling.images(generator, z, y)
+            with attention.intervene(generator, request.path, gamma=0.0):
+                return names, sampling.images(generator, z, y)
+
+    def drop(self, name: str, content: bytes) -> int:
+        """Take in an image file of the user's; its number among those."""
+        if not isinstance(name, str) or not name or len(name) > 1000:
+            raise WorkbenchError("a dropped image needs the name of its file")
+        if len(content) > MAX_DROPPED_BYTES:
+            raise WorkbenchError(f"{name!r} has {len(content) / 1e6:,.0f} MB; an image can have {MAX_DROPPED_BYTES / 1e6:,.0f} MB")
+        try:
+            x = decode(io.BytesIO(content), self.config.image_size)
+        except Exception as error:
+            raise WorkbenchError(f"{name!r} cannot be read as an image: {' '.join(str(error).split())[:200]}") from None
+        self.dropped.append((name, to_unit(torch.tensor(x).permute(2, 0, 1)[None])))
+        return len(self.dropped) - 1
+
+    # -------------------------------------------------------------------------------------------- requests
+
+    def _check(self, request: InspectionRequest) -> None:
+        if self.gamma0 and request.source == "recorded":
+            raise ParameterError(
+                "a recorded image is one with attention on, for its network was not kept; choose a checkpoint (source='samples')"
+            )
+        sides = self._sides
+        if request.layer not in sides:
+            raise WorkbenchError(
+                f"run {self.name!r} has no attention layer {request.layer!r}; {nearest(request.layer, sides)}"
+                f"there are: {', '.join(sides) or 'none'}"
+            )
+        side, key_side = sides[request.layer]
+        for name, limit in (("forbid", key_side**2), ("queries", side**2)):
+            places = getattr(request, name) or ()
+            require(len(places) <= limit, name, places, f"a choice of the {limit} places of {request.layer}")
+            if outside := [k for k in places if k >= limit]:
+                raise ParameterError(f"{name}={outside[0]} is no place of {request.layer}, which has {limit}")
+        count = self.config.num_classes
+        if request.label >= (count or 1) or request.label < -1:
+            raise ParameterError(f"label={request.label} is no class of run {self.name!r}, which has {count or 0}")
+
+    @property
+    def _sides(self) -> dict[str, tuple[int, int]]:
+        return {layer["id"]: (layer["side"], layer["key_side"]) for layer in self.layers}
+
+    @staticmethod
+    def _require_network(request: InspectionRequest) -> None:
+        if request.source == "recorded":
+            raise ParameterError("a recorded image has no network to ask, for that was not kept; choose a checkpoint (source='samples')")
+
+    def _intervention(self, request: InspectionRequest) -> dict:
+        """What a request changes, as `intervene` takes it; empty where it changes nothing."""
+        side, key_side = self._sides[request.layer]
+        mask = positions_mask(request.queries, request.forbid, (side**2, key_side**2)) if request.forbid else None
+        return dict(gamma=0.0 if request.gamma0 else None, forbid=mask, replace=request.replace or None)
+
+    # -------------------------------------------------------------------------------------------- networks
+
+    def _step(self, request: InspectionRequest) -> int:
+        return int(self.run.checkpoint_path(request.step).name)
+
+    def _network(self, request: InspectionRequest) -> nn.Module:
+        return self._generator(request) if request.network == "G" else self._opened(("D", self._step(request)))
+
+    def _generator(self, request: InspectionRequest) -> Generator:
+        weights = self.require_weights()
+        return self._opened(("G", self._step(request), request.weights if request.weights in weights else weights[0]))
+
+    def _opened(self, key: tuple) -> nn.Module:
+        if key not in self._networks:
+            network = self.run.generator(key[1], key[2]) if key[0] == "G" else self.run.discriminator(key[1])
+            self._networks[key] = network.to("cuda" if torch.cuda.is_available() else "cpu")
+            while len(self._networks) > MAX_OPEN_NETWORKS:
+                self._networks.popitem(last=False)
+        self._networks.move_to_end(key)
+        return self._networks[key]
+
+    # -------------------------------------------------------------------------------------------- images
+
+    def _inputs(self, request: InspectionRequest) -> tuple[tuple[Tensor, Tensor | None], str]:
+        """What the request's network is given, a batch of one: latent or image, and class; and the same in words."""
+        if request.source == "samples":
+            z, y = self._latents(request, 1)
+            about = self._about(None if y is None else y[0], f"seed {request.seed}, sample {request.sample}")
+            if request.towards:
+                about += f", {request.mix:.0%} towards seed {request.towards[0]}, sample {request.towards[1]}"
+            about += f", truncation {request.truncation:g}" if request.truncation else ""
+            return (z if request.network == "G" else sampling.images(self._generator(request), z, y), y), about
+        if request.source == "real":
+            x, y = self._real(request.sample, 1)
+            return (x, y if self.config.num_classes else None), self._about(y[0], f"real image {request.sample}")
+        if not 0 <= request.sample < len(self.dropped):
+            raise WorkbenchError(f"image {request.sample} was not dropped here; there are {len(self.dropped)}")
+        name, x = self.dropped[request.sample]
+        y = torch.tensor([max(0, request.label)]) if self.config.num_classes else None
+        return (x, y), self._about(None if y is None else y[0], name)
+
+    def _latents(self, request: InspectionRequest, count: int) -> tuple[Tensor, Tensor | None]:
+        z = sampling.latents(count, self.config.z_dim, request.seed, request.sample, request.truncation)
+        if request.towards:
+            seed, sample = request.towards
+            z = sampling.interpolate(z, sampling.latents(count, self.config.z_dim, seed, sample, request.truncation), request.mix)
+        y = sampling.labels(count, self.config.num_classes, request.sample)
+        return z, y if y is None or request.label < 0 else torch.full_like(y, request.label)
+
+    def _real(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        indices = np.arange(start, start + count) % (self.data.length or ENDLESS)
+        x, y = self.data.batch(indices)
+        return to_unit(x), y
+
+    def _recorded(self, request: InspectionRequest) -> Inspection:
+        steps = self.run.attention_steps()
+        request = replace(request, step=steps[-1] if request.step is None and steps else request.step)
+        snapshot, number = self._snapshot(request), request.sample
+        if request.layer not in snapshot.layers:
+            raise UnreadableError(self.run.attention_path(request.step), f"it holds nothing of {request.layer}")
+        if not 0 <= number < len(snapshot.images):
+            raise WorkbenchError(f"sample={number}: the training recorded {len(snapshot.images)} latents")
+        label, one = snapshot.labels[number], slice(number, number + 1)
+        about = self._about(label, f"recorded latent {number}, step {request.step}")
+        seen = Inspection(request.layer, to_unit(snapshot.images[one])[0], snapshot.layers[request.layer][one])
+        return replace(seen, **self._words(request, about, label))
+
+    def _snapshot(self, request: InspectionRequest) -> Snapshot:
+        """What the training recorded, if it fits the run."""
+        path = self.run.attention_path(request.step)
+        snapshot, sides, size = load_snapshot(path), self._sides, self.config.image_size
+        fits = snapshot.images.shape[2] == size and all(
+            sides.get(name) == (layer.side, layer.key_side) for name, layer in snapshot.layers.items()
+        )
+        if not fits:
+            raise UnreadableError(path, "its images or layers are not those of this run")
+        return snapshot
+
+    def _words(self, request: InspectionRequest, about: str, label: int | None) -> dict:
+        name = "" if label is None else self._class_name(label)
+        return dict(layer=request.layer, network=f"{self.label}, step {request.step:,}", about=about, label=label, class_name=name)
+
+    def _about(self, label, rest: str) -> str:
+        return f"{self._class_name(int(label))}, {rest}" if label is not None and self.config.num_classes else rest
+
+    def _class_name(self, label: int) -> str:
+        names = self.class_names
+        return names[label] if 0 <= label < len(names) else str(label)

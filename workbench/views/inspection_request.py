@@ -1,0 +1,110 @@
+"""What can be looked at in a run: one image and one attention layer, and what is changed there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..messages import shown
+from ..parameters import ParameterError
+from ..readers import MOST
+
+SOURCES = ("samples", "real", "recorded", "dropped")
+
+
+@dataclass(frozen=True)
+class InspectionRequest:
+    """One image and one attention layer of a run.
+
+    Attributes
+    ----------
+    layer
+        Network and `named_modules` path: "G/attention.16".
+    step, weights
+        Checkpoint (None: the newest) and weights of G, "ema" or "raw"; with `source="recorded"`, the step of a snapshot.
+    source
+        "samples": G's, of the latent number `sample` of `seed`; "real": image `sample` of the data; "recorded": latent number `sample` of
+        those that the training recorded; "dropped": an image file of the user's, by its number.
+    label
+        Class; -1: every class in turn, by the number of the sample.
+    towards, mix
+        Another latent (seed, sample), and how far to go there on the sphere, 0 to 1.
+    gamma0, forbid, queries, replace
+        What is changed in the layer: gamma is 0; keys that are forbidden, to these queries (None: all); the map is "uniform" or "local".
+
+    Raises
+    ------
+    ParameterError
+        That names what does not fit.
+    """
+
+    layer: str
+    step: int | None = None
+    weights: str = "ema"
+    source: str = "samples"
+    label: int = -1
+    seed: int = 0
+    sample: int = 0
+    truncation: float = 0.0
+    towards: tuple[int, int] | None = None
+    mix: float = 0.0
+    gamma0: bool = False
+    forbid: tuple[int, ...] = ()
+    queries: tuple[int, ...] | None = None
+    replace: str = ""
+
+    def __post_init__(self):
+        for name, choices in (("weights", ("ema", "raw")), ("source", SOURCES), ("replace", ("", "uniform", "local"))):
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in choices:
+                raise ParameterError(f"{name}={getattr(self, name)!r} is not one of {', '.join(filter(None, choices))}")
+        for name, low, right in _WHOLE:
+            value = getattr(self, name)
+            require(is_whole(value, low) or (value is None and name == "step"), name, value, right)
+        for name, high in (("truncation", 1e6), ("mix", 1)):
+            value = getattr(self, name)
+            fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= high
+            require(fits, name, value, f"a number from 0 to {high:g}")
+        require(isinstance(self.gamma0, bool), "gamma0", self.gamma0, "true or false")
+        for name in ("forbid", "queries"):
+            places = getattr(self, name)
+            fits = (places is None and name == "queries") or (isinstance(places, tuple) and all(is_whole(place) for place in places))
+            require(fits, name, places, "places of the layer, whole numbers from 0 on")
+        if self.towards is not None:
+            fits = isinstance(self.towards, tuple) and len(self.towards) == 2 and all(map(is_whole, self.towards))
+            require(fits, "towards", self.towards, "a seed and a sample")
+        if not isinstance(self.layer, str) or self.network not in ("G", "D") or not self.path:
+            raise ParameterError(f"layer={self.layer!r} is not a network and a layer, such as 'G/attention.32'")
+        if self.network == "G" and self.source in ("real", "dropped"):
+            raise ParameterError(f"source={self.source!r} goes with a layer of D: G makes its images itself")
+        if self.source == "recorded" and self.changes_the_layer:
+            raise ParameterError("a recorded image cannot be changed, for its network was not kept; choose a checkpoint (source='samples')")
+
+    @property
+    def network(self) -> str:
+        """ "G" or "D"."""
+        return self.layer.partition("/")[0]
+
+    @property
+    def path(self) -> str:
+        """The layer's `named_modules` path."""
+        return self.layer.partition("/")[2]
+
+    @property
+    def changes_the_layer(self) -> bool:
+        return bool(self.gamma0 or self.forbid or self.replace)
+
+
+_WHOLE = (  # name, smallest value, what would be right
+    ("step", 0, "the step of a checkpoint"), ("label", -1, "a class, by number, or -1"), ("seed", 0, "a whole number from 0 on"),
+    ("sample", 0, "a whole number from 0 on"),
+)  # fmt: skip
+
+
+def is_whole(value, low: int = 0) -> bool:
+    """Whether a value is a whole number from `low` to what JavaScript counts to."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < MOST
+
+
+def require(fits: bool, name: str, value, right: str) -> None:
+    """Raise a ParameterError that names the value and what would be right, unless it fits."""
+    if not fits:
+        raise ParameterError(f"{name}={shown(value)} is not {right}")

@@ -1,0 +1,94 @@
+"""What the kernel answers the front end: replies in JSON with binary parts, as `answers.js` unpacks them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+
+from ...attention import STATISTICS, Inspection
+from ...data import to_uint8
+from ...messages import shown
+from ...parameters import WorkbenchError
+from ...views.inspected_run import InspectedRun
+from .requests import DEFAULT_VIEW, resolve, strip_start
+
+MAX_RECENT = 16  # answers that are kept
+
+Answer = tuple[dict, list[bytes]]
+
+
+class Answers:
+    """Answers to what is asked about runs; the latest pictures are kept."""
+
+    def __init__(self, runs: list[InspectedRun]):
+        self.runs = runs
+        self._recent: OrderedDict[tuple, Answer] = OrderedDict()
+
+    def picture(self, message: dict, offered: list[dict]) -> Answer:
+        """The answer to a message of kind inspection, strip, causal or offsets: {kind, run, view}, and with a strip the number `first` of an
+        image that it shows, with a causal map its `query`.
+
+        Raises
+        ------
+        WorkbenchError
+            With the reason, in one line.
+        """
+        kind, number, view = message["kind"], message.get("run", 0), message.get("view")
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(self.runs):
+            raise WorkbenchError(f"run={shown(number)} is none of the {len(self.runs)} runs that are looked at")
+        if not isinstance(view, dict):
+            raise WorkbenchError(f"view={shown(view)} is not an object")
+        run = self.runs[number]
+        request = resolve(kind, DEFAULT_VIEW | view, run, number, offered[number])
+        if kind == "causal":
+            return {}, [_bytes(run.causal_map(request, message.get("query")))]
+        if kind == "offsets":
+            return {}, [_bytes(run.offsets(request))]
+        start = strip_start(message.get("first"), request.source) if kind == "strip" else None
+        key = (number, request, start, len(run.dropped))
+        if key not in self._recent:
+            if kind == "strip":
+                self._recent[key] = pack_strip(start, *run.strip(request, start))
+            else:
+                reply, buffers = pack(run.inspect(request))
+                self._recent[key] = reply | dict(step=request.step, weights=request.weights), buffers
+            while len(self._recent) > MAX_RECENT:
+                self._recent.popitem(last=False)
+        return self._recent[key]
+
+    def drop(self, message: dict, buffers: list | None) -> Answer:
+        """Take in an image file: {kind, name}, and its content."""
+        if not buffers or len(buffers) != 1:
+            raise WorkbenchError("a dropped image comes with the content of its file")
+        numbers = [run.drop(message.get("name"), bytes(buffers[0])) for run in self.runs]
+        return dict(sample=numbers[0]), []
+
+
+def pack(inspection: Inspection) -> Answer:
+    """Sizes and numbers; image, query, key, norms of values, log-sum-exp of each query's scores, statistics, and perhaps the image after."""
+    layer = inspection.projections
+    query, key = layer.query[0], layer.key[0]
+    parts = [query, key, layer.value_norm[0], (query @ key.T).logsumexp(1), torch.stack([inspection.statistics[s] for s in STATISTICS])]
+    reply = dict(
+        size=inspection.image.shape[-1], side=layer.side, key_side=layer.key_side, d=query.shape[-1], gamma=layer.gamma,
+        logit=inspection.logit, logit_after=inspection.logit_after, after=inspection.after is not None, about=inspection.about,
+    )  # fmt: skip
+    after = [] if inspection.after is None else [_pixels(inspection.after)]
+    return reply, [_pixels(inspection.image), *map(_bytes, parts), *after]
+
+
+def pack_strip(start: int, labels: list[str], images: Tensor) -> Answer:
+    """Number of the first image, and the images (B, 3, S, S) with their labels."""
+    size = images.shape[-1] if labels else 0
+    return dict(start=start, count=len(labels), size=size, labels=labels), [_pixels(images) if labels else b""]
+
+
+def _pixels(images: Tensor) -> bytes:
+    """(..., 3, S, S) in [-1, 1] as RGB bytes, row by row."""
+    return to_uint8(images).movedim(-3, -1).contiguous().numpy().tobytes()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().numpy().tobytes()

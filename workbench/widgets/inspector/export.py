@@ -1,0 +1,80 @@
+"""What is written from the inspector: names of files, and pages that answer hover and clicks without a kernel or a network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+from ...messages import shown
+from ...parameters import ParameterError
+from .bundle import bundle
+
+FORMATS = ("png", "svg", "pdf", "html")
+MAX_PAGE_BYTES = 24_000_000  # of answers
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>{css}</style>
+</head>
+<body>
+<main id="wb-view"></main>
+<script type="application/json" id="wb-state">{state}</script>
+<script type="module">{script}</script>
+</body>
+</html>
+"""
+
+
+def free_path(folder: Path, view: dict, ending: str) -> Path:
+    """A path whose name says what is shown, and that does not exist yet."""
+    if ending not in FORMATS:
+        raise ParameterError(f"format={shown(ending)} is not one of {', '.join(FORMATS)}")
+    words = [view["layer"].replace("/attention.", ""), *map(str, view["steps"])]
+    stem, number = re.sub(r"[^A-Za-z0-9-]+", "-", f"attention-{'-'.join(words)}")[:100], 1
+    while (path := folder / f"{stem}{f'-{number}' if number > 1 else ''}.{ending}").exists():
+        number += 1
+    return path
+
+
+def page_answers(view: dict, layers: list[str], answers: Callable[..., list[dict]]) -> list[dict]:
+    """The answers that a page holds: this image and its neighbours in the strip, in every layer, as far as the size of a page allows.
+
+    Parameters
+    ----------
+    layers
+        That all runs of the view have.
+    answers
+        answers(kind, **changes): those of every run, to the view with some entries changed.
+    """
+    strip = answers("strip")
+    start, count = strip[0]["reply"]["start"], strip[0]["reply"]["count"]
+    samples = sorted(range(start, start + count), key=lambda sample: sample != view["sample"])
+    pages, size = [*strip], 0
+    for sample, layer in product(samples, sorted(layers, key=lambda layer: layer != view["layer"])):
+        if layer.startswith("G") and view["source"] in ("real", "dropped"):
+            continue
+        pictures = answers("inspection", sample=sample, layer=layer, forbid=view["forbid"] if layer == view["layer"] else [])
+        size += sum(len(buffer) for answer in pictures for buffer in answer["buffers"])
+        if len(pages) > len(strip) and size > MAX_PAGE_BYTES:
+            break
+        pages += pictures
+    return pages
+
+
+def page(title: str, css: str, state: dict) -> str:
+    """A page that shows the inspector, from the state of the widget."""
+    text = json.dumps(state, default=_encode).replace("<", "\\u003c")  # no tag may end the script that holds it
+    return PAGE.format(title=html.escape(title), css=css, state=text, script=bundle("page.js"))
+
+
+def _encode(value: bytes) -> dict:
+    return dict(base64=base64.b64encode(value).decode())

@@ -1,0 +1,179 @@
+// What the kernel answered so far, and the state of the controls, for all views of one widget.
+
+import { bytesOf } from "./numbers.js";
+
+const LIMIT = 64; // answers of the kernel that are kept
+const DEBOUNCE = 150; // ms from the last change of the controls until Python hears of it
+
+// What an answer depends on, besides the step of its run: what it is kept by. What that means, Python works out (requests.py).
+const SETTING = ["weights", "class", "seed", "truncation"];
+const PICTURE = [...SETTING, "layer", "source", "sample", "towards", "mix"];
+const DEPENDS = {
+  strip: [...SETTING, "source"],
+  inspection: [...PICTURE, "gamma0", "forbid", "replace"],
+  causal: PICTURE,
+  offsets: [...SETTING, "layer"],
+};
+
+/** Equal for requests that have the same answer. */
+function cacheKey({ kind, run, view, first, query }) {
+  const knockedOutFor = kind === "inspection" && view.forbid.length && view.scope === "pins" ? view.pins : null;
+  return JSON.stringify([kind, run, view.steps[run], first, query, knockedOutFor, DEPENDS[kind].map((name) => view[name])]);
+}
+
+function unpack(kind, reply, buffers) {
+  const parts = buffers.map(bytesOf), floats = (part) => new Float32Array(part);
+  if (kind === "strip") {
+    const length = reply.size ** 2 * 3;
+    return { ...reply, images: Array.from({ length: reply.count }, (_, i) => new Uint8Array(parts[0], i * length, length)) };
+  }
+  if (kind !== "inspection") return { ...reply, values: floats(parts[0]) };
+  const [query, key, valueNorm, lse, stats] = parts.slice(1, 6).map(floats);
+  const after = parts[6] ? new Uint8Array(parts[6]) : null;
+  return { ...reply, image: new Uint8Array(parts[0]), query, key, valueNorm, lse, stats, after };
+}
+
+/** Send a message to Python; false if the kernel is known to be gone. */
+function send(model, message, buffers = []) {
+  try {
+    model.send(message, undefined, buffers);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Leave the state of all widgets in the notebook. JupyterLab looks for it there when no kernel runs any more, but puts it there
+ * only if asked to by a setting.
+ */
+function keepInNotebook(model) {
+  const manager = model.widget_manager, notebook = manager?.context?.model;
+  if (!notebook?.setMetadata || !manager.get_state_sync) return;
+  notebook.setMetadata("widgets", { "application/vnd.jupyter.widget-state+json": manager.get_state_sync({ drop_defaults: true }) });
+}
+
+/**
+ * One request of a kind is under way for each run, and only the newest one waits behind it: a dragged slider does not queue up. Says "change"
+ * whenever there is something new.
+ */
+export function answerStore(model) {
+  const store = new EventTarget();
+  const given = new Map(), cache = new Map(); // key -> answer; what was given from the start never makes room
+  const flights = new Map(), waiting = new Map(), failures = new Map(); // by kind and run
+  const calls = new Map(); // id -> what waits for the reply
+  const client = Math.random().toString(36).slice(2); // a second browser on the same kernel hears our replies, too
+  let count = 0, unsaved = {}, saving = 0, keeping = 0;
+  store.gone = false;
+
+  const changed = () => store.dispatchEvent(new Event("change"));
+  const keep = () => {
+    clearTimeout(keeping);
+    if (!model.get("frozen")) keeping = setTimeout(() => keepInNotebook(model), 1000);
+  };
+  const lose = () => {
+    store.gone = true;
+    flights.clear();
+    waiting.clear();
+    calls.forEach(({ reject }) => reject(new Error("the kernel is gone")));
+    calls.clear();
+    changed();
+  };
+  const dispatch = (slot, request, key) => {
+    const id = `${client}-${++count}`;
+    flights.set(slot, { id, request, key, since: performance.now() });
+    if (!send(model, { id, request })) lose();
+  };
+  const remember = (key, answer) => {
+    cache.set(key, answer);
+    if (cache.size > LIMIT) cache.delete(cache.keys().next().value);
+  };
+  const load = () => {
+    given.forEach((answer, key) => remember(key, answer)); // what was seen can be seen again
+    given.clear();
+    for (const answer of model.get("answers") ?? []) given.set(cacheKey(answer), unpack(answer.kind, answer.reply, answer.buffers));
+    changed();
+  };
+
+  function receive({ id, reply, error }, buffers) {
+    const call = calls.get(id);
+    if (call) {
+      calls.delete(id);
+      if (error) call.reject(new Error(error));
+      else call.resolve(reply);
+      return changed();
+    }
+    const [slot, flight] = [...flights].find(([, candidate]) => candidate.id === id) ?? [];
+    if (!flight) return;
+    flights.delete(slot);
+    if (error) failures.set(slot, { key: flight.key, error });
+    else {
+      remember(flight.key, unpack(flight.request.kind, reply, buffers));
+      keep();
+    }
+    const next = waiting.get(slot);
+    waiting.delete(slot);
+    if (next) dispatch(slot, next, cacheKey(next));
+    changed();
+  }
+
+  /** The answer, or null where it is not known yet. A request is {kind, run, view}, and what the kind needs (requests.py). */
+  store.peek = (request) => {
+    const key = cacheKey(request), known = cache.get(key);
+    if (known) {
+      cache.delete(key);
+      cache.set(key, known); // the order of the cache is that of use
+    }
+    return known ?? given.get(key) ?? null;
+  };
+  /** The same, and ask the kernel if need be. */
+  store.ask = (request) => {
+    const key = cacheKey(request), slot = `${request.kind} ${request.run}`, known = store.peek(request);
+    if (known || store.gone || model.get("frozen") || failures.get(slot)?.key === key) return known;
+    failures.delete(slot);
+    waiting.delete(slot);
+    if (!flights.has(slot)) dispatch(slot, request, key);
+    else if (flights.get(slot).key !== key) waiting.set(slot, request);
+    return null;
+  };
+  /** Ask for something to be done; a promise of the reply. */
+  store.call = (request, buffers) => new Promise((resolve, reject) => {
+    const id = `${client}-${++count}`;
+    calls.set(id, { resolve, reject, since: performance.now() });
+    if (!send(model, { id, request }, buffers)) lose();
+    changed();
+  });
+  /** Forget the answers of a kind. */
+  store.forget = (kind) => {
+    [...cache.keys()].filter((key) => JSON.parse(key)[0] === kind).forEach((key) => cache.delete(key));
+    failures.clear(); // what was not there may be there now
+  };
+  store.errors = () => [...new Set([...failures.values()].map(({ error }) => error))];
+  /** Since when the kernel works for us, or null. */
+  store.busy = () => [...flights.values(), ...calls.values()].reduce((least, { since }) => Math.min(least ?? since, since), null);
+
+  // A state that Python sends while a slider is dragged must not take it back, hence the changes that it has not heard of.
+  store.view = () => ({ ...model.get("view"), ...unsaved });
+  store.change = (patch) => {
+    Object.assign(unsaved, patch);
+    model.set("view", store.view());
+    clearTimeout(saving);
+    saving = setTimeout(() => {
+      model.set("view", store.view());
+      unsaved = {};
+      try {
+        model.save_changes();
+        keep();
+      } catch {
+        lose();
+      }
+    }, DEBOUNCE);
+  };
+
+  model.on("msg:custom", receive);
+  model.on("change:answers", load);
+  model.on("change:answers", keep);
+  model.on("comm_live_update", lose); // the kernel was restarted, and knows of no widget
+  load();
+  return store;
+}

@@ -1,0 +1,85 @@
+// Controls: each is {node, show}, and tells what a user does by a function.
+
+import { html } from "./dom.js";
+import { format } from "./numbers.js";
+
+/** Buttons of which one is pressed. `show(options, value)`; an option is {value, name, about}. */
+export function segmented(label, onPick) {
+  const node = html("div", { class: "segmented", role: "group", "aria-label": label });
+  let shown = "";
+  return {
+    node,
+    show(options, value) {
+      const text = JSON.stringify(options);
+      if (text !== shown) {
+        shown = text;
+        node.replaceChildren(...options.map((option) => {
+          const choice = html("button", { type: "button", title: option.about ?? "", "data-value": option.value }, option.name);
+          choice.addEventListener("click", () => onPick(option.value));
+          return choice;
+        }));
+      }
+      for (const choice of node.children) choice.setAttribute("aria-pressed", choice.dataset.value === String(value));
+    },
+  };
+}
+
+export function toggle(label, about, onPress) {
+  const node = html("button", { type: "button", title: about, "aria-pressed": "false" }, label);
+  node.addEventListener("click", () => onPress(node.getAttribute("aria-pressed") !== "true"));
+  return { node, show: (on) => node.setAttribute("aria-pressed", Boolean(on)) };
+}
+
+/** A slider with its value beside it, as `write` puts it. */
+export function slider(label, { min, max, step, write }, onInput) {
+  const input = html("input", { type: "range", min, max, step, "aria-label": label });
+  const output = html("output");
+  input.addEventListener("input", () => onInput(Number(input.value)));
+  return {
+    node: html("label", { class: "row slide" }, html("span", {}, label), input, output),
+    show(value, newest = max) {
+      input.max = newest;
+      if (Number(input.value) !== value) input.value = value;
+      output.textContent = write(value);
+      input.setAttribute("aria-valuetext", output.textContent);
+    },
+  };
+}
+
+export function numberField(label, onChange) {
+  const input = html("input", { type: "number", min: 0, max: 2 ** 31 - 1, step: 1, "aria-label": label });
+  input.addEventListener("input", () => input.value && input.checkValidity() && onChange(Number(input.value)));
+  return {
+    node: html("label", { class: "row" }, html("span", {}, label), input),
+    show: (value) => {
+      if (input.value !== String(value)) input.value = value;
+    },
+  };
+}
+
+export function button(label, about, onClick) {
+  const node = html("button", { type: "button", title: about }, label);
+  node.addEventListener("click", onClick);
+  return node;
+}
+
+/** A colour scale: low … high, with a mark at a value to compare with. */
+export function scaleBar() {
+  const canvas = html("canvas", { width: 256, height: 1, "aria-hidden": "true" }), tick = html("i");
+  const [low, mark, high] = ["span", "span", "span"].map((tag) => html(tag)), unit = html("p", { class: "muted" });
+  const ramp = html("div", { class: "ramp" }, canvas, tick), ends = html("div", { class: "ends" }, low, mark, high);
+  const node = html("div", { class: "scale" }, unit, ramp, ends);
+  return {
+    node,
+    show(table, from, to, about, comparison) {
+      if (canvas.shown !== table) canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(table.buffer), 256), 0, 0);
+      canvas.shown = table;
+      unit.textContent = about;
+      const short = (value) => format(Number(value.toPrecision(2)));
+      [low.textContent, high.textContent] = [short(from), short(to)];
+      tick.hidden = !(comparison?.value < to);
+      tick.style.left = `${(100 * ((comparison?.value ?? from) - from)) / (to - from || 1)}%`;
+      mark.textContent = comparison ? `${tick.hidden ? "" : "▲ "}${comparison.name} ${short(comparison.value)}` : "";
+    },
+  };
+}

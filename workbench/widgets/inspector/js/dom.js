@@ -1,0 +1,21 @@
+// Elements of a page, without libraries.
+
+export function html(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+export function svg(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+export function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+/** Screen readers speak a status whenever it is touched, so touch it only when it changes. */
+export function say(node, text) {
+  node.hidden = !text;
+  if (node.textContent !== text) node.textContent = text;
+}

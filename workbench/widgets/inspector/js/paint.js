@@ -1,0 +1,53 @@
+// Pixels on canvases: images, heat, differences.
+
+import { html } from "./dom.js";
+import { bytesOf, clamp } from "./numbers.js";
+
+/** Pixel i of RGB bytes as a word of an image's memory. */
+const word = (rgb, i, alpha) => (alpha << 24) + (rgb[3 * i + 2] << 16) + (rgb[3 * i + 1] << 8) + rgb[3 * i];
+
+/** 256 colours as the words of an image's memory, from RGB bytes. */
+export function colourTable(view, alpha = () => 255) {
+  const rgb = view?.byteLength === 768 ? new Uint8Array(bytesOf(view)) : Uint8Array.from({ length: 768 }, (_, i) => i / 3);
+  return Uint32Array.from({ length: 256 }, (_, i) => word(rgb, i, alpha(i)));
+}
+
+export const canvasOf = (name) => html("canvas", { class: name, width: 1, height: 1, "aria-hidden": "true" });
+
+/** Put pixels (one word each) on a canvas of exactly as many pixels; CSS enlarges it. */
+function put(canvas, words) {
+  const side = Math.sqrt(words.length);
+  if (canvas.width !== side) canvas.width = canvas.height = side;
+  // A browser without a GPU writes such a canvas without a detour.
+  canvas.getContext("2d", { willReadFrequently: true }).putImageData(new ImageData(new Uint8ClampedArray(words.buffer), side), 0, 0);
+}
+
+export function paintHeat(canvas, values, table, low, high) {
+  const words = new Uint32Array(values.length), scale = 255 / (high - low || 1);
+  for (let i = 0; i < words.length; i++) words[i] = table[clamp(Math.round((values[i] - low) * scale), 0, 255)];
+  put(canvas, words);
+}
+
+export function paintPicture(canvas, rgb) {
+  if (canvas.shown === rgb) return;
+  canvas.shown = rgb;
+  put(canvas, Uint32Array.from({ length: rgb.length / 3 }, (_, i) => word(rgb, i, 255)));
+}
+
+export function clear(canvas) {
+  canvas.getContext("2d", { willReadFrequently: true }).clearRect(0, 0, canvas.width, canvas.height);
+}
+
+/** b − a on grey, amplified by a power of two as far as it fits. */
+export function difference(a, b) {
+  let most = 0;
+  for (let i = 0; i < a.length; i++) most = Math.max(most, Math.abs(b[i] - a[i]));
+  const factor = most ? 2 ** Math.max(0, Math.floor(Math.log2(127 / most))) : 1;
+  return { rgb: a.map((value, i) => clamp(128 + factor * (b[i] - value), 0, 255)), factor, most };
+}
+
+/** The width of a picture of `size` pixels in `room` CSS pixels: whole device pixels for each of its pixels, where that fits. */
+export function crisp(size, room) {
+  const ratio = window.devicePixelRatio || 1, scale = Math.floor((room * ratio) / size);
+  return scale < 1 || (scale * size) / ratio < 0.72 * room ? room : (scale * size) / ratio;
+}

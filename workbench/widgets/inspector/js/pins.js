@@ -1,0 +1,35 @@
+// A pinned query: its map in the frame of its colour, and its numbers.
+
+import { html } from "./dom.js";
+import { describe } from "./maps.js";
+import { largest } from "./numbers.js";
+import { canvasOf, clear, paintHeat } from "./paint.js";
+import { FACTS } from "./stage.js";
+import { PIN_COLOURS } from "./state.js";
+
+export function pinPanel(i, onPick) {
+  const maps = html("span", { class: "maps" }), table = html("span", { class: "numbers" });
+  const node = html("button", { type: "button", class: "pinned", style: `--pin: ${PIN_COLOURS[i]}` },
+    html("span", { class: "dot" }, String(i + 1)), maps, table);
+  node.addEventListener("click", onPick);
+  return {
+    node,
+    draw({ view }, inspections, mapOf, colours) {
+      const query = view.pins[i];
+      while (maps.children.length < inspections.length) maps.append(canvasOf("small"));
+      const drawn = inspections.map((seen, run) => mapOf(seen, run, query));
+      const high = Math.max(...drawn.map((map) => (map ? largest(map.values) : 0)));
+      drawn.forEach((map, run) => {
+        if (map) paintHeat(maps.children[run], map.values, colours, 0, high);
+        else clear(maps.children[run]);
+      });
+      const columns = inspections.map((seen) => (seen ? describe(seen, query) : null));
+      const short = (text) => text.replace(" nats", "").replace(columns.length > 1 ? " places" : "", "");
+      node.classList.toggle("pair", inspections.length > 1);
+      table.replaceChildren(html("b", {}, columns.find(Boolean)?.place ?? ""), ...FACTS.slice(1).flatMap((name) =>
+        [html("span", { class: "muted" }, name), ...columns.map((column) => html("span", {}, column ? short(column[name]) : "…"))]));
+      node.setAttribute("aria-pressed", i === view.active);
+      node.setAttribute("aria-label", `Pin ${i + 1}, ${columns.find(Boolean)?.place ?? ""}`);
+    },
+  };
+}

@@ -1,0 +1,110 @@
+// The image of one run with the map above it: the place for pointer and keys.
+
+import { slider } from "./controls.js";
+import { fill, html, svg } from "./dom.js";
+import { describe } from "./maps.js";
+import { clamp, format } from "./numbers.js";
+import { canvasOf, clear, paintHeat, paintPicture } from "./paint.js";
+import { PIN_COLOURS } from "./state.js";
+
+export const FACTS = ["place", "entropy", "distance", "outside 3×3", "outside 9×9", "strength"];
+
+/** `actions` hears of pointer and keys. */
+export function stageCard(index, hatch, actions) {
+  const label = html("h3"), about = html("span", { class: "muted" });
+  const gamma = html("span", { class: "gamma", title: "The learned strength of this layer" });
+  let steps = [], layer, size = 0, seen = null;
+  const writeStep = (i) => steps[i]?.toLocaleString("en") ?? "";
+  const step = slider("Step", { min: 0, max: 0, step: 1, write: writeStep }, (i) => actions.step(index, steps[i]));
+  const picture = canvasOf("image"), heat = canvasOf("heat"), pins = svg("g"), forbidden = svg("path", { fill: `url(#${hatch})` });
+  const cursor = svg("g", { class: "cursor", visibility: "hidden" }, svg("rect", { class: "outer" }), svg("rect", { class: "inner" }));
+  const pattern = svg("pattern", { id: hatch, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+    svg("rect", { width: 6, height: 6, fill: "rgb(0 0 0 / 45%)" }), svg("rect", { width: 2, height: 6, fill: "white" }));
+  const overlay = svg("svg", { class: "overlay", "aria-hidden": "true" }, svg("defs", {}, pattern), forbidden, cursor, pins);
+  const stage = html("div", { class: "stage", tabindex: 0, role: "application" }, picture, heat, overlay);
+  const hint = html("span", { class: "muted" }), facts = FACTS.map((name) => html("span", {}, name === "place" ? "" : `${name} `, html("b")));
+  const readout = html("p", { class: "readout", "aria-hidden": "true" }, hint, ...facts);
+  const node = html("section", { class: "card view" }, html("div", { class: "row title" }, label, gamma, about), step.node, stage, readout);
+
+  const at = (event) => {
+    const cell = (offset) => clamp(Math.floor((offset / size) * layer.side), 0, layer.side - 1);
+    return cell(event.offsetY) * layer.side + cell(event.offsetX);
+  };
+  stage.addEventListener("pointermove", (event) => actions.hover(at(event)));
+  stage.addEventListener("pointerleave", () => actions.hover(null));
+  stage.addEventListener("blur", () => actions.hover(null));
+  stage.addEventListener("pointerdown", (event) => {
+    if (event.button === 0 && actions.press(at(event))) stage.setPointerCapture(event.pointerId);
+  });
+  stage.addEventListener("pointerup", actions.release);
+  stage.addEventListener("pointercancel", actions.release);
+  stage.addEventListener("click", (event) => actions.click(at(event), event.shiftKey));
+  stage.addEventListener("keydown", actions.key);
+
+  /** The square of a cell, in CSS pixels. */
+  const square = (cell, side) => {
+    const width = size / side;
+    return { x: (cell % side) * width, y: Math.floor(cell / side) * width, width, height: width };
+  };
+
+  function drawPins(queries, active) {
+    pins.replaceChildren(...queries.map((query, i) => {
+      const { x, y, width } = square(query, layer.side), [cx, cy] = [x + width / 2, y + width / 2];
+      const style = `--pin: ${PIN_COLOURS[i]}`, name = { class: i === active ? "pin active" : "pin", "data-query": query, style };
+      return svg("g", name, svg("circle", { cx, cy, r: i === active ? 10 : 8 }), svg("text", { x: cx, y: cy + 4 }, String(i + 1)));
+    }));
+  }
+
+  function drawForbidden(keys) {
+    forbidden.setAttribute("d", keys.map((key) => {
+      const { x, y, width } = square(key, layer.key_side);
+      return `M${x} ${y}h${width}v${width}h${-width}z`;
+    }).join(""));
+  }
+
+  return {
+    node,
+    drawForbidden,
+    /** `inspection` is what is shown, or null; `current`, whether it is what the view asks for. */
+    draw(state, inspection, current, newSize) {
+      const { view } = state, info = state.catalog[index];
+      [layer, size, seen, steps] = [state.layer, newSize, inspection, view.source === "recorded" ? info.recorded : info.steps];
+      label.hidden = state.catalog.length < 2;
+      label.textContent = `${"ab"[index]} · ${info.label}`;
+      label.title = info.about;
+      gamma.textContent = seen ? (info.gamma0 ? "γ set to 0" : `γ ${format(Number(seen.gamma.toPrecision(3)))}`) : "";
+      about.textContent = seen ? [...(seen.logit == null ? [] : [`logit ${format(seen.logit)}`]), seen.about].join(" · ") : "";
+      about.title = about.textContent;
+      step.show(steps.indexOf(steps.includes(view.steps[index]) ? view.steps[index] : seen?.step), steps.length - 1);
+      step.node.hidden = steps.length < 2;
+      node.style.width = `${size + 24}px`;
+      readout.style.height = `${1.35 * (size >= 470 ? 2 : size >= 370 ? 3 : 4)}em`; // lines: the view must not jump while the pointer moves
+      stage.style.width = stage.style.height = `${size}px`;
+      stage.classList.toggle("stale", !current);
+      stage.classList.toggle("brush", view.tool === "brush");
+      stage.setAttribute("aria-label", `${info.label}, ${layer.label}: arrow keys move over its places, Enter pins one`);
+      overlay.setAttribute("viewBox", `0 0 ${size} ${size}`);
+      heat.style.opacity = view.opacity;
+      heat.classList.toggle("smooth", view.smooth);
+      if (seen) paintPicture(picture, seen.image);
+      drawPins(view.pins, view.active);
+      drawForbidden(view.forbid);
+    },
+    /** The hot path: a map, its query, and the cell under the pointer. */
+    paint(map, query, hovered, high, table, hintText) {
+      [heat.values, heat.query] = [map?.values ?? null, query];
+      if (map) paintHeat(heat, map.values, table, 0, high);
+      else clear(heat);
+      cursor.setAttribute("visibility", hovered === null ? "hidden" : "visible");
+      if (hovered !== null) for (const rect of cursor.children) fill(rect, square(hovered, layer.side), []);
+      const values = seen && query !== null ? describe(seen, query) : null;
+      hint.hidden = Boolean(values) && map !== null;
+      hint.textContent = hintText;
+      facts.forEach((span, i) => {
+        span.hidden = !values;
+        if (values) span.lastChild.textContent = values[FACTS[i]];
+      });
+      return values ? FACTS.map((name) => `${name === "place" ? "" : name} ${values[name]}`).join(", ") : "";
+    },
+  };
+}

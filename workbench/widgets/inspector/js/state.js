@@ -1,0 +1,42 @@
+// What is drawn: the state of the controls as far as it fits what the catalog offers.
+
+import { READINGS } from "./maps.js";
+import { clamp } from "./numbers.js";
+
+export const PIN_COLOURS = ["#ff3b30", "#34c759", "#0a84ff", "#ff9f0a", "#bf5af2", "#00b8c4", "#ff6fb5", "#a2845e"]; // as in figures/maps.py
+
+/** The catalog; of a page without a kernel, only what it holds. */
+export function catalogOf(model) {
+  const catalog = model.get("catalog");
+  if (!model.get("frozen")) return catalog;
+  const answers = model.get("answers").filter(({ kind }) => kind === "inspection");
+  return catalog.map((info, number) => {
+    const mine = answers.filter(({ run }) => run === number);
+    const replied = (name) => (value) => mine.some(({ reply }) => reply[name] === value);
+    return { ...info, steps: info.steps.filter(replied("step")), recorded: info.recorded.filter(replied("step")),
+      weights: info.weights.filter(replied("weights")), layers: info.layers.filter(({ id }) => mine.some(({ view }) => view.layer === id)),
+      samples: mine.map(({ view }) => view.sample) };
+  });
+}
+
+/** Null where the runs have no layer in common. */
+export function stateOf(catalog, saved) {
+  const layers = (catalog[0]?.layers ?? []).filter(({ id }) => catalog.every((info) => info.layers.some((layer) => layer.id === id)));
+  const layer = layers.find(({ id }) => id === saved.layer) ?? layers[0];
+  if (!layer) return null;
+  const sources = ["samples", ...(catalog.every((info) => info.recorded.length) ? ["recorded"] : []),
+    ...(layer.network === "D" ? [...(catalog[0].real ? ["real"] : []), "dropped"] : [])];
+  const source = sources.includes(saved.source) ? saved.source : "samples";
+  const pins = [...new Set(saved.pins)].filter((q) => q >= 0 && q < layer.side ** 2).slice(0, PIN_COLOURS.length);
+  const active = pins.length ? clamp(saved.active, 0, pins.length - 1) : -1;
+  const known = READINGS[saved.reading] && !(saved.reading === "causal" && source === "recorded"); // its network was not kept
+  const forbid = saved.forbid.filter((key) => key >= 0 && key < layer.key_side ** 2);
+  const view = { ...saved, layer: layer.id, source, pins, active, reading: known ? saved.reading : "outgoing", forbid };
+  return { catalog, layers, layer, sources, view };
+}
+
+/** Positions of one layer in the grid of another. */
+export function movePins(pins, from, to) {
+  const place = (i) => Math.floor(((i + 0.5) * to) / from);
+  return [...new Set(pins.map((q) => place(Math.floor(q / from)) * to + place(q % from)))];
+}

@@ -1,0 +1,134 @@
+# ruff: noqa: RUF001
+"""What the front end asks for: from the state of its controls, the view, to requests that a run answers. Worked out here and nowhere else.
+
+The front end sends the view and the kind of answer. It keeps answers by the entries of the view that they depend on, so that it need not know
+what these mean.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...attention import READINGS
+from ...messages import shown
+from ...parameters import ParameterError, WorkbenchError
+from ...views.attention import MAX_QUERIES
+from ...views.inspected_run import ENDLESS, STRIP, InspectedRun
+from ...views.inspection_request import InspectionRequest, is_whole
+
+# The state of all controls. Names that are not those of an InspectionRequest: `steps` of the runs, `class`, a label; `pins`, queries that are
+# kept, of which one is active; `scope`, "all" or "pins": whose attention to the forbidden keys is knocked out.
+DEFAULT_VIEW = dict(
+    layer="", steps=[], weights="ema", source="samples", seed=0, sample=0, truncation=0.0, towards=None, mix=0.0, reading="outgoing", pins=[],
+    active=-1, opacity=0.7, smooth=False, gamma0=False, forbid=[], scope="all", replace="", tool="pin", **{"class": -1},
+)  # fmt: skip
+
+
+def catalog(run: InspectedRun) -> dict:
+    """What the controls offer for a run."""
+    config = run.config
+    return dict(
+        label=run.label, about=f"{Path(config.data).name} · {config.image_size}×{config.image_size} · {config.attention_variant} attention",
+        steps=run.run.checkpoint_steps(), recorded=run.recorded_steps, weights=run.weights, image_size=config.image_size,
+        classes=run.class_names, real=ENDLESS, page=STRIP, layers=run.layers, gamma0=run.gamma0,
+    )  # fmt: skip
+
+
+def check_view(view: dict, run: InspectedRun, count: int) -> dict:
+    """A view of `count` runs, the first of them `run`, if it can be shown; requests check the rest.
+
+    Raises
+    ------
+    ParameterError
+        That names the entry.
+    """
+    for name, fits in (
+        ("layer", view["layer"] in [layer["id"] for layer in run.layers]),
+        ("pins", _are_whole(view["pins"]) and len(view["pins"]) <= MAX_QUERIES),
+        ("steps", _are_whole(view["steps"]) and len(view["steps"]) <= count),
+        ("reading", view["reading"] in ("causal", *READINGS)),
+        ("sample", is_whole(view["sample"])),
+    ):
+        if not fits:
+            raise ParameterError(f"{name}={shown(view[name])} of the view does not fit run {run.name!r}")
+    return view
+
+
+def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict) -> InspectionRequest:
+    """What a view asks of a run for an answer of some kind.
+
+    What makes no difference to the answer is left at its default, so that equal pictures are equal requests.
+
+    Parameters
+    ----------
+    kind
+        "inspection", "strip", "causal" or "offsets".
+    run, number
+        The run, and which one of the view's it is.
+    offered
+        Its `catalog`, as the front end has it: a step that is not offered becomes the newest, weights that are not, the first.
+
+    Raises
+    ------
+    ParameterError, WorkbenchError
+        If an entry does not fit, or the run has no layer for such images.
+    """
+    for name, fits in (
+        ("steps", _are_whole(view["steps"])), ("pins", _are_whole(view["pins"])), ("forbid", _are_whole(view["forbid"])),
+        ("weights", isinstance(view["weights"], str)), ("class", isinstance(view["class"], int)),
+        ("towards", view["towards"] is None or _are_whole(view["towards"])),
+    ):  # fmt: skip
+        if not fits:
+            raise ParameterError(f"{name}={shown(view[name])} of the view does not fit")
+    if not run.layers:
+        raise WorkbenchError(f"run {run.name!r} has no attention layer: nothing to look at")
+    source = "samples" if kind == "offsets" else view["source"]  # an average over samples, whatever is shown
+    layers = [layer["id"] for layer in run.layers if source not in ("real", "dropped") or layer["network"] == "D"]
+    if not layers:
+        raise ParameterError(f"source={source!r}: run {run.name!r} has no attention layer that looks at such images")
+    layer = view["layer"] or layers[0]
+    if kind == "strip" and not run.gamma0:
+        layer = layers[0]  # all layers see the same samples
+    request = dict(layer=layer, step=_step(view, number, offered, source), source=source)
+    if source != "recorded":
+        kept = offered["weights"] or ["ema"]
+        request["weights"] = view["weights"] if view["weights"] in kept else kept[0]
+    if source in ("samples", "dropped") and view["class"] < (run.config.num_classes or 0):
+        request["label"] = view["class"]
+    if source == "samples":
+        request |= dict(seed=view["seed"], truncation=view["truncation"])
+    if kind in ("strip", "offsets"):
+        return InspectionRequest(**request)
+    request["sample"] = view["sample"]
+    if source == "samples" and view["towards"] and view["mix"]:
+        request |= dict(towards=tuple(view["towards"]), mix=view["mix"])
+    if kind == "inspection" and source != "recorded":  # whose network was not kept
+        request |= _change(view)
+    return InspectionRequest(**request)
+
+
+def _step(view: dict, number: int, offered: dict, source: str) -> int | None:
+    steps = offered["recorded"] if source == "recorded" else offered["steps"]
+    chosen = view["steps"][number] if number < len(view["steps"]) else None
+    return chosen if chosen in steps else next(reversed(steps), None)
+
+
+def _change(view: dict) -> dict:
+    """What a view changes in the layer."""
+    if view["gamma0"]:  # what is not added need not be changed
+        return dict(gamma0=view["gamma0"])
+    queries = tuple(sorted(view["pins"])) if view["scope"] == "pins" else None
+    if not view["forbid"] or queries == ():
+        return dict(replace=view["replace"])
+    return dict(replace=view["replace"], forbid=tuple(sorted(view["forbid"])), queries=queries)
+
+
+def strip_start(first, source: str) -> int:
+    """The number of the first image of the strip that shows image `first`."""
+    if not is_whole(first):
+        raise ParameterError(f"first={shown(first)} is not the number of an image")
+    return first // STRIP * STRIP if source in ("samples", "real") else 0  # of other sources the strip shows all
+
+
+def _are_whole(values) -> bool:
+    return isinstance(values, list | tuple) and all(map(is_whole, values))
