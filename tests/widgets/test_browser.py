@@ -279,7 +279,8 @@ def test_an_image_is_clicked_on(lab, page, seen):
     start = "import workbench\nview = workbench.AttentionView(classes='disc', seeds='0', queries='0,0')\n"
     first = start + "inspector = workbench.AttentionInspector('seen', view=view)\ninspector"
     second = "other = workbench.AttentionInspector('seen@2', view=view)\nother"
-    name = "attention.ipynb"
+    name, asked = "attention.ipynb", []  # kinds of what the front end asks the kernel for
+    page.on("websocket", lambda socket: socket.on("framesent", lambda frame: asked.extend(re.findall(rb'"kind":"(\w+)"', frame))))
     notebook = Notebook(page, lab.write(name, first, second, "inspector.view['pins'], other.view['pins']"))
     notebook.run(0)
     notebook.run(1)
@@ -330,6 +331,8 @@ def test_an_image_is_clicked_on(lab, page, seen):
     key = (85 // 16 // 2) * 8 + 85 % 16 // 2
     np.testing.assert_allclose(heat.evaluate(HEAT)["values"], beta[:, key], atol=1e-5)
     view.get_by_role("button", name="Looks at").click()
+    page.wait_for_timeout(400)  # the front end tells of changes when they have come to rest
+    assert asked == []  # nobody was asked for any of this
 
     # What needs the generator: another sample, and attention switched off.
     view.locator(".thumbs button").nth(3).click()
@@ -337,6 +340,7 @@ def test_an_image_is_clicked_on(lab, page, seen):
     wait_until(lambda: np.allclose(heat.evaluate(HEAT)["values"], truth(seen, sample=3)[20], atol=1e-5))
     view.get_by_role("button", name="γ = 0").click()
     view.locator(".triple .after").wait_for()
+    assert asked == [b"inspection", b"inspection"]  # each picture once, and no strip again
     difference = np.array(view.locator(".triple canvas.after").evaluate(PIXELS)) - np.array(
         view.locator(".triple canvas.before").evaluate(PIXELS)
     )
@@ -446,4 +450,20 @@ def test_the_exported_page_answers_without_server_and_kernel(page, seen, tmp_pat
     view.locator(".thumbs button").nth(5).click()
     stage.hover(position=cell(stage, 131))
     wait_until(lambda: np.allclose(heat.evaluate(HEAT)["values"], truth(seen, sample=5)[131], atol=1e-5))
+    view.get_by_role("button", name="8×8").click()
+    stage.hover(position=cell(stage, 20, side=8))
+    wait_until(lambda: np.allclose(heat.evaluate(HEAT)["values"], truth(seen, sample=5, layer="attention.8")[20], atol=1e-5))
+    assert view.locator(".stale").count() == 0 and view.locator(".triple").count() == 0
     assert errors == [] and hosts <= {"file://", "blob:nu"}
+
+
+def test_the_exported_page_shows_what_was_changed(page, seen, tmp_path, monkeypatch):
+    """A page of a view with gamma at 0 holds the images after it, of every sample and layer."""
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(seen.path.parent))
+    inspector = AttentionInspector(seen)
+    page.goto(inspector.save(tmp_path / "view.html", {**inspector.view, "gamma0": True}).as_uri())
+    view = page.locator(".wb.inspector")
+    for choose in (view.locator(".thumbs button").nth(2), view.get_by_role("button", name="8×8")):
+        choose.click()
+        view.locator(".triple .after").wait_for()
+        assert view.locator(".stale").count() == 0
