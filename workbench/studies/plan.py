@@ -17,7 +17,7 @@ from ..metrics.one_pass import SCORES
 from ..metrics.protocols import protocol
 from ..parameters import ParameterError, nearest, shown
 from ..training.estimate import require_feasible
-from .correspondence import TRUTH
+from .long_range import TRUTH
 from .paper import EXPERIMENTS, Experiment
 
 MOST_TRAININGS = 5_000

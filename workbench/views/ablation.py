@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from ..config import PRESETS, Config
 from ..figures import Drawing, Measured, Plot, Table, listing, measured, write
 from ..figures import correspondence as draw_study
@@ -27,9 +29,11 @@ from ..parameters import ParameterError, Parameters, WorkbenchError, parameter, 
 from ..places import outputs_dir
 from ..progress import progress, silent
 from ..runs import Run, describe_machine, find_runs, git_state
-from ..studies import correspondence, groups, plan
-from ..studies.groups import Group, Score
+from ..studies import groups, long_range, patching, plan, shape
+from ..studies.groups import Group
 from ..studies.paper import EXPERIMENTS, Experiment, sweep
+from ..studies.probe import require_one_pair
+from ..studies.scores import Score, scores_by_name
 from ..studies.significance import ALPHA, RELEVANT, lower
 from ..studies.sweep import Trial, carry_out, fingerprint
 from .compare import all_scores, export_folder, require_folder
@@ -104,7 +108,7 @@ class Ablation(Parameters):
         try:
             runs = groups.readable(find_runs(self.study)) if self.study.strip(" ,") else []
             for run in runs:
-                correspondence.require_one_pair(run)
+                require_one_pair(run)
         except WorkbenchError as error:
             raise ParameterError(f"{plan.given('study', self.study)}: {shown_text(str(error), 300)}") from None
         if not runs:
@@ -248,7 +252,7 @@ class Ablation(Parameters):
         WorkbenchError
             If their protocols differ.
         """
-        return [score for values in groups.scores(self.arms(name)).values() for score in values if score.step == self.base.steps]
+        return [score for values in scores_by_name(self.arms(name)).values() for score in values if score.step == self.base.steps]
 
     def deciding_score(self) -> str:
         """The score of the verdicts, with the hash of its extractor: `score`, or the Frechet distance; "" where there is none yet."""
@@ -338,7 +342,7 @@ class Ablation(Parameters):
         ]
 
     def shape(self) -> Table:
-        """Does attention follow the shape of objects? A row for each layer of G of each studied run; see `correspondence`."""
+        """Does attention follow the shape of objects? A row for each layer of G of each studied run; see `shape` and `patching`."""
         rows, layers = [], self._layers()
         with progress(len(layers), "layers") as advance:
             for run, layer in layers:
@@ -347,21 +351,21 @@ class Ablation(Parameters):
                 if isinstance(found, str):
                     row |= {"follows shape": found}
                 else:
-                    row |= {"n": len(found.learned.twin), "on the twin": found.learned.twin.mean().item()}
+                    row |= {"n": len(found.learned.twin), "on the twin": float(np.mean(found.learned.twin))}
                     row |= {f"more than {test['null']}": test["effect"] for test in found.verdict.rows}
                     row |= {"follows shape": found.verdict.verdict, "goes beyond places": found.locality.verdict}
                 if isinstance(moved, str):
                     row |= {"colour travels": moved}
                 else:
-                    row |= {"turn": moved.right["glyph"][:, -1].mean().item(), "colour travels": moved.verdict.verdict}
+                    row |= {"turn": float(np.mean(moved.right["glyph"], 0)[-1]), "colour travels": moved.verdict.verdict}
                 rows.append(row)
                 advance(1)
         notes = (
             "On the twin: share of the attention of positions on a glyph that falls on the other one; more than: how much more than under each "
-            f"null, tested against {correspondence.SMALLEST_MASS:g} by paired one-sided sign flips over n images, adjusted by Holm over the nulls",
+            f"null, tested against {shape.SMALLEST_MASS:g} by paired one-sided sign flips over n images, adjusted by Holm over the nulls",
             "Goes beyond places: the same without the null of colour, for on twins likeness of colour alone finds the other glyph",
             "Turn: how far the right glyph's hue follows when the values under the left one are another sample's, as a share of the way; tested "
-            f"against {correspondence.SMALLEST_TURN:g} and both controls",
+            f"against {patching.SMALLEST_SHIFT:g} and both controls",
         )
         return Table(rows, notes if rows else ("No finished training of the preset itself on twins: give study, such as demo",))
 
@@ -378,7 +382,7 @@ class Ablation(Parameters):
         return next((draw(answer) for answer in answers if not isinstance(answer, str)), None)
 
     def _long_range(self, report=silent) -> tuple[list[dict], list[str]]:
-        """A row of `correspondence.long_range` for each finished training on twins, with its arm and whether nothing but attention was taken
+        """A row of `long_range.measure` for each finished training on twins, with its arm and whether nothing but attention was taken
         from it; and why others have none."""
         trials = [trial for trial in self.all_trials().values() if trial.config.data == "twins" and trial.state == "finished"]
         rows, left_out = [], []
@@ -403,18 +407,18 @@ class Ablation(Parameters):
         without = [row for row in rows if row["control"]]
         result = []
         if len(without) >= 2:
-            power = correspondence.power_check(without, self.base.image_size, self.base.pairs)
+            power = long_range.power_check(without, self.base.image_size, self.base.pairs)
             effect = power.rows[0]
             result.append({"question": "networks without attention fail: hue", "of": "runs", "n": effect["n"], "estimate": effect["effect"],
                            "low": effect["low"], "high": effect["high"], "p": effect["p_larger"], "verdict": power.verdict})  # fmt: skip
         for by in ("", "arm") if rows else ():
-            for found in correspondence.rank_correlations(rows, _pairs(rows), by):
+            for found in long_range.rank_correlations(rows, _pairs(rows), by):
                 names = f"rank correlation of {found['x']} and {found['y'].partition('@')[0]}"
                 result.append({"question": names, "of": found["of"], "n": found["n"], "estimate": found["rho"],
                                "low": found.get("low"), "high": found.get("high"), "p": found.get("p"), "verdict": None})  # fmt: skip
         notes = (
             "Networks without attention fail: how much further apart the hues of both glyphs are than in real twins, median of a run, in turns of "
-            f"the hue circle (independent hues: 0.25); sign flips over runs, tested against {correspondence.SMALLEST_HUE:g}. Where they do not, "
+            f"the hue circle (independent hues: 0.25); sign flips over runs, tested against {long_range.SMALLEST_HUE:g}. Where they do not, "
             "attention has nothing to improve at this size: take image_size=64, pairs=2, or fewer steps",
             "Distance: how far attention reaches, in pixels, mean over queries and layers of G. Intervals: 95 % bootstrap; p: permutations, two-sided, "
             "not adjusted. Runs of one arm are no independent witnesses of what arms differ in: the means by arm are",
@@ -427,7 +431,7 @@ class Ablation(Parameters):
         rows = [row for row in self._long_range()[0] if row["distance"] is not None]
         if not rows:
             return None
-        said = [_correlation(found) for found in correspondence.rank_correlations(rows, _pairs(rows))]
+        said = [_correlation(found) for found in long_range.rank_correlations(rows, _pairs(rows))]
         ys = [y for x, y in _pairs(rows) if x == "distance"]
         return draw_long_range(rows, ys, "arm", said[: len(ys)])
 
@@ -526,15 +530,15 @@ def _asked(ask, run: Run, detail: str):
 
 
 @lru_cache(maxsize=64)
-def _study(path: str, layer: str, checkpoint: tuple) -> correspondence.Study:
-    return correspondence.study(Run(path), layer)
+def _study(path: str, layer: str, checkpoint: tuple) -> shape.ShapeStudy:
+    return shape.study(Run(path), layer)
 
 
 @lru_cache(maxsize=64)
-def _transplant(path: str, layer: str, checkpoint: tuple) -> correspondence.Transplant:
-    return correspondence.transplant(Run(path), layer)
+def _transplant(path: str, layer: str, checkpoint: tuple) -> patching.PatchingStudy:
+    return patching.study(Run(path), layer)
 
 
 @lru_cache(maxsize=1024)
 def _long_range(path: str, evaluations: str, checkpoint: tuple) -> dict:
-    return correspondence.long_range(Run(path))
+    return long_range.measure(Run(path))
