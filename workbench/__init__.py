@@ -13,6 +13,7 @@ from .runs import Run, list_runs
 _LAZY = {  # what needs accelerate, Jupyter or plotting is imported when it is first used
     "train": "training", "launch": "training", "Dashboard": "widgets.dashboard", "AttentionInspector": "widgets.inspector",
     "interactive": "progress", "AttentionView": "views.attention", "Comparison": "views.compare", "Ablation": "views.ablation",
+    "Tour": "views.tour",
     "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation",
 }  # fmt: skip
 _MODULES = {
