@@ -246,9 +246,9 @@ def test_papermill_reruns_experiments_that_share_runs_and_goes_on_after_an_inter
     given = dict(experiments="variant,spectral_norm", seeds="0", steps=60, n=20, evaluations=1)
     given |= dict(settings="; ".join(f"{name}={value}" for name, value in settings.items()), out="mine")
     given |= dict(jobs=2)  # on two cores: one thread each
-    shared, missing, other = Ablation.from_parameters(given).all_trials().values()
-    for trial in (shared, other):
-        train(trial.config, evaluate=during_training(trial.config))
+    shared, missing, other = Ablation.from_parameters(given).all_planned_runs().values()
+    for planned in (shared, other):
+        train(planned.config, evaluate=during_training(planned.config))
     words = [word for name, value in given.items() for word in ("-p", name, str(value))]
     command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / "ablation.ipynb"), str(tmp_path / "out.ipynb"), *words]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -265,7 +265,7 @@ def test_papermill_reruns_experiments_that_share_runs_and_goes_on_after_an_inter
     assert done.returncode == 0, done.stderr
     assert "Unable to parse" not in done.stderr  # papermill knows every parameter
     assert len(list_runs()) == 3 and {run.status()["state"] for run in list_runs()} == {"finished"}
-    assert [len(trial.run.provenance["started"]) for trial in (shared, missing, other)] == [1, 2, 1]
+    assert [len(planned.run.provenance["started"]) for planned in (shared, missing, other)] == [1, 2, 1]
     outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
     tables = [output.data["text/html"] for output in outputs if "<table>" in output.get("data", {}).get("text/html", "")]
     assert len(tables) == 5 and "SN on G and D" in tables[1] and "n=20" in tables[1] and "cannot tell at this size" in tables[2]

@@ -15,6 +15,7 @@ _LAZY = {  # what needs accelerate, Jupyter or plotting is imported when it is f
     "train": "training", "launch": "training", "Dashboard": "widgets.dashboard", "AttentionInspector": "widgets.inspector",
     "interactive": "progress", "AttentionView": "views.attention", "Comparison": "views.compare", "Ablation": "views.ablation",
     "check": "views.settings", "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation", "EvaluationView": "views.evaluate",
+    "Tour": "views.tour",
 }  # fmt: skip
 _MODULES = {
     "sampling": "model.sampling", "twins": "data.twins",

@@ -17,8 +17,7 @@ from writes import NAME, data_state, go_on, make_images, make_parent, pack, prep
 from workbench import Config, Run, train
 from workbench.parameters import WorkbenchError
 from workbench.runs import ACTIVE, create_run, liveness, reserve
-from workbench.studies.sweep import Trial as Training
-from workbench.studies.sweep import carry_out
+from workbench.studies.sweep import PlannedRun, execute
 from workbench.training import launch
 
 MINUTE = 60.0
@@ -348,33 +347,33 @@ def many_packings(work: Callable, place: str, delay: float) -> Verdict:
     return verdict
 
 
-def runs() -> list[Training]:
+def planned_runs() -> list[PlannedRun]:
     base = tiny(run="", steps=4, evaluate_every=0)
-    return [Training.of(base, "base", {}, 0), Training.of(base, "base", {}, 1)]
+    return [PlannedRun.of(base, "base", {}, 0), PlannedRun.of(base, "base", {}, 1)]
 
 
 def two_sweeps(delay: float) -> Verdict:
-    verdict = judged(at_once(lambda: carry_out(runs()), lambda: carry_out(runs()), delay=delay, timeout=300), 2)
-    for training in runs():
-        steps = [row["step"] for row in rows(training.run.path / "history.jsonl")] if training.run else []
-        if training.state != "finished" or steps != [1, 2, 3, 4]:
-            verdict.lost = verdict.lost or f"{training.state}, with a history of steps {steps}"
+    verdict = judged(at_once(lambda: execute(planned_runs()), lambda: execute(planned_runs()), delay=delay, timeout=300), 2)
+    for planned in planned_runs():
+        steps = [row["step"] for row in rows(planned.run.path / "history.jsonl")] if planned.run else []
+        if planned.state != "finished" or steps != [1, 2, 3, 4]:
+            verdict.lost = verdict.lost or f"{planned.state}, with a history of steps {steps}"
     return verdict
 
 
 def killed_sweep() -> Verdict:
     """A sweep that is killed takes its training along, which goes on when the sweep is repeated."""
     settings = tiny(run="", steps=100_000, evaluate_every=0)
-    pid, result = start(lambda: carry_out([Training.of(settings, "base", {}, 0)]))
-    training = Training.of(settings, "base", {}, 0)
-    begun = until(lambda: training.run is not None and training.state == "running", 2 * MINUTE)
+    pid, result = start(lambda: execute([PlannedRun.of(settings, "base", {}, 0)]))
+    planned = PlannedRun.of(settings, "base", {}, 0)
+    begun = until(lambda: planned.run is not None and planned.state == "running", 2 * MINUTE)
     os.kill(pid, signal.SIGKILL)
     wait(pid, result)
     if not begun:
         return Verdict(lost="it does not begin")
-    ended = until(lambda: training.state not in ACTIVE, MINUTE)
+    ended = until(lambda: planned.state not in ACTIVE, MINUTE)
     if not ended:
-        psutil.Process(training.run.status()["pid"]).kill()
+        psutil.Process(planned.run.status()["pid"]).kill()
     return Verdict(lost="" if ended else "its training goes on after a minute")
 
 

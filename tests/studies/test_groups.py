@@ -10,6 +10,7 @@ from workbench.metrics.protocols import brief, protocol
 from workbench.metrics.reported import published
 from workbench.runs import create_run, evaluation_record, find_runs
 from workbench.studies import groups
+from workbench.studies.scores import at_steps, scores_by_name
 
 
 @pytest.fixture
@@ -140,13 +141,13 @@ def test_scores_of_runs(make):
     scored(b, 10, **{"fd_twins@abc": 5.0, "fid": 3.0})
     scored(a, 20, fid=2.5)  # again: the newest counts
     members = groups.group([a, b])
-    found = groups.scores(members)
+    found = scores_by_name(members)
     assert set(found) == {"fid", "kid", "fd_twins@abc"}
     assert [(score.run.name, score.step, score.value) for score in found["fid"]] == [("a", 10, 1.0), ("a", 20, 2.5), ("b", 10, 3.0)]
-    assert list(groups.scores(members, "fd_twins, kid")) == ["fd_twins@abc", "kid"]
-    assert [score.value for score in groups.scores(members, "fid", records={"a": 1})["fid"]] == [2.0, 3.0]
+    assert list(scores_by_name(members, "fd_twins, kid")) == ["fd_twins@abc", "kid"]
+    assert [score.value for score in scores_by_name(members, "fid", records={"a": 1})["fid"]] == [2.0, 3.0]
     with pytest.raises(WorkbenchError, match="there is no score 'fi' yet; did you mean 'fid'"):
-        groups.scores(members, "fi")
+        scores_by_name(members, "fi")
 
 
 @pytest.mark.parametrize("lacks", ["settings", "extractor", "reference"])
@@ -158,7 +159,7 @@ def test_evaluations_without_a_complete_protocol_are_left_out_and_reported(make,
     run.append(
         "evaluations.jsonl", {key: item for key, item in record.items() if key not in (lacks, "errors", "per_class", "n")} | {"step": 30}
     )
-    assert [score.step for score in groups.scores(groups.group([run]))["fid"]] == [10]
+    assert [score.step for score in scores_by_name(groups.group([run]))["fid"]] == [10]
     said = capsys.readouterr().err
     assert f"{run.path}/evaluations.jsonl: records without a complete protocol are left out" in said and said.count("\n") == 1
 
@@ -179,7 +180,7 @@ def test_scores_that_need_no_extractor_and_no_real_images_are_compared(make):
 def test_scores_that_are_no_finite_numbers_are_left_out_and_reported(make, capsys):
     run = make("a")
     scored(run, 10, fid=1.0, nan=float("nan"), inf=float("inf"), less=-float("inf"), huge=10**400)
-    found = groups.scores(groups.group([run]))
+    found = scores_by_name(groups.group([run]))
     assert [(name, [score.value for score in values]) for name, values in found.items()] == [("fid", [1.0])]
     said = capsys.readouterr().err.splitlines()
     assert any("nan of step 10 is 'nan', not a finite number: left out" in line for line in said) and len(said) == len(set(said)) == 4
@@ -191,7 +192,7 @@ def test_records_of_other_shapes_are_left_out(make):
     good = scored(run, 10, fid=1.0)
     for odd in (dict(step="20"), dict(step=None), dict(scores=None), dict(scores=[1]), dict(scores=dict(fid="1")), dict(protocol=None)):
         run.append("evaluations.jsonl", good | odd)
-    assert [score.step for score in groups.scores(groups.group([run]))["fid"]] == [10]
+    assert [score.step for score in scores_by_name(groups.group([run]))["fid"]] == [10]
 
 
 def test_scores_of_different_protocols_are_refused_unless_asked_for_or_chosen(make):
@@ -200,11 +201,11 @@ def test_scores_of_different_protocols_are_refused_unless_asked_for_or_chosen(ma
     scored(b, 10, protocol("official", n=70), fid=2.0)
     members = groups.group([a, b])
     with pytest.raises(WorkbenchError, match=r"do not compare.*n: 50000 and 70"):
-        groups.scores(members)
-    assert [score.value for score in groups.scores(members, across_protocols=True)["fid"]] == [1.0, 2.0]
-    assert [score.value for score in groups.scores(members, protocol="n=70")["fid"]] == [2.0]
+        scores_by_name(members)
+    assert [score.value for score in scores_by_name(members, across_protocols=True)["fid"]] == [1.0, 2.0]
+    assert [score.value for score in scores_by_name(members, protocol="n=70")["fid"]] == [2.0]
     with pytest.raises(WorkbenchError, match=r"protocol='n=71' is part of no protocol .*official; inception.*but n=70"):
-        groups.scores(members, protocol="n=71")
+        scores_by_name(members, protocol="n=71")
 
 
 def test_scores_at_steps(make):
@@ -212,10 +213,10 @@ def test_scores_at_steps(make):
     for run, steps in ((a, (10, 20, 30)), (b, (10, 20))):
         for step in steps:
             scored(run, step, fid=float(step))
-    values = groups.scores(groups.group([a, b]))["fid"]
+    values = scores_by_name(groups.group([a, b]))["fid"]
 
     def at(steps):
-        return [(score.run.name, score.step) for score in groups.at_steps(values, steps)]
+        return [(score.run.name, score.step) for score in at_steps(values, steps)]
 
     assert at("last") == [("a", 30), ("b", 20)] and at("common") == [("a", 20), ("b", 20)]
-    assert at("10,30") == [("a", 10), ("a", 30), ("b", 10)] and at("5") == [] and groups.at_steps([], "common") == []
+    assert at("10,30") == [("a", 10), ("a", 30), ("b", 10)] and at("5") == [] and at_steps([], "common") == []

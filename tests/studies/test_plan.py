@@ -6,7 +6,7 @@ import pytest
 
 from workbench import Ablation, Config, ParameterError
 from workbench.studies.paper import EXPERIMENTS
-from workbench.studies.plan import MOST_TRAININGS, known_scores, what_is_trained
+from workbench.studies.plan import MOST_RUNS, known_scores, what_is_trained
 
 
 def refused(*says, **given):
@@ -85,8 +85,8 @@ def test_arms_that_no_machine_can_hold_are_refused(grid, label):
 
 def test_grids_that_are_fine():
     for grid in ("lr_d=1e-4|4e-4; width=16 | 24;", "lr_d=1e-4", "attention_g=16|none|16,32", "mixed_precision=no|bf16", "num_classes=0|6"):
-        trials = Ablation(experiments="sweep", grid=grid, seeds="0").trials("sweep")
-        assert len({trial.config.run for trial in trials}) == len(trials) >= 1
+        planned_runs = Ablation(experiments="sweep", grid=grid, seeds="0").planned_runs("sweep")
+        assert len({planned.config.run for planned in planned_runs}) == len(planned_runs) >= 1
 
 
 # -------------------------------------------------------------------------------------------------- named experiments
@@ -168,13 +168,13 @@ def test_more_than_can_be_done_is_refused_with_the_estimate():
         f"{name}={'|'.join(map(str, range(8, 18)))}" for name in ("width", "z_dim", "width_d", "steps", "ema_start", "d_steps")
     )
     cells = cells.replace("steps=", "max_multiplier=", 1)
-    refused("1,000,000 arms", "5,000,000 runs", f"{MOST_TRAININGS:,}", experiments="sweep", grid=cells)
+    refused("1,000,000 arms", "5,000,000 runs", f"{MOST_RUNS:,}", experiments="sweep", grid=cells)
     refused("100,000 seeds are 1,600,000 runs", "6,400,000,000 steps", seeds=",".join(map(str, range(100_000))))
     refused("80 runs: 160,000,000,000,000 steps", steps=10**12)
     refused("400,000,000,000,000 images", n=10**12)
     refused("evaluations=1000000000", "2000 steps", evaluations=10**9)
     refused("jobs=1000000", "cores of this machine", jobs=10**6)
-    assert len(Ablation(experiments="variant", seeds=",".join(map(str, range(50)))).all_trials()) == 100
+    assert len(Ablation(experiments="variant", seeds=",".join(map(str, range(50)))).all_planned_runs()) == 100
 
 
 # ------------------------------------------------------------------------------------------------------------- names
@@ -183,9 +183,11 @@ def test_more_than_can_be_done_is_refused_with_the_estimate():
 def test_runs_of_different_settings_have_different_names_that_every_disk_takes():
     names = ("width", "z_dim", "batch_size", "ema_start", "d_flat_blocks")
     many = "; ".join(f"{name}=32|64" for name in names) + "; batch_norm_momentum=0.123456789|0.987654321; beta2=0.123456789|0.987654321"
-    trials = Ablation(experiments="sweep", grid=many + "; attention_g=8,16,32|8,16; lr_d=0.000123456789", seeds="0").trials("sweep")
-    runs = {trial.config.run for trial in trials}
-    assert len(runs) == len(trials) == 2**8 and all(len(run.encode()) <= 200 for run in runs)
+    planned_runs = Ablation(experiments="sweep", grid=many + "; attention_g=8,16,32|8,16; lr_d=0.000123456789", seeds="0").planned_runs(
+        "sweep"
+    )
+    runs = {planned.config.run for planned in planned_runs}
+    assert len(runs) == len(planned_runs) == 2**8 and all(len(run.encode()) <= 200 for run in runs)
     assert all(not set(run) & set("/@, ") for run in runs)
 
 

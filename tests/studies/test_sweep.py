@@ -1,4 +1,4 @@
-"""Runs that are shared, stopped, gone on with, and those that cannot be done."""
+"""Runs that are shared, stopped, gone on with, and those that cannot be trained."""
 
 import itertools
 import os
@@ -13,27 +13,51 @@ import psutil
 import pytest
 from lab import wait_until
 
-from workbench import Ablation, Run, WorkbenchError, list_runs
+from workbench import Ablation, ParameterError, Run, WorkbenchError, list_runs
 from workbench.places import outputs_dir
 from workbench.runs import create_run
-from workbench.studies import sweep as trials_module
-from workbench.studies.sweep import carry_out
+from workbench.runs.liveness import signature
+from workbench.studies import sweep
+from workbench.studies.sweep import execute, submit
 
 SMALL = "width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no"
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(trials_module, "POLL", 0.002)
+    monkeypatch.setattr(sweep, "POLL", 0.002)
 
 
-def trials(**overrides):
+def planned_runs(**overrides):
     ablation = Ablation(**dict(experiments="variant", settings=SMALL, steps=2, seeds="0", n=10) | overrides)
-    return ablation.trials("variant")
+    return ablation.planned_runs("variant")
+
+
+class StandIn:
+    """In the place of a `Job`: a training that ends at the third look, or when it was stopped."""
+
+    end = dict(state="finished")
+
+    def __init__(self, planned, threads=1):
+        self.run, self.looks = planned.run or create_run(planned.config), 0
+        self.run.set_status(state="running")
+
+    @property
+    def active(self):
+        self.looks += 1
+        if self.looks == 3:
+            self.run.set_status(**self.end)
+        return self.looks < 3
+
+    def stop(self):
+        self.run.set_status(state="stopped")
+
+    def wait(self):
+        assert not self.run.active
 
 
 def test_what_is_not_done_is_told():
-    official, paper = trials()
+    official, paper = planned_runs()
     assert (official.state, official.run, official.at_rest) == ("waiting", None, False)
     run = create_run(paper.config)
     assert (paper.state, paper.run.path) == ("created", run.path)
@@ -44,309 +68,308 @@ def test_what_is_not_done_is_told():
 
 
 def test_what_is_done_is_not_done_again(monkeypatch):
-    for trial in trials():
-        create_run(trial.config).set_status(state="finished")
-    monkeypatch.setattr(subprocess, "Popen", None)
-    carry_out(trials())
+    for planned in planned_runs():
+        create_run(planned.config).set_status(state="finished")
+    monkeypatch.setattr(sweep, "submit", None)
+    execute(planned_runs())
 
 
-class Ended:
-    """A papermill that has ended."""
-
-    def __init__(self, returncode):
-        self.returncode = returncode
-
-    def poll(self):
-        return self.returncode
+# ------------------------------------------------------------------------------------------------------ submitting
 
 
-def test_a_training_that_another_machine_began_first_is_waited_for(monkeypatch):
-    """Starting it fails, since its folder exists; the other machine finishes it."""
-    (trial,) = trials()[:1]
-    looked = iter(["waiting", "created", "created", "running", "running", "finished"])
-    monkeypatch.setattr(type(trial), "state", property(lambda self: next(looked, "finished")))
-    started = []
+def launcher(seconds=0.3, **status):
+    """In the place of `launch`: claims the run as that does, and starts a process that sleeps."""
 
-    def refused(command, stdout, **how):
-        started.append(command)
-        stdout.write(f"ParameterError: run='{trial.config.run}' exists already; go on with it\n")
-        return Ended(1)
+    def launch(config, attached):
+        run = Run(config.resume) if config.resume else create_run(config)
+        process = subprocess.Popen(["sleep", str(seconds)])
+        run.set_status(**dict(state="finished") | status, **signature(process.pid))
+        return run
 
-    monkeypatch.setattr(subprocess, "Popen", refused)
-    carry_out([trial])
-    assert len(started) == 1
+    return launch
 
 
-def test_one_that_fails_ends_the_sweep_with_the_reason(monkeypatch):
-    def fail(command, stdout, **how):
-        stdout.write("a traceback\nDataError: data='nowhere': there is no such folder\n")
-        return Ended(1)
+def test_a_job_is_active_as_long_as_its_process(monkeypatch):
+    monkeypatch.setattr(sweep, "launch", launcher())
+    planned, _ = planned_runs()
+    job = submit(planned)
+    assert job.active and job.run.status()["state"] == "finished" and job.run.name == planned.config.run
+    job.wait()
+    assert not job.active
 
-    monkeypatch.setattr(subprocess, "Popen", fail)
-    with pytest.raises(WorkbenchError, match=r"seed=0' could not be done: DataError: data='nowhere'"):
-        carry_out(trials())
+
+def test_a_run_that_another_process_began_first_is_no_job(monkeypatch):
+    """Its folder appears between the look and the launch; or it is being trained by the time that it is launched."""
+    planned, other = planned_runs()
+
+    def late(config, attached):
+        create_run(config).set_status(state="running")
+        raise ParameterError(f"run={config.run!r} exists already; go on with it")
+
+    monkeypatch.setattr(sweep, "launch", late)
+    assert submit(planned) is None and planned.state == "running"
+    create_run(other.config).set_status(state="stopped")
+    foreign = signature() | dict(machine="another")
+
+    def busy(config, attached):
+        Run(config.resume).set_status(state="running", **foreign)
+        return Run(config.resume)
+
+    monkeypatch.setattr(sweep, "launch", busy)
+    assert submit(other) is None
 
 
-@pytest.mark.parametrize("deaths", [2, 3])
-def test_a_kernel_that_does_not_come_up_is_tried_again(monkeypatch, deaths):
-    (trial,) = trials()[:1]
-    started = []
+def test_what_launch_refuses_ends_the_sweep_with_the_reason(monkeypatch):
+    def refuse(config, attached):
+        raise ParameterError("num_processes=7, but there are 2 GPUs")
 
-    def start(command, stdout, **how):
-        started.append(command)
-        if len(started) <= deaths:
-            stdout.write("RuntimeError: Kernel died before replying to kernel_info\n")
-            return Ended(1)
-        create_run(trial.config).set_status(state="finished")
-        return Ended(0)
+    monkeypatch.setattr(sweep, "launch", refuse)
+    with pytest.raises(WorkbenchError, match=r"the training of run '.*seed=0' failed: num_processes=7, but there are 2 GPUs"):
+        execute(planned_runs())
 
-    monkeypatch.setattr(subprocess, "Popen", start)
-    monkeypatch.setattr("workbench.studies.sweep.PATIENCE", 0)
-    monkeypatch.setattr("workbench.studies.sweep.POLL", 0.01)
-    if deaths < 3:
-        carry_out([trial])
-    else:
-        with pytest.raises(WorkbenchError, match="could not be done: RuntimeError: Kernel died"):
-            carry_out([trial])
-    assert len(started) == 3
+
+def test_trainings_are_attached_and_share_the_cores(monkeypatch):
+    seen = []
+
+    def launch(config, attached):
+        seen.append((attached, os.environ["OMP_NUM_THREADS"]))
+        return launcher(0)(config, attached)
+
+    monkeypatch.setattr(sweep, "launch", launch)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    execute(planned_runs(), jobs=2)
+    assert seen == [(True, "4")] * 2 and os.environ["OMP_NUM_THREADS"] == "5"
+
+
+def test_a_disk_that_cannot_be_written_to_is_one_line():
+    outputs_dir().mkdir()
+    (outputs_dir() / planned_runs()[0].config.run).write_text("a file where a folder should be")
+    with pytest.raises(WorkbenchError, match="cannot be written: ") as error:
+        execute(planned_runs())
+    assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------------ scheduling
+
+
+def test_a_run_that_another_machine_began_first_is_waited_for(monkeypatch):
+    (planned,) = planned_runs()[:1]
+    states = iter(["waiting", "created", "created", "running", "running", "finished"])
+    monkeypatch.setattr(type(planned), "state", property(lambda self: next(states, "finished")))
+    submitted = []
+    monkeypatch.setattr(sweep, "submit", lambda planned, threads: submitted.append(planned))
+    execute([planned])
+    assert len(submitted) == 1
+
+
+def test_one_that_another_process_holds_is_tried_again_and_not_at_once(monkeypatch):
+    """Another host's, whose heartbeat is late: it looks lost, and is refused to be trained twice."""
+    (planned,) = planned_runs()[:1]
+    run, tried = create_run(planned.config), []
+    run.set_status(state="stopped")
+
+    def held(planned, threads):
+        tried.append(time.monotonic())
+        if len(tried) == 3:
+            run.set_status(state="finished")
+
+    monkeypatch.setattr(sweep, "PATIENCE", 0.1)
+    monkeypatch.setattr(sweep, "submit", held)
+    execute([planned])
+    assert len(tried) == 3 and all(b - a >= 0.1 for a, b in itertools.pairwise(tried))
+
+
+LOST = dict(state="running", pid=2**22 + 7, born="0")
+
+
+@pytest.mark.parametrize(("end", "reason"), [
+    (dict(state="failed", message="data='nowhere': there is no such folder"), "data='nowhere': there is no such folder"),
+    (LOST, "died without reporting"), (dict(state="created"), ""),
+])  # fmt: skip
+def test_a_training_that_ends_without_a_result_ends_the_sweep_with_the_reason(monkeypatch, end, reason):
+    class Ending(StandIn):
+        pass
+
+    Ending.end = end
+    monkeypatch.setattr(sweep, "submit", Ending)
+    with pytest.raises(WorkbenchError, match=f"^the training of run '.*seed=0' failed: {reason}") as error:
+        execute(planned_runs())
+    assert "\n" not in str(error.value)
+
+
+def test_when_one_fails_the_others_save(monkeypatch):
+    first, second = planned_runs()
+    stopped = []
+
+    class Ending(StandIn):
+        end = dict(state="failed", message="no memory")
+
+        def __init__(self, planned, threads):
+            super().__init__(planned)
+            self.looks = -10 if planned is second else 0
+
+        def stop(self):
+            stopped.append(self.run.name)
+            super().stop()
+
+    monkeypatch.setattr(sweep, "submit", Ending)
+    with pytest.raises(WorkbenchError, match="no memory"):
+        execute([first, second], jobs=2)
+    assert stopped == [second.config.run]
 
 
 @pytest.mark.parametrize("file", ["config.json", "status.json"])
 @pytest.mark.parametrize("content", [b"", b'{"state": "fin', b"[]", b'{"state": 7, "wdth": 1}'])
 def test_one_whose_folder_cannot_be_read_is_left_and_reported_and_the_others_are_done(monkeypatch, capsys, file, content):
-    broken, other = trials()
+    broken, other = planned_runs()
     run = create_run(broken.config)
     (run.path / file).write_bytes(content)
     assert broken.state == "unreadable" and not broken.at_rest
-    started = []
-
-    class Working(Ended):
-        def __init__(self, command, **how):
-            super().__init__(0)
-            started.append(command[command.index("run") + 1])
-            create_run(other.config).set_status(state="finished")
-
-    monkeypatch.setattr(subprocess, "Popen", Working)
-    with pytest.raises(WorkbenchError, match=r"1 of 2 runs are left.*restore their files or delete these folders") as error:
-        carry_out([broken, other])
-    assert started == [other.config.run] and broken.config.run in str(error.value) and "\n" not in str(error.value)
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unreadable: ")]
-    assert any(str(run.path / file) in line and line.endswith("this training is left out") for line in said)
-
-
-def test_one_that_somebody_else_holds_is_waited_for(monkeypatch):
-    """Another host's, whose heartbeat is late: it looks lost, and refuses to be trained twice. It is tried again, and not at once."""
-    (trial,) = trials()[:1]
-    run, started = create_run(trial.config), []
-    run.set_status(state="stopped")
-
-    def refused(command, stdout, **how):
-        started.append(time.monotonic())
-        stdout.write(f"\nWorkbenchError: run '{run.name}' is being trained already (process 7 on other); stop it first, or fork it\n")
-        if len(started) == 3:
-            run.set_status(state="finished")
-        return Ended(1)
-
-    monkeypatch.setattr("workbench.studies.sweep.PATIENCE", 0.1)
-    monkeypatch.setattr(subprocess, "Popen", refused)
-    carry_out([trial])
-    assert len(started) == 3 and all(b - a >= 0.1 for a, b in itertools.pairwise(started))
-
-
-@pytest.mark.parametrize(("state", "returncode"), [("failed", 0), ("lost", 0), ("created", 0), ("stopped", 1), ("failed", 1)])
-def test_a_training_that_ended_without_a_result_is_no_success(monkeypatch, state, returncode):
-    (trial,) = trials()[:1]
-
-    def end(command, **how):
-        create_run(trial.config).set_status(**dict(state="running", pid=2**22 + 7, born="0") if state == "lost" else dict(state=state))
-        return Ended(returncode)
-
-    monkeypatch.setattr(subprocess, "Popen", end)
-    with pytest.raises(WorkbenchError, match="seed=0' could not be done: "):
-        carry_out([trial])
+    monkeypatch.setattr(sweep, "submit", StandIn)
+    with pytest.raises(WorkbenchError, match=r"1 of 2 runs are left out.*restore their files or delete these folders") as error:
+        execute([broken, other])
+    assert other.state == "finished" and broken.config.run in str(error.value) and "\n" not in str(error.value)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unreadable: ")]
+    assert any(str(run.path / file) in line and line.endswith("this run is left out") for line in lines)
 
 
 def test_one_that_was_stopped_by_somebody_is_reported(monkeypatch, capsys):
-    (trial,) = trials()[:1]
+    class Stopped(StandIn):
+        end = dict(state="stopped", step=1)
 
-    def end(command, **how):
-        create_run(trial.config).set_status(state="stopped", step=1)
-        return Ended(0)
-
-    monkeypatch.setattr(subprocess, "Popen", end)
-    carry_out([trial])
-    assert "was stopped by somebody, and is left at step 1" in capsys.readouterr().err
+    monkeypatch.setattr(sweep, "submit", Stopped)
+    execute(planned_runs()[:1])
+    assert "was stopped, and is left at step 1" in capsys.readouterr().err
 
 
 def test_two_sweeps_at_once_share_the_work(monkeypatch):
-    """Stand-ins for papermill, one for each training that a sweep starts: who claims the run first trains it, the other one is refused."""
-    todo = {trial.config.run: trial for trial in trials(seeds="0,1,2,3")}
-    trained, refused = [], []
+    """Both look before either starts, once: who claims the run first trains it, the other one waits for it."""
+    todo = {planned.config.run: planned for planned in planned_runs(seeds="0,1,2,3")}
+    claimed, both = [], threading.Barrier(2)
 
-    class Working:
-        returncode = None
-
-        def __init__(self, command, stdout, **how):
-            self.name, self.looks = command[command.index("run") + 1 if "run" in command else command.index("resume") + 1], 0
-            try:
-                create_run(todo[self.name].config).set_status(state="running")
-                trained.append(self.name)
-            except WorkbenchError as error:
-                stdout.write(f"{type(error).__name__}: {error}\n")
-                refused.append(self.name)
-                self.returncode = 1
-
-        def poll(self):
-            self.looks += 1
-            if self.looks == 3 and self.returncode is None:
-                Run(self.name).set_status(state="finished")
-                self.returncode = 0
-            return self.returncode
-
-    start = trials_module._start
-    both = threading.Barrier(2)
-
-    def together(trial, jobs):  # both sweeps look before either starts, once
-        if len(trained) + len(refused) == 0:
+    def together(planned, threads):
+        if not claimed:
             both.wait(10)
-        return start(trial, jobs)
+        job = submit(planned, threads)
+        claimed.append((planned.config.run, job is not None))
+        return job
 
-    monkeypatch.setattr(trials_module, "PATIENCE", 0)
-    monkeypatch.setattr(trials_module, "_start", together)
-    monkeypatch.setattr(subprocess, "Popen", Working)
+    monkeypatch.setattr(sweep, "PATIENCE", 0)
+    monkeypatch.setattr(sweep, "launch", launcher(0.1))
+    monkeypatch.setattr(sweep, "submit", together)
     with ThreadPoolExecutor(2) as pool:
-        [done.result(60) for done in [pool.submit(carry_out, list(todo.values())) for _ in range(2)]]
-    assert sorted(trained) == sorted(todo) and refused and all(trial.state == "finished" for trial in todo.values())
+        [done.result(60) for done in [pool.submit(execute, list(todo.values())) for _ in range(2)]]
+    trained = [name for name, own in claimed if own]
+    assert sorted(trained) == sorted(todo) and len(claimed) > len(trained)
+    assert all(planned.state == "finished" for planned in todo.values())
 
 
-def test_trainings_end_with_the_sweep_and_with_what_that_ends_with(monkeypatch):
-    """Each knows the process that it is not to outlive; what it prints goes to a file without a name."""
-    (trial,) = trials()[:1]
-    seen = {}
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_next_begins_when_one_is_done(monkeypatch, jobs):
+    """`jobs` at a time, each begun once, in their order."""
+    todo = planned_runs(seeds="0,1")
+    begun, most = [], []
 
-    def end(command, env, stdout, **how):
-        seen.update(env=env, words=command)
-        create_run(trial.config).set_status(state="finished")
-        return Ended(0)
+    def start(planned, threads):
+        begun.append(planned)
+        most.append(1 + sum(planned.state == "running" for planned in todo))
+        return StandIn(planned)
 
-    monkeypatch.setenv("WORKBENCH_WAITING", "4321")
-    monkeypatch.setattr(subprocess, "Popen", end)
-    carry_out([trial])
-    assert seen["env"]["WORKBENCH_WAITING"] == f"4321,{os.getpid()}"
-    assert {path.name for path in trial.run.path.iterdir()} == {"config.json", "status.json"}
-    text = [name for option, name in itertools.pairwise(seen["words"]) if option == "-p"]
-    assert "run" not in text and "mixed_precision" not in text and "width" in text  # papermill leaves text alone after -r
+    monkeypatch.setattr(sweep, "submit", start)
+    execute(todo, jobs)
+    assert begun == todo and len(begun) == 4 and max(most) == jobs
+
+
+# --------------------------------------------------------------------------------------------------------- signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signals_that_end_the_sweep_let_its_trainings_save_first(monkeypatch, number):
-    (trial,) = trials()[:1]
+@pytest.mark.parametrize("moment", ["looking", "starting"])
+def test_signals_that_end_the_sweep_let_its_trainings_save_first(monkeypatch, number, moment):
+    (planned,) = planned_runs()[:1]
     events = []
 
-    class Working:
-        returncode = None
+    class Working(StandIn):
+        def __init__(self, planned, threads):
+            if moment == "starting":
+                signal.raise_signal(number)
+            super().__init__(planned)
 
-        def __init__(self, command, **how):
-            create_run(trial.config).set_status(state="running")
-
-        def poll(self):
+        @property
+        def active(self):
             signal.raise_signal(number)  # twice, as impatient people do
-            return None
+            return True
 
-        def send_signal(self, sent):
-            events.append(sent)
+        def stop(self):
+            events.append("stop")
             signal.raise_signal(number)
 
         def wait(self):
-            Run(trial.config.run).set_status(state="stopped")
             events.append("saved")
 
-    monkeypatch.setattr(subprocess, "Popen", Working)
+    monkeypatch.setattr(sweep, "submit", Working)
     before = signal.signal(number, lambda *_: events.append(number))
     try:
         with pytest.raises(KeyboardInterrupt):
-            carry_out([trial])
+            execute([planned])
     finally:
         signal.signal(number, before)
-    assert events == [signal.SIGINT, "saved", number]
+    assert events == ["stop", "saved", number]
 
 
-def test_signals_that_are_ignored_stay_ignored(monkeypatch):
+def test_an_interrupt_while_a_training_starts_stops_it(monkeypatch):
+    stopped = []
+
+    class Starting(StandIn):
+        def __init__(self, planned, threads):
+            signal.raise_signal(signal.SIGINT)
+            super().__init__(planned)
+
+        def stop(self):
+            stopped.append(self.run.name)
+            super().stop()
+
+    monkeypatch.setattr(sweep, "submit", Starting)
+    with pytest.raises(KeyboardInterrupt):
+        execute(planned_runs())
+    assert stopped == [planned_runs()[0].config.run]
+
+
+def test_signals_that_are_ignored_stay_ignored():
     """nohup: a closed terminal ends nothing."""
-    for trial in trials():
-        create_run(trial.config).set_status(state="finished")
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with trials_module._ended_by_signals():
+        with sweep._deferred([signal.SIGHUP], interrupt=True):
             signal.raise_signal(signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_without_the_notebook_it_is_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr("workbench.studies.sweep.NOTEBOOK", tmp_path / "nowhere" / "train.ipynb")
-    with pytest.raises(WorkbenchError, match=r"there is no .*train.ipynb, which does the runs: they need a checkout"):
-        carry_out(trials())
-    assert not list_runs()
-
-
-def test_a_disk_that_cannot_be_written_to_is_one_line():
-    outputs_dir().mkdir()
-    (outputs_dir() / trials()[0].config.run).write_text("a file where a folder should be")
-    with pytest.raises(WorkbenchError, match="cannot be written: "):
-        carry_out(trials())
-
-
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_the_next_begins_when_one_is_done(monkeypatch, jobs):
-    """Stand-ins for papermill that finish their runs at the third look: `jobs` at a time, each begun once, in their order."""
-    todo = {trial.config.run: trial for trial in trials(seeds="0,1")}
-    begun, working, most = [], [], []
-
-    class Working:
-        returncode = None
-
-        def __init__(self, command, **how):
-            self.name, self.looks = command[command.index("run") + 1], 0
-            create_run(todo[self.name].config).set_status(state="running")
-            begun.append(self.name)
-            working.append(self)
-            most.append(len(working))
-
-        def poll(self):
-            self.looks += 1
-            if self.looks == 3:
-                Run(self.name).set_status(state="finished")
-                working.remove(self)
-                self.returncode = 0
-            return self.returncode
-
-    monkeypatch.setattr(subprocess, "Popen", Working)
-    carry_out(list(todo.values()), jobs)
-    assert begun == list(todo) and len(begun) == 4 and max(most) == jobs and not working
+# ------------------------------------------------------------------------------------------------- real trainings
 
 
 @pytest.mark.slow
 def test_trainings_are_done_once():
-    carry_out(trials(), jobs=2)
-    assert [trial.state for trial in trials()] == ["finished", "finished"]
-    assert all((run.path / "train.ipynb").exists() and not (run.path / "papermill.log").exists() for run in list_runs())
+    execute(planned_runs(), jobs=2)
+    assert [planned.state for planned in planned_runs()] == ["finished", "finished"]
+    assert all((run.path / "train.log").exists() and not list(run.path.glob("*.ipynb")) for run in list_runs())
     assert all([record["step"] for record in run.evaluations()] == [1, 2] for run in list_runs())
 
 
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_takes_its_trainings_along():
-    """They save and stop, and so do the notebooks that started them."""
+    """They save and stop; and the sweep started nothing but them: no notebook, no kernel."""
     script = (
         "from workbench import Ablation\n"
-        f"Ablation(experiments='variant', settings={SMALL!r}, steps=4000, evaluations=1, seeds='0', n=10).carry_out()"
+        f"Ablation(experiments='variant', settings={SMALL!r}, steps=4000, evaluations=1, seeds='0', n=10).execute()"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, start_new_session=True)
     wait_until(lambda: any(run.status()["step"] > 5 for run in list_runs()), 120)
-    started = [child for child in psutil.Process(process.pid).children(recursive=True)]
+    started = psutil.Process(process.pid).children(recursive=True)
     (run,) = list_runs()
-    assert len(started) >= 3  # papermill, its kernel, the training
+    assert started and all("workbench.training" in child.cmdline() for child in started), [child.cmdline() for child in started]
     process.kill()  # what other signals do is tested in this process
     assert process.wait(60) != 0
     wait_until(lambda: run.status()["state"] == "stopped", 60)

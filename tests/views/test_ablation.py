@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shlex
-from types import SimpleNamespace
 
 import pytest
 from records import parsed, recorded
@@ -16,8 +15,9 @@ from workbench.files import StorageError
 from workbench.metrics.reported import TABLE_1
 from workbench.places import outputs_dir
 from workbench.runs import create_run
-from workbench.studies import correspondence
+from workbench.studies import shape
 from workbench.studies.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
+from workbench.views.cached import cached
 
 SMALL = "width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no"
 RECORD = Run("demo").evaluations()[-1]
@@ -30,13 +30,13 @@ def small(experiments, **overrides):
 
 def planted(ablation, name, **arms):
     """Finished runs of these arms (spaces as underscores) with these Frechet distances; infinite ones diverged."""
-    for trial in ablation.trials(name):
+    for planned in ablation.planned_runs(name):
         values = {label.replace(" ", "_").replace(",", ""): v for label, v in arms.items()}.get(
-            trial.label.replace(" ", "_").replace(",", "")
+            planned.arm.replace(" ", "_").replace(",", "")
         )
-        if values is None or trial.run or trial.config.seed >= len(values):
+        if values is None or planned.run or planned.config.seed >= len(values):
             continue
-        run, value = create_run(trial.config), values[trial.config.seed]
+        run, value = create_run(planned.config), values[planned.config.seed]
         for step in (2, 4):
             run.append("history.jsonl", dict(step=step, images=8 * step, seconds=1.0 * step, loss_d=2.0 - step / 10))
         if math.isinf(value):
@@ -54,28 +54,28 @@ def planted(ablation, name, **arms):
 def test_every_training_is_evaluated_at_its_end(preset):
     ablation = Ablation(preset=preset, evaluations=3)
     for name in ablation.names:
-        trials = ablation.trials(name)
-        assert len({(trial.label, trial.config.seed) for trial in trials}) == len(trials)
-        for config in (trial.config for trial in trials):
+        planned_runs = ablation.planned_runs(name)
+        assert len({(planned.arm, planned.config.seed) for planned in planned_runs}) == len(planned_runs)
+        for config in (planned.config for planned in planned_runs):
             assert -(-config.steps // config.evaluate_every) == 3 and config.checkpoint_every <= config.steps
 
 
 def test_equal_settings_are_one_run_whichever_experiment_asks():
     ablation = Ablation()
-    runs = {name: {trial.config.run for trial in ablation.trials(name)} for name in ablation.names}
+    runs = {name: {planned.config.run for planned in ablation.planned_runs(name)} for name in ablation.names}
     together = set().union(*runs.values())
-    assert len(together) == 65 and together == ablation.all_trials().keys()
+    assert len(together) == 65 and together == ablation.all_planned_runs().keys()
     assert len(runs["attention_site"] & runs["variant"] & runs["baseline"] & runs["spectral_norm"]) == 5  # the preset itself
     configs = {}
-    for trial in itertools.chain(*(ablation.trials(name) for name in ablation.names)):
-        assert configs.setdefault(trial.config.run, trial.config) == trial.config
-    assert not together & {trial.config.run for trial in Ablation(steps=7).trials("variant")}  # another budget is another run
+    for planned in itertools.chain(*(ablation.planned_runs(name) for name in ablation.names)):
+        assert configs.setdefault(planned.config.run, planned.config) == planned.config
+    assert not together & {planned.config.run for planned in Ablation(steps=7).planned_runs("variant")}  # another budget is another run
 
 
 def test_a_sweep_over_any_grid():
-    trials = Ablation(experiments="sweep", grid="lr_d=1e-4|4e-4; width=16 | 24", seeds=[3, 4]).trials("sweep")
-    assert len(trials) == 8 and trials[0].label == "lr_d=1e-4, width=16"
-    found = {(trial.config.lr_d, trial.config.width, trial.config.seed) for trial in trials}
+    planned_runs = Ablation(experiments="sweep", grid="lr_d=1e-4|4e-4; width=16 | 24", seeds=[3, 4]).planned_runs("sweep")
+    assert len(planned_runs) == 8 and planned_runs[0].arm == "lr_d=1e-4, width=16"
+    found = {(planned.config.lr_d, planned.config.width, planned.config.seed) for planned in planned_runs}
     assert found == set(itertools.product((1e-4, 4e-4), (16, 24), (3, 4)))
 
 
@@ -89,7 +89,7 @@ def test_a_sweep_over_any_grid():
 def test_what_does_not_fit(given, says):
     with pytest.raises(ParameterError, match=says):
         ablation = Ablation(**given)
-        [ablation.trials(name) for name in ablation.names]
+        [ablation.planned_runs(name) for name in ablation.names]
 
 
 def test_what_is_to_be_done_is_told():
@@ -102,8 +102,8 @@ def test_what_is_to_be_done_is_told():
     ]
     assert "6 runs of 4 G steps each, 2 of them done: 48 steps of G or D" in table.notes[0]
     ablation = small("variant", steps=6, train=False)
-    ablation.carry_out()  # does nothing
-    assert ablation.all_trials() and not [trial for trial in ablation.all_trials().values() if trial.run]
+    ablation.execute()  # does nothing
+    assert ablation.all_planned_runs() and not [planned for planned in ablation.all_planned_runs().values() if planned.run]
 
 
 # -------------------------------------------------------------------------------------------------------------- results
@@ -202,37 +202,48 @@ def test_the_study_of_named_runs_and_of_those_that_cannot_be_read(tiny, monkeypa
 
     def study(run, layer):
         calls.append((run.name, layer))
-        return correspondence.study(run, layer, n=12)
+        return shape.study(run, layer, n=12)
 
-    def transplant(run, layer):
+    def patch(run, layer):
         raise WorkbenchError("no pairs")
 
-    monkeypatch.setattr(
-        "workbench.views.ablation.correspondence", SimpleNamespace(**vars(correspondence) | dict(study=study, transplant=transplant))
-    )
+    monkeypatch.setattr("workbench.views.ablation.shape_of", cached(study))
+    monkeypatch.setattr("workbench.views.ablation.patching_of", cached(patch))
     train(tiny(run="grey", attention_g="16"))
     ablation = small("variant", study="demo,grey")
     rows = ablation.shape().rows
-    assert [(row["run"], row["layer"]) for row in rows] == [
-        ("demo", "G/attention.16"),
-        ("demo", "G/attention.32"),
-        ("grey", "G/attention.16"),
-    ]
-    assert (
-        rows[0]["goes beyond places"] == SUPPORTED
-        and "can be read in 0" in rows[2]["follows shape"]
-        and rows[0]["colour travels"] == "no pairs"
-    )
-    assert ablation.shape_figure().recipe["figure"] == "correspondence" and ablation.transplant_figure() is None
-    assert calls.count(("demo", "G/attention.32")) == 1  # asked once, however many views show it
+    layers = [("demo", "G/attention.16"), ("demo", "G/attention.32"), ("grey", "G/attention.16")]
+    assert [(row["run"], row["layer"]) for row in rows] == layers
+    assert rows[0]["goes beyond places"] == SUPPORTED and "can be read in 0" in rows[2]["follows shape"]
+    assert rows[0]["colour travels"] == "no pairs"
+    assert ablation.shape_figure().recipe["figure"] == "correspondence" and ablation.patching_figure() is None
+    assert calls.count(("demo", "G/attention.32")) == 1  # studied once, however many views show it
+
+
+def test_studies_are_made_once_for_each_state_of_a_run(tiny):
+    run, calls = create_run(tiny(run="once")), []
+
+    @cached
+    def count(run, layer):
+        calls.append(layer)
+        if layer == "none":
+            raise WorkbenchError("there is no such layer")
+        return len(calls)
+
+    assert [count(run, "a"), count(run, "b"), count(run, "a"), count(Run("once"), "a")] == [1, 2, 1, 1]
+    assert "no such layer" in str(count(run, "none"))
+    run.append("evaluations.jsonl", RECORD | dict(step=0))
+    assert count(run, "a") == 4
+    run.save_checkpoint(4, {}, {})
+    assert count(run, "a") == 5 and count(run, "a") == 5
 
 
 def test_long_range_over_trainings(tmp_path):
     ablation = small("attention_site", seeds="0,1")
-    for trial in ablation.all_trials().values():
-        run = create_run(trial.config)
-        run.save_checkpoint(4, dict(ema=Generator(trial.config).state_dict()), {})
-        hue = 0.2 + trial.config.seed / 100 if trial.label == "no attention" else 0.01
+    for planned in ablation.all_planned_runs().values():
+        run = create_run(planned.config)
+        run.save_checkpoint(4, dict(ema=Generator(planned.config).state_dict()), {})
+        hue = 0.2 + planned.config.seed / 100 if planned.arm == "no attention" else 0.01
         run.append("evaluations.jsonl", RECORD | dict(step=4, scores=RECORD["scores"] | dict(twins_hue=hue)))
         run.set_status(state="finished")
     table = ablation.long_range()
@@ -261,7 +272,7 @@ def test_the_runs_of_a_study_exist_and_are_of_twins(tiny, tmp_path):
         with pytest.raises(ParameterError, match=rf"^study='{re.escape(study)}'.*{says}") as error:
             small("variant", study=study)
         assert "\n" not in str(error.value)
-    assert [run.name for run in small("variant", study="demo").studied()] == ["demo"]
+    assert [run.name for run in small("variant", study="demo").studied_runs()] == ["demo"]
 
 
 @pytest.mark.parametrize(
@@ -288,9 +299,9 @@ def test_folders_may_be_names_and_paths(tmp_path, monkeypatch):
 def test_a_disk_that_takes_nothing_is_told_before_the_trainings(monkeypatch, tmp_path):
     ablation = small("variant", out=str(tmp_path / "there"))
     (tmp_path / "there").write_text("")
-    monkeypatch.setattr("workbench.views.ablation.carry_out", None)
+    monkeypatch.setattr("workbench.views.ablation.execute", None)
     with pytest.raises(StorageError, match="there cannot be written: "):
-        ablation.carry_out()
+        ablation.execute()
 
 
 def test_the_command_can_be_pasted():
@@ -307,7 +318,7 @@ def test_the_command_can_be_pasted():
 def test_a_run_that_cannot_be_read_is_left_out_of_the_tables(file, content):
     ablation = small("variant", seeds="0,1")
     planted(ablation, "variant", official=[1.0, 2.0], paper=[3.0, 4.0])
-    run = ablation.trials("variant")[0].run
+    run = ablation.planned_runs("variant")[0].run
     (run.path / file).write_bytes(content)
     assert [row["n"] for row in ablation.table("variant").rows] == ([1, 2] if file == "config.json" else [2, 2])
     assert any(note.startswith(f"unreadable: {run.path / file}") for note in ablation.check().notes)
@@ -316,7 +327,7 @@ def test_a_run_that_cannot_be_read_is_left_out_of_the_tables(file, content):
 def test_with_runs_that_cannot_be_read_all_views_go_on(capsys):
     ablation = small("variant", seeds="0,1")
     planted(ablation, "variant", official=[1.0, 2.0], paper=[3.0, 4.0])
-    runs = [trial.run for trial in ablation.trials("variant")]
+    runs = [planned.run for planned in ablation.planned_runs("variant")]
     files = [run.path / name for run, name in zip(runs, ("config.json", "status.json", "provenance.json"), strict=False)]
     for file in files:
         file.write_bytes(b'{"a": ')
@@ -330,7 +341,7 @@ def test_with_runs_that_cannot_be_read_all_views_go_on(capsys):
 def test_records_of_other_versions_are_left_out():
     ablation = small("variant", seeds="0,1")
     planted(ablation, "variant", official=[1.0, 2.0], paper=[3.0, 4.0])
-    run = ablation.trials("variant")[0].run
+    run = ablation.planned_runs("variant")[0].run
     good = dict(RECORD, step=4)
     for key in ("errors", "per_class", "settings", "extractor", "reference", "protocol", "scores", "n"):
         run.append("evaluations.jsonl", {name: value for name, value in good.items() if name != key})

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from ..runs import Run
-from ..studies import groups
 from ..studies.groups import Group
+from ..studies.scores import scores_by_name
 from . import records as records_of
 from .drawing import Plot
 from .panels import add_lines, add_points, colours, empty_panels, literal, literal_lines, protocols
@@ -46,7 +46,7 @@ def experiments(arms: Mapping[str, Sequence[Group]], score: str, step: int, reco
     missing = 0
     for k, members in enumerate(arms.values()):
         by_arm, over_steps, losses = panels[3 * k : 3 * k + 3]
-        values = groups.scores(members, records=evaluated).get(score, [])
+        values = scores_by_name(members, records=evaluated).get(score, [])
         place = {group.label: literal_lines(textwrap.wrap(group.label, 9, break_long_words=False)) for group in members}
         for group in members:
             own = [one for one in values if one.group is group]

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..metrics.protocols import brief
 from ..runs import Run
-from ..studies.groups import Score, mean_and_sd
+from ..studies.groups import mean_and_sd
+from ..studies.scores import Score
 from .records import number
 
 PLOTLY = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;", "\n": " "}  # what plotly takes for markup

@@ -15,7 +15,8 @@ from ..metrics.reported import published
 from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
 from ..studies import groups
-from ..studies.groups import AXES, Group, Score
+from ..studies.groups import AXES, Group
+from ..studies.scores import Score, at_steps, scores_by_name
 from ..training.diagnostics import with_margin
 from . import records as records_of
 from .drawing import Plot
@@ -178,7 +179,7 @@ def scores(
         raise ParameterError(f"axis={axis!r} is not one of {', '.join(AXES)}")
     counted = {run.reference: len(run.evaluations()[: (records or {}).get(run.reference)]) for run in runs}
     members = groups.group(runs)
-    found = groups.scores(members, names, protocol=protocol, across_protocols=across_protocols, like=like, records=counted)
+    found = scores_by_name(members, names, protocol=protocol, across_protocols=across_protocols, like=like, records=counted)
     histories = {run.path: _history(run) for run in runs}
     figure, add = empty_panels(list(found), height=240, spacing=0.36, titles=[literal(name) for name in found])
     several = False
@@ -249,14 +250,14 @@ def scatter(
     """
     counted = {run.reference: len(run.evaluations()[: (records or {}).get(run.reference)]) for run in runs}
     members = groups.group(runs)
-    found = groups.scores(members, names, protocol=protocol, across_protocols=across_protocols, records=counted)
+    found = scores_by_name(members, names, protocol=protocol, across_protocols=across_protocols, records=counted)
     values = {run.path: groups.settings(run) for run in runs}
     parameters = _parameters(against, groups.differing(runs), next(iter(values.values()), {}))
     pairs = {f"{name} against {parameter}": (name, parameter) for parameter in parameters for name in found}
     figure, add = empty_panels(list(pairs), height=240, spacing=0.36, titles=[literal(name) for name, _ in pairs.values()])
     colour_of = dict(zip([group.label for group in members], colours(len(members)), strict=True))
     for panel, (name, parameter) in pairs.items():
-        points = groups.at_steps(found[name], steps)
+        points = at_steps(found[name], steps)
         place = _Axis([values[score.run.path][parameter] for score in points])
         for group in members:
             own = [score for score in points if score.group is group]

@@ -1,4 +1,4 @@
-"""What the studies of `correspondence` found. Their sidecars hold the numbers themselves: drawing again takes no network."""
+"""What the studies of `shape`, `patching` and `long_range` found. Their sidecars hold the numbers themselves: drawing again takes no network."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import textwrap
 
 import torch
 
-from ..studies.correspondence import Study, Transplant
+from ..studies.patching import PatchingStudy
+from ..studies.shape import ShapeStudy
 from .drawing import Drawing, Plot
 from .panels import colours, empty_panels, literal
 
 
-def correspondence(study: Study) -> Drawing:
+def correspondence(study: ShapeStudy) -> Drawing:
     """Where attention on a glyph falls, beside the nulls; and by how much more of it falls on the twin, image by image, with the verdict."""
-    nulls = {name: (study.learned.twin - null.twin).tolist() for name, null in study.nulls.items()}
     said = dict(verdict=str(study.verdict), locality=str(study.locality), test=study.verdict.test, smallest=study.verdict.smallest)
-    return correspondence_again(study.about, study.rows(), nulls, **said)
+    return correspondence_again(study.about, study.rows(), study.differences(), **said)
 
 
 def correspondence_again(
@@ -51,11 +51,10 @@ def correspondence_again(
     return Drawing(picture, "correspondence", recipe)
 
 
-def transplant(found: Transplant) -> Drawing:
-    """How far the hue of both glyphs turns towards the donor's, by the share of values that were replaced: means, and every pair thin."""
-    right, left = ({arm: turns.tolist() for arm, turns in half.items()} for half in (found.right, found.left))
-    said = dict(verdict=str(found.verdict), test=found.verdict.test, smallest=found.verdict.smallest)
-    return transplant_again(found.about, list(found.doses), right, left, **said)
+def transplant(study: PatchingStudy) -> Drawing:
+    """How far the hue of both glyphs shifts towards the source's, by the fraction of values replaced: means, and every pair thin."""
+    verdict = dict(verdict=str(study.verdict), test=study.verdict.test, smallest=study.verdict.smallest)
+    return transplant_again(study.about, list(study.fractions), study.right, study.left, **verdict)
 
 
 def transplant_again(about: str, doses: list[float], right: dict, left: dict, verdict: str, test: str, smallest: float) -> Drawing:
@@ -73,15 +72,15 @@ def transplant_again(about: str, doses: list[float], right: dict, left: dict, ve
             panel.errorbar(doses, turns.mean(0), yerr=turns.std(0), fmt=f"{mark}-", color=colour, label=label, capsize=3, markersize=4)
         panel.axhline(smallest, color="black", linewidth=0.8, linestyle="--", label=f"smallest effect of interest, {smallest:g}")
         panel.set_title(title, fontsize=9)
-        panel.set_xlabel("share of the values replaced")
-    panels[0].set_ylabel("turn of the hue (1: to the donor's)")
+        panel.set_xlabel("fraction of the values replaced")
+    panels[0].set_ylabel("shift of the hue (1: to the source's)")
     panels[0].legend(fontsize=7)
     _say(picture, [about, f"colour travels to the other glyph: {verdict}", test])
     return Drawing(picture, "transplant", recipe)
 
 
 def long_range(rows: list[dict], ys: list[str], by: str, said: list[str]) -> Plot:
-    """Columns of `correspondence.long_range` against the distance that attention reaches, a point for each run.
+    """Columns of `long_range.measure` against the distance that attention reaches, a point for each run.
 
     Parameters
     ----------

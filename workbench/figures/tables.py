@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..files import replace_text, storing
 from ..runs.records import is_number
-from ..studies.groups import Score
+from ..studies.scores import Score
 
 LATEX = {  # what stands for characters that mean something else in LaTeX, or that its default fonts lack
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

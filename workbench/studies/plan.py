@@ -19,10 +19,10 @@ from ..parameters import ParameterError
 from ..readers import alternatives, assignments, quote
 from ..runs import MAY_CHANGE_ON_RESUME
 from ..training.estimate import require_feasible
-from .correspondence import TRUTH
+from .long_range import TRUTH
 from .paper import EXPERIMENTS, Experiment
 
-MOST_TRAININGS = 5_000
+MOST_RUNS = 5_000
 MOST_STEPS = 10**10  # of G and D, over all runs
 MOST_IMAGES = 10**10  # to evaluate, over all runs
 JOBS_PER_CORE = 4
@@ -98,10 +98,10 @@ def require_size(arms: int, seeds: int, base: Config, evaluations: int) -> None:
     runs = arms * seeds
     steps = runs * base.steps * (1 + base.d_steps)
     images = runs * evaluations * base.evaluate_n
-    if runs > MOST_TRAININGS or steps > MOST_STEPS or images > MOST_IMAGES:
+    if runs > MOST_RUNS or steps > MOST_STEPS or images > MOST_IMAGES:
         raise ParameterError(
             f"{arms:,} arms (experiments, grid) times {seeds:,} seeds are {runs:,} runs: {steps:,} steps of G and D (steps, d_steps), "
-            f"{images:,} images to evaluate (evaluations, n); at most {MOST_TRAININGS:,} runs, {MOST_STEPS:.0e} steps and "
+            f"{images:,} images to evaluate (evaluations, n); at most {MOST_RUNS:,} runs, {MOST_STEPS:.0e} steps and "
             f"{MOST_IMAGES:.0e} images: ask for less"
         )
 

@@ -1,7 +1,8 @@
-"""Doing many runs, each an ordinary run of `train.ipynb` in a folder that is named by its settings.
+"""The runs of a sweep: planned, submitted, and scheduled. Each is an ordinary run, in a folder that is named by its settings.
 
-So they can be stopped and gone on with, be shared by several machines with one outputs folder, and be looked at meanwhile; and whoever
-asks for the same settings again finds them done.
+`submit` starts the training of one run and gives a `Job`; `execute` schedules many. All that a sweep knows of a training is in its run
+folder. So a sweep can be interrupted and repeated, and several machines with one outputs folder can share it; whoever plans the same settings
+again finds them trained.
 """
 
 from __future__ import annotations
@@ -10,54 +11,50 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import TextIO
+
+import psutil
 
 from ..config import Config
-from ..files import storing
 from ..messages import say_once
-from ..parameters import WorkbenchError
+from ..parameters import ParameterError, WorkbenchError
 from ..places import folder_name, outputs_dir
-from ..processes import launch_environment, signals_to
+from ..processes import signals_to
 from ..progress import progress
 from ..runs import ACTIVE, Run
+from ..runs.liveness import alive, signature
+from ..training import launch
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "train.ipynb"
 AT_REST = ("finished", "diverged")
 POLL = 0.5  # seconds
-PATIENCE = 60.0  # seconds until a training that somebody else holds is tried again
-TAKEN = ("is being trained already", "exists already")  # how a training says that another process has the run
-NOT_BEGUN = "Kernel died before replying"  # Jupyter's, where two kernels that start at once pick the same port
+PATIENCE = 60.0  # seconds until a run that another process trains is submitted again
+
+# ------------------------------------------------------------------------------------------------------- planning
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One training of an experiment: an arm with a seed."""
+class PlannedRun:
+    """A run of an experiment, begun or not: an arm with a seed."""
 
-    label: str
+    arm: str
     config: Config
 
     @classmethod
-    def of(cls, base: Config, label: str, changes: dict, seed: int) -> Trial:
-        """The training of an arm, named by what its experiments have in common (as a hash) and by what differs in it."""
+    def of(cls, base: Config, arm: str, changes: Mapping, seed: int) -> PlannedRun:
+        """The run of an arm, named by what its experiments have in common (as a hash) and by what differs in it."""
         config = Config.from_parameters({**_settings(base), **changes, "seed": seed})
         common = fingerprint(base)
         differs = [f"{name}={value}" for name, value in config.changes(base.replace(seed=seed)).items()] or ["base"]
         name = folder_name("-".join([base.preset, common, *differs, f"seed={seed}"]))
-        return cls(label, config.replace(run=name, tags=f"ablation,{common}"))
+        return cls(arm, config.replace(run=name, tags=f"ablation,{common}"))
 
     @property
     def run(self) -> Run | None:
-        """Its run, once it was begun."""
+        """The run, once it was begun."""
         return Run(self.config.run) if (outputs_dir() / self.config.run / "config.json").exists() else None
 
     @property
@@ -85,129 +82,171 @@ def _settings(config: Config) -> dict:
     return {name: value for name, value in asdict(config).items() if name not in ("run", "resume", "note", "tags")}
 
 
-def carry_out(trials: Sequence[Trial], jobs: int = 1) -> None:
-    """Do the runs that are missing, `jobs` at a time; those that were stopped go on.
+# ------------------------------------------------------------------------------------------------------ submitting
 
-    An interrupt, SIGTERM or SIGHUP lets those that are under way save, and ends; so they do when this process is killed. Those that another
-    process or machine works on are waited for.
+
+@dataclass(frozen=True)
+class Job:
+    """The training of a run, in a process of its own.
+
+    Attributes
+    ----------
+    signature
+        Of the process that was started; see `liveness.signature`.
+    """
+
+    run: Run
+    signature: dict
+
+    @property
+    def active(self) -> bool:
+        """Whether it goes on: its process lives, or one that this started."""
+        return alive(self.signature, self.run.path) or self.run.active
+
+    def stop(self) -> None:
+        """Ask it to save and end at its next step."""
+        self.run.stop()
+
+    def wait(self) -> None:
+        """Return when it has ended."""
+        while self.active:
+            time.sleep(POLL)
+
+
+def submit(planned: PlannedRun, threads: int = 1) -> Job | None:
+    """Start a training, or go on with it; it ends with this process.
+
+    Parameters
+    ----------
+    threads
+        For each of its processes.
+
+    Returns
+    -------
+    Job or None
+        None: another process trains this run already.
 
     Raises
     ------
     WorkbenchError
-        If a training could not be done for another reason than that it diverged; or, after all others, if the folder of one cannot be read.
+        If it cannot be started.
     """
-    todo = {trial.config.run: trial for trial in trials}
-    under_way: dict[str, tuple[subprocess.Popen, TextIO]] = {}
-    held: dict[str, float] = {}  # by somebody else, and when to try again
-    unreadable: list[str] = []
-    begun: Counter = Counter()
-    with progress(len(todo), "runs") as advance, _ended_by_signals():
-        try:
-            while todo:
-                for name, trial in list(todo.items()):
-                    if name in under_way:
-                        process, log = under_way[name]
-                        if process.poll() is None:
-                            continue
-                        del under_way[name]
-                        over = _require_done(trial, process, log, again=begun[name] < 3)
-                        held[name] = time.monotonic() + PATIENCE
-                    elif len(under_way) < jobs:
-                        over = False
-                    else:
-                        continue
-                    state = trial.state
-                    if state == "unreadable":
-                        unreadable.append(name)
-                        say_once(f"{trial.run.status()['message']}: this training is left out")
-                    if over or state in (*AT_REST, "unreadable"):
-                        del todo[name]
-                        advance(1)
-                    elif state not in ACTIVE and held.get(name, 0) <= time.monotonic():
-                        under_way[name] = _start(trial, jobs)
-                        begun[name] += 1
-                time.sleep(POLL if todo else 0)
-        finally:
-            for process, _ in under_way.values():
-                process.send_signal(signal.SIGINT)
-            for name, (process, log) in under_way.items():
-                process.wait()
-                log.close()
-                while todo[name].state in ACTIVE:  # papermill does not wait until its training has saved
-                    time.sleep(POLL)
-    if unreadable:
-        raise WorkbenchError(
-            f"{len(unreadable)} of {len(trials)} runs are left, their folders in {outputs_dir()} cannot be read: {', '.join(unreadable)}; "
-            "restore their files or delete these folders, then do the same again"
-        )
+    begun = planned.run
+    config = planned.config if begun is None else Config.from_parameters(dict(resume=planned.config.run))
+    try:
+        with _environment(OMP_NUM_THREADS=str(threads)):
+            run = launch(config, attached=True)
+    except WorkbenchError as error:
+        if isinstance(error, ParameterError) and begun is None and planned.run:  # another process has just begun it
+            return None
+        raise _failure(planned, str(error)) from error
+    status = run.status()
+    # `launch` returns a run that is being trained already as it is.
+    started = [signature(child.pid) for child in psutil.Process().children(recursive=True)]
+    return next((Job(run, process) for process in started if process.items() <= status.items()), None)
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Context that SIGTERM and SIGHUP (a closed terminal) interrupt as Ctrl-C does; they end this process once it has been left."""
+def _environment(**variables: str) -> Iterator[None]:
+    """Context with these variables in the environment, which processes inherit that are started in it."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _failure(planned: PlannedRun, reason: str) -> WorkbenchError:
+    return WorkbenchError(f"the training of run {planned.config.run!r} failed: {reason}")
+
+
+# ------------------------------------------------------------------------------------------------------ scheduling
+
+
+def execute(planned: Sequence[PlannedRun], jobs: int = 1) -> None:
+    """Train the runs that are missing, `jobs` at a time, which share the cores; those that were stopped go on.
+
+    An interrupt, SIGTERM or SIGHUP lets trainings save and end before this returns; they also do when this process is killed. Runs that
+    another process or machine trains are waited for.
+
+    Raises
+    ------
+    WorkbenchError
+        If a training fails for another reason than that it diverged; or, after all others, if the folder of a run cannot be read.
+    """
+    todo = {each.config.run: each for each in planned}
+    submitted: dict[str, Job] = {}
+    retry_at: dict[str, float] = {}  # of runs that another process trains
+    unreadable: list[str] = []
+    with progress(len(todo), "runs") as advance, _deferred((signal.SIGTERM, signal.SIGHUP), interrupt=True):
+        try:
+            while todo:
+                for name, each in list(todo.items()):
+                    job = submitted.get(name)
+                    if job.active if job else len(submitted) >= jobs:
+                        continue
+                    state = each.state
+                    if state == "unreadable":
+                        unreadable.append(name)
+                        say_once(f"{each.run.status()['message']}: this run is left out")
+                    if job:
+                        del submitted[name]
+                        _require_result(each, state)
+                    if (job and state == "stopped") or state in (*AT_REST, "unreadable"):
+                        del todo[name]
+                        advance(1)
+                    elif state not in ACTIVE and retry_at.get(name, 0) <= time.monotonic():
+                        with _deferred((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):  # a job that was started is known
+                            job = submit(each, _threads(each.config, jobs))
+                            if job:
+                                submitted[name] = job
+                            else:
+                                retry_at[name] = time.monotonic() + PATIENCE
+                time.sleep(POLL if todo else 0)
+        finally:
+            for job in submitted.values():
+                job.stop()
+            for job in submitted.values():
+                job.wait()
+    if unreadable:
+        raise WorkbenchError(
+            f"{len(unreadable)} of {len(planned)} runs are left out, their folders in {outputs_dir()} cannot be read: {', '.join(unreadable)}; "
+            "restore their files or delete these folders, then start the sweep again"
+        )
+
+
+def _require_result(planned: PlannedRun, state: str) -> None:
+    """Refuse that a job has ended without a result; one that somebody stopped is reported."""
+    if state == "stopped":
+        say_once(f"run {planned.config.run!r} was stopped, and is left at step {planned.run.status()['step']}")
+    elif state not in (*AT_REST, *ACTIVE, "unreadable"):
+        raise _failure(planned, planned.run.status()["message"] if planned.run else "its folder was deleted")
+
+
+def _threads(config: Config, jobs: int) -> int:
+    return max(1, (os.cpu_count() or 1) // (jobs * config.num_processes))
+
+
+@contextmanager
+def _deferred(numbers: Iterable[int], interrupt: bool = False) -> Iterator[None]:
+    """Context that is left before signals have their effect; with `interrupt`, the first one ends it as Ctrl-C does."""
     received: list[int] = []
 
     def note(number, frame):
         received.append(number)
-        if len(received) == 1:
+        if interrupt and len(received) == 1:
             raise KeyboardInterrupt
 
     # One that is ignored (nohup) stays ignored.
-    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     try:
-        with signals_to(note, numbers):
+        with signals_to(note, heeded):
             yield
     finally:
         if received:
             signal.raise_signal(received[0])
-
-
-def _start(trial: Trial, jobs: int) -> tuple[subprocess.Popen, TextIO]:
-    if not NOTEBOOK.exists():
-        raise WorkbenchError(
-            f"there is no {NOTEBOOK}, which does the runs: they need a checkout with its notebooks, installed by pip install -e ."
-        )
-    config, folder = trial.config, outputs_dir() / trial.config.run
-    with storing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if trial.run:
-        values = dict(resume=config.run)
-    else:
-        preset = asdict(Config.preset(config.preset))
-        values = {name: value for name, value in asdict(config).items() if value != preset[name]} | dict(preset=config.preset)
-    words = [word for name, value in values.items() for word in ("-r" if isinstance(value, str) else "-p", name, str(value))]
-    environment = launch_environment(1) | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
-    # The training saves and stops when one of these is gone, and papermill ends after it.
-    environment["WORKBENCH_WAITING"] = ",".join(filter(None, [os.environ.get("WORKBENCH_WAITING"), str(os.getpid())]))
-    command = [sys.executable, "-m", "papermill", str(NOTEBOOK), str(folder / "train.ipynb"), "--no-progress-bar", *words]
-    log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (it is read when the process has ended)
-    # In a session of its own: an interrupt of this process is handed on once, by `carry_out`.
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True), log
-
-
-def _require_done(trial: Trial, process: subprocess.Popen, log: TextIO, again: bool = False) -> bool:
-    """Whether a training whose process has ended is over: at rest, or stopped by somebody. Else somebody else has it.
-
-    Parameters
-    ----------
-    again
-        Whether one whose kernel did not come up may be tried again.
-
-    Raises
-    ------
-    WorkbenchError
-        If it failed, with the last line that it said.
-    """
-    with log:
-        log.seek(0)
-        said = log.read().strip().splitlines()
-    state, name = trial.state, trial.config.run
-    later = (*TAKEN, NOT_BEGUN) if again else TAKEN
-    if state in (*ACTIVE, "unreadable") or (state not in AT_REST and any(words in line for line in said for words in later)):
-        return False
-    if state == "stopped" and not process.returncode:
-        say_once(f"the training {name!r} was stopped by somebody, and is left at step {trial.run.status()['step']}")
-    elif state not in AT_REST:
-        reason = said[-1] if said and process.returncode else trial.run.status()["message"] if trial.run else process.returncode
-        raise WorkbenchError(f"the training {name!r} could not be done: {reason}")
-    return True

@@ -28,6 +28,7 @@ from ..runs import Run, find_runs, git_state
 from ..runs.records import is_finite
 from ..studies import groups
 from ..studies.groups import AXES, Group
+from ..studies.scores import Score, at_steps, scores_by_name
 from ..training.diagnostics import with_margin
 
 STYLE = """
@@ -170,8 +171,8 @@ class Comparison(Parameters):
     def score_table(self) -> Table:
         """Scores of the chosen steps: mean ± standard deviation (n - 1) over the runs of a group, with their protocols."""
         members = self.groups()
-        found = groups.scores(members, **self._selection)
-        chosen = {name: groups.at_steps(values, self.steps) for name, values in found.items()}
+        found = scores_by_name(members, **self._selection)
+        chosen = {name: at_steps(values, self.steps) for name, values in found.items()}
         kinds = list(dict.fromkeys(score.protocol for values in chosen.values() for score in values))
         rows = []
         for group in members:
@@ -188,7 +189,7 @@ class Comparison(Parameters):
         made = Table(rows, tuple(notes) or ("No evaluation yet",))
         return made.transposed("score") if rows and len(chosen) > max(len(rows), 4) else made
 
-    def _score_row(self, group: Group, own: Sequence[groups.Score], step: int | None, kinds: list[str]) -> dict:
+    def _score_row(self, group: Group, own: Sequence[Score], step: int | None, kinds: list[str]) -> dict:
         own = [score for score in own if step is None or score.step == step]
         steps = sorted({score.step for score in own})
         row: dict = {"runs": group.label} | ({"protocol": kinds.index(own[0].protocol) + 1} if len(kinds) > 1 else {})
@@ -268,7 +269,7 @@ def all_histories(members: Sequence[Group]) -> Table:
 
 def all_scores(members: Sequence[Group]) -> Table:
     """Every score of every evaluation of every run, with its protocol: a row each."""
-    found = groups.scores(members, across_protocols=True)
+    found = scores_by_name(members, across_protocols=True)
     seeds = {run.path: seed for group in members for run, seed in zip(group.runs, group.seeds, strict=True)}
     return Table([
         {
@@ -279,7 +280,7 @@ def all_scores(members: Sequence[Group]) -> Table:
     ])  # fmt: skip
 
 
-def _error(score: groups.Score) -> float | None:
+def _error(score: Score) -> float | None:
     """The standard deviation of a score, where its record has one."""
     errors = score.record.get("errors")
     error = errors.get(score.name) if isinstance(errors, dict) else None

@@ -1,26 +1,17 @@
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 
 from workbench import Generator, ParameterError, Run, WorkbenchError, attention, figures, train
-from workbench.data.twins import Twins, draw_half, glyph_coverage, glyph_hues
+from workbench.attention.interventions import _fixed_scores
+from workbench.data.twins import Twins, draw_half, glyph_coverage
 from workbench.model import sampling
-from workbench.studies.correspondence import (
-    follows_shape,
-    long_range,
-    masses,
-    nulls,
-    pair_by_hue,
-    power_check,
-    rank_correlations,
-    study,
-    transplant,
-    turn,
-)
-from workbench.studies.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
+from workbench.studies.shape import follows_shape, mass, null_masses, study
+from workbench.studies.significance import NOT_SUPPORTED, SUPPORTED
 
 SIDE, KEYS = 16, 8
 
@@ -53,7 +44,7 @@ def mirrored(row, column):
 
 
 def judge(maps, images, untrained=None):
-    return follows_shape(masses(maps, images), nulls(maps, images, untrained))
+    return follows_shape(mass(maps, images), null_masses(maps, images, untrained))
 
 
 def untrained(config, count, seed):
@@ -89,12 +80,6 @@ def test_coverage_is_what_was_drawn(size):
     assert (found - eight_bit).abs().max() < 0.02
 
 
-def test_hues_of_each_half():
-    halves = [draw_half([1], np.array([hue]), [0.4], [0.0], [0.0], [0.3], 32) for hue in (0.0, 1 / 3)]
-    image = torch.from_numpy(np.concatenate([halves[0], halves[1][..., ::-1]], 3)) * 2 - 1
-    assert turn(glyph_hues(image) - torch.tensor([[0.0, 1 / 3]])).abs().max() < 1e-3
-
-
 def test_grey_images_hold_no_glyph():
     assert glyph_coverage(torch.zeros(2, 3, 32, 32)).max() == 0
 
@@ -107,7 +92,7 @@ def test_masses_and_nulls_equal_slow_loops(real, key_side):
     images = real[0][:4]
     maps = torch.softmax(2 * torch.randn(4, SIDE**2, key_side**2), 2)
     factor = SIDE // key_side
-    found = {"attention": masses(maps, images), **nulls(maps, images)}
+    masses = {"attention": mass(maps, images), **null_masses(maps, images)}
     for k, image in enumerate(images):
         covered, queries = on_glyph(image, SIDE)
         expected = {name: np.zeros(2) for name in ("attention", "uniform", "distance", "place")}
@@ -134,23 +119,23 @@ def test_masses_and_nulls_equal_slow_loops(real, key_side):
                 halves = [fall[:, : SIDE // 2].sum().item(), fall[:, SIDE // 2 :].sum().item()]
                 expected[name] += np.array(halves if column < SIDE // 2 else halves[::-1]) / len(queries)
         for name, (own, twin) in expected.items():
-            assert found[name].own[k].item() == pytest.approx(own, abs=1e-5), name
-            assert found[name].twin[k].item() == pytest.approx(twin, abs=1e-5), name
+            assert masses[name].own[k] == pytest.approx(own, abs=1e-5), name
+            assert masses[name].twin[k] == pytest.approx(twin, abs=1e-5), name
 
 
 def test_projections_give_what_their_maps_give(real, tiny):
     layer = untrained(tiny(attention_g="16"), 4, 0)
-    a, b = masses(layer, real[0][:4]), masses(layer.maps(), real[0][:4])
-    assert torch.equal(a.twin, b.twin) and torch.equal(
-        nulls(layer, real[0][:4])["place"].own, nulls(layer.maps(), real[0][:4])["place"].own
-    )
+    maps, images = layer.maps(), real[0][:4]
+    assert mass(layer, images) == mass(maps, images) and null_masses(layer, images)["place"] == null_masses(maps, images)["place"]
 
 
 def test_known_masses(real):
-    twin = masses(planted(real[0], mirrored, key_side=16), real[0])
-    own = masses(planted(real[0], lambda row, column: (row, column), key_side=16), real[0])
-    assert twin.twin.min() > 0.7 and twin.own.max() == 0 and own.own.min() > 0.7 and own.twin.max() == 0
-    assert torch.equal(twin.twin, own.own) and torch.allclose(twin.background, 1 - twin.twin)  # a glyph's edge is half background
+    twin = mass(planted(real[0], mirrored, key_side=16), real[0])
+    own = mass(planted(real[0], lambda row, column: (row, column), key_side=16), real[0])
+    assert min(twin.twin) > 0.7 and max(twin.own) == 0 and min(own.own) > 0.7 and max(own.twin) == 0
+    assert twin.twin == own.own and twin.background == pytest.approx(
+        [1 - share for share in twin.twin]
+    )  # a glyph's edge is half background
 
 
 # ---------------------------------------------------------------------------------------------------------- verdicts
@@ -168,7 +153,7 @@ def test_an_untrained_generator_is_not_supported(real, tiny):
 
 
 def test_a_local_map_is_not_supported(real):
-    near = attention.causal._fixed_scores("local", SIDE**2, KEYS**2).softmax(1).expand(48, -1, -1)
+    near = _fixed_scores("local", SIDE**2, KEYS**2).softmax(1).expand(48, -1, -1)
     verdict = judge(near, real[0])
     assert verdict.verdict == NOT_SUPPORTED and "distance" in verdict.reason
 
@@ -197,36 +182,29 @@ def test_a_map_of_colours_is_not_supported(real, temperature):
 def test_what_does_not_fit_is_refused(real):
     maps = torch.full((3, 256, 64), 1 / 64)
     with pytest.raises(ParameterError, match=r"3 images.*holds 2"):
-        masses(maps, real[0][:2])
+        mass(maps, real[0][:2])
     with pytest.raises(ParameterError, match="at least two"):
-        nulls(maps[:1], real[0][:1])
+        null_masses(maps[:1], real[0][:1])
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
 
 
 def test_the_study_of_a_run_and_its_figure(tmp_path):
-    found = study(Run("demo"), "G/attention.16", n=24)
-    assert found.locality.verdict == SUPPORTED  # the demo's attention goes far beyond places
-    rows = found.rows()
+    result = study(Run("demo"), "G/attention.16", n=24)
+    assert result.locality.verdict == SUPPORTED  # the demo's attention goes far beyond places
+    rows = result.rows()
     assert [row["map"] for row in rows] == ["attention", "uniform", "distance", "place", "colour", "untrained"]
     assert all(row["own"] + row["twin"] + row["background"] == pytest.approx(1) for row in rows)
     for row in rows[1:]:
         assert row["effect"] == pytest.approx(rows[0]["twin"] - row["twin"]) and row["ratio"] == pytest.approx(
             rows[0]["twin"] / row["twin"]
         )
-    same = study(Run("demo"), "G/attention.16", n=24)
-    assert torch.equal(same.learned.twin, found.learned.twin) and torch.equal(same.nulls["untrained"].twin, found.nulls["untrained"].twin)
-    _drawn_again(figures.correspondence(found), tmp_path / "study.svg")
-
-
-def _drawn_again(drawing, path):
-    drawing.save(path)
-    recipe = json.loads(path.with_name(path.name + ".json").read_text())
-    assert figures.redraw(path.with_name(path.name + ".json")).png() == drawing.png() and recipe["figure"] in (
-        "correspondence",
-        "transplant",
-    )
+    assert study(Run("demo"), "G/attention.16", n=24) == result
+    assert json.loads(json.dumps(asdict(result)))["nulls"]["untrained"]["twin"] == list(result.nulls["untrained"].twin)  # plain data
+    drawing = figures.correspondence(result)
+    drawing.save(tmp_path / "study.svg")
+    assert figures.redraw(tmp_path / "study.svg.json").png() == drawing.png()
 
 
 def test_the_study_of_the_discriminator():
@@ -240,69 +218,3 @@ def test_errors_of_a_study(tiny):
             study(run, layer, n=6)
     with pytest.raises(WorkbenchError, match="can be read in 0"):
         study(train(tiny(attention_g="16")), "G/attention.16", n=6)
-    with pytest.raises(ParameterError, match="layer of G"):
-        transplant(run, "D/attention.16")
-    for doses in ((0.5, 1), (0, 1, 0.5), (0, 2), (0,)):
-        with pytest.raises(ParameterError, match="doses"):
-            transplant(run, "G/attention.16", doses=doses)
-    with pytest.raises(WorkbenchError, match="raise pool"):
-        transplant(run, "G/attention.16", pool=6)
-
-
-def test_pairs_are_of_one_class_of_these_hues_and_independent(real):
-    images, y = Twins(32).batch(np.arange(600))
-    pairs = pair_by_hue(images, y, 0.0, 1 / 3)
-    donors, recipients = (list(side) for side in zip(*pairs, strict=True))
-    assert len(pairs) > 30 and len(set(donors)) == len(donors) and len(set(recipients)) == len(recipients)
-    assert (y[donors] == y[recipients]).all()
-    hues = glyph_hues(images)
-    assert turn(hues[donors]).abs().max() < 1 / 12 and turn(hues[recipients] - 1 / 3).abs().max() < 1 / 12
-
-
-def test_values_turn_the_other_glyph_only_through_attention(tmp_path):
-    found = transplant(Run("demo"), "G/attention.16", n=10, pool=256, doses=(0.0, 0.5, 1.0))
-    response = found.right["glyph"].mean(0)
-    assert response[0] == 0 and 0 < response[1] < response[2] and response[2] > 0.15
-    assert found.right["gamma = 0"].abs().max() < 1e-6 and found.left["gamma = 0"].abs().max() < 1e-6  # nothing else carries values
-    assert found.right["background"].abs().mean() < 0.02
-    assert found.mass[:, 0].eq(0).all() and (found.mass.diff(dim=1) >= 0).all()
-    # The images say the same, read again.
-    hues = glyph_hues(found.images.flatten(0, 1)).unflatten(0, found.images.shape[:2])[..., 1]
-    again = turn(hues[:, -1] - hues[:, 1]) / turn(hues[:, 0] - hues[:, 1])
-    assert torch.allclose(again, found.right["glyph"][:, -1], atol=1e-4)
-    assert len(found.rows()) == 2 * 3 * 3 and found.rows()[0]["n"] == 10
-    _drawn_again(figures.transplant(found), tmp_path / "dose.pdf")
-
-
-def test_a_run_beside_its_scores(tiny):
-    row = long_range(Run("demo"), n=6)
-    record = Run("demo").evaluations()[-1]
-    assert row["twins_hue"] == record["scores"]["twins_hue"] and row["protocol"] == record["protocol"] and row["step"] == record["step"]
-    assert [name for name in row if name.startswith("fd_twins")] and row["block"] == "attention" and 8 < row["distance"] < 20
-    assert row["distance"] == pytest.approx((row["distance attention.16"] + row["distance attention.32"]) / 2)
-    without = train(tiny(run="without", attention_g="none", pairs=2))
-    with pytest.raises(WorkbenchError, match="pairs=2: which glyph is whose twin"):
-        study(without, "G/attention.16")
-    with pytest.raises(WorkbenchError, match="no evaluation with the disagreement of twins"):
-        long_range(without)
-    without.append("evaluations.jsonl", record | dict(step=4))
-    assert long_range(without)["distance"] is None
-
-
-def test_the_power_check_on_planted_disagreements():
-    def verdict(*hues):
-        return power_check([dict(twins_hue=hue) for hue in hues], 32).verdict
-
-    assert verdict(0.2, 0.21, 0.24, 0.18, 0.25) == SUPPORTED  # independent hues: networks fail
-    assert verdict(0.001, 0.002, 0.001, 0.0015, 0.003) == NOT_SUPPORTED  # they agree as real twins do
-    assert verdict(0.2, 0.21) == verdict(0.001, 0.03, 0.002, 0.05, 0.01) == CANNOT_TELL
-
-
-def test_rank_correlations_leave_out_runs_without_the_number():
-    rows = [dict(distance=k if k != 3 else None, hue=-k, size=k**2, arm=f"arm {k // 2}") for k in range(8)]
-    found = rank_correlations(rows, [("distance", "hue"), ("distance", "size")])
-    assert [(row["y"], row["n"], round(row["rho"], 6)) for row in found] == [("hue", 7, -1), ("size", 7, 1)]
-    (by_arm,) = rank_correlations(rows, [("distance", "hue")], "arm")
-    assert (by_arm["of"], by_arm["n"], round(by_arm["rho"], 6)) == ("means by arm", 4, -1) and by_arm["p"] == pytest.approx(2 / 24)
-    (few,) = rank_correlations(rows[:4], [("distance", "hue")])
-    assert (few["n"], few["rho"]) == (3, None)

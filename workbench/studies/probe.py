@@ -1,0 +1,73 @@
+"""What the studies of attention share: a layer of a run on twins, its samples, and its queries and keys for them.
+
+Shapes: B images, N = side^2 queries; positions in row-major order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.utils import parametrize
+
+from .. import attention
+from ..attention import Projections
+from ..attention.interventions import find_layer
+from ..model import sampling
+from ..parameters import ParameterError, WorkbenchError
+from ..runs import Run
+
+
+def require_twins(run: Run) -> None:
+    """Refuse a run that was not trained on twins: of other images nobody knows where the glyphs are."""
+    if run.config.data != "twins":
+        raise WorkbenchError(f"run {run.name!r} was trained on {run.config.data!r}; only in images of twins are the glyphs known")
+
+
+def require_one_pair(run: Run) -> None:
+    """Refuse a run that was not trained on twins, or on several pairs of glyphs in an image: which one is whose twin is then unknown."""
+    require_twins(run)
+    if run.config.pairs > 1:
+        raise WorkbenchError(f"run {run.name!r} has pairs={run.config.pairs}; which glyph is whose twin is known of one pair alone")
+
+
+def split_layer(layer: str) -> tuple[str, str]:
+    """The network and the path in it of a layer "G/attention.16"."""
+    network, _, path = layer.partition("/")
+    if network not in ("G", "D") or not path:
+        raise ParameterError(f"layer={layer!r} is not a network and a layer, such as 'G/attention.16'")
+    return network, path
+
+
+def latents(run: Run, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    """Latents (n, z_dim) and labels (n,), every class in turn; None without classes."""
+    return sampling.latents(n, run.config.z_dim, seed), sampling.labels(n, run.config.num_classes)
+
+
+@torch.no_grad()
+def projections(network: nn.Module, path: str, inputs: Tensor, y: Tensor | None, batch_size: int = 64) -> Projections:
+    """Queries and keys of an attention layer for inputs (B, ...): latents of G, images of D."""
+    find_layer(network, path)  # raises where there is no such layer
+    weight, batches = next(network.parameters()), []
+    with parametrize.cached(), attention.capture_projections(network) as captured:
+        for k in range(0, len(inputs), batch_size):
+            batch = slice(k, k + batch_size)
+            network(inputs[batch].to(weight), None if y is None else y[batch].to(weight.device))
+            batches.append(captured[path])
+    names = ("query", "key", "value_norm", "strength")
+    return Projections(*(torch.cat([getattr(batch, name) for batch in batches]) for name in names), gamma=batches[0].gamma)
+
+
+def glyph_queries(coverage: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """The positions on a glyph (Q,), and which of them are on the left one, (Q,) bool.
+
+    A position is on a glyph where that covers it at least half as much as it covers any.
+
+    Parameters
+    ----------
+    coverage
+        Of the image by its glyphs, (S, S) in [0, 1]; see `twins.glyph_coverage`.
+    """
+    covered = adaptive_avg_pool2d(coverage[None], side).flatten()
+    queries = (covered >= covered.max() / 2).nonzero()[:, 0]
+    return queries, queries % side < side // 2

@@ -1,0 +1,132 @@
+"""The scores of groups of runs that compare with each other, out of their evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..messages import nearest, say_once
+from ..metrics.protocols import brief, differences, require_comparable
+from ..parameters import WorkbenchError
+from ..runs import Run
+from ..runs.records import is_comparable, is_finite
+from .groups import Group
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score of one checkpoint of one run."""
+
+    group: Group = field(repr=False)
+    run: Run
+    name: str
+    step: int
+    value: float
+    record: dict = field(repr=False, hash=False)
+
+    @property
+    def protocol(self) -> str:
+        return self.record["protocol"]
+
+
+def scores_by_name(
+    groups: Sequence[Group],
+    names: str | Sequence[str] = "",
+    *,
+    protocol: str = "",
+    across_protocols: bool = False,
+    like: dict | None = None,
+    records: dict[str, int] | None = None,
+) -> dict[str, list[Score]]:
+    """All scores of groups of runs, by name, in the order of groups, runs and steps.
+
+    Parameters
+    ----------
+    names
+        Scores, also as text with commas, with or without the hash of their extractor (`fd_twins`); by default all there are.
+    protocol
+        Leave out those whose protocol does not contain this text.
+    across_protocols
+        Give scores of different protocols together. Otherwise they are refused.
+    like
+        A record: leave out those that do not compare with it.
+    records
+        How many evaluations count, by `Run.reference`: what a sidecar keeps, since a run may be evaluated further; by default all.
+
+    Raises
+    ------
+    WorkbenchError
+        If there is no such score or protocol, or scores do not compare.
+    """
+    scores: dict[tuple, Score] = {}
+    protocols = []
+    for group in groups:
+        for run in group.runs:
+            for record in run.evaluations()[: (records or {}).get(run.reference)]:
+                if not is_comparable(record):
+                    say_once(
+                        f"{run.path}/evaluations.jsonl: records without a complete protocol are left out: their scores compare with nothing"
+                    )
+                    continue
+                if like and differences(like, record):
+                    continue
+                protocols.append(record["protocol"])
+                if protocol in record["protocol"]:
+                    for name, value in _finite_scores(run, record):  # of the same step and protocol, the newest counts
+                        scores[name, run.path, record["protocol"], record["step"]] = Score(group, run, name, record["step"], value, record)
+    if protocol and protocols and not scores:
+        known = "; ".join(dict.fromkeys(map(brief, protocols)))
+        raise WorkbenchError(f"protocol={protocol!r} is part of no protocol of these scores; there are: {known}")
+    by_name: dict[str, list[Score]] = {}
+    for score in scores.values():
+        by_name.setdefault(score.name, []).append(score)
+    chosen = _named(names, by_name)
+    for name in chosen if not across_protocols else ():
+        require_comparable([score.record for score in by_name[name]])
+    order = {run.path: k for k, run in enumerate(run for group in groups for run in group.runs)}
+    return {name: sorted(by_name[name], key=lambda score: (order[score.run.path], score.step)) for name in chosen}
+
+
+def _finite_scores(run: Run, record: dict) -> list[tuple[str, float]]:
+    """Names and values of an evaluation's scores; what is no finite number is reported once, and left out."""
+    for name, value in record["scores"].items():
+        if not is_finite(value):
+            say_once(f"{run.path}/evaluations.jsonl: {name} of step {record['step']} is {str(value)[:20]!r}, not a finite number: left out")
+    return [(name, value) for name, value in record["scores"].items() if is_finite(value)]
+
+
+def _named(names: str | Sequence[str], known: Sequence[str]) -> list[str]:
+    """The known scores that are meant."""
+    wanted = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
+    chosen = []
+    for name in filter(None, wanted):
+        matches = [k for k in known if k == name] or [k for k in known if k.partition("@")[0] == name]
+        if not matches:
+            raise WorkbenchError(f"there is no score {name!r} yet; {nearest(name, known)}there are: {', '.join(known) or 'none'}")
+        chosen += matches
+    return list(dict.fromkeys(chosen)) or list(known)
+
+
+def at_steps(scores: Sequence[Score], steps: str = "last") -> list[Score]:
+    """Scores of one name at some steps.
+
+    Parameters
+    ----------
+    steps
+        "last": the newest of each run; "common": the newest step that all of these runs have; or steps as "500,1000".
+    """
+    if steps not in ("last", "common"):
+        wanted = {int(step) for step in steps.split(",")}
+        return [score for score in scores if score.step in wanted]
+    chosen = []
+    for protocol in dict.fromkeys(score.protocol for score in scores):
+        same = [score for score in scores if score.protocol == protocol]
+        by_run: dict = {}
+        for score in same:
+            by_run.setdefault(score.run.path, {})[score.step] = score
+        if steps == "last":
+            chosen += [by_step[max(by_step)] for by_step in by_run.values()]
+        else:
+            common = set.intersection(*(set(by_step) for by_step in by_run.values()))
+            chosen += [by_step[max(common)] for by_step in by_run.values() if common]
+    return chosen

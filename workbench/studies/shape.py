@@ -1,0 +1,294 @@
+"""Does attention follow the shape of objects, or only places nearby? The question of the paper's figures, as a test.
+
+In twin images the glyphs can be read from the pixels, so it is known what a position on one glyph should look at: the other one.
+Measured is how much of its attention falls there, against null maps that know less.
+
+Shapes: B images, N = side^2 queries, M = key_side^2 keys; positions in row-major order. A sample's Q queries are those on a glyph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from .. import attention
+from ..attention import Projections
+from ..data.twins import disagreement, glyph_coverage
+from ..model import Discriminator, Generator, sampling
+from ..model.layers import power_iteration
+from ..parameters import ParameterError, WorkbenchError
+from ..runs import Run
+from .probe import glyph_queries, latents, projections, require_one_pair, split_layer
+from .significance import Verdict, against_nulls
+
+SMALLEST_MASS = 0.02  # of attention: a fifth to a half of what an even map gives to a glyph
+
+# ------------------------------------------------------------------------------------------- where attention falls
+
+
+@dataclass(frozen=True)
+class Mass:
+    """Attention of the positions on a glyph, averaged over them, that falls on their own glyph and on its twin: a share for each image."""
+
+    own: tuple[float, ...]
+    twin: tuple[float, ...]
+
+    @property
+    def background(self) -> tuple[float, ...]:
+        """The share that falls on neither."""
+        return tuple(1 - own - twin for own, twin in zip(self.own, self.twin, strict=True))
+
+
+def mass(maps: Tensor | Projections, images: Tensor) -> Mass:
+    """How much attention falls on the own glyph and on its twin.
+
+    The queries are those on a glyph (`probe.glyph_queries`). A key's weight is spread evenly over its cell, and falls on a glyph by how
+    much of the cell that covers (`twins.glyph_coverage`).
+
+    Parameters
+    ----------
+    maps
+        Attention maps (B, N, M), or the projections that they follow from (which takes less memory).
+    images
+        The twin images (B, 3, S, S), floats in [-1, 1] or uint8, both glyphs readable.
+    """
+    return _stack([_shares(sample, sample.weights) for sample in _samples(maps, images)])
+
+
+def null_masses(maps: Tensor | Projections, images: Tensor, untrained: Tensor | Projections | None = None) -> dict[str, Mass]:
+    """The same of maps that know less than attention may, for the same queries of the same images.
+
+    Parameters
+    ----------
+    maps, images
+        As of `mass`; at least two images.
+    untrained
+        Maps of the same images' features in a network with random weights.
+
+    Returns
+    -------
+    dict of Mass
+        uniform: every key alike.
+        distance: what a query gives to positions at a distance (in positions, rounded) is shared evenly by all that are as far away.
+        place: the mean map of the other images, which knows where things usually are and nothing of this image.
+        colour: a softmax over negative distances in RGB between the query's and the keys' mean colours, for every query at the temperature
+        at which its entropy is that of its attention (or nearest to it).
+        untrained: the maps given.
+
+    Raises
+    ------
+    ParameterError
+        If there are fewer than two images, or not as many untrained maps.
+    """
+    count = len(images)
+    if count < 2:
+        raise ParameterError(f"images holds {count}; the mean map of the other images takes at least two")
+    total = sum(_each(maps))
+    shares: dict[str, list[Tensor]] = {name: [] for name in ("uniform", "distance", "place", "colour")}
+    for sample in _samples(maps, images):
+        shares["uniform"].append(_shares(sample, torch.full_like(sample.weights, 1 / sample.weights.shape[1])))
+        shares["distance"].append(_shares_by_distance(sample))
+        shares["place"].append(_shares(sample, (total[sample.queries] - sample.weights) / (count - 1)))
+        shares["colour"].append(_shares(sample, _weights_by_colour(sample)))
+    masses = {name: _stack(of_null) for name, of_null in shares.items()}
+    return masses if untrained is None else masses | {"untrained": mass(untrained, images)}
+
+
+def more_on_twin(learned: Mass, nulls: Mapping[str, Mass]) -> dict[str, list[float]]:
+    """By how much more attention falls on the twin than under each null, image by image."""
+    return {name: np.subtract(learned.twin, null.twin).tolist() for name, null in nulls.items()}
+
+
+def follows_shape(learned: Mass, nulls: Mapping[str, Mass], smallest: float = SMALLEST_MASS) -> Verdict:
+    """Whether more attention falls on the twin than under every null; see `significance.against_nulls`."""
+    return against_nulls(more_on_twin(learned, nulls), smallest)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """An image and the attention of the queries that lie on a glyph in it.
+
+    queries (Q,) positions; weights (Q, M); glyphs (side, side, 2), the coverage by the left and by the right one; left (Q,) bool, whose
+    glyph a query is on; image (3, S, S).
+    """
+
+    queries: Tensor
+    weights: Tensor
+    glyphs: Tensor
+    left: Tensor
+    image: Tensor
+
+
+def _each(maps: Tensor | Projections) -> Iterator[Tensor]:
+    """Maps (N, M) one by one: those of all images may not fit into memory."""
+    if isinstance(maps, Tensor):
+        yield from maps
+    else:
+        yield from (maps[k : k + 1].maps()[0] for k in range(len(maps.query)))
+
+
+def _samples(maps: Tensor | Projections, images: Tensor) -> Iterator[_Sample]:
+    count = len(maps) if isinstance(maps, Tensor) else len(maps.query)
+    if count != len(images):
+        raise ParameterError(f"maps are of {count} images, and images holds {len(images)}; give the images that the maps are of")
+    x = images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
+    for beta, image, coverage in zip(_each(maps), x, glyph_coverage(images), strict=True):
+        side = math.isqrt(len(beta))
+        glyphs = _halves_apart(adaptive_avg_pool2d(coverage[None], side)[0])
+        queries, left = glyph_queries(coverage, side)
+        yield _Sample(queries, beta[queries].float(), glyphs, left, image)
+
+
+def _halves_apart(coverage: Tensor) -> Tensor:
+    """Coverage (side, side) by the left glyph and by the right one: (side, side, 2)."""
+    left = torch.arange(coverage.shape[1]) < coverage.shape[1] // 2
+    return torch.stack([coverage * left, coverage * ~left], 2)
+
+
+def _shares(sample: _Sample, weights: Tensor) -> Tensor:
+    """Where weights (Q, M) of the sample's queries fall: mean shares of own and twin, (2,)."""
+    key_side = math.isqrt(weights.shape[1])
+    glyphs = adaptive_avg_pool2d(sample.glyphs.movedim(2, 0), key_side).flatten(1)  # a key's weight, spread evenly over its cell
+    return _own_and_twin(sample, weights.double() @ glyphs.double().T)
+
+
+def _own_and_twin(sample: _Sample, sides: Tensor) -> Tensor:
+    """Shares on the left and the right glyph (Q, 2) as mean shares of own and twin, (2,)."""
+    return torch.where(sample.left[:, None], sides, sides.flip(1)).mean(0)
+
+
+def _stack(shares: list[Tensor]) -> Mass:
+    return Mass(*(tuple(column.tolist()) for column in torch.stack(shares).unbind(1)))
+
+
+def _shares_by_distance(sample: _Sample) -> Tensor:
+    side = len(sample.glyphs)
+    at = torch.stack([torch.arange(side**2) // side, torch.arange(side**2) % side], 1).double()
+    distance = torch.cdist(at[sample.queries], at).round().long()  # (Q, N)
+    weights = attention.spread(sample.weights.double(), side).flatten(1)
+    zeros = weights.new_zeros(len(distance), int(distance.max()) + 1)
+    weight_at = zeros.scatter_add(1, distance, weights)
+    count_at = zeros.scatter_add(1, distance, torch.ones_like(weights)).clamp(min=1)
+    return _own_and_twin(sample, (weight_at / count_at).gather(1, distance) @ sample.glyphs.flatten(0, 1).double())
+
+
+def _weights_by_colour(sample: _Sample) -> Tensor:
+    """Weights (Q, M) that go by likeness of colour, as concentrated as those of the sample."""
+    key_side = math.isqrt(sample.weights.shape[1])
+    query_colours = adaptive_avg_pool2d(sample.image, len(sample.glyphs)).flatten(1).T[sample.queries]
+    key_colours = adaptive_avg_pool2d(sample.image, key_side).flatten(1).T
+    scores = -torch.cdist(query_colours.double(), key_colours.double())
+    entropy = torch.special.entr(sample.weights.double()).sum(1, keepdim=True)
+    cold, hot = torch.full_like(entropy, -12.0), torch.full_like(entropy, 12.0)  # natural logarithms of the temperature
+    for _ in range(40):  # bisection: entropy rises with temperature
+        middle = (cold + hot) / 2
+        low = torch.special.entr(torch.softmax(scores / middle.exp(), 1)).sum(1, keepdim=True) < entropy
+        cold, hot = torch.where(low, middle, cold), torch.where(low, hot, middle)
+    return torch.softmax(scores / hot.exp(), 1)
+
+
+# --------------------------------------------------------------------------------------------------- of a run's layer
+
+
+@dataclass(frozen=True)
+class ShapeStudy:
+    """The result of `study`: plain data.
+
+    Attributes
+    ----------
+    about
+        What was looked at: run, step, layer, images.
+    learned, nulls
+        `Mass` of the layer, and of each null.
+    verdict
+        Whether attention follows the shape of objects: over every null.
+    locality
+        Whether it at least goes beyond places: over every null but colour. On twins, whose glyphs share a hue on a grey background, likeness
+        of colour alone finds the other glyph.
+    """
+
+    about: str
+    learned: Mass
+    nulls: dict[str, Mass]
+    verdict: Verdict
+    locality: Verdict
+
+    def differences(self) -> dict[str, list[float]]:
+        """Null -> by how much more of the attention falls on the twin, (B,): what the verdict tests."""
+        return more_on_twin(self.learned, self.nulls)
+
+    def rows(self) -> list[dict]:
+        """For a table: mean shares of attention, and for each null the effect with its test (see `significance.Verdict`)."""
+        tests = {row["null"]: row for row in self.verdict.rows}
+        columns = ("effect", "low", "high", "p_larger", "p_smaller", "detectable")
+        rows = []
+        for name, of_map in {"attention": self.learned, **self.nulls}.items():
+            shares = {key: float(np.mean(getattr(of_map, key))) for key in ("own", "twin", "background")}
+            ratio = float(np.mean(self.learned.twin) / np.mean(of_map.twin))
+            test = {key: tests[name][key] if name in tests else "" for key in columns}
+            rows.append(dict(map=name, n=len(of_map.twin), **shares, ratio=ratio, **test))
+        return rows
+
+
+def study(
+    run: Run, layer: str, *, n: int = 96, seed: int = 1, step: int | None = None, weights: str = "auto", smallest: float = SMALLEST_MASS
+) -> ShapeStudy:
+    """Does an attention layer follow the shape of objects? On samples of a run's generator, every class in turn.
+
+    Samples in which a glyph cannot be read are left out, and counted in `about`.
+
+    Parameters
+    ----------
+    run
+        A run trained on twins.
+    layer
+        "G/attention.16", or "D/attention.16" (D looking at the same samples).
+    n, seed
+        Samples, and seed of their latents.
+    step, weights
+        Checkpoint (None: the newest), and weights of G: "ema", "raw", or "auto": EMA if available.
+    smallest
+        Smallest effect of interest: by how much more of the attention should fall on the twin than under a null.
+
+    Raises
+    ------
+    WorkbenchError
+        If the run is not of twins, there is no such layer or checkpoint, or too few samples can be read.
+    """
+    require_one_pair(run)
+    network, path = split_layer(layer)
+    step = int(run.checkpoint_path(step).name)
+    generator = run.generator(step, weights)
+    z, y = latents(run, n, seed)
+    x = sampling.images(generator, z, y)
+    readable = disagreement(x)["readable"].bool()
+    if readable.sum() < 2:
+        raise WorkbenchError(
+            f"in {n} samples of run {run.name!r}, step {step}, glyphs can be read in {readable.sum()}; train it for longer"
+        )
+    z, y, x = z[readable], None if y is None else y[readable], x[readable]
+    inputs, trained = (z, generator) if network == "G" else (x, run.discriminator(step))
+    maps = projections(trained, path, inputs, y)
+    nulls = null_masses(maps, x, projections(_untrained(run, network), path, inputs, y))
+    learned = mass(maps, x)
+    about = (
+        f"{run.name}, step {step:,}, {layer} ({run.config.attention_variant}, gamma {maps.gamma:+.3f}), {len(x)} samples of seed {seed}"
+        f"{f', {n - len(x)} unreadable ones left out' if len(x) < n else ''}"
+    )
+    but_colour = {name: null for name, null in nulls.items() if name != "colour"}
+    return ShapeStudy(about, learned, nulls, follows_shape(learned, nulls, smallest), follows_shape(learned, but_colour, smallest))
+
+
+def _untrained(run: Run, network: str) -> nn.Module:
+    """The run's network with random weights of another seed, to which batch norm and spectral norm have settled."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.config.seed + 1)
+        fresh = (Generator if network == "G" else Discriminator)(run.config).to(getattr(torch, run.config.dtype))
+    sampling.settle(fresh) if network == "G" else power_iteration(fresh, 10)
+    return fresh.eval().requires_grad_(False)

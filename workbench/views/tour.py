@@ -1,0 +1,79 @@
+"""A trained run, looked at from all sides: what `tour.ipynb` calls. Each view is a call or two of what the package offers."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from .. import attention, figures
+from ..config import Config
+from ..data import open_data, twins
+from ..figures import Drawing, Note, Plot
+from ..model import sampling
+from ..parameters import WorkbenchError
+from ..runs import Run
+from ..studies import shape
+from ..studies.probe import require_one_pair
+from ..widgets.inspector import AttentionInspector
+
+
+class Tour:
+    """The views of one run.
+
+    Parameters
+    ----------
+    run
+        Name of a run on twins with attention in G.
+
+    Raises
+    ------
+    WorkbenchError
+        If there is no such run, or it is none of these.
+    """
+
+    def __init__(self, run: str = "demo"):
+        self.run = Run(run)
+        require_one_pair(self.run)
+        config = self.run.config
+        if not config.sites_g or config.attention_block != "attention":
+            raise WorkbenchError(f"run {run!r} has no attention in G; the tour needs a run that has")
+        self.path = f"attention.{config.sites_g[0]}"  # the layer that is looked at
+        self.generator = self.run.generator(weights="auto")
+
+    def settings(self) -> dict:
+        """The settings of the run that differ from those of its preset."""
+        config = self.run.config
+        return config.changes(Config.preset(config.preset))
+
+    def real_images(self) -> Image.Image:
+        """Images of the data that it was trained on."""
+        return figures.real_images(open_data(self.run.config), self.run.config)
+
+    def samples(self) -> Image.Image | Note:
+        """Samples: a row for each class, the same latents in every row."""
+        return figures.samples(self.run)
+
+    def curves(self) -> Plot:
+        """Losses, what D says of real and of generated images, and gamma, over the steps of the training."""
+        return figures.curves(self.run)
+
+    def inspector(self) -> AttentionInspector:
+        """Where each position of a sample looks, interactively."""
+        return AttentionInspector(self.run.reference)
+
+    def attention(self) -> Drawing | Note | None:
+        """The same as a figure."""
+        return figures.attention(self.run)
+
+    def without_attention(self, n: int = 48) -> Image.Image:
+        """The same latents with attention and with gamma = 0, and how far apart the hues of both glyphs are (median over `n` samples)."""
+        z, y = sampling.latents(n, self.generator.z_dim, seed=1), sampling.labels(n, self.generator.num_classes)
+        effect = attention.effect(self.generator, (z, y), self.path, gamma=0.0)
+        rows = []
+        for name, images in (("trained", effect.before), ("gamma = 0", effect.after)):
+            hue = twins.disagreement(images)["hue"].median().item()
+            rows.append((f"{name}\nhues {hue:.4f} apart", images[:8]))
+        return figures.strips(rows, f"{self.run.name}, G/{self.path}: what attention does")
+
+    def shape(self) -> Drawing:
+        """How much of the attention of a glyph's positions falls on its twin, beside what maps that know less give to it, with a test."""
+        return figures.correspondence(shape.study(self.run, f"G/{self.path}"))
