@@ -1,7 +1,7 @@
 import pytest
 
 from workbench import ParameterError
-from workbench.places import DEMO, data_dir, find_run_folder, folder_name, outputs_dir, short_name
+from workbench.places import DEMO, data_dir, find_run_folder, folder_name, numbered, outputs_dir, run_folder, short_name
 
 
 def test_a_bare_name_is_a_run_in_the_outputs_folder_and_never_one_in_the_working_directory(make, folders, monkeypatch):
@@ -58,3 +58,16 @@ def test_short_names_are_cut_by_bytes():
     for cut in range(20, 40):
         assert len(short_name("猫" * 40, cut).encode()) <= cut and short_name("猫" * 40, cut).startswith("猫")
     assert short_name("猫" * 40, 120) == "猫" * 40
+
+
+def test_a_parameter_that_names_no_run_tells_the_nearest(make):
+    folder = make("cats")
+    assert run_folder("resume", "cats") == folder.resolve()
+    with pytest.raises(ParameterError, match=r"^resume='cat': there is no run 'cat' in .*; did you mean 'cats'\? 1 runs are there"):
+        run_folder("resume", "cat")
+
+
+def test_entries_that_are_numbered(tmp_path):
+    for name in ("10.png", "9.png", "007.png", "x.png", "\u00b2.png", "5.jpg", "-1.png"):
+        (tmp_path / name).touch()
+    assert numbered(tmp_path, ".png") == [9, 10] and numbered(tmp_path) == [] and numbered(tmp_path / "nowhere") == []

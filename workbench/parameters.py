@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from .messages import ParameterError, WorkbenchError, nearest, shown
 
-__all__ = ["ParameterError", "Parameters", "WorkbenchError", "parameter", "read_text", "whole"]
+__all__ = ["ParameterError", "Parameters", "WorkbenchError", "in_words", "parameter", "read_text", "whole"]
 
 WIDEST = 100  # characters of a comment in the parameters cell of a notebook
 
@@ -125,7 +125,7 @@ class Parameters:
         lines = []
         for f in fields(cls):
             lines += ["", f.metadata["section"]] if f.metadata["section"] else []
-            lines.append(f"{f.name:<22} {_type(f):<6} {cls.explain(f.name)} [{_default(f, f.default)}]")
+            lines.append(f"{f.name:<22} {_type(f):<6} {cls.explain(f.name)} [{in_words(f, f.default)}]")
         return "\n".join(lines).strip("\n")
 
     @classmethod
@@ -145,7 +145,7 @@ class Parameters:
 
     @classmethod
     def _line(cls, f: Field, usual: Parameters) -> str:
-        default, choices = _default(f, getattr(usual, f.name)), [str(choice) for choice in f.metadata["choices"] or ()]
+        default, choices = in_words(f, getattr(usual, f.name)), [str(choice) for choice in f.metadata["choices"] or ()]
         comment = f.metadata["meaning"] + (f"; one of {', '.join(choices)}" if choices else "") + (f" ({default})" if default else "")
         while len(comment) > WIDEST and len(choices) > 1:  # errors list them all
             choices = [*choices[:-2], "..."] if choices[-1] == "..." else [*choices[:-1], "..."]
@@ -153,8 +153,8 @@ class Parameters:
         return f"{f.name}: {_type(f)} = None  # {comment}"
 
 
-def _default(f: Field, value) -> str:
-    """A default in words; empty where there is nothing to say."""
+def in_words(f: Field, value) -> str:
+    """A value of a parameter as text, or what None stands for; empty where there is nothing to say."""
     if value is None or value == "":
         return f.metadata["none"]
     if isinstance(value, bool):

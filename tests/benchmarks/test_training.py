@@ -148,7 +148,7 @@ def test_it_prints_ratios_and_writes_a_record(monkeypatch, capsys, tmp_path):
 @pytest.mark.slow
 def test_the_flops_are_those_of_the_released_networks(tiny):
     """The released networks take 144 GFLOP an image and step at 128 px and width 64 (measured at a width that fits a test)."""
-    config = Config.preset("imagenet128", width=8, batch_size=2, batch_norm_group=0, device="cpu", mixed_precision="no", num_classes=10)
+    config = Config.preset("imagenet128", width=8, batch_size=2, batch_norm_group=None, device="cpu", mixed_precision="no", num_classes=10)
     with StepProcess(config, "plain") as plain:
         # The convolutions, which dominate, grow with the square of the width.
         assert plain.flops() / 2 * 64 == pytest.approx(144e9, rel=0.15)

@@ -293,7 +293,7 @@ def make_cache() -> None:
 
 
 def make_reference() -> None:
-    train(tiny(run="parent", keep_checkpoints=0), score)
+    train(tiny(run="parent", keep_checkpoints=None), score)
     score_run()
 
 

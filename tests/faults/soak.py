@@ -33,7 +33,7 @@ def a_round() -> None:
     from workbench.evaluation import evaluate
     from workbench.parameters import WorkbenchError
 
-    train(tiny(steps=4, keep_checkpoints=0, sample_every=2), score)
+    train(tiny(steps=4, keep_checkpoints=None, sample_every=2), score)
     train(Config.from_parameters(dict(resume=NAME, steps=6)), score)
     train(Config.from_parameters(dict(resume=f"{NAME}@2", run="forked", steps=4)), score)
     evaluate(run=NAME, n=16, scores="fd,accuracy", extractor="twins", reference_n=40, batch_size=16)

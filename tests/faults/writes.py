@@ -75,7 +75,7 @@ def train_from_scratch() -> None:
 
 
 def make_parent() -> None:
-    train(tiny(run="parent", keep_checkpoints=0), score)
+    train(tiny(run="parent", keep_checkpoints=None), score)
 
 
 def train_fork() -> None:

@@ -6,6 +6,7 @@ import html
 from dataclasses import dataclass, fields
 
 from ..config import Config, read_config
+from ..parameters import in_words
 from ..runs import require_startable
 from ..runs.create import derived_name
 from ..runs.resume import parent_folder
@@ -46,7 +47,7 @@ class Settings:
         changes, section, rows = self.config.changes(self.base), "", []
         for field in fields(self.config):
             section = field.metadata["section"] or section
-            value, usual = (_text(field, getattr(settings, field.name)) for settings in (self.config, self.base))
+            value, usual = (" ".join(in_words(field, getattr(config, field.name)).split()) for config in (self.config, self.base))
             rows.append((section, field.name, value, usual if field.name in changes else "", field.metadata["meaning"]))
         return rows
 
@@ -70,12 +71,3 @@ class Settings:
                 name, value, usual = f"<b>{name}</b>", f"<mark>{value}</mark>", f"not {usual}"
             body.append("<tr>" + "".join(f'<td style="text-align: left">{cell}</td>' for cell in (name, value, usual, meaning)) + "</tr>")
         return f"<p>{html.escape(self.title)}</p><table><tbody>{''.join(body)}</tbody></table>"
-
-
-def _text(field, value) -> str:
-    """A value as text, on one line; what None stands for in words."""
-    if value is None:
-        return field.metadata["none"]
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else " ".join(str(value).split()) or "(empty)"
