@@ -18,7 +18,6 @@ from pathlib import Path
 from ..config import PRESETS, Config
 from ..figures import Drawing, Measured, Plot, Table, listing, measured, write
 from ..figures import correspondence as draw_study
-from ..figures import experiments as draw_experiments
 from ..figures import long_range as draw_long_range
 from ..figures import transplant as draw_transplant
 from ..files import replace_text, storing
@@ -32,7 +31,9 @@ from ..studies.groups import Group, Score
 from ..studies.paper import EXPERIMENTS, Experiment, sweep
 from ..studies.significance import ALPHA, RELEVANT, lower
 from ..studies.sweep import Trial, carry_out, fingerprint
-from .compare import all_scores, export_folder, require_folder
+from .compare import all_scores
+from .export import export_folder, require_folder
+from .runs import experiments as draw_experiments
 
 LONGEST = 10**7  # characters of a grid or of seeds: what is too much is refused by what it comes to
 
