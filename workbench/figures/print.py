@@ -17,6 +17,7 @@ from .pictures import Picture
 MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plotly's name: matplotlib's
 WIDTH = 980  # of a chart, in pixels, of which 100 are an inch
 MOST_PIXELS = 50_000_000
+NOTE_COLUMNS = 8  # of a sheet that has nothing but notes
 
 
 def picture(description: Chart | Sheet) -> Picture:
@@ -35,9 +36,9 @@ def png(drawn: Picture, dpi: int) -> bytes:
 
 
 def _chart(chart: Chart) -> Picture:
-    names = list(dict.fromkeys(line.name for line in chart.lines if line.legend and line.name and len(line.x)))
-    names += [rule.name for rule in dict.fromkeys(rule for panel in chart.panels for rule in panel.rules) if rule.name]
-    names = list(dict.fromkeys(names)) if chart.legend == "below" else []
+    names = [line.name for line in chart.lines if line.legend and len(line.x)]
+    names += [part.name for panel in chart.panels for part in (*panel.bars, *panel.rules)]
+    names = list(dict.fromkeys(filter(None, names))) if chart.legend == "below" else []
     across = max(1, int((WIDTH - 120) // (40 + 6.2 * max(map(len, names), default=1))))
     below = 20 * -(-len(names) // across)
     above = LINE_OF_NOTES * len(chart.notes)
@@ -123,18 +124,19 @@ def _line(axes, line: Line):
 
 def _sheet(sheet: Sheet) -> Picture:
     images = [_pixels(image) for image in sheet.images]
-    columns = max(1, *(len(row.cells) for row in sheet.rows))
-    labels, top = (2.6, 0.5) if sheet.labels else (0.0, 0.42)
-    gap = 0.05 if sheet.labels else 0.04
-    drawn = Picture(figsize=(labels + columns * sheet.cell, top + len(sheet.rows) * sheet.cell * (1 + gap)), facecolor="white")
-    grid = drawn.subplots(len(sheet.rows), columns, squeeze=False, gridspec_kw=dict(wspace=gap, hspace=gap))
+    columns = max(len(row.cells) for row in sheet.rows) or NOTE_COLUMNS
+    labels, gap = (2.6, 0.05) if sheet.labels else (0.0, 0.04)
+    below = 0.12 if any(cell.title for row in sheet.rows[1:] for cell in row.cells) else gap
+    width = labels + columns * sheet.cell
+    lines = [part for line in sheet.title.splitlines() for part in textwrap.wrap(line, max(20, int(14 * width)))]
+    top = 0.14 + 0.15 * len(lines) + (0.12 if any(cell.title for cell in sheet.rows[0].cells) else 0.0)
+    height = top + len(sheet.rows) * sheet.cell * (1.04 if sheet.labels else 1 + below - gap)
+    drawn = Picture(figsize=(width, height), facecolor="white")
+    grid = drawn.subplots(len(sheet.rows), columns, squeeze=False, gridspec_kw=dict(wspace=gap, hspace=below))
     for row, panels in zip(sheet.rows, grid, strict=True):
         _row(row, panels, images, columns)
-    width, height = drawn.get_size_inches()
-    drawn.suptitle(sheet.title, fontsize=10 if sheet.labels else 9, x=0.01, ha="left", y=1 - 0.04 / height, va="top")
-    titles = 0.12 if any(cell.title for cell in sheet.rows[0].cells) else 0.0
-    left = 2.4 / width if sheet.labels else 0.01
-    drawn.subplots_adjust(left=left, right=0.995, bottom=0.01, top=1 - (top - 0.1 + titles) / height)
+    drawn.suptitle("\n".join(lines), fontsize=9, x=0.01, ha="left", y=1 - 0.04 / height, va="top")
+    drawn.subplots_adjust(left=2.4 / width if sheet.labels else 0.01, right=0.99, bottom=0.01, top=1 - top / height)
     return drawn
 
 

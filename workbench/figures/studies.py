@@ -32,17 +32,17 @@ def correspondence(study: Study) -> Plot:
         differences = (study.learned.twin - study.nulls[row["map"]].twin).tolist()
         # Spread by the order of the images, so that the figure comes out the same again.
         spread = place + 0.5 * (np.linspace(0, 1, len(differences)) - 0.5)
-        of_images = dict(mode="markers", size=3.5, legend=False, source=f"an image, beside {row['map']}")
+        of_images = dict(mode="markers", size=3.5, source=f"an image, beside {row['map']}")
         lines.append(Line(brief_numbers(differences), brief_numbers(spread), "images", GREY, **of_images))
         low, high = (abs(row["effect"] - row[end]) for end in ("low", "high"))
-        mean = dict(mode="markers", size=9, bars="x", low=(low,), high=(high,), legend=False, source=row["map"])
-        lines.append(Line((row["effect"],), (float(place),), "mean, 95 %", "#000000", **mean))
+        mean = dict(mode="markers", size=9, bars="x", low=(low,), high=(high,), source=row["map"])
+        lines.append(Line((row["effect"],), (float(place),), "mean, 95 % interval", "#000000", **mean))
     smallest = study.verdict.smallest
     rules = (Rule(0.0, "x"), Rule(smallest, "x", f"smallest effect of interest, {smallest:g}", RED, dash=True))
-    x, y = Axis("more on the twin than under the null (images, mean, 95 %)"), Axis(ticks=ticks[1:], range=(len(rows) - 0.5, 0.5))
+    x, y = Axis("more on the twin than under the null"), Axis(ticks=ticks[1:], range=(len(rows) - 0.5, 0.5))
     effects = Panel("", x, y, tuple(lines), rules=rules)
     verdicts = (f"follows shape: {study.verdict}", f"goes beyond places (colour apart): {study.locality}", study.verdict.test)
-    return Plot(Chart(study.about, (shares, effects), _wrapped(verdicts), columns=2, height=330, gap=0.3, legend="panels"))
+    return Plot(Chart(study.about, (shares, effects), _wrapped(verdicts), columns=2, height=330, gap=0.3))
 
 
 def transplant(found: Transplant) -> Plot:
