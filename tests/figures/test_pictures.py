@@ -12,12 +12,12 @@ from matplotlib import font_manager
 from matplotlib.text import Text
 from PIL import Image
 from records import recorded, scored
-
-from workbench import ParameterError, WorkbenchError, figures, parameters
-from workbench.figures import pictures, records
 from workbench.figures.drawing import png_bytes
 from workbench.figures.grids import sample_grid
 from workbench.figures.panels import literal, plain
+
+from workbench import ParameterError, WorkbenchError, figures, parameters
+from workbench.figures import pictures, records
 from workbench.files import StorageError, UnreadableError
 from workbench.metrics.protocols import protocol
 from workbench.studies.groups import Group

@@ -1,12 +1,12 @@
 // A chart of plotly's FigureWidget. plotly.js has 5 MB, which each such widget would hold and a notebook would keep: here a page gets it
 // once, from the kernel, when the first chart is shown. Where no kernel runs any more, the front end's own plotly draws the saved chart.
 
-const WAIT = 15_000; // milliseconds
+const WAIT = 30_000; // milliseconds
 
 function plotly(model) {
   globalThis.workbenchPlotly ??= new Promise((resolve, reject) => {
     model.on("msg:custom", (content, buffers) => {
-      if (content.kind === "plotly") resolve(import(URL.createObjectURL(new Blob(buffers, { type: "text/javascript" }))));
+      if (content.kind === "plotly") resolve(unpacked(buffers));
     });
     setTimeout(() => reject(new Error("the kernel does not answer")), WAIT);
     model.send({ kind: "plotly" });
@@ -15,6 +15,11 @@ function plotly(model) {
     throw error;
   });
   return globalThis.workbenchPlotly;
+}
+
+async function unpacked(buffers) {
+  const text = await new Response(new Blob(buffers).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  return import(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
 }
 
 /** Leave the state of all widgets in the notebook, for when no kernel runs any more: JupyterLab does that only if a setting asks for it. */
@@ -29,21 +34,29 @@ async function drawSaved(model, el) {
   const renderer = model.widget_manager?.rendermime?.createRenderer(type);
   if (!renderer) return;
   el.append(renderer.node);
-  await renderer.renderModel({ data: { [type]: { data: model.get("_widget_data"), layout: model.get("_widget_layout") } }, metadata: {} });
+  const data = { [type]: { data: model.get("_widget_data"), layout: model.get("_widget_layout") } };
+  await renderer.renderModel({ data, metadata: {}, trusted: true, setData() {} });
 }
 
 export default () => {
-  let figure = null;
+  let ready; // plotly's widget, or null where it cannot be had
   return {
-    async initialize({ model }) {
+    initialize({ model }) { // without waiting here: Jupyter would wait too, and hand on no message
+      const updates = [];
+      const remember = () => model.get("_py2js_update") && updates.push(model.get("_py2js_update"));
+      model.on("change:_py2js_update", remember);
       model.on("msg:custom", (content) => content.kind === "keep" && keep(model));
-      try {
-        figure = (await plotly(model)).default();
+      ready = plotly(model).then((module) => {
+        const figure = module.default();
+        model.off("change:_py2js_update", remember);
         figure.initialize({ model });
-      } catch {
-        figure = null;
-      }
+        for (const update of [...updates, null]) model.set("_py2js_update", update); // those that came meanwhile
+        return figure;
+      }).catch(() => null);
     },
-    render: ({ model, el }) => (figure ? figure.render({ model, el }) : drawSaved(model, el)),
+    async render({ model, el }) {
+      const figure = await ready;
+      return figure ? figure.render({ model, el }) : drawSaved(model, el);
+    },
   };
 };

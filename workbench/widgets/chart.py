@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from plotly.basewidget import BaseFigureWidget
@@ -27,7 +29,9 @@ class LiveChart(FigureWidget):
 
     def __init__(self, chart: Chart, width: int):
         plotly = content(chart)
-        super().__init__(data=plotly["data"], layout=plotly["layout"] | dict(width=width))
+        height = plotly["layout"]["height"] + 90
+        below = dict(orientation="h", y=-50 / height, yanchor="top", font=dict(size=11))
+        super().__init__(data=plotly["data"], layout=plotly["layout"] | dict(width=width, height=height, legend=below))
         self._chart = chart
         self.on_msg(self._receive)
 
@@ -50,7 +54,13 @@ class LiveChart(FigureWidget):
 
     def _receive(self, widget, message: dict, buffers: list) -> None:
         if isinstance(message, dict) and message.get("kind") == "plotly":
-            self.send(dict(kind="plotly"), [str(BaseFigureWidget._esm).encode()])
+            self.send(dict(kind="plotly"), [_plotly()])
+
+
+@cache
+def _plotly() -> bytes:
+    """plotly.js, compressed: a Jupyter server drops messages that make more than a megabyte a second."""
+    return gzip.compress(str(BaseFigureWidget._esm).encode(), 6)
 
 
 def _without_data(chart: Chart) -> Chart:

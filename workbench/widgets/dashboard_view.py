@@ -17,7 +17,7 @@ from ..parameters import WorkbenchError, say_once
 from .chart import LiveChart
 
 POINTS = 8_000  # of all lines of a chart
-WIDTH = 760  # of the charts, in pixels
+WIDTH = 640  # of the charts, in pixels
 PREVIEW_BYTES = 120_000  # a larger sample grid goes into the saved notebook as a JPEG
 TABS = ("Curves", "Scores", "Diagnostics", "Layers")
 EMPTY = "no values yet"
@@ -31,6 +31,7 @@ STYLE = """<style>
 .wb-dashboard .note { padding: 4px 12px; border-left: 4px solid currentColor; white-space: pre-line; overflow-wrap: anywhere; line-height: 1.4; }
 .wb-dashboard .farewell { display: none; }
 .jupyter-widgets-disconnected .farewell { display: block; }
+.wb-dashboard .jupyter-widgets-disconnected::before { display: none; }
 .wb-dashboard pre { max-height: 240px; overflow: auto; line-height: 1.3; }
 </style>"""
 
@@ -131,12 +132,12 @@ class DashboardView:
         self._caption = ipywidgets.HTML()
         self._image = ipywidgets.Image(format="png", layout=dict(width="100%", object_fit="contain"))
         self._slider = ipywidgets.IntSlider(min=0, max=0, readout=False, layout=dict(flex="1 1 auto"))
-        self._newest = ipywidgets.Button(description="newest", layout=dict(width="auto"))
+        self._newest = ipywidgets.Button(description="newest", layout=dict(width="80px", flex="0 0 auto"))
         self._slider.observe(lambda _: self._chosen(), "value")
         self._newest.on_click(lambda _: self._to_newest())
         self._steps: list[int] = []
         row = ipywidgets.HBox([self._slider, self._newest])
-        self._samples = ipywidgets.VBox([self._caption, self._image, row], layout=dict(width="420px", margin="0 16px 0 0"))
+        self._samples = ipywidgets.VBox([self._caption, self._image, row], layout=dict(width="350px", margin="0 12px 0 0"))
         self._samples.add_class("wb-samples")
 
     def _update_slider(self) -> None:
@@ -192,7 +193,7 @@ class DashboardView:
         self._layer = ipywidgets.Dropdown(description="Layer", layout=dict(width="360px"))
         pages = [ipywidgets.VBox([self._smoothing, self._panes["Curves"]]), self._panes["Scores"], self._panes["Diagnostics"]]
         self._tab = ipywidgets.Tab([*pages, ipywidgets.VBox([self._layer, self._panes["Layers"]])], titles=TABS)
-        self._tab.layout.flex = "1 1 auto"
+        self._tab.layout.flex = f"1 1 {WIDTH}px"
         self._charts = self._tab
         for widget, name in ((self._tab, "selected_index"), (self._smoothing, "value"), (self._layer, "value")):
             widget.observe(lambda _: self._redraw(), name)
