@@ -18,7 +18,7 @@ import numpy as np
 from harness import Trial, Verdict, digests, fork, root, use_folders
 from writes import NAME, data_config, make_images, pack, prepare_data, score, score_run, tiny
 
-from workbench import Config, Run, figures, train
+from workbench import Config, Run, train, views
 from workbench.data import open_data
 from workbench.evaluation import evaluate
 from workbench.parameters import WorkbenchError
@@ -150,10 +150,10 @@ RUN_READERS = [
     Reader("Comparison", lambda: Comparison(runs="").overview() and None),
     Reader("Comparison.differences", lambda: Comparison(runs="").differences() and None),
     Reader("Dashboard", dashboard),
-    Reader("figures.samples", lambda: hashlib.sha256(figures.samples(Run(NAME)).tobytes()).hexdigest(), True),
-    Reader("figures.curves", lambda: figures.curves(Run(NAME)) and None),
-    Reader("figures.diagnostics", lambda: figures.diagnostics(Run(NAME)) and None),
-    Reader("figures.attention", lambda: figures.attention(Run(NAME)) and None),
+    Reader("views.train.samples", lambda: hashlib.sha256(views.train.samples(Run(NAME)).tobytes()).hexdigest(), True),
+    Reader("views.train.curves", lambda: views.train.curves(Run(NAME)) and None),
+    Reader("views.train.diagnostics", lambda: views.train.diagnostics(Run(NAME)) and None),
+    Reader("views.train.attention", lambda: views.train.attention(Run(NAME)) and None),
 ]
 # Last, and in this order: they write.
 WRITING_READERS = [Reader("evaluate", scored, True), Reader("fork", fork_off, True), Reader("resume", go_on, True)]

@@ -77,11 +77,11 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     chart = view.locator(".js-plotly-plot")
     chart.locator(".annotation-text").first.wait_for()
     titles = ["hinge losses", "D's output", "gamma of the attention layers", "learning rates"]
-    assert chart.locator(".annotation-text").all_inner_texts() == titles
+    assert chart.locator(".annotation-text").all_text_contents() == titles
     assert view.get_by_role("tab").all_inner_texts() == ["Curves", "Scores", "Diagnostics", "Layers"]
     points = "paths => paths.map(path => path.getAttribute('d').split('L').length)"
-    wait_until(lambda: min(chart.locator(".js-line").evaluate_all(points), default=0) > 5)
-    assert chart.locator(".js-line").count() == 8
+    wait_until(lambda: min(chart.locator(".scatterlayer .js-line").evaluate_all(points), default=0) > 5)
+    assert chart.locator(".scatterlayer .js-line").count() == 8
     wait_until(lambda: image.evaluate("image => image.naturalWidth") > 0)
 
     # Back through time by keyboard; what is new does not take the view along until the end of the slider is reached.
@@ -124,7 +124,7 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     # The diagnostics and the layers are drawn when they are looked at.
     view.get_by_role("tab", name="Diagnostics").click()
     chart.get_by_text("saturation of D").first.wait_for()
-    assert chart.locator(".annotation-text").all_inner_texts()[0] == "gradient norms"
+    assert chart.locator(".annotation-text").all_text_contents()[0] == "gradient norms"
     view.get_by_role("tab", name="Layers").click()
     view.get_by_role("combobox").select_option("G/output")
     wait_until(lambda: chart.evaluate("plot => plot.data.map(trace => trace.name)") == ["largest", "second", "estimate"])
@@ -151,7 +151,7 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     notebook.run(3)
     view = notebook.output(3).locator(".wb-dashboard")
     view.locator(".badge").get_by_text("training").wait_for()
-    view.locator(".js-plotly-plot .js-line").first.wait_for()
+    view.locator(".js-plotly-plot .scatterlayer .js-line").first.wait_for()
 
     # The stop button.
     view.get_by_role("button", name="Stop").click()
@@ -172,7 +172,7 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     view = again.output(3).locator(".wb-dashboard")
     wait_until(lambda: view.locator(".wb-samples img").evaluate("image => image.naturalWidth") > 0)
     assert view.locator(".note:visible").all_inner_texts() == [told]
-    wait_until(lambda: view.locator(".js-line").count() == 8)
+    wait_until(lambda: view.locator(".scatterlayer .js-line").count() == 8)
 
     assert notebook.errors == again.errors == []
     assert notebook.hosts | again.hosts <= {"127.0.0.1", None}
