@@ -84,7 +84,7 @@ def _layout(chart: Chart) -> dict:
         layout["title"]["subtitle"] = dict(text=literal("\n".join(chart.notes)), font=dict(size=11))
     if chart.legend == "below":
         layout["legend"] = dict(orientation="h", y=-60 / layout["height"], yanchor="top")
-    shapes, annotations = [], []
+    shapes, annotations, ruled = [], [], set()
     for k, (panel, (left, right, bottom, upper)) in enumerate(zip(chart.panels, chart.places(), strict=True)):
         names = axes_of(k)
         x, y = names["xaxis"], names["yaxis"]
@@ -98,7 +98,7 @@ def _layout(chart: Chart) -> dict:
             layout[f"{letter}axis{name[1:]}"] = shown
         middle = dict(x=(left + right) / 2, y=upper, xref="paper", yref="paper", xanchor="center", yanchor="bottom", showarrow=False)
         annotations.append(dict(text=literal(panel.title), font=dict(size=13)) | middle)
-        shapes += [_rule(rule, x, y) for rule in panel.rules]
+        shapes += [_rule(rule, x, y, ruled) for rule in panel.rules]
     linear = [
         f"yaxis{axes_of(k)['yaxis'][1:]}.type" for k, panel in enumerate(chart.panels) if not (panel.bars or panel.y.ticks or panel.y.log)
     ]
@@ -106,12 +106,16 @@ def _layout(chart: Chart) -> dict:
     return layout
 
 
-def _rule(rule: Rule, x: str, y: str) -> dict:
+def _rule(rule: Rule, x: str, y: str, named: set) -> dict:
     along = dict(x0=rule.at, x1=rule.at, xref=x, y0=0, y1=1, yref=f"{y} domain")
     if rule.axis == "y":
         along = dict(y0=rule.at, y1=rule.at, yref=y, x0=0, x1=1, xref=f"{x} domain")
     style = dict(type="line", line=dict(color=rule.colour, width=1, dash="dash" if rule.dash else "solid"))
-    return along | style | (dict(name=literal(rule.name), showlegend=True, legendgroup=literal(rule.name)) if rule.name else {})
+    if not rule.name:
+        return along | style
+    first = rule.name not in named
+    named.add(rule.name)
+    return along | style | dict(name=literal(rule.name), showlegend=first, legendgroup=literal(rule.name))
 
 
 def _scales(axes: list[str]) -> dict:
