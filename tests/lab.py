@@ -104,7 +104,7 @@ class Notebook:
         return nbformat.read(lab.files / name, 4)
 
 
-def wait_until(true, seconds: float = 30):
+def wait_until(true, seconds: float = 60):
     end = time.monotonic() + seconds
     while not (answer := true()):
         assert time.monotonic() < end, "it did not happen in time"

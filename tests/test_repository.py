@@ -28,7 +28,7 @@ for name in ("IPython", "ipykernel", "ipywidgets", "anywidget", "jupyterlab", "p
 import workbench as wb
 run = wb.train(wb.Config.preset("twins32", width=8, batch_size=8, steps=1))
 with wb.attention.capture(run.generator()) as maps:
-    wb.figures.samples(run)
+    wb.views.train.samples(run)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ import numpy as np
 from harness import Trial, Verdict, digests, fork, root, use_folders
 from writes import NAME, data_config, make_images, pack, prepare_data, score, score_run, tiny
 
-from workbench import AttentionView, Config, Run, figures, train
+from workbench import AttentionView, Config, Run, train, views
 from workbench.attention.snapshots import load_snapshot
 from workbench.data import open_data
 from workbench.evaluation import evaluate
@@ -151,9 +151,9 @@ RUN_READERS = [
     Reader("Comparison", lambda: Comparison(runs="").overview() and None),
     Reader("Comparison.differences", lambda: Comparison(runs="").differences() and None),
     Reader("Dashboard", dashboard),
-    Reader("figures.samples", lambda: hashlib.sha256(figures.samples(Run(NAME)).tobytes()).hexdigest(), True),
-    Reader("figures.curves", lambda: figures.curves(Run(NAME)) and None),
-    Reader("figures.diagnostics", lambda: figures.diagnostics(Run(NAME)) and None),
+    Reader("views.train.samples", lambda: hashlib.sha256(views.train.samples(Run(NAME)).tobytes()).hexdigest(), True),
+    Reader("views.train.curves", lambda: views.train.curves(Run(NAME)) and None),
+    Reader("views.train.diagnostics", lambda: views.train.diagnostics(Run(NAME)) and None),
     Reader("AttentionView.figure", lambda: AttentionView(run=NAME).figure() and None),
 ]
 # Last, and in this order: they write.

@@ -13,9 +13,10 @@ from matplotlib.text import Text
 from PIL import Image
 from records import parsed, recorded, scored
 
-from workbench import AttentionView, ParameterError, WorkbenchError, figures, train
+from workbench import AttentionView, ParameterError, WorkbenchError, figures, train, views
 from workbench.attention.snapshots import load_snapshot
 from workbench.data import open_data
+from workbench.figures import charts
 from workbench.metrics.protocols import protocol
 from workbench.model import sampling
 from workbench.studies import groups
@@ -33,9 +34,9 @@ def opened(png):
 
 
 def test_curves_hold_the_history_and_a_static_picture(run):
-    plot = figures.curves(run)
+    plot = views.train.curves(run)
     by_name = {(trace.legendgroup, trace.name): trace for trace in plot.figure.data}
-    assert list(by_name["hinge losses", "D"].y) == [row["loss_d"] for row in run.history()]
+    assert list(by_name["hinge losses", "D"].y) == pytest.approx([row["loss_d"] for row in run.history()], rel=1e-6)
     assert ("gamma of the attention layers", "g8") in by_name and ("gamma of the attention layers", "d16") in by_name
     bundle = plot._repr_mimebundle_()
     assert {"application/vnd.plotly.v1+json", "image/png"} == bundle.keys()
@@ -44,37 +45,43 @@ def test_curves_hold_the_history_and_a_static_picture(run):
 
 def test_the_static_picture_shows_the_lines(run):
     """Each line's colour is in the picture: removing a line removes its pixels."""
-    plot = figures.curves(run)
-    before = np.asarray(opened(plot.png()).convert("RGB")).astype(int)
-    plot.figure.data[0].y = [None] * len(plot.figure.data[0].y)
-    assert (np.abs(before - np.asarray(opened(plot.png()).convert("RGB"))).sum(2) > 60).sum() > 50
+    chart = views.train.curves(run).description
+    before = np.asarray(opened(figures.Plot(chart).png()).convert("RGB")).astype(int)
+    first, *others = chart.panels
+    first = replace(first, lines=(replace(first.lines[0], y=(None,) * len(first.lines[0].y)), *first.lines[1:]))
+    without = figures.Plot(replace(chart, panels=(first, *others)))
+    assert (np.abs(before - np.asarray(opened(without.png()).convert("RGB"))).sum(2) > 60).sum() > 50
 
 
 def test_samples_are_enlarged_without_blur(run):
-    small, large = Image.open(run.sample_path(4)).convert("RGB"), figures.samples(run, width=1000)
+    small, large = Image.open(run.sample_path(4)).convert("RGB"), views.train.samples(run, width=1000)
     factor = large.width // small.width
     assert factor > 1 and np.array_equal(np.asarray(large.convert("RGB"))[::factor, ::factor], np.asarray(small))
-    assert figures.samples(run, step=0).tobytes() != figures.samples(run, step=4).tobytes()
+    assert views.train.samples(run, step=0).tobytes() != views.train.samples(run, step=4).tobytes()
 
 
 def test_attention_figure_and_its_absence(run, tiny):
-    assert opened(AttentionView(run=run.name).figure().png()).width > 600
-    train(tiny(run="plain", attention_g="none"))
-    assert AttentionView(run="plain").figure() is None
-    train(tiny(run="free", num_classes=0, ema_decay=0))
-    assert opened(AttentionView(run="free").figure().png()).width > 600
+    assert opened(views.train.attention(run).png()).width > 600
+    assert views.train.attention(train(tiny(run="plain", attention_g="none"))) is None
+    assert opened(views.train.attention(train(tiny(run="free", num_classes=0, ema_decay=0))).png()).width > 600
 
 
 def drawn(drawing):
-    """What a figure shows: the arrays and alphas of its panels, and its dots with their colours."""
-    images = [image.get_array().data for panel in drawing.figure.axes for image in panel.images]
-    dots = [(line.get_xydata().tolist(), line.get_color()) for panel in drawing.figure.axes for line in panel.lines]
+    """What a figure shows: the arrays of its panels (pixels from 0 to 255), and its dots with their colours."""
+    picture = drawing.picture
+    images = [image.get_array().data for panel in picture.axes for image in panel.images]
+    dots = [(line.get_xydata().tolist(), line.get_color()) for panel in picture.axes for line in panel.lines]
     return images, dots
+
+
+def pixels(image):
+    """An image (3, S, S) in [-1, 1] as a figure has it."""
+    return ((image + 1) * 127.5).round().byte().permute(1, 2, 0)
 
 
 def words(drawing):
     """All text of a figure of matplotlib."""
-    return " ".join(text.get_text() for text in drawing.figure.findobj(Text))
+    return " ".join(text.get_text() for text in drawing.picture.findobj(Text))
 
 
 def test_the_attention_figure_shows_the_maps_of_its_dots(run):
@@ -82,9 +89,9 @@ def test_the_attention_figure_shows_the_maps_of_its_dots(run):
     inspected = InspectedRun(run)
     images, dots = drawn(view.figure())
     seen = inspected.inspect(view.requests(inspected)[0])
-    np.testing.assert_allclose(images[0], ((seen.image + 1) / 2).permute(1, 2, 0), atol=0.5 / 255 + 1e-6)  # as the screen shows it
+    assert np.array_equal(images[0], pixels(seen.image))
     for heat, query in ((images[2], 2 * 16 + 3), (images[4], 15 * 16)):
-        weights = seen.beta[query].view(8, 8).repeat_interleave(2, 0).repeat_interleave(2, 1) / 4  # shared by the pooled cell
+        weights = seen.beta[query].view(8, 8).repeat_interleave(2, 0).repeat_interleave(2, 1) / 4  # spread over the pooled cell
         np.testing.assert_allclose(heat, weights, atol=1e-7)
     places = {(6.5, 4.5), (0.5, 30.5)}  # (column, row) of the positions' centres in pixels of the image, 2x2 of them each
     assert {tuple(xy[0]) for xy, _ in dots} == places and len({colour for _, colour in dots}) == 2 and len(dots) == 4
@@ -101,12 +108,24 @@ def test_a_figure_is_drawn_again_from_its_sidecar(run, tmp_path):
         for ours, theirs in zip(drawn(drawing)[0], drawn(again)[0], strict=True):
             assert np.array_equal(ours, theirs)
         assert drawn(again)[1] == drawn(drawing)[1]
+        assert again.save(tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
     kept = json.loads(sidecar.read_text())
     assert len(kept["git"]["commit"] or "x" * 40) == 40 and kept["versions"]["torch"]
-    (row,) = kept["parameters"]["rows"]
-    assert row["queries"] == [17, 200]
     for fact in (f"{run.name}, step 4", "G, 16x16 (official)", "gamma", "value_weighted attention", "square, seed 2, sample 0"):
-        assert fact in kept["parameters"]["title"]
+        assert fact in kept["figure"]["title"]
+    assert len(sidecar.read_text()) < 20_000
+
+
+def test_a_figure_is_drawn_again_when_its_run_is_gone(run, tmp_path):
+    figures_of_run = dict(
+        curves=views.train.curves(run), maps=views.train.attention(run), through=AttentionView(run=run.name).through_training()
+    )
+    paths = {name: drawing.save(tmp_path / f"{name}.svg") for name, drawing in figures_of_run.items()}
+    shutil.rmtree(run.path)
+    for name, path in paths.items():
+        again = figures.redraw(f"{path}.json")
+        assert again.description == figures_of_run[name].description
+        assert again.save(tmp_path / "again.svg").read_bytes() == path.read_bytes(), name
 
 
 def test_a_dropped_image_is_in_the_sidecar(run, tmp_path):
@@ -115,7 +134,7 @@ def test_a_dropped_image_is_in_the_sidecar(run, tmp_path):
     inspected = InspectedRun(run)
     seen = inspected.inspect(InspectionRequest("D/attention.16", source="dropped", sample=inspected.drop("mine", stream.getvalue())))
     path = figures.attention_maps([replace(seen, queries=(0,))]).save(tmp_path / "figure.svg")
-    np.testing.assert_allclose(drawn(figures.redraw(f"{path}.json"))[0][0], ((seen.image + 1) / 2).permute(1, 2, 0), atol=1e-6)
+    assert np.array_equal(drawn(figures.redraw(f"{path}.json"))[0][0], pixels(seen.image))
 
 
 @pytest.mark.parametrize("text", ["no json", "{}", '{"figure": "pie"}', "[1]"])
@@ -124,14 +143,14 @@ def test_what_is_no_sidecar_is_refused(tmp_path, text):
     with pytest.raises(WorkbenchError, match="is not the sidecar of a figure"):
         figures.redraw(tmp_path / "figure.json")
     with pytest.raises(ParameterError, match=r"can be \.png, \.svg or \.pdf"):
-        figures.Drawing(None, "x", {}).save(tmp_path / "figure.jpg")
+        figures.Drawing(None).save(tmp_path / "figure.jpg")
 
 
 def test_attention_through_the_training(run):
     images, _ = drawn(AttentionView(run=run.name).through_training())
     snapshots = [load_snapshot(run.attention_path(step)) for step in (0, 4)]
-    np.testing.assert_allclose(images[0], snapshots[0].images[0].permute(1, 2, 0) / 255, atol=1e-6)
-    np.testing.assert_allclose(images[3], snapshots[1].images[0].permute(1, 2, 0) / 255, atol=1e-6)
+    assert np.array_equal(images[0], snapshots[0].images[0].permute(1, 2, 0))
+    assert np.array_equal(images[3], snapshots[1].images[0].permute(1, 2, 0))
     assert not np.array_equal(images[2], images[5])
 
 
@@ -145,26 +164,25 @@ def test_a_table_and_its_file(tmp_path):
 
 def test_diagnostics_hold_the_history_and_the_spectra(trained_once, tmp_path):
     run = trained_once(run="d-only", sn_g=False)
-    plot = figures.diagnostics(run)
+    plot = views.train.diagnostics(run)
     by_name = {(trace.legendgroup, trace.name): trace for trace in plot.figure.data}
     history, spectra = run.history(), run.spectra()
-    assert list(by_name["gradient norms", "G, max"].y) == [row["grad_norm_g_max"] for row in history]
-    assert list(by_name["margin of D", "real - fake"].y) == [row["d_real"] - row["d_fake"] for row in history]
-    assert list(by_name["saturation of D", "fake"].y) == [row["saturated_fake"] for row in history]
+    assert list(by_name["gradient norms", "G, max"].y) == pytest.approx([row["grad_norm_g_max"] for row in history], rel=1e-6)
+    assert list(by_name["margin of D", "real - fake"].y) == pytest.approx([row["d_real"] - row["d_fake"] for row in history], rel=1e-6)
+    assert list(by_name["saturation of D", "fake"].y) == pytest.approx([row["saturated_fake"] for row in history], rel=1e-6)
     exact = {name: [row["layers"][name]["exact"][0] for row in spectra] for name in spectra[0]["layers"]}
     assert {name for panel, name in by_name if panel.startswith("weights of")} == set(exact)
     assert list(by_name["weights of G", "G/output"].y) == list(by_name["weights at work", "G/output"].y) == exact["G/output"]
     assert max(abs(value - 1) for value in by_name["weights at work", "D/linear"].y) < 1e-3
     assert opened(plot.png()).width >= 900
-    drawn = {panel.get_position().bounds: panel for panel in plot.drawing.figure.axes}.values()
-    assert [panel.get_yscale() for panel in drawn] == ["log", "linear", "linear", "log", "log", "log"]
+    assert [panel.get_yscale() for panel in plot.picture.axes] == ["log", "linear", "linear", "log", "log", "log"]
 
-    layers = figures.singular_values(run, "D")
+    layers = views.train.singular_values(run, "D")
     assert [note.text for note in layers.figure.layout.annotations] == [name[2:] for name in exact if name[0] == "D"]
     assert list(layers.figure.data[0].y) == exact["D/blocks.16.conv1"] and {trace.name for trace in layers.figure.data} == {
         "largest", "second", "estimate"
     }  # fmt: skip
-    assert "estimate" not in {trace.name for trace in figures.singular_values(run).figure.data}
+    assert "estimate" not in {trace.name for trace in views.train.singular_values(run).figure.data}
     assert opened(layers.png()).width >= 900
     paths = [made.save(tmp_path / name) for made, name in ((plot, "diagnostics.svg"), (layers, "layers.pdf"))]
     run.append("history.jsonl", run.history()[-1] | {"step": 6})
@@ -175,7 +193,7 @@ def test_diagnostics_hold_the_history_and_the_spectra(trained_once, tmp_path):
 def test_growth_of_several_runs(tiny, trained_once, tmp_path):
     runs = [trained_once(run="both"), trained_once(run="d-only", sn_g=False)]
     old = recorded(tiny, "old", [1.0], lr_d=0.01)
-    plot = figures.growth([*runs, old])
+    plot = views.runs.growth([*runs, old])
     lines = {(trace.name, trace.yaxis): list(trace.y) for trace in plot.figure.data}
     assert {name for name, _ in lines} == {"both", "d-only"} and plot.figure.layout.yaxis.type == "log"
     for run in runs:
@@ -186,7 +204,7 @@ def test_growth_of_several_runs(tiny, trained_once, tmp_path):
     path = plot.save(tmp_path / "growth.svg")
     for run in runs:
         run.append("spectra.jsonl", dict(step=5, layers={"G/linear": dict(exact=[9.0])}))
-    assert same(figures.redraw(f"{path}.json"), plot) and not same(figures.growth(runs), plot)
+    assert same(figures.redraw(f"{path}.json"), plot) and not same(views.runs.growth(runs), plot)
 
 
 def test_growth_of_seeds_has_a_geometric_mean(tiny):
@@ -194,8 +212,8 @@ def test_growth_of_seeds_has_a_geometric_mean(tiny):
     for run, values in zip(runs, ([1.0, 4.0], [9.0, 25.0]), strict=True):
         for step, value in zip((0, 3), values, strict=True):
             run.append("spectra.jsonl", dict(step=step, layers={"G/linear": dict(exact=[value]), "D/linear": dict(exact=[None])}))
-    figure = figures.growth(runs, "images").figure
-    first, second, band, mean = [trace for trace in figure.data if trace.yaxis == "y"]
+    figure = views.runs.growth(runs, "images").figure
+    first, second, mean, band = [trace for trace in figure.data if trace.yaxis == "y"]
     assert (list(first.y), list(second.y), list(first.x)) == ([1, 4], [9, 25], [0, 24])
     np.testing.assert_allclose(mean.y, [3, 10], rtol=1e-6)
     high, low = np.array(band.y).reshape(2, 2)
@@ -204,24 +222,24 @@ def test_growth_of_seeds_has_a_geometric_mean(tiny):
     np.testing.assert_allclose(np.log(low[::-1]), np.log([3, 10]) - deviations, rtol=1e-6)
     assert not any(len(trace.y) for trace in figure.data if trace.yaxis == "y3")  # D's values are not finite
     with pytest.raises(ParameterError, match="axis='days' is not one of"):
-        figures.growth(runs, "days")
+        views.runs.growth(runs, "days")
 
 
 def test_runs_from_before_diagnostics_have_figures_of_what_they_have(run):
     (run.path / "spectra.jsonl").unlink()
     old = [{k: v for k, v in row.items() if not k.startswith(("grad", "saturated"))} for row in run.history()]
     (run.path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in old))
-    assert opened(figures.diagnostics(run).png()).width >= 900
-    with pytest.raises(WorkbenchError, match="has written down no singular values"):
-        figures.singular_values(run)
+    assert opened(views.train.diagnostics(run).png()).width >= 900
+    with pytest.raises(WorkbenchError, match=r"has no spectra\.jsonl yet"):
+        views.train.singular_values(run)
     with pytest.raises(ParameterError, match="network='E' is not one of G, D"):
-        figures.singular_values(run, "E")
+        views.train.singular_values(run, "E")
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "diffaug"])
 def test_the_preview_shows_what_d_will_see(tiny, augment):
     config = tiny(augment=augment)
-    picture = figures.real_images(open_data(config), config)
+    picture = views.train.real_images(open_data(config), config)
     first = open_data(config).batch([0])[0][0].permute(1, 2, 0).numpy()
     factor = round(picture.height / 138)  # 4 rows of 32 pixels, borders of 2
     assert picture._repr_jpeg_() is None  # only a PNG goes into the notebook
@@ -235,8 +253,8 @@ def test_the_preview_shows_what_d_will_see(tiny, augment):
 
 
 def test_summary_is_one_picture(run):
-    picture = opened(figures.summary_png(run))
-    assert picture.height > opened(figures.curves(run).png()).height
+    picture = opened(views.train.summary_png(run))
+    assert picture.height > opened(views.train.curves(run).png()).height
 
 
 # ----------------------------------------------------------------------------------------- plots of several runs
@@ -245,7 +263,7 @@ def test_summary_is_one_picture(run):
 def test_groups_have_a_mean_with_a_band_and_all_their_seeds(tiny):
     seeds = [recorded(tiny, f"s{k}", losses, seed=k) for k, losses in enumerate([[1, 2, 3, 9], [3, 4, 8], [5, 9, 1, 9]])]
     other = recorded(tiny, "other", [7, 7], lr_d=0.01)
-    figure = figures.curves([*seeds, other], axis="hours").figure
+    figure = views.runs.curves([*seeds, other], axis="hours").figure
     lines = [trace for trace in figure.data if trace.mode == "lines" and not trace.fill]
     assert [list(trace.y) for trace in lines] == [[1, 2, 3, 9], [3, 4, 8], [5, 9, 1, 9], [3, 5, 4], [7, 7]]
     np.testing.assert_allclose(lines[3].x, np.array([1, 2, 3]) * 90 / 3600, rtol=1e-6)
@@ -259,23 +277,51 @@ def test_groups_have_a_mean_with_a_band_and_all_their_seeds(tiny):
 def test_curves_of_several_runs_draw_every_further_number(tiny):
     run = recorded(tiny, "one", [1.0, 2.0])
     run.append("history.jsonl", dict(step=3, images=24, seconds=3, loss_d=float("nan"), sigma_G_8=0.5, gamma_g16=0.1, words="x", parts=[1]))
-    titles = [note.text for note in figures.curves([run]).figure.layout.annotations]
+    titles = [note.text for note in views.runs.curves([run]).figure.layout.annotations]
     assert titles == ["hinge loss of D", "gamma, G at 16x16", "sigma_G_8"]
-    assert [note.text for note in figures.curves([run], keys="sigma*, lr_d").figure.layout.annotations] == ["sigma_G_8", "lr_d"]
-    bundle = figures.curves([run])._repr_mimebundle_()
+    assert [note.text for note in views.runs.curves([run], keys="sigma*, lr_d").figure.layout.annotations] == ["sigma_G_8", "lr_d"]
+    bundle = views.runs.curves([run])._repr_mimebundle_()
     json.dumps(bundle, allow_nan=False)
     with pytest.raises(WorkbenchError, match="no history has 'gama_\\*'"):
-        figures.curves([run], keys="gama_*")
+        views.runs.curves([run], keys="gama_*")
     with pytest.raises(ParameterError, match="axis='days' is not one of steps, images, hours"):
-        figures.curves([run], axis="days")
-    assert figures.curves([]).png()
+        views.runs.curves([run], axis="days")
+    assert views.runs.curves([]).png()
 
 
 def test_long_histories_are_thinned(tiny, monkeypatch):
-    monkeypatch.setattr(figures.plots, "MOST_POINTS", 100)
-    run = recorded(tiny, "long", range(250))
-    figure = figures.curves([run], keys="loss_d").figure
-    assert list(figure.data[0].y) == list(range(0, 250, 3)) and "every 3th logged step is drawn" in figure.layout.title.text
+    monkeypatch.setattr(figures.histories, "MOST_POINTS", 100)
+    losses = [k if k != 111 else 999.0 for k in range(250)]
+    figure = views.runs.curves([recorded(tiny, "long", losses)], keys="loss_d").figure
+    y = list(figure.data[0].y)
+    assert len(y) <= 100 and {0, 249, 999} <= set(y) and "ends and extremes of long curves are drawn" in figure.layout.title.text
+
+
+def test_thinning_keeps_ends_and_extremes():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=100_000)
+    values[[333, 70_001]] = 50, -50
+    keep = charts.thin(np.arange(100_000), values, 600)
+    assert 300 <= len(keep) <= 600
+    assert (keep[0], keep[-1]) == (0, 99_999)
+    assert (values[keep].max(), values[keep].min()) == (50, -50)
+    assert (np.diff(keep) > 0).all()
+
+
+def test_a_thinned_curve_grows_without_flicker():
+    values = np.random.default_rng(0).normal(size=5_000)
+    before, after = (charts.thin(np.arange(n), values[:n], 600) for n in (4_000, 4_700))
+    assert set(before[before < 3_900]) == set(after[after < 3_900])
+
+
+def test_short_curves_are_left_alone():
+    assert len(charts.thin(np.arange(600), np.arange(600.0), 600)) == 600
+
+
+def test_smoothing_is_a_moving_average_without_bias_at_the_start():
+    line = charts.Line((1, 2, 3, 4), (2.0, None, 4.0, 4.0))
+    chart = charts.Chart("", (charts.Panel("", lines=(line,)),)).smoothed(0.5)
+    assert chart.panels[0].lines[0].y == (2, None, pytest.approx(10 / 3, rel=1e-6), pytest.approx(26 / 7, rel=1e-6))
 
 
 def same(a, b):
@@ -289,8 +335,8 @@ def test_plots_are_drawn_again_from_their_sidecars_though_the_runs_went_on(tiny,
         scored(run, 2, protocol("official"), fid=10 + k)
         scored(run, 3, protocol("official"), fid=k)
     plots = dict(
-        one=figures.curves(runs[0]), several=figures.curves(runs, "images"), scores=figures.scores(runs, "fid", axis="hours"),
-        scatter=figures.scatter(runs, "fid", "lr_g", steps="2"),
+        one=views.train.curves(runs[0]), several=views.runs.curves(runs, "images"), scores=views.runs.scores(runs, "fid", axis="hours"),
+        scatter=views.runs.scatter(runs, "fid", "lr_g", steps="2"),
     )  # fmt: skip
     saved = {
         name: plot.save(tmp_path / f"{name}.{ending}")
@@ -303,14 +349,14 @@ def test_plots_are_drawn_again_from_their_sidecars_though_the_runs_went_on(tiny,
         again = figures.redraw(f"{path}.json")
         assert same(again, plots[name]), name
         assert again.save(tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), name
-    assert not same(figures.curves(runs, "images"), plots["several"])
+    assert not same(views.runs.curves(runs, "images"), plots["several"])
 
 
 def test_vector_graphics_hold_lines_and_letters(tiny, tmp_path):
     runs = [recorded(tiny, f"s{k}", [1, 2, 3 + k], seed=k) for k in range(2)]
-    svg = figures.curves(runs).save(tmp_path / "curves.svg").read_text()
+    svg = views.runs.curves(runs).save(tmp_path / "curves.svg").read_text()
     assert "<image" not in svg and svg.count("<path") > 20
-    pdf = figures.curves(runs).save(tmp_path / "curves.pdf").read_bytes()
+    pdf = views.runs.curves(runs).save(tmp_path / "curves.pdf").read_bytes()
     assert pdf.startswith(b"%PDF") and b"/Type3" not in pdf and b"CreationDate" not in pdf
 
 
@@ -322,46 +368,45 @@ def test_scatter_shows_every_run_with_mean_and_deviation(tiny):
     ]
     for run, value in zip(runs, (1.0, 3.0, 10.0, 20.0), strict=True):
         scored(run, 1, protocol("official"), fid=value)
-    figure = figures.scatter(runs).figure
+    figure = views.runs.scatter(runs).figure
     points = [trace for trace in figure.data if trace.error_y.array is None]
     means = [trace for trace in figure.data if trace.error_y.array is not None]
     assert [(list(t.x), list(t.y)) for t in points[:2]] == [([1e-4, 1e-4], [1, 3]), ([1e-2, 1e-2], [10, 20])] or \
         [(list(t.x), list(t.y)) for t in points[2:]] == [([1e-4, 1e-4], [1, 3]), ([1e-2, 1e-2], [10, 20])]  # fmt: skip
     assert [(t.y[0], t.error_y.array[0]) for t in means[:2]] == [(2, pytest.approx(2**0.5)), (15, pytest.approx(50**0.5))]
     kinds = {figure.layout[axis].title.text: figure.layout[axis] for axis in ("xaxis", "xaxis2")}
-    assert kinds["lr_d"].type == "log" and kinds["attention_g"].type == "category"
-    assert list(kinds["attention_g"].categoryarray) == ["none", "16"]
-    assert opened(figures.scatter(runs).png()).width >= 900
+    assert kinds["lr_d"].type == "log" and list(kinds["attention_g"].ticktext) == ["none", "16"]
+    assert opened(views.runs.scatter(runs).png()).width >= 900
     with pytest.raises(WorkbenchError, match="there is no parameter 'lrd'; did you mean 'lr_d'"):
-        figures.scatter(runs, against="lrd")
+        views.runs.scatter(runs, against="lrd")
     scored(runs[0], 2, protocol("official", n=70), fid=1)
     with pytest.raises(WorkbenchError, match="do not compare"):
-        figures.scatter(runs)
-    assert "do not compare" in figures.scatter(runs, across_protocols=True).figure.layout.title.text
+        views.runs.scatter(runs)
+    assert "do not compare" in views.runs.scatter(runs, across_protocols=True).figure.layout.title.text
 
 
 def test_rows_of_samples_are_of_equal_latents_and_drawn_again(trained_once, tmp_path):
     runs = [trained_once(run="both"), trained_once(run="d-only", sn_g=False)]
-    drawing = figures.sample_rows([(f"row {k}", run, 4) for k, run in enumerate(runs)], seed=5, columns=3)
+    drawing = views.runs.sample_rows([(f"row {k}", run, 4) for k, run in enumerate(runs)], seed=5, columns=3)
     shown = drawn(drawing)[0]
     z, y = sampling.latents(3, runs[0].config.z_dim, 5), torch.arange(3)
     images = torch.cat([sampling.images(run.generator(4), z, y) for run in runs])
     for ours, image in zip(shown, images, strict=True):
-        np.testing.assert_allclose(ours, (image.permute(1, 2, 0) + 1) / 2, atol=1e-6)
+        assert np.array_equal(ours, pixels(image))
     again = figures.redraw(f"{drawing.save(tmp_path / 'rows.svg')}.json")
     assert all(np.array_equal(a, b) for a, b in zip(shown, drawn(again)[0], strict=True))
-    assert figures.sample_rows([]) is None
-    with_a_reason = figures.sample_rows([("row", runs[0], 3), ("other", runs[1], 4)], columns=3)
+    assert views.runs.sample_rows([]) is None
+    with_a_reason = views.runs.sample_rows([("row", runs[0], 3), ("other", runs[1], 4)], columns=3)
     assert "no checkpoint at step 3" in " ".join(words(with_a_reason).split()) and len(drawn(with_a_reason)[0]) == 3
     with pytest.raises(ParameterError, match="columns=1000000000 is out of range"):
-        figures.sample_rows([("row", runs[0], 4)], columns=10**9)
+        views.runs.sample_rows([("row", runs[0], 4)], columns=10**9)
 
 
 def test_attention_through_training_is_drawn_again(run, tmp_path):
     drawing = AttentionView(run=run.name).through_training()
     again = figures.redraw(f"{drawing.save(tmp_path / 'through.pdf')}.json")
     assert all(np.array_equal(a, b) for a, b in zip(drawn(drawing)[0], drawn(again)[0], strict=True))
-    assert [panel.get_title() for panel in again.figure.axes] == ["step 0", "", "step 4", ""]
+    assert [panel.get_title() for panel in again.picture.axes] == ["step 0", "", "step 4", ""]
 
 
 # ----------------------------------------------------------------------------------------------------- tables
@@ -431,37 +476,37 @@ def test_scores_over_steps_with_published_numbers_where_they_compare(run):
     official = protocol("official")
     for step in (200, 100):
         record = scored(run, step, official, fid=step / 10, kid=0.5)
-    plot = figures.scores(run)
+    plot = views.runs.scores(run)
     ours, published = plot.figure.data[0], {trace.name: trace.y[0] for trace in plot.figure.data if trace.line.dash}
     assert (list(ours.x), list(ours.y)) == ([100, 200], [10, 20]) and published["SAGAN as reported"] == 18.65
     assert "official; inception@6726825d" in plot.figure.layout.yaxis.title.text  # every axis carries the protocol
     assert "n=50,000" in ours.hovertemplate
     assert opened(plot.png()).width >= 900
     scored(run, 300, official, data="cats", fid=3)
-    assert not [t for t in figures.scores(run, "fid", like=run.evaluations()[-1]).figure.data if t.line.dash]
-    assert list(figures.scores(run, "fid", like=record).figure.data[0].x) == [100, 200]
+    assert not [t for t in views.runs.scores(run, "fid", like=run.evaluations()[-1]).figure.data if t.line.dash]
+    assert list(views.runs.scores(run, "fid", like=record).figure.data[0].x) == [100, 200]
 
 
 def test_scores_of_different_protocols_are_shown_together_only_when_asked_for(run):
     scored(run, 100, protocol("official"), fid=10)
     scored(run, 100, protocol("official", n=5000), fid=15)
     with pytest.raises(WorkbenchError, match=r"do not compare.*n: 50000 and 5000.*across_protocols=True"):
-        figures.scores(run)
-    plot = figures.scores(run, across_protocols=True)
+        views.runs.scores(run)
+    plot = views.runs.scores(run, across_protocols=True)
     assert "different protocols" in plot.figure.layout.title.text
     assert {"official; inception@6726825d", "official (but n=5000); inception@6726825d"} <= {trace.name for trace in plot.figure.data}
     with pytest.raises(WorkbenchError, match="there is no score 'fidd' yet; did you mean 'fid'"):
-        figures.scores(run, "fidd")
+        views.runs.scores(run, "fidd")
 
 
 def test_several_runs_side_by_side(run, trained_once):
     other = trained_once(run="both")
     for owner in (run, other):
         scored(owner, 100, protocol("official"), fid=10)
-    assert {trace.name for trace in figures.scores([run, other], "fid").figure.data if not trace.line.dash} == {
+    assert {trace.name for trace in views.runs.scores([run, other], "fid").figure.data if not trace.line.dash} == {
         group.label for group in groups.group([run, other])
     }
-    assert figures.scores([]).png()  # nothing to show is no error
+    assert views.runs.scores([]).png()  # nothing to show is no error
 
 
 def test_every_number_of_the_table_carries_its_protocol(run):
@@ -477,6 +522,6 @@ def test_strips_show_images_unblurred():
     image = torch.zeros(3, 3, 8, 8)
     image[:, 0], image[:, 1:] = 1, -1  # red
     picture = figures.strips([("one", image), ("two", image[:1])], "title", size=64)
-    shown = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    shown = np.asarray(opened(picture.png(120)).convert("RGB")).reshape(-1, 3)
     assert ((shown == (255, 0, 0)).all(1)).sum() > 4 * 60**2
     assert figures.strips([], "nothing") is None

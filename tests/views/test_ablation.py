@@ -216,7 +216,7 @@ def test_the_study_of_named_runs_and_of_those_that_cannot_be_read(tiny, monkeypa
     assert [(row["run"], row["layer"]) for row in rows] == layers
     assert rows[0]["goes beyond places"] == SUPPORTED and "can be read in 0" in rows[2]["follows shape"]
     assert rows[0]["colour travels"] == "no pairs"
-    assert ablation.shape_figure().recipe["figure"] == "correspondence" and ablation.patching_figure() is None
+    assert "follows shape" in ablation.shape_figure().description.notes[0] and ablation.patching_figure() is None
     assert calls.count(("demo", "G/attention.32")) == 1  # studied once, however many views show it
 
 
@@ -363,7 +363,7 @@ def test_full_disks_end_an_export_in_one_line(monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("workbench.figures.drawing.Drawing.save", full)
+    monkeypatch.setattr("workbench.figures.figure.Drawing.save", full)
     with pytest.raises(StorageError, match="cannot be written: No space left on device; the disk of") as error:
         ablation.export()
     assert "\n" not in str(error.value)

@@ -109,11 +109,12 @@ def test_samples_are_of_equal_latents_at_the_chosen_steps(tiny):
         if expected is None:
             assert drawing is None
             continue
-        rows = [(int(re.search(r"seed (\d)", label)[1]), step) for label, _, step in drawing.recipe["parameters"]["rows"]]
+        labels = [row.label for row in drawing.description.rows]
+        rows = [(int(re.search(r"seed (\d)", label)[1]), int(re.search(r"step (\d)", label)[1])) for label in labels]
         assert rows == expected
-    shown = [panel.images[0].get_array().data for panel in Comparison(runs="s*", seed=7, columns=2).samples().figure.axes]
+    shown = [panel.images[0].get_array().data for panel in Comparison(runs="s*", seed=7, columns=2).samples().picture.axes]
     x = sampling.images(runs[0].generator(4), sampling.latents(2, 8, 7), torch.arange(2))
-    np.testing.assert_allclose(shown[1], (x[1].permute(1, 2, 0) + 1) / 2, atol=1e-6)
+    assert np.array_equal(shown[1], ((x[1] + 1) * 127.5).round().byte().permute(1, 2, 0))
 
 
 # ------------------------------------------------------------------------------------------------ while runs go on
@@ -307,7 +308,7 @@ def test_a_full_disk_ends_an_export_in_one_line(sweep, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("workbench.figures.drawing.Drawing.save", full)
+    monkeypatch.setattr("workbench.figures.figure.Drawing.save", full)
     with pytest.raises(WorkbenchError, match="cannot be written: No space left on device; the disk of") as error:
         Comparison(runs="0.001-0").export()
     assert "\n" not in str(error.value)

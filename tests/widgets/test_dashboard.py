@@ -9,15 +9,17 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 from PIL import Image
 
-from workbench import Config, WorkbenchError
+from workbench import Config, WorkbenchError, figures
 from workbench.runs import Run, create_run
 from workbench.widgets import Dashboard, dashboard
+from workbench.widgets.dashboard_view import TABS
 
 
 @pytest.fixture
@@ -61,66 +63,6 @@ def follow(run: Run, *script, **options) -> Run:
     return asyncio.run(asyncio.wait_for(both(), 20))
 
 
-# ------------------------------------------------------------------------------------------------ what is drawn
-
-
-def test_thinning_keeps_ends_and_extremes():
-    rng = np.random.default_rng(0)
-    steps, values = np.arange(100_000) * 10, rng.normal(size=100_000)
-    values[[333, 70_001]] = 50, -50
-    thin_steps, thin_values = dashboard.thin(steps, values)
-    assert 300 <= len(thin_steps) <= 600
-    assert (thin_steps[0], thin_steps[-1]) == (0, 999_990)
-    assert (thin_values.max(), thin_values.min()) == (50, -50)
-    assert (np.diff(thin_steps) > 0).all()
-    assert np.array_equal(values[thin_steps // 10], thin_values)
-
-
-def test_a_thinned_curve_grows_without_flicker():
-    values = np.random.default_rng(0).normal(size=5_000)
-    before, _ = dashboard.thin(np.arange(4_000), values[:4_000])
-    after, _ = dashboard.thin(np.arange(4_700), values[:4_700])
-    assert set(before[before < 3_900]) == set(after[after < 3_900])
-
-
-def test_short_curves_are_left_alone():
-    steps, values = dashboard.thin(np.arange(600), np.arange(600.0))
-    assert len(steps) == len(values) == 600
-
-
-def test_charts_name_their_curves_and_leave_out_what_is_not_finite(run):
-    log(run, 10, 20, gamma_d32=0.1)
-    log(run, 30, loss_g=float("nan"), gamma_d32=0.2)
-    losses, outputs, gammas, rates = dashboard.charts(run.history(), [])
-    assert [curve["name"] for curve in losses["curves"]] == ["D", "G"]
-    assert losses["curves"][1]["steps"] == [10, 20]
-    assert [curve["name"] for curve in outputs["curves"]] == ["real", "fake"]
-    assert [curve["name"] for curve in gammas["curves"]] == ["G 16", "D 32"]
-    assert rates["curves"][0]["values"] == [8e-4] * 3
-    json.dumps([losses, outputs, gammas, rates], allow_nan=False)
-
-
-def test_a_run_without_attention_says_so(run):
-    rows = [{"step": 10, "loss_d": 1.0, "loss_g": 0.0}]
-    assert dashboard.charts(rows, [])[2] == dict(title="Attention", unit="γ, by map size", zero=True, empty="no attention", curves=[])
-
-
-def test_each_score_has_a_chart_that_carries_its_protocol(run):
-    scores = {100: {"FID": 30.0}, 200: {"FID": 20.0, "IS": 3}}
-    evaluations = [{"step": step, "scores": values, "protocol": "n=5000"} for step, values in scores.items()]
-    fid, inception = dashboard.charts([], evaluations)[4:]
-    assert (fid["title"], fid["unit"], fid["curves"][0]["values"]) == ("FID", "n=5000", [30.0, 20.0])
-    assert inception["curves"][0]["steps"] == [200]
-
-
-def test_scores_of_different_protocols_are_not_one_curve(run):
-    rows = [(200, 20.0, "n=5000"), (100, 30.0, "n=5000"), (200, 9.0, "n=50000"), (200, 19.0, "n=5000")]
-    evaluations = [{"step": step, "scores": {"FID": value}, "protocol": protocol} for step, value, protocol in rows]
-    few, many = dashboard.charts([], evaluations)[4:]
-    assert (few["unit"], few["curves"][0]["steps"], few["curves"][0]["values"]) == ("n=5000", [100, 200], [30.0, 19.0])  # the newest
-    assert (many["unit"], many["curves"][0]["values"]) == ("n=50000", [9.0])
-
-
 # ------------------------------------------------------------------------------------------------ diagnostics
 
 
@@ -135,43 +77,75 @@ def spectra(run: Run, *steps: int, **exact) -> None:
 DIAGNOSED = dict(grad_norm_d=2.0, grad_norm_d_max=3.0, grad_norm_g=0.5, grad_norm_g_max=0.6, saturated_real=0.25, saturated_fake=0.75)
 
 
-def test_diagnostics_show_gradients_margin_saturation_and_the_layers(run):
+@pytest.fixture
+def view(run, monkeypatch):
+    """Makes what a notebook shows of a run, without a front end: `view()` gives the dashboard and its widgets."""
+    monkeypatch.setenv("WORKBENCH_HEADLESS", "0")
+    monkeypatch.setattr(Dashboard, "_keep_watching", lambda self: None)
+
+    def make():
+        board = Dashboard(run)
+        return board, board._view
+
+    return make
+
+
+def open_tab(widgets, name: str):
+    """The chart of a tab, once that is looked at; None where it has none."""
+    widgets._tab.selected_index = TABS.index(name)
+    (child,) = widgets._panes[name].children
+    return child if hasattr(child, "data") else None
+
+
+def test_the_tabs_show_what_was_read_and_draw_only_when_looked_at(run, view):
     log(run, 10, 20, **DIAGNOSED)
     spectra(run, 0, 20)
-    view = Dashboard(run)
-    gradients, margin, saturation, of_g, of_d, at_work = view.diagnostics
-    assert [(curve["colour"], curve["values"]) for curve in gradients["curves"]] == [
-        ("d", [2, 2]), ("d", [3, 3]), ("g", [0.5, 0.5]), ("g", [0.6, 0.6])
-    ]  # fmt: skip
-    assert margin["curves"][0]["values"] == [0.7, 0.7] and saturation["curves"][1]["values"] == [0.75, 0.75]
-    assert of_g["steps"] == [0, 20]
-    assert of_g["layers"] == [dict(name="linear", colour="g", curves=[dict(name="exact", values=[2, 2])])]
-    assert [curve["values"] for curve in of_d["layers"][0]["curves"]] == [[3, 3.2], [2, 2]]
-    assert [(layer["name"], layer["curves"][0]["values"]) for layer in at_work["layers"]] == [
-        ("G/linear", [2, 2]), ("D/blocks.16.conv1", [1.5, 1.6])
-    ]  # fmt: skip
-    assert [chart["title"] for chart in view.charts] == ["Losses", "Output of D", "Attention", "Learning rates"]  # they stay as they were
+    board, widgets = view()
+    curves = open_tab(widgets, "Curves")
+    assert [list(trace.y) for trace in curves.data[:2]] == [[1.32, 1.32], [0.41, 0.41]] and list(curves.data[0].x) == [10, 20]
+    assert not widgets._panes["Diagnostics"].children  # nobody has looked
+    diagnostics = {(trace.legendgroup, trace.name): list(trace.y) for trace in open_tab(widgets, "Diagnostics").data}
+    assert diagnostics["gradient norms", "G, max"] == [0.6, 0.6] and diagnostics["weights at work", "D/blocks.16.conv1"] == [1.5, 1.6]
+    layers = open_tab(widgets, "Layers")
+    assert widgets._layer.options == ("G/linear", "D/blocks.16.conv1") and {trace.name for trace in layers.data} == {"largest", "second"}
+    widgets._layer.value = "D/blocks.16.conv1"
+    assert {trace.name: list(trace.y) for trace in open_tab(widgets, "Layers").data}["estimate"] == [2, 2]
+    assert open_tab(widgets, "Scores") is None and "no values yet" in widgets._panes["Scores"].children[0].value
+    board.run.append("evaluations.jsonl", dict(step=20, scores={"fd": 7.0}, protocol="n=70"))
+    board.refresh()
+    assert list(open_tab(widgets, "Scores").data[0].y) == [7.0]
     spectra(run, 30, g=None)  # not finite
-    view.refresh()
-    assert view.diagnostics[3]["layers"][0]["curves"][0]["values"] == [2, 2, None]
-    json.dumps(view.diagnostics, allow_nan=False)
+    board.refresh()
+    widgets._layer.value = "G/linear"
+    assert list(open_tab(widgets, "Layers").data[0].y) == [2, 2, None]
 
 
-def test_a_run_without_diagnostics_shows_none(run):
-    log(run, 10)
-    assert Dashboard(run).diagnostics == []
-    spectra(run, 0)  # before the first line of history
-    assert [bool(chart["curves"] and chart["curves"][0]["steps"]) for chart in Dashboard(run).diagnostics[:3]] == [False, True, False]
+def test_a_chart_that_grows_is_changed_and_not_made_anew(run, view):
+    log(run, 10, 20)
+    board, widgets = view()
+    chart, sent = open_tab(widgets, "Curves"), []
+    chart._send_update_msg = lambda **message: sent.append(message)
+    log(run, 30, lr_d=8e-4)
+    board.refresh()
+    assert open_tab(widgets, "Curves") is chart and list(chart.data[0].x) == [10, 20, 30] and len(sent) == 1
+    board.refresh()
+    assert len(sent) == 1  # nothing changed, so nothing is sent
+    log(run, 40, gamma_d32=0.1)  # another line
+    board.refresh()
+    assert open_tab(widgets, "Curves") is not chart
 
 
-def test_long_diagnostics_are_thinned_without_flicker(run):
-    spectra(run, *range(0, 3210, 10))
-    steps = Dashboard(run).diagnostics[3]["steps"]
-    assert len(steps) <= 100 and (steps[0], steps[-1]) == (0, 3200)
-    spectra(run, 3210)
-    grown = Dashboard(run).diagnostics[3]["steps"]
-    assert set(steps[:-1]) <= set(grown) and grown[-1] == 3210
-    assert len(dashboard._thinned_rows(list(range(99)))) == 99
+def test_long_curves_are_thinned_and_smoothed(run, view):
+    rng = np.random.default_rng(0)
+    for start in range(1, 20_001, 4000):
+        with open(run.path / "history.jsonl", "a") as file:
+            file.writelines(json.dumps(dict(step=s, images=1, seconds=s, loss_d=rng.normal())) + "\n" for s in range(start, start + 4000))
+    _, widgets = view()
+    x = list(open_tab(widgets, "Curves").data[0].x)
+    assert 100 < len(x) <= 8000 and (x[0], x[-1]) == (1, 20_000)
+    rough = np.std(open_tab(widgets, "Curves").data[0].y)
+    widgets._smoothing.value = 0.95
+    assert np.std(open_tab(widgets, "Curves").data[0].y) < rough / 2
 
 
 # ------------------------------------------------------------------------------------------------ reading a run
@@ -179,14 +153,14 @@ def test_long_diagnostics_are_thinned_without_flicker(run):
 
 def test_traits_follow_a_history_that_grows_and_shrinks(run):
     view = Dashboard(run)
-    losses = lambda: view.charts[0]["curves"][0]["steps"]  # noqa: E731
-    assert losses() == [] and view.summary["facts"][0] == ["0 / 400", "steps"]
+    losses = lambda: [row["step"] for row in view.rows]  # noqa: E731
+    assert losses() == [] and view.head["facts"]["steps"] == "0 / 400"
     log(run, 10, 20, 30)
     run.set_status(step=33)
     view.refresh()
     assert losses() == [10, 20, 30]
     facts = "33 / 400 steps, 8 % done, 8 steps/s, 512 images/s, 0:04 elapsed, 0:46 left"
-    assert ", ".join(" ".join(fact) for fact in view.summary["facts"]) == facts
+    assert ", ".join(f"{value} {unit}" for unit, value in view.head["facts"].items()) == facts
     with open(run.path / "history.jsonl", "a") as file:
         file.write('{"step": 40, "lo')  # caught in the middle of a line
     view.refresh()
@@ -203,53 +177,75 @@ def test_unchanged_files_are_not_read_again(run, monkeypatch):
     view.refresh()
 
 
-def test_the_newest_samples_are_part_of_the_state(run):
-    view = Dashboard(run)
-    png = sample(run, 0)
-    view.refresh()
-    assert (view.samples, view.preview) == ([0], png)
-    sample(run, 100, size=1000)  # too large for a notebook
-    view.refresh()
-    assert view.samples == [0, 100] and len(view.preview) < 120_000
-    assert Image.open(io.BytesIO(view.preview)).size == (600, 600)
+def shown(widgets) -> bytes | None:
+    return None if widgets._image.layout.display == "none" else bytes(widgets._image.value)
 
 
-def test_the_front_end_gets_the_samples_it_asks_for(run, monkeypatch):
-    png = sample(run, 100)
-    view, sent = Dashboard(run), []
-    monkeypatch.setattr(view, "send", lambda content, buffers: sent.append((content, buffers)))
-    for step in (100, 200):
-        view._handle_custom_msg({"kind": "sample", "step": step}, [])
-    assert sent == [({"kind": "sample", "step": 100}, [png]), ({"kind": "sample", "step": 200}, [])]
+def test_samples_are_found_with_the_slider_and_the_newest_follow(run, view):
+    board, widgets = view()
+    assert shown(widgets) is None and "no samples yet: they come every" in widgets._caption.value and widgets._slider.disabled
+    first = sample(run, 0)
+    board.refresh()
+    assert shown(widgets) == first and "step 0, the newest" in widgets._caption.value
+    second = sample(run, 100)
+    board.refresh()
+    assert shown(widgets) == second and (widgets._slider.value, widgets._slider.max) == (1, 1)
+    widgets._slider.value = 0  # back through time
+    assert shown(widgets) == first
+    third = sample(run, 200)
+    board.refresh()
+    assert shown(widgets) == first and (widgets._slider.value, widgets._slider.max) == (0, 2)  # what is new does not take it along
+    widgets._newest.click()
+    assert shown(widgets) == third
+    widgets._slider.value = 1
+    run.sample_path(100).unlink()  # a resumed run has dropped it
+    board.refresh()
+    assert shown(widgets) == third
 
 
-@pytest.mark.parametrize("content", [None, [], {}, dict(kind=3), dict(kind="sample"), dict(kind="sample", step="x"), dict(kind="sample", step=-1),
-                                     dict(kind="sample", step=10**400), dict(kind="sample", step=float("nan")), dict(kind="free")])  # fmt: skip
-def test_malformed_messages_are_no_trace(run, content, monkeypatch):
-    view = Dashboard(run)
-    monkeypatch.setattr(view, "send", lambda *_: pytest.fail("nobody asked"))
-    view._receive(view, content, [])
+def test_a_large_grid_is_kept_in_the_notebook_as_a_small_picture(run, view):
+    sample(run, 100, size=1000)
+    _, widgets = view()
+    assert len(widgets._image.value) > 1_000_000
+    widgets.keep_in_notebook()
+    assert len(widgets._image.value) < 120_000 and Image.open(io.BytesIO(widgets._image.value)).size == (600, 600)
 
 
 @pytest.mark.parametrize("content", [b"", bytes(50), b"no picture", b"\x89PNG\r\n\x1a\n"])
-def test_damaged_samples_are_told_where_they_would_be(run, content, monkeypatch):
+def test_damaged_samples_are_told_where_they_would_be(run, view, content):
     png = sample(run, 50)
     run.sample_path(100).write_bytes(content)
-    view, sent = Dashboard(run), []
-    assert view.samples == [50, 100] and view.preview == b"" and "unreadable" in view.summary["alarms"][0]
-    monkeypatch.setattr(view, "send", lambda content, buffers: sent.append((content, buffers)))
-    for step in (50, 100):
-        view._receive(view, dict(kind="sample", step=step), [])
-    assert sent[0] == (dict(kind="sample", step=50), [png])
-    assert sent[1][0]["reason"].startswith("unreadable: ") and sent[1][1] == []
+    board, widgets = view()
+    assert board.samples == [50, 100] and "unreadable" in board.head["alarms"][0]
+    assert shown(widgets) is None and "step 100, the newest: unreadable: " in widgets._caption.value
+    widgets._slider.value = 0
+    assert shown(widgets) == png
     run.set_status(state="finished", step=400)
-    assert "image/png" in Dashboard(run)._repr_mimebundle_()[0]
+    assert "image/png" in Dashboard(run)._repr_mimebundle_()
     sample(run, 100)
-    view.refresh()
-    assert view.preview and not view.summary["alarms"]
+    board.refresh()
+    widgets._newest.click()
+    assert shown(widgets) and not board.head["alarms"]
 
 
-def test_damaged_files_leave_the_rest_of_the_view(run, capsys):
+@pytest.mark.parametrize("message", [None, [], {}, dict(kind=3), dict(kind="sample"), dict(kind="free")])
+def test_malformed_messages_are_no_trace(run, view, message, monkeypatch):
+    log(run, 10)
+    chart = open_tab(view()[1], "Curves")
+    monkeypatch.setattr(chart, "send", lambda *_: pytest.fail("nobody asked"))
+    chart._receive(chart, message, [])
+
+
+def test_a_chart_gives_plotly_to_a_page_that_asks(run, view, monkeypatch):
+    """The widget itself holds a few lines of JavaScript: five megabytes in each would be in every notebook."""
+    log(run, 10)
+    chart, sent = open_tab(view()[1], "Curves"), []
+    monkeypatch.setattr(chart, "send", lambda content, buffers: sent.append((content, buffers)))
+    chart._receive(chart, dict(kind="plotly"), [])
+    assert sent[0][0] == dict(kind="plotly") and 500_000 < len(sent[0][1][0]) < 2_500_000 and len(chart.get_state()["_esm"]) < 5000
+
+
+def test_damaged_files_leave_the_rest_of_the_view(run, view, monkeypatch):
     log(run, 10, 20)
     odd = [
         dict(step=30, loss_d=1e308, seconds=float("nan")),
@@ -262,16 +258,22 @@ def test_damaged_files_leave_the_rest_of_the_view(run, capsys):
     run.append("spectra.jsonl", dict(step=1, layers={"G/a": dict(exact=[2.0])}))
     run.append("spectra.jsonl", dict(step=2, layers={"D/b": dict(exact=[None])}))
     run.append("evaluations.jsonl", dict(step=3, scores={"<b>": 2.0, "nan": float("nan")}, protocol="$x$"))
-    view = Dashboard(run)
-    json.dumps([view.charts, view.diagnostics, view.summary], allow_nan=False)
-    assert view.charts[0]["curves"][0]["steps"] == [10, 20] and view.charts[4]["title"] == "<b>"
+    view, widgets = view()
+    json.dumps(view.head, allow_nan=False)
+    lines = figures.curves("", view.rows).description.panels[0].lines
+    assert [y for y in lines[0].y if y is not None] == [1.32, 1.32]
+    assert figures.scores_of_run("", view.evaluations).description.panels[0].title == "<b>"
+    for tab in TABS:
+        open_tab(widgets, tab)
     assert view.line()
     for file in ("status.json", "config.json"):
         (run.path / file).write_text("{")
         view.refresh()
-        assert view.summary["state"] == "unreadable" and f"unreadable: {run.path / file}" in view.summary["alarms"][0]
-        json.dumps(view.summary, allow_nan=False)
-        assert view.line() and repr(view) and Dashboard(run).charts
+        assert view.head["state"] == "unreadable" and f"unreadable: {run.path / file}" in view.head["alarms"][0]
+        json.dumps(view.head, allow_nan=False)
+        assert view.line() and repr(view) and Dashboard(run).rows
+        monkeypatch.undo()
+        monkeypatch.setenv("WORKBENCH_OUTPUTS", str(run.path.parent))
         with pytest.raises(WorkbenchError, match="unreadable"):
             follow(run)
 
@@ -285,45 +287,51 @@ def test_odd_numbers_of_a_status(run):
         dict(seconds_per_step=1e308),
     ):
         run.set_status(**changes)
-        json.dumps(Dashboard(run).summary, allow_nan=False)
+        json.dumps(Dashboard(run).head, allow_nan=False)
 
 
-def test_hostile_names_are_plain_text_in_the_summary(run):
+def test_hostile_names_are_plain_text(run, view):
     nasty = "<img src=x onerror=alert(1)>"
     run.set_status(alarms=[nasty], message=nasty)
-    head = Dashboard(run).summary
-    assert head["alarms"] == [nasty] and head["message"] == nasty
-    script = dashboard.source("dashboard.js")
+    run.append("evaluations.jsonl", dict(step=3, scores={nasty: 2.0}, protocol=nasty))
+    run.append("spectra.jsonl", dict(step=1, layers={f"G/{nasty}": dict(exact=[2.0])}))
+    log(run, 10, **{f"gamma_{nasty}": 1.0})
+    board, widgets = view()
+    assert board.head["alarms"] == [nasty] and board.head["message"] == nasty
+    values = [widget.value for widget in (widgets._name, widgets._facts, widgets._notes, widgets._caption)]
+    values += [open_tab(widgets, name).to_json() for name in ("Curves", "Scores", "Layers")]
+    assert not any("<img" in value for value in values) and "&lt;img" in widgets._notes.value
+    script = (Path(dashboard.__file__).parent / "chart.js").read_text()
     assert not any(word in script for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("))
 
 
-def test_the_stop_button_asks_the_training_to_stop(run):
-    view = Dashboard(run.name)
-    view._handle_custom_msg({"kind": "stop"}, [])
-    view.refresh()
+def test_the_stop_button_asks_the_training_to_stop(run, view):
+    board, widgets = view()
+    widgets._stop.click()
     assert (run.path / "stop").exists()
-    assert view.summary["badge"] == "stopping…" and view.summary["active"]
+    assert board.head["badge"] == "stopping…" and board.head["active"]
+    assert widgets._stop.disabled and "stopping…" in widgets._name.value
 
 
-def test_the_saved_state_is_small(run):
+def test_the_saved_state_is_small(run, view):
     log(run, *range(10, 1_000_010, 10), gamma_g32=0.123456789, gamma_d16=0.1, gamma_d32=-0.1, **DIAGNOSED)
     layers = {f"{net}/blocks.{k}.conv1": dict(exact=[1.234567, 1.1], estimate=1.234567) for k in range(25) for net in "GD"}
     for step in range(0, 1_000_000, 5000):
         run.append("spectra.jsonl", dict(step=step, layers=layers))
     sample(run, 1_000_000, size=195)
-    state = Dashboard(run).get_state()
-    assert len(state["preview"]) > 110_000
-    assert len(state["charts"][0]["curves"][0]["steps"]) > 3
-    assert len(json.dumps(state, default=lambda png: base64.b64encode(png).decode())) < 300_000
+    widgets = view()[1]
+    states = [child.get_state() for child in (*widgets._panes["Curves"].children, widgets._image)]
+    assert len(widgets._image.value) > 110_000 and len(open_tab(widgets, "Curves").data[0].x) > 3
+    assert len(json.dumps(states, default=lambda value: base64.b64encode(value).decode())) < 500_000
 
 
 def test_an_ended_run_carries_a_picture(run):
     log(run, 10, 20)
     sample(run, 20)
-    data, _ = Dashboard(run)._repr_mimebundle_()
+    data = Dashboard(run)._repr_mimebundle_()
     assert set(data) == {"text/plain"}  # the training goes on: the picture comes at its end
     run.set_status(state="finished", step=400)
-    data, _ = Dashboard(run)._repr_mimebundle_()
+    data = Dashboard(run)._repr_mimebundle_()
     assert data["text/plain"] == "Dashboard('demo', finished, step 400 of 400)"
     assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).format == "PNG"
 
@@ -334,7 +342,7 @@ def test_a_front_end_gets_the_widget_too(run, monkeypatch):
     run.set_status(state="finished")
 
     async def bundle():
-        return Dashboard(run)._repr_mimebundle_()[0]
+        return Dashboard(run)._repr_mimebundle_()
 
     assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(asyncio.run(bundle()))
 
@@ -377,7 +385,7 @@ def test_follow_raises_the_reason_in_one_line(run, change, reason):
         follow(run, lambda: run.set_status(**change))
     assert str(error.value) == reason
     view = Dashboard(run)
-    assert view.summary["alarms"] == [reason] and view.summary["message"] == ""
+    assert view.head["alarms"] == [reason] and view.head["message"] == ""
 
 
 def test_an_interrupt_is_forwarded_once_and_a_second_one_leaves_the_training_alone(run, capsys):

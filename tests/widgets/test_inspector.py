@@ -329,7 +329,7 @@ def test_comparisons(run):
         assert inspector.view["steps"] == ([4, 4] if other == "gamma=0" else [4, 2])
         looks = [sent(inspector, request) for request in inspector.messages()]
         assert looks[0][1][0] != looks[1][1][0]  # other images
-        assert len(inspector.figure().figure.axes) == 2 * (1 + len(inspector.view["pins"]))
+        assert len(inspector.figure().picture.axes) == 2 * (1 + len(inspector.view["pins"]))
     assert repr(AttentionInspector("seen", "gamma=0")) == "AttentionInspector('seen', 'seen, γ = 0')"
 
 

@@ -37,7 +37,9 @@ from ..studies.sweep import PlannedRun, execute, fingerprint
 from . import ablation_tables as tables
 from .ablation_export import results, write_results
 from .cached import long_range_of, patching_of, shape_of
-from .compare import all_scores, export_folder, require_folder
+from .compare import all_scores
+from .export import export_folder, require_folder
+from .runs import experiments
 
 LONGEST = 10**7  # characters of a grid or of seeds: what is too much is refused by what it comes to
 
@@ -265,14 +267,14 @@ class Ablation(Parameters):
     def table(self, *names: str) -> Table:
         """Scores by arm, beside what the paper reports; of all experiments, or of some."""
         names = names or self.names
-        experiments = {name: self.experiment(name) for name in names}
+        chosen = {name: self.experiment(name) for name in names}
         scores, diverged = {name: self.scores(name) for name in names}, {name: self._diverged(name) for name in names}
-        return tables.score_table(experiments, scores, diverged, self.base)
+        return tables.score_table(chosen, scores, diverged, self.base)
 
     def plot(self, *names: str) -> Plot | None:
         """The deciding score by arm and over steps, and D's loss; of all experiments, or of some. None before the first evaluation."""
         deciding = self.deciding_score()
-        return figures.experiments({name: self.arms(name) for name in names or self.names}, deciding, self.base.steps) if deciding else None
+        return experiments({name: self.arms(name) for name in names or self.names}, deciding, self.base.steps) if deciding else None
 
     def verdicts(self) -> Table:
         """What the runs say of each claim of the paper; see `significance.lower`. Claims of one experiment are adjusted for together."""

@@ -1,27 +1,20 @@
 """Comparing runs: what `compare.ipynb` calls. Every view reads the run folders anew, so it works while runs go on.
 
-Grouping and choosing are in `groups`, drawing is in `figures`; here are the notebook's parameters, its tables, and what it writes.
+Grouping and choosing are in `groups`, its figures in `views.runs`; here are the notebook's parameters, its tables, and what it writes.
 """
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from ..figures import Drawing, Plot, Table, curves, growth, listing, measured, sample_rows, scatter, scores, write
+from ..figures import Drawing, Plot, Table, listing, measured, write
 from ..files import replace_text, storing
 from ..messages import shown
-from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
-from ..places import folder_name, outputs_dir
+from ..parameters import Parameters, WorkbenchError, parameter
 from ..progress import progress
 from ..readers import read_list, read_steps
 from ..runs import Run, find_runs, git_state
@@ -30,14 +23,8 @@ from ..studies import groups
 from ..studies.groups import AXES, Group
 from ..studies.scores import Score, at_steps, scores_by_name
 from ..training.diagnostics import with_margin
-
-STYLE = """
-body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1080px; padding: 0 1em; color: #1d2126; background: #fff }
-h1 { font-size: 1.5em; margin-bottom: 0 } h2 { font-size: 1.15em; margin-top: 2em } p, ul { color: #5a6270 }
-section { overflow-x: auto } img { max-width: 100%; image-rendering: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }
-th, td { padding: .25em .8em; border-bottom: 1px solid #e3e6ea } thead th { border-bottom: 2px solid #9aa3ad; text-align: left }
-"""
+from . import runs
+from .export import export_folder, page, require_folder
 
 
 @dataclass(frozen=True)
@@ -81,11 +68,11 @@ class Comparison(Parameters):
         WorkbenchError
             If a name, pattern or tag stands for nothing, or none of the named runs can be read. One that cannot is otherwise left out.
         """
-        runs = find_runs(self.runs)
-        kept = groups.readable(runs)
-        if runs and not kept and self.runs.strip(" ,"):
+        named = find_runs(self.runs)
+        kept = groups.readable(named)
+        if named and not kept and self.runs.strip(" ,"):
             raise WorkbenchError(
-                f"runs={shown(self.runs)}: none of the {len(runs)} runs can be read; see the lines above, fix or delete them"
+                f"runs={shown(self.runs)}: none of the {len(named)} runs can be read; see the lines above, fix or delete them"
             )
         return groups.group(kept)
 
@@ -96,7 +83,11 @@ class Comparison(Parameters):
 
     @property
     def _selection(self) -> dict:
-        return dict(names=self.scores, protocol=self.protocol, across_protocols=self.across_protocols)
+        return dict(names=self.scores, **self._others)
+
+    @property
+    def _others(self) -> dict:
+        return dict(protocol=self.protocol, across_protocols=self.across_protocols)
 
     # ------------------------------------------------------------------------------------------------------ views
 
@@ -130,12 +121,12 @@ class Comparison(Parameters):
 
     def curves(self) -> Plot:
         """What the histories tell."""
-        return curves(_runs(self.groups()), self.axis, self.keys)
+        return runs.curves(_runs(self.groups()), self.axis, self.keys)
 
     def growth(self) -> Plot | None:
         """How the largest singular values of both networks grow; None where no run has written any down."""
-        runs = _runs(self.groups())
-        return growth(runs, self.axis) if any(run.spectra() for run in runs) else None
+        members = _runs(self.groups())
+        return runs.growth(members, self.axis) if any(run.spectra() for run in members) else None
 
     def samples(self) -> Drawing | None:
         """The same latents through every run, at the chosen steps; None where no run has such a checkpoint."""
@@ -154,7 +145,7 @@ class Comparison(Parameters):
                 seed = f", seed {run.config.seed}" if len(group.runs) > 1 else ""
                 rows += [(f"{group.label.partition(' × ')[0]}{seed}\nstep {step:,}", run, step) for step in chosen]  # noqa: RUF001
         with progress(len(rows), "rows of samples") as advance:
-            drawing = sample_rows(rows, self.seed, self.columns, self.weights)
+            drawing = runs.sample_rows(rows, self.seed, self.columns, self.weights)
             advance(len(rows))
         return drawing
 
@@ -166,7 +157,7 @@ class Comparison(Parameters):
         WorkbenchError
             If there is no such score, or scores do not compare.
         """
-        return scores(_runs(self.groups()), self.scores, None, self.across_protocols, axis=self.axis, protocol=self.protocol)
+        return runs.scores(_runs(self.groups()), self.scores, axis=self.axis, **self._others)
 
     def score_table(self) -> Table:
         """Scores of the chosen steps: mean ± standard deviation (n - 1) over the runs of a group, with their protocols."""
@@ -199,11 +190,7 @@ class Comparison(Parameters):
 
     def against_parameters(self) -> Plot:
         """Scores of the chosen steps against the parameters in which the runs differ, a point for every run."""
-        return scatter(_runs(self.groups()), self.scores, self.against, steps=self.steps, **self._others)
-
-    @property
-    def _others(self) -> dict:
-        return dict(protocol=self.protocol, across_protocols=self.across_protocols)
+        return runs.scatter(_runs(self.groups()), self.scores, self.against, steps=self.steps, **self._others)
 
     # ------------------------------------------------------------------------------------------------------ export
 
@@ -216,7 +203,7 @@ class Comparison(Parameters):
         tables = {"overview": self.overview(), "differences": self.differences(), "score-table": self.score_table()}
         drawn = {"curves": self.curves(), "scores": self.scores_over_time(), "scatter": self.against_parameters()}
         drawn |= {"growth": self.growth(), "samples": self.samples()}
-        figures = {name: made for name, made in drawn.items() if made is not None and (name == "samples" or len(made.figure.data))}
+        figures = {name: made for name, made in drawn.items() if made is not None and (name == "samples" or made.description.lines)}
         histories, values, page = all_histories(members), all_scores(members), self._page(members, tables, figures)
         with storing(folder):
             write(folder, tables, CAPTIONS, figures)
@@ -226,10 +213,10 @@ class Comparison(Parameters):
         print(listing(folder))
         return folder
 
-    def _page(self, members: Sequence[Group], tables: dict[str, Table], figures: dict[str, Drawing | Plot]) -> str:
+    def _page(self, members: Sequence[Group], tables: dict[str, Table], figures: dict[str, Drawing]) -> str:
         commit = (git_state()["commit"] or "unknown")[:10]
-        made = f"{len(_runs(members))} runs in {len(members)} groups, as of {time.strftime('%Y-%m-%d %H:%M')}, commit {commit}"
-        parts = {
+        about = f"{len(_runs(members))} runs in {len(members)} groups, as of {time.strftime('%Y-%m-%d %H:%M')}, commit {commit}"
+        sections = {
             "Runs": [tables["overview"]],
             "What differs": [tables["differences"]],
             "Curves": [figures.get("curves")],
@@ -238,16 +225,7 @@ class Comparison(Parameters):
             "Scores against parameters": [figures.get("scatter")],
             "The same latents": [figures.get("samples")],
         }
-        body = "".join(
-            f"<h2>{title}</h2>{''.join(f'<section>{_embedded(thing)}</section>' for thing in things if thing is not None)}"
-            for title, things in parts.items()
-            if any(thing is not None for thing in things)
-        )
-        interactive = any(isinstance(thing, Plot) for thing in figures.values())
-        return (
-            f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(self.folder.name)}</title><style>{STYLE}</style>'
-            f"{_plotly() if interactive else ''}</head><body><h1>{html.escape(self.folder.name)}</h1><p>{html.escape(made)}</p>{body}</body></html>\n"
-        )
+        return page(self.folder.name, about, sections)
 
 
 CAPTIONS = {
@@ -287,41 +265,6 @@ def _error(score: Score) -> float | None:
     return error if is_finite(error) else None
 
 
-# ----------------------------------------------------------------------------------------- where it goes, and how again
-
-
-def export_folder(kind: str, out: str, default: str) -> Path:
-    """The folder to export to: `out`, a name in `outputs/<kind>` or a path, or one that is named after `default`."""
-    return outputs_dir() / kind / (os.path.expanduser(out) if out else folder_name(default))
-
-
-def require_folder(parameter: str, out: str, folder: Path) -> None:
-    """Refuse a folder that cannot be exported to, before the work that is to be exported; "" is one of our own naming.
-
-    Raises
-    ------
-    ParameterError
-        If `out` leads out of its place, or is no folder that can be written to.
-    """
-    if not out:
-        return
-    reason = ""
-    relative = not os.path.isabs(os.path.expanduser(out))
-    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-    if not (out.strip() and out.isprintable()):
-        reason = "names no folder"
-    elif relative and (".." in folder.parts or out.startswith("~") or Path(out) == Path()):
-        reason = "leads elsewhere: give a name, or an absolute path"
-    elif any(len(os.fsencode(part)) > 255 for part in folder.parts):
-        reason = "has a name of more than 255 bytes"
-    elif not there.is_dir():
-        reason = f"cannot be a folder: {there} is none"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        reason = f"cannot be written to: check the permissions of {there}, and that its disk can be written to"
-    if reason:
-        raise ParameterError(f"{parameter}={shown(out)} {reason}")
-
-
 def _runs(members: Sequence[Group]) -> list[Run]:
     return [run for group in members for run in group.runs]
 
@@ -333,23 +276,3 @@ def _cell(value):
 
 def _which(steps: str) -> str:
     return {"last": "the newest evaluation of each run", "common": "the newest step that all runs have"}.get(steps, f"steps {steps}")
-
-
-# ------------------------------------------------------------------------------------------------------- the page
-
-
-def _embedded(thing: Table | Drawing | Plot) -> str:
-    """Something to show as HTML that needs nothing from outside, but for `_plotly` in the page."""
-    if isinstance(thing, Table):
-        return thing._repr_html_()
-    if isinstance(thing, Plot):
-        return thing.figure.to_html(full_html=False, include_plotlyjs=False, config=dict(displaylogo=False, responsive=True))
-    stream = io.BytesIO()
-    Image.open(io.BytesIO(thing.png())).convert("RGB").save(stream, "WEBP", quality=90)
-    return f'<img alt="samples" src="data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}">'
-
-
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return f"<script>{get_plotlyjs()}</script>"

@@ -15,6 +15,7 @@ from ..evaluation import Evaluation
 from ..evaluation.checkpoints import EvaluatedRun, evaluated_run
 from ..metrics.prdc import nearest_neighbours
 from ..model import sampling
+from .runs import scores
 
 
 @dataclass
@@ -31,7 +32,7 @@ class EvaluationView:
     def scores_over_steps(self) -> figures.Plot:
         """All evaluations of the run that compare with these."""
         runs = [] if self.evaluation.samples else [evaluated_run(self.evaluation)]
-        return figures.scores(runs, like=self.records[-1])
+        return scores(runs, like=self.records[-1])
 
     def best_and_worst_classes(self, count: int = 3, columns: int = 10) -> Image.Image | None:
         """Samples of the classes that score best and worst, a row each, the best first; None without classes."""

@@ -14,6 +14,7 @@ from ..runs import Run
 from ..studies import shape
 from ..studies.probe import require_one_pair
 from ..widgets.inspector import AttentionInspector
+from . import train
 
 
 class Tour:
@@ -46,15 +47,15 @@ class Tour:
 
     def real_images(self) -> Image.Image:
         """Images of the data that it was trained on."""
-        return figures.real_images(open_data(self.run.config), self.run.config)
+        return train.real_images(open_data(self.run.config), self.run.config)
 
     def samples(self) -> Image.Image | Note:
         """Samples: a row for each class, the same latents in every row."""
-        return figures.samples(self.run)
+        return train.samples(self.run)
 
     def curves(self) -> Plot:
         """Losses, what D says of real and of generated images, and gamma, over the steps of the training."""
-        return figures.curves(self.run)
+        return train.curves(self.run)
 
     def inspector(self) -> AttentionInspector:
         """Where each position of a sample looks, interactively."""
@@ -62,7 +63,7 @@ class Tour:
 
     def attention(self) -> Drawing | Note | None:
         """The same as a figure."""
-        return figures.attention(self.run)
+        return train.attention(self.run)
 
     def without_attention(self, n: int = 48) -> Image.Image:
         """The same latents with attention and with gamma = 0, and how far apart the hues of both glyphs are (median over `n` samples)."""

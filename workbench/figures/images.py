@@ -1,0 +1,126 @@
+"""Sheets of images: rows of samples with labels, and where a network looks."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zlib
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..attention import Inspection
+from ..parameters import ParameterError
+from .charts import EMPTY, Cell, Row, Sheet
+from .figure import Drawing
+
+QUERY_COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ff9f0a", "#bf5af2", "#00b8c4", "#ff6fb5", "#a2845e")  # as in the inspector
+
+
+def strips(rows: Sequence[tuple[str, torch.Tensor | str]], title: str, size: int = 64) -> Drawing | None:
+    """Rows of images (B, 3, S, S) in [-1, 1] with a label each, or of a reason in their place; None without rows.
+
+    `size` is that of an image, in hundredths of an inch.
+    """
+    if not rows:
+        return None
+    images: list[str] = []
+    made = []
+    for label, content in rows:
+        if isinstance(content, str):
+            made.append(Row(label=label, note=content))
+            continue
+        made.append(Row(tuple(Cell(len(images) + k) for k in range(len(content))), label))
+        images += [encoded(image) for image in content]
+    return Drawing(Sheet(title, tuple(made), tuple(images), cell=size / 100, labels=True))
+
+
+def attention_maps(inspections: Sequence[Inspection], reading: str = "outgoing", title: str = "", captions: Sequence[str] = ()) -> Drawing:
+    """Images with their queries, and a map for each; where the layer was changed, also the image after it and the difference.
+
+    Parameters
+    ----------
+    inspections
+        Images with the attention of a layer, and the queries to show.
+    reading
+        How maps are read, see `Inspection.heat`.
+    title
+        In place of one that names networks, layer and reading.
+    captions
+        Of the images, one each.
+
+    Raises
+    ------
+    ParameterError
+        For more queries than there are colours.
+    """
+    most = max(len(inspection.queries) for inspection in inspections)
+    if most > len(QUERY_COLOURS):
+        raise ParameterError(f"queries are {most} places; a figure shows at most {len(QUERY_COLOURS)}")
+    images: list[str] = []
+    rows = [_cells(inspection, reading, images) for inspection in inspections]
+    for row, caption in zip(rows, captions, strict=False):
+        row[0] = Cell(row[0].image, dots=row[0].dots, title=caption)
+    if len(inspections) > 2:  # many images stand side by side, each above its maps
+        rows = [list(column) for column in zip_longest(*rows, fillvalue=Cell(EMPTY))]
+    return Drawing(Sheet(title or _title(inspections, reading), tuple(Row(tuple(row)) for row in rows), tuple(images)))
+
+
+def _cells(inspection: Inspection, reading: str, images: list[str]) -> list[Cell]:
+    """The image with its queries, a map for each of them, and perhaps the image after and the difference; `images` takes the pictures."""
+    side, size, first = inspection.projections.side, inspection.image.shape[-1], len(images)
+    images.append(encoded(inspection.image))
+    dots = [((query % side + 0.5) * size / side - 0.5, (query // side + 0.5) * size / side - 0.5, colour)
+            for query, colour in zip(inspection.queries, QUERY_COLOURS, strict=False)]  # fmt: skip
+    maps = (packed(inspection.heat(reading, query)) for query in inspection.queries)
+    cells = [Cell(first, dots=tuple(dots)), *(Cell(first, heat, side, (dot,)) for heat, dot in zip(maps, dots, strict=True))]
+    if inspection.after is not None:
+        change = inspection.after - inspection.image
+        images += [encoded(inspection.after), encoded(change / change.abs().max().clamp(min=1e-6))]
+        cells += [Cell(first + 1), Cell(first + 2)]
+    return cells
+
+
+def _title(inspections: Sequence[Inspection], reading: str) -> str:
+    first, layer = inspections[0], inspections[0].projections
+    variant = "paper" if layer.key_side == layer.side else "official"  # which pools its keys
+    network = first.layer.partition("/")[0]
+    words = [f"{network}, {layer.side}x{layer.side} ({variant}), gamma {layer.gamma:+.3f}, {reading} attention"]
+    if len(inspections) == 1:
+        words.append(_about(first))
+    if any(inspection.after is not None for inspection in inspections):
+        words.append("last: with the layer changed, and the difference")
+    return " against ".join(dict.fromkeys(inspection.network for inspection in inspections)) + "\n" + "; ".join(words)
+
+
+def _about(inspection: Inspection) -> str:
+    """Which image it is, in words; the class by its number where no font has its name."""
+    from .pictures import drawable
+
+    name = inspection.class_name
+    if not name or drawable(name) or not inspection.about.startswith(name):
+        return inspection.about
+    return f"class {inspection.label}{inspection.about.removeprefix(name)}"
+
+
+def encoded(image: torch.Tensor) -> str:
+    """An image (3, H, W) in [-1, 1] as PNG in base64."""
+    pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
+    stream = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def packed(heat: torch.Tensor) -> str:
+    """A map (side, side) as text: float32, compressed, in base64."""
+    return base64.b64encode(zlib.compress(np.ascontiguousarray(heat.numpy(), "<f4").tobytes(), 9)).decode()
+
+
+def enlarged(image: Image.Image, width: int = 800, most: int = 50_000_000) -> Image.Image:
+    """An image enlarged without blur to about `width` pixels, and to at most `most` in all."""
+    factor = max(1, min(round(width / image.width), int((most // (image.width * image.height)) ** 0.5)))
+    # RGBA, which JPEG cannot hold: Jupyter would keep a blurred JPEG beside the PNG.
+    return image.convert("RGBA").resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

@@ -1,0 +1,125 @@
+"""A chart as a plotly figure: zoom, hover, a logarithmic scale, lines that can be hidden. All its text is shown literally."""
+
+from __future__ import annotations
+
+from .charts import Band, Bar, Chart, Line, Panel, Rule
+
+MARKUP = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;", "\n": "<br>"}  # what plotly takes for markup
+MARGINS = dict(l=70, r=20, t=70, b=50)
+LINE_OF_NOTES = 15  # pixels
+
+
+def literal(text: str) -> str:
+    """A name, or other text that is not ours, as plotly shows it literally: no tags, no links, no mathematics, no fields of a template."""
+    return "".join(MARKUP.get(character, character) for character in text).encode(errors="replace").decode()
+
+
+def figure(chart: Chart):
+    """The `plotly.graph_objects.Figure` of a chart."""
+    from plotly import graph_objects
+
+    return graph_objects.Figure(content(chart))
+
+
+def content(chart: Chart) -> dict:
+    """`data` and `layout` of the plotly figure, of which lines come in the order of `chart.lines`, before everything else."""
+    named: set = set()
+    of_panels = [(axes_of(k), panel) for k, panel in enumerate(chart.panels)]
+    grouped = chart.legend == "panels"
+    lines = [_line(line, axes, panel.title if grouped else "", named) for axes, panel in of_panels for line in panel.lines]
+    bands = [_band(band) | axes for axes, panel in of_panels for band in panel.bands]
+    bars = [_bars(panel, k) | axes for axes, panel in of_panels for k in range(len(panel.bars))]
+    return dict(data=[*lines, *bands, *bars], layout=_layout(chart))
+
+
+def axes_of(number: int) -> dict[str, str]:
+    """The names of the axes of a panel."""
+    return dict(xaxis=f"x{number + 1 if number else ''}", yaxis=f"y{number + 1 if number else ''}")
+
+
+def _line(line: Line, axes: dict[str, str], group: str, named: set) -> dict:
+    name = literal(line.name)
+    key = (group, name)
+    legend = line.legend and key not in named and len(line.x) > 0
+    named |= {key} if legend else set()
+    style = dict(color=line.colour, width=line.width) | (dict(dash="dash") if line.dash else {})
+    trace = dict(
+        type="scatter", x=list(line.x), y=list(line.y), name=name, mode=line.mode, line=style, opacity=line.opacity, showlegend=legend
+    )
+    trace |= dict(legendgroup=literal(group), legendgrouptitle=dict(text=literal(group))) if group else dict(legendgroup=name)
+    if "markers" in line.mode:
+        trace["marker"] = dict(color=line.colour, size=line.size, symbol=line.symbol)
+        trace["marker"] |= dict(line=dict(color=line.colour, width=line.width)) if line.symbol.startswith("line") else {}
+    if line.high:
+        lengths = dict(type="data", array=list(line.high), arrayminus=list(line.low), color=line.colour, thickness=1)
+        trace[f"error_{line.bars}"] = lengths
+    if line.texts:
+        trace |= dict(text=[literal(text) for text in line.texts], hovertemplate="%{text}<extra></extra>")
+    else:
+        trace["hovertemplate"] = f"%{{y:.5g}} at %{{x:,}}{literal(line.about)}<extra>{literal(line.source or line.name)}</extra>"
+    return trace | axes
+
+
+def _band(band: Band) -> dict:
+    outline = dict(x=[*band.x, *reversed(band.x)], y=[*band.high, *reversed(band.low)], fill="toself", fillcolor=band.colour)
+    look = dict(mode="lines", line=dict(color=band.colour, width=0), opacity=0.18, hoverinfo="skip", showlegend=False)
+    return dict(type="scatter", name=literal(band.name), legendgroup=literal(band.name)) | outline | look
+
+
+def _bars(panel: Panel, number: int) -> dict:
+    bar: Bar = panel.bars[number]
+    left = [sum(before) for before in zip(*(other.lengths for other in panel.bars[:number]), strict=True)] or [0] * len(bar.y)
+    look = dict(marker=dict(color=bar.colour), hovertemplate=f"%{{customdata:.3g}}<extra>{literal(bar.name)}</extra>", showlegend=True)
+    place = dict(x=list(bar.lengths), y=list(bar.y), base=left, customdata=list(bar.lengths), width=0.8)
+    return dict(type="bar", orientation="h", name=literal(bar.name)) | place | look
+
+
+def _layout(chart: Chart) -> dict:
+    top = MARGINS["t"] + LINE_OF_NOTES * len(chart.notes)
+    layout = dict(
+        width=980, height=chart.height * chart.rows + 100 + top - MARGINS["t"], template="plotly_white", margin=MARGINS | dict(t=top)
+    )
+    layout |= dict(barmode="overlay", title=dict(text=literal(chart.title), font=dict(size=16), x=0.02, y=1, yanchor="top", pad=dict(t=12)))
+    if chart.notes:
+        layout["title"]["subtitle"] = dict(text=literal("\n".join(chart.notes)), font=dict(size=11))
+    if chart.legend == "below":
+        layout["legend"] = dict(orientation="h", y=-60 / layout["height"], yanchor="top")
+    shapes, annotations, ruled = [], [], set()
+    for k, (panel, (left, right, bottom, upper)) in enumerate(zip(chart.panels, chart.places(), strict=True)):
+        names = axes_of(k)
+        x, y = names["xaxis"], names["yaxis"]
+        for letter, axis, name, anchor, domain in (("x", panel.x, x, y, (left, right)), ("y", panel.y, y, x, (bottom, upper))):
+            shown = dict(
+                title=dict(text=literal(axis.title), standoff=4), type="log" if axis.log else "linear", domain=list(domain), anchor=anchor
+            )
+            shown["title"] |= dict(font=dict(size=7)) if axis.small else {}
+            shown |= dict(tickvals=[at for at, _ in axis.ticks], ticktext=[literal(text) for _, text in axis.ticks]) if axis.ticks else {}
+            shown |= dict(range=list(axis.range)) if axis.range else {}
+            layout[f"{letter}axis{name[1:]}"] = shown
+        middle = dict(x=(left + right) / 2, y=upper, xref="paper", yref="paper", xanchor="center", yanchor="bottom", showarrow=False)
+        annotations.append(dict(text=literal(panel.title), font=dict(size=13)) | middle)
+        shapes += [_rule(rule, x, y, ruled) for rule in panel.rules]
+    linear = [
+        f"yaxis{axes_of(k)['yaxis'][1:]}.type" for k, panel in enumerate(chart.panels) if not (panel.bars or panel.y.ticks or panel.y.log)
+    ]
+    layout |= dict(annotations=annotations, shapes=shapes, updatemenus=[_scales(linear)] if linear else [])
+    return layout
+
+
+def _rule(rule: Rule, x: str, y: str, named: set) -> dict:
+    along = dict(x0=rule.at, x1=rule.at, xref=x, y0=0, y1=1, yref=f"{y} domain")
+    if rule.axis == "y":
+        along = dict(y0=rule.at, y1=rule.at, yref=y, x0=0, x1=1, xref=f"{x} domain")
+    style = dict(type="line", line=dict(color=rule.colour, width=1, dash="dash" if rule.dash else "solid"))
+    if not rule.name:
+        return along | style
+    first = rule.name not in named
+    named.add(rule.name)
+    return along | style | dict(name=literal(rule.name), showlegend=first, legendgroup=literal(rule.name))
+
+
+def _scales(axes: list[str]) -> dict:
+    """The switch between a linear and a logarithmic scale of these y axes."""
+    buttons = [dict(label=kind, method="relayout", args=[dict.fromkeys(axes, kind)]) for kind in ("linear", "log")]
+    place = dict(x=1, xanchor="right", y=1, yanchor="bottom", pad=dict(b=28), font=dict(size=11), showactive=True)
+    return dict(type="buttons", direction="right", buttons=buttons) | place

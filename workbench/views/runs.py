@@ -1,0 +1,222 @@
+"""Figures of several runs, from what these have written down; runs that differ in the seed alone are one group, in one colour."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from .. import figures
+from ..figures import Arm, Drawing, Plot, RunRecords, ScorePoint
+from ..figures.histories import require_axis
+from ..figures.records import history
+from ..messages import nearest
+from ..metrics.reported import published
+from ..model import sampling
+from ..parameters import ParameterError, WorkbenchError
+from ..readers import words
+from ..runs import Run
+from ..studies import groups
+from ..studies.groups import AXES, Group
+from ..studies.scores import Score, at_steps, scores_by_name
+
+MOST_COLUMNS = 100  # of one row of samples
+
+
+def curves(runs: Sequence[Run], axis: str = "steps", keys: str = "") -> Plot:
+    """What the histories tell, over steps, images or hours; see `figures.curves_by_group`."""
+    return figures.curves_by_group(_records(groups.group(runs)), axis, keys)
+
+
+def growth(runs: Sequence[Run], axis: str = "steps") -> Plot:
+    """The largest singular values of both networks through training; see `figures.growth`."""
+    return figures.growth(_records(groups.group(runs)), axis)
+
+
+def scores(
+    runs: Run | Sequence[Run],
+    names: str | Sequence[str] = "",
+    like: dict | None = None,
+    across_protocols: bool = False,
+    *,
+    axis: str = "steps",
+    protocol: str = "",
+) -> Plot:
+    """Scores over steps, images or hours, a panel for each, with published numbers where data set, size and protocol are theirs.
+
+    Parameters
+    ----------
+    runs
+        One run, or several to compare.
+    names
+        Scores to show, also as text with commas, with or without the hash of the extractor; by default all there are.
+    like
+        A record: leave out those that do not compare with it.
+    across_protocols
+        Show records of different protocols side by side, each curve with its own. Otherwise they are refused.
+    axis
+        "steps", "images" or "hours" (of training).
+    protocol
+        Leave out scores whose protocol does not contain this text.
+
+    Raises
+    ------
+    ParameterError, WorkbenchError
+        For another axis; if there is no such score, or records do not compare.
+    """
+    require_axis(axis)
+    members = groups.group([runs] if isinstance(runs, Run) else runs)
+    by_name = scores_by_name(members, names, protocol=protocol, across_protocols=across_protocols, like=like)
+    histories = {run.path: history(run.history()) for group in members for run in group.runs}
+    points = {name: [_point(score, axis, histories) for score in values] for name, values in by_name.items()}
+    reported = {name: dict(line for score in values for line in _published(score)) for name, values in by_name.items()}
+    return figures.scores(points, AXES[axis][2], _title(members), reported)
+
+
+def scatter(
+    runs: Sequence[Run],
+    names: str | Sequence[str] = "",
+    against: str = "",
+    *,
+    steps: str = "last",
+    protocol: str = "",
+    across_protocols: bool = False,
+) -> Plot:
+    """Scores of runs against the parameters in which they differ: a panel for each pair, a point for each run; see `figures.against`.
+
+    Parameters
+    ----------
+    names, protocol, across_protocols
+        As for `scores`.
+    against
+        Parameters, separated by commas; by default all in which the runs differ.
+    steps
+        Which scores: the newest of each run ("last"), the newest step that all have ("common"), or those of steps ("500,1000").
+
+    Raises
+    ------
+    WorkbenchError
+        If there is no such score or parameter, or scores do not compare.
+    """
+    members = groups.group(runs)
+    by_name = scores_by_name(members, names, protocol=protocol, across_protocols=across_protocols)
+    settings = {run.path: groups.settings(run) for group in members for run in group.runs}
+    parameters = _parameters(against, groups.differing(runs), next(iter(settings.values()), {}))
+    points = {
+        (name, parameter): [(_point(score), settings[score.run.path][parameter]) for score in at_steps(values, steps)]
+        for parameter in parameters for name, values in by_name.items()
+    }  # fmt: skip
+    which = {"last": "the newest step of each run", "common": "the newest step that all have"}.get(steps, f"steps {steps}")
+    return figures.against(points, f"scores against parameters, at {which}")
+
+
+def experiments(arms: Mapping[str, Sequence[Group]], score: str, step: int) -> Plot:
+    """A row for each experiment: a score at the last step by arm, the score over steps, and D's loss over steps; see `figures.experiments`.
+
+    Parameters
+    ----------
+    arms
+        Experiment -> its arms, whose labels tell them apart.
+
+    Raises
+    ------
+    WorkbenchError
+        If scores do not compare.
+    """
+    described = {}
+    for name, members in arms.items():
+        values = [_point(one) for one in scores_by_name(members).get(score, [])]
+        described[name] = [
+            Arm(
+                group.label, [run.reference for run in group.runs], [point for point in values if point.group == group.label],
+                [{row["step"]: row["loss_d"] for row in history(run.history()) if "loss_d" in row} for run in group.runs],
+            )
+            for group in members
+        ]  # fmt: skip
+    return figures.experiments(described, score, step)
+
+
+def sample_rows(
+    rows: Sequence[tuple[str, Run, int]], seed: int = 0, columns: int = 8, weights: str = "auto", truncation: float = 0.0
+) -> Drawing | None:
+    """The same latents through several generators: a row for each, classes in turn.
+
+    Parameters
+    ----------
+    rows
+        Label, run, and step of its checkpoint, for each row.
+    seed, columns, truncation
+        Of the latents, how many, and where they are truncated (0: not).
+    weights
+        "ema", "raw", or "auto": EMA if available.
+
+    Returns
+    -------
+    Drawing or None
+        None without rows.
+
+    Raises
+    ------
+    ParameterError
+        For other weights.
+
+    Notes
+    -----
+    A row whose generator cannot be opened has the reason in place of images: no checkpoint, a damaged one, or no EMA.
+    """
+    if not 1 <= columns <= MOST_COLUMNS:
+        raise ParameterError(f"columns={columns!r} is out of range; at least 1 and at most {MOST_COLUMNS}")
+    if weights not in ("ema", "raw", "auto"):
+        raise ParameterError(f"weights={weights!r} is not one of ema, raw, auto")
+    drawn = [_row(run, step, seed, columns, weights, truncation) for _, run, step in rows]
+    labels = ["\n".join(textwrap.fill(line, 34) for line in label.splitlines()) for label, _, _ in rows]
+    title = f"latents 0 to {columns - 1} of seed {seed}, the same in every row, classes in turn"
+    title += f", truncated at {truncation:g}" if truncation else ""
+    for name, what in (("z_dim", "latents"), ("num_classes", "classes")):
+        if len({getattr(run.config, name) for (_, run, _), row in zip(rows, drawn, strict=True) if not isinstance(row, str)}) > 1:
+            title += f"; not the same {what} where {name} differs"
+    return figures.strips(list(zip(labels, drawn, strict=True)), title)
+
+
+def _row(run: Run, step: int, seed: int, columns: int, weights: str, truncation: float) -> torch.Tensor | str:
+    """Images of a generator, or why there are none."""
+    try:
+        config, generator = run.config, run.generator(step, weights)
+    except WorkbenchError as error:
+        return str(error)
+    z, y = sampling.latents(columns, config.z_dim, seed, truncation=truncation), sampling.labels(columns, config.num_classes or 0)
+    return sampling.images(generator, z, y)
+
+
+def _records(members: Sequence[Group]) -> list[RunRecords]:
+    return [RunRecords(group.label, run.reference, run.history(), run.spectra()) for group in members for run in group.runs]
+
+
+def _point(score: Score, axis: str = "steps", histories: Mapping = {}) -> ScorePoint:
+    x = groups.along(histories.get(score.run.path, ()), axis, [score.step]).item()
+    return ScorePoint(score.group.label, score.run.reference, score.step, score.value, score.protocol, x)
+
+
+def _published(score: Score) -> list[tuple[str, float]]:
+    """Source and value of the published numbers that a score compares with; none where its record lacks what that takes."""
+    try:
+        return [(source, value) for name, value, source in published(score.record) if name == score.name]
+    except (KeyError, TypeError):
+        return []
+
+
+def _parameters(against: str, differing: list[str], known: dict) -> list[str]:
+    chosen = words(against)
+    for name in chosen:
+        if name not in known:
+            there = ", ".join(differing) or "none"
+            raise WorkbenchError(
+                f"against={against!r}: there is no parameter {name!r}; {nearest(name, known)}these runs differ in: {there}"
+            )
+    return chosen or differing
+
+
+def _title(members: Sequence[Group]) -> str:
+    runs = [run for group in members for run in group.runs]
+    return runs[0].name if len(runs) == 1 else f"{len(runs)} runs"

@@ -1,0 +1,116 @@
+"""What `train.ipynb` shows of a run: the images that D sees, samples, curves, diagnostics, and where the networks look."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from .. import figures
+from ..config import Config
+from ..data import augment, batch_indices, to_unit
+from ..figures import Drawing, Note, Plot
+from ..files import UnreadableError
+from ..model import sampling
+from ..parameters import ParameterError, WorkbenchError
+from ..runs import Run
+from .attention import AttentionView
+
+__all__ = ["attention", "curves", "diagnostics", "real_images", "sample_grid", "samples", "singular_values", "summary_png"]
+
+MOST_PIXELS = 50_000_000  # of a sample grid; ours have a twentieth of it
+
+
+def real_images(data, config: Config, columns: int = 10) -> Image.Image:
+    """What D will see: the first real images of the training after every transform, in a grid."""
+    count = min(4 * columns, data.length or 4 * columns)
+    x = to_unit(data.batch(batch_indices(data.length, config.seed, 0, count))[0])
+    u = torch.rand(len(x), augment.NUMBERS, generator=sampling.generator_for(config.seed, 3))
+    grid = sampling.tile(augment.apply(config.augment, x, u, real=True), columns)
+    return figures.enlarged(Image.fromarray(grid.permute(1, 2, 0).numpy()))
+
+
+def samples(run: Run, step: int | None = None, width: int = 800) -> Image.Image | Note:
+    """The sample grid of a step (by default the newest), enlarged without blur to about `width` pixels.
+
+    Returns
+    -------
+    Image or Note
+        A note where there are no samples yet, or those of the step cannot be read.
+
+    Raises
+    ------
+    ParameterError
+        If there are no samples of a step that was asked for.
+    """
+    steps = run.sample_steps()
+    if not steps:
+        return Note(f"run {run.name!r} has no samples yet: they come every {run.config.sample_every} steps")
+    if step is not None and step not in steps:
+        raise ParameterError(f"step={step!r}: run {run.name!r} has no samples of it; there are those of: {', '.join(map(str, steps))}")
+    try:
+        return figures.enlarged(sample_grid(run.sample_path(steps[-1] if step is None else step)), width, MOST_PIXELS)
+    except WorkbenchError as error:
+        return Note(error)
+
+
+def sample_grid(path: Path) -> Image.Image:
+    """The sample grid in a PNG file.
+
+    Raises
+    ------
+    UnreadableError
+        If the file is gone, damaged, no PNG, or far larger than any grid.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        raise UnreadableError(path, "missing, or not a regular file")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UnreadableError(path, error.strerror or str(error)) from None
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            size = image.size
+            if size[0] * size[1] <= MOST_PIXELS:
+                image.load()
+                return image
+    except Exception:  # Pillow raises almost anything on a broken file
+        raise UnreadableError(path, "no PNG, or a damaged one" if content.strip(b"\0") else "empty") from None
+    raise UnreadableError(path, f"{size[0]}x{size[1]} pixels, far more than a sample grid has")
+
+
+def curves(run: Run) -> Plot:
+    """Losses, D's outputs, gammas and learning rates over steps."""
+    return figures.curves(run.name, run.history())
+
+
+def diagnostics(run: Run) -> Plot:
+    """Gradient norms, D's margin and saturation, and the largest singular value of every layer; see `figures.diagnostics`."""
+    return figures.diagnostics(run.name, run.history(), run.spectra())
+
+
+def singular_values(run: Run, network: str = "G") -> Plot:
+    """Singular values of the weight of every layer of "G" or "D"; see `figures.singular_values`."""
+    return figures.singular_values(run.name, run.spectra(), network)
+
+
+def attention(run: Run) -> Drawing | Note | None:
+    """Where the generator looks; see `AttentionView.figure`."""
+    return AttentionView(run=run.reference).figure()
+
+
+def summary_png(run: Run) -> bytes:
+    """The newest sample grid above the curves: the static picture of a run."""
+    parts: list[Image.Image] = [grid] if (grid := samples(run, width=980)) else []  # not where there are none, or they cannot be read
+    parts.append(Image.open(io.BytesIO(curves(run).png())))
+    width = max(part.width for part in parts)
+    sheet = Image.new("RGB", (width, sum(part.height for part in parts)), "white")
+    top = 0
+    for part in parts:
+        sheet.paste(part.convert("RGB"), ((width - part.width) // 2, top))
+        top += part.height
+    stream = io.BytesIO()
+    sheet.save(stream, "PNG", optimize=True)
+    return stream.getvalue()

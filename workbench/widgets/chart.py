@@ -1,0 +1,78 @@
+"""A chart that is drawn by plotly in a notebook, and changed while it is looked at."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from plotly.basewidget import BaseFigureWidget
+from plotly.graph_objects import FigureWidget
+
+from ..figures.charts import Chart
+from ..figures.interactive import content
+
+
+class LiveChart(FigureWidget):
+    """A chart; lines can be zoomed, hidden, read with the pointer and put on a logarithmic scale.
+
+    Parameters
+    ----------
+    chart
+        What is shown first.
+    width
+        In pixels.
+    """
+
+    _esm = Path(__file__).parent / "chart.js"
+
+    def __init__(self, chart: Chart, width: int):
+        plotly = content(chart)
+        height = plotly["layout"]["height"] + 90
+        below = dict(orientation="h", y=-50 / height, yanchor="top", font=dict(size=11))
+        super().__init__(data=plotly["data"], layout=plotly["layout"] | dict(width=width, height=height, legend=below))
+        self._chart = chart
+        self.on_msg(self._receive)
+
+    def draw(self, chart: Chart) -> bool:
+        """Show another chart of the same lines, of which only those that changed go to the front end; False if it has other lines."""
+        if _without_data(chart) != _without_data(self._chart):
+            return False
+        before, now = content(self._chart)["data"], content(chart)["data"]
+        with self.batch_update():
+            for trace, old, new in zip(self.data, before, now, strict=True):
+                for name in ("x", "y", "text", "error_y"):
+                    if new.get(name) != old.get(name):
+                        trace[name] = new[name]
+        self._chart = chart
+        return True
+
+    def keep_in_notebook(self) -> None:
+        """Let the notebook keep the state of its widgets, for when no kernel runs any more."""
+        self.send(dict(kind="keep"))
+
+    def _receive(self, widget, message: dict, buffers: list) -> None:
+        if isinstance(message, dict) and message.get("kind") == "plotly":
+            self.send(dict(kind="plotly"), [_plotly()])
+
+
+@cache
+def _plotly() -> bytes:
+    """plotly.js, compressed: a Jupyter server drops messages that make more than a megabyte a second."""
+    return gzip.compress(str(BaseFigureWidget._esm).encode(), 6)
+
+
+def _without_data(chart: Chart) -> Chart:
+    """A chart with nothing but the fact whether lines have points, on which its legend depends."""
+    return replace(
+        chart,
+        panels=tuple(
+            replace(
+                panel,
+                lines=tuple(replace(line, x=(0,) * bool(line.x), y=(), texts=(), low=(), high=()) for line in panel.lines),
+                bands=tuple(replace(band, x=(), low=(), high=()) for band in panel.bands),
+            )
+            for panel in chart.panels
+        ),
+    )
