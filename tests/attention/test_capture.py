@@ -64,10 +64,10 @@ def test_projections_are_small_facts_of_the_layer():
     x = torch.randn(3, 32, 8, 8)
     x[0] = 0  # nothing there, so nothing can be changed either
     layer.gamma.data.fill_(-0.5)
-    with capture_projections(layer) as found, torch.no_grad():
+    with capture_projections(layer) as captured, torch.no_grad():
         layer(x)
         query, key, value = layer.project(x)
-    projections = found[""]
+    projections = captured[""]
     assert isinstance(projections, Projections) and (projections.side, projections.key_side) == (8, 4) and projections.gamma == -0.5
     assert torch.equal(projections.query, query) and torch.equal(projections.key, key)
     assert (projections.value_norm - value.norm(dim=2)).abs().max() < 1e-6
@@ -134,9 +134,9 @@ def test_maps_are_float32_under_autocast_and_small_facts_make_them(tiny):
     z, y = torch.randn(2, 8), torch.arange(2)
     with capture_projections(generator) as projections, capture(generator) as maps, torch.autocast("cpu", dtype=torch.bfloat16):
         generator(z, y)
-    found = projections["attention.16"]
-    assert found.query.dtype == found.key.dtype == torch.float32
-    assert torch.equal(found.maps(), maps["attention.16"])
+    facts = projections["attention.16"]
+    assert facts.query.dtype == facts.key.dtype == torch.float32
+    assert torch.equal(facts.maps(), maps["attention.16"])
     assert (maps["attention.16"].sum(-1) - 1).abs().max() < 1e-6  # not the rows of a bfloat16 softmax
 
 
@@ -159,7 +159,7 @@ WRONG = {
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("fault", WRONG)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_a_map_that_is_not_the_layers_is_told(monkeypatch, variant, fault, dtype):
+def test_a_map_that_is_not_the_layers_is_reported(monkeypatch, variant, fault, dtype):
     """The check: right kernels pass, wrong ones do not, in all precisions, and while gamma still hides what they make."""
     layer = SelfAttention(32, variant).to(memory_format=torch.channels_last)  # as in training; torch fuses only then
     x = (2 * torch.randn(3, 32, 8, 8)).contiguous(memory_format=torch.channels_last)

@@ -145,7 +145,7 @@ def test_bfloat16_stays_bfloat16(layer):
     assert changed.dtype == plain.dtype == torch.bfloat16 and (changed - plain).norm() / plain.norm() < 0.01
 
 
-def test_what_does_not_fit_is_told(tiny, layer):
+def test_what_does_not_fit_is_refused(tiny, layer):
     generator = Generator(tiny()).eval()
     with (
         pytest.raises(WorkbenchError, match=r"no attention layer 'attention.61'; did you mean 'attention.16'\? there are: 'attention.16'$"),
@@ -190,11 +190,11 @@ def networks(tiny, **settings):
 
 def test_effects_on_images_and_logits(tiny):
     for network, inputs in networks(tiny):
-        found = effect(network, inputs, "attention.8", gamma=0)
-        assert torch.equal(found.before, network(*inputs)) and torch.equal(found.difference, found.after - found.before)
-        assert found.before.dtype == torch.float32 and not found.after.requires_grad
+        change = effect(network, inputs, "attention.8", gamma=0)
+        assert torch.equal(change.before, network(*inputs)) and torch.equal(change.difference, change.after - change.before)
+        assert change.before.dtype == torch.float32 and not change.after.requires_grad
         gamma, network.attention["8"].gamma.data = network.attention["8"].gamma.data, torch.zeros(())
-        assert close(found.after, network(*inputs)) and found.difference.abs().max() > 1e-4
+        assert close(change.after, network(*inputs)) and change.difference.abs().max() > 1e-4
         network.attention["8"].gamma.data = gamma
         assert effect(network, inputs, "attention.8", gamma=10).difference.abs().max() < 1e-5
 
@@ -226,10 +226,10 @@ def test_causal_maps_are_serial_knock_outs(tiny, variant, sites):
                     pixels, (row, column) = 32 // side, divmod(query, side)
                     change = F.unfold(change, pixels, stride=pixels)[0, :, row * side + column]
                 serial[key] = change.norm()
-            found = causal_map(network, inputs, layer, query)
-            assert found.shape == (keys,) and found.dtype == torch.float32
-            assert serial.max() > 1e-4 and (found - serial)[tested].abs().max() < 0.01 * serial.max()
-        assert (causal_map(network, inputs, layer, query, batch_size=keys // 3) - found).abs().max() < 0.01 * serial.max()
+            causal = causal_map(network, inputs, layer, query)
+            assert causal.shape == (keys,) and causal.dtype == torch.float32
+            assert serial.max() > 1e-4 and (causal - serial)[tested].abs().max() < 0.01 * serial.max()
+        assert (causal_map(network, inputs, layer, query, batch_size=keys // 3) - causal).abs().max() < 0.01 * serial.max()
 
 
 def learned_maps(network, inputs):
@@ -253,9 +253,9 @@ def test_a_key_that_takes_all_the_weight_can_be_dropped(tiny):
     change = effect(network, inputs, "attention.8", forbid=forbid).difference
     row, column = divmod(query, 8)
     serial = change[0, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].norm()
-    found = causal_map(network, inputs, "attention.8", query)
-    assert serial > 1e-3 and found[key].item() == pytest.approx(serial.item(), rel=1e-3)
-    assert found.isfinite().all() and (found > 1e-6).sum() == 1
+    causal = causal_map(network, inputs, "attention.8", query)
+    assert serial > 1e-3 and causal[key].item() == pytest.approx(serial.item(), rel=1e-3)
+    assert causal.isfinite().all() and (causal > 1e-6).sum() == 1
 
 
 def test_a_causal_map_leaves_the_network_as_it_was(tiny):
@@ -266,7 +266,7 @@ def test_a_causal_map_leaves_the_network_as_it_was(tiny):
         assert not network.attention["8"]._forward_hooks
 
 
-def test_a_causal_map_that_cannot_be_made_is_told(tiny):
+def test_a_causal_map_that_cannot_be_made_is_refused(tiny):
     (generator, (z, y)), _ = networks(tiny)
     with pytest.raises(ParameterError, match="inputs hold 2 images; causal_map takes one"):
         causal_map(generator, (torch.cat([z, z]), torch.cat([y, y])), "attention.8", 0)

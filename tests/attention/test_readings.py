@@ -71,7 +71,7 @@ def test_upsampling_keeps_sums_and_places():
         (lambda beta: relative_offsets(beta[:, :35]), "35 queries are no square map"),
     ],
 )
-def test_what_does_not_fit_is_told(read, message):
+def test_what_does_not_fit_is_refused(read, message):
     with pytest.raises(ParameterError, match=message):
         read(random_maps(1, 6, 3))
 
@@ -98,9 +98,9 @@ def test_relative_offsets_against_a_loop(side, key_side):
                 at = row - y + side - 1, column - x + side - 1
                 total[at] += weight_of(beta[b], side, key_side, query, row, column)
                 count[at] += 1
-    found = relative_offsets(beta)
-    assert found.shape == (2 * side - 1, 2 * side - 1) and found.dtype == torch.float32
-    assert (found - total / count).abs().max() < 1e-6
+    offsets = relative_offsets(beta)
+    assert offsets.shape == (2 * side - 1, 2 * side - 1) and offsets.dtype == torch.float32
+    assert (offsets - total / count).abs().max() < 1e-6
 
 
 def test_relative_offsets_of_known_maps():
@@ -110,17 +110,17 @@ def test_relative_offsets_of_known_maps():
     assert (uniform - 1 / 36).abs().max() < 1e-7  # the average over those queries that have the offset inside
     right = torch.zeros(1, 36, 36)
     right[0, torch.arange(36), [q // 6 * 6 + min(q % 6 + 1, 5) for q in range(36)]] = 1  # one place to the right
-    found = relative_offsets(right)
-    assert found[5, 6] == 1 and found[5, 5] == pytest.approx(1 / 6) and found.sum().item() == pytest.approx(7 / 6)
+    offsets = relative_offsets(right)
+    assert offsets[5, 6] == 1 and offsets[5, 5] == pytest.approx(1 / 6) and offsets.sum().item() == pytest.approx(7 / 6)
 
 
 @pytest.mark.parametrize("side, key_side", SIDES)
 def test_statistics_against_loops(side, key_side):
     projections = random_projections(2, side, key_side)
-    beta, found = projections.maps().double(), statistics(projections, image_size=4 * side)
-    assert list(found) == ["entropy", "distance", "outside_3", "outside_9", "strength", "received"]
-    assert all(numbers.shape == (2, side**2) and numbers.dtype == torch.float32 for numbers in found.values())
-    assert torch.equal(found["strength"], projections.strength)
+    beta, result = projections.maps().double(), statistics(projections, image_size=4 * side)
+    assert list(result) == ["entropy", "distance", "outside_3", "outside_9", "strength", "received"]
+    assert all(numbers.shape == (2, side**2) and numbers.dtype == torch.float32 for numbers in result.values())
+    assert torch.equal(result["strength"], projections.strength)
     for b in range(2):
         received = torch.zeros(side**2, dtype=torch.float64)
         for query in range(side**2):
@@ -135,9 +135,9 @@ def test_statistics_against_loops(side, key_side):
                 expected["outside_9"] += weight * (max(down, right) > 4)
                 received[place] += weight
             for name, number in expected.items():
-                assert found[name][b, query].item() == pytest.approx(number, abs=2e-5), name
-        assert (found["received"][b] - received).abs().max() < 1e-5
-        assert found["received"][b].mean().item() == pytest.approx(1, abs=1e-5)
+                assert result[name][b, query].item() == pytest.approx(number, abs=2e-5), name
+        assert (result["received"][b] - received).abs().max() < 1e-5
+        assert result["received"][b].mean().item() == pytest.approx(1, abs=1e-5)
 
 
 def test_statistics_do_not_depend_on_the_batch():
@@ -152,16 +152,16 @@ def test_statistics_of_known_maps():
     assert eye["entropy"].eq(0).all() and eye["distance"].eq(0).all() and eye["outside_3"].eq(0).all() and eye["received"].eq(1).all()
 
     mirror = torch.eye(64).view(8, 8, 8, 8).flip(1).reshape(64, 64)  # every position looks at its mirror image, left to right
-    found = statistics(planted(mirror), 32)
+    result = statistics(planted(mirror), 32)
     pixels = 4 * torch.tensor([7.0, 5, 3, 1, 1, 3, 5, 7]).repeat(8)
-    assert (found["distance"][0] - pixels).abs().max() < 1e-5 and found["entropy"].eq(0).all()
-    assert torch.equal(found["outside_3"][0], (pixels > 4).float()) and torch.equal(found["outside_9"][0], (pixels > 16).float())
+    assert (result["distance"][0] - pixels).abs().max() < 1e-5 and result["entropy"].eq(0).all()
+    assert torch.equal(result["outside_3"][0], (pixels > 4).float()) and torch.equal(result["outside_9"][0], (pixels > 16).float())
 
     uniform = Projections(torch.randn(1, 256, 2), torch.zeros(1, 64, 2), torch.ones(1, 64), torch.ones(1, 256), 1.0)
-    found = statistics(uniform, 32)
-    assert (found["entropy"] - math.log(64)).abs().max() < 1e-5 and (found["received"] - 1).abs().max() < 1e-5
-    assert (found["outside_3"][0].view(16, 16)[5, 9] - (1 - 9 / 256)).abs() < 1e-6 and (
-        found["outside_9"][0, 0] - (1 - 25 / 256)
+    result = statistics(uniform, 32)
+    assert (result["entropy"] - math.log(64)).abs().max() < 1e-5 and (result["received"] - 1).abs().max() < 1e-5
+    assert (result["outside_3"][0].view(16, 16)[5, 9] - (1 - 9 / 256)).abs() < 1e-6 and (
+        result["outside_9"][0, 0] - (1 - 25 / 256)
     ).abs() < 1e-6
 
     one = torch.zeros(64, 16)

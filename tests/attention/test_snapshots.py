@@ -1,4 +1,4 @@
-"""What a training writes down of its attention."""
+"""What a run records of its attention."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def snapshot(config):
     with torch.no_grad(), attention.capture_projections(generator) as g, attention.capture_projections(discriminator) as d:
         x = generator(z, y)
         discriminator(x, y)
-    layers = {f"{letter}/{path}": layer for letter, found in (("G", g), ("D", d)) for path, layer in found.items()}
+    layers = {f"{letter}/{path}": layer for letter, captured in (("G", g), ("D", d)) for path, layer in captured.items()}
     return Snapshot(((x + 1) * 127.5).round().byte(), z, y, layers)
 
 
@@ -58,7 +58,7 @@ GOOD = {
     ({"G/a.strength": torch.full((2, 16), torch.inf)}, "G/a.strength is not finite"), ({"G/a.value_norm": torch.zeros(2, 4, dtype=torch.int)}, "value_norm"),
     ({"odd": torch.zeros(1)}, "is missing"), ({"G/a.query": torch.zeros(2, 0, 3)}, "G/a.query of shape"),
 ])  # fmt: skip
-def test_what_is_no_snapshot_is_told_in_one_line(tmp_path, changes, says):
+def test_what_is_no_snapshot_is_reported_in_one_line(tmp_path, changes, says):
     path = tmp_path / "5.safetensors"
     path.write_bytes(sealed_bytes(GOOD, 5))
     assert load_snapshot(path).layers["G/a"].side == 4
@@ -72,7 +72,7 @@ def test_what_is_no_snapshot_is_told_in_one_line(tmp_path, changes, says):
     lambda c: b"", lambda c: c[:-9], lambda c: bytes(len(c)), lambda c: c[: len(c) // 2], lambda c: b"\xff" * 99,
     lambda c: c[:-8] + bytes(7) + b"\1", lambda c: c[: len(c) // 2] + bytes(len(c) - len(c) // 2), lambda c: sealed_bytes(GOOD, 4), lambda c: save(GOOD),
 ])  # fmt: skip
-def test_damaged_snapshots_are_told_in_one_line(tmp_path, damage):
+def test_damaged_snapshots_are_reported_in_one_line(tmp_path, damage):
     path = tmp_path / "5.safetensors"
     path.write_bytes(damage(sealed_bytes({name: tensor + 1 for name, tensor in GOOD.items()}, 5)))
     with pytest.raises(UnreadableError, match="unreadable"):

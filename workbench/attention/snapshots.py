@@ -1,4 +1,4 @@
-"""What a training writes down of its attention, so that it can be watched through training without checkpoints.
+"""What a run records of its attention, so that it can be followed through training without checkpoints.
 
 A snapshot holds a few fixed latents, their images, and for every attention layer of G and of D (looking at these images) its queries and
 keys in half precision: 160 KB where a map of 64x64 queries is 8 MB. The softmax is taken where it is looked at.
