@@ -38,7 +38,7 @@ def strips(rows: Sequence[tuple[str, torch.Tensor | str]], title: str, size: int
     return Drawing(Sheet(title, tuple(made), tuple(images), cell=size / 100, labels=True))
 
 
-def attention_maps(inspections: Sequence[Inspection], reading: str = "outgoing", title: str = "", captions: Sequence[str] = ()) -> Drawing:
+def attention_maps(inspections: Sequence[Inspection], reading: str = "outgoing", title: str = "", titles: Sequence[str] = ()) -> Drawing:
     """Images with their queries, and a map for each; where the layer was changed, also the image after it and the difference.
 
     Parameters
@@ -49,7 +49,7 @@ def attention_maps(inspections: Sequence[Inspection], reading: str = "outgoing",
         How maps are read, see `Inspection.heat`.
     title
         In place of one that names networks, layer and reading.
-    captions
+    titles
         Of the images, one each.
 
     Raises
@@ -62,8 +62,8 @@ def attention_maps(inspections: Sequence[Inspection], reading: str = "outgoing",
         raise ParameterError(f"queries are {most} places; a figure shows at most {len(QUERY_COLOURS)}")
     images: list[str] = []
     rows = [_cells(inspection, reading, images) for inspection in inspections]
-    for row, caption in zip(rows, captions, strict=False):
-        row[0] = Cell(row[0].image, dots=row[0].dots, title=caption)
+    for row, text in zip(rows, titles, strict=False):
+        row[0] = Cell(row[0].image, dots=row[0].dots, title=text)
     if len(inspections) > 2:  # many images stand side by side, each above its maps
         rows = [list(column) for column in zip_longest(*rows, fillvalue=Cell(EMPTY))]
     return Drawing(Sheet(title or _title(inspections, reading), tuple(Row(tuple(row)) for row in rows), tuple(images)))

@@ -187,7 +187,7 @@ class AttentionView(Parameters):
             [replace(inspection, queries=(query,)) for inspection in inspections.values()],
             self.reading,
             title=f"{run.label}: {layer['id']} through training, one latent, one query",
-            captions=[f"step {step:,}" for step in inspections],
+            titles=[f"step {step:,}" for step in inspections],
         )
 
     def statistics(self, count: int = 12) -> list[dict]:
