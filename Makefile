@@ -43,7 +43,7 @@ soak: .venv/installed
 
 lint: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/oxlint --quiet --deny-warnings workbench/widgets/inspector
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/oxlint --quiet --deny-warnings workbench
 
 cells: .venv/installed
 	$(BIN)/python -m workbench cells
