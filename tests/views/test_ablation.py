@@ -10,7 +10,8 @@ import shlex
 import pytest
 from records import parsed, recorded
 
-from workbench import Ablation, Comparison, Generator, ParameterError, Run, WorkbenchError, figures, train
+from workbench import Ablation, Comparison, Generator, ParameterError, Run, WorkbenchError, figures, list_runs, train
+from workbench.data import DataError
 from workbench.files import StorageError
 from workbench.metrics.reported import TABLE_1
 from workbench.places import outputs_dir
@@ -302,6 +303,16 @@ def test_a_disk_that_takes_nothing_is_told_before_the_trainings(monkeypatch, tmp
     monkeypatch.setattr("workbench.views.ablation.execute", None)
     with pytest.raises(StorageError, match="there cannot be written: "):
         ablation.execute()
+
+
+def test_data_that_cannot_be_used_is_told_before_the_trainings(tmp_path):
+    ablation = small("variant", data=str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match="nowhere"):
+        ablation.execute()
+    assert not list_runs()
+    for planned in ablation.all_planned_runs().values():
+        create_run(planned.config).set_status(state="finished")
+    ablation.execute()  # what is done needs no data
 
 
 def test_the_command_can_be_pasted():

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .. import figures
 from ..config import Config
+from ..data import open_data
 from ..figures import Drawing, Plot, Table
 from ..files import storing
 from ..messages import shown, shown_text
@@ -225,11 +226,20 @@ class Ablation(Parameters):
         return Table(rows, (*notes, *unreadable))
 
     def execute(self) -> None:
-        """Train the runs that are missing; see `sweep.execute`."""
+        """Train the runs that are missing; see `sweep.execute`.
+
+        Raises
+        ------
+        DataError, StorageError
+            Before the first training: if the data cannot be used, or `folder` cannot be written to.
+        """
         if self.train:
-            with storing(self.folder):  # now, and not after hours
+            with storing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
-            execute(list(self.all_planned_runs().values()), self.jobs)
+            planned = list(self.all_planned_runs().values())
+            if not all(each.at_rest for each in planned):
+                open_data(self.base)  # all arms have the same: it is checked and packed once
+            execute(planned, self.jobs)
 
     # ------------------------------------------------------------------------------------------- scores and verdicts
 
