@@ -121,8 +121,8 @@ def _reason(verdict: str, rows: list[dict], smallest: float, alpha: float) -> st
         return f"more than {smallest:g} above every null, {least}"
     if verdict == NOT_SUPPORTED:
         below = [row for row in rows if row["p_smaller"] < alpha]
-        said = ", ".join(f"{row['null']} ({row['effect']:+.3f}, p={row['p_smaller']:.2g})" for row in below)
-        return f"not {smallest:g} above {said}; n={below[0]['n']}"
+        nulls = ", ".join(f"{row['null']} ({row['effect']:+.3f}, p={row['p_smaller']:.2g})" for row in below)
+        return f"not {smallest:g} above {nulls}; n={below[0]['n']}"
     open_ = max((row for row in rows if row["p_larger"] >= alpha), key=lambda row: row["detectable"])
     return (
         f"{open_['effect']:+.3f} above {open_['null']} is not significantly more or less than {smallest:g}; with n={open_['n']} an effect of "
@@ -142,8 +142,8 @@ def bootstrap(numbers: Sequence[float], level: float = 0.95) -> tuple[float, flo
     numbers = np.asarray(numbers, dtype=np.float64)
     if np.ptp(numbers) == 0:
         return float(numbers[0]), float(numbers[0])
-    found = scipy.stats.bootstrap((numbers,), np.mean, confidence_level=level, n_resamples=RESAMPLES, method="percentile", rng=0)
-    return tuple(map(float, found.confidence_interval))
+    result = scipy.stats.bootstrap((numbers,), np.mean, confidence_level=level, n_resamples=RESAMPLES, method="percentile", rng=0)
+    return tuple(map(float, result.confidence_interval))
 
 
 # -------------------------------------------------------------------------------------------------------------- groups
@@ -168,24 +168,21 @@ def lower(claims: Mapping[str, tuple[Sequence[float], Sequence[float]]], relevan
         For each claim: claim, improvement (Hodges-Lehmann estimate of how much lower, as a share of the control's median; None where that says
         nothing), n, n_control, verdict, p, p_relevant.
     """
-    found, ruled_out, rows = {}, {}, []
+    p_lower, p_relevant, rows = {}, {}, []
     for claim, (group, control) in claims.items():
         group, control = np.asarray(group, dtype=np.float64), np.asarray(control, dtype=np.float64)
         middle = float(np.median(control)) if len(control) else math.nan
-        found[claim], ruled_out[claim] = rank_sum(group, control), rank_sum(control, group + relevant * middle)
+        p_lower[claim], p_relevant[claim] = rank_sum(group, control), rank_sum(control, group + relevant * middle)
         with np.errstate(invalid="ignore"):
             differences = (control[:, None] - group).ravel()  # of two infinite numbers: NaN
         usable = len(differences) > 0 and math.isfinite(middle) and not np.isnan(differences).any()
         improvement = float(np.median(differences)) / middle if usable else None
         rows.append(dict(claim=claim, improvement=improvement, n=len(group), n_control=len(control)))
-    found, ruled_out = holm(found), holm(ruled_out)
-    return [
-        row
-        | dict(
-            verdict=judge(found[row["claim"]], ruled_out[row["claim"]], alpha), p=found[row["claim"]], p_relevant=ruled_out[row["claim"]]
-        )
-        for row in rows
-    ]
+    p_lower, p_relevant = holm(p_lower), holm(p_relevant)
+    for row in rows:
+        p, p_not = p_lower[row["claim"]], p_relevant[row["claim"]]
+        row |= dict(verdict=judge(p, p_not, alpha), p=p, p_relevant=p_not)
+    return rows
 
 
 def rank_sum(low: Sequence[float], high: Sequence[float]) -> float:
