@@ -17,9 +17,9 @@ def test_latents_are_functions_of_seed_and_index():
 
 
 def test_generators_of_different_keys_differ():
-    draws = {sampling.generator_for(*key).initial_seed() for key in [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 1, 2), (0, 2, 1)]}
+    draws = {sampling.rng(*key).initial_seed() for key in [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 1, 2), (0, 2, 1)]}
     assert len(draws) == 7
-    assert sampling.generator_for(5, 6).initial_seed() == sampling.generator_for(5, 6).initial_seed()
+    assert sampling.rng(5, 6).initial_seed() == sampling.rng(5, 6).initial_seed()
 
 
 def test_grid_has_a_row_per_class_and_equal_latents_in_each():
@@ -83,7 +83,7 @@ def test_numbers_that_no_latents_go_by_are_refused_in_one_line():
         lambda: sampling.latents(3, 8, start=-1),
         lambda: sampling.latents(10**12, 8),
         lambda: sampling.latents(3, 10**12),
-        lambda: sampling.generator_for(0, -1),
+        lambda: sampling.rng(0, -1),
     ):
         with pytest.raises(ParameterError) as error:
             call()
@@ -107,7 +107,7 @@ def test_settle_fits_statistics_and_spectral_vectors_to_the_weights(tiny):
     means = []
     norm = generator.blocks["16"].norm1
     handle = norm.register_forward_hook(lambda m, x, out: means.append(x[0].mean((0, 2, 3))))
-    sampling.settle(generator, seed=1, batches=5, batch_size=32)
+    sampling.recalibrate(generator, seed=1, batches=5, batch_size=32)
     handle.remove()
     assert (norm.running_mean - torch.stack(means).mean(0)).abs().max() < 1e-12
     assert (norm.momentum, norm.group_size) == (0.1, 4) and not generator.training
@@ -124,7 +124,7 @@ def test_an_error_while_statistics_are_estimated_leaves_batch_norm_as_it_was(tin
 
     generator.blocks["16"].norm1.register_forward_hook(fails)
     with pytest.raises(RuntimeError):
-        sampling.settle(generator)
+        sampling.recalibrate(generator)
     assert (generator.norm.momentum, generator.norm.group_size) == before and generator.training
 
 

@@ -50,9 +50,7 @@ def test_the_images_of_a_pair_say_the_same_read_again():
     x = sampling.images(generator, z, y)
     pair = list(pair_by_hue(x, y, RED, GREEN)[0])
     fractions = (0.0, 0.5, 1.0)
-    before, after, _ = patch_pair(
-        generator, "attention.16", z[pair], y[pair], glyph_coverage(x[pair]), fractions, sampling.generator_for(1, 9, 0)
-    )
+    before, after, _ = patch_pair(generator, "attention.16", z[pair], y[pair], glyph_coverage(x[pair]), fractions, sampling.rng(1, 9, 0))
     assert torch.allclose(before, x[pair], atol=1e-5) and torch.allclose(after[:2, 0], before[1], atol=1e-5)
     source, target, shifted = glyph_hues(torch.stack([before[0], after[0, 0], after[0, -1]]))[:, 1]
     again = hue_difference(shifted, target) / hue_difference(source, target)

@@ -50,7 +50,7 @@ def judge(maps, images, untrained=None):
 def untrained(config, count, seed):
     torch.manual_seed(seed)
     generator = Generator(config)
-    sampling.settle(generator, batches=2, batch_size=16)
+    sampling.recalibrate(generator, batches=2, batch_size=16)
     with attention.capture_projections(generator) as found:
         sampling.images(generator, sampling.latents(count, config.z_dim, 1), sampling.labels(count, 6))
     return found["attention.16"]

@@ -33,7 +33,7 @@ def evaluate_folder(evaluation: Evaluation) -> list[dict]:
     protocol = protocol.replace(n=min(protocol.n, length))
     require_room_for(protocol, data, extractor)
     # In random order: a folder lies class by class, and the splits of IS are filled in order.
-    order = torch.randperm(length, generator=sampling.generator_for(evaluation.seed, 4)).numpy()[: protocol.n]
+    order = torch.randperm(length, generator=sampling.rng(evaluation.seed, 4)).numpy()[: protocol.n]
     taken = image_set(images, protocol.n)
     if taken.classes and images.length is not None:
         taken = replace(taken, fewest=int(np.bincount(images.labels[order], minlength=len(taken.classes)).min()))

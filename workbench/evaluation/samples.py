@@ -26,7 +26,7 @@ class Samples:
         on_gpu = next(generator.parameters()).is_cuda
         self.batch_size = batch_size or (256 if on_gpu else max(8, 2**18 // generator.image_size**2))  # 256 images of 32 pixels
         if protocol.statistics == "standing":
-            sampling.settle(generator, seed, protocol.standing_batches, 64, protocol.truncation)
+            sampling.recalibrate(generator, seed, protocol.standing_batches, 64, protocol.truncation)
         if protocol.statistics == "batch":
             self.batch_size = 64
             for norm in generator.modules():

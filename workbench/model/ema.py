@@ -13,7 +13,7 @@ class EMA:
     """Keeps `average`, a generator in eval mode whose weights are the moving average of those of another.
 
     Only weights are averaged. Buffers (power-iteration vectors, running statistics) are copied: an average of unit vectors is no unit
-    vector. Neither fits averaged weights exactly; `sampling.settle` brings both in line before the average is used.
+    vector. Neither fits averaged weights exactly; `sampling.recalibrate` brings both in line before the average is used.
 
     Parameters
     ----------

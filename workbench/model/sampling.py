@@ -18,7 +18,7 @@ from .networks import Generator
 CHUNK = 256  # latents are drawn in chunks of this many sample indices, whoever asks for which of them
 
 
-def generator_for(*key: int) -> torch.Generator:
+def rng(*key: int) -> torch.Generator:
     """A CPU random generator that is a pure function of its key of integers >= 0, of any size."""
     if min(key, default=0) < 0:
         raise ParameterError(f"seeds and sample indices are at least 0; given: {', '.join(map(str, key))}")
@@ -42,7 +42,7 @@ def latents(count: int, z_dim: int, seed: int = 0, start: int = 0, truncation: f
             f"{count:,} latents need {required / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free: take fewer"
         )
     first, last = start // CHUNK, (start + count - 1) // CHUNK
-    chunks = [torch.randn(CHUNK, z_dim, generator=generator_for(seed, 1, chunk)) for chunk in range(first, last + 1)]
+    chunks = [torch.randn(CHUNK, z_dim, generator=rng(seed, 1, chunk)) for chunk in range(first, last + 1)]
     return truncate(torch.cat([torch.empty(0, z_dim), *chunks])[start - first * CHUNK :][:count], truncation)
 
 
@@ -134,7 +134,7 @@ def images(generator: Generator, z: Tensor, y: Tensor | None = None, batch_size:
 
 
 @torch.no_grad()
-def settle(generator: Generator, seed: int = 0, batches: int = 8, batch_size: int = 64, truncation: float = 0.0) -> None:
+def recalibrate(generator: Generator, seed: int = 0, batches: int = 8, batch_size: int = 64, truncation: float = 0.0) -> None:
     """Bring the buffers of `generator` in line with its weights: what averaged or truncated weights need before they are used.
 
     Runs power iterations to convergence, and re-estimates the running statistics of batch norm over `batches` batches of fresh samples
@@ -149,7 +149,7 @@ def settle(generator: Generator, seed: int = 0, batches: int = 8, batch_size: in
             for k in range(batches):
                 for norm in norms:
                     norm.momentum, norm.group_size = 1 / (k + 1), 0
-                z = truncate(torch.randn(batch_size, generator.z_dim, generator=generator_for(seed, 2, k)), truncation)
+                z = truncate(torch.randn(batch_size, generator.z_dim, generator=rng(seed, 2, k)), truncation)
                 y = labels(batch_size, generator.num_classes, k * batch_size)
                 generator(z.to(weight.device, weight.dtype), None if y is None else y.to(weight.device))
     finally:

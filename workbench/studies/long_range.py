@@ -12,7 +12,7 @@ from ..data.twins import Twins, disagreement
 from ..parameters import WorkbenchError
 from ..runs import Run
 from ..runs.records import is_finite
-from .probe import latents, projections, require_twins
+from .probe import latents, require_twins
 from .significance import Verdict, against_nulls, rank_correlation
 
 TRUTH = ("twins_hue", "twins_size", "twins_height", "twins_angle", "twins_readable")
@@ -53,7 +53,7 @@ def measure(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -> d
     z, y = latents(run, n, seed)
     distances = {}
     for path in attention_layers(generator):
-        layer = projections(generator, path, z, y)
+        layer = attention.collect_projections(generator, (z, y), path)
         distances[f"distance {path}"] = attention.statistics(layer, config.image_size)["distance"].mean().item()
     row = dict(run=run.name, step=record["step"], seed=config.seed, attention=config.attention_g, block=config.attention_block)
     row |= {name: value for name, value in record["scores"].items() if (name in TRUTH or name.startswith("fd_")) and is_finite(value)}

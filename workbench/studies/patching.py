@@ -138,7 +138,7 @@ def study(
         )
     shifts, masses = [], []
     for k, pair in enumerate(map(list, pairs)):
-        rng = sampling.generator_for(seed, 9, k)
+        rng = sampling.rng(seed, 9, k)
         before, after, mass = patch_pair(generator, path, z[pair], None if y is None else y[pair], coverage[pair], fractions, rng)
         shifts.append(hue_shifts(before, after))
         masses.append(mass)
@@ -221,7 +221,7 @@ def patch_pair(
     which = torch.tensor([0] + [1] * (len(masks) - 1))
     patched = []
     for gamma in (None, 0.0):
-        with attention.intervene(generator, path, donor=(0, masks), gamma=gamma):
+        with attention.intervene(generator, path, patch=(0, masks), gamma=gamma):
             patched.append(sampling.images(generator, z[which], None if y is None else y[which], batch_size=len(which)))
     after = torch.stack([*patched[0][1:].chunk(2), patched[1][1 : 1 + len(fractions)]])  # as CONDITIONS
     queries, on_left = glyph_queries(coverage[1], layer.side)

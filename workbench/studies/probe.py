@@ -1,18 +1,13 @@
-"""What the studies of attention share: a layer of a run on twins, its samples, and its queries and keys for them.
+"""What the studies of attention share: a layer of a run on twins, its samples, and the positions on their glyphs.
 
 Shapes: B images, N = side^2 queries; positions in row-major order.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
-from torch.nn.utils import parametrize
 
-from .. import attention
-from ..attention import Projections
-from ..attention.interventions import find_layer
 from ..model import sampling
 from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
@@ -42,20 +37,6 @@ def split_layer(layer: str) -> tuple[str, str]:
 def latents(run: Run, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
     """Latents (n, z_dim) and labels (n,), every class in turn; None without classes."""
     return sampling.latents(n, run.config.z_dim, seed), sampling.labels(n, run.config.num_classes)
-
-
-@torch.no_grad()
-def projections(network: nn.Module, path: str, inputs: Tensor, y: Tensor | None, batch_size: int = 64) -> Projections:
-    """Queries and keys of an attention layer for inputs (B, ...): latents of G, images of D."""
-    find_layer(network, path)  # raises where there is no such layer
-    weight, batches = next(network.parameters()), []
-    with parametrize.cached(), attention.capture_projections(network) as captured:
-        for k in range(0, len(inputs), batch_size):
-            batch = slice(k, k + batch_size)
-            network(inputs[batch].to(weight), None if y is None else y[batch].to(weight.device))
-            batches.append(captured[path])
-    names = ("query", "key", "value_norm", "strength")
-    return Projections(*(torch.cat([getattr(batch, name) for batch in batches]) for name in names), gamma=batches[0].gamma)
 
 
 def glyph_queries(coverage: Tensor, side: int) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from ..model import Discriminator, Generator, sampling
 from ..model.layers import power_iteration
 from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
-from .probe import glyph_queries, latents, projections, require_one_pair, split_layer
+from .probe import glyph_queries, latents, require_one_pair, split_layer
 from .significance import Verdict, against_nulls
 
 SMALLEST_MASS = 0.02  # of attention: a fifth to a half of what an even map gives to a glyph
@@ -171,7 +171,7 @@ def _shares_by_distance(sample: _Sample) -> Tensor:
     side = len(sample.glyphs)
     at = torch.stack([torch.arange(side**2) // side, torch.arange(side**2) % side], 1).double()
     distance = torch.cdist(at[sample.queries], at).round().long()  # (Q, N)
-    weights = attention.spread(sample.weights.double(), side).flatten(1)
+    weights = attention.to_positions(sample.weights.double(), side).flatten(1)
     zeros = weights.new_zeros(len(distance), int(distance.max()) + 1)
     weight_at = zeros.scatter_add(1, distance, weights)
     count_at = zeros.scatter_add(1, distance, torch.ones_like(weights)).clamp(min=1)
@@ -274,8 +274,8 @@ def study(
         )
     z, y, x = z[readable], None if y is None else y[readable], x[readable]
     inputs, trained = (z, generator) if network == "G" else (x, run.discriminator(step))
-    maps = projections(trained, path, inputs, y)
-    nulls = null_masses(maps, x, projections(_untrained(run, network), path, inputs, y))
+    maps = attention.collect_projections(trained, (inputs, y), path)
+    nulls = null_masses(maps, x, attention.collect_projections(_untrained(run, network), (inputs, y), path))
     learned = mass(maps, x)
     about = (
         f"{run.name}, step {step:,}, {layer} ({run.config.attention_variant}, gamma {maps.gamma:+.3f}), {len(x)} samples of seed {seed}"
@@ -290,5 +290,5 @@ def _untrained(run: Run, network: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.config.seed + 1)
         fresh = (Generator if network == "G" else Discriminator)(run.config).to(getattr(torch, run.config.dtype))
-    sampling.settle(fresh) if network == "G" else power_iteration(fresh, 10)
+    sampling.recalibrate(fresh) if network == "G" else power_iteration(fresh, 10)
     return fresh.eval().requires_grad_(False)

@@ -137,7 +137,7 @@ def recalibrated(nets: Networks) -> Generator:
     """The generator to show: the EMA with batch norm statistics of its own, or G itself where there is no EMA."""
     if not nets.ema:
         return nets.generator
-    sampling.settle(nets.ema.average, nets.config.seed)
+    sampling.recalibrate(nets.ema.average, nets.config.seed)
     return nets.ema.average
 
 

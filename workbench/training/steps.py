@@ -109,7 +109,7 @@ def g_step(nets: Networks, step: int) -> dict[str, Tensor]:
 def draw_noise(nets: Networks, step: int, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
     """Latents, uniform and independent classes, and numbers for augmentation (real, fake), of the whole batch of this (step, k)."""
     config, count = nets.config, nets.config.batch_size
-    rng = sampling.generator_for(config.seed, 0, step, k)
+    rng = sampling.rng(config.seed, 0, step, k)
     z = torch.randn(count, config.z_dim, generator=rng)
     y = torch.randint(config.num_classes, (count,), generator=rng) if config.num_classes else None
     u = torch.rand(2, count, augment.NUMBERS, generator=rng)

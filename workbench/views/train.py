@@ -27,7 +27,7 @@ def real_images(data, config: Config, columns: int = 10) -> Image.Image:
     """What D will see: the first real images of the training after every transform, in a grid."""
     count = min(4 * columns, data.length or 4 * columns)
     x = to_unit(data.batch(batch_indices(data.length, config.seed, 0, count))[0])
-    u = torch.rand(len(x), augment.NUMBERS, generator=sampling.generator_for(config.seed, 3))
+    u = torch.rand(len(x), augment.NUMBERS, generator=sampling.rng(config.seed, 3))
     grid = sampling.tile(augment.apply(config.augment, x, u, real=True), columns)
     return figures.enlarged(Image.fromarray(grid.permute(1, 2, 0).numpy()))
 
