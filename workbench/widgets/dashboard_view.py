@@ -6,8 +6,10 @@ import html
 import io
 import threading
 from dataclasses import replace
+from functools import partial
 
 import ipywidgets
+from IPython import get_ipython
 from PIL import Image
 
 from .. import figures
@@ -58,6 +60,8 @@ class DashboardView:
         body = ipywidgets.Box([self._samples, self._charts], layout=dict(flex_flow="row wrap", align_items="flex-start"))
         self.root = ipywidgets.VBox([self._style, self._bar_row, self._progress, self._facts, self._notes, body])
         self.root.add_class("wb-dashboard")
+        for control in (self._slider, self._tab, self._smoothing, self._layer):
+            control.comm.on_msg(partial(self._receive, control))
         self.update()
 
     def bundle(self) -> dict:
@@ -80,6 +84,18 @@ class DashboardView:
             for chart in self._panes["Curves"].children:
                 if isinstance(chart, LiveChart):
                     chart.keep_in_notebook()
+
+    def _receive(self, control: ipywidgets.Widget, message: dict) -> None:
+        """Hand on a change of a control, and say that this is done.
+
+        While a cell awaits, ipykernel 7 handles such messages without saying so, and a widget of ipywidgets waits for that before it sends its
+        next change.
+        """
+        control._handle_msg(message)
+        kernel = getattr(get_ipython(), "kernel", None)
+        if kernel and self._dashboard.waiting:
+            for state in ("idle", "busy"):
+                kernel.session.send(kernel.iopub_socket, "status", dict(execution_state=state), parent=message)
 
     # ------------------------------------------------------------------------------------------------- the head
 
