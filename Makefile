@@ -4,6 +4,7 @@
 #   make train ARGS="-p seed 1"    any parameters of notebooks/train.ipynb
 #   make lab                       JupyterLab in notebooks/
 #   make test                      all tests, by two processes;  make test ARGS="-m 'not slow'"  the quick ones
+#   make docs                      documentation with the API reference, in site/
 #   make bench                     how fast training is, against a plain reference;  make bench ARGS="--size 32"  for other sizes
 #   make faults                    kills, full disks, damage, signals, clocks: what survives;  make faults ARGS="kill --share 0.1"  a part of it
 #   make soak                      ten minutes of the same: does memory grow;  make soak ARGS="--minutes 60"
@@ -47,6 +48,11 @@ lint: .venv/installed
 
 cells: .venv/installed
 	$(BIN)/python -m workbench cells
+
+.PHONY: docs
+docs: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo "site/index.html"
 
 # Torch and torchvision come together, newest of both: a CPU-only torch does not fit the registry's torchvision.
 .venv/installed: pyproject.toml
