@@ -1,0 +1,316 @@
+"""README, CONTRIBUTING and docs/ keep to the truth: their examples run, and their links, names and files exist.
+
+A fence is an example: `python` blocks of a page run in order, in one namespace; of `sh` blocks each command. What a page expects is there: a
+run called twins32, and the folders my_images and generated. A comment that says `needs ...` or `takes ...` marks what does not run here; it is
+listed below, and its parameters are checked all the same. A comment that begins with a shape states the shape of its line's value.
+"""
+
+import ast
+import asyncio
+import inspect
+import os
+import pkgutil
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from papermill.cli import _resolve_type
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+from PIL import Image
+
+import workbench
+from workbench import Ablation, AttentionView, Comparison, Config, Evaluation, train
+from workbench.places import DEMO
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_PYTHON = [page for page in PAGES if "```python\n" in page.read_text()]
+WITH_SHELL = [page for page in PAGES if "```sh\n" in page.read_text()]
+
+PARAMETERS = dict(train=Config, evaluate=Evaluation, attention=AttentionView, compare=Comparison, ablation=Ablation)
+SMALL = {  # appended to examples of a notebook or module, so that they take seconds
+    "train": dict(
+        width=8, z_dim=8, batch_size=8, steps=4, log_every=2, sample_every=4, checkpoint_every=4, evaluate_every=0, image_size=32
+    ),
+    "evaluate": dict(n=40, reference_n=200, extractor="twins", num_processes=1),
+    "attention": dict(n=2),
+    "ablation": dict(train=False),
+    "workbench.evaluation": dict(n=40, reference_n=40, extractor="twins"),
+}
+NOT_RUN = {
+    "clusters.md": [
+        "papermill train.ipynb out.ipynb -p preset imagenet128 -p num_processes 8 -p mixed_precision bf16",
+        "python -m workbench.training -p run lr-2 -p lr_d 4e-4",  # of the job script
+        "sbatch job.sh",
+        "papermill compare.ipynb out.ipynb -p runs 'lr-*'",
+    ],
+    "data.md": [
+        "papermill train.ipynb out.ipynb -p preset cifar10",
+        "python -m workbench.data prepare imagenet data/imagenet128 --size 128",
+        "papermill train.ipynb out.ipynb -p preset imagenet128 -p data data/imagenet128",
+    ],
+    "experiments.md": [
+        "papermill ablation.ipynb out.ipynb",
+        "papermill ablation.ipynb out.ipynb -p steps 500 -p settings 'width=16; batch_size=16; pairs=2' -p evaluations 4 -p jobs 2 -p study demo",
+        "papermill ablation.ipynb out.ipynb -p experiments sweep -p grid 'attention_g=16|none' -p steps 500 "
+        "-p settings 'width=16; batch_size=16; attention_d=none' -p evaluations 4 -p jobs 2",
+    ],
+    "inspector.md": ["python -m benchmarks.latency"],
+    "metrics.md": ["python -m benchmarks.metrics"],
+    "performance.md": [
+        "python -m workbench.bench --rounds 8",
+        "python -m workbench.bench --only growth --width 16 --figure growth.png",
+        "python -m workbench.bench --width 64 --batch 256 --attention 32 --precision bf16 --json h100.json",
+    ],
+}
+MARK = re.compile(r"#.*\b(needs|takes) ")
+SHAPE = re.compile(r"#\s*\((\d+(?:, \d+)*),?\)")
+
+# ------------------------------------------------------------------------------------------------------ examples
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a shell example, as the shell passes it on."""
+
+    words: list[str]
+    runs: bool  # not marked
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What follows `-p`."""
+        flags = [k for k, word in enumerate(self.words) if word == "-p"]
+        return {self.words[k + 1]: next(iter(self.words[k + 2 : k + 3]), None) for k in flags}
+
+
+def fences(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path, folder: Path) -> list[Command]:
+    """The commands of a page. Bash reads them, with programs in its path that only note how they are called."""
+    programs, log = folder / "programs", folder / "log"
+    programs.mkdir()
+    for name in ("papermill", "make", "python", "sbatch"):
+        (programs / name).write_text(f"#!/bin/sh\nprintf '%s\\037' {name} \"$@\" >> {log}; printf '\\036' >> {log}\n")
+        (programs / name).chmod(0o755)
+    environment = dict(PATH=str(programs), SLURM_ARRAY_TASK_ID="2", USER="someone", WORKBENCH_OUTPUTS=str(folder))
+    listed = []
+    for block in fences(page, "sh"):
+        script = block.startswith("#!")
+        for text in [block] if script else block.replace("\\\n", " ").splitlines():
+            log.write_text("")
+            done = subprocess.run([shutil.which("bash"), "-euc", text], env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, f"{page.name}: {text}\n{done.stderr}"
+            calls = [call.split("\037")[:-1] for call in log.read_text().split("\036")[:-1]]
+            assert len(calls) == 1 or not text.partition("#")[0].strip(), f"{page.name}: {text!r} is {len(calls)} commands"
+            listed += [Command(words, runs=not MARK.search(text) and not script) for words in calls]
+    return listed
+
+
+def check(command: Command) -> None:
+    """Refuse a command of names, files or parameters that are not there, or values that do not fit."""
+    program, *words = command.words
+    if program == "papermill":
+        notebook = ROOT / "notebooks" / Path(words[0]).name
+        assert notebook.is_file(), words[0]
+        assert words[1].endswith(".ipynb"), f"{shlex.join(command.words)}: in a terminal, papermill needs an output path"
+        assert words[2::3] == ["-p"] * len(command.parameters), "a parameter is there twice, or -p is missing"
+        PARAMETERS[notebook.stem].from_parameters({name: _resolve_type(value) for name, value in command.parameters.items()})
+    elif program == "make":
+        makefile = (ROOT / "Makefile").read_text()
+        assert re.search(rf"^{words[0]}:", makefile, re.MULTILINE), words[0]
+        if words[0] == "train" and len(words) > 1:
+            given = shlex.split(words[1].removeprefix("ARGS="))
+            Config.from_parameters(Command(given, True).parameters)
+    elif program == "python":
+        assert words[0] == "-m"
+        path = ROOT / words[1].replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), words[1]
+        if words[1] in ("workbench.training", "workbench.evaluation"):
+            (Config if words[1] == "workbench.training" else Evaluation).from_parameters(command.parameters)
+
+
+@pytest.mark.parametrize("page", WITH_SHELL, ids=lambda page: page.name)
+def test_commands_name_what_there_is(page, tmp_path, place):
+    listed = commands(page, tmp_path)
+    for command in listed:
+        try:
+            check(command)
+        except Exception as error:
+            raise AssertionError(f"{page.name}: {shlex.join(command.words)}") from error
+    assert [shlex.join(command.words) for command in listed if not command.runs] == NOT_RUN.get(page.name, [])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_text_name_what_there_is(page, place):
+    """`make ...`, `papermill ...`, `python -m ...` and `-p ...` between backquotes; capitals and <...> stand for something else."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for text in re.findall(r"`((?:make|papermill|python -m|-p) [^`]+)`", prose):
+        if re.search(r"[<>…]|\b[A-Z]{3,}\b|--help", text):
+            continue
+        words = shlex.split(text)
+        if words[0] == "-p":
+            parameters = Command(words, True).parameters
+            kinds = [kind for kind in PARAMETERS.values() if parameters.keys() <= set(kind.__dataclass_fields__)]
+            assert kinds, f"{page.name}: {text}"
+            kinds[0].from_parameters(parameters)
+        else:
+            check(Command(words, True))
+
+
+def test_every_fence_is_an_example_or_text():
+    for page in PAGES:
+        opened = re.findall(r"^```(.*)$", page.read_text(), re.MULTILINE)[::2]
+        assert set(opened) <= {"python", "sh", "text"}, page.name
+
+
+# --------------------------------------------------------------------------------------------------------- running
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """What the pages expect: the run twins32, a trained one, and two folders of images with two classes."""
+    folder = tmp_path_factory.mktemp("docs")
+    shutil.copytree(DEMO, folder / "outputs" / "twins32")
+    rng = np.random.default_rng(0)
+    for where, label, number in ((w, c, k) for w in ("my_images", "generated") for c in ("cat", "dog") for k in range(20)):
+        (folder / where / label).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (70, 70, 3), dtype=np.uint8)).save(folder / where / label / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def place(shared, folders, monkeypatch):
+    monkeypatch.chdir(shared)
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(shared / "outputs"))
+    monkeypatch.setenv("WORKBENCH_DATA", str(shared / "data"))
+    return shared
+
+
+def execute(source: str, namespace: dict, name: str) -> object:
+    """Run statements that may await; the value of the last one, where it is an expression."""
+    tree, last = ast.parse(source), None
+    if tree.body and isinstance(tree.body[-1], ast.Expr):
+        last = ast.Expression(tree.body.pop().value)
+    value = None
+    for part, mode in ((tree, "exec"), (last, "eval")):
+        if part is not None:
+            value = eval(compile(part, name, mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), namespace)
+            value = asyncio.run(value) if inspect.iscoroutine(value) else value
+    return value
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
+def test_python_examples_run(page, place):
+    namespace = {}
+    for block in fences(page, "python"):
+        lines = block.splitlines()
+        for statement in ast.parse(block).body:
+            first = min([statement.lineno, *(decorator.lineno for decorator in getattr(statement, "decorator_list", []))])
+            text = "\n".join(lines[first - 1 : statement.end_lineno])
+            value = execute(text, namespace, page.name)
+            stated = SHAPE.search(lines[statement.end_lineno - 1])
+            if stated and isinstance(statement, ast.Assign | ast.Expr):
+                value = namespace[statement.targets[0].id] if isinstance(statement, ast.Assign) else value
+                assert tuple(value.shape) == ast.literal_eval(f"({stated[1]},)"), text
+
+
+def run_notebook(name: str, given: dict) -> None:
+    """Run the cells of a notebook here, as papermill does in a kernel, which takes 8 seconds to start."""
+    notebook = parameterize_notebook(load_notebook_node(str(ROOT / "notebooks" / name)), given)
+    namespace = {"In": [""]}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            namespace["In"].append(cell.source)
+            execute(cell.source, namespace, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_SHELL, ids=lambda page: page.name)
+def test_shell_examples_run(page, tmp_path, place, monkeypatch):
+    """In this process, and made small by further parameters; `make` is what the tests themselves are started by."""
+    monkeypatch.setattr(workbench, "launch", lambda config, attached=False: train(config))
+    for program, *words in (command.words for command in commands(page, tmp_path) if command.runs):
+        if program == "papermill":
+            stem = Path(words[0]).stem
+            given = {name: _resolve_type(value) for name, value in Command(words, True).parameters.items()}
+            run_notebook(Path(words[0]).name, given | SMALL.get(stem, {}))
+        elif program == "python":
+            small = [word for name, value in SMALL.get(words[1], {}).items() for word in ("-p", name, str(value))]
+            monkeypatch.setattr(sys, "argv", [words[1], *words[2:], *small])
+            with pytest.raises(SystemExit) as end:
+                runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+            assert not end.value.code, shlex.join(words)
+
+
+# ----------------------------------------------------------------------------------------------------- whole pages
+
+
+def slugs(page: Path) -> set[str]:
+    """Anchors of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        place = (page.parent / path).resolve() if path else page
+        assert place.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in slugs(place), f"{page.name}: {target}"
+        if page.parent == ROOT / "docs":
+            assert place.is_relative_to(ROOT / "docs"), f"{page.name}: {target} is not part of the built pages"
+
+
+def test_every_page_is_in_the_navigation():
+    def files(entry) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        return [file for part in (entry.values() if isinstance(entry, dict) else entry) for file in files(part)]
+
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    assert settings["strict"] is True
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    listed = files(settings["nav"])
+    assert sorted(listed) == sorted(pages)
+
+
+def test_the_reference_names_what_there_is():
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        for name in re.findall(r"^::: ([\w.]+)$", page.read_text(), re.MULTILINE):
+            pkgutil.resolve_name(name)
+
+
+def test_paths_in_the_text_exist():
+    for page in PAGES:
+        for path in re.findall(r"`((?:workbench|tests|benchmarks|docs|notebooks)/[\w./-]+)`", page.read_text()):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_the_readme_is_short_and_its_animation_small():
+    assert len((ROOT / "README.md").read_text().split()) <= 1200
+    assert os.path.getsize(ROOT / "docs" / "inspector.gif") <= 2_000_000
+    with Image.open(ROOT / "docs" / "inspector.gif") as animation:
+        assert animation.n_frames > 10
+
+
+def test_the_change_log_names_what_there_is():
+    """The new names of its tables, where they are dotted names of the package."""
+    for line in (ROOT / "CHANGELOG.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) == 4:
+            for name in re.findall(r"`(workbench(?:\.\w+)+)`", cells[2]):
+                pkgutil.resolve_name(name)
