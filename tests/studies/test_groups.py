@@ -170,11 +170,11 @@ def test_scores_that_need_no_extractor_and_no_real_images_are_compared(make):
     about = dict(protocol="twins: n=500, seed 1", settings=dict(name="twins", n=500), n=500, extractor=None, reference=None)
     for step, run in ((10, runs[0]), (20, runs[1])):
         run.append("evaluations.jsonl", evaluation_record(dict(twins_hue=0.1), step=step, **about))
-    assert [score.step for score in groups.scores(groups.group(runs))["twins_hue"]] == [10, 20]
+    assert [score.step for score in scores_by_name(groups.group(runs))["twins_hue"]] == [10, 20]
     assert brief(about["protocol"]) == "twins" and published(runs[0].evaluations()[0]) == []
     scored(runs[0], 30, twins_hue=0.2)  # of another protocol
     with pytest.raises(WorkbenchError, match="do not compare"):
-        groups.scores(groups.group(runs))
+        scores_by_name(groups.group(runs))
 
 
 def test_scores_that_are_no_finite_numbers_are_left_out_and_reported(make, capsys):

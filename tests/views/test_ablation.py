@@ -166,7 +166,8 @@ def test_the_figure_shows_every_training_and_is_drawn_again(tmp_path):
     planted(ablation, "variant", official=[1.0, 2.0, math.inf], paper=[3.0, 4.0, 5.0])
     plot = ablation.plot()
     by_arm = {trace.name: trace for trace in plot.figure.data if trace.mode == "markers" and trace.xaxis == "x"}
-    assert list(by_arm["official"].y) == [1, 2] and list(by_arm["paper"].y) == [3, 4, 5] and set(by_arm["paper"].x) == {"paper"}
+    assert list(by_arm["official"].y) == [1, 2] and list(by_arm["paper"].y) == [3, 4, 5] and set(by_arm["paper"].x) == {1}
+    assert list(plot.figure.layout.xaxis.ticktext) == ["official", "paper"]
     assert "1 runs have no score at step 4" in plot.figure.layout.title.text
     lines = [trace for trace in plot.figure.data if trace.xaxis == "x2" and trace.mode == "lines+markers" and trace.line.width < 1]
     assert [list(trace.y) for trace in lines] == [[3, 1], [6, 2], [9, 3], [12, 4], [15, 5]]

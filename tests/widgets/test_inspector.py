@@ -369,7 +369,8 @@ def test_export_buttons_write_beside_the_run(run):
     names = {path.name for path in run.views.iterdir()}
     assert names == {f"attention-G16-4{tail}" for tail in (".png", ".png.json", ".svg", ".svg.json", ".html", "-2.html")}
     kept = json.loads((run.views / "attention-G16-4.svg.json").read_text())
-    assert kept["parameters"]["rows"][0]["queries"] == [3, 40]
+    image, *maps = kept["figure"]["rows"][0]["cells"]
+    assert len(image["dots"]) == len(maps) == 2
     figures.redraw(run.views / "attention-G16-4.svg.json")
     with pytest.raises(ParameterError, match=r"a view can be \.png, \.svg, \.pdf or \.html"):
         inspector.save("view.gif")

@@ -28,7 +28,7 @@ class DataError(WorkbenchError):
     def __init__(self, problem: str | tuple[str, str], *fixes: str | tuple[str, str]):
         self.problem, self.fixes = problem, fixes
         text = ", or ".join(fix if isinstance(fix, str) else f"set {''.join(fix)}" for fix in fixes)
-        super().__init__(printable("".join(problem) + (f": {text}" if text else "")))
+        super().__init__(shown_text(printable("".join(problem) + (f": {text}" if text else "")), 1000))  # a path may be long
 
     def renamed(self, **names: str | None) -> DataError:
         """The same error for a caller whose parameters are called otherwise; None: it has no such parameter, so nothing to set."""

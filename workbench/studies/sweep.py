@@ -124,7 +124,7 @@ def submit(planned: PlannedRun, threads: int = 1) -> Job | None:
     Returns
     -------
     Job or None
-        None: another process trains this run already.
+        None: another process trains this run, or has just trained it.
 
     Raises
     ------
@@ -132,6 +132,8 @@ def submit(planned: PlannedRun, threads: int = 1) -> Job | None:
         If it cannot be started.
     """
     begun = planned.run
+    if begun and planned.at_rest:  # since the caller looked
+        return None
     config = planned.config if begun is None else Config.from_parameters(dict(resume=planned.config.run))
     try:
         with _environment(OMP_NUM_THREADS=str(threads)):

@@ -34,11 +34,11 @@ class EvaluationView:
         runs = [] if self.evaluation.samples else [evaluated_run(self.evaluation)]
         return scores(runs, like=self.records[-1])
 
-    def best_and_worst_classes(self, count: int = 3, columns: int = 10) -> Image.Image | None:
+    def best_and_worst_classes(self, count: int = 3, columns: int = 10) -> figures.Drawing | None:
         """Samples of the classes that score best and worst, a row each, the best first; None without classes."""
         return figures.strips(class_rows(self.evaluation, self.records[-1], count, columns), "classes by score, best first")
 
-    def nearest_real_images(self, count: int = 6, neighbours: int = 6, among: int = 512) -> Image.Image | None:
+    def nearest_real_images(self, count: int = 6, neighbours: int = 6, among: int = 512) -> figures.Drawing | None:
         """The samples that come nearest to a real image, each with its nearest real images; prints the median distances."""
         rows, text = nearest_real(self.evaluation, count, neighbours, among)
         print(text)

@@ -65,7 +65,7 @@ class Tour:
         """The same as a figure."""
         return train.attention(self.run)
 
-    def without_attention(self, n: int = 48) -> Image.Image:
+    def without_attention(self, n: int = 48) -> Drawing:
         """The same latents with attention and with gamma = 0, and how far apart the hues of both glyphs are (median over `n` samples)."""
         z, y = sampling.latents(n, self.generator.z_dim, seed=1), sampling.labels(n, self.generator.num_classes)
         effect = attention.effect(self.generator, (z, y), self.path, gamma=0.0)
