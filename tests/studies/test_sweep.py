@@ -78,12 +78,15 @@ def test_what_is_done_is_not_done_again(monkeypatch):
 
 
 def launcher(seconds=0.3, **status):
-    """In the place of `launch`: claims the run as that does, and starts a process that sleeps."""
+    """In the place of `launch`: claims the run as that does, one caller at a time, and starts a process that sleeps."""
+    lock = threading.Lock()
 
     def launch(config, attached):
-        run = Run(config.resume) if config.resume else create_run(config)
-        process = subprocess.Popen(["sleep", str(seconds)])
-        run.set_status(**dict(state="finished") | status, **signature(process.pid))
+        with lock:
+            run = Run(config.resume) if config.resume else create_run(config)
+            if run.status()["state"] != "finished":  # another caller may have come first
+                process = subprocess.Popen(["sleep", str(seconds)])
+                run.set_status(**dict(state="finished") | status, **signature(process.pid))
         return run
 
     return launch
