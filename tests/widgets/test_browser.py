@@ -74,7 +74,7 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     badge.get_by_text("training").wait_for()
     before = steps.nth(1).inner_text()
     wait_until(lambda: steps.nth(1).inner_text() != before)
-    chart = view.locator(".js-plotly-plot")
+    chart = view.locator(".js-plotly-plot:visible")
     chart.locator(".annotation-text").first.wait_for()
     titles = ["hinge losses", "D's output", "gamma of the attention layers", "learning rates"]
     assert chart.locator(".annotation-text").all_text_contents() == titles
@@ -126,7 +126,8 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     assert chart.locator(".annotation-text").all_text_contents()[0] == "gradient norms"
     view.get_by_role("tab", name="Layers").click()
     view.get_by_role("combobox").select_option("G/output")
-    wait_until(lambda: chart.evaluate("plot => plot.data.map(trace => trace.name)") == ["largest", "second", "estimate"])
+    names = "plots => plots.flatMap(plot => (plot.data ?? []).map(trace => trace.name))"
+    wait_until(lambda: chart.evaluate_all(names) == ["largest", "second", "estimate"])
     view.get_by_role("tab", name="Curves").click()
 
     # Other cells wait for the one that waits, until that is told to let them run; the view stays alive, and may be there twice.
@@ -173,7 +174,8 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     assert view.locator(".note:visible").all_inner_texts() == [told]
     wait_until(lambda: view.locator(".scatterlayer .js-line").count() == 8)
 
-    assert notebook.errors == again.errors == []
+    gone = [error for error in again.errors if "widget model not found" in error]  # of the two views whose kernel was restarted
+    assert notebook.errors == [] and again.errors == gone and len(gone) == 2
     assert notebook.hosts | again.hosts <= {"127.0.0.1", None}
 
 
