@@ -8,7 +8,7 @@
 #   make bench                     how fast training is, against a plain reference;  make bench ARGS="--size 32"  for other sizes
 #   make faults                    kills, full disks, damage, signals, clocks: what survives;  make faults ARGS="kill --share 0.1"  a part of it
 #   make soak                      ten minutes of the same: does memory grow;  make soak ARGS="--minutes 60"
-#   make lint                      ruff, and oxlint for the JavaScript of the inspector
+#   make lint                      ruff, mypy, and oxlint for the JavaScript
 #   make cells                     write the parameters cells of the notebooks anew, from the package's dataclasses
 
 PYTHON ?= python3
@@ -44,7 +44,7 @@ soak: .venv/installed
 
 lint: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/oxlint --quiet --deny-warnings workbench
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/oxlint --quiet --deny-warnings workbench && $(BIN)/mypy
 
 cells: .venv/installed
 	$(BIN)/python -m workbench cells
