@@ -52,7 +52,7 @@ cells: .venv/installed
 .PHONY: docs
 docs: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo "site/index.html"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
 
 # Torch and torchvision come together, newest of both: a CPU-only torch does not fit the registry's torchvision.
 .venv/installed: pyproject.toml

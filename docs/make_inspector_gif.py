@@ -130,7 +130,9 @@ def main() -> None:
             notebook.run(0)
             view = notebook.output(0).locator(".wb.inspector")
             wait_until(lambda: view.locator(".thumbs button").count() == 8, 180)
-            view.evaluate("(node, [width]) => { node.style.width = `${width}px`; }", list(SIZE))
+            view.evaluate(
+                "(node, [width, height]) => Object.assign(node.style, { width: `${width}px`, minHeight: `${height}px` })", list(SIZE)
+            )
             page.evaluate(POINTER)
             film = record(page, view)
         finally:

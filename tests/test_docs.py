@@ -28,7 +28,7 @@ from papermill.parameterize import parameterize_notebook
 from PIL import Image
 
 import workbench
-from workbench import Ablation, AttentionView, Comparison, Config, Evaluation, train
+from workbench import Ablation, AttentionView, Comparison, Config, Evaluation, ParameterError, train
 from workbench.places import DEMO
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,12 +38,12 @@ WITH_SHELL = [page for page in PAGES if "```sh\n" in page.read_text()]
 
 PARAMETERS = dict(train=Config, evaluate=Evaluation, attention=AttentionView, compare=Comparison, ablation=Ablation)
 SMALL = {  # appended to examples of a notebook or module, so that they take seconds
-    "train": dict(
-        width=8, z_dim=8, batch_size=8, steps=4, log_every=2, sample_every=4, checkpoint_every=4, evaluate_every=0, image_size=32
-    ),
+    "train": dict(width=8, z_dim=8, batch_size=8, steps=4, log_every=2, sample_every=4, checkpoint_every=4, evaluate_every=0),
     "evaluate": dict(n=40, reference_n=200, extractor="twins", num_processes=1),
     "attention": dict(n=2),
+    "compare": dict(keys="loss_d", scores="fd_twins", columns=2),
     "ablation": dict(train=False),
+    "workbench.training": dict(steps=4, batch_size=8),
     "workbench.evaluation": dict(n=40, reference_n=40, extractor="twins"),
 }
 NOT_RUN = {
@@ -71,7 +71,9 @@ NOT_RUN = {
         "python -m workbench.bench --only growth --width 16 --figure growth.png",
         "python -m workbench.bench --width 64 --batch 256 --attention 32 --precision bf16 --json h100.json",
     ],
+    "robustness.md": ["make faults", "make faults 'ARGS=kill disk --share 0.1'", "make soak"],
 }
+RUN_ALREADY: set[str] = set()  # examples that stand on several pages run once
 MARK = re.compile(r"#.*\b(needs|takes) ")
 SHAPE = re.compile(r"#\s*\((\d+(?:, \d+)*),?\)")
 
@@ -168,6 +170,28 @@ def test_commands_in_the_text_name_what_there_is(page, place):
             check(Command(words, True))
 
 
+@pytest.mark.parametrize("text", [
+    "papermill train.ipynb -p lr_d 4e-4",  # a terminal has no use for the notebook, and papermill refuses
+    "papermill train.ipynb out.ipynb -p lrd 4e-4",
+    "papermill train.ipynb out.ipynb -p lr_d fast",
+    "papermill train.ipynb out.ipynb -p steps 10 -p steps 20",
+    "papermill trian.ipynb out.ipynb",
+    "make trian",
+    "make train 'ARGS=-p sede 1'",
+    "python -m workbench.trainign -p steps 10",
+    "python -m workbench.evaluation -p protocol offical",
+])  # fmt: skip
+def test_planted_mistakes_in_commands_are_noticed(text):
+    with pytest.raises((AssertionError, ParameterError)):
+        check(Command(shlex.split(text), runs=True))
+
+
+def test_a_planted_wrong_shape_is_noticed():
+    run_block("import torch\nx = torch.zeros(2, 3)  # (2, 3) zeros", {}, "right")
+    with pytest.raises(AssertionError):
+        run_block("import torch\ntorch.zeros(2, 3)  # (3, 2) zeros", {}, "wrong")
+
+
 def test_every_fence_is_an_example_or_text():
     for page in PAGES:
         opened = re.findall(r"^```(.*)$", page.read_text(), re.MULTILINE)[::2]
@@ -185,7 +209,7 @@ def shared(tmp_path_factory):
     rng = np.random.default_rng(0)
     for where, label, number in ((w, c, k) for w in ("my_images", "generated") for c in ("cat", "dog") for k in range(20)):
         (folder / where / label).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (70, 70, 3), dtype=np.uint8)).save(folder / where / label / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / where / label / f"{number}.png")
     return folder
 
 
@@ -210,19 +234,24 @@ def execute(source: str, namespace: dict, name: str) -> object:
     return value
 
 
+def run_block(block: str, namespace: dict, name: str) -> None:
+    """Run the statements of a Python example one by one, and hold their values against the shapes that comments state."""
+    lines = block.splitlines()
+    for statement in ast.parse(block).body:
+        first = min([statement.lineno, *(decorator.lineno for decorator in getattr(statement, "decorator_list", []))])
+        text = "\n".join(lines[first - 1 : statement.end_lineno])
+        value = execute(text, namespace, name)
+        stated = SHAPE.search(lines[statement.end_lineno - 1])
+        if stated and isinstance(statement, ast.Assign | ast.Expr):
+            value = namespace[statement.targets[0].id] if isinstance(statement, ast.Assign) else value
+            assert tuple(value.shape) == ast.literal_eval(f"({stated[1]},)"), text
+
+
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
 def test_python_examples_run(page, place):
     namespace = {}
     for block in fences(page, "python"):
-        lines = block.splitlines()
-        for statement in ast.parse(block).body:
-            first = min([statement.lineno, *(decorator.lineno for decorator in getattr(statement, "decorator_list", []))])
-            text = "\n".join(lines[first - 1 : statement.end_lineno])
-            value = execute(text, namespace, page.name)
-            stated = SHAPE.search(lines[statement.end_lineno - 1])
-            if stated and isinstance(statement, ast.Assign | ast.Expr):
-                value = namespace[statement.targets[0].id] if isinstance(statement, ast.Assign) else value
-                assert tuple(value.shape) == ast.literal_eval(f"({stated[1]},)"), text
+        run_block(block, namespace, page.name)
 
 
 def run_notebook(name: str, given: dict) -> None:
@@ -240,10 +269,14 @@ def run_notebook(name: str, given: dict) -> None:
 def test_shell_examples_run(page, tmp_path, place, monkeypatch):
     """In this process, and made small by further parameters; `make` is what the tests themselves are started by."""
     monkeypatch.setattr(workbench, "launch", lambda config, attached=False: train(config))
-    for program, *words in (command.words for command in commands(page, tmp_path) if command.runs):
+    for command in commands(page, tmp_path):
+        program, *words = command.words
+        if not command.runs or shlex.join(words) in RUN_ALREADY:
+            continue
+        RUN_ALREADY.add(shlex.join(words))
         if program == "papermill":
             stem = Path(words[0]).stem
-            given = {name: _resolve_type(value) for name, value in Command(words, True).parameters.items()}
+            given = {name: _resolve_type(value) for name, value in command.parameters.items()}
             run_notebook(Path(words[0]).name, given | SMALL.get(stem, {}))
         elif program == "python":
             small = [word for name, value in SMALL.get(words[1], {}).items() for word in ("-p", name, str(value))]
