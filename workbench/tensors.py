@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from .files import UnreadableError, open_regular, read_bytes, storing, synced
+from .messages import WorkbenchError
 
 SUMS = "SHA256SUMS"
 
@@ -137,6 +138,22 @@ def verify(folder: Path) -> dict[str, str]:
         if digest(folder / name) != value:
             raise UnreadableError(folder / name, f"its SHA-256 is not the one in {SUMS}: the file was changed or damaged")
     return expected
+
+
+@torch.no_grad()
+def load_into(target: dict[str, Tensor], saved: dict[str, Tensor], where: str) -> None:
+    """Copy saved tensors into those of `target`, which keep their memory layout.
+
+    Raises
+    ------
+    WorkbenchError
+        If names or shapes differ.
+    """
+    wrong = sorted(set(target) ^ set(saved)) or [k for k in target if target[k].shape != saved[k].shape]
+    if wrong:
+        raise WorkbenchError(f"{where} does not fit the configuration: {wrong[0]!r} differs ({len(wrong)} in all)")
+    for name, tensor in target.items():
+        tensor.copy_(saved[name])
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:

@@ -15,9 +15,9 @@ from workbench.__main__ import main
 from workbench.data.twins import Twins
 from workbench.files import StorageError, UnreadableError, delete_folder
 from workbench.places import DEMO, outputs_dir
-from workbench.runs import create_run, find_runs, holding, load_into, write_provenance
+from workbench.runs import create_run, find_runs, holding, write_provenance
 from workbench.runs.liveness import signature
-from workbench.tensors import seal
+from workbench.tensors import load_into, seal
 
 
 def test_an_unknown_run_names_the_nearest():

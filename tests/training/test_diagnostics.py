@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from workbench import Config, Run, train
+from workbench import Config, Run, records, train
 from workbench.data.twins import Twins
 from workbench.model import Discriminator, Generator
 from workbench.model.layers import SpectralNorm, power_iteration
@@ -154,7 +154,7 @@ def test_spectra_are_those_of_torch_for_every_layer(tiny, changes):
         assert found[name]["exact"] == pytest.approx(values[:3].tolist(), rel=1e-6), name
         assert found[name]["stable_rank"] == pytest.approx(((values**2).sum() / values[0] ** 2).item(), rel=1e-6)
         used = torch.linalg.svdvals(layer.weight.detach().double().flatten(1))[0].item()
-        assert diagnostics.effective(found[name]) == pytest.approx(used, rel=1e-5), name
+        assert records.effective(found[name]) == pytest.approx(used, rel=1e-5), name
         assert ("estimate" in found[name]) == normalised == (name[0] == "D" or changes.get("sn_g", True))
         if normalised:
             assert found[name]["estimate"] <= found[name]["renewed"] * (1 + 1e-6) <= values[0].item() * (1 + 1e-5)
@@ -175,11 +175,11 @@ def test_a_layer_that_blows_up_is_seen_and_spectral_normalization_hides_it(tiny)
         largest = max((name for name in found[sn] if name[0] == "G"), key=lambda name: found[sn][name]["exact"][0])
         assert largest == "G/blocks.16.conv2"
     for sn, rows in found.items():
-        told = diagnostics.largest_of_all(rows)
+        told = records.largest_of_all(rows)
         assert told["sigma_g"] == rows["G/blocks.16.conv2"]["exact"][0] > 10 * told["sigma_d"] and told["at_work_d"] < 1.5
-        assert told["at_work_g"] == max(diagnostics.effective(row) for name, row in rows.items() if name[0] == "G")
+        assert told["at_work_g"] == max(records.effective(row) for name, row in rows.items() if name[0] == "G")
         assert (told["at_work_g"] < 1.5) == sn
-    used = {sn: diagnostics.effective(rows["G/blocks.16.conv2"]) for sn, rows in found.items()}
+    used = {sn: records.effective(rows["G/blocks.16.conv2"]) for sn, rows in found.items()}
     assert abs(used[True] - 1) < 0.05 and used[False] > 50
 
 
@@ -193,7 +193,7 @@ def test_an_estimate_that_lags_behind_is_seen():
         layer.parametrizations.weight.original[3, 3] = 5.0
     row = diagnostics.spectrum(layer)
     assert row["exact"] == [5, 1, 0.1] and row["estimate"] == pytest.approx(1, rel=1e-3)
-    assert diagnostics.effective(row) == pytest.approx(5, rel=1e-3)
+    assert records.effective(row) == pytest.approx(5, rel=1e-3)
     assert row["stable_rank"] == pytest.approx((25 + 1 + 6 * 0.01) / 25, rel=1e-6)
 
 
@@ -202,15 +202,15 @@ def test_small_layers_zero_weights_and_weights_that_are_not_finite():
     assert len(diagnostics.spectrum(layer)["exact"]) == 1
     nn.init.zeros_(layer.weight)
     row = diagnostics.spectrum(layer)
-    assert row == dict(exact=[0.0], stable_rank=None) and diagnostics.effective(row) == 0
+    assert row == dict(exact=[0.0], stable_rank=None) and records.effective(row) == 0
     parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight))
-    assert diagnostics.effective(diagnostics.spectrum(layer)) is None  # divided by zero
+    assert records.effective(diagnostics.spectrum(layer)) is None  # divided by zero
     with torch.no_grad():
         layer.parametrizations.weight.original.fill_(torch.nan)
     row = diagnostics.spectrum(layer)
-    assert row == dict(exact=[None], stable_rank=None, estimate=None, renewed=None) and diagnostics.effective(row) is None
+    assert row == dict(exact=[None], stable_rank=None, estimate=None, renewed=None) and records.effective(row) is None
     json.dumps(row, allow_nan=False)
-    assert diagnostics.largest_of_all({"G/linear": row, "D/linear": dict(exact=[2.0])}) == dict(sigma_d=2, at_work_d=2)
+    assert records.largest_of_all({"G/linear": row, "D/linear": dict(exact=[2.0])}) == dict(sigma_d=2, at_work_d=2)
 
 
 def test_a_run_writes_the_spectra_of_its_networks(tiny):

@@ -23,8 +23,8 @@ from workbench.data.twins import Twins
 from workbench.files import StorageError
 from workbench.metrics.protocols import differences
 from workbench.metrics.reported import published
+from workbench.records import is_comparable
 from workbench.runs import create_run
-from workbench.runs.records import is_comparable
 from workbench.training import __main__ as command_line
 from workbench.training import checkpoint, loop, setup
 from workbench.training.samples import FixedSamples, write_samples

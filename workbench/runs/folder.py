@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,11 +35,11 @@ from ..files import (
 from ..model import Discriminator, Generator
 from ..parameters import ParameterError, WorkbenchError
 from ..places import DEMO, find_run_folder, no_such_run, numbered, outputs_dir
-from ..tensors import first_not_finite, load_tensors, save_tensors, seal, sums, verify
+from ..records import BY_TRAINING, is_evaluation, is_history, is_spectra
+from ..tensors import first_not_finite, load_into, load_tensors, save_tensors, seal, sums, verify
 from . import status as status_file
 from .liveness import alive
-from .records import BY_TRAINING, is_evaluation, is_history, is_spectra
-from .resume import checkpoint_steps, may_change, require_resumable
+from .resume import checkpoint_steps, may_change, require_resumable, resume_command
 
 
 class Run:
@@ -427,24 +426,3 @@ class Run:
             tensors = load_tensors(folder / f"{name}.safetensors", listed[f"{name}.safetensors"])
         load_into(net.state_dict(), tensors, f"{folder}/{name}.safetensors")
         return net.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def load_into(target: dict[str, Tensor], saved: dict[str, Tensor], where: str) -> None:
-    """Copy saved tensors into those of `target`, which keep their memory layout.
-
-    Raises
-    ------
-    WorkbenchError
-        If names or shapes differ.
-    """
-    wrong = sorted(set(target) ^ set(saved)) or [k for k in target if target[k].shape != saved[k].shape]
-    if wrong:
-        raise WorkbenchError(f"{where} does not fit the configuration: {wrong[0]!r} differs ({len(wrong)} in all)")
-    for name, tensor in target.items():
-        tensor.copy_(saved[name])
-
-
-def resume_command(resume: str) -> str:
-    """The command that resumes a run, or with "run@step" forks it, to be pasted into a shell."""
-    return shlex.join(["papermill", "train.ipynb", "-p", "resume", resume])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from pathlib import Path
 
@@ -127,3 +128,8 @@ def require_resumable(config: Config, folder: Path) -> None:
         raise ParameterError(
             f"steps={config.steps} is below {steps[-1]}, the newest checkpoint of run {shown(folder.name)}; set steps to {steps[-1]} or more"
         )
+
+
+def resume_command(resume: str) -> str:
+    """The command that resumes a run, or with "run@step" forks it, to be pasted into a shell."""
+    return shlex.join(["papermill", "train.ipynb", "-p", "resume", resume])

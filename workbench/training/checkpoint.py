@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..parameters import WorkbenchError
-from ..runs import Run, load_into
-from ..tensors import first_not_finite
+from ..runs import Run
+from ..tensors import first_not_finite, load_into
 from .history import Window
 from .setup import Networks
 

@@ -99,42 +99,6 @@ def spectrum(layer: nn.Module) -> dict:
     return dict(exact=exact, stable_rank=rank) | {name: _digits(value.item()) for name, value in estimates.items()}
 
 
-def effective(spectrum: dict) -> float | None:
-    """The largest singular value of the weight that a layer works with: after spectral normalization, where it has that."""
-    largest, divisor = spectrum["exact"][0], spectrum.get("estimate", 1.0)
-    return largest / divisor if largest is not None and divisor else None
-
-
-def largest_of_all(layers: dict[str, dict]) -> dict[str, float]:
-    """The largest singular value of any layer of each network: `sigma_g`, `sigma_d` of weights, `at_work_g`, `at_work_d` of those at work.
-
-    Four numbers that tell whether a network has grown, whatever its layers are called: what runs are compared by. Layers without a finite
-    value are left out.
-
-    Parameters
-    ----------
-    layers
-        What `spectra` returns, or `layers` of a row of `Run.spectra`.
-    """
-    found = {}
-    for kind, value in (("sigma", lambda layer: layer["exact"][0]), ("at_work", effective)):
-        for letter in "GD":
-            values = [value(layer) for name, layer in layers.items() if name[0] == letter]
-            if any(v is not None for v in values):
-                found[f"{kind}_{letter.lower()}"] = max(v for v in values if v is not None)
-    return found
-
-
-def margin(row: dict) -> float | None:
-    """D's margin, from a row of `Run.history`: its mean output on real images less that on fakes; None where the row lacks them."""
-    return row["d_real"] - row["d_fake"] if "d_real" in row and "d_fake" in row else None
-
-
-def with_margin(history: list[dict]) -> list[dict]:
-    """The rows of `Run.history` with D's margin as a further number, `margin_d`."""
-    return [row if margin(row) is None else row | {"margin_d": margin(row)} for row in history]
-
-
 def _digits(number: float) -> float | None:
     """Seven digits; None for what is not finite, which JSON does not have."""
     return float(f"{number:.7g}") if abs(number) < float("inf") else None

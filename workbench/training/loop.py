@@ -21,7 +21,8 @@ from ..files import StorageError, storing
 from ..model import Generator, sampling
 from ..parameters import ParameterError, WorkbenchError
 from ..processes import LostProcessError, process_group, rank
-from ..runs import BY_TRAINING, Run, create_run, evaluation_record, fork_point, holding, require_resumable, resumes, write_provenance
+from ..records import BY_TRAINING, evaluation_record
+from ..runs import Run, create_run, fork_point, holding, require_resumable, resumes, write_provenance
 from ..runs.liveness import BusyError, Hold
 from .checkpoint import DivergedError, Progress, load, save
 from .estimate import require_feasible

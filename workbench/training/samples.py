@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..attention import capture_projections
+from ..attention.capture import capture_projections
 from ..attention.snapshots import Snapshot, save_snapshot
 from ..config import Config
 from ..data import to_uint8, to_unit

@@ -9,8 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..messages import shown
-from ..parameters import ParameterError
+from .messages import ParameterError, shown
 
 BY_TRAINING = "during_training"  # key of evaluations that a training made, and makes again when it is resumed from before them
 MAX_STEP = 2**53  # what JSON counts to in every language
@@ -86,6 +85,45 @@ def _is_settings(value) -> bool:
 
 def _is_record_of(kinds: Mapping[str, type], value) -> bool:
     return value is None or (isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items()))
+
+
+# ------------------------------------------------------------------------------------------- derived from lines
+
+
+def effective(spectrum: dict) -> float | None:
+    """The largest singular value of the weight that a layer works with: after spectral normalization, where it has that."""
+    largest, divisor = spectrum["exact"][0], spectrum.get("estimate", 1.0)
+    return largest / divisor if largest is not None and divisor else None
+
+
+def largest_of_all(layers: dict[str, dict]) -> dict[str, float]:
+    """The largest singular value of any layer of each network: `sigma_g`, `sigma_d` of weights, `at_work_g`, `at_work_d` of those at work.
+
+    Four numbers that tell whether a network has grown, whatever its layers are called: what runs are compared by. Layers without a finite
+    value are left out.
+
+    Parameters
+    ----------
+    layers
+        What `diagnostics.spectra` returns, or `layers` of a row of `Run.spectra`.
+    """
+    largest = {}
+    for kind, value in (("sigma", lambda layer: layer["exact"][0]), ("at_work", effective)):
+        for letter in "GD":
+            values = [value(layer) for name, layer in layers.items() if name[0] == letter]
+            if numbers := [v for v in values if v is not None]:
+                largest[f"{kind}_{letter.lower()}"] = max(numbers)
+    return largest
+
+
+def margin(row: dict) -> float | None:
+    """D's margin, from a row of `Run.history`: its mean output on real images less that on fakes; None where the row lacks them."""
+    return row["d_real"] - row["d_fake"] if "d_real" in row and "d_fake" in row else None
+
+
+def with_margin(history: list[dict]) -> list[dict]:
+    """The rows of `Run.history` with D's margin as a further number, `margin_d`."""
+    return [row if margin(row) is None else row | {"margin_d": margin(row)} for row in history]
 
 
 # ---------------------------------------------------------------------------------------------------- evaluations
