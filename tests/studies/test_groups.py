@@ -8,7 +8,8 @@ from records import scored
 from workbench import Run, WorkbenchError
 from workbench.metrics.protocols import brief, protocol
 from workbench.metrics.reported import published
-from workbench.runs import create_run, evaluation_record, find_runs
+from workbench.records import evaluation_record
+from workbench.runs import create_run, find_runs
 from workbench.studies import groups
 from workbench.studies.scores import at_steps, scores_by_name
 

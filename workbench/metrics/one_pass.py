@@ -123,7 +123,7 @@ def measure(
     Returns
     -------
     dict or None
-        What `runs.records.evaluation_record` takes: `scores`: name -> value; `errors`: standard deviations of some; `per_class`: name -> a
+        What `records.evaluation_record` takes: `scores`: name -> value; `errors`: standard deviations of some; `per_class`: name -> a
         value for each class; `left_out`: score -> why it is not there; `protocol`: one line; `settings`: the protocol; `n`; `extractor`;
         `reference`; `seconds`.
     """

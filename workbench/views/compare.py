@@ -13,16 +13,16 @@ from pathlib import Path
 
 from ..figures import Drawing, Plot, Table, listing, measured, write
 from ..files import replace_text, storing
+from ..machine import git_state
 from ..messages import shown
 from ..parameters import Parameters, WorkbenchError, parameter
 from ..progress import progress
 from ..readers import read_list, read_steps
-from ..runs import Run, find_runs, git_state
-from ..runs.records import is_finite
+from ..records import is_finite, with_margin
+from ..runs import Run, find_runs
 from ..studies import groups
 from ..studies.groups import AXES, Group
 from ..studies.scores import Score, at_steps, scores_by_name
-from ..training.diagnostics import with_margin
 from . import runs
 from .export import export_folder, page, require_folder
 
