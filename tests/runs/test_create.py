@@ -12,6 +12,7 @@ from workbench import Config, ParameterError, Run, WorkbenchError
 from workbench.files import StorageError
 from workbench.places import outputs_dir
 from workbench.runs import create_run, fork_point, holding, release, require_startable, reserve
+from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.create import derived_name
 from workbench.runs.liveness import BusyError, hold, moves, signature
 
@@ -152,7 +153,7 @@ def test_without_locks_the_heartbeat_alone_tells(tiny, monkeypatch):
     ("resume", "says"), [("a@x", "'x' is not a step"), ("a@5", "no checkpoint at step 5"), ("b@5", "there is no run 'b'")]
 )
 def test_a_fork_point_that_is_not_there(tiny, resume, says):
-    create_run(tiny(run="a")).save_checkpoint(4, {"g": {"w": torch.zeros(1)}}, {})
+    save_checkpoint(create_run(tiny(run="a")).path, 4, {"g": {"w": torch.zeros(1)}}, {})
     with pytest.raises(WorkbenchError, match=says):
         fork_point(tiny(resume=resume, steps=5))
     assert fork_point(tiny(resume="a@4", steps=5))[1] == 4

@@ -16,6 +16,7 @@ from workbench.data.twins import Twins
 from workbench.files import StorageError, UnreadableError, delete_folder
 from workbench.places import DEMO, outputs_dir
 from workbench.runs import create_run, find_runs, holding, write_provenance
+from workbench.runs.checkpoints import newest_good_checkpoint, read_checkpoint, save_checkpoint
 from workbench.runs.liveness import signature
 from workbench.tensors import load_into, seal
 
@@ -42,14 +43,14 @@ def test_history_survives_a_torn_last_line_and_is_truncated():
 def test_checkpoints_are_complete_or_absent(tiny, monkeypatch):
     run = create_run(tiny())
     tensors = {"generator": {"w": torch.randn(3, 2).t()}}  # not contiguous
-    run.save_checkpoint(1, tensors, dict(step=1))
+    save_checkpoint(run.path, 1, tensors, dict(step=1))
     assert sorted(p.name for p in run.checkpoint_path().iterdir()) == ["SHA256SUMS", "generator.safetensors", "state.json"]
     assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=run.checkpoint_path()).returncode == 0
     # Killed while writing or deleting: nothing that looks like a checkpoint remains, and what was left is cleaned up.
     monkeypatch.setattr(Path, "rename", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr("workbench.files.shutil.rmtree", lambda *a, **k: None)
     with pytest.raises(KeyboardInterrupt):
-        run.save_checkpoint(2, tensors, dict(step=2))
+        save_checkpoint(run.path, 2, tensors, dict(step=2))
     delete_folder(run.path / "checkpoints" / "1")
     monkeypatch.undo()
     monkeypatch.setenv("WORKBENCH_OUTPUTS", str(run.path.parent))
@@ -61,7 +62,7 @@ def test_checkpoints_are_complete_or_absent(tiny, monkeypatch):
 def test_only_the_newest_checkpoints_are_kept_when_asked(tiny):
     run = create_run(tiny())
     for step in range(1, 12):
-        run.save_checkpoint(step, {"g": {"w": torch.zeros(1)}}, {}, keep=2)
+        save_checkpoint(run.path, step, {"g": {"w": torch.zeros(1)}}, {}, keep=2)
     assert run.checkpoint_steps() == [10, 11]
 
 
@@ -261,7 +262,7 @@ def test_damaged_checkpoints_give_no_other_weights(trained_once, file, damage):
     path = run.checkpoint_path(4) / file
     shutil.copy(run.checkpoint_path(2) / file, path) if damage == "other" else damage(path)
     with pytest.raises(WorkbenchError) as error:
-        run.read_checkpoint()
+        read_checkpoint(run.checkpoint_path())
     text = str(error.value)
     assert (
         text.startswith("unreadable: ")
@@ -274,14 +275,14 @@ def test_damaged_checkpoints_give_no_other_weights(trained_once, file, damage):
             run.generator()
         run.generator(weights="raw"), run.generator(step=2)
     flip(run.checkpoint_path(2) / "optimizer_d.safetensors")
-    assert run.newest_good_checkpoint(but=4) is None
+    assert newest_good_checkpoint(run.path, but=4) is None
 
 
 def test_a_checkpoint_under_another_number_is_refused(trained_once):
     run = trained_once(steps=4, checkpoint_every=2)
     shutil.copytree(run.checkpoint_path(2), run.path / "checkpoints" / "3")
     with pytest.raises(WorkbenchError, match="it is of step 2"):
-        run.read_checkpoint(3)
+        read_checkpoint(run.checkpoint_path(3))
 
 
 def test_the_demo_is_never_written_to(tiny):

@@ -9,37 +9,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..config import Config, read_config
 from ..files import (
     UnreadableError,
     append_record,
-    delete_folder,
     drop_records,
-    flush,
-    new_folder,
     read_json,
     read_records,
     remove_leftovers,
     replace_bytes,
     replace_text,
     storing,
-    synced,
 )
 from ..model import Discriminator, Generator
 from ..parameters import ParameterError, WorkbenchError
 from ..places import DEMO, find_run_folder, no_such_run, numbered, outputs_dir
 from ..records import BY_TRAINING, is_evaluation, is_history, is_spectra
-from ..tensors import first_not_finite, load_into, load_tensors, save_tensors, seal, sums, verify
 from . import status as status_file
+from .checkpoints import checkpoint_steps, load_network
 from .liveness import alive
-from .resume import checkpoint_steps, may_change, require_resumable, resume_command
+from .resume import may_change, require_resumable, resume_command
 
 
 class Run:
@@ -180,16 +173,17 @@ class Run:
         UnreadableError, StorageError
             If records cannot be read or written: nothing is dropped then.
         """
-        for file, rows in (("history.jsonl", Run.history), ("spectra.jsonl", Run.spectra), ("evaluations.jsonl", None)):
-            path = self.path / file
-            if origin is not None and origin.path == self.path:
-                drop_records(
-                    path, lambda record, all_rows=rows is not None: record["step"] > step and (all_rows or bool(record.get(BY_TRAINING)))
-                )
-            else:  # evaluations are of a run itself, not of a fork's parent
-                kept = [] if origin is None or rows is None else [row for row in rows(origin) if row["step"] <= step]
-                if kept or path.exists():
-                    replace_text(path, "".join(json.dumps(row) + "\n" for row in kept))  # at once: whoever is killed here begins here again
+        if origin is not None and origin.path == self.path:
+            for file in ("history.jsonl", "spectra.jsonl"):
+                drop_records(self.path / file, lambda record: record["step"] > step)
+            drop_records(self.path / "evaluations.jsonl", lambda record: record["step"] > step and bool(record.get(BY_TRAINING)))
+            return
+        # Evaluations are of a run itself, not of its parent.
+        before = {} if origin is None else {"history.jsonl": origin.history(), "spectra.jsonl": origin.spectra()}
+        for file in ("history.jsonl", "spectra.jsonl", "evaluations.jsonl"):
+            lines = [json.dumps(row) + "\n" for row in before.get(file, ()) if row["step"] <= step]
+            if lines or (self.path / file).exists():
+                replace_text(self.path / file, "".join(lines))  # at once: whoever is killed here begins here again
 
     def save_sample(self, step: int, png: bytes) -> None:
         """Write the sample grid of a step."""
@@ -250,8 +244,8 @@ class Run:
             return status | dict(state="unreadable", message=str(error))
         if status["state"] in status_file.ACTIVE:
             if not alive(status, self.path):
-                error = status_file.last_error(self.path)
-                log = f" ({error[:300]})" if error else ""
+                reason = status_file.last_error(self.path)
+                log = f" ({reason[:300]})" if reason else ""
                 status |= dict(state="lost", message=f"died without reporting{log}; {self.how_to_go_on()}")
             elif (self.path / "stop").exists():
                 status["state"] = "stopping"
@@ -310,76 +304,6 @@ class Run:
         """
         return self.path / "checkpoints" / str(self.checkpoint_step(step))
 
-    def save_checkpoint(self, step: int, tensors: dict[str, dict[str, Tensor]], state: dict, keep: int = 0) -> None:
-        """Write a checkpoint, complete or not at all: `<name>.safetensors` for each dict of tensors, and `state.json`.
-
-        Parameters
-        ----------
-        keep
-            Delete all but the newest `keep` checkpoints afterwards; 0: none.
-        """
-        target = self.path / "checkpoints" / str(step)
-        if not target.exists():
-            for file in ("history.jsonl", "spectra.jsonl", "evaluations.jsonl"):  # no power cut leaves gaps before a checkpoint
-                if (self.path / file).exists():
-                    flush(self.path / file)
-            with new_folder(target) as partial:
-                for name, values in tensors.items():
-                    save_tensors(partial / f"{name}.safetensors", values)
-                with storing(target), synced(partial / "state.json") as file:
-                    file.write(json.dumps(state).encode())
-                seal(partial)
-        self.prune(keep)
-
-    def prune(self, keep: int) -> None:
-        """Delete all but the newest `keep` checkpoints; 0: none."""
-        for old in self.checkpoint_steps()[:-keep] if keep else ():
-            delete_folder(self.path / "checkpoints" / str(old))
-
-    def read_checkpoint(self, step: int | None = None) -> tuple[int, dict[str, dict[str, Tensor]], dict]:
-        """What `save_checkpoint` wrote, by default the newest: its step, tensors by file, and state.
-
-        Raises
-        ------
-        WorkbenchError
-            If there is none; or if anything in it is not what was written, then the message names the file and the newest good checkpoint.
-        """
-        folder = self.checkpoint_path(step)
-        with self._checked(folder):
-            listed = sums(folder)
-            tensors = {
-                name.removesuffix(".safetensors"): load_tensors(folder / name, digest)
-                for name, digest in listed.items() if name.endswith(".safetensors")
-            }  # fmt: skip
-            verify(folder)
-            state = read_json(folder / "state.json") if "state.json" in listed else {}
-            if state.get("step") != int(folder.name):
-                raise UnreadableError(folder / "state.json", f"it is of step {state.get('step')}")
-        return int(folder.name), tensors, state
-
-    @contextmanager
-    def _checked(self, folder: Path) -> Iterator[None]:
-        """Context in which an UnreadableError also tells the newest good checkpoint."""
-        try:
-            yield
-        except UnreadableError as error:
-            good = self.newest_good_checkpoint(but=int(folder.name))
-            advice = "no other checkpoint is good" if good is None else f"the newest good checkpoint is that of step {good}"
-            if good is not None and good < int(folder.name):
-                advice += f": to resume from it, delete {folder}"
-            raise WorkbenchError(f"{error}; {advice}") from None
-
-    def newest_good_checkpoint(self, but: int | None = None) -> int | None:
-        """The step of the newest checkpoint, but for that at `but`, that is what was written and holds no NaN; None if there is none."""
-        for step in reversed(self.checkpoint_steps()):
-            folder = self.path / "checkpoints" / str(step)
-            with suppress(UnreadableError):
-                names = verify(folder) if step != but else ()
-                files = [load_tensors(folder / name) for name in names if name.endswith(".safetensors")]
-                if files and all(first_not_finite(tensors) is None for tensors in files):
-                    return step
-        return None
-
     def clean(self) -> None:
         """Delete what a killed training left half-written, and a wish to stop that it has not heard; for whoever holds the run."""
         for folder in (self.path, *(self.path / name for name in ("checkpoints", "samples", "attention"))):
@@ -409,20 +333,10 @@ class Run:
             weights = "ema" if config.ema_decay else "raw"
         if weights == "ema" and not config.ema_decay:
             raise WorkbenchError(f"run {self.name!r} keeps no EMA (ema_decay=0); use weights='raw'")
-        return self._load(Generator(config), step, "ema" if weights == "ema" else "generator")
+        net = Generator(config).to(getattr(torch, config.dtype))
+        return load_network(net, self.checkpoint_path(step), "ema" if weights == "ema" else "generator")
 
     def discriminator(self, step: int | None = None) -> Discriminator:
         """The discriminator of a checkpoint (by default the newest), in eval mode."""
-        return self._load(Discriminator(self.config), step, "discriminator")
-
-    def _load(self, net, step: int | None, name: str):
-        folder = self.checkpoint_path(step)
-        net = net.to(getattr(torch, self.config.dtype))
-        with self._checked(folder):
-            listed = sums(folder)
-            if f"{name}.safetensors" not in listed:
-                kept = ", ".join(file.removesuffix(".safetensors") for file in listed if file.endswith(".safetensors"))
-                raise WorkbenchError(f"the checkpoint of run {self.name!r} at step {folder.name} keeps no {name}; it has: {kept}")
-            tensors = load_tensors(folder / f"{name}.safetensors", listed[f"{name}.safetensors"])
-        load_into(net.state_dict(), tensors, f"{folder}/{name}.safetensors")
-        return net.eval().requires_grad_(False)
+        net = Discriminator(self.config).to(getattr(torch, self.config.dtype))
+        return load_network(net, self.checkpoint_path(step), "discriminator")

@@ -12,8 +12,9 @@ from pathlib import Path
 from ..config import Config, read_config
 from ..messages import shown
 from ..parameters import ParameterError, whole
-from ..places import DEMO, numbered, run_folder
+from ..places import DEMO, run_folder
 from ..readers import split_step
+from .checkpoints import checkpoint_steps
 
 # What may differ when a run is resumed: nothing that its weights depend on, but for the length.
 MAY_CHANGE_ON_RESUME = {
@@ -39,11 +40,6 @@ def parent_folder(resume: str) -> Path:
     if folder == DEMO:
         raise ParameterError(f"resume={shown(resume)}: the demo cannot be trained, it ships without optimiser states")
     return folder
-
-
-def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps that a run's folder has checkpoints of, ascending."""
-    return numbered(folder / "checkpoints")
 
 
 def start_step(resume: str) -> int | None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..parameters import WorkbenchError
 from ..runs import Run
+from ..runs.checkpoints import newest_good_checkpoint, read_checkpoint, save_checkpoint
 from ..tensors import first_not_finite, load_into
 from .history import Window
 from .setup import Networks
@@ -28,7 +29,7 @@ class DivergedError(WorkbenchError):
     """Losses or weights that are not finite; the message tells the newest checkpoint to fork from."""
 
     def __init__(self, what: str, step: int, run: Run):
-        good = run.newest_good_checkpoint()
+        good = newest_good_checkpoint(run.path)
         cure = "nothing was saved before it" if good is None else f"fork from before it, with lower rates: resume='{run.reference}@{good}'"
         super().__init__(
             f"training diverged: {what} became NaN or infinite by step {step}; {cure}; "
@@ -60,7 +61,7 @@ def save(nets: Networks, run: Run, progress: Progress) -> None:
             raise DivergedError(f"{CONTENT[file]} ({name})", progress.step, run)
     scaler = nets.accelerator.scaler
     state = dict(step=progress.step, seconds=progress.seconds, logged=progress.logged, scaler=scaler.state_dict() if scaler else None)
-    run.save_checkpoint(progress.step, tensors, state, nets.config.keep_checkpoints)
+    save_checkpoint(run.path, progress.step, tensors, state, nets.config.keep_checkpoints)
 
 
 CONTENT = {  # file of a checkpoint -> what it holds
@@ -77,8 +78,8 @@ def load(nets: Networks, run: Run, step: int | None = None) -> Progress:
     WorkbenchError
         If the checkpoint is damaged, or of other networks.
     """
-    number, files, state = run.read_checkpoint(step)
-    folder = run.checkpoint_path(number)
+    folder = run.checkpoint_path(step)
+    files, state = read_checkpoint(folder)
     needed = CONTENT.keys() - {"ema"} | ({"ema"} if nets.ema and run.config.ema_decay else set())  # a parent without EMA has none to give
     if missing := [name for name in CONTENT if name in needed - files.keys()]:
         raise WorkbenchError(

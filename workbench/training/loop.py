@@ -23,6 +23,7 @@ from ..parameters import ParameterError, WorkbenchError
 from ..processes import LostProcessError, process_group, rank
 from ..records import BY_TRAINING, evaluation_record
 from ..runs import Run, create_run, fork_point, holding, require_resumable, resumes, write_provenance
+from ..runs.checkpoints import prune
 from ..runs.liveness import BusyError, Hold
 from .checkpoint import DivergedError, Progress, load, save
 from .estimate import require_feasible
@@ -58,7 +59,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
     if main:
         with storing(run.path):
             run.begin_records(origin and origin[0], progress.step)
-            run.prune(config.keep_checkpoints)  # a killed training may have saved, and not deleted yet
+            prune(run.path, config.keep_checkpoints)  # a killed training may have saved, and not deleted yet
             write_provenance(run, config, data, progress.step)
     accelerator.wait_for_everyone()
 
