@@ -96,7 +96,7 @@ def test_settings_and_grids():
 @pytest.mark.parametrize(
     ("text", "says"),
     [("a", "'a' is not parameter=value"), ("=1", "'=1' is not parameter"), ("a=1;;b=2", "'' is not"), ("a=1; a=2", "a is assigned twice"), ("a=", "a is empty"),
-     ("a=1|", "a value of a is empty"), ("a=1|1", "a=1 is there twice")],
+     ("a=1|", "a value of a is empty"), ("a=1|1", "a=1 appears twice")],
 )  # fmt: skip
 def test_settings_that_cannot_be_read(text, says):
     with pytest.raises(ParameterError, match=r"^grid='.*': ") as error:

@@ -14,7 +14,7 @@ import torch
 
 def describe_machine() -> dict:
     """Versions and machine: `python`, `versions` of packages (None: not installed) and `machine`."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in ("torch", "torchvision", "accelerate", "numpy", "pillow", "papermill", "jupyterlab"):
         try:
             versions[package] = version(package)

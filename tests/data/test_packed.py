@@ -129,7 +129,7 @@ def test_damaged_packed_folders(damage, tmp_path, data_folder, capsys):
     first = opened(root)
     (folder,) = (data_folder / "cache").glob("*[0-9a-f]")
     for name in PACKED:
-        messages._said.clear()
+        messages._printed.clear()
         own = shutil.copytree(folder, tmp_path / f"own-{name}", dirs_exist_ok=True)
         DAMAGES[damage](own / name)
         told = "" if (damage, name) == ("flipped bit", "SHA256SUMS") else name  # else the file that it no longer fits

@@ -172,7 +172,7 @@ def test_a_damaged_folder_is_named_and_breaks_no_list(tiny, file, damage, monkey
     write_provenance(good, good.config, Twins(32), 0)
     bad = create_run(tiny(run="bad"))
     (bad.path / file).write_bytes(DAMAGE[damage])
-    monkeypatch.setattr("workbench.messages._said", set())
+    monkeypatch.setattr("workbench.messages._printed", set())
     monkeypatch.setattr(sys, "argv", ["workbench", "runs"])
     assert main() == 0
     out, err = capsys.readouterr()
@@ -198,7 +198,7 @@ def test_bad_lines_are_left_out_and_told_once(tiny, line, monkeypatch, capsys):
     with open(run.path / "history.jsonl", "ab") as file:
         file.write(line)  # torn: no end of a line
     run.append("history.jsonl", dict(step=2, loss_d=0.25))
-    monkeypatch.setattr("workbench.messages._said", set())
+    monkeypatch.setattr("workbench.messages._printed", set())
     for _ in range(2):
         assert [row["step"] for row in run.history()] == [1, 2]
     assert capsys.readouterr().err == f"unreadable: {run.path / 'history.jsonl'} (line 2): left out, the rest is used\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -53,7 +53,9 @@ def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch, data_order]).permutation(length)
 
 
-def loader(data: Images | Twins, config: Config, start_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[tuple[int, list]]:
+def loader(
+    data: Images | Twins, config: Config, start_step: int = 0, rank: int = 0, world: int = 1
+) -> Generator[tuple[int, list], None, None]:
     """The batches of process `rank` of `world` for every G step from `start_step` on, without end.
 
     The global batch is cut into `gradient_accumulation` micro-batches, each of these into one share per process: what is worked on at

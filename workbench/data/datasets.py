@@ -41,6 +41,7 @@ def open_data(config: Config, progress: bool = True) -> Images | Twins:
         classes is not the config's, or there is less than one batch.
     """
     size = config.image_size
+    data: Images | Twins
     if config.data == "twins":
         data = Twins(size, seed=0, pairs=config.pairs)
     elif config.data not in BUILT_IN_DATA and is_packed(Path(config.data)):
@@ -179,7 +180,7 @@ def short_sides(source: str | Path) -> Counter:
 
 
 def _sides(paths: Sequence[str]) -> Counter:
-    sides = Counter()
+    sides: Counter[int] = Counter()
     for path in paths:
         with suppress(Exception), open_regular(path) as file, open_image(file) as image:  # Pillow raises almost anything on a broken file
             sides[min(image.size)] += 1

@@ -11,7 +11,7 @@ import struct
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -70,7 +70,7 @@ class Decoded(NamedTuple):
     error: str = ""  # one line
 
 
-def decode_all(items: Sequence, size: int) -> Iterator[Decoded]:
+def decode_all(items: Sequence, size: int) -> Generator[Decoded, None, None]:
     """Decode many images, paths or (N, h, w, 3) uint8, in order.
 
     By threads: Pillow lets go of the interpreter while it decodes. Processes would be faster only where images are tiny (CIFAR-10 as

@@ -11,6 +11,9 @@ UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters
 INVISIBLE = {"Cf"}  # what changes the direction or the joining of text: usual in names of some languages, and able to disguise others
 
 
+Part = str | tuple[str, str]  # text, or the name of a parameter and what follows it
+
+
 class DataError(WorkbenchError):
     """Data that cannot be used: the problem, and what would fix it, in one line whatever the names of the files are.
 
@@ -25,17 +28,19 @@ class DataError(WorkbenchError):
     a problem, ("image_size", "=64") as a fix, which reads "set image_size=64". `renamed` puts them into the words of another caller.
     """
 
-    def __init__(self, problem: str | tuple[str, str], *fixes: str | tuple[str, str]):
+    def __init__(self, problem: Part, *fixes: Part):
         self.problem, self.fixes = problem, fixes
         text = ", or ".join(fix if isinstance(fix, str) else f"set {''.join(fix)}" for fix in fixes)
         super().__init__(shown_text(printable("".join(problem) + (f": {text}" if text else "")), 1000))  # a path may be long
 
     def renamed(self, **names: str | None) -> DataError:
         """The same error for a caller whose parameters are called otherwise; None: it has no such parameter, so nothing to set."""
-        problem, *fixes = (
-            part if isinstance(part, str) else (names.get(part[0], part[0]), part[1]) for part in (self.problem, *self.fixes)
-        )
-        return DataError(problem, *(fix for fix in fixes if isinstance(fix, str) or fix[0]))
+
+        def rename(part: Part) -> Part:
+            return part if isinstance(part, str) else (names.get(part[0], part[0]) or "", part[1])
+
+        fixes = map(rename, self.fixes)
+        return DataError(rename(self.problem), *(fix for fix in fixes if isinstance(fix, str) or fix[0]))
 
 
 def printable(text: str) -> str:

@@ -130,7 +130,7 @@ def _check_names(root: Path, classes: dict[str, Folder]) -> None:
     unprintable = [name for name in classes if any(unicodedata.category(c) in UNPRINTABLE for c in name)]
     if unprintable:
         raise DataError(f"the names of the class folders {first_of(unprintable)} of {root} cannot be printed", "rename them")
-    seen = {}
+    seen: dict[str, str] = {}
     for name in classes:
         visible = unicodedata.normalize("NFKC", "".join(c for c in name if unicodedata.category(c) not in INVISIBLE))
         if seen.setdefault(visible, name) != name:

@@ -114,7 +114,8 @@ def pack(listing: Listing, size: int, out: Path, progress: bool, skip_unreadable
 def _write(listing: Listing, size: int, folder: Path, progress: bool, skip_unreadable: bool) -> None:
     shape = (len(listing.paths), size, size, 3)
     content = hashlib.sha256(json.dumps([listing.classes, size]).encode())
-    labels, skipped = [], {}
+    labels: list[int] = []
+    skipped: dict[str, str] = {}
     bar = (show_progress if progress else silent)(len(listing.paths), f"images of {listing.name} decoded")
     with synced(folder / "images.npy") as file, closing(decode_all(listing.items, size)) as decoded, bar as advance:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -124,7 +125,7 @@ def _write(listing: Listing, size: int, folder: Path, progress: bool, skip_unrea
             if image.pixels is None:
                 skipped[path] = image.error
                 continue
-            file.write(image.pixels)  # not through a memory map: there, a full disk kills the process
+            file.write(image.pixels.data)  # not through a memory map: there, a full disk kills the process
             labels.append(label)
             content.update(json.dumps([path, image.sha256]).encode())
         file.truncate(end)  # the header counts what was skipped, too: that many rows at the end are not used

@@ -66,7 +66,7 @@ def _folder(root: Path, unconditional: bool) -> Listing:
         folders = {name: scan(root / name) for name in classes}
         check_layout(root, top, folders)
         folders["."] = top  # which has no images, and may have other files
-    files = [(os.path.normpath(f"{place}/{name}"), *status) for place, folder in folders.items() for name, *status in folder.images]
+    files = [(os.path.normpath(f"{place}/{name}"), size, time) for place, folder in folders.items() for name, size, time in folder.images]
     paths = [path for path, *_ in files]
     label = {name: index for index, name in enumerate(classes)}
     return Listing(

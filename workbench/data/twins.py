@@ -224,7 +224,7 @@ def _uniform(index: np.ndarray, seed: int, count: int) -> np.ndarray:
     """Uniform numbers in [0, 1), (count, B) float64: a pure function of (index, seed), by the SplitMix64 hash."""
     with np.errstate(over="ignore"):
         x = (index[None] * np.uint64(count) + np.arange(count, dtype=np.uint64)[:, None] + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        x = x + _mix(np.uint64([seed]) * np.uint64(0xD1B54A32D192ED03))
+        x = x + _mix(np.array([seed], dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03))
         return (_mix(x) >> np.uint64(11)) / 2.0**53
 
 

@@ -5,11 +5,15 @@ Shapes: B images, C channels, H x W positions.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear, nn.Embedding)
 
 # --------------------------------------------------------------------------------------- spectral normalization
 
@@ -20,6 +24,9 @@ class SpectralNorm(nn.Module):
     `u` and `v` estimate the singular vectors of W as a (out, rest) matrix. A forward pass never changes them: the trainer calls
     `power_iteration` once per step, so that sigma is one and the same in all passes of a step, however the batch is cut.
     """
+
+    u: Tensor
+    v: Tensor
 
     def __init__(self, weight: Tensor):
         super().__init__()
@@ -56,34 +63,34 @@ def _matrix(weight: Tensor) -> Tensor:
 def power_iteration(net: nn.Module, count: int = 1) -> None:
     """Advance u and v of every spectrally normalised layer of `net` by `count` power iterations."""
     for module in net.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            parametrization = module.parametrizations.weight
+        if isinstance(module, parametrize.ParametrizationList) and isinstance(module[0], SpectralNorm):
             for _ in range(count):
-                parametrization[0].iterate(parametrization.original)
+                module[0].iterate(module.original)
 
 
-def spectral_norm(layer: nn.Module) -> nn.Module:
+def spectral_norm(layer: Layer) -> Layer:
     """Divide the weight of a layer by its largest singular value from now on."""
     parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight))
     return layer
 
 
-def initialised(layer: nn.Module, sn: bool) -> nn.Module:
+def initialised(layer: Layer, sn: bool) -> Layer:
     """Initialise a layer as the released code does (Xavier-uniform, zero bias), with spectral normalization if `sn`."""
     nn.init.xavier_uniform_(layer.weight)
-    if getattr(layer, "bias", None) is not None:
-        nn.init.zeros_(layer.bias)
+    bias = getattr(layer, "bias", None)
+    if bias is not None:
+        nn.init.zeros_(bias)
     return spectral_norm(layer) if sn else layer
 
 
-def conv(inputs: int, outputs: int, kernel: int, sn: bool, bias: bool = True, kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Module:
+def conv(inputs: int, outputs: int, kernel: int, sn: bool, bias: bool = True, kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Conv2d:
     """A convolution that keeps the size of the map (`kind` may resample), initialised."""
     return initialised(kind(inputs, outputs, kernel, padding=kernel // 2, bias=bias), sn)
 
 
-def without_gradient(bias: nn.Parameter) -> None:
+def bias_without_gradient(layer: nn.Conv2d) -> None:
     """For a bias that batch norm takes away again: its gradient is zero but for rounding, which Adam would blow up to full steps."""
-    bias.register_hook(torch.zeros_like)
+    layer.bias.register_hook(torch.zeros_like)
 
 
 # ------------------------------------------------------------------------------- convolutions that change resolution
@@ -154,7 +161,7 @@ class _AllReduceSum(torch.autograd.Function):
 class BatchNorm(nn.Module):
     """Batch norm whose statistics span groups of images, and processes, as the training asks for.
 
-    In training mode each group of `group_size` consecutive images (0 or a number that does not divide the batch: all of it) is
+    In training mode each group of `group_size` consecutive images (None or a number that does not divide the batch: all of it) is
     normalised by its own mean and biased variance, and the running statistics take in one group after the other, in the order of the
     global batch. So neither the number of processes nor gradient accumulation changes what is computed, while a group fits.
     torch's own SyncBatchNorm refuses CPU tensors and knows no groups.
@@ -169,7 +176,10 @@ class BatchNorm(nn.Module):
         Weight of a new group in the running statistics (unbiased variance, as in torch).
     """
 
-    def __init__(self, channels: int, num_classes: int = 0, group_size: int = 0, momentum: float = 0.1):
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, num_classes: int = 0, group_size: int | None = None, momentum: float = 0.1):
         super().__init__()
         self.num_classes, self.group_size, self.momentum, self.eps = num_classes, group_size, momentum, 1e-5
         self.gain = nn.Parameter(torch.ones(max(1, num_classes), channels))
@@ -177,7 +187,8 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         # Processes at work, how many of them one group of images spans, and those; set by `span_processes`.
-        self.world, self.span, self.span_group = 1, 1, None
+        self.world, self.span = 1, 1
+        self.span_group: dist.ProcessGroup | None = None
 
     def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
         if not self.training:
@@ -189,7 +200,7 @@ class BatchNorm(nn.Module):
             self._keep(torch.stack(statistics))
             x = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.num_classes:
-            gain, bias = F.embedding(y, self.gain), F.embedding(y, self.bias)  # (B, C)
+            gain, bias = F.embedding(y, self.gain), F.embedding(y, self.bias)  # type: ignore[arg-type]  # y is checked by the network; (B, C)
         else:
             gain, bias = self.gain, self.bias  # (1, C)
         return torch.addcmul(bias[:, :, None, None].to(x.dtype), x, gain[:, :, None, None].to(x.dtype))
@@ -233,6 +244,6 @@ def span_processes(generator: nn.Module, share: int) -> None:
     norms = [module for module in generator.modules() if isinstance(module, BatchNorm)]
     span = max(1, (norms[0].group_size or world * share) // share)
     # Groups of their own, apart from the one that gradients are averaged in: their collectives may interleave.
-    groups = [dist.new_group(list(range(first, first + span))) for first in range(0, world, span)] if span > 1 else None
+    span_group = dist.new_subgroups(span)[0] if span > 1 else None
     for norm in norms:
-        norm.world, norm.span, norm.span_group = world, span, groups and groups[dist.get_rank() // span]
+        norm.world, norm.span, norm.span_group = world, span, span_group

@@ -90,12 +90,12 @@ def interpolate(a: Tensor, b: Tensor, t: float) -> Tensor:
     return torch.where(single, circle, straight).to(a.dtype)
 
 
-def labels(count: int, num_classes: int, start: int = 0) -> Tensor | None:
+def labels(count: int, num_classes: int | None, start: int = 0) -> Tensor | None:
     """Classes (count,) of the samples with global index `start`, ...: every class in turn; None when there are none."""
     return torch.arange(start, start + count) % num_classes if num_classes else None
 
 
-def grid(num_classes: int, z_dim: int, seed: int, columns: int = 10, rows: int = 10) -> tuple[Tensor, Tensor | None]:
+def grid(num_classes: int | None, z_dim: int, seed: int, columns: int = 10, rows: int = 10) -> tuple[Tensor, Tensor | None]:
     """Latents and classes of a sample grid: a row per class (at most `rows`, evenly chosen), the same latents in every row.
 
     Returns
@@ -148,7 +148,7 @@ def recalibrate(generator: Generator, seed: int = 0, batches: int = 8, batch_siz
         with training(generator):
             for k in range(batches):
                 for norm in norms:
-                    norm.momentum, norm.group_size = 1 / (k + 1), 0
+                    norm.momentum, norm.group_size = 1 / (k + 1), None
                 z = truncate(torch.randn(batch_size, generator.z_dim, generator=rng(seed, 2, k)), truncation)
                 y = labels(batch_size, generator.num_classes, k * batch_size)
                 generator(z.to(weight.device, weight.dtype), None if y is None else y.to(weight.device))

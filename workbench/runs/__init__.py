@@ -4,10 +4,10 @@ from .create import create_run, fork_point, holding, release, require_startable,
 from .find import find_runs, list_runs
 from .folder import Run
 from .provenance import command_line, write_provenance
-from .resume import MAY_CHANGE_ON_RESUME, require_resumable, resumes
+from .resume import MAY_CHANGE_ON_RESUME, parent_folder, require_resumable, resumes
 from .status import ACTIVE
 
 __all__ = [
-    "ACTIVE", "MAY_CHANGE_ON_RESUME", "Run", "command_line", "create_run", "find_runs", "fork_point", "holding", "list_runs", "release",
+    "ACTIVE", "MAY_CHANGE_ON_RESUME", "Run", "command_line", "create_run", "find_runs", "fork_point", "holding", "list_runs", "parent_folder", "release",
     "require_resumable", "require_startable", "reserve", "resumes", "write_provenance",
 ]  # fmt: skip

@@ -36,8 +36,8 @@ def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, Tensor]],
         with new_folder(target) as folder:
             for name, values in tensors.items():
                 save_tensors(folder / f"{name}.safetensors", values)
-            with storing(target), synced(folder / "state.json") as file:
-                file.write(json.dumps(state).encode())
+            with storing(target), synced(folder / "state.json") as stream:
+                stream.write(json.dumps(state).encode())
             seal(folder)
     prune(run, keep)
 

@@ -30,7 +30,7 @@ def derived_name(config: Config) -> str:
     """The name of a run that was given none: what it starts from, and each parameter that differs from that."""
     base, start = Config.preset(config.preset), config.preset
     if config.resume:
-        base = read_config(parent_folder(config.resume))
+        base = read_config(parent_folder(config))
         name, step = split_step(config.resume)
         start = _slug(name) if step is None else f"{_slug(name)}-from{step}"
     changes = [f"{name}={_slug(value)}" for name, value in config.changes(base).items()]
@@ -69,7 +69,7 @@ def require_startable(config: Config) -> None:
         The message names the parameter, with its value and what would be right.
     """
     if resumes(config):
-        require_resumable(config, parent_folder(config.resume))
+        require_resumable(config, parent_folder(config))
         return
     fork_point(config)
     if config.run and (outputs_dir() / config.run / "config.json").exists():
@@ -84,11 +84,11 @@ def fork_point(config: Config) -> tuple[Run, int] | None:
     ParameterError, WorkbenchError
         If there is no such run, step or checkpoint, or no step is left to train.
     """
-    step = start_step(config.resume) if config.resume else None
+    step = start_step(config)
     if step is None:
         return None
     require_forkable(config)
-    return Run(parent_folder(config.resume)), step
+    return Run(parent_folder(config)), step
 
 
 # ------------------------------------------------------------------------------------------------------ folders
@@ -122,7 +122,7 @@ def create_run(config: Config) -> Run:
             if made:
                 shutil.rmtree(path, ignore_errors=True)
             raise
-    raise _taken(config.run)
+    raise _taken(name)
 
 
 def reserve(config: Config) -> str:
@@ -135,7 +135,7 @@ def reserve(config: Config) -> str:
     """
     require_startable(config)
     if resumes(config):
-        return config.run
+        return parent_folder(config).name
     name = next(name for name in _names(config) if _make_folder(outputs_dir() / name) or config.run)
     with storing(outputs_dir() / name):
         (outputs_dir() / name / RESERVED).touch()

@@ -25,39 +25,39 @@ MAY_CHANGE_ON_RESUME = {
 
 def resumes(config: Config) -> bool:
     """Whether a run is resumed: neither a new one nor a fork."""
-    return bool(config.resume) and split_step(config.resume)[1] is None
+    return config.resume is not None and split_step(config.resume)[1] is None
 
 
-def parent_folder(resume: str) -> Path:
-    """The folder of the run that `resume` ("run" or "run@step") names.
+def parent_folder(config: Config) -> Path:
+    """The folder of the run that is resumed or forked.
 
     Raises
     ------
     ParameterError
         If there is no such run, or it is the demo.
     """
-    folder = run_folder("resume", split_step(resume)[0])
+    folder = run_folder("resume", split_step(config.resume or "")[0])
     if folder == DEMO:
-        raise ParameterError(f"resume={shown(resume)}: the demo cannot be trained, it ships without optimiser states")
+        raise ParameterError(f"resume={shown(config.resume)}: the demo cannot be trained, it ships without optimiser states")
     return folder
 
 
-def start_step(resume: str) -> int | None:
-    """The step that a fork starts at; None where `resume` forks nothing.
+def start_step(config: Config) -> int | None:
+    """The step that a fork starts at; None for a run that is no fork.
 
     Raises
     ------
     ParameterError
         If the run has no checkpoint of that step; the message lists those there are.
     """
-    name, text = split_step(resume)
+    name, text = split_step(config.resume or "")
     if text is None:
         return None
-    step, steps = whole(text), checkpoint_steps(parent_folder(resume))
+    step, steps = whole(text), checkpoint_steps(parent_folder(config))
     if step not in steps:
         what = f"{shown(text)} is not a step" if step is None else f"run {shown(name)} has no checkpoint at step {step}"
-        there = textwrap.shorten(", ".join(map(str, reversed(steps))), 150, placeholder=" ...") or "none yet"
-        raise ParameterError(f"resume={shown(resume)}: {what}; there are: {there}")
+        known = textwrap.shorten(", ".join(map(str, reversed(steps))), 150, placeholder=" ...") or "none yet"
+        raise ParameterError(f"resume={shown(config.resume)}: {what}; there are: {known}")
     return step
 
 
@@ -71,7 +71,7 @@ def require_forkable(config: Config) -> None:
     ParameterError
         The message names the parameter, with the value of the fork and of its parent.
     """
-    start, base = start_step(config.resume), read_config(parent_folder(config.resume))
+    start, base = start_step(config), read_config(parent_folder(config))
     fork, parent = _shapes(config), _shapes(base)
     for name, value in fork.items():
         if value != parent.get(name) and not (name == "num_classes" and None in (value, parent[name])):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ..model import Discriminator, Generator
+from ..model.layers import SpectralNorm
 
 LAYERS = nn.Conv2d | nn.Linear | nn.Embedding
 FEW = 3  # singular values that are kept of each layer
@@ -81,12 +81,11 @@ def spectrum(layer: nn.Module) -> dict:
         largest singular value that the layer works with is exact[0] / estimate, without spectral normalization exact[0]. Numbers have
         seven digits; they are null where weights are not finite.
     """
-    normalised = parametrize.is_parametrized(layer, "weight")
-    weight = layer.parametrizations.weight.original if normalised else layer.weight
+    norm = next((module for module in layer.modules() if isinstance(module, SpectralNorm)), None)
+    weight = layer.parametrizations.weight.original if norm else layer.weight
     matrix = weight.detach().flatten(1).double()
     estimates = {}
-    if normalised:
-        norm = layer.parametrizations.weight[0]
+    if norm:
         u, v = norm.u.double(), norm.v.double()
         renewed = matrix @ nn.functional.normalize(matrix.T @ u, dim=0)  # its length is u^T W v for the new u and v
         estimates = dict(estimate=torch.dot(u, matrix @ v), renewed=torch.linalg.vector_norm(renewed))

@@ -104,7 +104,7 @@ def host_bytes(config: Config, gpu: bool = False) -> dict[str, float]:
     processes, classes = config.num_processes, config.num_classes or 0
     image = 3 * config.image_size**2 + 8  # uint8, and a class
     latents = max(256, config.evaluate_n if config.evaluate_every and config.evaluate_n else 0)
-    parts = {
+    parts: dict[str, float] = {
         "processes": processes * PROCESS,
         "batches of images": 2 * config.d_steps * config.batch_size * image,  # a thread prepares the next step's
         "noise": processes * config.batch_size * (8 * config.z_dim + 64),  # every process draws that of the whole batch
@@ -216,8 +216,8 @@ def _require_memory(config: Config, kind: str, estimate, available: float) -> No
     def excess(name: str) -> float:
         return getattr(config, name) / max(1, getattr(usual, name) or 0)
 
-    name = max((name for name, rest in left.items() if rest * DOUBT <= available), key=excess, default=min(left, key=left.get))
-    largest = max(parts, key=parts.get)
+    name = max((name for name, rest in left.items() if rest * DOUBT <= available), key=excess, default=min(left, key=left.__getitem__))
+    largest = max(parts, key=parts.__getitem__)
     cure = f"lower {name}"
     if name == "batch_size" and largest == "activations":
         cure += ", or work through the batch in more parts: gradient_accumulation"

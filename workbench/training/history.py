@@ -37,7 +37,7 @@ class Window:
 
     def state(self) -> dict[str, Tensor]:
         """Its numbers by name, for a checkpoint; none of an empty window."""
-        if self._sums is None:
+        if self._sums is None or self._largest is None:
             return self._loaded
         return dict(zip((*self._names, "largest_d", "largest_g"), torch.cat([self._sums, self._largest]).cpu().unbind(), strict=True))
 

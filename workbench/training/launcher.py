@@ -12,7 +12,7 @@ from ..config import Config
 from ..data import open_data
 from ..files import storing
 from ..processes import launch_command, launch_environment
-from ..runs import MAY_CHANGE_ON_RESUME, Run, command_line, create_run, fork_point, holding, require_startable, resumes
+from ..runs import MAY_CHANGE_ON_RESUME, Run, command_line, create_run, fork_point, holding, parent_folder, require_startable, resumes
 from ..runs.liveness import BusyError, signature
 from .estimate import require_feasible
 from .stopping import waiting_processes
@@ -39,7 +39,7 @@ def launch(config: Config, attached: bool = False) -> Run:
     require_startable(config)
     require_feasible(config)
     if resumes(config):
-        run = Run(config.resume)
+        run = Run(parent_folder(config))
     else:
         if config.resume and config.num_classes is None:
             fork_point(config.replace(num_classes=open_data(config).num_classes))

@@ -22,7 +22,7 @@ from ..model import Generator, sampling
 from ..parameters import ParameterError, WorkbenchError
 from ..processes import LostProcessError, process_group, rank
 from ..records import BY_TRAINING, evaluation_record
-from ..runs import Run, create_run, fork_point, holding, require_resumable, resumes, write_provenance
+from ..runs import Run, create_run, fork_point, holding, parent_folder, require_resumable, resumes, write_provenance
 from ..runs.checkpoints import prune
 from ..runs.liveness import BusyError, Hold
 from .checkpoint import DivergedError, Progress, load, save
@@ -96,7 +96,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
                     status.watch_history(row)
 
             # The generator to show, save and evaluate; an evaluation is the work of all processes, which have the same EMA.
-            if due(config.evaluate_every) or (main and (due(config.sample_every) or due(config.checkpoint_every))):
+            if (evaluate and due(config.evaluate_every)) or (main and (due(config.sample_every) or due(config.checkpoint_every))):
                 generator = recalibrated(nets)
 
             # Sample: the grid, its attention, and the spectra.
@@ -104,7 +104,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
                 status.watch_samples(write_samples(nets, generator, run, step, fixed), step, fixed)
 
             # Evaluate: whatever an evaluation dies of costs no step of the training.
-            if due(config.evaluate_every):
+            if evaluate and due(config.evaluate_every):
                 try:
                     with sampling.evaluating(generator):
                         record = evaluate(generator, step)
@@ -189,7 +189,7 @@ def _begin(config: Config, run: Run | None, claim: _Claim) -> tuple[Run, Config,
     main = rank() == 0
     if main:
         if run is None and resumes(config):
-            run = Run(config.resume)
+            run = Run(parent_folder(config))
         if run:
             require_resumable(config, run.path)
             claim.take(run)
@@ -216,7 +216,7 @@ def _begin(config: Config, run: Run | None, claim: _Claim) -> tuple[Run, Config,
 class _Claim:
     """Context that holds the run that this process trains, from when it is known until its status tells how the training ended."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.run: Run | None = None
         self.hold: Hold | None = None
         self._stack = ExitStack()

@@ -50,19 +50,18 @@ def build(config: Config, accelerator: Accelerator) -> Networks:
     torch.manual_seed(config.seed)
     dtype = getattr(torch, config.dtype)
     generator, discriminator = Generator(config), Discriminator(config)
-    generator, discriminator = (net.to(accelerator.device, dtype, memory_format=torch.channels_last) for net in (generator, discriminator))
+    for net in (generator, discriminator):
+        net.to(accelerator.device, dtype).to(memory_format=torch.channels_last)
     ema = EMA(generator, config.ema_decay, config.ema_start) if config.ema_decay else None
     betas = (float(config.beta1), float(config.beta2))  # torch refuses a mixture of int and float
-    adam = [
-        torch.optim.Adam(net.parameters(), lr=lr, betas=betas, fused=True)
-        for net, lr in ((generator, config.lr_g), (discriminator, config.lr_d))
-    ]
+    adam_g = torch.optim.Adam(generator.parameters(), lr=config.lr_g, betas=betas, fused=True)
+    adam_d = torch.optim.Adam(discriminator.parameters(), lr=config.lr_d, betas=betas, fused=True)
     if accelerator.num_processes > 1:
         span_processes(generator, config.batch_size // config.gradient_accumulation // accelerator.num_processes)
     with warnings.catch_warnings():  # `broadcast_buffers`, which torch renames and older releases know by no other name
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-        wrapped = accelerator.prepare(generator, discriminator, *adam)
-    return Networks(config, accelerator, generator, discriminator, *wrapped, ema)
+        ddp_generator, ddp_discriminator, adam_g, adam_d = accelerator.prepare(generator, discriminator, adam_g, adam_d)
+    return Networks(config, accelerator, generator, discriminator, ddp_generator, ddp_discriminator, adam_g, adam_d, ema)
 
 
 def make_accelerator(config: Config) -> Accelerator:
@@ -101,7 +100,7 @@ def _faster_in_bf16(repeats: int = 5) -> bool:
     """Whether a convolution takes less than nine tenths of its time on this CPU in bf16; some that have the instructions are slower."""
     if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return False
-    seconds = {torch.float32: [], torch.bfloat16: []}
+    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     for _ in range(repeats + 1):
         for dtype, measured in seconds.items():
             x = torch.ones(8, 64, 32, 32, dtype=dtype).contiguous(memory_format=torch.channels_last)

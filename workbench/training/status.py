@@ -27,7 +27,8 @@ class Status:
     """
 
     def __init__(self, run: Run, config: Config, step: int):
-        self.run, self.config, self.alarms = run, config, []
+        self.run, self.config = run, config
+        self.alarms: list[str] = []
         self._bar = tqdm(total=config.steps, initial=step, unit="step", desc=run.name, disable=not sys.stderr.isatty())
         self._began = (time.monotonic(), step)
         self._status_at = self._line_at = 0.0

@@ -45,14 +45,13 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
     reports = []
     for (indices, synchronised), (x_real, y_real) in zip(_micro_batches(nets, nets.ddp_discriminator), real, strict=True):
         x_real = augment.apply(config.augment, to_unit(x_real.to(nets.device), z.dtype), u[0][indices], real=True)  # (B, 3, S, S)
-        y_real = y_real.to(nets.device) if y is not None else None
-        y_fake = y[indices] if y is not None else None
+        y_fake = None if y is None else y[indices]
         with torch.no_grad(), accelerator.autocast():
             x_fake = nets.generator(z[indices], y_fake)
         x_fake = augment.apply(config.augment, x_fake.to(z.dtype), u[1][indices], real=False)
         with synchronised:
             with accelerator.autocast():  # one pass over both: (2B, 3, S, S) -> (2B,)
-                labels = torch.cat([y_real, y_fake]) if y is not None else None
+                labels = None if y_fake is None else torch.cat([y_real.to(nets.device), y_fake])
                 logits = nets.ddp_discriminator(torch.cat([x_real, x_fake]), labels)
             real_logits, fake_logits = logits.to(z.dtype).chunk(2)
             loss = hinge_discriminator(real_logits, fake_logits)
@@ -88,7 +87,7 @@ def g_step(nets: Networks, step: int) -> dict[str, Tensor]:
     reports = []
     nets.discriminator.requires_grad_(False)  # no gradients for weights that do not learn here
     for indices, synchronised in _micro_batches(nets, nets.ddp_generator):
-        y_fake = y[indices] if y is not None else None
+        y_fake = None if y is None else y[indices]
         with synchronised:
             with accelerator.autocast():
                 x_fake = nets.ddp_generator(z[indices], y_fake)
