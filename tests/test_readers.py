@@ -77,7 +77,7 @@ def test_sites_and_seeds():
         "none",
     ]
     assert read_seeds("3, 1", refuse) == "3,1" and read_seeds([0, 1], refuse) == "0,1"
-    with pytest.raises(Refused, match="1 is there 2 times"):
+    with pytest.raises(Refused, match="1 appears 2 times"):
         read_seeds("1,0,1", refuse)
     with pytest.raises(Refused, match="such as 0,1,2"):
         read_seeds("a", refuse)

@@ -87,7 +87,7 @@ def run_folder(parameter: str, text: str) -> Path:
 def no_such_run(text: str) -> str:
     """The message that there is no such run, with the nearest name."""
     known = sorted(path.parent.name for path in outputs_dir().glob("*/config.json"))
-    return f"there is no run {shown(text)} in {outputs_dir()}; {nearest(text, known)}{len(known)} runs are there"
+    return f"there is no run {shown(text)} in {outputs_dir()}; {nearest(text, known)}it has {len(known)} runs"
 
 
 def numbered(folder: Path, suffix: str = "") -> list[int]:

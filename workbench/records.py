@@ -1,6 +1,6 @@
-"""The lines of `history.jsonl`, `spectra.jsonl` and `evaluations.jsonl`: what a valid one is, and what counts as a number in it.
+"""The records in `history.jsonl`, `spectra.jsonl` and `evaluations.jsonl`: which are valid, and what follows from them.
 
-This is the one place that knows. Readers take nothing for granted: a file may be damaged, or of another version.
+Readers check every line: a file may be damaged, or of another version.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .messages import ParameterError, shown
 
-BY_TRAINING = "during_training"  # key of evaluations that a training made, and makes again when it is resumed from before them
-MAX_STEP = 2**53  # what JSON counts to in every language
+BY_TRAINING = "during_training"  # key of evaluations that a training repeats when it is resumed from before them
+MAX_STEP = 2**53  # the largest integer of JSON in every language
 
 EXTRACTOR = dict(name=str, sha256=str, reference=bool)
 REFERENCE = dict(data=str, fingerprint=str, size=int, n=int)
@@ -39,7 +39,7 @@ def is_step(value) -> bool:
 
 
 def is_history(row: dict) -> bool:
-    """Whether a line of `history.jsonl` is valid: a step, and numbers where every line has some."""
+    """Whether a line of `history.jsonl` is valid: a step, and numbers for the names that every line has."""
     names = ("images", "seconds", "loss_d", "loss_g", "d_real", "d_fake")
     return is_step(row.get("step")) and all(is_number(row[name]) for name in names if name in row)
 
@@ -67,10 +67,7 @@ def is_evaluation(row: dict) -> bool:
 
 
 def is_comparable(record: dict) -> bool:
-    """Whether a valid evaluation holds all that comparing it with others takes: the settings of its protocol, extractor and real images.
-
-    `evaluation_record` makes no other ones.
-    """
+    """Whether a valid evaluation can be compared with others: it has the settings of its protocol, extractor and real images."""
     return (
         {"settings", "extractor", "reference"} <= record.keys()
         and _is_settings(record["settings"])
@@ -91,16 +88,15 @@ def _is_record_of(kinds: Mapping[str, type], value) -> bool:
 
 
 def effective(spectrum: dict) -> float | None:
-    """The largest singular value of the weight that a layer works with: after spectral normalization, where it has that."""
+    """The largest singular value of a layer's weight at work: after spectral normalization, if the layer has it."""
     largest, divisor = spectrum["exact"][0], spectrum.get("estimate", 1.0)
     return largest / divisor if largest is not None and divisor else None
 
 
 def largest_of_all(layers: dict[str, dict]) -> dict[str, float]:
-    """The largest singular value of any layer of each network: `sigma_g`, `sigma_d` of weights, `at_work_g`, `at_work_d` of those at work.
+    """The largest singular value over the layers of each network: `sigma_g`, `sigma_d` of weights, `at_work_g`, `at_work_d` of weights at work.
 
-    Four numbers that tell whether a network has grown, whatever its layers are called: what runs are compared by. Layers without a finite
-    value are left out.
+    Four numbers that compare the growth of networks with different layers. Layers without a finite value are left out.
 
     Parameters
     ----------
@@ -117,12 +113,12 @@ def largest_of_all(layers: dict[str, dict]) -> dict[str, float]:
 
 
 def margin(row: dict) -> float | None:
-    """D's margin, from a row of `Run.history`: its mean output on real images less that on fakes; None where the row lacks them."""
+    """D's margin, from a row of `Run.history`: its mean output on real images minus that on fakes; None if the row lacks them."""
     return row["d_real"] - row["d_fake"] if "d_real" in row and "d_fake" in row else None
 
 
 def with_margin(history: list[dict]) -> list[dict]:
-    """The rows of `Run.history` with D's margin as a further number, `margin_d`."""
+    """The rows of `Run.history` with D's margin as `margin_d`."""
     return [row if margin(row) is None else row | {"margin_d": margin(row)} for row in history]
 
 
@@ -145,46 +141,46 @@ def evaluation_record(
     requested: Iterable[str] | None = None,
     seconds: float | None = None,
 ) -> dict:
-    """The record of one evaluation: a line of `evaluations.jsonl`. Every evaluation that this package makes is made here.
+    """The record of one evaluation: a line of `evaluations.jsonl`.
 
     Parameters
     ----------
     scores
-        Name -> value. One that is not finite goes to `left_out`.
+        Name -> value. Values that are not finite go to `left_out`.
     protocol
-        Everything that the scores depend on besides the generator, in one line of words.
+        Everything that the scores depend on besides the generator, in one line.
     settings
-        The same by name; `name` is that of the protocol. Records compare if settings, extractor and reference are equal, but for `name`.
+        The same by name; `name` is that of the protocol. Records compare if settings (without `name`), extractor and reference are equal.
     n
-        Generated images.
+        Number of generated images.
     extractor
         `name`, `sha256` of its weights, and whether it is the `reference` Inception; None: the scores need none.
     reference
         The real images: `data`, `fingerprint`, `size` in pixels, and their number `n`; None: the scores need none.
     step
-        Of the checkpoint, in G steps; None: the images are of no run.
+        G step of the checkpoint; None: the images are of no run.
     seed
-        Of the latents; None: they are of no run.
+        Seed of the latents; None: the images are of no run.
     errors
         Standard deviations of some scores.
     per_class
-        Score -> a value for each class, None where there is none.
+        Score -> a value for each class, or None.
     left_out
-        Score -> why it is not there.
+        Score -> why it has no value.
     requested
-        The scores that were requested; None: all that can be computed.
+        The requested scores; None: all that can be computed.
     seconds
-        What it took.
+        Duration of the evaluation.
 
     Returns
     -------
     dict
-        Of values that JSON has; also `time`, in seconds since 1970.
+        Ready for JSON; also `time`, in seconds since 1970.
 
     Raises
     ------
     ParameterError
-        For what would be no valid record, or none that compares with others.
+        If the record would not be valid, or not comparable.
     """
     finite = {name: value for name, value in scores.items() if is_finite(value)}
     record = dict(

@@ -38,7 +38,7 @@ def test_runs_are_named_from_what_differs_and_never_collide(tiny):
     assert [create_run(config).name for _ in range(3)] == ["twins32-lr_d=0.0004", "twins32-lr_d=0.0004-2", "twins32-lr_d=0.0004-3"]
     run = create_run(Config.preset("twins32", run="mine"))
     assert run.config.run == run.name == "mine"
-    with pytest.raises(ParameterError, match="run='mine' exists already; go on with it by resume='mine'"):
+    with pytest.raises(ParameterError, match="run='mine' exists already; resume it with resume='mine'"):
         create_run(Config.preset("twins32", run="mine"))
 
 
@@ -165,6 +165,6 @@ def test_a_fork_point_that_is_not_there(tiny, resume, says):
 def test_a_name_that_is_taken_is_refused_before_the_run_starts():
     create_run(Config.preset("twins32", run="mine"))
     for refuse in (require_startable, reserve, create_run):
-        with pytest.raises(ParameterError, match="run='mine' exists already; go on with it by resume='mine', or choose another name"):
+        with pytest.raises(ParameterError, match="run='mine' exists already; resume it with resume='mine', or choose another name"):
             refuse(Config.preset("twins32", run="mine"))
     require_startable(Config.preset("twins32"))  # an unnamed run takes the next free name

@@ -118,5 +118,5 @@ def test_given_values_are_compared_as_they_are_read(make, folders, monkeypatch):
 def test_a_resumed_run_keeps_note_and_tags(make):
     make("cats", 4, note="first", tags="a")
     for given_too in (dict(note="x"), dict(tags="b")):
-        assert "of run 'cats', which goes on; to change it, fork the run: resume='cats@4'" in refused(dict(resume="cats") | given_too)
+        assert "of run 'cats', which is resumed; to change it, fork the run: resume='cats@4'" in refused(dict(resume="cats") | given_too)
     assert startable(dict(resume="cats", note="first", tags="a")).note == "first"

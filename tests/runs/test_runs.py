@@ -79,7 +79,7 @@ def test_models_come_back_as_they_were_saved(tiny):
     with pytest.raises(WorkbenchError, match="no checkpoint at step 7; there are: 4"):
         run.generator(step=7)
     without = train(tiny(ema_decay=0, run="without"))
-    with pytest.raises(WorkbenchError, match="keeps no EMA"):
+    with pytest.raises(WorkbenchError, match="has no EMA"):
         without.generator()
     without.generator(weights="raw"), without.generator(weights="auto")
     # A checkpoint of another architecture is refused by name.
@@ -313,7 +313,7 @@ def test_what_defines_a_run_is_never_rewritten(tiny):
     config = run.update_config(run.config.replace(resume="a", steps=9, mixed_precision="bf16", num_classes=6))
     assert config == run.config and (config.resume, config.steps, config.mixed_precision) == (None, 9, "bf16")
     for changes in (dict(lr_d=0.5), dict(mixed_precision="no"), dict(note="other"), dict(tags="b"), dict(run="b")):
-        with pytest.raises(ParameterError, match=f"{next(iter(changes))}=.* differs from .* of run 'a', which goes on"):
+        with pytest.raises(ParameterError, match=f"{next(iter(changes))}=.* differs from .* of run 'a', which is resumed"):
             run.update_config(config.replace(**changes))
     assert run.config == config
 
@@ -333,7 +333,7 @@ def test_what_a_training_died_of_is_told_in_its_own_words(tiny):
 
 def test_commands_to_be_pasted_are_quoted(tiny):
     run = create_run(tiny(run="my run"))
-    assert run.how_to_go_on() == "nothing was saved yet; start again with: papermill train.ipynb -p resume 'my run'"
+    assert run.resume_hint() == "nothing was saved yet; start again with: papermill train.ipynb -p resume 'my run'"
 
 
 def test_showing_deletes_nothing(tmp_path, monkeypatch, capsys):

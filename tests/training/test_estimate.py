@@ -123,7 +123,7 @@ def test_what_no_machine_can_hold_is_refused(machine, settings, blamed, needs):
     if settings.get("gradient_accumulation") == 10**9:
         settings = settings | dict(batch_norm_group=1)
     said = refusal(Config.preset("twins32", device="cpu", **settings))
-    assert said.startswith(f"{blamed}: this training needs about ") and f" {needs} of memory, and there are 23 GB (" in said
+    assert said.startswith(f"{blamed}: this training needs about ") and f" {needs} of memory, and the machine has 23 GB (" in said
     assert said.isprintable() and len(said) < 300
 
 

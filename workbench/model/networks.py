@@ -1,6 +1,6 @@
 """The generator and the discriminator of SAGAN.
 
-Follows the released TensorFlow code (Zhang et al., 2019); where that differs from the paper, both are here and named.
+Follows the released TensorFlow code (Zhang et al., 2019); where it differs from the paper, parameters choose between the two.
 Shapes: B images, C channels, S the image size.
 """
 
@@ -67,7 +67,7 @@ class Generator(nn.Module):
         for size, block in reversed(blocks.items()):
             if size in self.attention:
                 break
-            # What these add to a channel passes the later shortcuts as a constant, and the last norm takes it away.
+            # These add constants, which pass the later shortcuts unchanged, until the last norm cancels them.
             bias_without_gradient(block.conv2)
             bias_without_gradient(block.shortcut)
         # The released code lets the statistics of this last, unconditional norm move ten times more slowly.
@@ -150,11 +150,11 @@ class Discriminator(nn.Module):
         return logits
 
 
-# --------------------------------------------------------------------------------------------------- of both
+# --------------------------------------------------------------------------------------------------- both networks
 
 
 def _attention_sites(config: Config, sites: tuple[int, ...], channels, sn: bool) -> nn.ModuleDict:
-    """What stands at each attention site, keyed by the size of the feature map."""
+    """The block at each attention site, keyed by the size of the feature map."""
     block = SelfAttention if config.attention_block == "attention" else ResidualBlock
     modules = nn.ModuleDict({str(site): block(channels(site), config.attention_variant) for site in sites})
     for module in modules.modules() if sn else ():

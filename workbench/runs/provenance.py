@@ -18,19 +18,24 @@ from .folder import Run
 
 
 def command_line() -> list[str]:
-    """The command that the user gave: papermill's where a notebook runs under it, else that of this process."""
-    if os.environ.get("WORKBENCH_COMMAND"):  # `launch` knows it and hands it on
+    """The command that the user typed: papermill's if a notebook runs under it, else that of this process."""
+    if os.environ.get("WORKBENCH_COMMAND"):  # from `launch`
         return json.loads(os.environ["WORKBENCH_COMMAND"])
     return parent_command("papermill", "jupyter-nbconvert") or [sys.executable, *sys.orig_argv[1:]]
 
 
 def write_provenance(run: Run, config: Config, data, from_step: int) -> None:
-    """Record where a run comes from; a training that goes on adds a line to `started` and leaves the rest as it was.
+    """Record where a run comes from; a resumed run only adds an entry to `started`.
 
     Parameters
     ----------
     data
-        The opened data set: `name`, `fingerprint` and `classes` are read.
+        The data set, of which `name`, `fingerprint` and `classes` are recorded.
+
+    Raises
+    ------
+    WorkbenchError
+        If the data has changed since the first start.
     """
     start = dict(
         time=time.strftime("%Y-%m-%dT%H:%M:%S%z"), command=command_line(), from_step=from_step, git=git_state(), **describe_machine()

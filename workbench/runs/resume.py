@@ -1,7 +1,4 @@
-"""The rules of going on: what may change when a run is resumed, and what a fork must keep of its parent.
-
-`Config.from_parameters` fills in the settings of the run that `resume` names; whether that run can be gone on with is decided here.
-"""
+"""The rules of resuming and forking: what may change when a run is resumed, and what a fork must keep of its parent."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from ..places import DEMO, run_folder
 from ..readers import split_step
 from .checkpoints import checkpoint_steps
 
-# What may differ when a run is resumed: nothing that its weights depend on, but for the length.
+# Parameters that may change when a run is resumed: its length, and those that its weights do not depend on.
 MAY_CHANGE_ON_RESUME = {
     "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_n", "evaluate_extractor",
     "num_processes", "device",
@@ -24,7 +21,7 @@ MAY_CHANGE_ON_RESUME = {
 
 
 def resumes(config: Config) -> bool:
-    """Whether a run is resumed: neither a new one nor a fork."""
+    """Whether a run is resumed, and neither new nor a fork."""
     return config.resume is not None and split_step(config.resume)[1] is None
 
 
@@ -62,9 +59,9 @@ def start_step(config: Config) -> int | None:
 
 
 def require_forkable(config: Config) -> None:
-    """Refuse a fork whose networks do not fit its parent's weights, or that has no step to take.
+    """Refuse a fork whose networks do not fit its parent's weights, or that has no step left to train.
 
-    A class count that follows from a folder of images is known once that is opened: check again with it.
+    The number of classes of a folder of images is known once it is opened: check again then.
 
     Raises
     ------
@@ -87,7 +84,7 @@ def require_forkable(config: Config) -> None:
 
 
 def _shapes(config: Config) -> dict:
-    """What the shapes of the networks' tensors follow from."""
+    """The parameters that determine the shapes of the networks' tensors."""
     names = ("image_size", "num_classes", "width", "z_dim", "d_flat_blocks", "attention_g", "attention_d", "sn_g", "sn_d")
     shapes = {name: getattr(config, name) for name in names} | dict(
         width_d=config.width_d or config.width,
@@ -100,13 +97,13 @@ def _shapes(config: Config) -> dict:
 
 
 def may_change(base: Config) -> set[str]:
-    """The parameters of a run that may change when it is resumed: those that define nothing, and what its first start decides."""
+    """The parameters of a run that may change when it is resumed, and those that its first start has still to decide."""
     undecided = {"mixed_precision": "auto", "num_classes": None}
     return MAY_CHANGE_ON_RESUME | {name for name, value in undecided.items() if getattr(base, name) == value}
 
 
 def require_resumable(config: Config, folder: Path) -> None:
-    """Refuse to resume the run in `folder` with settings that its weights do not come from, under another name, or to an end that it is past.
+    """Refuse to resume the run in `folder` with other settings than its weights come from, another name, or fewer steps than it has.
 
     Raises
     ------
@@ -115,11 +112,11 @@ def require_resumable(config: Config, folder: Path) -> None:
     """
     base, steps = read_config(folder), checkpoint_steps(folder)
     fork = f"to change it, fork the run: resume='{folder.name}@{steps[-1] if steps else '<step>'}'"
-    # A run keeps its own name, note and tags; where none are given, nothing is said about them.
-    named = [name for name in ("run", "note", "tags") if getattr(config, name) not in (None, getattr(base, name))]
-    for name in [name for name in config.changes(base) if name not in may_change(base)] + named:
-        value, kept = (shown(getattr(c, name)) for c in (config, base))
-        raise ParameterError(f"{name}={value} differs from the {kept} of run {shown(folder.name)}, which goes on; {fork}")
+    # A run keeps its name, note and tags; None means no change.
+    identity = [name for name in ("run", "note", "tags") if getattr(config, name) not in (None, getattr(base, name))]
+    for name in [name for name in config.changes(base) if name not in may_change(base)] + identity:
+        value, base_value = (shown(getattr(c, name)) for c in (config, base))
+        raise ParameterError(f"{name}={value} differs from the {base_value} of run {shown(folder.name)}, which is resumed; {fork}")
     if steps and config.steps < steps[-1]:
         raise ParameterError(
             f"steps={config.steps} is below {steps[-1]}, the newest checkpoint of run {shown(folder.name)}; set steps to {steps[-1]} or more"
@@ -127,5 +124,5 @@ def require_resumable(config: Config, folder: Path) -> None:
 
 
 def resume_command(resume: str) -> str:
-    """The command that resumes a run, or with "run@step" forks it, to be pasted into a shell."""
+    """The shell command that resumes a run, or forks it ("run@step")."""
     return shlex.join(["papermill", "train.ipynb", "-p", "resume", resume])
