@@ -42,7 +42,7 @@ def test_runs_are_found_by_name_pattern_and_tag(make):
     assert found("demo") == ["demo"] and found(str(runs[0].path)) == ["cat-0"]
     with pytest.raises(WorkbenchError, match=r"there is no run 'dogs' in .*did you mean 'dog'"):
         find_runs("dogs")
-    with pytest.raises(WorkbenchError, match=r"no run in .* goes by 'x\*'"):
+    with pytest.raises(WorkbenchError, match=r"no run in .* matches 'x\*'"):
         find_runs("x*")
 
 

@@ -269,7 +269,7 @@ def test_the_runs_of_a_study_exist_and_are_of_twins(tiny, tmp_path):
     recorded(tiny, "broken", [1.0])
     (outputs_dir() / "broken" / "config.json").write_text("")
     for study, says in (
-        ("nope", "there is no run 'nope'"), ("nope-*", "no run in .* goes by 'nope-"), ("photographs", "was trained on"), ("several", "pairs=2"),
+        ("nope", "there is no run 'nope'"), ("nope-*", "no run in .* matches 'nope-"), ("photographs", "was trained on"), ("several", "pairs=2"),
         ("broken", "names no run that can be read"), ("demo,photographs", "was trained on"),
     ):  # fmt: skip
         with pytest.raises(ParameterError, match=rf"^study='{re.escape(study)}'.*{says}") as error:
