@@ -150,11 +150,11 @@ def test_without_locks_the_heartbeat_alone_tells(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("resume", "says"), [("a@x", "'x' is not a step"), ("a@5", "no checkpoint at step 5"), ("b@5", "there is no run 'b'")]
+    ("resume", "message"), [("a@x", "'x' is not a step"), ("a@5", "no checkpoint at step 5"), ("b@5", "there is no run 'b'")]
 )
-def test_a_fork_point_that_is_not_there(tiny, resume, says):
+def test_a_fork_point_that_is_not_there(tiny, resume, message):
     save_checkpoint(create_run(tiny(run="a")).path, 4, {"g": {"w": torch.zeros(1)}}, {})
-    with pytest.raises(WorkbenchError, match=says):
+    with pytest.raises(WorkbenchError, match=message):
         fork_point(tiny(resume=resume, steps=5))
     assert fork_point(tiny(resume="a@4", steps=5))[1] == 4
     assert fork_point(tiny(resume="a")) is None

@@ -181,8 +181,8 @@ def test_a_damaged_folder_is_named_and_breaks_no_list(tiny, file, damage, monkey
     if file != "provenance.json" and not harmless:
         assert f"unreadable: {bad.path / file} (" in out + err
     assert [run.name for run in find_runs("good")] == ["good"] and [run.name for run in find_runs("x")] == ["good"]
-    told = f"unreadable: {bad.path / file} ("
-    assert harmless or told in err + out + capsys.readouterr().err
+    warning = f"unreadable: {bad.path / file} ("
+    assert harmless or warning in err + out + capsys.readouterr().err
     assert "Traceback" not in out + err
     if file == "config.json":
         with pytest.raises(UnreadableError, match="unreadable: "):
@@ -214,8 +214,8 @@ def test_going_on_drops_what_is_written_again_and_nothing_else(tiny, monkeypatch
         file.write(b'\0\0 a bad line\n{"step": 4, "loss_d": null}\n{"step": 2, "loss_d": null}\n{"step": 1')
     run.begin_records(run, 2)
     assert (run.path / "history.jsonl").read_bytes() == b'{"step": 1}\n{"step": 2}\n\0\0 a bad line\n{"step": 2, "loss_d": null}\n'
-    kept = [(row["step"], row["protocol"]) for row in run.evaluations()]
-    assert kept == [(1, "by hand"), (1, "p"), (2, "by hand"), (2, "p"), (3, "by hand")]
+    evaluations = [(row["step"], row["protocol"]) for row in run.evaluations()]
+    assert evaluations == [(1, "by hand"), (1, "p"), (2, "by hand"), (2, "p"), (3, "by hand")]
     # What cannot be read is not taken for empty.
     before = (run.path / "history.jsonl").read_bytes()
     with monkeypatch.context() as patch:
@@ -321,14 +321,14 @@ def test_what_defines_a_run_is_never_rewritten(tiny):
 def test_what_a_training_died_of_is_told_in_its_own_words(tiny):
     run = create_run(tiny(run="a"))
     run.set_status(state="running", born="1")
-    for log, says in (
+    for log, message in (
         ("packing\nParameterError: lr_d=x\nTraceback\nsubprocess.CalledProcessError: Command\n=====\n", "(ParameterError: lr_d=x)"),
         ("Traceback\n  File\nModuleNotFoundError: No module\n===\n", "(ModuleNotFoundError: No module)"),
         ("step 3\n\n====\n", "(step 3)"),
         ("", "died without reporting;"),
     ):
         (run.path / "train.log").write_bytes(b"\xff" * 100_000 + b"\n" + log.encode())
-        assert says in run.status()["message"] or not log
+        assert message in run.status()["message"] or not log
 
 
 def test_commands_to_be_pasted_are_quoted(tiny):
