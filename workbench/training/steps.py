@@ -58,15 +58,8 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
             accelerator.backward(loss / config.gradient_accumulation)
         real_logits, fake_logits = real_logits.detach(), fake_logits.detach()
         saturated_real, saturated_fake = saturation(real_logits, fake_logits)
-        reports.append(
-            dict(
-                loss_d=loss.detach(),
-                d_real=real_logits.mean(),
-                d_fake=fake_logits.mean(),
-                saturated_real=saturated_real,
-                saturated_fake=saturated_fake,
-            )
-        )
+        report = dict(loss_d=loss.detach(), d_real=real_logits.mean(), d_fake=fake_logits.mean())
+        reports.append(report | dict(saturated_real=saturated_real, saturated_fake=saturated_fake))
     norm, finite = gradient_norm(nets.optimizer_d, accelerator.scaler)
     nets.optimizer_d.step()
     nets.optimizer_d.zero_grad(set_to_none=True)
