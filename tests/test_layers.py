@@ -98,4 +98,4 @@ def test_what_goes_down_is_not():
         violations("training.loop", "from ..model import sampling\nfrom ..attention.capture import capture\nfrom .steps import d_step")
         == []
     )
-    assert violations("config", "import json\nfrom .files import open_regular\nfrom workbench.messages import shown") == []
+    assert violations("config", "import json\nfrom .files import open_regular\nfrom workbench.messages import short_repr") == []

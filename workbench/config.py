@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .files import UnreadableError, open_regular
-from .messages import ParameterError, shown, shown_text
+from .messages import ParameterError, short_repr, short_text
 from .parameters import Parameters, parameter, read_text, whole
 from .places import DEMO, data_dir, explicit_path, name_fault, outputs_dir, run_folder
 from .presets import BUILT_IN_DATA, DEFAULT, FOLDER_DATA, PRESETS
@@ -209,7 +209,7 @@ class Config(Parameters):
         base = read_config(run_folder("resume", name))
         if values.get("preset", base.preset) != base.preset:
             raise ParameterError(
-                f"preset={values['preset']!r} does not go with resume={shown(resume)}, which has preset {base.preset!r}: leave preset out"
+                f"preset={values['preset']!r} does not go with resume={short_repr(resume)}, which has preset {base.preset!r}: leave preset out"
             )
         if values.get("data", base.data) != base.data:  # what followed from the parent's data follows from this data
             values = {k: None for k, v in base._data_defaults.items() if k == "num_classes" or getattr(base, k) == v} | values
@@ -246,7 +246,7 @@ def _from_json(text: str | bytes, data_dir: Path) -> Config:  # lists of runs re
         values = dict(pairs)
         if len(values) < len(pairs):
             names = [name for name, _ in pairs]
-            raise ParameterError(f"the configuration has {shown(next(n for n in names if names.count(n) > 1))} twice")
+            raise ParameterError(f"the configuration has {short_repr(next(n for n in names if names.count(n) > 1))} twice")
         return values
 
     if len(text) > MAX_JSON:
@@ -257,7 +257,7 @@ def _from_json(text: str | bytes, data_dir: Path) -> Config:  # lists of runs re
     except ParameterError:
         raise
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers of thousands of digits, nested without end
-        raise ParameterError(f"the configuration is not valid JSON: {shown_text(str(error))}") from None
+        raise ParameterError(f"the configuration is not valid JSON: {short_text(str(error))}") from None
     if not isinstance(values, dict):
         raise ParameterError("the configuration must be a JSON object of parameters")
     Config.refuse_unknown(values)
@@ -311,7 +311,7 @@ def _sites(text: str) -> tuple[int, ...]:
 def _check(c: Config) -> None:
     """Refuse values that do not go together."""
     if c.run and name_fault(c.run):
-        raise ParameterError(f"run={shown(c.run)} cannot name a folder: {name_fault(c.run)}")
+        raise ParameterError(f"run={short_repr(c.run)} cannot name a folder: {name_fault(c.run)}")
     if c.pairs > 1 and (c.data != "twins" or c.image_size < 16 * c.pairs):
         raise ParameterError(
             f"pairs={c.pairs} is for data='twins' with 16 pixels or more for each, not {c.data!r} at image_size={c.image_size}"

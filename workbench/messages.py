@@ -90,16 +90,16 @@ def _plain(word: str) -> str:
     return word.lower().replace("-", "_").strip("_ ")
 
 
-def shown(value, length: int = 80) -> str:
+def short_repr(value, length: int = 80) -> str:
     """A value in a message: its repr in one line, the middle of a long one left out."""
     try:
         text = repr(value)
     except Exception:  # thousands of digits, or of lists in lists, or whatever an object of the user's raises
         text = f"<{type(value).__name__} that cannot be shown>"
-    return shown_text(text, length)
+    return short_text(text, length)
 
 
-def shown_text(text: str, length: int = 200) -> str:
+def short_text(text: str, length: int = 200) -> str:
     """Text in a message: in one line of printable characters, the middle of a long one left out."""
     text = "".join(sign if sign.isprintable() else " " for sign in text)
     return text if len(text) <= length else f"{text[: length - length // 3]}...{text[-(length // 3) :]}"

@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from numbers import Integral, Real
 from typing import ClassVar, NoReturn
 
-from .messages import ParameterError, WorkbenchError, nearest, shown
+from .messages import ParameterError, WorkbenchError, nearest, short_repr
 
 __all__ = ["ParameterError", "Parameters", "WorkbenchError", "in_words", "parameter", "read_text", "whole"]
 
@@ -100,7 +100,7 @@ class Parameters:
             if name not in known:
                 guess = nearest(name, known, cls.synonyms)
                 rest = "" if guess else f"the parameters are: {', '.join(known)}"
-                raise ParameterError(f"unknown parameter {shown(name)}; {guess}{rest}".rstrip())
+                raise ParameterError(f"unknown parameter {short_repr(name)}; {guess}{rest}".rstrip())
 
     @classmethod
     def read(cls, name: str, value):
@@ -186,7 +186,7 @@ def _coerce(f: Field, value):
 
     def refuse(what: str, guess: str = "") -> NoReturn:
         allowed = f"; {guess}allowed: {_allowed(f)}" if _allowed(f) else ""
-        raise ParameterError(f"{f.name}={shown(value)} is not {what}{allowed} ({f.name}: {f.metadata['meaning']})")
+        raise ParameterError(f"{f.name}={short_repr(value)} is not {what}{allowed} ({f.name}: {f.metadata['meaning']})")
 
     kind, optional = _type(f), _optional(f)
     if value is None:

@@ -9,7 +9,7 @@ import stat
 import unicodedata
 from pathlib import Path
 
-from .messages import nearest, shown
+from .messages import nearest, short_repr
 from .parameters import ParameterError, whole
 
 DEMO = Path(__file__).resolve().parent / "demo"  # a run that ships with the package
@@ -44,7 +44,7 @@ def _place(variable: str, name: str) -> Path:
     except OSError as error:  # a loop of links, a name too long, no permission
         reason = error.strerror or str(error)
     if reason:
-        raise ParameterError(f"{variable}={shown(text)} in the environment cannot be used ({reason}): set it to a folder, or unset it")
+        raise ParameterError(f"{variable}={short_repr(text)} in the environment cannot be used ({reason}): set it to a folder, or unset it")
     return path
 
 
@@ -80,14 +80,14 @@ def run_folder(parameter: str, text: str) -> Path:
     """
     folder = find_run_folder(text)
     if folder is None:
-        raise ParameterError(f"{parameter}={shown(text)}: {no_such_run(text)}")
+        raise ParameterError(f"{parameter}={short_repr(text)}: {no_such_run(text)}")
     return folder
 
 
 def no_such_run(text: str) -> str:
     """The message that there is no such run, with the nearest name."""
     known = sorted(path.parent.name for path in outputs_dir().glob("*/config.json"))
-    return f"there is no run {shown(text)} in {outputs_dir()}; {nearest(text, known)}it has {len(known)} runs"
+    return f"there is no run {short_repr(text)} in {outputs_dir()}; {nearest(text, known)}it has {len(known)} runs"
 
 
 def numbered(folder: Path, suffix: str = "") -> list[int]:

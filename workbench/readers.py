@@ -20,7 +20,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 
-from .messages import ParameterError, shown
+from .messages import ParameterError, short_repr
 from .parameters import Refuse, read_text, whole
 
 MOST = 2**53  # the largest integer of JavaScript
@@ -28,7 +28,7 @@ MOST = 2**53  # the largest integer of JavaScript
 
 def quote(parameter: str, text: str) -> str:
     """parameter='text', long text cut: how messages begin."""
-    return f"{parameter}={shown(text, 120)}"
+    return f"{parameter}={short_repr(text, 120)}"
 
 
 def words(text: str, sign: str = ",") -> list[str]:
@@ -116,7 +116,7 @@ def assignments(parameter: str, text: str) -> dict[str, str]:
     for part in parts if parts[-1] else parts[:-1]:
         name, equals, value = (word.strip() for word in part.partition("="))
         if not (name and equals):
-            raise ParameterError(f"{quote(parameter, text)}: {shown(part)} is not parameter=value")
+            raise ParameterError(f"{quote(parameter, text)}: {short_repr(part)} is not parameter=value")
         if name in values:
             raise ParameterError(f"{quote(parameter, text)}: {name} is assigned twice")
         if not all(word.strip() for word in value.split("|")):
@@ -153,7 +153,7 @@ def places(parameter: str, text: str, side: int) -> list[int]:
     for part in filter(None, (part.strip(" ()[]") for part in text.split(";"))):
         numbers = [whole(number.strip()) for number in part.split(",")]
         if len(numbers) != 2 or not all(number is not None and number < side for number in numbers):
-            raise ParameterError(f'{quote(parameter, text)}: {shown(part)} is not "row,column", each from 0 to {side - 1}')
+            raise ParameterError(f'{quote(parameter, text)}: {short_repr(part)} is not "row,column", each from 0 to {side - 1}')
         positions.append(numbers[0] * side + numbers[1])
     return positions
 
@@ -171,6 +171,6 @@ def latents(parameter: str, text: str) -> list[tuple[int, int]]:
         seed, _, sample = part.partition(":")
         first, second = whole(seed), whole(sample or "0")
         if first is None or second is None or max(first, second) >= MOST:
-            raise ParameterError(f"{quote(parameter, text)}: {shown(part)} is not a seed such as 3, or a sample of it such as 3:7")
+            raise ParameterError(f"{quote(parameter, text)}: {short_repr(part)} is not a seed such as 3, or a sample of it such as 3:7")
         pairs.append((first, second))
     return pairs

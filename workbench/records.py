@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from .messages import ParameterError, shown
+from .messages import ParameterError, short_repr
 
 BY_TRAINING = "during_training"  # key of evaluations that a training repeats when it is resumed from before them
 MAX_STEP = 2**53  # the largest integer of JSON in every language
@@ -205,10 +205,10 @@ def evaluation_record(
     for name, fit in fits.items():
         if not fit:
             raise ParameterError(
-                f"{name}={shown(scores if name == 'scores' else record[name])} does not fit an evaluation: see evaluation_record"
+                f"{name}={short_repr(scores if name == 'scores' else record[name])} does not fit an evaluation: see evaluation_record"
             )
     if step is None:
         return record
     if not is_step(step):
-        raise ParameterError(f"step={shown(step)} is not a step: a whole number from 0 on")
+        raise ParameterError(f"step={short_repr(step)} is not a step: a whole number from 0 on")
     return dict(step=step) | record

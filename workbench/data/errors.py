@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from ..messages import WorkbenchError, shown_text
+from ..messages import WorkbenchError, short_text
 
 UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, surrogates, separators of lines and paragraphs
 INVISIBLE = {"Cf"}  # direction and joining of text: usual in some languages, but names that differ in them look the same
@@ -31,7 +31,7 @@ class DataError(WorkbenchError):
     def __init__(self, problem: Part, *fixes: Part):
         self.problem, self.fixes = problem, fixes
         text = ", or ".join(fix if isinstance(fix, str) else f"set {''.join(fix)}" for fix in fixes)
-        super().__init__(shown_text(printable("".join(problem) + (f": {text}" if text else "")), 1000))  # a path may be long
+        super().__init__(short_text(printable("".join(problem) + (f": {text}" if text else "")), 1000))  # a path may be long
 
     def renamed(self, **names: str | None) -> DataError:
         """The same error for a caller with other names of the parameters; None: without that parameter, and so without its fixes."""
@@ -56,4 +56,4 @@ def first_of(names: Sequence[str]) -> str:
 def reason(error: Exception) -> str:
     """The message of a library's exception, in one short line."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
-    return shown_text(text) or type(error).__name__
+    return short_text(text) or type(error).__name__

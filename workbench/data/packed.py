@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..files import StorageError, UnreadableError, new_folder, read_json, storing, synced
-from ..messages import shown
+from ..messages import short_repr
 from ..progress import progress as show_progress
 from ..progress import silent
 from ..tensors import CHANGED, SUMS, digest, seal, sums
@@ -231,9 +231,9 @@ def _check_meta(path: Path, meta: dict) -> None:
         raise UnreadableError(path, f"missing or unknown: {', '.join(sorted(meta.keys() ^ fits.keys()))}")
     for name, fit in fits.items():
         if not fit(meta[name]):
-            raise UnreadableError(path, f"{name} is {shown(meta[name])}")
+            raise UnreadableError(path, f"{name} is {short_repr(meta[name])}")
     if not meta["conditional"] and meta["classes"] != ["all"]:
-        raise UnreadableError(path, f"classes is {shown(meta['classes'])}, of images without classes")
+        raise UnreadableError(path, f"classes is {short_repr(meta['classes'])}, of images without classes")
 
 
 def _check_arrays(folder: Path, data: Images) -> None:

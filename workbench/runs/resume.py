@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 from ..config import Config, read_config
-from ..messages import shown
+from ..messages import short_repr
 from ..parameters import ParameterError, whole
 from ..places import DEMO, run_folder
 from ..readers import split_step
@@ -35,7 +35,7 @@ def parent_folder(config: Config) -> Path:
     """
     folder = run_folder("resume", split_step(config.resume or "")[0])
     if folder == DEMO:
-        raise ParameterError(f"resume={shown(config.resume)}: the demo cannot be trained, it ships without optimiser states")
+        raise ParameterError(f"resume={short_repr(config.resume)}: the demo cannot be trained, it ships without optimiser states")
     return folder
 
 
@@ -52,9 +52,9 @@ def start_step(config: Config) -> int | None:
         return None
     step, steps = whole(text), checkpoint_steps(parent_folder(config))
     if step not in steps:
-        what = f"{shown(text)} is not a step" if step is None else f"run {shown(name)} has no checkpoint at step {step}"
+        what = f"{short_repr(text)} is not a step" if step is None else f"run {short_repr(name)} has no checkpoint at step {step}"
         known = textwrap.shorten(", ".join(map(str, reversed(steps))), 150, placeholder=" ...") or "none yet"
-        raise ParameterError(f"resume={shown(config.resume)}: {what}; there are: {known}")
+        raise ParameterError(f"resume={short_repr(config.resume)}: {what}; there are: {known}")
     return step
 
 
@@ -72,14 +72,14 @@ def require_forkable(config: Config) -> None:
     fork, parent = _shapes(config), _shapes(base)
     for name, value in fork.items():
         if value != parent.get(name) and not (name == "num_classes" and None in (value, parent[name])):
-            source = f" (of data={shown(config.data)})" if name == "num_classes" and config.data != base.data else ""
+            source = f" (of data={short_repr(config.data)})" if name == "num_classes" and config.data != base.data else ""
             raise ParameterError(
-                f"{name}={value!r}{source} differs from the {parent[name]!r} of the run that resume={shown(config.resume)} forks, "
+                f"{name}={value!r}{source} differs from the {parent[name]!r} of the run that resume={short_repr(config.resume)} forks, "
                 f"whose weights do not fit then; keep {name}={parent[name]!r}, or start a new run without resume"
             )
     if config.steps <= start:
         raise ParameterError(
-            f"steps={config.steps} is not above {start}, the step that resume={shown(config.resume)} starts at; set steps above {start}"
+            f"steps={config.steps} is not above {start}, the step that resume={short_repr(config.resume)} starts at; set steps above {start}"
         )
 
 
@@ -115,11 +115,11 @@ def require_resumable(config: Config, folder: Path) -> None:
     # A run keeps its name, note and tags; None means no change.
     identity = [name for name in ("run", "note", "tags") if getattr(config, name) not in (None, getattr(base, name))]
     for name in [name for name in config.changes(base) if name not in may_change(base)] + identity:
-        value, base_value = (shown(getattr(c, name)) for c in (config, base))
-        raise ParameterError(f"{name}={value} differs from the {base_value} of run {shown(folder.name)}, which is resumed; {fork}")
+        value, base_value = (short_repr(getattr(c, name)) for c in (config, base))
+        raise ParameterError(f"{name}={value} differs from the {base_value} of run {short_repr(folder.name)}, which is resumed; {fork}")
     if steps and config.steps < steps[-1]:
         raise ParameterError(
-            f"steps={config.steps} is below {steps[-1]}, the newest checkpoint of run {shown(folder.name)}; set steps to {steps[-1]} or more"
+            f"steps={config.steps} is below {steps[-1]}, the newest checkpoint of run {short_repr(folder.name)}; set steps to {steps[-1]} or more"
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..figures import Drawing, Plot, Table, listing, measured, write
 from ..files import replace_text, storing
 from ..machine import git_state
-from ..messages import shown
+from ..messages import short_repr
 from ..parameters import Parameters, WorkbenchError, parameter
 from ..progress import progress
 from ..readers import read_list, read_steps
@@ -72,7 +72,7 @@ class Comparison(Parameters):
         kept = groups.readable(named)
         if named and not kept and self.runs.strip(" ,"):
             raise WorkbenchError(
-                f"runs={shown(self.runs)}: none of the {len(named)} runs can be read; see the lines above, fix or delete them"
+                f"runs={short_repr(self.runs)}: none of the {len(named)} runs can be read; see the lines above, fix or delete them"
             )
         return groups.group(kept)
 
