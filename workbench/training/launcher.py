@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from dataclasses import asdict
 
 from ..config import Config
 from ..data import open_data
@@ -47,8 +46,8 @@ def launch(config: Config, attached: bool = False) -> Run:
         with holding(run):
             return _start(run, run.update_config(config), attached)
     except BusyError:
-        values, current = asdict(config), asdict(run.config)
-        ignored = [f"{name}={values[name]!r}" for name in sorted(MAY_CHANGE_ON_RESUME) if values[name] != current[name]]
+        changes = config.changes(run.config)
+        ignored = [f"{name}={changes[name]!r}" for name in sorted(MAY_CHANGE_ON_RESUME & changes.keys())]
         if ignored:
             print(f"run {run.name!r} is being trained already: {', '.join(ignored)} is not applied; stop and resume it", flush=True)
         return run
