@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from workbench import WorkbenchError
+from workbench.machine import describe_machine
 from workbench.messages import command
 from workbench.metrics import Extractor, Moments, Reference, frechet_distance, inception, intra_frechet_distance, measure, protocol
 from workbench.metrics.fid import square_root_factor
 from workbench.metrics.one_pass import plan
 from workbench.metrics.scores import ImageSet
-from workbench.runs import describe_machine
 
 from .timing import in_turn, median_ratio, peak_memory, seconds
 

@@ -24,10 +24,10 @@ from torch.nn.utils import parametrize
 from workbench import Config, Generator, ParameterError, WorkbenchError, sampling
 from workbench.data import Images, loader
 from workbench.evaluation import Samples
+from workbench.machine import describe_machine
 from workbench.messages import command
 from workbench.metrics import protocol
 from workbench.processes import on_cpu
-from workbench.runs import describe_machine
 from workbench.training.setup import decide_precision
 
 from .growth import dominating, draw_growth, growth

@@ -132,7 +132,7 @@ def test_papermill_trains_on_a_folder_from_anywhere_without_an_output_path(tmp_p
     ("train", "-p lr_d fast", "ParameterError: lr_d='fast' is not a number; allowed: above 0 and at most 1"),
     ("train", "-p steps 0", "ParameterError: steps=0 is not in range; allowed: at least 1"),
     ("train", "-p data nowhere", "DataError: "),
-    ("train", "-p data nowhere -p run scored", "ParameterError: run='scored' exists already; go on with it by resume='scored', or choose another"),
+    ("train", "-p data nowhere -p run scored", "ParameterError: run='scored' exists already; resume it with resume='scored', or choose another"),
     ("evaluate", "-p run nothing", "WorkbenchError: there is no run 'nothing'"),
     ("evaluate", "-p run scored -p protocl official", "ParameterError: unknown parameter 'protocl'; did you mean 'protocol'?"),
     ("evaluate", "-p run scored -p scores fid", "ParameterError: scores='fid' is defined by the reference Inception"),
@@ -300,7 +300,7 @@ def test_signals_to_papermill_save_the_training(tmp_path, how):
     while run.active and time.monotonic() < end + 60:
         time.sleep(0.2)
     assert run.status()["state"] == "stopped" and run.checkpoint_steps(), run.log_tail()
-    assert "go on with: papermill train.ipynb -p resume" in run.status()["message"]
+    assert "resume with: papermill train.ipynb -p resume" in run.status()["message"]
     more = dict(resume=run.name, steps=run.checkpoint_steps()[-1] + 2)
     if how == signal.SIGINT:  # going on is the same whatever ended it: by papermill as it says, and quickly
         resumed = papermill("train.ipynb", tmp_path / "more.ipynb", *[word for item in more.items() for word in ("-p", *item)])

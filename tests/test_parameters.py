@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from workbench import Ablation, Config, Evaluation
-from workbench.messages import command, nearest, shown
+from workbench.messages import command, nearest, short_repr
 from workbench.parameters import ParameterError, Parameters, WorkbenchError, parameter
 
 
@@ -268,8 +268,8 @@ def test_values_in_messages_are_short_and_in_one_line():
     for _ in range(20_000):
         deep = [deep]
     for value in ("x" * 10**6, "\n\0\x1b\ud800", ["é\n"] * 1000, deep, 10**9999, np.zeros((9, 9)), {"a": "b\n"}):
-        assert len(shown(value)) <= 83 and shown(value).isprintable()
-    assert shown("a") == "'a'" and shown("x" * 200).startswith("'xxx") and shown("x" * 200).endswith("xxx'")
+        assert len(short_repr(value)) <= 83 and short_repr(value).isprintable()
+    assert short_repr("a") == "'a'" and short_repr("x" * 200).startswith("'xxx") and short_repr("x" * 200).endswith("xxx'")
     while deep:  # or its deletion is deeper than the stack
         deep = deep.pop()
     assert "unknown parameter 'aaa" in refused(Numbers, **{"a" * 10_000: 1})

@@ -108,7 +108,7 @@ def test_processes_of_a_group_end_together(tmp_path, how):
     if how == "end":
         assert outputs == ["done\n", "done\n"]
     else:
-        assert outputs[0].startswith("told: another of the 2 processes ended before its time") and outputs[1] == ""
+        assert outputs[0].startswith("told: another of the 2 processes ended early") and outputs[1] == ""
 
 
 @pytest.mark.slow

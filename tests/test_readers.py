@@ -77,7 +77,7 @@ def test_sites_and_seeds():
         "none",
     ]
     assert read_seeds("3, 1", refuse) == "3,1" and read_seeds([0, 1], refuse) == "0,1"
-    with pytest.raises(Refused, match="1 is there 2 times"):
+    with pytest.raises(Refused, match="1 appears 2 times"):
         read_seeds("1,0,1", refuse)
     with pytest.raises(Refused, match="such as 0,1,2"):
         read_seeds("a", refuse)
@@ -96,7 +96,7 @@ def test_settings_and_grids():
 @pytest.mark.parametrize(
     ("text", "says"),
     [("a", "'a' is not parameter=value"), ("=1", "'=1' is not parameter"), ("a=1;;b=2", "'' is not"), ("a=1; a=2", "a is assigned twice"), ("a=", "a is empty"),
-     ("a=1|", "a value of a is empty"), ("a=1|1", "a=1 is there twice")],
+     ("a=1|", "a value of a is empty"), ("a=1|1", "a=1 appears twice")],
 )  # fmt: skip
 def test_settings_that_cannot_be_read(text, says):
     with pytest.raises(ParameterError, match=r"^grid='.*': ") as error:

@@ -1,4 +1,4 @@
-"""`python -m workbench`: the parameters, the runs, how one stands, and the parameters cells of the notebooks."""
+"""`python -m workbench`: parameters, runs and their states, and the parameters cells of the notebooks."""
 
 import argparse
 import sys
@@ -22,9 +22,9 @@ def main() -> None:
     commands.add_parser("runs", help="all runs, with their states")
     reserving = commands.add_parser("reserve", help="make a folder for a new run and print its name")
     reserving.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter of the run")
-    releasing = commands.add_parser("release", help="give a name from `reserve` back, if no run was begun under it")
+    releasing = commands.add_parser("release", help="delete the folder from `reserve`, if no run has started in it")
     releasing.add_argument("run")
-    showing = commands.add_parser("show", help="wait until a run is at rest, then tell how it stands")
+    showing = commands.add_parser("show", help="wait until a run is not being trained, then print its state")
     showing.add_argument("run")
     arguments = parser.parse_args()
     if arguments.command == "parameters":

@@ -1,11 +1,10 @@
-"""`python -m workbench.bench`: the training benchmark of a checkout, which is no part of the package (see `benchmarks/training.py`)."""
+"""`python -m workbench.bench`: the training benchmark, `benchmarks/training.py` of a checkout."""
 
 import sys
 from pathlib import Path
 
 
 def main() -> int:
-    """Run it; the exit status."""
     checkout = Path(__file__).resolve().parent.parent
     if not (checkout / "benchmarks" / "training.py").is_file():
         print(

@@ -1,7 +1,7 @@
 """Settings: every parameter with its meaning and range, and reading them from presets, parameters and `config.json`.
 
-A `Config` is frozen and complete: it is what a run folder stores (`config.json`) and what models are rebuilt from. What a run allows
-when it is resumed or forked is in `runs.resume`. This module needs the standard library only.
+A `Config` is frozen and complete: a run folder stores it (`config.json`), and models are rebuilt from it. `runs.resume` has the rules of
+resuming and forking.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .files import UnreadableError, open_regular
-from .messages import ParameterError, shown, shown_text
+from .messages import ParameterError, short_repr, short_text
 from .parameters import Parameters, parameter, read_text, whole
 from .places import DEMO, data_dir, explicit_path, name_fault, outputs_dir, run_folder
 from .presets import BUILT_IN_DATA, DEFAULT, FOLDER_DATA, PRESETS
@@ -26,7 +26,7 @@ from .synonyms import SYNONYMS
 
 
 def _read_data(value, refuse) -> str:
-    """A built-in name, or the absolute path of a folder of images: as given, or, where that does not exist, in the data folder."""
+    """A built-in name, or the absolute path of a folder of images; relative paths that do not exist are looked up in the data folder."""
     text = read_text(value, refuse)
     if text.strip() in BUILT_IN_DATA:
         return text.strip()
@@ -41,7 +41,7 @@ def _read_data(value, refuse) -> str:
 
 
 def _read_resume(value, refuse) -> str:
-    """ "run" or "run@step"; an explicit path is made absolute, and becomes a name where it lies in the outputs folder."""
+    """ "run" or "run@step"; an explicit path becomes absolute, or a name if it lies in the outputs folder."""
     text = read_text(value, refuse).strip()
     name, step = split_step(text)
     try:
@@ -97,8 +97,8 @@ class Config(Parameters):
         "none", "augmentation of real images (flip), or of real and fake (diffaug)", choices=("none", "flip", "diffaug")
     )
 
-    lr_g: float | None = parameter(None, "learning rate of G", above=0, high=1, none="1.5e-3 for twins, else 3e-4", section="Optimisation")
-    lr_d: float | None = parameter(None, "learning rate of D", above=0, high=1, none="2.5e-3 for twins, else 8e-4")
+    lr_g: float = parameter(None, "learning rate of G", above=0, high=1, none="1.5e-3 for twins, else 3e-4", section="Optimisation")
+    lr_d: float = parameter(None, "learning rate of D", above=0, high=1, none="2.5e-3 for twins, else 8e-4")
     beta1: float = parameter(0.0, "Adam's decay of the first moment", low=0, below=1)
     beta2: float = parameter(0.9, "Adam's decay of the second moment", low=0, below=1)
     d_steps: int = parameter(1, "D steps per G step", low=1)
@@ -125,8 +125,8 @@ class Config(Parameters):
     sample_every: int = parameter(100, "steps between sample grids and attention snapshots", low=1)
     checkpoint_every: int = parameter(500, "steps between checkpoints", low=1)
     keep_checkpoints: int | None = parameter(None, "newest checkpoints to keep", low=1, none="all")
-    evaluate_every: int | None = parameter(None, "steps between evaluations; 0: never", low=0, none="250 for twins, else 0")
-    evaluate_n: int | None = parameter(None, "images per evaluation", low=10, none="500 for twins, else 5000")
+    evaluate_every: int = parameter(None, "steps between evaluations; 0: never", low=0, none="250 for twins, else 0")
+    evaluate_n: int = parameter(None, "images per evaluation", low=10, none="500 for twins, else 5000")
     evaluate_extractor: str = parameter("auto", "inception, twins or module:attribute; auto: twins for twins, else inception")
 
     def __post_init__(self):
@@ -177,46 +177,44 @@ class Config(Parameters):
         return BUILT_IN_DATA.get(self.data, FOLDER_DATA)
 
     def changes(self, base: Config) -> dict:
-        """Parameters (name: value) in which this differs from `base`, the run's identity and notes left out."""
+        """Parameters (name: value) in which this differs from `base`, without the run's identity and notes."""
         skip = {"preset", "run", "resume", "note", "tags"}
-        mine, theirs = asdict(self), asdict(base)
+        values, base_values = asdict(self), asdict(base)
         if self.data != base.data:
-            skip |= {name for name, value in self._data_defaults.items() if mine[name] == value}
-        return {k: v for k, v in mine.items() if k not in skip and v != theirs[k]}
+            skip |= {name for name, value in self._data_defaults.items() if values[name] == value}
+        return {name: value for name, value in values.items() if name not in skip and value != base_values[name]}
 
     # ------------------------------------------------------------------------------------------------- making one
 
     @classmethod
     def from_parameters(cls, parameters: Mapping) -> Config:
-        """Settings from notebook parameters or any mapping: `None` means the value of the preset.
+        """Settings from notebook parameters or any mapping: None means the value of the preset, or of the run that `resume` names.
 
-        Values are coerced to the declared type of the parameter, whatever papermill or a shell made of them ("4e-4",
-        1e3, "false"). With `resume`, the settings of that run are what `None` stands for; whether it can be gone on with like this is for
-        `runs.require_startable` to say.
+        Values are coerced to the declared type, whatever papermill or a shell made of them ("4e-4", 1e3, "false"). Whether the run can be
+        resumed with them is up to `runs.require_startable`.
 
         Raises
         ------
         ParameterError
-            For an unknown name (the message tells the nearest known one) or a value that does not fit.
+            For an unknown name (the message suggests the nearest known one) or a value that does not fit.
         """
         cls.refuse_unknown(parameters)
-        given = {name: cls.read(name, value) for name, value in parameters.items() if value is not None}
-        if given.get("run") == DEMO.name:
+        values = {name: cls.read(name, value) for name, value in parameters.items() if value is not None}
+        if values.get("run") == DEMO.name:
             raise ParameterError(f"run={DEMO.name!r} is the run that ships with the package; choose another name")
-        resume = given.get("resume")
+        resume = values.get("resume")
         if not resume:
-            return cls.preset(given.pop("preset", DEFAULT), **given)
+            return cls.preset(values.pop("preset", DEFAULT), **values)
         name, step = split_step(resume)
         base = read_config(run_folder("resume", name))
-        if given.get("preset", base.preset) != base.preset:
+        if values.get("preset", base.preset) != base.preset:
             raise ParameterError(
-                f"preset={given['preset']!r} does not go with resume={shown(resume)}, which has preset {base.preset!r}: leave preset out"
+                f"preset={values['preset']!r} does not go with resume={short_repr(resume)}, which has preset {base.preset!r}: leave preset out"
             )
-        if given.get("data", base.data) != base.data:
-            followed = {k: None for k, v in base._data_defaults.items() if k == "num_classes" or getattr(base, k) == v}
-            given = followed | given  # what followed from the parent's data follows from this
-        inherited = {} if step is None else dict(run=None, note=None, tags=None)  # a fork is called by names of its own
-        return base.replace(**inherited | given | dict(resume=resume))
+        if values.get("data", base.data) != base.data:  # what followed from the parent's data follows from this data
+            values = {k: None for k, v in base._data_defaults.items() if k == "num_classes" or getattr(base, k) == v} | values
+        identity = {} if step is None else dict(run=None, note=None, tags=None)  # a fork has its own
+        return base.replace(**identity | values | dict(resume=resume))
 
     def replace(self, /, **changes) -> Config:
         """A copy with some parameters replaced."""
@@ -244,22 +242,22 @@ MAX_JSON = 1_000_000  # bytes of settings
 
 @functools.lru_cache(maxsize=1024)
 def _from_json(text: str | bytes, data_dir: Path) -> Config:  # lists of runs read the same text again and again
-    def no_twins(pairs: list) -> dict:
+    def refuse_duplicates(pairs: list) -> dict:
         values = dict(pairs)
         if len(values) < len(pairs):
             names = [name for name, _ in pairs]
-            raise ParameterError(f"the configuration has {shown(next(n for n in names if names.count(n) > 1))} twice")
+            raise ParameterError(f"the configuration has {short_repr(next(n for n in names if names.count(n) > 1))} twice")
         return values
 
     if len(text) > MAX_JSON:
         raise ParameterError(f"the configuration is larger than {MAX_JSON:,} bytes")
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
-        values = json.loads(text, object_pairs_hook=no_twins)
+        values = json.loads(text, object_pairs_hook=refuse_duplicates)
     except ParameterError:
         raise
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers of thousands of digits, nested without end
-        raise ParameterError(f"the configuration is not valid JSON: {shown_text(str(error))}") from None
+        raise ParameterError(f"the configuration is not valid JSON: {short_text(str(error))}") from None
     if not isinstance(values, dict):
         raise ParameterError("the configuration must be a JSON object of parameters")
     Config.refuse_unknown(values)
@@ -280,7 +278,7 @@ def _preset(cls, name: str, /, **overrides) -> Config:
 
 
 # Attached here because `preset` is a parameter too: on a Config it is that value, on the class this constructor.
-Config.preset = classmethod(_preset)
+Config.preset = classmethod(_preset)  # type: ignore[assignment]
 
 
 def read_config(folder: Path) -> Config:
@@ -313,7 +311,7 @@ def _sites(text: str) -> tuple[int, ...]:
 def _check(c: Config) -> None:
     """Refuse values that do not go together."""
     if c.run and name_fault(c.run):
-        raise ParameterError(f"run={shown(c.run)} cannot name a folder: {name_fault(c.run)}")
+        raise ParameterError(f"run={short_repr(c.run)} cannot name a folder: {name_fault(c.run)}")
     if c.pairs > 1 and (c.data != "twins" or c.image_size < 16 * c.pairs):
         raise ParameterError(
             f"pairs={c.pairs} is for data='twins' with 16 pixels or more for each, not {c.data!r} at image_size={c.image_size}"
@@ -323,11 +321,11 @@ def _check(c: Config) -> None:
             f"d_downsamples={c.d_downsamples} leaves less than a 4x4 map at image_size={c.image_size}; at most {int(math.log2(c.image_size)) - 2}"
         )
     for name, sites, maps in (("attention_g", c.sites_g, c.maps_g), ("attention_d", c.sites_d, c.maps_d)):
-        wrong = [s for s in sites if s not in maps]
-        if wrong:
+        missing = [site for site in sites if site not in maps]
+        if missing:
             net = name[-1].upper()
             raise ParameterError(
-                f"{name}={getattr(c, name)!r}: {net} has no feature map of size {wrong[0]} at image_size={c.image_size}; allowed: none, or a list from {', '.join(map(str, sorted(maps)))}"
+                f"{name}={getattr(c, name)!r}: {net} has no feature map of size {missing[0]} at image_size={c.image_size}; allowed: none, or a list from {', '.join(map(str, sorted(maps)))}"
             )
     parts = c.num_processes * c.gradient_accumulation
     if c.batch_size % parts:
@@ -336,12 +334,10 @@ def _check(c: Config) -> None:
         )
     micro, share = c.batch_size // c.gradient_accumulation, c.batch_size // parts
     if micro % c.group_size:
-        cure = (
-            f"a divisor of {micro}" if c.batch_norm_group else f"batch_norm_group, a divisor of {micro} (this changes what G learns from)"
-        )
+        fix = f"a divisor of {micro}" if c.batch_norm_group else f"batch_norm_group, a divisor of {micro} (this changes what G learns from)"
         raise ParameterError(
             f"batch_norm_group={c.batch_norm_group} ({c.group_size} images) does not fit into the {micro} images that are worked on at once "
-            f"(batch_size={c.batch_size}, gradient_accumulation={c.gradient_accumulation}); set {cure}"
+            f"(batch_size={c.batch_size}, gradient_accumulation={c.gradient_accumulation}); set {fix}"
         )
     if c.group_size % share and share % c.group_size:
         raise ParameterError(

@@ -1,7 +1,7 @@
 """Files: written whole or not at all, checked when read, with errors that name the disk.
 
-This module needs no torch. Temporary files are called `.<name>.tmp-<random>`, folders that are being made `.<name>.part-<random>`, and
-what is being deleted `.<name>.old-<random>`: a killed process leaves nothing else, and `remove_leftovers` deletes it.
+Temporary files are called `.<name>.tmp-<random>`, unfinished folders `.<name>.part-<random>`, folders that are being deleted
+`.<name>.old-<random>`: a killed process leaves nothing else, and `remove_leftovers` deletes it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,7 +68,7 @@ def _cannot_write(path: Path, error: OSError) -> str:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace a file at once: whoever reads it, also after a power cut, sees all of the old text or all of the new one.
+    """Replace a file atomically: readers, also after a power cut, see all of the old text or all of the new one.
 
     Raises
     ------
@@ -78,13 +79,13 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """As `replace_text`, for bytes."""
+    """`replace_text` for bytes."""
     with _beside(path, content) as temporary:
         os.replace(temporary, path)
 
 
 def claim_text(path: Path, text: str) -> bool:
-    """Write a new file at once, with all of its text; False, and nothing written, if there is one already."""
+    """Write a new file atomically; False, and nothing written, if it exists."""
     with _beside(path, text.encode()) as temporary:
         try:
             os.link(temporary, path)
@@ -93,7 +94,7 @@ def claim_text(path: Path, text: str) -> bool:
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
                 raise
-            if path.exists():  # a file system without hard links: a gap of microseconds is left
+            if path.exists():  # a file system without hard links: a race of microseconds remains
                 return False
             os.replace(temporary, path)
     return True
@@ -101,7 +102,7 @@ def claim_text(path: Path, text: str) -> bool:
 
 @contextmanager
 def _beside(path: Path, content: bytes) -> Iterator[Path]:
-    """A temporary file beside `path` with this content, on the disk; it is gone afterwards."""
+    """A temporary file beside `path` with this content, flushed to the disk; deleted afterwards."""
     temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     with storing(path):
         try:
@@ -114,12 +115,12 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
 
 
 def append_record(path: Path, record: dict) -> None:
-    """Append a line to a JSON-lines file, in one piece; a torn last line is ended first, so that it costs nothing but itself.
+    """Append a line to a JSON-lines file, whole or not at all; a torn last line is ended first.
 
     Raises
     ------
     StorageError
-        If it cannot be written; the file then ends where it ended before.
+        If it cannot be written; the file is then as it was.
     """
     line = json.dumps(record).encode() + b"\n"
     with storing(path):
@@ -142,10 +143,9 @@ def append_record(path: Path, record: dict) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which is at `path` once all is done, and gone after an error.
+    """A folder to write into, which is moved to `path` at the end, and deleted after an error.
 
-    If two processes make the same folder, the first one to finish wins, and the folder of the other is deleted. A lock tells
-    `remove_abandoned` that a process is still making it.
+    If two processes make the same folder, the first to finish wins. A lock tells `remove_abandoned` that a process is still at work.
     """
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def delete_folder(path: Path) -> None:
-    """Delete a folder so that it is whole or gone at any time: renamed first, then deleted. A missing folder is no error."""
+    """Delete a folder, renamed first so that it is whole or gone at any time. A missing folder is no error."""
     old = path.with_name(f".{path.name}.old-{secrets.token_hex(4)}")
     try:
         os.replace(path, old)
@@ -183,7 +183,7 @@ def delete_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes left half-written or half-deleted directly in `folder`, which no other process may be writing to."""
+    """Delete what killed processes left directly in `folder`, to which no other process may be writing."""
     for path in folder.glob(".*") if folder.is_dir() else ():
         if any(mark in path.name for mark in LEFTOVERS):
             if path.is_dir() and not path.is_symlink():
@@ -194,22 +194,22 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
-    """Delete what killed processes left of making or deleting the folder `name` (None: any) in `folder`, where others may be at work.
+    """Delete what killed processes left of the folder `name` (None: any) in `folder`, where other processes may be at work.
 
-    What another process is making stays, as its lock shows; where there are no locks, what has changed within a day.
+    Folders that another process has locked stay; on a file system without locks, those that changed within a day.
     """
     pattern = "*" if name is None else glob.escape(name)
     for path in (path for mark in LEFTOVERS for path in folder.glob(f".{pattern}{mark}*")):
         with suppress(OSError):
-            unused = time.time() - path.stat().st_mtime
-            with _held(path, fcntl.LOCK_EX | fcntl.LOCK_NB) if unused < DAY else nullcontext():
-                if unused > 60 or any(path.iterdir()):  # else its lock may be still to come
+            age = time.time() - path.stat().st_mtime
+            with _held(path, fcntl.LOCK_EX | fcntl.LOCK_NB) if age < DAY else nullcontext():
+                if age > 60 or any(path.iterdir()):  # else its process may be about to lock it
                     shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
 def synced(path: Path) -> Iterator[BinaryIO]:
-    """A new file that is flushed to the disk in the end, so that no power cut keeps its name and loses its content."""
+    """A new file, flushed to the disk at the end: a power cut never keeps the name and loses the content."""
     with open(path, "wb") as file:
         yield file
         file.flush()
@@ -229,8 +229,8 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """A regular file, opened for reading: a pipe or a device, which may have no end, is an OSError."""
+def open_regular(path: str | Path) -> Iterator[BufferedReader]:
+    """A regular file, opened for reading; an OSError for a pipe or a device, which may have no end."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -249,7 +249,9 @@ def read_json(path: Path) -> dict:
     Raises
     ------
     UnreadableError
-        If the file holds anything else; a file that is not there is a FileNotFoundError.
+        If the file holds anything else.
+    FileNotFoundError
+        If there is no such file.
     """
     try:
         value = json.loads(content := read_bytes(path))
@@ -265,9 +267,9 @@ def read_json(path: Path) -> dict:
 
 
 def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True) -> list[dict]:
-    """The objects of a JSON-lines file, in order. Invalid lines, and those that do not fit, are left out and reported once.
+    """The objects of a JSON-lines file, in order. Invalid lines, and those that do not fit, are reported once and left out.
 
-    A last line without an end is still being written: left out without a report.
+    A last line without an end is still being written, and left out silently.
     """
     try:
         content = read_bytes(path)
@@ -292,7 +294,7 @@ def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True)
 
 
 def drop_records(path: Path, drop: Callable[[dict], bool]) -> None:
-    """Delete the records for which `drop` is true, and a last line without an end, from a JSON-lines file; invalid lines stay.
+    """Delete the records for which `drop` is true from a JSON-lines file; invalid lines stay, but a last line without an end goes too.
 
     Raises
     ------
@@ -313,9 +315,9 @@ def drop_records(path: Path, drop: Callable[[dict], bool]) -> None:
         except (ValueError, RecursionError, TypeError, KeyError):
             return False
 
-    kept = b"".join(line + b"\n" for line in content.split(b"\n")[:-1] if not dropped(line))
-    if kept != content:
-        replace_bytes(path, kept)
+    rest = b"".join(line + b"\n" for line in content.split(b"\n")[:-1] if not dropped(line))
+    if rest != content:
+        replace_bytes(path, rest)
 
 
 # ----------------------------------------------------------------------------------------------------- locks
@@ -323,7 +325,7 @@ def drop_records(path: Path, drop: Callable[[dict], bool]) -> None:
 
 @contextmanager
 def _held(path: Path, operation: int) -> Iterator[None]:
-    """Hold a lock on a folder, which ends with this process however that ends; an OSError where there are none, or another has it."""
+    """Hold a lock on a folder until this process ends, however it does; an OSError without locks, or if another process holds it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, operation)
@@ -336,10 +338,10 @@ def _held(path: Path, operation: int) -> Iterator[None]:
 def locked(path: Path, waiting: str = "") -> Iterator[bool]:
     """Context in which no other process makes the folder `path`; a process that has to wait prints `waiting` on stderr.
 
-    Yields False where the file system has no locks: then work may be done twice, but not wrongly.
+    Yields False on a file system without locks: then work may be done twice, but not wrongly.
     """
     with ExitStack() as stack:
-        alone = False
+        exclusive = False
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(open(path.with_name(f"{path.name}.lock"), "w"))
@@ -349,7 +351,7 @@ def locked(path: Path, waiting: str = "") -> Iterator[bool]:
                 if waiting:
                     print(waiting, file=sys.stderr)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            alone = True
-        for unfinished in path.parent.glob(f".{path.name}.part-*") if alone else ():  # left by a process that died
+            exclusive = True
+        for unfinished in path.parent.glob(f".{path.name}.part-*") if exclusive else ():  # left by a process that died
             shutil.rmtree(unfinished, ignore_errors=True)
-        yield alone
+        yield exclusive

@@ -1,7 +1,4 @@
-"""What is said to the user: errors that can be fixed, values in one line, and a guess at what was meant.
-
-This module needs the standard library only.
-"""
+"""Messages to the user: errors that can be fixed, values in one line, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -25,19 +22,21 @@ class ParameterError(WorkbenchError, ValueError):
     """A parameter has an unknown name, a value of the wrong type, or a value out of range."""
 
 
-_said: set[str] = set()
+_printed: set[str] = set()
 
 
 def say_once(text: str) -> None:
-    """Print a line on stderr, once for each text in this process: what work goes on after, such as a file that is left out."""
-    if text not in _said:
-        _said.add(text)
+    """Print a warning on stderr, each text once in this process."""
+    if text not in _printed:
+        _printed.add(text)
         print(text, file=sys.stderr, flush=True)
 
 
 def command(main):
-    """Decorator for the function of a command line, which returns the exit status: a WorkbenchError, or a disk that fails, ends it with
-    one line on stderr, an interrupt and a reader that has gone (`| head`) without a word."""
+    """Decorator for the function of a command line; the result returns the exit status.
+
+    A WorkbenchError or a failing disk ends it with one line on stderr; an interrupt or a closed pipe (`| head`) silently.
+    """
 
     @functools.wraps(main)
     def run(*arguments) -> int:
@@ -67,13 +66,12 @@ def command(main):
 
 
 def nearest(name, known: Iterable[str], synonyms: Mapping[str, str] = MappingProxyType({})) -> str:
-    """A guess at what was meant, as the beginning of a sentence; empty where nothing comes near. Upper and lower case are the same.
+    """A suggestion for a misspelt name, as the beginning of a sentence; empty if nothing is near. Case does not matter.
 
     Parameters
     ----------
     synonyms
-        What stands for a word that is not known: one of `known`, or several, separated by blanks, or none of them. What only resembles such
-        a word says nothing: "optimizer" is no "imsize".
+        Other name -> one of `known`, or several, separated by blanks, or none. Only the exact name counts: "optimizer" is no "imsize".
     """
     word, known = _plain(name[:100]) if isinstance(name, str) else "", list(known)
     exact = {_joined(other): names.split() for other, names in synonyms.items()} | {_joined(item): [item] for item in known}
@@ -92,16 +90,16 @@ def _plain(word: str) -> str:
     return word.lower().replace("-", "_").strip("_ ")
 
 
-def shown(value, length: int = 80) -> str:
+def short_repr(value, length: int = 80) -> str:
     """A value in a message: its repr in one line, the middle of a long one left out."""
     try:
         text = repr(value)
     except Exception:  # thousands of digits, or of lists in lists, or whatever an object of the user's raises
         text = f"<{type(value).__name__} that cannot be shown>"
-    return shown_text(text, length)
+    return short_text(text, length)
 
 
-def shown_text(text: str, length: int = 200) -> str:
+def short_text(text: str, length: int = 200) -> str:
     """Text in a message: in one line of printable characters, the middle of a long one left out."""
     text = "".join(sign if sign.isprintable() else " " for sign in text)
     return text if len(text) <= length else f"{text[: length - length // 3]}...{text[-(length // 3) :]}"

@@ -1,4 +1,4 @@
-"""What a notebook is given: the parameters of its cells and of the papermill that runs it, and the cells that are written for it."""
+"""Parameters of a notebook: read from its cells and from papermill's command line, and its generated parameters cell."""
 
 from __future__ import annotations
 
@@ -32,13 +32,16 @@ def notebook_parameters(namespace: Mapping) -> dict:
             statements = ast.parse(source).body
         except (SyntaxError, ValueError):  # it has not run
             continue
-        if source.startswith("# Parameters:"):  # the notebook's own cell: what was assigned before it does not count
+        if source.startswith("# Parameters:"):  # the cell of the notebook itself, rather than papermill's
             names.clear()
         for statement in statements:
             targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
             names += [t.id for t in targets if isinstance(t, ast.Name)]
     values = {name: namespace[name] for name in dict.fromkeys(names) if name in namespace and name not in _INJECTED_PATHS}
-    typed = _typed_parameters() if any(isinstance(value, (int, float)) for value in values.values()) else {}
+    if not any(isinstance(value, (int, float)) for value in values.values()):
+        return values
+    # papermill parses what looks like a number: `-p run 0001` arrives as 1, `-p run 1e5` as 100000.0.
+    typed = _typed_in(parent_command("papermill"))
     return {name: typed[name] if name in typed and _stands_for(typed[name], value) else value for name, value in values.items()}
 
 
@@ -46,9 +49,9 @@ _INJECTED_PATHS = ("PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH")  # of `paper
 
 
 def parent_command(*programs: str) -> list[str]:
-    """The command line of the nearest process above this one that runs one of these programs; [] where there is none.
+    """The command line of the nearest ancestor process that runs one of these programs; [] if there is none.
 
-    The search ends at a kernel: papermill was called by its Python API then, and further up is the command line of another notebook.
+    The search ends at a kernel: then papermill was called by its Python API, and what lies above belongs to another notebook.
     """
     with suppress(psutil.Error):
         for process in psutil.Process().parents():
@@ -61,16 +64,8 @@ def parent_command(*programs: str) -> list[str]:
     return []
 
 
-def _typed_parameters() -> dict[str, str]:
-    """The parameters on the command line of the papermill that started this kernel, as they were typed; empty where there is none.
-
-    papermill hands on what a text looks like: `-p run 0001` as 1, `-p run 1e5` as 100000.0.
-    """
-    return _typed_in(parent_command("papermill"))
-
-
 def _typed_in(words: Iterable[str]) -> dict[str, str]:
-    """What `-p NAME VALUE` and `--parameters NAME VALUE` say among papermill's arguments; the last one counts."""
+    """The text of `-p NAME VALUE` and `--parameters NAME VALUE` among papermill's arguments, by name; the last one counts."""
     typed, rest = {}, iter(words)
     for word in rest:
         attached = re.fullmatch(r"(-[pr]|--parameters(?:_raw)?=)(.+)", word, re.DOTALL)

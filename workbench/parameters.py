@@ -1,7 +1,6 @@
 """Parameters: declared once with meaning and range, then read from anywhere, checked, and explained.
 
-A frozen dataclass that derives from `Parameters` declares each parameter with `parameter(default, meaning, ...)`. Its name is the user's:
-`from .parameters import ParameterError, Parameters, WorkbenchError, parameter`. This module needs the standard library only.
+A frozen dataclass that derives from `Parameters` declares each parameter with `parameter(default, meaning, ...)`.
 """
 
 from __future__ import annotations
@@ -10,14 +9,16 @@ import math
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field, field, fields
+from dataclasses import Field, dataclass, field, fields
 from decimal import Decimal, InvalidOperation
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
-from .messages import ParameterError, WorkbenchError, nearest, shown
+from .messages import ParameterError, WorkbenchError, nearest, short_repr
 
 __all__ = ["ParameterError", "Parameters", "WorkbenchError", "in_words", "parameter", "read_text", "whole"]
+
+Refuse = Callable[..., NoReturn]  # called with what a value is not
 
 WIDEST = 100  # characters of a comment in the parameters cell of a notebook
 
@@ -36,14 +37,14 @@ def parameter(
     below=None,
     choices: Iterable | None = None,
     longest: int = 100_000,
-    read: Callable | None = None,
+    read: Callable[[object, Refuse], object] | None = None,
 ):
     """A dataclass field with what a user needs to know.
 
     Parameters
     ----------
     default, meaning
-        Its value where none is given; what it is, in a few words.
+        The default value (None: the parameter is optional); what it is, in a few words.
     none
         What a default of None stands for, in words.
     section
@@ -51,27 +52,27 @@ def parameter(
     low, high, above, below, choices
         Allowed values (`above`, `below`: exclusive).
     longest
-        Characters that a text may have.
+        Maximal length of a text.
     read
-        Called as `read(value, refuse)` with whatever was given, by a parameter that reads more than its type; returns the value, or calls
-        `refuse(what it is not)`.
+        Reader of values that are more than their type: `read(value, refuse)` returns the value, or calls `refuse(what it is not)`.
     """
     allowed = dict(low=low, high=high, above=above, below=below, choices=choices and tuple(choices))
     return field(default=default, metadata=dict(meaning=meaning, none=none, section=section, read=read, longest=longest, **allowed))
 
 
+@dataclass(frozen=True)
 class Parameters:
     """Base of frozen dataclasses of parameters: values are coerced to their declared type, or refused in one line.
 
     Raises
     ------
     ParameterError
-        If a value does not fit; the message names parameter, value and cure.
+        If a value does not fit; the message names parameter, value and fix.
     """
 
     first: ClassVar[tuple[str, ...]] = ()  # what people change first: on top of the parameters cell
     none: ClassVar[str] = "the value in brackets"  # what None means in the parameters cell of a notebook
-    synonyms: ClassVar[Mapping[str, str]] = {}  # what others call the parameters, in lower case: several words each, one or more parameters
+    synonyms: ClassVar[Mapping[str, str]] = {}  # other names, in lower case -> one or more parameters, separated by blanks
 
     def __post_init__(self):
         for f in fields(self):
@@ -79,14 +80,14 @@ class Parameters:
 
     @classmethod
     def from_parameters(cls, parameters: Mapping):
-        """From any mapping of names to values: `None` means the default.
+        """From any mapping of names to values: None means the default.
 
-        Values are coerced to the declared type of the parameter, whatever papermill or a shell made of them ("4e-4", 1e3, "false").
+        Values are coerced to the declared type, whatever papermill or a shell made of them ("4e-4", 1e3, "false").
 
         Raises
         ------
         ParameterError
-            For an unknown name (the message tells the nearest known one) or a value that does not fit.
+            For an unknown name (the message suggests the nearest known one) or a value that does not fit.
         """
         cls.refuse_unknown(parameters)
         return cls(**{name: value for name, value in parameters.items() if value is not None})
@@ -99,17 +100,11 @@ class Parameters:
             if name not in known:
                 guess = nearest(name, known, cls.synonyms)
                 rest = "" if guess else f"the parameters are: {', '.join(known)}"
-                raise ParameterError(f"unknown parameter {shown(name)}; {guess}{rest}".rstrip())
+                raise ParameterError(f"unknown parameter {short_repr(name)}; {guess}{rest}".rstrip())
 
     @classmethod
     def read(cls, name: str, value):
-        """`value` as parameter `name` stores it.
-
-        Raises
-        ------
-        ParameterError
-            If it does not fit.
-        """
+        """`value` as parameter `name` stores it; a ParameterError if it does not fit."""
         return _coerce(next(f for f in fields(cls) if f.name == name), value)
 
     @classmethod
@@ -131,21 +126,21 @@ class Parameters:
     @classmethod
     def cell(cls) -> str:
         """The source of the parameters cell of a notebook: every parameter, with its meaning and what None stands for."""
-        usual, by_name = cls(), {f.name: f for f in fields(cls)}
+        defaults, by_name = cls(), {f.name: f for f in fields(cls)}
         lines = [f"# Parameters: None stands for {cls.none}"]
-        lines += [cls._line(by_name[name], usual) for name in cls.first]
+        lines += [cls._line(by_name[name], defaults) for name in cls.first]
         heading = ""
         for f in fields(cls):
             heading = f.metadata["section"] or heading
             if f.name not in cls.first:
                 lines += ["", f"# {heading}"] if heading else []
                 heading = ""
-                lines.append(cls._line(f, usual))
+                lines.append(cls._line(f, defaults))
         return "\n".join(lines)
 
     @classmethod
-    def _line(cls, f: Field, usual: Parameters) -> str:
-        default, choices = in_words(f, getattr(usual, f.name)), [str(choice) for choice in f.metadata["choices"] or ()]
+    def _line(cls, f: Field, defaults: Parameters) -> str:
+        default, choices = in_words(f, getattr(defaults, f.name)), [str(choice) for choice in f.metadata["choices"] or ()]
         comment = f.metadata["meaning"] + (f"; one of {', '.join(choices)}" if choices else "") + (f" ({default})" if default else "")
         while len(comment) > WIDEST and len(choices) > 1:  # errors list them all
             choices = [*choices[:-2], "..."] if choices[-1] == "..." else [*choices[:-1], "..."]
@@ -163,7 +158,7 @@ def in_words(f: Field, value) -> str:
 
 
 def whole(text: str) -> int | None:
-    """The number that a text of ASCII digits stands for; None for any other text, such as "²", "-1" or thousands of digits."""
+    """The number in a text of ASCII digits; None for any other text, such as "²", "-1" or thousands of digits."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
@@ -181,14 +176,19 @@ def _type(f: Field) -> str:
     return _declared(f).split(" ")[0]
 
 
+def _optional(f: Field) -> bool:
+    """Whether None is a value of a field, or stands for one."""
+    return f.default is None or "None" in _declared(f)
+
+
 def _coerce(f: Field, value):
     """`value` as the declared type of field `f`, or a ParameterError that says what would be right."""
 
-    def refuse(what: str, guess: str = ""):
+    def refuse(what: str, guess: str = "") -> NoReturn:
         allowed = f"; {guess}allowed: {_allowed(f)}" if _allowed(f) else ""
-        raise ParameterError(f"{f.name}={shown(value)} is not {what}{allowed} ({f.name}: {f.metadata['meaning']})")
+        raise ParameterError(f"{f.name}={short_repr(value)} is not {what}{allowed} ({f.name}: {f.metadata['meaning']})")
 
-    kind, optional = _type(f), "None" in _declared(f)
+    kind, optional = _type(f), _optional(f)
     if value is None:
         if optional:
             return None
@@ -197,15 +197,14 @@ def _coerce(f: Field, value):
         if optional and kind != "str" and isinstance(value, str) and value.strip().lower() == "none":  # where a preset has another value
             return None
         result = _read(f, kind, value, refuse)
-        return None if optional and result == "" else result  # one spelling of what is not given
+        return None if optional and result == "" else result  # one spelling of "not given"
     except WorkbenchError:
         raise
     except Exception:  # of lists nested too deep, or of an object that cannot be turned into text or a number
         refuse(_KINDS[kind])
 
 
-def _read(f: Field, kind: str, value, refuse: Callable):
-    """`value` as field `f` stores it; calls `refuse` where it does not fit."""
+def _read(f: Field, kind: str, value, refuse: Refuse):
     if f.metadata["read"]:
         result = f.metadata["read"](value, refuse)
     elif kind == "bool":
@@ -218,7 +217,7 @@ def _read(f: Field, kind: str, value, refuse: Callable):
         result = _whole_number(value) if kind == "int" else _number(value)
         if result is None:
             refuse(_KINDS[kind])
-        if kind == "int" and abs(result) > LARGEST:
+        if kind == "int" and abs(result) > 2**63 - 1:
             refuse("a whole number of 64 bits")
         if not _within(f, result):
             refuse("in range")
@@ -231,11 +230,8 @@ def _read(f: Field, kind: str, value, refuse: Callable):
     return result
 
 
-LARGEST = 2**63 - 1  # what counts and seeds go up to: a signed integer of 64 bits
-
-
 def _is_scalar(value) -> bool:
-    """Whether it is text or a number, of NumPy too; truth values are neither."""
+    """Whether a value is text or a number, of NumPy too; truth values are neither."""
     return isinstance(value, (str, Real, Decimal)) and not isinstance(value, bool)
 
 
@@ -263,7 +259,7 @@ def _number(value) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def read_text(value, refuse) -> str:
+def read_text(value, refuse: Refuse) -> str:
     """Text, a number as text, or a path as text; containers and truth values are none."""
     if not _is_scalar(value) and not isinstance(value, os.PathLike):
         refuse("text")
@@ -298,4 +294,4 @@ def _allowed(f: Field) -> str:
     lower = f"above {m['above']}" if m["above"] is not None else f"at least {m['low']}" if m["low"] is not None else ""
     upper = f"below {m['below']}" if m["below"] is not None else f"at most {m['high']}" if m["high"] is not None else ""
     allowed = " and ".join(part for part in (lower, upper) if part)
-    return f"{allowed}, or none" if allowed and "None" in _declared(f) else allowed
+    return f"{allowed}, or none" if allowed and _optional(f) else allowed

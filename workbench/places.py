@@ -1,4 +1,4 @@
-"""Where runs and data are, and what folders are called. This module needs the standard library only."""
+"""Where runs and data are, and the names of folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 import unicodedata
 from pathlib import Path
 
-from .messages import nearest, shown
+from .messages import nearest, short_repr
 from .parameters import ParameterError, whole
 
 DEMO = Path(__file__).resolve().parent / "demo"  # a run that ships with the package
@@ -42,9 +42,9 @@ def _place(variable: str, name: str) -> Path:
     except FileNotFoundError:  # made when something is written there
         reason = "there is no such user" if os.path.expanduser(text).startswith("~") else ""
     except OSError as error:  # a loop of links, a name too long, no permission
-        reason = error.strerror
+        reason = error.strerror or str(error)
     if reason:
-        raise ParameterError(f"{variable}={shown(text)} in the environment cannot be used ({reason}): set it to a folder, or unset it")
+        raise ParameterError(f"{variable}={short_repr(text)} in the environment cannot be used ({reason}): set it to a folder, or unset it")
     return path
 
 
@@ -76,22 +76,22 @@ def run_folder(parameter: str, text: str) -> Path:
     Raises
     ------
     ParameterError
-        If there is none; the message tells the nearest.
+        If there is none; the message suggests the nearest.
     """
     folder = find_run_folder(text)
     if folder is None:
-        raise ParameterError(f"{parameter}={shown(text)}: {no_such_run(text)}")
+        raise ParameterError(f"{parameter}={short_repr(text)}: {no_such_run(text)}")
     return folder
 
 
 def no_such_run(text: str) -> str:
-    """That there is no run of a name, in words, with the nearest one."""
+    """The message that there is no such run, with the nearest name."""
     known = sorted(path.parent.name for path in outputs_dir().glob("*/config.json"))
-    return f"there is no run {shown(text)} in {outputs_dir()}; {nearest(text, known)}{len(known)} runs are there"
+    return f"there is no run {short_repr(text)} in {outputs_dir()}; {nearest(text, known)}it has {len(known)} runs"
 
 
 def numbered(folder: Path, suffix: str = "") -> list[int]:
-    """The numbers that name entries of a folder, ascending; [] where there is no such folder. "007" is no name of ours."""
+    """The numbers that name entries of a folder, ascending; [] without such a folder. "007" does not count."""
     try:
         names = [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]
     except OSError:
@@ -100,7 +100,7 @@ def numbered(folder: Path, suffix: str = "") -> list[int]:
 
 
 def explicit_path(text: str | os.PathLike) -> Path | None:
-    """The path that `text` is as it stands, relative to the working directory; None for a bare name."""
+    """`text` as a path, relative to the working directory; None for a bare name."""
     explicit = not isinstance(text, str) or text.startswith(("~", ".")) or any(sign in text for sign in (os.sep, os.altsep) if sign)
     return Path(os.path.expanduser(text)) if explicit else None
 
@@ -109,14 +109,14 @@ def explicit_path(text: str | os.PathLike) -> Path | None:
 
 
 def short_name(name: str, limit: int = SHORT_NAME) -> str:
-    """A name of at most `limit` bytes; one that is cut ends in a hash of all of it, so that different names stay different."""
+    """A name of at most `limit` bytes. A longer one is cut and ends in its hash, so that different names stay different."""
     if len(name.encode(errors="replace")) <= limit:
         return name
     return f"{_cut(name, limit - 9).rstrip('-. ')}-{_hash(name)}"
 
 
 def folder_name(text: str) -> str:
-    """Text as the name of a folder. It ends in a hash where characters were replaced or cut off: different texts have different names."""
+    """Text as the name of a folder. If characters are replaced or cut off, it ends in the text's hash: different texts stay different."""
     name = _cut(re.sub(r"[^\w.=+-]+", "_", text), SHORT_NAME).strip("_-.")
     return name if name == text else f"{name}-{_hash(text)}".lstrip("-")
 
@@ -130,15 +130,15 @@ def _hash(text: str) -> str:
 
 
 def name_fault(name: str) -> str:
-    """What keeps `name` from naming a run's folder; empty: nothing."""
+    """Why `name` cannot name a run's folder; empty if it can."""
     size = len(name.encode(errors="surrogatepass"))
     if size > MAX_NAME:
         return f"it has {size} bytes; at most {MAX_NAME}"
     if any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name):
         return "it contains control characters"
-    wrong = next((sign for sign in "/\\@," if sign in name), "")
-    if wrong:
-        return f"use one without {wrong!r}"
+    for sign in "/\\@,":
+        if sign in name:
+            return f"use one without {sign!r}"
     if name[0] in ".-~ " or name[-1] in ". ":
         return "use one that does not begin with '.', '-', '~' or a blank, or end with '.' or a blank"
     return ""

@@ -1,11 +1,11 @@
-"""Presets: settings to start from, and what follows from the data."""
+"""Presets: settings to start from, and defaults that depend on the data."""
 
 DEFAULT = "twins32"
 
-# What follows from the data where it is not given (None). Rates: the twins are simple and bear high ones; real images do not.
-# How many classes a folder has shows when it is opened.
-FOLDER_DATA = dict(num_classes=None, lr_g=3e-4, lr_d=8e-4, evaluate_every=0, evaluate_n=5000)
-BUILT_IN_DATA = {
+# Defaults that depend on the data. The twins are simple and bear high learning rates; real images do not. The number of classes of a folder
+# is known once it is opened.
+FOLDER_DATA: dict = dict(num_classes=None, lr_g=3e-4, lr_d=8e-4, evaluate_every=0, evaluate_n=5000)
+BUILT_IN_DATA: dict[str, dict] = {
     "twins": dict(num_classes=6, lr_g=1.5e-3, lr_d=2.5e-3, evaluate_every=250, evaluate_n=500),
     "cifar10": {**FOLDER_DATA, "num_classes": 10},
     "imagenet": {**FOLDER_DATA, "num_classes": 1000},

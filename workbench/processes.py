@@ -1,7 +1,7 @@
 """Jobs of one or several processes: launching them by `accelerate launch`, their process group, signals and devices.
 
-Clusters and launchers leave variables in the environment (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, ...). Those of another job change nothing:
-processes are launched without them, and a process reads them only where a launcher started it.
+Clusters and launchers leave variables in the environment (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, ...). Those of another job have no effect:
+processes are launched without them, and a process reads them only if a launcher started it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def launch_command(module: str, num_processes: int, device: str) -> list[str]:
 
 
 def launch_environment(num_processes: int) -> dict[str, str]:
-    """The environment for `launch_command`: it finds this package, shares the cores among the processes, and has no variables of other jobs."""
+    """The environment for `launch_command`: with this package and a share of the cores, without variables of other jobs."""
     environment = {name: value for name, value in os.environ.items() if not _is_placement(name)}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
     environment.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // num_processes)))
@@ -72,13 +72,13 @@ def _launched() -> bool:
 
 
 @contextmanager
-def process_group(num_processes: int, device: str, what: str) -> Iterator[None]:
-    """Context in which `torch.distributed` connects the processes of this job, where there are several; it ends in order.
+def process_group(num_processes: int, device: str, module: str) -> Iterator[None]:
+    """Context in which `torch.distributed` connects the processes of this job, if there are several.
 
     Parameters
     ----------
-    what
-        The module to be started, for the message that says how: "workbench.training --config FILE".
+    module
+        The module and its arguments, for the message that tells how to start it: "workbench.training --config FILE".
 
     Raises
     ------
@@ -88,31 +88,31 @@ def process_group(num_processes: int, device: str, what: str) -> Iterator[None]:
         If another process of the job ended while this one needed it.
     """
     place = {name: value for name, value in os.environ.items() if _is_placement(name)}
-    known = {name: whole(place.get(name, "")) for name in ("RANK", "WORLD_SIZE")}
-    # Started by hand too, as `srun` with these variables does it, but only where they agree with the parameters.
-    by_hand = num_processes > 1 and known["WORLD_SIZE"] == num_processes and None not in known.values() and "MASTER_ADDR" in place
-    world = (known["WORLD_SIZE"] or 1) if _launched() or by_hand else 1
+    world_size, has_rank = whole(place.get("WORLD_SIZE", "")), whole(place.get("RANK", "")) is not None
+    # Processes may also be started by hand, or by `srun` with these variables; they count only if they agree with the parameters.
+    by_hand = num_processes > 1 and world_size == num_processes and has_rank and "MASTER_ADDR" in place
+    world = (world_size or 1) if _launched() or by_hand else 1
     if world != num_processes:
-        command = shlex.join(["accelerate", *launch_words(num_processes, device), "-m"]) + f" {what}"
+        command = shlex.join(["accelerate", *launch_words(num_processes, device), "-m"]) + f" {module}"
         raise ParameterError(f"num_processes={num_processes}, but {world} process(es) were started; use this command: {command}")
     if world == 1:
         for name in place:
             del os.environ[name]
-    begun = not dist.is_initialized()
+    owner = not dist.is_initialized()
     try:
         if world > 1:
             PartialState(cpu=on_cpu(device))
         yield
-        if world > 1 and begun:
-            dist.barrier()  # nobody leaves while another still needs it
+        if world > 1 and owner:
+            dist.barrier()  # no process leaves while another still needs it
     except RuntimeError as error:
         if world > 1 and _lost_another(error):
             raise LostProcessError(
-                f"another of the {world} processes ended before its time (killed, out of memory, or with an error of its own above)"
+                f"another of the {world} processes ended early (killed, out of memory, or with the error above)"
             ) from error
         raise
     finally:
-        if world > 1 and begun and dist.is_initialized():
+        if world > 1 and owner and dist.is_initialized():
             dist.destroy_process_group()
         if world == 1:
             os.environ.update(place)
@@ -120,7 +120,7 @@ def process_group(num_processes: int, device: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def signals_to(handler: Callable, numbers: Iterable[int]) -> Iterator[None]:
-    """Context in which `handler` handles these signals; in any thread but the main one, which may set no handlers, nothing changes."""
+    """Context in which `handler` handles these signals; no effect outside the main thread, where Python allows no handlers."""
     try:
         before = {number: signal.signal(number, handler) for number in numbers}
     except ValueError:
@@ -157,10 +157,10 @@ def on_cpu(device: str) -> bool:
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory that it frees, where its C library is glibc.
+    """Let this process keep the memory that it frees, if its C library is glibc.
 
-    A training step allocates and frees the same large blocks again and again. If they are returned to the system, each of their pages costs
-    a fault and a zeroing in the next step: a fifth of a step on a CPU.
+    A training step allocates and frees the same large blocks again and again. Once returned to the system, each of their pages costs a
+    fault and a zeroing in the next step: a fifth of a step on a CPU.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal, a bar in JupyterLab, lines in a log; on stderr, since stdout is for results."""
+"""Progress of long work: a bar in a terminal or in JupyterLab, lines in a log; on stderr, since stdout is for results."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def interactive() -> bool:
     # A front end says with every cell whether its user can answer `input()`. JPY_SESSION_NAME would not do: a papermill
     # that is started from a notebook inherits it.
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    request = getattr(shell, "get_parent", dict)()
+    request: dict = getattr(shell, "get_parent", dict)()
     return bool(request.get("content", {}).get("allow_stdin"))
 
 
 @contextmanager
-def progress(total: int, what: str, every: float = 30.0) -> Iterator[Callable[[int], None]]:
+def progress(total: int, items: str, every: float = 30.0) -> Iterator[Callable[[int], None]]:
     """Show the progress of some work, with speed and time left.
 
     Parameters
     ----------
-    total, what
-        How many items, and of what: "real images of twins".
+    total, items
+        Number of items and what they are: "real images of twins".
     every
         Seconds between lines, where there is neither a terminal nor JupyterLab.
 
@@ -42,70 +42,67 @@ def progress(total: int, what: str, every: float = 30.0) -> Iterator[Callable[[i
     function
         To be called with the number of items done since the last call.
     """
-    if interactive():
-        show = _InNotebook()
-    elif sys.stderr.isatty():
-        with tqdm(total=total, desc=what, unit="") as bar:
+    if not interactive() and sys.stderr.isatty():
+        with tqdm(total=total, desc=items, unit="") as bar:
             yield bar.update
         return
-    else:
-        show = _Lines(every)
-    began, done = time.monotonic(), 0
+    output = _NotebookBar(total) if interactive() else _Lines(every)
+    start, done = time.monotonic(), 0
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        show.update(done, total, what, time.monotonic() - began)
+        output.update(done, _line(done, total, items, time.monotonic() - start))
 
     try:
         yield advance
     finally:
-        show.close(done, total, what, time.monotonic() - began)
+        output.close(_line(done, total, items, time.monotonic() - start))
 
 
 @contextmanager
-def silent(total: int, what: str) -> Iterator[Callable[[int], None]]:
+def silent(total: int, items: str) -> Iterator[Callable[[int], None]]:
     """As `progress`, but shows nothing."""
     yield lambda count: None
 
 
 class _Lines:
     def __init__(self, every: float):
-        self.every, self.printed = every, time.monotonic()
+        self.every, self.printed_at = every, time.monotonic()
 
-    def update(self, done: int, total: int, what: str, seconds: float) -> None:
-        if time.monotonic() - self.printed >= self.every:
-            self.printed = time.monotonic()
-            print(_line(done, total, what, seconds), file=sys.stderr, flush=True)
+    def update(self, done: int, line: str) -> None:
+        if time.monotonic() - self.printed_at >= self.every:
+            self.printed_at = time.monotonic()
+            self.close(line)
 
-    def close(self, done: int, total: int, what: str, seconds: float) -> None:
-        print(_line(done, total, what, seconds), file=sys.stderr, flush=True)
+    def close(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
 
 
-class _InNotebook:
-    """A bar that a line replaces in the end, so that none is saved with the notebook."""
+class _NotebookBar:
+    """A bar that a line replaces at the end, so that no bar is saved with the notebook."""
 
-    def __init__(self):
+    def __init__(self, total: int):
         from IPython.display import HTML, display
 
-        self.html, self.shown = HTML, time.monotonic()
+        self.html, self.total, self.updated_at = HTML, total, time.monotonic()
         self.handle = display(HTML(""), display_id=True)
 
-    def update(self, done: int, total: int, what: str, seconds: float) -> None:
-        if time.monotonic() - self.shown >= 0.2:
-            self.shown = time.monotonic()
-            bar = f'<progress value="{done}" max="{total}" style="width: 20em; vertical-align: middle"></progress>'
-            self.handle.update(self.html(f"{bar} {html.escape(_line(done, total, what, seconds))}"))
+    def update(self, done: int, line: str) -> None:
+        if time.monotonic() - self.updated_at >= 0.2:
+            self.updated_at = time.monotonic()
+            bar = f'<progress value="{done}" max="{self.total}" style="width: 20em; vertical-align: middle"></progress>'
+            self.handle.update(self.html(f"{bar} {html.escape(line)}"))
 
-    def close(self, done: int, total: int, what: str, seconds: float) -> None:
-        self.handle.update(self.html(html.escape(_line(done, total, what, seconds))))
+    def close(self, line: str) -> None:
+        self.handle.update(self.html(html.escape(line)))
 
 
-def _line(done: int, total: int, what: str, seconds: float) -> str:
+def _line(done: int, total: int, items: str, seconds: float) -> str:
     pace = done / seconds if seconds > 0 else 0.0
     if done >= total or not pace:
-        return f"{done:,} of {total:,} {what} in {clock(seconds)}"
-    return f"{done:,} of {total:,} {what}, {pace:,.3g} a second, {clock((total - done) / pace)} left"
+        return f"{done:,} of {total:,} {items} in {clock(seconds)}"
+    return f"{done:,} of {total:,} {items}, {pace:,.3g} a second, {clock((total - done) / pace)} left"
 
 
 def clock(seconds: float) -> str:

@@ -20,15 +20,15 @@ import os
 from collections import Counter
 from collections.abc import Callable
 
-from .messages import ParameterError, shown
-from .parameters import read_text, whole
+from .messages import ParameterError, short_repr
+from .parameters import Refuse, read_text, whole
 
-MOST = 2**53  # what JavaScript counts to
+MOST = 2**53  # the largest integer of JavaScript
 
 
 def quote(parameter: str, text: str) -> str:
     """parameter='text', long text cut: how messages begin."""
-    return f"{parameter}={shown(text, 120)}"
+    return f"{parameter}={short_repr(text, 120)}"
 
 
 def words(text: str, sign: str = ",") -> list[str]:
@@ -39,7 +39,7 @@ def words(text: str, sign: str = ",") -> list[str]:
 # ------------------------------------------------------------------------------------------------ readers of fields
 
 
-def read_list(value, refuse: Callable) -> str:
+def read_list(value, refuse: Refuse) -> str:
     """Items separated by commas, also from a list or a tuple: without blanks around them, and without empty ones."""
     items = value if isinstance(value, list | tuple) else [value]
     return ",".join(words(",".join(read_text(item, refuse) for item in items)))
@@ -50,7 +50,7 @@ def read_steps(*names: str) -> Callable:
 
     known = ", ".join(f'"{name}"' for name in names)
 
-    def read(value, refuse: Callable) -> str:
+    def read(value, refuse: Refuse) -> str:
         items = _items(value, refuse)
         if len(items) == 1 and items[0] in names:
             return items[0]
@@ -59,7 +59,7 @@ def read_steps(*names: str) -> Callable:
     return read
 
 
-def read_sites(value, refuse: Callable) -> str:
+def read_sites(value, refuse: Refuse) -> str:
     """Feature-map sizes, ascending, or "none"."""
     items = _items(value, refuse)
     if not items or items[0].lower() == "none":
@@ -68,21 +68,21 @@ def read_sites(value, refuse: Callable) -> str:
     return ",".join(map(str, sorted(map(int, sizes.split(",")))))
 
 
-def read_seeds(value, refuse: Callable) -> str:
+def read_seeds(value, refuse: Refuse) -> str:
     """Seeds, all different."""
     items = _items(value, refuse)
     seeds = _numbers(items, refuse, "seeds such as 0,1,2,3,4")
     if seeds.count(",") + 1 < len(items):
         seed, times = Counter(map(_number, items)).most_common(1)[0]
-        refuse(f"a list of different seeds: {seed} is there {times} times")
+        refuse(f"a list of different seeds: {seed} appears {times} times")
     return seeds
 
 
-def _items(value, refuse: Callable) -> list[str]:
+def _items(value, refuse: Refuse) -> list[str]:
     return words(read_list(value, refuse).strip("[]() "))
 
 
-def _numbers(items: list[str], refuse: Callable, what: str) -> str:
+def _numbers(items: list[str], refuse: Refuse, what: str) -> str:
     """Whole numbers as text, each once."""
     numbers = [_number(item) for item in items]
     if not numbers or None in numbers:
@@ -116,7 +116,7 @@ def assignments(parameter: str, text: str) -> dict[str, str]:
     for part in parts if parts[-1] else parts[:-1]:
         name, equals, value = (word.strip() for word in part.partition("="))
         if not (name and equals):
-            raise ParameterError(f"{quote(parameter, text)}: {shown(part)} is not parameter=value")
+            raise ParameterError(f"{quote(parameter, text)}: {short_repr(part)} is not parameter=value")
         if name in values:
             raise ParameterError(f"{quote(parameter, text)}: {name} is assigned twice")
         if not all(word.strip() for word in value.split("|")):
@@ -131,13 +131,13 @@ def alternatives(parameter: str, text: str) -> dict[str, list[str]]:
     Raises
     ------
     ParameterError
-        As `assignments`, and for a value that is there twice.
+        As `assignments`, and for a value that appears twice.
     """
     grid = {name: words(values, "|") for name, values in assignments(parameter, text).items()}
     for name, values in grid.items():
         value, times = Counter(values).most_common(1)[0]
         if times > 1:
-            raise ParameterError(f"{quote(parameter, text)}: {name}={value} is there twice, and would be compared with itself")
+            raise ParameterError(f"{quote(parameter, text)}: {name}={value} appears twice, and would be compared with itself")
     return grid
 
 
@@ -153,7 +153,7 @@ def places(parameter: str, text: str, side: int) -> list[int]:
     for part in filter(None, (part.strip(" ()[]") for part in text.split(";"))):
         numbers = [whole(number.strip()) for number in part.split(",")]
         if len(numbers) != 2 or not all(number is not None and number < side for number in numbers):
-            raise ParameterError(f'{quote(parameter, text)}: {shown(part)} is not "row,column", each from 0 to {side - 1}')
+            raise ParameterError(f'{quote(parameter, text)}: {short_repr(part)} is not "row,column", each from 0 to {side - 1}')
         positions.append(numbers[0] * side + numbers[1])
     return positions
 
@@ -169,8 +169,8 @@ def latents(parameter: str, text: str) -> list[tuple[int, int]]:
     pairs = []
     for part in words(text):
         seed, _, sample = part.partition(":")
-        pair = whole(seed), whole(sample or "0")
-        if not all(number is not None and number < MOST for number in pair):
-            raise ParameterError(f"{quote(parameter, text)}: {shown(part)} is not a seed such as 3, or a sample of it such as 3:7")
-        pairs.append(pair)
+        first, second = whole(seed), whole(sample or "0")
+        if first is None or second is None or max(first, second) >= MOST:
+            raise ParameterError(f"{quote(parameter, text)}: {short_repr(part)} is not a seed such as 3, or a sample of it such as 3:7")
+        pairs.append((first, second))
     return pairs

@@ -1,4 +1,4 @@
-"""What others call the parameters of a training: how a misspelt or foreign name is understood."""
+"""What other code calls the parameters of a training, to suggest ours."""
 
 SYNONYMS = {
     word: names
@@ -46,7 +46,7 @@ SYNONYMS = {
         "resume": "checkpoint ckpt restore load continue fork resume_from pretrained init_from",
         "note": "notes comment description message",
         "tags": "tag label labels keywords",
-        # What there is no parameter for, though one has a name that resembles it.
+        # These have no parameter here, though one has a similar name.
         "": "weight_decay lr_decay decay eps crop_size warmup_steps num_heads depth port project prefetch",
     }.items()
     for word in words.split()

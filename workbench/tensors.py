@@ -1,6 +1,6 @@
-"""Files and folders of tensors, checked by SHA-256: a file that is not what was written is an error.
+"""Files and folders of tensors, checked by SHA-256: a changed or damaged file is an error.
 
-A sealed folder has a `SHA256SUMS` in the format of `sha256sum`, so `sha256sum -c SHA256SUMS` checks it too.
+A sealed folder has a `SHA256SUMS`, which `sha256sum -c SHA256SUMS` checks too.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from .files import UnreadableError, open_regular, read_bytes, storing, synced
+from .messages import WorkbenchError
 
 SUMS = "SHA256SUMS"
+CHANGED = f"its SHA-256 is not the one in {SUMS}: the file was changed or damaged"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -49,7 +51,7 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """
     content = _read(path)
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise UnreadableError(path, f"its SHA-256 is not the one in {SUMS}: the file was changed or damaged")
+        raise UnreadableError(path, CHANGED)
     try:
         return load(content)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
@@ -57,14 +59,14 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
 
 
 def sealed_bytes(tensors: Mapping[str, Tensor], step: int) -> bytes:
-    """Tensors as the content of a safetensors file whose header holds their step and the SHA-256 of everything else."""
+    """The content of a safetensors file whose header holds the step and the SHA-256 of the tensors."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # One entry: safetensors writes several in random order, and equal tensors must make equal files.
     return save(tensors, dict(seal=f"step {step} sha256 {hashlib.sha256(save(tensors)).hexdigest()}"))
 
 
 def load_sealed(path: Path, step: int) -> dict[str, Tensor]:
-    """The tensors of a file whose content `sealed_bytes` made.
+    """The tensors of a file with the content of `sealed_bytes`.
 
     Raises
     ------
@@ -133,10 +135,26 @@ def verify(folder: Path) -> dict[str, str]:
         Names the first file that is missing or not what was written.
     """
     expected = sums(folder)
-    for name, value in expected.items():
-        if digest(folder / name) != value:
-            raise UnreadableError(folder / name, f"its SHA-256 is not the one in {SUMS}: the file was changed or damaged")
+    for name, sha256 in expected.items():
+        if digest(folder / name) != sha256:
+            raise UnreadableError(folder / name, CHANGED)
     return expected
+
+
+@torch.no_grad()
+def load_into(target: dict[str, Tensor], saved: dict[str, Tensor], where: str) -> None:
+    """Copy saved tensors into those of `target`, which keep their memory layout.
+
+    Raises
+    ------
+    WorkbenchError
+        If names or shapes differ.
+    """
+    wrong = sorted(set(target) ^ set(saved)) or [k for k in target if target[k].shape != saved[k].shape]
+    if wrong:
+        raise WorkbenchError(f"{where} does not fit the configuration: {wrong[0]!r} differs ({len(wrong)} in all)")
+    for name, tensor in target.items():
+        tensor.copy_(saved[name])
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:

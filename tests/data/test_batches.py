@@ -28,9 +28,9 @@ def test_batches_are_pieces_of_one_stream(length, count):
 
 def test_what_is_served_can_be_changed_without_harm():
     first = batch_indices(50, 0, 0, 10)
-    kept = first.copy()
+    before = first.copy()
     first[:] = -1
-    assert batch_indices(50, 0, 0, 10).tolist() == kept.tolist()
+    assert batch_indices(50, 0, 0, 10).tolist() == before.tolist()
 
 
 def test_endless_data_is_served_in_order():

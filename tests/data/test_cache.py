@@ -162,9 +162,9 @@ def test_what_killed_packers_left_is_deleted(tmp_path, data_folder):
         (alive / "features.npy").touch()
         opened(tree(tmp_path / "pets", cat=2))
         assert not any(path.exists() for path in dead) and alive.exists() and kept.exists()
-    mine = leftover(tmp_path, ".out.part-1")
+    abandoned = leftover(tmp_path, ".out.part-1")
     prepare(tmp_path / "pets", tmp_path / "out", S, progress=False)
-    assert not mine.exists() and other.exists()
+    assert not abandoned.exists() and other.exists()
 
 
 def test_leftovers_without_locks(tmp_path, data_folder, monkeypatch):

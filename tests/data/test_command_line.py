@@ -51,13 +51,13 @@ def test_prepare_refuses(tmp_path, capsys):
     }
     for part, arguments in cases.items():
         assert main(["prepare", *map(str, arguments)]) == 2
-        told = capsys.readouterr().err.splitlines()[-1]
-        assert part in told and "Error: " in told
+        output = capsys.readouterr().err.splitlines()[-1]
+        assert part in output and "Error: " in output
         assert not (tmp_path / "out").exists() and not list(tmp_path.glob("out.part-*"))
 
 
 def test_help_explains_every_argument(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["prepare", "--help"])
-    told = capsys.readouterr().out
-    assert ended.value.code == 0 and all(word in told for word in ("SOURCE", "OUT", "--size", "--skip-unreadable", "--unconditional"))
+    output = capsys.readouterr().out
+    assert ended.value.code == 0 and all(word in output for word in ("SOURCE", "OUT", "--size", "--skip-unreadable", "--unconditional"))

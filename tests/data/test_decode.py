@@ -122,12 +122,12 @@ def test_palettes():
     index = Image.fromarray((np.arange(S * S) % 3).astype(np.uint8).reshape(S, S)).convert("P")
     index.putpalette([200, 10, 20, 30, 220, 40, 50, 60, 240])
     colors = np.array([[200, 10, 20], [30, 220, 40], [50, 60, 240]])
-    wanted = colors[(np.arange(S * S) % 3).reshape(S, S)]
-    assert np.array_equal(decode(saved(index, "PNG"), S), wanted)
+    expected_pixels = colors[(np.arange(S * S) % 3).reshape(S, S)]
+    assert np.array_equal(decode(saved(index, "PNG"), S), expected_pixels)
     file = saved(index, "PNG", transparency=1)
     assert Image.open(file).mode == "P"
-    wanted = np.where((np.arange(S * S) % 3 == 1).reshape(S, S, 1), 255, wanted)
-    assert np.array_equal(decode(file, S), wanted)
+    expected_pixels = np.where((np.arange(S * S) % 3 == 1).reshape(S, S, 1), 255, expected_pixels)
+    assert np.array_equal(decode(file, S), expected_pixels)
 
 
 def test_a_transparent_colour():

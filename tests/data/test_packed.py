@@ -129,16 +129,16 @@ def test_damaged_packed_folders(damage, tmp_path, data_folder, capsys):
     first = opened(root)
     (folder,) = (data_folder / "cache").glob("*[0-9a-f]")
     for name in PACKED:
-        messages._said.clear()
-        own = shutil.copytree(folder, tmp_path / f"own-{name}", dirs_exist_ok=True)
-        DAMAGES[damage](own / name)
-        told = "" if (damage, name) == ("flipped bit", "SHA256SUMS") else name  # else the file that it no longer fits
-        assert f"unreadable: {own}/{told}" in refused(own) and "pack it again" in refused(own)
+        messages._printed.clear()
+        packed = shutil.copytree(folder, tmp_path / f"own-{name}", dirs_exist_ok=True)
+        DAMAGES[damage](packed / name)
+        file = "" if (damage, name) == ("flipped bit", "SHA256SUMS") else name  # else the file that it no longer fits
+        assert f"unreadable: {packed}/{file}" in refused(packed) and "pack it again" in refused(packed)
         DAMAGES[damage](folder / name)
         data = opened(root)
         assert np.array_equal(data.images, first.images) and data.fingerprint == first.fingerprint
         error = capsys.readouterr().err
-        assert f"unreadable: {folder}/{told}" in error and "pets is packed again" in error and error.count("\n") == 1
+        assert f"unreadable: {folder}/{file}" in error and "pets is packed again" in error and error.count("\n") == 1
     assert cached(data_folder) == [folder.name]
 
 
@@ -236,12 +236,12 @@ def test_progress_is_told_on_stderr(tmp_path, capsys):
     open_data(config(root), progress=False)
     assert capsys.readouterr() == ("", "")
     open_data(config(root, image_size=64))
-    out, told = capsys.readouterr()
+    out, err = capsys.readouterr()
     assert (
         out == ""
-        and "packing 2 images of pets at 64x64 into" in told
-        and "2 of 2 images of pets decoded in 0:00" in told
-        and told.count("\n") == 2
+        and "packing 2 images of pets at 64x64 into" in err
+        and "2 of 2 images of pets decoded in 0:00" in err
+        and err.count("\n") == 2
     )
     open_data(config(root, image_size=64))
     assert capsys.readouterr() == ("", "")

@@ -183,7 +183,7 @@ def test_a_run_without_average(tiny):
     train(tiny(run="plain", ema_decay=0))
     (record,) = evaluate(run="plain", scores="fd", **QUICK)
     assert record["settings"]["weights"] == "raw"
-    with pytest.raises(WorkbenchError, match="keeps no EMA"):
+    with pytest.raises(WorkbenchError, match="has no EMA"):
         evaluate(run="plain", weights="ema", **QUICK)
 
 

@@ -32,7 +32,7 @@ HOSTILE = [
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    monkeypatch.setattr(messages, "_said", set())
+    monkeypatch.setattr(messages, "_printed", set())
     pictures._family_with.cache_clear()
     yield
     pictures._family_with.cache_clear()

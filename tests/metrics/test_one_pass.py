@@ -25,7 +25,7 @@ from workbench.metrics.prdc import density_coverage, precision_recall
 from workbench.metrics.protocols import PROTOCOLS, protocol
 from workbench.metrics.references import reference
 from workbench.metrics.scores import ImageSet
-from workbench.runs import evaluation_record
+from workbench.records import evaluation_record
 
 
 class Small(nn.Module):

@@ -29,9 +29,9 @@ def test_buffers_are_copied_never_averaged_or_skipped(tiny):
     ema = EMA(generator, decay=0.9)
     moved(generator, 0)
     ema.update(generator, 1)
-    ours, theirs = dict(ema.average.named_buffers()), dict(generator.named_buffers())
-    assert any(name.endswith(".u") for name in ours) and any(name.endswith("running_var") for name in ours)
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    averaged, buffers = dict(ema.average.named_buffers()), dict(generator.named_buffers())
+    assert any(name.endswith(".u") for name in averaged) and any(name.endswith("running_var") for name in averaged)
+    assert all(torch.equal(averaged[name], buffers[name]) for name in averaged)
 
 
 def test_until_the_start_the_average_is_a_copy(tiny):

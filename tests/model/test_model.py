@@ -151,20 +151,20 @@ def test_forward_passes_do_not_move_the_power_iteration():
 
 def test_gradient_through_sigma():
     """The gradient of W / sigma(W) equals that of torch's own spectral norm with the same u and v."""
-    ours, theirs = torch.nn.Linear(6, 5).double(), torch.nn.Linear(6, 5).double()
+    module, reference = torch.nn.Linear(6, 5).double(), torch.nn.Linear(6, 5).double()
     from workbench.model.layers import SpectralNorm
 
-    theirs.load_state_dict(ours.state_dict())
-    parametrize.register_parametrization(ours, "weight", SpectralNorm(ours.weight))
-    torch.nn.utils.parametrizations.spectral_norm(theirs)
-    power_iteration(ours, 300)
+    reference.load_state_dict(module.state_dict())
+    parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight))
+    torch.nn.utils.parametrizations.spectral_norm(reference)
+    power_iteration(module, 300)
     for _ in range(300):
-        theirs(torch.randn(1, 6, dtype=torch.float64))
-    theirs.eval()
+        reference(torch.randn(1, 6, dtype=torch.float64))
+    reference.eval()
     x = torch.randn(3, 6, dtype=torch.float64)
-    for net in (ours, theirs):
+    for net in (module, reference):
         net(x).pow(3).sum().backward()
-    assert (ours.parametrizations.weight.original.grad - theirs.parametrizations.weight.original.grad).abs().max() < 1e-9
+    assert (module.parametrizations.weight.original.grad - reference.parametrizations.weight.original.grad).abs().max() < 1e-9
 
 
 def test_images_do_not_depend_on_batch_mates_in_eval():
@@ -179,13 +179,13 @@ def test_images_do_not_depend_on_batch_mates_in_eval():
 
 
 def test_batch_norm_equals_torch_and_its_formula():
-    ours, theirs = BatchNorm(5, momentum=0.1).double(), torch.nn.BatchNorm2d(5).double()
+    module, reference = BatchNorm(5, momentum=0.1).double(), torch.nn.BatchNorm2d(5).double()
     for _ in range(3):
         x = torch.randn(8, 5, 4, 4, dtype=torch.float64) * 2 + 1
-        assert (ours(x, None) - theirs(x)).abs().max() < 1e-12
-    assert (ours.running_mean - theirs.running_mean).abs().max() < 1e-12
-    assert (ours.running_var - theirs.running_var).abs().max() < 1e-12
-    assert (ours.eval()(x, None) - theirs.eval()(x)).abs().max() < 1e-12
+        assert (module(x, None) - reference(x)).abs().max() < 1e-12
+    assert (module.running_mean - reference.running_mean).abs().max() < 1e-12
+    assert (module.running_var - reference.running_var).abs().max() < 1e-12
+    assert (module.eval()(x, None) - reference.eval()(x)).abs().max() < 1e-12
 
 
 def test_batch_norm_normalises_each_group_alone():
@@ -219,8 +219,8 @@ def test_convolutions_that_change_resolution_are_exact(batch, channels_last):
     for layer, expected in zip((up, down), plain, strict=True):
         torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-13)
         grad = torch.randn_like(expected)
-        mine, theirs = (torch.autograd.grad(y, layer.weight, grad, retain_graph=True)[0] for y in (layer(x), expected))
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-11)
+        gradient, reference = (torch.autograd.grad(y, layer.weight, grad, retain_graph=True)[0] for y in (layer(x), expected))
+        torch.testing.assert_close(gradient, reference, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("attention", ["16", "none", "32"])

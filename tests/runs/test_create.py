@@ -12,6 +12,7 @@ from workbench import Config, ParameterError, Run, WorkbenchError
 from workbench.files import StorageError
 from workbench.places import outputs_dir
 from workbench.runs import create_run, fork_point, holding, release, require_startable, reserve
+from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.create import derived_name
 from workbench.runs.liveness import BusyError, hold, moves, signature
 
@@ -37,7 +38,7 @@ def test_runs_are_named_from_what_differs_and_never_collide(tiny):
     assert [create_run(config).name for _ in range(3)] == ["twins32-lr_d=0.0004", "twins32-lr_d=0.0004-2", "twins32-lr_d=0.0004-3"]
     run = create_run(Config.preset("twins32", run="mine"))
     assert run.config.run == run.name == "mine"
-    with pytest.raises(ParameterError, match="run='mine' exists already; go on with it by resume='mine'"):
+    with pytest.raises(ParameterError, match="run='mine' exists already; resume it with resume='mine'"):
         create_run(Config.preset("twins32", run="mine"))
 
 
@@ -149,11 +150,11 @@ def test_without_locks_the_heartbeat_alone_tells(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("resume", "says"), [("a@x", "'x' is not a step"), ("a@5", "no checkpoint at step 5"), ("b@5", "there is no run 'b'")]
+    ("resume", "message"), [("a@x", "'x' is not a step"), ("a@5", "no checkpoint at step 5"), ("b@5", "there is no run 'b'")]
 )
-def test_a_fork_point_that_is_not_there(tiny, resume, says):
-    create_run(tiny(run="a")).save_checkpoint(4, {"g": {"w": torch.zeros(1)}}, {})
-    with pytest.raises(WorkbenchError, match=says):
+def test_a_fork_point_that_is_not_there(tiny, resume, message):
+    save_checkpoint(create_run(tiny(run="a")).path, 4, {"g": {"w": torch.zeros(1)}}, {})
+    with pytest.raises(WorkbenchError, match=message):
         fork_point(tiny(resume=resume, steps=5))
     assert fork_point(tiny(resume="a@4", steps=5))[1] == 4
     assert fork_point(tiny(resume="a")) is None
@@ -164,6 +165,6 @@ def test_a_fork_point_that_is_not_there(tiny, resume, says):
 def test_a_name_that_is_taken_is_refused_before_the_run_starts():
     create_run(Config.preset("twins32", run="mine"))
     for refuse in (require_startable, reserve, create_run):
-        with pytest.raises(ParameterError, match="run='mine' exists already; go on with it by resume='mine', or choose another name"):
+        with pytest.raises(ParameterError, match="run='mine' exists already; resume it with resume='mine', or choose another name"):
             refuse(Config.preset("twins32", run="mine"))
     require_startable(Config.preset("twins32"))  # an unnamed run takes the next free name

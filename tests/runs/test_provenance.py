@@ -1,4 +1,3 @@
-import subprocess
 import sys
 
 import pytest
@@ -6,7 +5,8 @@ import torch
 
 from workbench import WorkbenchError
 from workbench.data.twins import Twins
-from workbench.runs import create_run, git_state, write_provenance
+from workbench.machine import git_state
+from workbench.runs import create_run, write_provenance
 
 
 def test_provenance_records_where_a_run_comes_from(tiny):
@@ -24,14 +24,3 @@ def test_provenance_records_where_a_run_comes_from(tiny):
     assert [start["from_step"] for start in run.provenance["started"]] == [0, 4]
     with pytest.raises(WorkbenchError, match="it has changed"):
         write_provenance(run, config, Twins(32, seed=1), 4)
-
-
-def test_git_state_sees_commit_and_changes(tmp_path, monkeypatch):
-    for words in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=b", "commit", "-q", "--allow-empty", "-m", "x"]):
-        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
-    (tmp_path / "workbench").mkdir()
-    monkeypatch.setattr("workbench.runs.provenance.__file__", str(tmp_path / "workbench" / "runs" / "provenance.py"))
-    head = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    assert git_state() == dict(commit=head, dirty=False)
-    (tmp_path / "new.py").touch()
-    assert git_state() == dict(commit=head, dirty=True)

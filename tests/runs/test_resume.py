@@ -23,7 +23,7 @@ def startable(parameters) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("parent", "given", "says"),
+    ("parent", "changes", "message"),
     [
         ({}, dict(num_classes=10), "num_classes=10 differs from the 6"),
         ({}, dict(data="cifar10"), "num_classes=10 (of data='cifar10') differs from the 6"),
@@ -44,13 +44,13 @@ def startable(parameters) -> Config:
         (dict(steps=4), {}, "steps=4 is not above 4"),
     ],
 )
-def test_a_fork_that_cannot_take_its_parents_weights_or_no_step_is_refused(make, parent, given, says):
+def test_a_fork_that_cannot_take_its_parents_weights_or_no_step_is_refused(make, parent, changes, message):
     make("cats", 4, **parent)
-    assert says in refused(dict(resume="cats@4", **given))
+    assert message in refused(dict(resume="cats@4", **changes))
 
 
 @pytest.mark.parametrize(
-    "given",
+    "changes",
     [
         dict(width_d=24),
         dict(max_multiplier=99),
@@ -61,9 +61,9 @@ def test_a_fork_that_cannot_take_its_parents_weights_or_no_step_is_refused(make,
         dict(steps=5),
     ],
 )
-def test_a_fork_may_change_what_shapes_no_weight(make, given):
+def test_a_fork_may_change_what_shapes_no_weight(make, changes):
     make("cats", 4)
-    assert startable(dict(resume="cats@4") | given).resume == "cats@4"
+    assert startable(dict(resume="cats@4") | changes).resume == "cats@4"
 
 
 def test_a_resumed_run_ends_no_earlier_than_its_newest_checkpoint(make):
@@ -118,5 +118,5 @@ def test_given_values_are_compared_as_they_are_read(make, folders, monkeypatch):
 def test_a_resumed_run_keeps_note_and_tags(make):
     make("cats", 4, note="first", tags="a")
     for given_too in (dict(note="x"), dict(tags="b")):
-        assert "of run 'cats', which goes on; to change it, fork the run: resume='cats@4'" in refused(dict(resume="cats") | given_too)
+        assert "of run 'cats', which is resumed; to change it, fork the run: resume='cats@4'" in refused(dict(resume="cats") | given_too)
     assert startable(dict(resume="cats", note="first", tags="a")).note == "first"

@@ -15,9 +15,10 @@ from workbench.__main__ import main
 from workbench.data.twins import Twins
 from workbench.files import StorageError, UnreadableError, delete_folder
 from workbench.places import DEMO, outputs_dir
-from workbench.runs import create_run, find_runs, holding, load_into, write_provenance
+from workbench.runs import create_run, find_runs, holding, write_provenance
+from workbench.runs.checkpoints import newest_good_checkpoint, read_checkpoint, save_checkpoint
 from workbench.runs.liveness import signature
-from workbench.tensors import seal
+from workbench.tensors import load_into, seal
 
 
 def test_an_unknown_run_names_the_nearest():
@@ -42,14 +43,14 @@ def test_history_survives_a_torn_last_line_and_is_truncated():
 def test_checkpoints_are_complete_or_absent(tiny, monkeypatch):
     run = create_run(tiny())
     tensors = {"generator": {"w": torch.randn(3, 2).t()}}  # not contiguous
-    run.save_checkpoint(1, tensors, dict(step=1))
+    save_checkpoint(run.path, 1, tensors, dict(step=1))
     assert sorted(p.name for p in run.checkpoint_path().iterdir()) == ["SHA256SUMS", "generator.safetensors", "state.json"]
     assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=run.checkpoint_path()).returncode == 0
     # Killed while writing or deleting: nothing that looks like a checkpoint remains, and what was left is cleaned up.
     monkeypatch.setattr(Path, "rename", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr("workbench.files.shutil.rmtree", lambda *a, **k: None)
     with pytest.raises(KeyboardInterrupt):
-        run.save_checkpoint(2, tensors, dict(step=2))
+        save_checkpoint(run.path, 2, tensors, dict(step=2))
     delete_folder(run.path / "checkpoints" / "1")
     monkeypatch.undo()
     monkeypatch.setenv("WORKBENCH_OUTPUTS", str(run.path.parent))
@@ -61,7 +62,7 @@ def test_checkpoints_are_complete_or_absent(tiny, monkeypatch):
 def test_only_the_newest_checkpoints_are_kept_when_asked(tiny):
     run = create_run(tiny())
     for step in range(1, 12):
-        run.save_checkpoint(step, {"g": {"w": torch.zeros(1)}}, {}, keep=2)
+        save_checkpoint(run.path, step, {"g": {"w": torch.zeros(1)}}, {}, keep=2)
     assert run.checkpoint_steps() == [10, 11]
 
 
@@ -78,7 +79,7 @@ def test_models_come_back_as_they_were_saved(tiny):
     with pytest.raises(WorkbenchError, match="no checkpoint at step 7; there are: 4"):
         run.generator(step=7)
     without = train(tiny(ema_decay=0, run="without"))
-    with pytest.raises(WorkbenchError, match="keeps no EMA"):
+    with pytest.raises(WorkbenchError, match="has no EMA"):
         without.generator()
     without.generator(weights="raw"), without.generator(weights="auto")
     # A checkpoint of another architecture is refused by name.
@@ -171,7 +172,7 @@ def test_a_damaged_folder_is_named_and_breaks_no_list(tiny, file, damage, monkey
     write_provenance(good, good.config, Twins(32), 0)
     bad = create_run(tiny(run="bad"))
     (bad.path / file).write_bytes(DAMAGE[damage])
-    monkeypatch.setattr("workbench.messages._said", set())
+    monkeypatch.setattr("workbench.messages._printed", set())
     monkeypatch.setattr(sys, "argv", ["workbench", "runs"])
     assert main() == 0
     out, err = capsys.readouterr()
@@ -180,8 +181,8 @@ def test_a_damaged_folder_is_named_and_breaks_no_list(tiny, file, damage, monkey
     if file != "provenance.json" and not harmless:
         assert f"unreadable: {bad.path / file} (" in out + err
     assert [run.name for run in find_runs("good")] == ["good"] and [run.name for run in find_runs("x")] == ["good"]
-    told = f"unreadable: {bad.path / file} ("
-    assert harmless or told in err + out + capsys.readouterr().err
+    warning = f"unreadable: {bad.path / file} ("
+    assert harmless or warning in err + out + capsys.readouterr().err
     assert "Traceback" not in out + err
     if file == "config.json":
         with pytest.raises(UnreadableError, match="unreadable: "):
@@ -197,7 +198,7 @@ def test_bad_lines_are_left_out_and_told_once(tiny, line, monkeypatch, capsys):
     with open(run.path / "history.jsonl", "ab") as file:
         file.write(line)  # torn: no end of a line
     run.append("history.jsonl", dict(step=2, loss_d=0.25))
-    monkeypatch.setattr("workbench.messages._said", set())
+    monkeypatch.setattr("workbench.messages._printed", set())
     for _ in range(2):
         assert [row["step"] for row in run.history()] == [1, 2]
     assert capsys.readouterr().err == f"unreadable: {run.path / 'history.jsonl'} (line 2): left out, the rest is used\n"
@@ -213,8 +214,8 @@ def test_going_on_drops_what_is_written_again_and_nothing_else(tiny, monkeypatch
         file.write(b'\0\0 a bad line\n{"step": 4, "loss_d": null}\n{"step": 2, "loss_d": null}\n{"step": 1')
     run.begin_records(run, 2)
     assert (run.path / "history.jsonl").read_bytes() == b'{"step": 1}\n{"step": 2}\n\0\0 a bad line\n{"step": 2, "loss_d": null}\n'
-    kept = [(row["step"], row["protocol"]) for row in run.evaluations()]
-    assert kept == [(1, "by hand"), (1, "p"), (2, "by hand"), (2, "p"), (3, "by hand")]
+    evaluations = [(row["step"], row["protocol"]) for row in run.evaluations()]
+    assert evaluations == [(1, "by hand"), (1, "p"), (2, "by hand"), (2, "p"), (3, "by hand")]
     # What cannot be read is not taken for empty.
     before = (run.path / "history.jsonl").read_bytes()
     with monkeypatch.context() as patch:
@@ -261,7 +262,7 @@ def test_damaged_checkpoints_give_no_other_weights(trained_once, file, damage):
     path = run.checkpoint_path(4) / file
     shutil.copy(run.checkpoint_path(2) / file, path) if damage == "other" else damage(path)
     with pytest.raises(WorkbenchError) as error:
-        run.read_checkpoint()
+        read_checkpoint(run.checkpoint_path())
     text = str(error.value)
     assert (
         text.startswith("unreadable: ")
@@ -274,14 +275,14 @@ def test_damaged_checkpoints_give_no_other_weights(trained_once, file, damage):
             run.generator()
         run.generator(weights="raw"), run.generator(step=2)
     flip(run.checkpoint_path(2) / "optimizer_d.safetensors")
-    assert run.newest_good_checkpoint(but=4) is None
+    assert newest_good_checkpoint(run.path, but=4) is None
 
 
 def test_a_checkpoint_under_another_number_is_refused(trained_once):
     run = trained_once(steps=4, checkpoint_every=2)
     shutil.copytree(run.checkpoint_path(2), run.path / "checkpoints" / "3")
     with pytest.raises(WorkbenchError, match="it is of step 2"):
-        run.read_checkpoint(3)
+        read_checkpoint(run.checkpoint_path(3))
 
 
 def test_the_demo_is_never_written_to(tiny):
@@ -312,7 +313,7 @@ def test_what_defines_a_run_is_never_rewritten(tiny):
     config = run.update_config(run.config.replace(resume="a", steps=9, mixed_precision="bf16", num_classes=6))
     assert config == run.config and (config.resume, config.steps, config.mixed_precision) == (None, 9, "bf16")
     for changes in (dict(lr_d=0.5), dict(mixed_precision="no"), dict(note="other"), dict(tags="b"), dict(run="b")):
-        with pytest.raises(ParameterError, match=f"{next(iter(changes))}=.* differs from .* of run 'a', which goes on"):
+        with pytest.raises(ParameterError, match=f"{next(iter(changes))}=.* differs from .* of run 'a', which is resumed"):
             run.update_config(config.replace(**changes))
     assert run.config == config
 
@@ -320,19 +321,19 @@ def test_what_defines_a_run_is_never_rewritten(tiny):
 def test_what_a_training_died_of_is_told_in_its_own_words(tiny):
     run = create_run(tiny(run="a"))
     run.set_status(state="running", born="1")
-    for log, says in (
+    for log, message in (
         ("packing\nParameterError: lr_d=x\nTraceback\nsubprocess.CalledProcessError: Command\n=====\n", "(ParameterError: lr_d=x)"),
         ("Traceback\n  File\nModuleNotFoundError: No module\n===\n", "(ModuleNotFoundError: No module)"),
         ("step 3\n\n====\n", "(step 3)"),
         ("", "died without reporting;"),
     ):
         (run.path / "train.log").write_bytes(b"\xff" * 100_000 + b"\n" + log.encode())
-        assert says in run.status()["message"] or not log
+        assert message in run.status()["message"] or not log
 
 
 def test_commands_to_be_pasted_are_quoted(tiny):
     run = create_run(tiny(run="my run"))
-    assert run.how_to_go_on() == "nothing was saved yet; start again with: papermill train.ipynb -p resume 'my run'"
+    assert run.resume_hint() == "nothing was saved yet; start again with: papermill train.ipynb -p resume 'my run'"
 
 
 def test_showing_deletes_nothing(tmp_path, monkeypatch, capsys):

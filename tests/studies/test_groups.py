@@ -8,7 +8,8 @@ from records import scored
 from workbench import Run, WorkbenchError
 from workbench.metrics.protocols import brief, protocol
 from workbench.metrics.reported import published
-from workbench.runs import create_run, evaluation_record, find_runs
+from workbench.records import evaluation_record
+from workbench.runs import create_run, find_runs
 from workbench.studies import groups
 from workbench.studies.scores import at_steps, scores_by_name
 
@@ -41,7 +42,7 @@ def test_runs_are_found_by_name_pattern_and_tag(make):
     assert found("demo") == ["demo"] and found(str(runs[0].path)) == ["cat-0"]
     with pytest.raises(WorkbenchError, match=r"there is no run 'dogs' in .*did you mean 'dog'"):
         find_runs("dogs")
-    with pytest.raises(WorkbenchError, match=r"no run in .* goes by 'x\*'"):
+    with pytest.raises(WorkbenchError, match=r"no run in .* matches 'x\*'"):
         find_runs("x*")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from workbench import Config, Run, train
+from workbench import Config, Run, records, train
 from workbench.data.twins import Twins
 from workbench.model import Discriminator, Generator
 from workbench.model.layers import SpectralNorm, power_iteration
@@ -122,8 +122,8 @@ def test_a_resumed_window_is_that_of_the_uninterrupted_run(tiny):
     again.update_config(again.config)
     shutil.rmtree(again.checkpoint_path(6))
     train(Config.from_parameters(dict(resume="again")))
-    (ours,), (theirs,) = again.history(), straight.history()
-    assert {**ours, "seconds": 0} == {**theirs, "seconds": 0} and "grad_norm_d_max" in ours
+    (resumed,), (uninterrupted,) = again.history(), straight.history()
+    assert {**resumed, "seconds": 0} == {**uninterrupted, "seconds": 0} and "grad_norm_d_max" in resumed
     assert again.spectra() == straight.spectra() and [row["step"] for row in again.spectra()] == [0, 4, 6]
 
 
@@ -137,7 +137,7 @@ def test_spectra_are_those_of_torch_for_every_layer(tiny, changes):
         for parameter in (*generator.parameters(), *discriminator.parameters()):
             parameter.add_(0.05 * torch.randn_like(parameter))  # the estimate is that of other weights now
     before = {k: v.clone() for net in (generator, discriminator) for k, v in net.state_dict().items()}
-    found = diagnostics.spectra(generator, discriminator)
+    rows_by_layer = diagnostics.spectra(generator, discriminator)
     after = {k: v for net in (generator, discriminator) for k, v in net.state_dict().items()}
     assert all(torch.equal(v, before[k]) for k, v in after.items() if k in before)  # looking changes nothing
 
@@ -146,40 +146,43 @@ def test_spectra_are_those_of_torch_for_every_layer(tiny, changes):
     names = [f"{letter}/{name}" for letter, net in nets.items() for name, _ in net.named_parameters() if name.endswith(ends)]
     layers = {name.removesuffix(ends[0]).removesuffix(ends[1]): None for name in names}
     layers = {name: nets[name[0]].get_submodule(name[2:]) for name in layers}
-    assert set(found) == set(layers) and {"G/linear", "G/output", "D/linear"} <= found.keys()
+    assert set(rows_by_layer) == set(layers) and {"G/linear", "G/output", "D/linear"} <= rows_by_layer.keys()
     for name, layer in layers.items():
         normalised = parametrize.is_parametrized(layer)
         weight = (layer.parametrizations.weight.original if normalised else layer.weight).detach().double()
         values = torch.linalg.svdvals(weight.flatten(1))
-        assert found[name]["exact"] == pytest.approx(values[:3].tolist(), rel=1e-6), name
-        assert found[name]["stable_rank"] == pytest.approx(((values**2).sum() / values[0] ** 2).item(), rel=1e-6)
+        assert rows_by_layer[name]["exact"] == pytest.approx(values[:3].tolist(), rel=1e-6), name
+        assert rows_by_layer[name]["stable_rank"] == pytest.approx(((values**2).sum() / values[0] ** 2).item(), rel=1e-6)
         used = torch.linalg.svdvals(layer.weight.detach().double().flatten(1))[0].item()
-        assert diagnostics.effective(found[name]) == pytest.approx(used, rel=1e-5), name
-        assert ("estimate" in found[name]) == normalised == (name[0] == "D" or changes.get("sn_g", True))
+        assert records.effective(rows_by_layer[name]) == pytest.approx(used, rel=1e-5), name
+        assert ("estimate" in rows_by_layer[name]) == normalised == (name[0] == "D" or changes.get("sn_g", True))
         if normalised:
-            assert found[name]["estimate"] <= found[name]["renewed"] * (1 + 1e-6) <= values[0].item() * (1 + 1e-5)
+            assert rows_by_layer[name]["estimate"] <= rows_by_layer[name]["renewed"] * (1 + 1e-6) <= values[0].item() * (1 + 1e-5)
     power_iteration(generator)
     for name, row in diagnostics.spectra(generator, discriminator).items():
         if name[0] == "G" and "estimate" in row:
-            assert row["estimate"] == pytest.approx(found[name]["renewed"], rel=1e-5)
+            assert row["estimate"] == pytest.approx(rows_by_layer[name]["renewed"], rel=1e-5)
 
 
 def test_a_layer_that_blows_up_is_seen_and_spectral_normalization_hides_it(tiny):
-    found = {}
+    rows_by_layer = {}
     for sn in (True, False):
         generator, discriminator = networks(tiny(num_classes=6, sn_g=sn))
         weight = generator.blocks["16"].conv2.parametrizations.weight.original if sn else generator.blocks["16"].conv2.weight
         with torch.no_grad():
             weight.mul_(100)
-        found[sn] = diagnostics.spectra(generator, discriminator)
-        largest = max((name for name in found[sn] if name[0] == "G"), key=lambda name: found[sn][name]["exact"][0])
+        rows_by_layer[sn] = diagnostics.spectra(generator, discriminator)
+        largest = max((name for name in rows_by_layer[sn] if name[0] == "G"), key=lambda name: rows_by_layer[sn][name]["exact"][0])
         assert largest == "G/blocks.16.conv2"
-    for sn, rows in found.items():
-        told = diagnostics.largest_of_all(rows)
-        assert told["sigma_g"] == rows["G/blocks.16.conv2"]["exact"][0] > 10 * told["sigma_d"] and told["at_work_d"] < 1.5
-        assert told["at_work_g"] == max(diagnostics.effective(row) for name, row in rows.items() if name[0] == "G")
-        assert (told["at_work_g"] < 1.5) == sn
-    used = {sn: diagnostics.effective(rows["G/blocks.16.conv2"]) for sn, rows in found.items()}
+    for sn, rows in rows_by_layer.items():
+        largest_values = records.largest_of_all(rows)
+        assert (
+            largest_values["sigma_g"] == rows["G/blocks.16.conv2"]["exact"][0] > 10 * largest_values["sigma_d"]
+            and largest_values["at_work_d"] < 1.5
+        )
+        assert largest_values["at_work_g"] == max(records.effective(row) for name, row in rows.items() if name[0] == "G")
+        assert (largest_values["at_work_g"] < 1.5) == sn
+    used = {sn: records.effective(rows["G/blocks.16.conv2"]) for sn, rows in rows_by_layer.items()}
     assert abs(used[True] - 1) < 0.05 and used[False] > 50
 
 
@@ -193,7 +196,7 @@ def test_an_estimate_that_lags_behind_is_seen():
         layer.parametrizations.weight.original[3, 3] = 5.0
     row = diagnostics.spectrum(layer)
     assert row["exact"] == [5, 1, 0.1] and row["estimate"] == pytest.approx(1, rel=1e-3)
-    assert diagnostics.effective(row) == pytest.approx(5, rel=1e-3)
+    assert records.effective(row) == pytest.approx(5, rel=1e-3)
     assert row["stable_rank"] == pytest.approx((25 + 1 + 6 * 0.01) / 25, rel=1e-6)
 
 
@@ -202,25 +205,25 @@ def test_small_layers_zero_weights_and_weights_that_are_not_finite():
     assert len(diagnostics.spectrum(layer)["exact"]) == 1
     nn.init.zeros_(layer.weight)
     row = diagnostics.spectrum(layer)
-    assert row == dict(exact=[0.0], stable_rank=None) and diagnostics.effective(row) == 0
+    assert row == dict(exact=[0.0], stable_rank=None) and records.effective(row) == 0
     parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight))
-    assert diagnostics.effective(diagnostics.spectrum(layer)) is None  # divided by zero
+    assert records.effective(diagnostics.spectrum(layer)) is None  # divided by zero
     with torch.no_grad():
         layer.parametrizations.weight.original.fill_(torch.nan)
     row = diagnostics.spectrum(layer)
-    assert row == dict(exact=[None], stable_rank=None, estimate=None, renewed=None) and diagnostics.effective(row) is None
+    assert row == dict(exact=[None], stable_rank=None, estimate=None, renewed=None) and records.effective(row) is None
     json.dumps(row, allow_nan=False)
-    assert diagnostics.largest_of_all({"G/linear": row, "D/linear": dict(exact=[2.0])}) == dict(sigma_d=2, at_work_d=2)
+    assert records.largest_of_all({"G/linear": row, "D/linear": dict(exact=[2.0])}) == dict(sigma_d=2, at_work_d=2)
 
 
 def test_a_run_writes_the_spectra_of_its_networks(tiny):
     run = train(tiny(sn_g=False, ema_decay=0))
     assert [row["step"] for row in run.spectra()] == run.sample_steps() == [0, 4]
-    found = diagnostics.spectra(run.generator(weights="raw"), run.discriminator())
+    rows_by_layer = diagnostics.spectra(run.generator(weights="raw"), run.discriminator())
     for name, row in run.spectra()[-1]["layers"].items():  # a checkpoint has all that they are computed from
-        assert row.keys() == found[name].keys() and row["exact"] == pytest.approx(found[name]["exact"], rel=1e-5)
+        assert row.keys() == rows_by_layer[name].keys() and row["exact"] == pytest.approx(rows_by_layer[name]["exact"], rel=1e-5)
         numbers = {kind: value for kind, value in row.items() if kind != "exact"}
-        assert numbers == pytest.approx({kind: found[name][kind] for kind in numbers}, rel=1e-5)
-    assert "estimate" not in found["G/linear"] and "estimate" in found["D/linear"]
+        assert numbers == pytest.approx({kind: rows_by_layer[name][kind] for kind in numbers}, rel=1e-5)
+    assert "estimate" not in rows_by_layer["G/linear"] and "estimate" in rows_by_layer["D/linear"]
     fork = train(Config.from_parameters(dict(resume=f"{run.name}@4", steps=5, lr_g=1e-3)))
     assert [row["step"] for row in fork.spectra()] == [0, 4, 5]

@@ -50,20 +50,20 @@ def test_the_released_networks_have_their_size():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_activations_are_what_autograd_keeps(shape):
     config, count = Config.preset("twins32", **shape), 4
-    kept = {}
+    saved = {}
 
     def keep(tensor):
         if tensor.shape[:1] == (count,):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() / 4 / count
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() / 4 / count
         return tensor
 
     y = torch.arange(count) % config.num_classes if config.num_classes else None
     inputs = {Generator: torch.randn(count, config.z_dim), Discriminator: torch.randn(count, 3, config.image_size, config.image_size)}
     for estimated, (network, x) in zip((activations_g, activations_d), inputs.items(), strict=True):
-        kept.clear()
+        saved.clear()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             output = network(config)(x, y)
-        assert estimated(config) == pytest.approx(sum(kept.values()), rel=0.12)
+        assert estimated(config) == pytest.approx(sum(saved.values()), rel=0.12)
         del output
 
 
@@ -122,9 +122,9 @@ def test_a_training_takes_about_what_is_estimated():
 def test_what_no_machine_can_hold_is_refused(machine, settings, blamed, needs):
     if settings.get("gradient_accumulation") == 10**9:
         settings = settings | dict(batch_norm_group=1)
-    said = refusal(Config.preset("twins32", device="cpu", **settings))
-    assert said.startswith(f"{blamed}: this training needs about ") and f" {needs} of memory, and there are 23 GB (" in said
-    assert said.isprintable() and len(said) < 300
+    message = refusal(Config.preset("twins32", device="cpu", **settings))
+    assert message.startswith(f"{blamed}: this training needs about ") and f" {needs} of memory, and the machine has 23 GB (" in message
+    assert message.isprintable() and len(message) < 300
 
 
 def refusal(config) -> str:

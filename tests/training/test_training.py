@@ -23,8 +23,8 @@ from workbench.data.twins import Twins
 from workbench.files import StorageError
 from workbench.metrics.protocols import differences
 from workbench.metrics.reported import published
+from workbench.records import is_comparable
 from workbench.runs import create_run
-from workbench.runs.records import is_comparable
 from workbench.training import __main__ as command_line
 from workbench.training import checkpoint, loop, setup
 from workbench.training.samples import FixedSamples, write_samples
@@ -268,7 +268,7 @@ def test_records_are_written_once_however_often_it_is_killed(tiny, monkeypatch, 
 
 def test_old_checkpoints_go_also_after_a_kill_before_their_deletion(tiny, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "prune", lambda run, keep: None)
+        patch.setattr("workbench.runs.checkpoints.prune", lambda run, keep: None)
         run = train(tiny(run="r", checkpoint_every=2, keep_checkpoints=1))
     assert run.checkpoint_steps() == [2, 4]
     assert train(Config.from_parameters(dict(resume="r"))).checkpoint_steps() == [4]
@@ -276,12 +276,12 @@ def test_old_checkpoints_go_also_after_a_kill_before_their_deletion(tiny, monkey
 
 def test_a_run_goes_on_only_where_a_step_is_left(tiny, trained_once):
     run = trained_once(run="a", steps=4, checkpoint_every=2)
-    for config, says in (
+    for config, message in (
         (tiny(resume="a@4"), "steps=4 is not above 4, the step that resume='a@4' starts at; set steps above 4"),
         (tiny(resume="a", steps=2), "steps=2 is below 4, the newest checkpoint of run 'a'; set steps to 4 or more"),
     ):
         for begin in (train, launch):
-            with pytest.raises(ParameterError, match=says):
+            with pytest.raises(ParameterError, match=message):
                 begin(config)
     assert [other.name for other in list_runs()] == ["a"] and run.status()["state"] == "finished"
 
@@ -329,19 +329,19 @@ def test_a_training_that_diverges_stops_and_says_so(tiny, monkeypatch, settings,
     assert run.checkpoint_steps() == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize(("where", "says"), [
+@pytest.mark.parametrize(("where", "message"), [
     (lambda nets: nets.optimizer_d.state_dict()["state"][0]["exp_avg_sq"], r"Adam's state of D \(.*exp_avg_sq\)"),
     (lambda nets: dict(nets.generator.named_buffers())["blocks.8.norm1.running_var"], r"weights of G \(blocks.8.norm1.running_var\)"),
     (lambda nets: next(nets.ema.average.parameters()), r"EMA of G \(.*\)"),
 ], ids=["adam", "batch norm", "ema"])  # fmt: skip
-def test_nothing_that_is_not_finite_is_saved(tiny, trained_once, monkeypatch, where, says):
+def test_nothing_that_is_not_finite_is_saved(tiny, trained_once, monkeypatch, where, message):
     run = trained_once(run="a", steps=4, checkpoint_every=2)
     nets = build(run.config, make_accelerator(run.config))
     progress = checkpoint.load(nets, run, 4)
     where(nets).view(-1)[0] = float("nan")
     progress.step = 5
     with pytest.raises(
-        WorkbenchError, match=rf"training diverged: {says} became NaN or infinite by step 5; fork from before it, .*resume='a@4'"
+        WorkbenchError, match=rf"training diverged: {message} became NaN or infinite by step 5; fork from before it, .*resume='a@4'"
     ):
         checkpoint.save(nets, run, progress)
     # The advice is a checkpoint that is whole and finite, not the newest one.
@@ -383,15 +383,15 @@ def test_evaluations_are_recorded_and_must_be_given(tiny, tmp_path):
     assert run.evaluations() == records and seen == [False, False]
 
 
-@pytest.mark.parametrize(("changes", "says"), [
+@pytest.mark.parametrize(("changes", "message"), [
     (dict(num_processes=2), "num_processes=2, but 1 process"),
     (dict(device="cuda"), "torch finds no GPU"),
     (dict(mixed_precision="fp16"), "needs a GPU"),
 ])  # fmt: skip
-def test_what_this_machine_cannot_do_is_refused(tiny, changes, says):
+def test_what_this_machine_cannot_do_is_refused(tiny, changes, message):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(ParameterError, match=says):
+    with pytest.raises(ParameterError, match=message):
         train(tiny(**changes))
     assert list_runs() == []
 
@@ -473,11 +473,11 @@ def test_two_processes_give_what_one_gives(tiny):
         assert two.status()["state"] == "finished", two.log_tail()
         assert difference(one, two) < 1e-9
         assert len(one.history()) == 10 and len(one.spectra()) == 2
-        for ours, theirs in zip(one.history(), two.history(), strict=True):
-            assert {**ours, "seconds": 0} == pytest.approx({**theirs, "seconds": 0}, rel=1e-8)
-        for ours, theirs in zip(one.spectra(), two.spectra(), strict=True):
-            for name, layer in ours["layers"].items():
-                assert layer["exact"] == pytest.approx(theirs["layers"][name]["exact"], rel=1e-6)
+        for row_one, row_two in zip(one.history(), two.history(), strict=True):
+            assert {**row_one, "seconds": 0} == pytest.approx({**row_two, "seconds": 0}, rel=1e-8)
+        for row_one, row_two in zip(one.spectra(), two.spectra(), strict=True):
+            for name, layer in row_one["layers"].items():
+                assert layer["exact"] == pytest.approx(row_two["layers"][name]["exact"], rel=1e-6)
     accumulated = train(tiny(gradient_accumulation=2, **settings))
     assert difference(one, accumulated) < 1e-9
 
@@ -495,7 +495,7 @@ def test_signals_save_and_say_how_to_go_on(tiny, how):
 def saved_and_goes_on(run):
     status = run.status()
     assert status["state"] == "stopped", run.log_tail()
-    assert f"saved at step {run.checkpoint_steps()[-1]}; go on with: papermill train.ipynb -p resume {run.name}" in status["message"]
+    assert f"saved at step {run.checkpoint_steps()[-1]}; resume with: papermill train.ipynb -p resume {run.name}" in status["message"]
     step = run.checkpoint_steps()[-1]
     resumed = train(Config.from_parameters(dict(resume=run.name, steps=step + 1)))
     assert resumed.checkpoint_steps() == [step, step + 1]
@@ -517,7 +517,7 @@ def test_a_killed_training_resumes_bit_for_bit(tiny):
     os.kill(run.status()["pid"], signal.SIGKILL)
     wait(run)
     assert run.status()["state"] == "lost" and run.checkpoint_steps()
-    assert "go on with: papermill train.ipynb -p resume killed" in run.status()["message"]
+    assert "resume with: papermill train.ipynb -p resume killed" in run.status()["message"]
     end = run.checkpoint_steps()[-1] + 5
     train(Config.from_parameters(dict(resume="killed", steps=end)))
     assert run.status()["state"] == "finished" and run.checkpoint_steps()[-1] == end
@@ -556,7 +556,7 @@ def test_command_line_trains_and_refuses_in_one_line(tiny, tmp_path, monkeypatch
     assert again.returncode == 0 and Run("shell").checkpoint_steps() == [2, 4], again.stderr
     refused = call("-p", "lrd", "1")
     assert refused.returncode == 2 and "unknown parameter 'lrd'; did you mean 'lr_d'?" in refused.stderr.splitlines()[-1], refused.stderr
-    for words, says in (  # what `python -m` calls, in this process
+    for words, message in (  # what `python -m` calls, in this process
         (["--config", "nowhere.json"], "--config: nowhere.json cannot be read: No such file or directory"),
         (["-p", "num_processes", "2"], "but 1 process(es) were started"),
         (["-p", "run", "shell"], "run='shell' exists already"),
@@ -564,7 +564,7 @@ def test_command_line_trains_and_refuses_in_one_line(tiny, tmp_path, monkeypatch
         monkeypatch.setattr(sys, "argv", ["training", *words])
         assert command_line.main() == 2
         (told,) = capsys.readouterr().err.splitlines()
-        assert says in told
+        assert message in told
 
 
 @pytest.mark.slow

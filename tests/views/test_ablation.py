@@ -16,6 +16,7 @@ from workbench.files import StorageError
 from workbench.metrics.reported import TABLE_1
 from workbench.places import outputs_dir
 from workbench.runs import create_run
+from workbench.runs.checkpoints import save_checkpoint
 from workbench.studies import shape
 from workbench.studies.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
 from workbench.views.cached import cached
@@ -236,7 +237,7 @@ def test_studies_are_made_once_for_each_state_of_a_run(tiny):
     assert "no such layer" in str(count(run, "none"))
     run.append("evaluations.jsonl", RECORD | dict(step=0))
     assert count(run, "a") == 4
-    run.save_checkpoint(4, {}, {})
+    save_checkpoint(run.path, 4, {}, {})
     assert count(run, "a") == 5 and count(run, "a") == 5
 
 
@@ -244,7 +245,7 @@ def test_long_range_over_trainings(tmp_path):
     ablation = small("attention_site", seeds="0,1")
     for planned in ablation.all_planned_runs().values():
         run = create_run(planned.config)
-        run.save_checkpoint(4, dict(ema=Generator(planned.config).state_dict()), {})
+        save_checkpoint(run.path, 4, dict(ema=Generator(planned.config).state_dict()), {})
         hue = 0.2 + planned.config.seed / 100 if planned.arm == "no attention" else 0.01
         run.append("evaluations.jsonl", RECORD | dict(step=4, scores=RECORD["scores"] | dict(twins_hue=hue)))
         run.set_status(state="finished")
@@ -268,7 +269,7 @@ def test_the_runs_of_a_study_exist_and_are_of_twins(tiny, tmp_path):
     recorded(tiny, "broken", [1.0])
     (outputs_dir() / "broken" / "config.json").write_text("")
     for study, says in (
-        ("nope", "there is no run 'nope'"), ("nope-*", "no run in .* goes by 'nope-"), ("photographs", "was trained on"), ("several", "pairs=2"),
+        ("nope", "there is no run 'nope'"), ("nope-*", "no run in .* matches 'nope-"), ("photographs", "was trained on"), ("several", "pairs=2"),
         ("broken", "names no run that can be read"), ("demo,photographs", "was trained on"),
     ):  # fmt: skip
         with pytest.raises(ParameterError, match=rf"^study='{re.escape(study)}'.*{says}") as error:

@@ -25,7 +25,7 @@ def test_of_a_fork_the_changes_to_its_parent_are_marked(make):
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [
-        (dict(run="cats"), "run='cats' exists already; go on with it by resume='cats', or choose another name"),
+        (dict(run="cats"), "run='cats' exists already; resume it with resume='cats', or choose another name"),
         (dict(resume="cats", lr_d=0.5), "lr_d=0.5 differs from the 0.0025 of run 'cats'"),
         (dict(resume="cats@5"), "has no checkpoint at step 5"),
         (dict(width=10**6), "width=1000000: this training needs about"),

@@ -1,7 +1,7 @@
-"""Data sets: opening any of them, checking and packing it once, and the batches of every step.
+"""Data sets: opened, checked and packed once, then served in batches.
 
-`datasets` opens, `sources` lists the images of each kind, `folders`, `layout` and `splits` check folders, `decode` reads image files, `packed`
-and `cache` keep them, `batches` serves them; `twins` is drawn, `augment` runs on the device.
+`datasets` opens them, `sources` lists the images of each kind, `folders`, `layout` and `splits` check folders, `decode` reads image files,
+`packed` and `cache` store them, `batches` serves them, `augment` changes them on the device; `twins` is drawn.
 """
 
 from .batches import batch_indices, loader, to_uint8, to_unit

@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepares = parser.add_subparsers(required=True, metavar="prepare").add_parser(
         "prepare",
         help="decode a data set once, into a folder that training reads directly",
-        description="Decode a data set once, into a folder to be given as data=OUT, here or on another machine.",
+        description="Decode a data set once, into a folder for data=OUT, here or on another machine.",
     )
     prepares.add_argument(
         "source", metavar="SOURCE", help="folder of images, SOURCE/<class>/* or SOURCE/train/<class>/*; cifar10; imagenet"

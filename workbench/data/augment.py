@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-NUMBERS = 8  # uniform numbers that one image takes
+NUMBERS = 8  # uniform random numbers per image
 
 
 def apply(policy: str, x: Tensor, u: Tensor, real: bool) -> Tensor:
-    """Images after the `augment` policy of a configuration: none, flip (of real images only) or diffaug (of real and fake ones)."""
+    """Images augmented by `Config.augment`: none, flip (real images only) or diffaug (real and fake)."""
     if policy == "diffaug":
         return diffaug(x, u)
     return flip(x, u) if real and policy == "flip" else x
@@ -21,7 +21,7 @@ def flip(x: Tensor, u: Tensor) -> Tensor:
 
 
 def diffaug(x: Tensor, u: Tensor) -> Tensor:
-    """Colour, translation and cutout, differentiable in x; applied to real and fake images alike, when D and when G learns.
+    """Colour, translation and cutout, differentiable in x; for real and fake images, in D steps and G steps.
 
     Brightness within +-0.5, saturation within a factor 0 to 2, contrast within 0.5 to 1.5, translation by up to S/8 in each
     direction (zeros move in), and a square of side S/2 set to zero.
@@ -31,7 +31,7 @@ def diffaug(x: Tensor, u: Tensor) -> Tensor:
     x
         (B, 3, S, S) in [-1, 1].
     u
-        (B, NUMBERS) uniform in [0, 1): the randomness, so that it can be a function of seed, step and image.
+        (B, NUMBERS) uniform in [0, 1): all randomness, so that the caller decides what it is a function of.
     """
     size = x.shape[-1]
     u = u.to(x.dtype)
@@ -45,7 +45,7 @@ def diffaug(x: Tensor, u: Tensor) -> Tensor:
     at = torch.arange(size, device=x.device)
     reach = size // 8
     dy, dx = ((u[:, k] * (2 * reach + 1)).long() - reach for k in (3, 4))
-    rows, columns = at[None] - dy[:, None], at[None] - dx[:, None]  # (B, S): where each row and column comes from
+    rows, columns = at[None] - dy[:, None], at[None] - dx[:, None]  # (B, S): the source of each row and column
     inside = _within(rows, size)[:, None, :, None] & _within(columns, size)[:, None, None, :]
     image = torch.arange(len(x), device=x.device)[:, None, None]
     moved = x.permute(0, 2, 3, 1)[image, rows.clamp(0, size - 1)[:, :, None], columns.clamp(0, size - 1)[:, None, :]]

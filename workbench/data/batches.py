@@ -1,9 +1,9 @@
-"""Batches: which images each step is given, read ahead; and pixels as the networks take and give them."""
+"""Batches: the images of each step, read ahead; and conversion of pixels."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -17,14 +17,14 @@ from .twins import Twins
 
 
 def batch_indices(length: int | None, seed: int, position: int, count: int) -> np.ndarray:
-    """Which images are served next: a pure function, so that a resumed run is served what it would have been.
+    """The indices of the next images: a pure function, so that a resumed run sees the same images.
 
-    Every epoch is a permutation of its own; a batch may begin in one epoch and end in the next.
+    Every epoch is another permutation; a batch may begin in one epoch and end in the next.
 
     Parameters
     ----------
     length
-        Images in the data set. None: endless, and served in its own order.
+        Images in the data set. None: endless, served in order.
     seed
         Of the order.
     position
@@ -49,16 +49,18 @@ def batch_indices(length: int | None, seed: int, position: int, count: int) -> n
 
 @lru_cache(maxsize=2)  # a batch that crosses a border touches two epochs
 def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
-    data_order = 0xDA7A  # sets this use of the seed apart from all others
+    data_order = 0xDA7A  # distinguishes this use of the seed from others
     return np.random.default_rng([seed, epoch, data_order]).permutation(length)
 
 
-def loader(data: Images | Twins, config: Config, start_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[tuple[int, list]]:
+def loader(
+    data: Images | Twins, config: Config, start_step: int = 0, rank: int = 0, world: int = 1
+) -> Generator[tuple[int, list], None, None]:
     """The batches of process `rank` of `world` for every G step from `start_step` on, without end.
 
-    The global batch is cut into `gradient_accumulation` micro-batches, each of these into one share per process: what is worked on at
-    once is then the same images for any number of processes. A thread prepares one step ahead; its errors surface here, and it ends
-    when the generator is closed.
+    The global batch is split into `gradient_accumulation` micro-batches, and each of these into one share per process: a micro-batch is
+    the same for any number of processes. A thread prepares one step ahead; its errors surface here, and it ends when the generator is
+    closed.
 
     Yields
     ------
@@ -92,5 +94,5 @@ def to_unit(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Images in [-1, 1], cut off there, as uint8: the inverse of `to_unit`."""
+    """Images, clamped to [-1, 1], as uint8: the inverse of `to_unit`."""
     return ((x.clamp(-1, 1) + 1) * 127.5).round().byte()

@@ -1,4 +1,4 @@
-"""Images packed once for all runs, in `<data folder>/cache`, where anything may be deleted at any time."""
+"""Images packed once for all runs, in `<data folder>/cache`, from which anything may be deleted at any time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .sources import Listing
 
 
 def cached(listing: Listing, size: int, progress: bool) -> Images:
-    """These images from the cache, packed now if they are not in it, or damaged there."""
+    """The images of a listing from the cache, packed first if they are missing or damaged."""
     key = hashlib.sha256(json.dumps([VERSION, size, listing.identity]).encode()).hexdigest()[:20]
     folder = data_dir() / "cache" / key
     if images := _usable(folder, listing, size):
@@ -25,14 +25,14 @@ def cached(listing: Listing, size: int, progress: bool) -> Images:
             return images
         if folder.exists():
             delete_folder(folder)
-        remove_abandoned(folder.parent)  # of any data: nobody may ever ask for these again
-        # Unreadable files are left out, and refused later: decoding need not be repeated.
+        remove_abandoned(folder.parent)  # of any data, which may never be opened again
+        # Unreadable files are skipped here and refused by `open_data`, so that nothing is decoded twice.
         pack(listing, size, folder, progress, True, "set WORKBENCH_DATA in the environment to a folder on another disk")
     return open_packed(folder, size)
 
 
 def _usable(folder: Path, listing: Listing, size: int) -> Images | None:
-    """A packed folder of the cache, which anybody may delete or damage: it is packed again where it is not whole, or no longer right."""
+    """A packed folder of the cache; None if it is missing, damaged or out of date."""
     if not folder.exists():
         return None
     try:
@@ -44,7 +44,6 @@ def _usable(folder: Path, listing: Listing, size: int) -> Images | None:
     if facts != (size, listing.classes, listing.conditional, len(listing.paths)):
         say_once(f"unreadable: {folder} (of other images): {listing.name} is packed again")
         return None
-    again = decode_all([f"{listing.root}/{path}" for path in images.skipped], size)
-    if any(image.pixels is not None for image in again):  # a file can be read after all: its permissions were fixed, or the disk
-        return None
-    return images
+    retries = decode_all([f"{listing.root}/{path}" for path in images.skipped], size)
+    readable = any(image.pixels is not None for image in retries)  # permissions or the disk were fixed
+    return None if readable else images

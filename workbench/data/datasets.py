@@ -1,4 +1,4 @@
-"""The data sets: opening any of them, checked and packed once, packing one for another machine, and saying what is in it."""
+"""Opening data sets, packing them for another machine, and describing them."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ from .twins import Twins
 
 
 def open_data(config: Config, progress: bool = True) -> Images | Twins:
-    """The data set that `config.data` names, at `config.image_size`, checked.
+    """The data set `config.data` at `config.image_size`, checked.
 
-    The first opening decodes and packs it, the next ones only compare the names, sizes and times of the files. Any number of processes
-    may open the same data at once: one packs it, the others wait.
+    The first opening decodes and packs it; later ones only compare the names, sizes and times of the files. If several processes open the
+    same data at the same time, one packs it and the others wait.
 
     Parameters
     ----------
     config
-        Read are `data`, `image_size`, `num_classes` (None: as many as there are), `pairs`, `skip_unreadable` and `batch_size`.
+        `data`, `image_size`, `num_classes` (None: all), `pairs`, `skip_unreadable` and `batch_size` matter here.
     progress
-        Report on stderr that data is being packed, and how far it is.
+        Report the progress of packing on stderr.
 
     Raises
     ------
     DataError
         If there is no such data, a folder is not `folder/<class>/*`, a class is empty, a file cannot be read, the size or the number of
-        classes is not the config's, or there is less than one batch.
+        classes differs from the config's, or there is less than one batch.
     """
     size = config.image_size
+    data: Images | Twins
     if config.data == "twins":
         data = Twins(size, seed=0, pairs=config.pairs)
     elif config.data not in BUILT_IN_DATA and is_packed(Path(config.data)):
@@ -69,7 +70,7 @@ def open_data(config: Config, progress: bool = True) -> Images | Twins:
 def prepare(
     source: str | Path, out: str | Path, size: int, skip_unreadable: bool = False, unconditional: bool = False, progress: bool = True
 ) -> Images:
-    """Pack a data set into a folder of its own, to be given as `data`, here or on another machine.
+    """Pack a data set into a folder that can be used as `data`, here or on another machine.
 
     Parameters
     ----------
@@ -80,14 +81,14 @@ def prepare(
     size
         Height and width of the packed images.
     skip_unreadable, unconditional
-        Leave unreadable files out; take all images below `source`, without classes.
+        Leave unreadable files out; use all images below `source`, without classes.
     progress
         As for `open_data`.
 
     Raises
     ------
     DataError
-        As `open_data`; and if `out` is in use, or there is nothing to pack.
+        As `open_data`; and if `out` is not empty, or `source` needs no packing.
     ParameterError
         If no network can have this size.
     """
@@ -100,9 +101,9 @@ def prepare(
         if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
             raise DataError(f"{out} exists and is not empty", "give another folder to pack into")
     if config.data == "twins" or is_packed(Path(config.data)):
-        raise DataError(f"{config.data} needs no packing", "give it as data as it is")
+        raise DataError(f"{config.data} needs no packing", "use it as data directly")
     if out.is_relative_to(config.data):
-        raise DataError(f"{out} lies in the data that is to be packed", f"give a folder outside of {config.data}")
+        raise DataError(f"{out} lies in the data to pack", f"give a folder outside of {config.data}")
     listing = list_images(config.data, unconditional)
     remove_abandoned(out.parent, out.name)
     pack(listing, size, out, progress, skip_unreadable, "give another folder to pack into")
@@ -110,7 +111,7 @@ def prepare(
 
 
 def describe(data: Images | Twins) -> str:
-    """A data set in a few lines: name, number of images, classes with their counts, what was left out."""
+    """A data set in a few lines: name, number of images, classes with their counts, files that were left out."""
     length = "endless" if data.length is None else f"{data.length:,}"
     names, spread = data.classes, ""
     if data.counts is not None:
@@ -132,12 +133,12 @@ def describe(data: Images | Twins) -> str:
 
 
 def is_image_folder(config: Config) -> bool:
-    """Whether its data are image files, neither built in nor packed."""
+    """Whether `data` is a folder of image files, neither built in nor packed."""
     return config.data not in BUILT_IN_DATA and not is_packed(Path(config.data))
 
 
 def has_class_folders(config: Config) -> bool:
-    """Whether its data come with classes: all but folders of another layout than `folder/<class>/*` do."""
+    """Whether the data have classes: all but folders with another layout than `folder/<class>/*` do."""
     if not is_image_folder(config):
         return True
     try:
@@ -148,14 +149,14 @@ def has_class_folders(config: Config) -> bool:
 
 
 def short_sides(source: str | Path) -> Counter:
-    """How many images have which shorter side, in pixels: what `image_size` may be without enlarging anything.
+    """Counts of the shorter sides of the images, in pixels: which `image_size` enlarges none of them.
 
-    Only the headers of image files are read. Files that cannot be read are left out; they are reported when the images are opened.
+    Only the headers of image files are read. Unreadable files are left out; `open_data` reports them.
 
     Parameters
     ----------
     source
-        As `Config.data`: of a folder of images all below it count, with or without class folders, or those of its training split.
+        As `Config.data`. In a folder all images count, with or without class folders, or those of its training split.
 
     Raises
     ------
@@ -179,7 +180,7 @@ def short_sides(source: str | Path) -> Counter:
 
 
 def _sides(paths: Sequence[str]) -> Counter:
-    sides = Counter()
+    sides: Counter[int] = Counter()
     for path in paths:
         with suppress(Exception), open_regular(path) as file, open_image(file) as image:  # Pillow raises almost anything on a broken file
             sides[min(image.size)] += 1

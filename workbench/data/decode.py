@@ -1,4 +1,4 @@
-"""Decode untrusted image files: none starts a program, none is waited for, and damaged metadata cost no good image."""
+"""Decode untrusted image files: none starts a program or blocks, and damaged metadata costs no good image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import struct
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -25,26 +25,26 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from ..files import open_regular
 from .errors import reason
 
-# The only formats that are opened, whatever a file is called. Of the others that Pillow knows, some start programs (EPS: Ghostscript), open
-# whatever they contain (IPTC), or hold no picture. TGA is last, because its files have no mark of their own.
+# The only formats that are opened, whatever the name of a file. Other formats of Pillow start programs (EPS: Ghostscript), open embedded
+# files (IPTC), or hold no picture. TGA is last, because its files have no signature.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "QOI", "PCX", "PSD", "SGI", "SUN", "TGA")
-# Bytes: an image of as many pixels as Pillow opens takes no more, uncompressed, with 16 bits in each of 4 channels.
+# Bytes: the largest image that Pillow opens, uncompressed, with 16 bits in each of 4 channels.
 LARGEST = 8 * 178_956_970
 
 PHOTOMETRIC, BITS_PER_SAMPLE, SAMPLE_FORMAT = 262, 258, 339  # tags of TIFF
 DRAWN = {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 338, 339, 347, 530, 532}
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # or some of its messages go to stderr
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # keeps its messages off stderr
 
 
 @cache
 def suffixes() -> frozenset[str]:
-    """Extensions of files that may be images, in lower case."""
+    """Extensions of image files, in lower case."""
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in _formats())
 
 
 def read_file(path: str | Path) -> bytes:
-    """The content of an image file; an OSError if it is no regular file, or too large for an image."""
+    """The content of an image file; an OSError if it is not a regular file, or too large for an image."""
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > LARGEST:
             raise OSError(errno.EFBIG, f"more than {LARGEST / 1e9:.1f} GB, which no image takes")
@@ -52,7 +52,7 @@ def read_file(path: str | Path) -> bytes:
 
 
 def open_image(file: BinaryIO) -> Image.Image:
-    """Pillow's `Image.open`, which goes by content and not by name, for the formats in `FORMATS` alone."""
+    """Pillow's `Image.open`, which ignores the name, for `FORMATS` only."""
     return Image.open(file, formats=_formats())
 
 
@@ -63,24 +63,24 @@ def _formats() -> tuple[str, ...]:
 
 
 class Decoded(NamedTuple):
-    """An image file that was read, or why it could not be."""
+    """A decoded image file, or why it cannot be read."""
 
     pixels: np.ndarray | None  # (S, S, 3) uint8
     sha256: str = ""  # of its content
     error: str = ""  # one line
 
 
-def decode_all(items: Sequence, size: int) -> Iterator[Decoded]:
+def decode_all(items: Sequence, size: int) -> Generator[Decoded, None, None]:
     """Decode many images, paths or (N, h, w, 3) uint8, in order.
 
-    By threads: Pillow lets go of the interpreter while it decodes. Processes would be faster only where images are tiny (CIFAR-10 as
-    JPEG files, on two cores: 3 s instead of 8 s), and cannot be started safely from everywhere.
+    In threads: Pillow releases the GIL while it decodes. Processes would be faster only for tiny images (CIFAR-10 as JPEG files, on two
+    cores: 3 s instead of 8 s), and cannot be started safely from everywhere.
     """
     workers, chunk = min(os.cpu_count() or 1, 16), 16
-    Image.init()  # here, because plugins must not be loaded by several threads
+    Image.init()  # here, because several threads must not load plugins
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.simplefilter("ignore")  # about odd metadata, and images that are large but still opened
-        pending: deque = deque()  # never many: the decoded images of a large data set do not fit into memory
+        warnings.simplefilter("ignore")  # about odd metadata, and large images
+        pending: deque = deque()  # short, since the decoded images of a large data set do not fit into memory
         try:
             for start in range(0, len(items), chunk):
                 pending.append(pool.submit(lambda part: [_try_to_decode(item, size) for item in part], items[start : start + chunk]))
@@ -89,7 +89,7 @@ def decode_all(items: Sequence, size: int) -> Iterator[Decoded]:
             while pending:
                 yield from pending.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)  # after an interrupt
+            pool.shutdown(cancel_futures=True)
 
 
 def _try_to_decode(item: str | np.ndarray, size: int) -> Decoded:
@@ -105,22 +105,22 @@ def _try_to_decode(item: str | np.ndarray, size: int) -> Decoded:
 def decode(source: str | Path | bytes | BytesIO | np.ndarray, size: int) -> np.ndarray:
     """An image file, or the pixels of one, as (size, size, 3) uint8.
 
-    Turned upright (EXIF, XMP; as stored where these cannot be read), made 8-bit RGB on white, resized until the shorter side is `size`
-    (antialiased; untouched where it is that already), cropped at the centre. Of an animation: the first frame. Unsigned integers of up to
-    16 bits are scaled by the largest value of their depth, floats by 1.
+    Turned upright (by EXIF or XMP, if readable), converted to 8-bit RGB on white, resized to a shorter side of `size` (antialiased;
+    unchanged if it has that already), cropped at the centre. Of an animation: the first frame. Unsigned integers of up to 16 bits are
+    scaled by the largest value of their depth, floats by 1.
 
     Parameters
     ----------
     source
         Path or content of an image file; or RGB pixels (h, w, 3) uint8.
     size
-        Height and width of what is returned.
+        Height and width of the result.
 
     Raises
     ------
     Exception
-        If the range of the values is unknown (32-bit or signed integers, floats outside of 0 to 1); and whatever Pillow raises on a
-        broken file, which may be anything.
+        If the range of the values is unknown (32-bit or signed integers, floats outside of 0 to 1). Pillow may raise any exception on a
+        broken file.
     """
     if isinstance(source, np.ndarray):
         image = Image.fromarray(source)
@@ -129,7 +129,7 @@ def decode(source: str | Path | bytes | BytesIO | np.ndarray, size: int) -> np.n
             source = read_file(source)
         image = _upright(source if isinstance(source, bytes) else source.getvalue())
     short = min(image.size)
-    left, top = ((side - short) // 2 for side in image.size)  # whole pixels: where nothing is resized, nothing is interpolated
+    left, top = ((side - short) // 2 for side in image.size)  # whole pixels: without resizing, no interpolation
     return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + short, top + short)))
 
 
@@ -152,10 +152,10 @@ def _draw(content: bytes) -> Image.Image:
 
 
 def _keep_orientation(image: Image.Image) -> None:
-    """Reduce the EXIF of an image to its orientation: Pillow fails where it cannot read, or write again, anything else in it."""
+    """Reduce the EXIF of an image to its orientation: Pillow fails if it cannot read or rewrite other tags."""
     with suppress(Exception):
         image.getexif()
-    exif = image.getexif()  # what could be read of it
+    exif = image.getexif()  # its readable part
     for tag in list(exif):
         if tag != ExifTags.Base.Orientation:
             del exif[tag]
@@ -190,7 +190,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as 8-bit RGB; Pillow's own conversion uncovers what alpha hides."""
+    """Any mode as 8-bit RGB on white; Pillow's own conversion shows the colours of transparent pixels."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -201,9 +201,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _without_metadata(content: bytes) -> bytes:
-    """An image file with no more than what draws it, and its orientation where that is whole; the same where its format is not known here.
+    """An image file without metadata but a valid orientation; unchanged for other formats than PNG, JPEG, TIFF and AVIF.
 
-    Pillow and its libraries give up on files whose picture is whole, but not a colour profile, a comment or the EXIF.
+    Pillow and its libraries refuse files with an intact picture and a damaged colour profile, comment or EXIF.
     """
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         return _bare_png(content)
@@ -211,7 +211,7 @@ def _without_metadata(content: bytes) -> bytes:
         return _bare_jpeg(content)
     if content[:4] in (b"II*\0", b"MM\0*"):
         return _bare_tiff(content)
-    if content[4:8] == b"ftyp":  # AVIF: the kind of an item, such as "Exif", made one that is ignored
+    if content[4:8] == b"ftyp":  # AVIF: items of metadata get an unknown type, which is ignored
         return re.sub(rb"(infe[\2\3]\0\0[\0\1].{4,6}?)(Exif|mime)", rb"\1skip", content, flags=re.DOTALL)
     return content
 
@@ -220,8 +220,8 @@ def _bare_png(content: bytes) -> bytes:
     parts, at = [content[:8]], 8
     while at < len(content):
         kind, end = content[at + 4 : at + 8], at + 12 + int.from_bytes(content[at : at + 4], "big")
-        whole = zlib.crc32(content[at + 4 : end - 4]) == int.from_bytes(content[end - 4 : end], "big")
-        if kind[:1].isupper() or kind == b"tRNS" or (kind == b"eXIf" and whole):  # upper case: needed for drawing
+        intact = zlib.crc32(content[at + 4 : end - 4]) == int.from_bytes(content[end - 4 : end], "big")
+        if kind[:1].isupper() or kind == b"tRNS" or (kind == b"eXIf" and intact):  # upper case: critical chunks
             parts.append(content[at:end])
         at = end
     return b"".join(parts)
@@ -232,7 +232,7 @@ def _bare_jpeg(content: bytes) -> bytes:
     while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] not in (b"", b"\xda"):  # up to the start of the scan
         marker, end = content[at + 1], at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         segment = content[at:end]
-        adobe = marker == 0xEE and len(segment) >= 16  # says which colours the components are
+        adobe = marker == 0xEE and len(segment) >= 16  # names the colour space
         if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or adobe or segment[4:8] == b"Exif":
             parts.append(segment)
         at = end
@@ -241,10 +241,10 @@ def _bare_jpeg(content: bytes) -> bytes:
 
 def _bare_tiff(content: bytes) -> bytes:
     bare, order = bytearray(content), "<" if content[:1] == b"I" else ">"
-    with suppress(struct.error):  # at the end of a cut file
+    with suppress(struct.error):  # the file is truncated
         (start,) = struct.unpack_from(f"{order}L", content, 4)
         (count,) = struct.unpack_from(f"{order}H", content, start)
         for at in range(start + 2, start + 2 + 12 * count, 12):
             if struct.unpack_from(f"{order}H", content, at)[0] not in DRAWN:
-                struct.pack_into(f"{order}H", bare, at + 2, 0)  # a type that is unknown: the tag is ignored
+                struct.pack_into(f"{order}H", bare, at + 2, 0)  # an unknown type: the tag is ignored
     return bytes(bare)

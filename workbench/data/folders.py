@@ -1,4 +1,4 @@
-"""What lies in folders of images: listing them, without what systems put there, and walking down."""
+"""The content of folders of images, without files of operating systems and photo tools."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .splits import is_system, split_order
 
 @dataclass
 class Folder:
-    """What lies directly in a folder, by name."""
+    """The names directly in a folder."""
 
     folders: list[str] = field(default_factory=list)
     images: list[tuple[str, int, int]] = field(default_factory=list)  # name, bytes, time of the last change (ns)
@@ -25,7 +25,7 @@ class Folder:
 
 
 def scan(path: Path) -> Folder:
-    """What lies directly in a folder; a DataError if it cannot be read."""
+    """The content of a folder; a DataError if it cannot be read."""
     folder = Folder()
     for entry in _entries(path):
         if _is_hidden(entry):
@@ -35,13 +35,13 @@ def scan(path: Path) -> Folder:
         elif not _is_image(entry):
             folder.others.append(entry.name)
         else:
-            status = entry.stat(follow_symlinks=os.path.exists(entry.path))  # a broken link is reported as an unreadable file
+            status = entry.stat(follow_symlinks=os.path.exists(entry.path))  # a broken link is an unreadable file
             folder.images.append((entry.name, status.st_size, status.st_mtime_ns))
     return folder
 
 
 def walk(root: Path) -> Iterator[tuple[Path, Folder]]:
-    """`root` and every folder below it, by name but training splits first; links are followed, but no folder is entered twice."""
+    """`root` and every folder below it, training splits first, then by name; links are followed, but no folder is visited twice."""
     seen, stack = set(), [root]
     while stack:
         path = stack.pop()
@@ -53,14 +53,14 @@ def walk(root: Path) -> Iterator[tuple[Path, Folder]]:
 
 
 def subfolders(root: Path) -> dict[str, str]:
-    """Paths of the folders in `root` by their names; none where it cannot be read."""
+    """Name -> path of the folders in `root`; {} if it cannot be read."""
     with suppress(DataError):
         return {entry.name: entry.path for entry in _entries(root) if not _is_hidden(entry) and _is_folder(entry)}
     return {}
 
 
 def class_folders(root: Path) -> list[str]:
-    """The folders in `root` that have images directly in them; those that cannot be read are left out."""
+    """The folders in `root` with images directly in them; unreadable ones are left out."""
     names = []
     for name in scan(root).folders:
         with suppress(DataError):
@@ -70,7 +70,7 @@ def class_folders(root: Path) -> list[str]:
 
 
 def ignored(folders: Iterable[Folder]) -> dict[str, int]:
-    """How many files and folders are not images, by extension, name of a system's folder or "hidden", the most frequent first."""
+    """Counts of other files and folders by kind: extension, name of a system's folder, or "hidden"; the most frequent first."""
     return dict(Counter(_kind(name) for folder in folders for name in folder.others).most_common())
 
 
@@ -92,20 +92,18 @@ def _entries(path: str | Path) -> list[os.DirEntry]:
 
 
 def _is_hidden(entry: os.DirEntry) -> bool:
-    """Whether people do not see this: hidden, or put there by a system."""
+    """Whether an entry is hidden, or belongs to the system."""
     return entry.name.startswith(".") or is_system(entry.name)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
-    """False also for a link that leads to itself."""
     try:
         return entry.is_dir()
-    except OSError:
+    except OSError:  # a link that leads to itself
         return False
 
 
 def _is_image(entry: os.DirEntry) -> bool:
-    """Whether it is called like an image."""
     return _suffix(entry.name) in suffixes()
 
 

@@ -1,4 +1,4 @@
-"""Whether a folder is laid out for training, `folder/<class>/*` and without test images: what is guessed here is trained on."""
+"""Whether the layout of a folder is `folder/<class>/*` without test images. Doubtful layouts are refused, not guessed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .splits import is_split, is_training_split, kind_of_split, split_order, wit
 
 
 def training_split(root: Path, unconditional: bool) -> Path:
-    """The folder to train on: `root`, or the training split in it. What may be trained on by mistake is refused."""
+    """The folder to train on: `root`, or the training split in it; a DataError if that is in doubt."""
     splits = _splits(root)
     if not splits:
         return root
     classes = [name for name in class_folders(root) if name not in splits]
     if classes:
         if [name.lower() for name in splits] == ["train"] and not class_folders(root / splits[0]):
-            say_once(f"{printable(str(root / splits[0]))} is taken as a class: rename it if it is a split")  # trains are a usual class
+            say_once(f"{printable(str(root / splits[0]))} is taken as a class: rename it if it is a split")  # trains are a common class
             return root
         raise DataError(
             f"{root} has class folders ({first_of(classes)}) and what looks like splits ({first_of(splits)})",
@@ -43,10 +43,10 @@ def training_split(root: Path, unconditional: bool) -> Path:
 
 
 def _splits(root: Path) -> list[str]:
-    """The folders in `root` with images in or below them that are splits: by their whole names, or by words in the names of several.
+    """The folders in `root` that are splits, with images in or below them.
 
-    Words decide where there are some for training and some for testing, and the rest of two such names is the same ("trainA", "testA")
-    or most folders have them: so "train" and "test tube" may be two of many classes.
+    A folder is a split by its whole name. Words in names decide if they occur for training and for testing, and the rest of two such names
+    is equal ("trainA", "testA") or most folders have them: so "train" and "test tube" may be two of many classes.
     """
     named = [name for name in scan(root).folders if is_split(name) or kind_of_split(name)]
     named = [name for name in named if any(folder.images for _, folder in walk(root / name))]
@@ -63,7 +63,7 @@ def _splits(root: Path) -> list[str]:
 
 
 def check_layout(root: Path, top: Folder, classes: dict[str, Folder]) -> None:
-    """Refuse everything but `root/<class>/*`, with the folder that was probably meant; `classes` are the folders in `root`, by name."""
+    """Refuse any layout but `root/<class>/*`, and suggest the right folder; `classes` are the folders in `root`, by name."""
     _check_place(root, top, classes)
     _check_depth(root, classes)
     empty = [name for name, folder in classes.items() if not folder.images]
@@ -77,7 +77,7 @@ def check_layout(root: Path, top: Folder, classes: dict[str, Folder]) -> None:
 
 
 def no_images(root: Path) -> DataError:
-    """There is no image in or below a folder: what is there instead."""
+    """The error that a folder has no images, with the kinds of its other files."""
     others = ", ".join(f"{count:,} {suffix}" for suffix, count in ignored(folder for _, folder in walk(root)).items())
     return DataError(f"there are no images in {root} (other files: {others or 'none'})", f"put them there, {root}/<class>/*.png, .jpg, ...")
 
@@ -112,7 +112,7 @@ def _check_place(root: Path, top: Folder, classes: dict[str, Folder]) -> None:
 
 
 def _check_depth(root: Path, classes: dict[str, Folder]) -> None:
-    """Refuse images below a class folder: they would be left out."""
+    """Refuse images in folders below a class folder, which would be left out."""
     for name, folder in classes.items():
         for inner, content in itertools.chain.from_iterable(walk(root / name / sub) for sub in folder.folders):
             if content.images:
@@ -126,11 +126,11 @@ def _check_depth(root: Path, classes: dict[str, Folder]) -> None:
 
 
 def _check_names(root: Path, classes: dict[str, Folder]) -> None:
-    """Refuse names of classes that cannot be printed, or look the same."""
+    """Refuse names of classes that are unprintable or look the same."""
     unprintable = [name for name in classes if any(unicodedata.category(c) in UNPRINTABLE for c in name)]
     if unprintable:
         raise DataError(f"the names of the class folders {first_of(unprintable)} of {root} cannot be printed", "rename them")
-    seen = {}
+    seen: dict[str, str] = {}
     for name in classes:
         visible = unicodedata.normalize("NFKC", "".join(c for c in name if unicodedata.category(c) not in INVISIBLE))
         if seen.setdefault(visible, name) != name:

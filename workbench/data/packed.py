@@ -1,7 +1,7 @@
-"""The packed format: images that were decoded once, in a folder that training reads through a memory map.
+"""The packed format: decoded images in a folder, which training reads through a memory map.
 
-All images are decoded before training starts, so that mistakes show then and not hours later. A packed folder holds `images.npy`
-(N, S, S, 3) uint8, `labels.npy` (N,) int64 and `meta.json`, under the checksums of `SHA256SUMS`.
+All images are decoded before training starts, so that errors show then and not hours later. A packed folder holds `images.npy`
+(N, S, S, 3) uint8, `labels.npy` (N,) int64 and `meta.json`, with their SHA-256 in `SHA256SUMS`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import torch
 from torch import Tensor
 
 from ..files import StorageError, UnreadableError, new_folder, read_json, storing, synced
-from ..messages import shown
+from ..messages import short_repr
 from ..progress import progress as show_progress
 from ..progress import silent
-from ..tensors import SUMS, digest, seal, sums
+from ..tensors import CHANGED, SUMS, digest, seal, sums
 from .decode import decode_all
 from .errors import DataError, first_of, printable, reason
 from .sources import Listing
 
-VERSION = 2  # of the packed format and of `decode`: raise it with every change of what they give
+VERSION = 2  # of the packed format and of `decode`: raise it when their results change
 FILES = ("meta.json", "labels.npy", "images.npy")
-CHECKED = 2**28  # bytes of images that are compared with their SHA-256 at every opening: a second at most, and CIFAR-10 is less
+CHECKED = 2**28  # files up to this size are compared with their SHA-256 at every opening: a second at most; CIFAR-10 is smaller
 
 
 @dataclass
@@ -42,12 +42,12 @@ class Images:
     name: str
     classes: list[str]  # in the order of the labels; ["all"] if unconditional
     size: int  # S, height and width
-    fingerprint: str  # SHA-256 of class names, relative paths, file contents and S; wherever the files are
+    fingerprint: str  # SHA-256 of class names, relative paths, file contents and S
     images: np.ndarray  # (N, S, S, 3) uint8, normally a read-only memory map
     labels: np.ndarray  # (N,) int64
     conditional: bool = True
-    skipped: dict[str, str] = field(default_factory=dict)  # unreadable files that were left out: relative path -> reason
-    ignored: dict[str, int] = field(default_factory=dict)  # not images by name: extension, folder of the system or "hidden" -> how many
+    skipped: dict[str, str] = field(default_factory=dict)  # unreadable files: relative path -> reason
+    ignored: dict[str, int] = field(default_factory=dict)  # other files: kind (see `folders.ignored`) -> count
 
     @property
     def num_classes(self) -> int:
@@ -71,7 +71,7 @@ class Images:
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether a folder is a packed one, perhaps damaged, and not one of images."""
+    """Whether a folder is packed, though perhaps damaged."""
     return sum(os.path.isfile(folder / name) for name in FILES) >= 2
 
 
@@ -79,17 +79,17 @@ def is_packed(folder: Path) -> bool:
 
 
 def pack(listing: Listing, size: int, out: Path, progress: bool, skip_unreadable: bool, elsewhere: str) -> None:
-    """Decode images into the folder `out`, which appears when it is complete.
+    """Decode images into the folder `out`, complete or not at all.
 
     Parameters
     ----------
     elsewhere
-        How to pack to another disk: the fix where this one has no room.
+        How to pack to another disk: a fix if this one is full.
 
     Raises
     ------
     DataError
-        If there is no room, a file cannot be read and none may be skipped, or a class has no image that can be.
+        If the disk is full, a file cannot be read (without `skip_unreadable`), or a class has no readable image.
     """
     count = len(listing.paths)
     required = count * size * size * 3
@@ -114,7 +114,8 @@ def pack(listing: Listing, size: int, out: Path, progress: bool, skip_unreadable
 def _write(listing: Listing, size: int, folder: Path, progress: bool, skip_unreadable: bool) -> None:
     shape = (len(listing.paths), size, size, 3)
     content = hashlib.sha256(json.dumps([listing.classes, size]).encode())
-    labels, skipped = [], {}
+    labels: list[int] = []
+    skipped: dict[str, str] = {}
     bar = (show_progress if progress else silent)(len(listing.paths), f"images of {listing.name} decoded")
     with synced(folder / "images.npy") as file, closing(decode_all(listing.items, size)) as decoded, bar as advance:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -124,10 +125,10 @@ def _write(listing: Listing, size: int, folder: Path, progress: bool, skip_unrea
             if image.pixels is None:
                 skipped[path] = image.error
                 continue
-            file.write(image.pixels)  # not through a memory map: there, a full disk kills the process
+            file.write(image.pixels.data)  # not through a memory map, where a full disk would kill the process
             labels.append(label)
             content.update(json.dumps([path, image.sha256]).encode())
-        file.truncate(end)  # the header counts what was skipped, too: that many rows at the end are not used
+        file.truncate(end)  # the header counts skipped files too: as many rows at the end are unused
     present = set(labels)
     lost = [name for index, name in enumerate(listing.classes) if index not in present]
     if lost or (skipped and not skip_unreadable):
@@ -144,18 +145,18 @@ def _write(listing: Listing, size: int, folder: Path, progress: bool, skip_unrea
 
 
 def unreadable_files(listing: Listing, skipped: dict[str, str], lost: Sequence[str] = ()) -> DataError:
-    """Files that cannot be read, with the reasons; `lost` are classes of which no image is left without them."""
-    files = first_of([f"{path} ({why})" for path, why in skipped.items()])
-    left = f" (no image is left of {first_of(lost)})" if lost else ""
+    """The error that files cannot be read; `lost` are classes without any readable image."""
+    files = first_of([f"{path} ({error})" for path, error in skipped.items()])
+    classes = f" (no image is left of {first_of(lost)})" if lost else ""
     fixes = ["fix or delete them"] if lost else ["fix or delete them", ("skip_unreadable", "=True to leave them out")]
-    return DataError(f"{len(skipped)} of {len(listing.paths)} files in {listing.root} cannot be read{left}, {files}", *fixes)
+    return DataError(f"{len(skipped)} of {len(listing.paths)} files in {listing.root} cannot be read{classes}, {files}", *fixes)
 
 
 # ----------------------------------------------------------------------------------------------------- reading
 
 
 def open_packed(folder: Path, size: int) -> Images:
-    """A packed folder of the user's, which must be of this size; a DataError where it is not, or is damaged."""
+    """A packed folder; a DataError if it has another size, or is damaged."""
     try:
         data = read_packed(folder)
     except UnreadableError as error:
@@ -175,7 +176,7 @@ def read_packed(folder: Path) -> Images:
     Raises
     ------
     UnreadableError
-        That names the first file that is missing, not what was written (of large images, the size alone is compared), or does not fit.
+        If a file is missing, changed or damaged (of large images only the shape is compared), or does not fit the others.
     """
     try:
         for name in (SUMS, *FILES):
@@ -187,7 +188,7 @@ def read_packed(folder: Path) -> Images:
             if large and name != "images.npy":
                 raise UnreadableError(folder / name, f"more than {CHECKED / 1e6:.0f} MB")
             if not large and digest(folder / name) != checksums.get(name):
-                raise UnreadableError(folder / name, f"its SHA-256 is not the one in {SUMS}: the file was changed or damaged")
+                raise UnreadableError(folder / name, CHANGED)
         meta = read_json(folder / "meta.json")
         if meta.pop("version", None) != VERSION:
             raise UnreadableError(folder / "meta.json", "from another version of the workbench")
@@ -201,7 +202,7 @@ def read_packed(folder: Path) -> Images:
 
 
 def _array(path: Path) -> np.ndarray:
-    """An array as a memory map, which is neither read nor allocated, however large its header says it is."""
+    """An array as a memory map, so that a false header allocates nothing."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, OverflowError, MemoryError, SyntaxError, TypeError) as error:
@@ -212,7 +213,7 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _check_meta(path: Path, meta: dict) -> None:
-    """Raise an UnreadableError unless every entry is there, and of its type."""
+    """Raise an UnreadableError unless every entry exists and has its type."""
 
     def texts(value) -> bool:
         return all(isinstance(item, str) for item in value)
@@ -227,17 +228,16 @@ def _check_meta(path: Path, meta: dict) -> None:
         "ignored": lambda value: isinstance(value, dict) and all(type(count) is int for count in value.values()),
     }
     if meta.keys() != fits.keys():
-        wrong = ", ".join(sorted(meta.keys() ^ fits.keys()))
-        raise UnreadableError(path, f"missing or unknown: {wrong}")
+        raise UnreadableError(path, f"missing or unknown: {', '.join(sorted(meta.keys() ^ fits.keys()))}")
     for name, fit in fits.items():
         if not fit(meta[name]):
-            raise UnreadableError(path, f"{name} is {shown(meta[name])}")
+            raise UnreadableError(path, f"{name} is {short_repr(meta[name])}")
     if not meta["conditional"] and meta["classes"] != ["all"]:
-        raise UnreadableError(path, f"classes is {shown(meta['classes'])}, of images without classes")
+        raise UnreadableError(path, f"classes is {short_repr(meta['classes'])}, of images without classes")
 
 
 def _check_arrays(folder: Path, data: Images) -> None:
-    """Raise an UnreadableError unless images and labels are what the rest says they are."""
+    """Raise an UnreadableError unless images and labels fit the rest."""
     images, labels, count = data.images, data.labels, len(data.classes)
     if labels.dtype != np.int64 or labels.ndim != 1:
         raise UnreadableError(folder / "labels.npy", f"{labels.dtype} {labels.shape}, expected int64 (N,)")

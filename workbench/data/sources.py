@@ -1,4 +1,4 @@
-"""What `data` can name, as a list of images to pack: a folder, cifar10 or imagenet. A new data set is a function here."""
+"""Lists of the images to pack, of a folder, cifar10 or imagenet. A new data set is a function here."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Listing:
     classes: list[str]
     paths: list[str]  # relative to the root
     labels: Sequence[int]
-    items: Sequence  # what is decoded: (N,) paths, or (N, h, w, 3) uint8
-    identity: list  # whatever the images depend on, without reading them
+    items: Sequence  # to decode: (N,) paths, or (N, h, w, 3) uint8
+    identity: list  # all that the images depend on, without reading them
     conditional: bool = True
     ignored: dict[str, int] = field(default_factory=dict)  # as in `Images`
 
 
 def list_images(data: str, unconditional: bool) -> Listing:
-    """The images that `data`, as in `Config`, names."""
+    """The images of `Config.data`."""
     if data == "cifar10":
         return _cifar10(unconditional)
     if data == "imagenet":
@@ -44,16 +44,16 @@ def list_images(data: str, unconditional: bool) -> Listing:
         return _folder(path, unconditional)
     if os.path.exists(path):
         raise DataError(("data", f"={data!r} is a file"), "give a folder of images, folder/<class>/* (unpack an archive first)")
-    known = {name: name for name in BUILT_IN_DATA}
-    for place in (data_dir(), path.parent):
-        known |= {name.lower(): folder for name, folder in subfolders(place).items()}
-    guess = nearest(path.name.lower(), known)
-    guess = next((guess.replace(repr(name), repr(place)) for name, place in known.items() if repr(name) in guess), "")
+    candidates = {name: name for name in BUILT_IN_DATA}
+    for parent in (data_dir(), path.parent):
+        candidates |= {name.lower(): folder for name, folder in subfolders(parent).items()}
+    guess = nearest(path.name.lower(), candidates)
+    guess = next((guess.replace(repr(name), repr(value)) for name, value in candidates.items() if repr(name) in guess), "")
     raise DataError(("data", f"={data!r}: there is no such folder; {guess}built in: {', '.join(BUILT_IN_DATA)}"))
 
 
 def _folder(root: Path, unconditional: bool) -> Listing:
-    """The images of `root/<class>/*`, or, unconditionally, all images below `root`; of its training split where it has splits."""
+    """The images of `root/<class>/*`, or, unconditionally, all images below `root`; of its training split if it has splits."""
     root = training_split(root, unconditional)
     if unconditional:
         classes = ["all"]
@@ -65,8 +65,8 @@ def _folder(root: Path, unconditional: bool) -> Listing:
         classes = top.folders
         folders = {name: scan(root / name) for name in classes}
         check_layout(root, top, folders)
-        folders["."] = top  # which has no images, and may have other files
-    files = [(os.path.normpath(f"{place}/{name}"), *status) for place, folder in folders.items() for name, *status in folder.images]
+        folders["."] = top  # without images, but perhaps with other files
+    files = [(os.path.normpath(f"{place}/{name}"), size, time) for place, folder in folders.items() for name, size, time in folder.images]
     paths = [path for path, *_ in files]
     label = {name: index for index, name in enumerate(classes)}
     return Listing(
@@ -76,7 +76,7 @@ def _folder(root: Path, unconditional: bool) -> Listing:
         paths=paths,
         labels=[0 if unconditional else label[path.partition("/")[0]] for path in paths],
         items=[f"{root}/{path}" for path in paths],
-        # the place too: two folders may agree in the names, sizes and times of their files, and yet not in content
+        # With the path: folders may agree in the names, sizes and times of their files, but not in content.
         identity=[str(root), unconditional, files],
         conditional=not unconditional,
         ignored=ignored(folders.values()),
@@ -84,7 +84,7 @@ def _folder(root: Path, unconditional: bool) -> Listing:
 
 
 def _cifar10(unconditional: bool) -> Listing:
-    """torchvision's 50,000 training images, downloaded where they are absent."""
+    """torchvision's 50,000 training images, downloaded if missing."""
     from torchvision.datasets import CIFAR10  # here, because torchvision takes long to import
 
     root = data_dir() / CIFAR10.base_folder
@@ -102,7 +102,7 @@ def _cifar10(unconditional: bool) -> Listing:
 
 
 def _imagenet(unconditional: bool) -> Listing:
-    """torchvision's ImageNet, the training images, unpacked where only the archives are there."""
+    """torchvision's ImageNet, the training images, unpacked if only the archives exist."""
     from torchvision.datasets import ImageNet
 
     root = data_dir() / "imagenet"

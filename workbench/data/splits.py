@@ -1,4 +1,4 @@
-"""What names of folders mean: training and test splits, and folders of systems and photo tools, which hold no data."""
+"""Names of folders: training and test splits, and folders of systems and photo tools, which hold no data."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import unicodedata
 
 from .errors import INVISIBLE
 
-# Folder names that are no classes, in any case and with whatever digits, signs and words of PADDING ("val2017", "Test_Set").
+# Names of splits, without case, digits, signs and the words of PADDING ("val2017", "Test_Set").
 TRAINING = {"train", "training", "trn"}
 SPLITS = TRAINING | {"val", "valid", "validate", "validation", "dev", "test", "testing", "tst", "eval", "evaluation", "holdout", "trainval"}
 PADDING = re.compile(r"[\W\d_]|set|images?|imgs?|data|split")
-# Words in names of splits ("trainA", "DIV2K_valid_HR", "minitest"). Classes may have them, too: they count where both kinds occur.
+# Words in names of splits ("trainA", "DIV2K_valid_HR", "minitest"). Classes may have them too, see `layout._splits`.
 _TRAINING = (
     "training|train|treino|treinamento|entrenamiento|entrainement|apprentissage|addestramento|обуч\\w*|тренир\\w*|训练|訓練|学習|훈련|학습"
 )
@@ -21,7 +21,7 @@ _TEST = (
 )
 TRAINING_WORD = re.compile(f"^trn?$|^(?:{_TRAINING})|(?:{_TRAINING})$")
 TEST_WORD = re.compile(f"^(?:te|tst|ts|val|vld|dev|held|query|gallery|probe)$|^(?:{_TEST})|(?:{_TEST}|val)$")
-# What systems and photo tools put beside images: thumbnails, deleted files, snapshots.
+# Folders of systems and photo tools beside images: thumbnails, deleted files, snapshots.
 SYSTEM = {
     "@eadir", "@recycle", "@recently-snapshot", "@sharebin", "@tmp", "#recycle", "#snapshot", "~snapshot", "$recycle.bin", "$extend", "recycler",
     "recycled", "system volume information", "found.000", "lost+found", "__macosx", "__pycache__", "temporary items", "network trash folder",
@@ -41,25 +41,25 @@ def is_training_split(name: str) -> bool:
 
 
 def kind_of_split(name: str) -> str:
-    """Of which split there is a word in a name: "training", "test" (validation, too) or ""."""
+    """The kind of split that a word in a name stands for: "training", "test" (also validation) or ""."""
     words = _words(name)
     return "training" if any(map(TRAINING_WORD.search, words)) else "test" if any(map(TEST_WORD.search, words)) else ""
 
 
 def without_split(name: str) -> tuple[str, ...]:
-    """What is left of a name without the words of splits: equal for "trainA" and "testA"."""
+    """The rest of a name without the words of splits: equal for "trainA" and "testA"."""
     rest = (PADDING.sub("", TEST_WORD.sub("", TRAINING_WORD.sub("", word))) for word in _words(name))
     return tuple(filter(None, rest))
 
 
 def split_order(*names: str) -> int:
-    """The place of a folder among others, by the names that lead to it: training images first, validation and test images last."""
+    """Sort key of a folder by the names in its path: training splits first, validation and test splits last."""
     kinds = {kind_of_split(name) for name in names}
     return 2 if "test" in kinds else 0 if "training" in kinds else 1
 
 
 def is_system(name: str) -> bool:
-    """Whether systems or photo tools call a folder so."""
+    """Whether this is the name of a folder of a system or a photo tool."""
     return name.lower() in SYSTEM or bool(THUMBNAILS.fullmatch(name.lower()))
 
 

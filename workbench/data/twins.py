@@ -1,8 +1,8 @@
 """`twins`: a data set that is drawn, not downloaded, and whose long-range consistency can be measured against the truth.
 
 Each image holds two copies of one glyph (the class), mirrored left and right, on a grey background. They share hue, size and height,
-and their angles are mirrored. Everything local is easy; what makes an image right is that two distant places agree. More pairs are harder:
-stacked, of the same glyph, each pair with a hue, size, height and angle of its own.
+and their angles are mirrored. Everything local is easy; an image is right if two distant places agree. More pairs are harder: they are
+stacked, of the same glyph, each with another hue, size, height and angle.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEIGHT = (-0.35, 0.35)
 ANGLE = (-math.pi / 12, math.pi / 12)  # +-15 degrees
 GREY = (0.25, 0.5)
 SATURATION, VALUE = 0.9, 0.95
-VERSION = 1  # part of the fingerprint: raise it with every change of what is drawn
+VERSION = 1  # part of the fingerprint: raise it when the images change
 
 
 class Twins:
@@ -53,7 +53,7 @@ class Twins:
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) uint8 and labels (B,) int64 of these indices (B,), all >= 0."""
-        # NumPy draws in the calling thread alone: the loader's thread would otherwise compete with the training step for cores.
+        # NumPy, because it uses no other threads: these would compete with the training step for cores.
         u = _uniform(np.asarray(indices, dtype=np.uint64), self.seed, 2 + 4 * self.pairs)
         label, grey = (u[0] * len(CLASSES)).astype(np.int64), _scale(u[5], GREY)
         glyphs = [
@@ -120,12 +120,12 @@ def disagreement(images: Tensor, labels: Tensor | None = None, pairs: int = 1) -
         (B,) each, float64. `hue`: distance on the hue circle, 0 to 0.5 (independent hues: 0.25 in the mean and median).
         `size`: difference of the square roots of the areas, relative to their mean, 0 to 2. `height`: difference of the centres'
         heights, in units of half the height of a pair's part of the image. `angle`: deviation from mirrored angles, as a share of the
-        turn after which the glyph looks the same, 0 to 0.5; 0 for disc and ring. `readable`: 1 where both halves hold a coloured thing of
-        about a glyph's size, else 0; there the other values are the worst: 0.5, 2, 2 and 0.5.
+        turn after which the glyph looks the same, 0 to 0.5; 0 for disc and ring. `readable`: 1 if both halves hold a coloured object of
+        about a glyph's size, else 0, and then the other values are the worst: 0.5, 2, 2 and 0.5.
     """
     halves, chroma = _mirrored_halves(images, pairs)
     size = halves.shape[-2]
-    mass = (chroma - 0.15).clamp(min=0)  # (B, 2, S, S / 2): ignores a faintly tinted background
+    mass = (chroma - 0.15).clamp(min=0)  # (B, 2, S, S / 2), without a faint tint of the background
     total = mass.sum((2, 3))
     peak = mass.square().sum((2, 3)) / total.clamp(min=1e-12)
     area = total / peak.clamp(min=1e-12)  # pixels of the glyph
@@ -147,7 +147,7 @@ def disagreement(images: Tensor, labels: Tensor | None = None, pairs: int = 1) -
         n = SYMMETRY.to(images.device)[labels.repeat_interleave(pairs)][:, None, None, None]
         dx, dy = px - cx[..., None, None], py[:, None] - cy[..., None, None]
         r, theta = torch.hypot(dx, dy), torch.atan2(dy, dx)
-        moment = weight * r**4  # far pixels tell the angle
+        moment = weight * r**4  # distant pixels determine the angle
         phase = torch.atan2((moment * torch.sin(n * theta)).sum((2, 3)), (moment * torch.cos(n * theta)).sum((2, 3)))
         result["angle"] = torch.where(n[:, 0, 0, 0] > 0, _turns((phase[:, 0] - phase[:, 1]) / (2 * math.pi)), 0.0)
     both = readable.all(1)
@@ -159,23 +159,24 @@ def disagreement(images: Tensor, labels: Tensor | None = None, pairs: int = 1) -
 def glyph_hues(images: Tensor) -> Tensor:
     """Hues of the left and the right glyph, as `disagreement` reads them: (B, 2) float64 in [0, 1), red at 0 and green at 1/3.
 
-    Images (B, 3, S, S) are floats in [-1, 1] or uint8. Where a half holds nothing readable (see `disagreement`) its hue means nothing.
+    Images (B, 3, S, S) are floats in [-1, 1] or uint8. The hue of an unreadable half (see `disagreement`) is meaningless.
     """
     halves, chroma = _mirrored_halves(images)
     return _hues(halves, (chroma - 0.15).clamp(min=0)) % 1
 
 
 def glyph_coverage(images: Tensor) -> Tensor:
-    """How much of each pixel is glyph, read from the image: (B, S, S) float32 in [0, 1]; what was drawn, on real data.
+    """The share of each pixel that the glyph covers, read from the image: (B, S, S) float32 in [0, 1]; exact on real data.
 
-    In each half a pixel is taken as a mixture of two colours: the background's (the half's median) and the glyph's (the median of its most
-    colourful pixels). Images (B, 3, S, S) are floats in [-1, 1] or uint8; where a half is unreadable (see `disagreement`) so is this.
+    In each half, a pixel is taken as a mixture of two colours: the background's (the median of the half) and the glyph's (the median of its
+    most colourful pixels). Images (B, 3, S, S) are floats in [-1, 1] or uint8; for an unreadable half (see `disagreement`) the result is
+    meaningless.
     """
     halves, chroma = _mirrored_halves(images)
     pixels, chroma = halves.flatten(3), chroma.flatten(2)
     colourful = chroma >= 0.8 * chroma.amax(2, keepdim=True)
     grey = pixels.median(3, keepdim=True).values
-    # A median, for edges are among the most colourful pixels too, and a glyph is thin.
+    # A median, because pixels at edges are among the most colourful too, and a glyph is thin.
     colour = pixels.masked_fill(~colourful[:, :, None], torch.nan).nanmedian(3, keepdim=True).values
     along = colour - grey  # (B, 2, 3, 1)
     coverage = ((pixels - grey) * along).sum(2) / along.square().sum(2).clamp(min=1e-12)
@@ -184,7 +185,7 @@ def glyph_coverage(images: Tensor) -> Tensor:
 
 
 def _columns(size: int, pairs: int) -> slice:
-    """Where a pair's glyph stands in a half of an image of this size."""
+    """The columns of a pair's glyph in a half of an image of this size."""
     margin = (size - size // pairs) // 4
     return slice(margin, size // 2 - margin)
 
@@ -224,7 +225,7 @@ def _uniform(index: np.ndarray, seed: int, count: int) -> np.ndarray:
     """Uniform numbers in [0, 1), (count, B) float64: a pure function of (index, seed), by the SplitMix64 hash."""
     with np.errstate(over="ignore"):
         x = (index[None] * np.uint64(count) + np.arange(count, dtype=np.uint64)[:, None] + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        x = x + _mix(np.uint64([seed]) * np.uint64(0xD1B54A32D192ED03))
+        x = x + _mix(np.array([seed], dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03))
         return (_mix(x) >> np.uint64(11)) / 2.0**53
 
 

@@ -23,7 +23,7 @@ def evaluate(evaluation: Evaluation | None = None, **parameters) -> list[dict]:
     Returns
     -------
     list of dict
-        The records, one for each step in order, those computed earlier included; see `runs.records.evaluation_record`. Those of a run
+        The records, one for each step in order, those computed earlier included; see `records.evaluation_record`. Those of a run
         are in its `evaluations.jsonl` too.
 
     Raises

@@ -17,8 +17,8 @@ from ..metrics.scores import SCORES, ImageSet
 from ..metrics.stream import everywhere
 from ..parameters import WorkbenchError
 from ..progress import progress
-from ..runs import Run, evaluation_record, list_runs
-from ..runs.records import is_comparable
+from ..records import evaluation_record, is_comparable
+from ..runs import Run, list_runs
 from .images import open_images, plan_scores, real_statistics
 from .parameters import Evaluation
 from .samples import Samples, suitable_batch, truth_of

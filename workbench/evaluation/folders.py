@@ -14,7 +14,7 @@ from ..messages import ParameterError
 from ..metrics.one_pass import measure, select
 from ..model import sampling
 from ..progress import progress
-from ..runs import evaluation_record
+from ..records import evaluation_record
 from .images import image_set, open_images, plan_scores, real_statistics, require_room_for
 from .parameters import SIZES, Evaluation
 from .samples import suitable_batch

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..data import DataError, Images, has_class_folders, is_image_folder, is_split, open_data, printable, training_split, twins
-from ..messages import ParameterError, say_once, shown
+from ..messages import ParameterError, say_once, short_repr
 from ..metrics.extractors import Extractor
 from ..metrics.limits import require_room
 from ..metrics.one_pass import Plan, plan
@@ -39,7 +39,9 @@ def open_images(
         size_parameter = "image_size" if evaluation.samples else None
         raise error.renamed(data=name, image_size=size_parameter, batch_size=None) from None
     if split != root:
-        say_once(f"{name}={shown(given)}: its split {shown(split.name)} alone is taken; for another, set {name} to the folder of that one")
+        say_once(
+            f"{name}={short_repr(given)}: its split {short_repr(split.name)} alone is taken; for another, set {name} to the folder of that one"
+        )
     if name == "samples" and is_split(split.name):  # which an image's data set is not named after
         images = replace(images, name=f"{images.name}/{printable(split.name)}")
     count = dict(samples="n", data="reference_n")[name]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from ..messages import shown
+from ..messages import short_repr
 from ..metrics.extractors import Extractor, open_extractor
 from ..metrics.protocols import PROTOCOLS, Protocol, protocol
 from ..metrics.stream import CHUNK
@@ -56,9 +56,9 @@ class Evaluation(Parameters):
     def __post_init__(self):
         super().__post_init__()
         if self.samples and (self.run or self.steps != "last"):
-            raise ParameterError(f"samples={shown(self.samples)} does not go with run and steps: score a folder, or a run")
+            raise ParameterError(f"samples={short_repr(self.samples)} does not go with run and steps: score a folder, or a run")
         if self.samples and not self.data:
-            raise ParameterError(f"samples={shown(self.samples)} needs data: the real images to score against")
+            raise ParameterError(f"samples={short_repr(self.samples)} needs data: the real images to score against")
         if self.image_size and not self.samples:
             raise ParameterError(f"image_size={self.image_size} goes with samples; a run has its own")
 

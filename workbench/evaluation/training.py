@@ -10,7 +10,7 @@ from ..metrics.limits import require_room
 from ..metrics.one_pass import measure
 from ..metrics.scores import ImageSet
 from ..model import Generator
-from ..runs import evaluation_record
+from ..records import evaluation_record
 from .images import plan_scores, real_statistics
 from .parameters import Evaluation
 from .samples import Samples, suitable_batch, truth_of

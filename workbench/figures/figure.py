@@ -12,8 +12,8 @@ from os import PathLike
 from pathlib import Path
 
 from ..files import UnreadableError, read_json, replace_bytes, replace_text, storing
+from ..machine import describe_machine, git_state
 from ..parameters import ParameterError, WorkbenchError
-from ..runs import describe_machine, git_state
 from .charts import Chart, Sheet, from_plain, to_plain
 from .interactive import figure as plotly_figure
 from .tables import Table

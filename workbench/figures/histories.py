@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..parameters import ParameterError, WorkbenchError, nearest
+from ..records import effective, largest_of_all, with_margin
 from ..studies.groups import AXES, along, mean_and_sd
-from ..training.diagnostics import effective, largest_of_all, with_margin
 from . import records
 from .charts import MOST_POINTS, Axis, Band, Chart, Line, Panel, brief_numbers, colours
 from .figure import Plot

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..runs.records import is_evaluation, is_number, is_spectra, is_step
+from ..records import is_evaluation, is_number, is_spectra, is_step
 
 LARGEST = 1e300  # beyond it axes overflow
 

@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..files import replace_text, storing
-from ..runs.records import is_number
+from ..records import is_number
 from ..studies.scores import Score
 
 LATEX = {  # what stands for characters that mean something else in LaTeX, or that its default fonts lack

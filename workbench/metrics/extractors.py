@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..messages import shown
+from ..messages import short_repr
 from ..parameters import ParameterError, WorkbenchError
 from . import inception_v3, twins_classifier
 
@@ -128,7 +128,7 @@ def open_extractor(extractor, weights_file: str = "", verify: bool = True) -> Ex
     if extractor == "inception":
         return inception(weights_file or None, verify)
     if weights_file:
-        raise ParameterError(f"weights_file={shown(weights_file)} goes with extractor='inception', not with {shown(extractor)}")
+        raise ParameterError(f"weights_file={short_repr(weights_file)} goes with extractor='inception', not with {short_repr(extractor)}")
     if extractor == "twins":
         return twins()
     return _named_network(str(extractor))
@@ -138,22 +138,22 @@ def _named_network(text: str) -> Extractor:
     """The user's network that "package.module:attribute" names, or makes."""
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", text):
         raise ParameterError(
-            f"extractor={shown(text)} is not known; use inception, twins, or 'package.module:attribute' for a network of yours"
+            f"extractor={short_repr(text)} is not known; use inception, twins, or 'package.module:attribute' for a network of yours"
         )
     module, _, attribute = text.partition(":")
-    with _in_one_line(f"extractor={shown(text)} cannot be made", ParameterError):
+    with _in_one_line(f"extractor={short_repr(text)} cannot be made", ParameterError):
         maker = getattr(importlib.import_module(module), attribute)
     # Nothing else is called: `sys:exit` and `os:abort` would end this process.
     makes = (isinstance(maker, type) and issubclass(maker, nn.Module)) or inspect.isfunction(maker) or isinstance(maker, partial)
     what = "a torch.nn.Module, or a class or function that makes one"
     if not makes and not isinstance(maker, nn.Module):
         name = getattr(maker, "__name__", None)
-        raise ParameterError(f"extractor={shown(text)} is of type {type(maker).__name__}{f' ({name})' if name else ''}, not {what}")
-    with _in_one_line(f"extractor={shown(text)} cannot be made", ParameterError):
+        raise ParameterError(f"extractor={short_repr(text)} is of type {type(maker).__name__}{f' ({name})' if name else ''}, not {what}")
+    with _in_one_line(f"extractor={short_repr(text)} cannot be made", ParameterError):
         network = maker() if makes else maker
         if isinstance(network, nn.Module):
             return Extractor(network)
-    raise ParameterError(f"extractor={shown(text)} made a {type(network).__name__}, not {what}")
+    raise ParameterError(f"extractor={short_repr(text)} made a {type(network).__name__}, not {what}")
 
 
 @contextmanager

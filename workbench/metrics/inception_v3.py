@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..files import UnreadableError
-from ..messages import shown
+from ..messages import short_repr
 from ..parameters import WorkbenchError
 from ..places import data_dir
 
@@ -31,7 +31,7 @@ def load(weights_file: str | Path | None = None, verify: bool = True) -> tuple[I
     path = Path(os.path.expanduser(weights_file)) if weights_file else _downloaded()
     if not os.path.isfile(path):
         what = "it is not a regular file" if os.path.exists(path) else "there is no such file"
-        raise WorkbenchError(f"weights_file={shown(str(path), 200)}: {what}; leave it out, or give the path of {FILE}")
+        raise WorkbenchError(f"weights_file={short_repr(str(path), 200)}: {what}; leave it out, or give the path of {FILE}")
     try:
         size = path.stat().st_size
         if size > LARGEST_FILE:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..messages import nearest, shown
+from ..messages import nearest, short_repr
 from ..parameters import ParameterError, WorkbenchError
 from ..progress import silent
 from .extractors import Extractor
@@ -37,7 +37,7 @@ def select(scores: str | Iterable[str], extractor: Extractor) -> set[str] | None
     for name in names:
         if name not in SCORES and name not in general:
             known = sorted({*SCORES, *general})
-            raise ParameterError(f"scores={shown(name)} is not known; {nearest(name, known)}any of: {', '.join(known)}")
+            raise ParameterError(f"scores={short_repr(name)} is not known; {nearest(name, known)}any of: {', '.join(known)}")
         if name in SCORES and name not in general and not extractor.reference:
             raise ParameterError(
                 f"scores={name!r} is defined by the reference Inception, and the extractor is {extractor.label}: set extractor='inception', "
@@ -123,7 +123,7 @@ def measure(
     Returns
     -------
     dict or None
-        What `runs.records.evaluation_record` takes: `scores`: name -> value; `errors`: standard deviations of some; `per_class`: name -> a
+        What `records.evaluation_record` takes: `scores`: name -> value; `errors`: standard deviations of some; `per_class`: name -> a
         value for each class; `left_out`: score -> why it is not there; `protocol`: one line; `settings`: the protocol; `n`; `extractor`;
         `reference`; `seconds`.
     """

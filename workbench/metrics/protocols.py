@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..messages import nearest, shown
+from ..messages import nearest, short_repr
 from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
 
 
@@ -143,7 +143,7 @@ def protocol(name: str, **changes) -> Protocol:
         For an unknown protocol or value.
     """
     if name not in PROTOCOLS:
-        raise ParameterError(f"protocol={shown(name)} is not known; {nearest(name, PROTOCOLS)}one of: {', '.join(PROTOCOLS)}")
+        raise ParameterError(f"protocol={short_repr(name)} is not known; {nearest(name, PROTOCOLS)}one of: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name].replace(**changes)
 
 

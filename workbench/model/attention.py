@@ -1,4 +1,4 @@
-"""Self-attention over a feature map (Zhang et al., 2019, Section 3): the layer that everything here is about.
+"""Self-attention over a feature map (Zhang et al., 2019, Section 3).
 
 Shapes: B images, C channels, H x W positions, N = H * W queries, M keys (N, or N / 4 where keys are pooled).
 """
@@ -78,7 +78,7 @@ def _positions(x: Tensor) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """What Table 1 of the paper puts in attention's place: a residual block of as many parameters (but for gamma).
+    """The block that Table 1 of the paper puts in attention's place: a residual block with as many parameters (without gamma).
 
     ReLU, conv3x3 to c channels, ReLU, conv1x1 back, with 10 * C * c weights equal to those of the attention.
     """

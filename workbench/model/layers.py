@@ -5,11 +5,15 @@ Shapes: B images, C channels, H x W positions.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear, nn.Embedding)
 
 # --------------------------------------------------------------------------------------- spectral normalization
 
@@ -17,13 +21,16 @@ from torch.nn.utils import parametrize
 class SpectralNorm(nn.Module):
     """Parametrisation W -> W / sigma(W), sigma the largest singular value (Miyato et al., 2018).
 
-    `u` and `v` estimate the singular vectors of W as a (out, rest) matrix. A forward pass never changes them: the trainer calls
-    `power_iteration` once per step, so that sigma is one and the same in all passes of a step, however the batch is cut.
+    `u` and `v` estimate the singular vectors of W as a (out, rest) matrix. A forward pass never changes them: training calls
+    `power_iteration` once per step, so that sigma is the same in all passes of a step, however the batch is split.
     """
+
+    u: Tensor
+    v: Tensor
 
     def __init__(self, weight: Tensor):
         super().__init__()
-        # A fresh network is usable at once: some iterations, in double precision so that the number of threads does not show.
+        # Some iterations make a fresh network usable; in double precision, so that they do not depend on the number of threads.
         matrix = weight.detach().flatten(1).double()
         self.register_buffer("u", F.normalize(torch.randn(matrix.shape[0], dtype=matrix.dtype), dim=0))
         self.register_buffer("v", torch.empty(matrix.shape[1], dtype=matrix.dtype))
@@ -49,41 +56,41 @@ class SpectralNorm(nn.Module):
 
 
 def _matrix(weight: Tensor) -> Tensor:
-    """A weight (out, in, ...) as (out, ... * in): the singular values of (out, in * ...), and no copy of one that is channels_last."""
+    """A weight (out, in, ...) as (out, ... * in): the singular values of (out, in * ...) without copying a channels_last weight."""
     return weight.movedim(1, -1).flatten(1)
 
 
 def power_iteration(net: nn.Module, count: int = 1) -> None:
     """Advance u and v of every spectrally normalised layer of `net` by `count` power iterations."""
     for module in net.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            parametrization = module.parametrizations.weight
+        if isinstance(module, parametrize.ParametrizationList) and isinstance(module[0], SpectralNorm):
             for _ in range(count):
-                parametrization[0].iterate(parametrization.original)
+                module[0].iterate(module.original)
 
 
-def spectral_norm(layer: nn.Module) -> nn.Module:
-    """Divide the weight of a layer by its largest singular value from now on."""
+def spectral_norm(layer: Layer) -> Layer:
+    """Apply spectral normalization to a layer."""
     parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight))
     return layer
 
 
-def initialised(layer: nn.Module, sn: bool) -> nn.Module:
+def initialised(layer: Layer, sn: bool) -> Layer:
     """Initialise a layer as the released code does (Xavier-uniform, zero bias), with spectral normalization if `sn`."""
     nn.init.xavier_uniform_(layer.weight)
-    if getattr(layer, "bias", None) is not None:
-        nn.init.zeros_(layer.bias)
+    bias = getattr(layer, "bias", None)
+    if bias is not None:
+        nn.init.zeros_(bias)
     return spectral_norm(layer) if sn else layer
 
 
-def conv(inputs: int, outputs: int, kernel: int, sn: bool, bias: bool = True, kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Module:
+def conv(inputs: int, outputs: int, kernel: int, sn: bool, bias: bool = True, kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Conv2d:
     """A convolution that keeps the size of the map (`kind` may resample), initialised."""
     return initialised(kind(inputs, outputs, kernel, padding=kernel // 2, bias=bias), sn)
 
 
-def without_gradient(bias: nn.Parameter) -> None:
-    """For a bias that batch norm takes away again: its gradient is zero but for rounding, which Adam would blow up to full steps."""
-    bias.register_hook(torch.zeros_like)
+def bias_without_gradient(layer: nn.Conv2d) -> None:
+    """Zero the gradient of a bias that batch norm cancels: it is rounding noise, which Adam would scale up to full steps."""
+    layer.bias.register_hook(torch.zeros_like)
 
 
 # ------------------------------------------------------------------------------- convolutions that change resolution
@@ -95,7 +102,7 @@ def upsample(x: Tensor) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """The layout in memory that convolutions, and attention after them, are fastest in; it is kept from layer to layer."""
+    """The memory layout in which convolutions, and attention after them, are fastest; later layers keep it."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -106,7 +113,7 @@ class UpConv(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) * x.shape[2] * x.shape[3] < 256:  # so little to convolve that making the larger kernel costs more
+        if len(x) * x.shape[2] * x.shape[3] < 256:  # making the larger kernel would cost more than it saves
             return super().forward(upsample(x))
         kernel = _summed_over_a_box(channels_last(self.weight.transpose(0, 1)), mirrored=True)
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
@@ -123,11 +130,11 @@ class DownConv(nn.Conv2d):
 
 
 def _summed_over_a_box(weight: Tensor, scale: float = 1.0, mirrored: bool = False) -> Tensor:
-    """Kernels (C', C, 3, 3) convolved with a 2x2 box: (C', C, 4, 4), times `scale`, in both directions mirrored if asked."""
+    """Kernels (C', C, 3, 3) convolved with a 2x2 box: (C', C, 4, 4), times `scale`; `mirrored`: flipped in both directions."""
     side = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]], device=weight.device, dtype=weight.dtype)
     side = side.flip(0) if mirrored else side
     with torch.autocast(weight.device.type, enabled=False):  # sums to full precision
-        kernel = (torch.kron(side, side) * scale) @ weight.movedim(1, -1).flatten(1, 2)  # (C', 16, C): no copies of channels_last
+        kernel = (torch.kron(side, side) * scale) @ weight.movedim(1, -1).flatten(1, 2)  # (C', 16, C)
     return kernel.unflatten(1, (4, 4)).movedim(-1, 1)
 
 
@@ -152,12 +159,12 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm whose statistics span groups of images, and processes, as the training asks for.
+    """Batch norm whose statistics span groups of images, and processes.
 
-    In training mode each group of `group_size` consecutive images (0 or a number that does not divide the batch: all of it) is
+    In training mode each group of `group_size` consecutive images (None or a number that does not divide the batch: all of it) is
     normalised by its own mean and biased variance, and the running statistics take in one group after the other, in the order of the
-    global batch. So neither the number of processes nor gradient accumulation changes what is computed, while a group fits.
-    torch's own SyncBatchNorm refuses CPU tensors and knows no groups.
+    global batch. So results depend neither on the number of processes nor on gradient accumulation, as long as a group fits.
+    torch's SyncBatchNorm refuses CPU tensors and has no groups.
 
     Parameters
     ----------
@@ -169,15 +176,19 @@ class BatchNorm(nn.Module):
         Weight of a new group in the running statistics (unbiased variance, as in torch).
     """
 
-    def __init__(self, channels: int, num_classes: int = 0, group_size: int = 0, momentum: float = 0.1):
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, num_classes: int = 0, group_size: int | None = None, momentum: float = 0.1):
         super().__init__()
         self.num_classes, self.group_size, self.momentum, self.eps = num_classes, group_size, momentum, 1e-5
         self.gain = nn.Parameter(torch.ones(max(1, num_classes), channels))
         self.bias = nn.Parameter(torch.zeros(max(1, num_classes), channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
-        # Processes at work, how many of them one group of images spans, and those; set by `span_processes`.
-        self.world, self.span, self.span_group = 1, 1, None
+        # Number of processes, how many of them a group of images spans, and their process group: set by `span_processes`.
+        self.world, self.span = 1, 1
+        self.span_group: dist.ProcessGroup | None = None
 
     def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
         if not self.training:
@@ -186,10 +197,10 @@ class BatchNorm(nn.Module):
             size = len(x) if self.span > 1 or not self.group_size or len(x) % self.group_size else self.group_size
             normalise = self._normalise_spanning if self.span > 1 else self._normalise_local
             parts, statistics = zip(*(normalise(part) for part in x.split(size)), strict=True)
-            self._keep(torch.stack(statistics))
+            self._update_running(torch.stack(statistics))
             x = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.num_classes:
-            gain, bias = F.embedding(y, self.gain), F.embedding(y, self.bias)  # (B, C)
+            gain, bias = F.embedding(y, self.gain), F.embedding(y, self.bias)  # type: ignore[arg-type]  # y is checked by the network; (B, C)
         else:
             gain, bias = self.gain, self.bias  # (1, C)
         return torch.addcmul(bias[:, :, None, None].to(x.dtype), x, gain[:, :, None, None].to(x.dtype))
@@ -210,8 +221,8 @@ class BatchNorm(nn.Module):
         return x.to(dtype), torch.stack([mean, var * n / (n - 1)]).detach()
 
     @torch.no_grad()
-    def _keep(self, statistics: Tensor) -> None:
-        """Take the statistics (groups, 2, C) of this process's groups, and of all others', into the running ones, in global order."""
+    def _update_running(self, statistics: Tensor) -> None:
+        """Update the running statistics from those of all processes' groups, in global order; `statistics`: (groups, 2, C) of this one."""
         if self.world > self.span:
             gathered = [torch.empty_like(statistics) for _ in range(self.world)]
             dist.all_gather(gathered, statistics)
@@ -222,7 +233,7 @@ class BatchNorm(nn.Module):
 
 
 def span_processes(generator: nn.Module, share: int) -> None:
-    """Tell the batch norms of `generator` how groups lie over the processes of a running process group.
+    """Set up the batch norms of `generator` for the processes of the running process group.
 
     Parameters
     ----------
@@ -232,7 +243,7 @@ def span_processes(generator: nn.Module, share: int) -> None:
     world = dist.get_world_size()
     norms = [module for module in generator.modules() if isinstance(module, BatchNorm)]
     span = max(1, (norms[0].group_size or world * share) // share)
-    # Groups of their own, apart from the one that gradients are averaged in: their collectives may interleave.
-    groups = [dist.new_group(list(range(first, first + span))) for first in range(0, world, span)] if span > 1 else None
+    # Process groups apart from the one that averages gradients: their collectives may interleave.
+    span_group = dist.new_subgroups(span)[0] if span > 1 else None
     for norm in norms:
-        norm.world, norm.span, norm.span_group = world, span, groups and groups[dist.get_rank() // span]
+        norm.world, norm.span, norm.span_group = world, span, span_group

@@ -1,6 +1,6 @@
 """The generator and the discriminator of SAGAN.
 
-Follows the released TensorFlow code (Zhang et al., 2019); where that differs from the paper, both are here and named.
+Follows the released TensorFlow code (Zhang et al., 2019); where it differs from the paper, parameters choose between the two.
 Shapes: B images, C channels, S the image size.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..config import Config
 from ..parameters import ParameterError
 from .attention import ResidualBlock, SelfAttention
-from .layers import BatchNorm, DownConv, UpConv, channels_last, conv, initialised, spectral_norm, upsample, without_gradient
+from .layers import BatchNorm, DownConv, UpConv, bias_without_gradient, channels_last, conv, initialised, spectral_norm, upsample
 
 # --------------------------------------------------------------------------------------------------- generator
 
@@ -31,7 +31,7 @@ class GeneratorBlock(nn.Module):
         self.norm1, self.norm2 = norm(inputs), norm(outputs)
         self.conv1, self.conv2 = conv(inputs, outputs, 3, sn, kind=UpConv), conv(outputs, outputs, 3, sn)
         self.shortcut = conv(inputs, outputs, 1, sn)
-        without_gradient(self.conv1.bias)
+        bias_without_gradient(self.conv1)
 
     def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
         h = self.conv1(F.relu_(self.norm1(x, y)))  # (B, C', 2H, 2W)
@@ -61,16 +61,15 @@ class Generator(nn.Module):
 
         self.linear = initialised(nn.Linear(config.z_dim, 4 * 4 * config.channels_g(4)), sn)
         sizes = (4, *config.maps_g)
-        self.blocks = nn.ModuleDict(
-            {str(b): GeneratorBlock(config.channels_g(a), config.channels_g(b), sn, norm) for a, b in pairwise(sizes)}
-        )
+        blocks = {str(b): GeneratorBlock(config.channels_g(a), config.channels_g(b), sn, norm) for a, b in pairwise(sizes)}
+        self.blocks = nn.ModuleDict(blocks)
         self.attention = _attention_sites(config, config.sites_g, config.channels_g, sn)
-        for size, block in reversed(self.blocks.items()):
+        for size, block in reversed(blocks.items()):
             if size in self.attention:
                 break
-            # What these add to a channel passes the later shortcuts as a constant, and the last norm takes it away.
-            without_gradient(block.conv2.bias)
-            without_gradient(block.shortcut.bias)
+            # These add constants, which pass the later shortcuts unchanged, until the last norm cancels them.
+            bias_without_gradient(block.conv2)
+            bias_without_gradient(block.shortcut)
         # The released code lets the statistics of this last, unconditional norm move ten times more slowly.
         self.norm = BatchNorm(config.channels_g(config.image_size), 0, config.batch_norm_group, momentum / 10)
         self.output = conv(config.channels_g(config.image_size), 3, 3, sn)
@@ -151,11 +150,11 @@ class Discriminator(nn.Module):
         return logits
 
 
-# --------------------------------------------------------------------------------------------------- of both
+# --------------------------------------------------------------------------------------------------- both networks
 
 
 def _attention_sites(config: Config, sites: tuple[int, ...], channels, sn: bool) -> nn.ModuleDict:
-    """What stands at each attention site, keyed by the size of the feature map."""
+    """The block at each attention site, keyed by the size of the feature map."""
     block = SelfAttention if config.attention_block == "attention" else ResidualBlock
     modules = nn.ModuleDict({str(site): block(channels(site), config.attention_variant) for site in sites})
     for module in modules.modules() if sn else ():

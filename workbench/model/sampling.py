@@ -1,4 +1,4 @@
-"""Seeded latents, images from a generator, and statistics that fit its weights."""
+"""Seeded latents, images from a generator, and recalibration of its statistics."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..parameters import ParameterError
 from .layers import BatchNorm, power_iteration
 from .networks import Generator
 
-CHUNK = 256  # latents are drawn in chunks of this many sample indices, whoever asks for which of them
+CHUNK = 256  # latents are drawn in chunks of this many sample indices, so that each depends on its index alone
 
 
 def rng(*key: int) -> torch.Generator:
     """A CPU random generator that is a pure function of its key of integers >= 0, of any size."""
     if min(key, default=0) < 0:
         raise ParameterError(f"seeds and sample indices are at least 0; given: {', '.join(map(str, key))}")
-    entropy = (len(key), *key)  # NumPy takes keys that differ in trailing zeros for the same
+    entropy = (len(key), *key)  # NumPy ignores trailing zeros
     return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
@@ -36,7 +36,7 @@ def latents(count: int, z_dim: int, seed: int = 0, start: int = 0, truncation: f
     """
     if count < 0 or start < 0 or seed < 0:
         raise ParameterError(f"count={count}, start={start} and seed={seed} must be at least 0")
-    required = 3 * 4 * count * z_dim  # drawn, joined, and truncated
+    required = 3 * 4 * count * z_dim  # chunks, their concatenation, and truncated latents
     if required > 2**28 and required > (available := psutil.virtual_memory().available):
         raise ParameterError(
             f"{count:,} latents need {required / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free: take fewer"
@@ -47,10 +47,10 @@ def latents(count: int, z_dim: int, seed: int = 0, start: int = 0, truncation: f
 
 
 def truncate(z: Tensor, threshold: float) -> Tensor:
-    """Latents from the normal distribution within [-threshold, threshold] (the truncation trick, Brock et al., 2019); 0: as they are.
+    """Latents truncated to [-threshold, threshold] (the truncation trick, Brock et al., 2019); 0: no truncation.
 
-    Each number goes to the same quantile of the truncated distribution, instead of being drawn again: so a latent moves continuously
-    with the threshold, and its image stays comparable.
+    Each number is mapped to the same quantile of the truncated normal distribution instead of being resampled: latents, and so images,
+    change continuously with the threshold.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def truncate(z: Tensor, threshold: float) -> Tensor:
     if not threshold:
         return z
     tail = torch.special.ndtr(torch.tensor(-threshold, dtype=torch.float64))
-    # By the lower tail for either sign: in the upper one quantiles round to 1, and their latents to infinity.
+    # The lower tail for either sign: in the upper one, quantiles round to 1 and latents to infinity.
     size = z.double().abs()
     inside = -torch.special.ndtri(tail + torch.special.ndtr(-size) * (1 - 2 * tail))
     return inside.clamp(max=threshold).minimum(size).copysign(z.double()).to(z.dtype)
@@ -71,8 +71,8 @@ def truncate(z: Tensor, threshold: float) -> Tensor:
 def interpolate(a: Tensor, b: Tensor, t: float) -> Tensor:
     """From latents a (B, z_dim) at t=0 to b at t=1 along great circles (White, 2016).
 
-    On the straight way between two normal latents the norm sinks far below that of any latent the generator was trained on. Where there is
-    no single great circle, that is the way all the same: between parallel latents, opposite ones (through 0), or from 0.
+    Between two normal latents, linear interpolation passes norms far below those the generator was trained on. It is used only where no
+    single great circle exists: between parallel or opposite latents, or from 0.
 
     Raises
     ------
@@ -90,18 +90,18 @@ def interpolate(a: Tensor, b: Tensor, t: float) -> Tensor:
     return torch.where(single, circle, straight).to(a.dtype)
 
 
-def labels(count: int, num_classes: int, start: int = 0) -> Tensor | None:
-    """Classes (count,) of the samples with global index `start`, ...: every class in turn; None when there are none."""
+def labels(count: int, num_classes: int | None, start: int = 0) -> Tensor | None:
+    """Classes (count,) of the samples with global index `start`, ...: every class in turn; None without classes."""
     return torch.arange(start, start + count) % num_classes if num_classes else None
 
 
-def grid(num_classes: int, z_dim: int, seed: int, columns: int = 10, rows: int = 10) -> tuple[Tensor, Tensor | None]:
+def grid(num_classes: int | None, z_dim: int, seed: int, columns: int = 10, rows: int = 10) -> tuple[Tensor, Tensor | None]:
     """Latents and classes of a sample grid: a row per class (at most `rows`, evenly chosen), the same latents in every row.
 
     Returns
     -------
     z, y
-        (R * columns, z_dim) and (R * columns,), row by row; without classes y is None and every latent is another.
+        (R * columns, z_dim) and (R * columns,), row by row; without classes y is None and all latents differ.
     """
     if not num_classes:
         return latents(rows * columns, z_dim, seed), None
@@ -135,10 +135,10 @@ def images(generator: Generator, z: Tensor, y: Tensor | None = None, batch_size:
 
 @torch.no_grad()
 def recalibrate(generator: Generator, seed: int = 0, batches: int = 8, batch_size: int = 64, truncation: float = 0.0) -> None:
-    """Bring the buffers of `generator` in line with its weights: what averaged or truncated weights need before they are used.
+    """Re-estimate the buffers of `generator` for its weights: needed after averaging weights, and for truncated latents.
 
-    Runs power iterations to convergence, and re-estimates the running statistics of batch norm over `batches` batches of fresh samples
-    ("standing statistics", Brock et al., 2019), each batch weighing the same. `truncation` must be that of the latents it will be used on.
+    Runs power iterations to convergence, and averages the statistics of batch norm over `batches` batches of fresh samples ("standing
+    statistics", Brock et al., 2019). `truncation` must be that of the latents that the generator will be used on.
     """
     power_iteration(generator, 10)
     weight = next(generator.parameters())
@@ -148,7 +148,7 @@ def recalibrate(generator: Generator, seed: int = 0, batches: int = 8, batch_siz
         with training(generator):
             for k in range(batches):
                 for norm in norms:
-                    norm.momentum, norm.group_size = 1 / (k + 1), 0
+                    norm.momentum, norm.group_size = 1 / (k + 1), None
                 z = truncate(torch.randn(batch_size, generator.z_dim, generator=rng(seed, 2, k)), truncation)
                 y = labels(batch_size, generator.num_classes, k * batch_size)
                 generator(z.to(weight.device, weight.dtype), None if y is None else y.to(weight.device))
@@ -169,10 +169,10 @@ def _mode(net: nn.Module, train: bool):
 
 
 def evaluating(net: nn.Module):
-    """Context manager: `net` in eval mode; afterwards each module is in the mode it was in."""
+    """Context manager: `net` in eval mode; afterwards each module returns to its mode."""
     return _mode(net, False)
 
 
 def training(net: nn.Module):
-    """Context manager: `net` in training mode; afterwards each module is in the mode it was in."""
+    """Context manager: `net` in training mode; afterwards each module returns to its mode."""
     return _mode(net, True)

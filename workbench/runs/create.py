@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,17 +21,17 @@ from .liveness import BusyError, Hold, hold, moves, signature
 from .resume import parent_folder, require_forkable, require_resumable, resumes, start_step
 from .status import ACTIVE
 
-RESERVED = ".reserved"  # in a folder that `reserve` made, until a run is begun there
+RESERVED = ".reserved"  # marks a folder from `reserve` in which no run has started
 
 
 # ------------------------------------------------------------------------------------------------------- names
 
 
 def derived_name(config: Config) -> str:
-    """The name of a run that was given none: what it starts from, and each parameter that differs from that."""
+    """The name of a run without one: its preset or parent, and each parameter that differs from it."""
     base, start = Config.preset(config.preset), config.preset
     if config.resume:
-        base = read_config(parent_folder(config.resume))
+        base = read_config(parent_folder(config))
         name, step = split_step(config.resume)
         start = _slug(name) if step is None else f"{_slug(name)}-from{step}"
     changes = [f"{name}={_slug(value)}" for name, value in config.changes(base).items()]
@@ -38,7 +39,7 @@ def derived_name(config: Config) -> str:
 
 
 def _slug(value) -> str:
-    """A value as part of a folder name: paths give their last part, everything odd becomes '_'."""
+    """A value as part of a folder name: the last part of a path, other signs as '_'."""
     text = str(value)
     if "/" in text or os.sep in text:
         text = Path(text).name or "root"
@@ -46,22 +47,21 @@ def _slug(value) -> str:
 
 
 def _names(config: Config) -> Iterator[str]:
-    """The names to try in turn: the given one, or the derived one with a number where it is taken."""
+    """The names to try in turn: that of the configuration, or the derived one, alone and with numbers."""
     if config.run:
         yield config.run
         return
-    base, number = derived_name(config), 1
-    while True:
-        yield base if number == 1 else f"{base}-{number}"
-        number += 1
+    name = derived_name(config)
+    yield name
+    yield from (f"{name}-{number}" for number in itertools.count(2))
 
 
 def _taken(name: str) -> ParameterError:
-    return ParameterError(f"run={name!r} exists already; go on with it by resume={name!r}, or choose another name")
+    return ParameterError(f"run={name!r} exists already; resume it with resume={name!r}, or choose another name")
 
 
 def require_startable(config: Config) -> None:
-    """Refuse what would be refused when the run starts: a name that is taken, or a run that cannot be resumed or forked like this.
+    """Refuse now what would be refused when the run starts: a taken name, or a run that cannot be resumed or forked with these settings.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def require_startable(config: Config) -> None:
         The message names the parameter, with its value and what would be right.
     """
     if resumes(config):
-        require_resumable(config, parent_folder(config.resume))
+        require_resumable(config, parent_folder(config))
         return
     fork_point(config)
     if config.run and (outputs_dir() / config.run / "config.json").exists():
@@ -77,28 +77,28 @@ def require_startable(config: Config) -> None:
 
 
 def fork_point(config: Config) -> tuple[Run, int] | None:
-    """The parent run and step that a forked run starts from; None for a run that starts from nothing.
+    """The parent run and step that a fork starts from; None for any other run.
 
     Raises
     ------
-    ParameterError, WorkbenchError
-        If there is no such run, step or checkpoint, or no step is left to train.
+    ParameterError
+        If there is no such run or checkpoint, the networks differ, or no step is left to train.
     """
-    step = start_step(config.resume) if config.resume else None
+    step = start_step(config)
     if step is None:
         return None
     require_forkable(config)
-    return Run(parent_folder(config.resume)), step
+    return Run(parent_folder(config)), step
 
 
 # ------------------------------------------------------------------------------------------------------ folders
 
 
 def create_run(config: Config) -> Run:
-    """Claim a run folder for a new run, and write its `config.json`.
+    """Make the folder of a new run, and write its `config.json`.
 
-    Without a name the run is called after its preset and the parameters that differ, with a number where that exists. `config.json`
-    appears whole, and only where there is none: that claims the folder, so runs started at once never collide.
+    Without a name, the run is named after its preset and the parameters that differ, with a number if that name is taken. `config.json` is
+    created atomically, which claims the folder: runs that start at the same time never collide.
 
     Raises
     ------
@@ -109,33 +109,32 @@ def create_run(config: Config) -> Run:
     """
     for name in _names(config):
         path = outputs_dir() / name
-        # A folder that `reserve` made has no config.json yet: it is for the run of that very name.
-        made = _make_folder(path)
-        if not (made or config.run):
+        new = _make_folder(path)
+        if not (new or config.run):  # a folder from `reserve` is for the run of that name
             continue
         try:
             if claim_text(path / "config.json", config.replace(run=name).to_json()):
-                with suppress(OSError):  # it says nothing beside a config.json
+                with suppress(OSError):  # beside a config.json it has no meaning
                     (path / RESERVED).unlink(missing_ok=True)
                 return Run(path)
         except StorageError:
-            if made:
+            if new:
                 shutil.rmtree(path, ignore_errors=True)
             raise
-    raise _taken(config.run)
+    raise _taken(name)
 
 
 def reserve(config: Config) -> str:
-    """A free run name for `config`, with its folder made, for a caller that needs the name before the run starts.
+    """Make the folder of a new run before it starts, and return the name.
 
     Raises
     ------
     ParameterError, UnreadableError
-        If a run with the given name exists, or the run to go on with cannot be.
+        As `require_startable`.
     """
     require_startable(config)
     if resumes(config):
-        return config.run
+        return parent_folder(config).name
     name = next(name for name in _names(config) if _make_folder(outputs_dir() / name) or config.run)
     with storing(outputs_dir() / name):
         (outputs_dir() / name / RESERVED).touch()
@@ -143,7 +142,7 @@ def reserve(config: Config) -> str:
 
 
 def release(name: str) -> None:
-    """Give back a name of `reserve` under which no run was begun: deletes the mark, the notebook that was refused, and an empty folder."""
+    """Delete a folder from `reserve` in which no run has started, with the executed notebook; other files stay."""
     if name in ("", "..") or name != Path(name).name:
         raise ParameterError(f"run={name!r} is not the name of a run")
     folder = outputs_dir() / name
@@ -151,7 +150,7 @@ def release(name: str) -> None:
         with storing(folder):
             for file in (RESERVED, "train.ipynb"):
                 (folder / file).unlink(missing_ok=True)
-        with suppress(OSError):  # there is something else in it
+        with suppress(OSError):  # it is not empty
             folder.rmdir()
 
 
@@ -177,16 +176,16 @@ def holding(run: Run) -> Iterator[Hold]:
     Raises
     ------
     BusyError
-        If one does. The process that started this one, and signed the run for it, is no other.
+        If one does. An ancestor of this process may have signed the run's status for it.
     """
     if run.path == DEMO:
-        raise WorkbenchError(f"run {run.name!r} ships with the package, and is only to be looked at; train one of your own")
-    mine = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
+        raise WorkbenchError(f"run {run.name!r} ships with the package and cannot be trained; start a new run")
+    family = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
 
     def busy(status: dict) -> bool:
         here = status.get("machine") == signature()["machine"]
         lost_elsewhere = status["state"] == "lost" and not here
-        return (status["state"] in ACTIVE and not (here and status["pid"] in mine)) or (lost_elsewhere and moves(run.path))
+        return (status["state"] in ACTIVE and not (here and status["pid"] in family)) or (lost_elsewhere and moves(run.path))
 
     def refuse(status: dict) -> BusyError:
         return BusyError(
@@ -194,13 +193,13 @@ def holding(run: Run) -> Iterator[Hold]:
         )
 
     status = run.status()
-    if busy(status):  # asked before the lock is taken, which renews the heartbeat
+    if busy(status):  # before the lock is taken, which renews the heartbeat
         raise refuse(status)
     with ExitStack() as stack:
         try:
             lock = stack.enter_context(hold(run.path, patience=10))
         except BusyError:
             raise refuse(run.status()) from None
-        if run.status() != status and busy(run.status()):  # signed since
+        if run.status() != status and busy(run.status()):  # signed in the meantime
             raise refuse(run.status())
         yield lock

@@ -1,4 +1,4 @@
-"""Which runs there are."""
+"""Lists of runs: all of them, or by names, patterns and tags."""
 
 from __future__ import annotations
 
@@ -14,53 +14,47 @@ from .folder import Run
 
 
 def list_runs() -> list[Run]:
-    """All runs in the outputs folder, the oldest first. One whose settings cannot be read is left out, and reported once."""
+    """All runs in the outputs folder, the oldest first. Runs with unreadable settings are reported once and left out."""
     runs = []
     for path in outputs_dir().glob("*/config.json"):
         run = Run(path.parent)
         try:
-            run.config  # noqa: B018 (is it readable?)
+            run.config  # noqa: B018 (raises if unreadable)
             runs.append((path.stat().st_mtime, run.name, run))
         except UnreadableError as error:
             say_once(str(error))
-        except OSError:  # deleted meanwhile
+        except OSError:  # deleted in the meantime
             continue
     return [run for *_, run in sorted(runs, key=lambda entry: entry[:2])]
 
 
 def find_runs(text: str = "") -> list[Run]:
-    """Runs by their names, by patterns of names such as `cats-*`, or by tags, separated by commas.
-
-    Parameters
-    ----------
-    text
-        Empty: all runs that have a history.
+    """Runs by names, patterns of names such as `cats-*`, or tags, separated by commas; without any, all runs that have a history.
 
     Returns
     -------
     list of Run
-        Each once, in the order in which they are named; those of a pattern or a tag the oldest first.
+        Each once, in the order of the text; those of a pattern or a tag the oldest first.
 
     Raises
     ------
     WorkbenchError
-        If nothing goes by a name, pattern or tag.
+        If a name, pattern or tag matches no run.
     """
-    known = list_runs()
-    wanted = words(text)
-    if not wanted:
-        return [run for run in known if run.history()]
+    all_runs = list_runs()
+    if not words(text):
+        return [run for run in all_runs if run.history()]
     runs: dict[Path, Run] = {}
-    for word in wanted:
-        if any(run.name == word for run in known):
-            chosen = [Run(word)]
+    for word in words(text):
+        if any(run.name == word for run in all_runs):
+            matches = [Run(word)]
         elif any(sign in word for sign in "*?["):
-            chosen = [run for run in known if fnmatchcase(run.name, word)]
-            if not chosen:
-                raise WorkbenchError(f"no run in {outputs_dir()} goes by {word!r}; {len(known)} runs are there")
+            matches = [run for run in all_runs if fnmatchcase(run.name, word)]
+            if not matches:
+                raise WorkbenchError(f"no run in {outputs_dir()} matches {word!r}; it has {len(all_runs)} runs")
         else:
-            chosen = [run for run in known if word in _tags(run)] or [Run(word)]  # which tells what is wrong
-        runs |= {run.path: run for run in chosen if run.path not in runs}
+            matches = [run for run in all_runs if word in _tags(run)] or [Run(word)]  # raises, and names the nearest
+        runs |= {run.path: run for run in matches if run.path not in runs}
     return list(runs.values())
 
 

@@ -1,46 +1,37 @@
-"""The run folder: its name, configuration, provenance, history, status and checkpoints, and the models in it.
+"""The run folder: name, configuration, provenance, records, samples, status, and the networks of its checkpoints.
 
-Whoever trains writes it and whoever looks reads it; there is no other connection between the two. Everything that is replaced is
-replaced at once (written beside, then renamed), so a reader never sees half a file; and whoever reads trusts nothing that is there: a
-damaged line is left out, a damaged file is an `UnreadableError` that names it.
+Training writes it, everything else reads it; nothing else connects the two. Files are replaced atomically, so a reader never sees half a
+file. Readers trust nothing: a damaged line is left out, a damaged file is an `UnreadableError` that names it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..config import Config, read_config
 from ..files import (
     UnreadableError,
     append_record,
-    delete_folder,
     drop_records,
-    flush,
-    new_folder,
     read_json,
     read_records,
     remove_leftovers,
     replace_bytes,
     replace_text,
     storing,
-    synced,
 )
 from ..model import Discriminator, Generator
 from ..parameters import ParameterError, WorkbenchError
 from ..places import DEMO, find_run_folder, no_such_run, numbered, outputs_dir
-from ..tensors import first_not_finite, load_tensors, save_tensors, seal, sums, verify
+from ..records import BY_TRAINING, is_evaluation, is_history, is_spectra
 from . import status as status_file
+from .checkpoints import checkpoint_steps, load_network
 from .liveness import alive
-from .records import BY_TRAINING, is_evaluation, is_history, is_spectra
-from .resume import checkpoint_steps, may_change, require_resumable
+from .resume import may_change, require_resumable, resume_command
 
 
 class Run:
@@ -49,13 +40,13 @@ class Run:
     Parameters
     ----------
     path
-        The name of a run in the outputs folder, or an explicit path (see `places.find_run_folder`); "demo" is a small run that ships
-        with the package, and is never written to: what belongs to it goes to `outputs/demo`.
+        The name of a run in the outputs folder, or an explicit path (see `places.find_run_folder`). "demo" is a small run that ships
+        with the package and is never written to: new files about it go to `outputs/demo`.
 
     Raises
     ------
     WorkbenchError
-        If there is no run there; the message names the nearest.
+        If there is no such run; the message suggests the nearest name.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -70,17 +61,17 @@ class Run:
 
     @property
     def reference(self) -> str:
-        """What `Run` opens this run by: its name, or its path where it lies elsewhere."""
+        """The text that `Run` opens this run by: its name, or its path if it lies outside the outputs folder."""
         return self.name if self.path in (outputs_dir() / self.name, DEMO) else str(self.path)
 
     @property
     def home(self) -> Path:
-        """The folder for what is written about this run: its own, or in the outputs folder where it ships with the package."""
+        """The folder for new files about this run: its own, or one in the outputs folder for the demo."""
         return outputs_dir() / self.name if self.path == DEMO else self.path
 
     @property
     def views(self) -> Path:
-        """The folder for what is exported from this run."""
+        """The folder for exports from this run."""
         return self.home / "views"
 
     def __repr__(self) -> str:
@@ -98,17 +89,12 @@ class Run:
         return read_config(self.path)
 
     def update_config(self, config: Config) -> Config:
-        """Take over from `config` what may change when a run goes on, and what its first start decides; what defines the run stays.
-
-        Returns
-        -------
-        Config
-            The settings of this run from now on, which `config.json` has.
+        """Write the parameters of `config` that may change when a run is resumed into `config.json`, and return the result.
 
         Raises
         ------
         ParameterError
-            If `config` differs in anything else.
+            If `config` differs in any other parameter.
         """
         require_resumable(config, self.path)
         before = self.config
@@ -130,20 +116,19 @@ class Run:
             record = read_json(path)
         except FileNotFoundError:
             return {}
-        kinds = dict(data=dict, tags=list, started=list, note=str)
-        wrong = [name for name, kind in kinds.items() if not isinstance(record.get(name, kind()), kind)]
-        if wrong:
-            raise UnreadableError(path, f"{wrong[0]!r} is a {type(record[wrong[0]]).__name__}")
+        for name, kind in dict(data=dict, tags=list, started=list, note=str).items():
+            if name in record and not isinstance(record[name], kind):
+                raise UnreadableError(path, f"{name!r} is a {type(record[name]).__name__}")
         return record
 
     # ------------------------------------------------------------------------------------------------ records
 
     def history(self) -> list[dict]:
-        """The logged steps in order, with means over the steps since the last one.
+        """The logged steps in order, with means over the steps since the last one; see `training.history.history_row`.
 
         step, images, seconds, loss_d, loss_g, d_real, d_fake, gamma_..., lr_g, lr_d; norms of the gradients, grad_norm_d and grad_norm_g,
-        and the largest, grad_norm_d_max and grad_norm_g_max; the shares of images that D's hinge loss is flat at, saturated_real and
-        saturated_fake. Older runs do not have all of them.
+        and the largest, grad_norm_d_max and grad_norm_g_max; shares of images at which D's hinge loss is flat, saturated_real and
+        saturated_fake.
         """
         return read_records(self.path / "history.jsonl", is_history)
 
@@ -152,7 +137,7 @@ class Run:
         return read_records(self.path / "spectra.jsonl", is_spectra)
 
     def evaluations(self) -> list[dict]:
-        """The evaluations in order: step, scores, protocol and what else belongs to it."""
+        """The evaluations in order, see `records.evaluation_record`."""
         places = dict.fromkeys((self.path, self.home))
         return [record for place in places for record in read_records(place / "evaluations.jsonl", is_evaluation)]
 
@@ -169,28 +154,29 @@ class Run:
         append_record(self.home / file, record)
 
     def begin_records(self, origin: Run | None, step: int) -> None:
-        """Drop the records of the steps after `step`, which a training that starts there writes again; evaluations by hand stay.
+        """Prepare the records for a training that starts at `step`: drop those of later steps, but evaluations by hand.
 
         Parameters
         ----------
         origin
-            The run whose checkpoint it starts from: this one, or a fork's parent; None: it starts from nothing.
+            The run whose checkpoint the training starts from: this one, or a fork's parent, whose records are copied; None: no checkpoint.
 
         Raises
         ------
         UnreadableError, StorageError
-            If records cannot be read or written: nothing is dropped then.
+            If records cannot be read or written; they are then as they were.
         """
-        for file, rows in (("history.jsonl", Run.history), ("spectra.jsonl", Run.spectra), ("evaluations.jsonl", None)):
-            path = self.path / file
-            if origin is not None and origin.path == self.path:
-                drop_records(
-                    path, lambda record, all_rows=rows is not None: record["step"] > step and (all_rows or bool(record.get(BY_TRAINING)))
-                )
-            else:  # evaluations are of a run itself, not of a fork's parent
-                kept = [] if origin is None or rows is None else [row for row in rows(origin) if row["step"] <= step]
-                if kept or path.exists():
-                    replace_text(path, "".join(json.dumps(row) + "\n" for row in kept))  # at once: whoever is killed here begins here again
+        if origin is not None and origin.path == self.path:
+            for file in ("history.jsonl", "spectra.jsonl"):
+                drop_records(self.path / file, lambda record: record["step"] > step)
+            drop_records(self.path / "evaluations.jsonl", lambda record: record["step"] > step and bool(record.get(BY_TRAINING)))
+            return
+        # Evaluations belong to a run itself: a fork does not copy them.
+        before = {} if origin is None else {"history.jsonl": origin.history(), "spectra.jsonl": origin.spectra()}
+        for file in ("history.jsonl", "spectra.jsonl", "evaluations.jsonl"):
+            lines = [json.dumps(row) + "\n" for row in before.get(file, ()) if row["step"] <= step]
+            if lines or (self.path / file).exists():
+                replace_text(self.path / file, "".join(lines))
 
     def save_sample(self, step: int, png: bytes) -> None:
         """Write the sample grid of a step."""
@@ -205,7 +191,7 @@ class Run:
         return self.path / "samples" / f"{step}.png"
 
     def attention_steps(self) -> list[int]:
-        """Steps at which the training wrote down its attention."""
+        """The steps of the attention snapshots."""
         return numbered(self.path / "attention", ".safetensors")
 
     def attention_path(self, step: int | None = None) -> Path:
@@ -220,28 +206,28 @@ class Run:
         return self.new_attention_path(step)
 
     def new_attention_path(self, step: int) -> Path:
-        """Where the training writes the attention snapshot of `step`."""
+        """The path for a new attention snapshot of `step`."""
         return self.path / "attention" / f"{step}.safetensors"
 
-    def _pick_step(self, steps: list[int], step: int | None, what: str) -> int:
-        """`step`, by default the last, of those there are."""
+    def _pick_step(self, steps: list[int], step: int | None, kind: str) -> int:
+        """`step`, which must be one of `steps`, by default the last of them."""
         if not steps:
-            raise WorkbenchError(f"run {self.name!r} has no {what} yet")
+            raise WorkbenchError(f"run {self.name!r} has no {kind} yet")
         if step is not None and step not in steps:
-            raise WorkbenchError(f"run {self.name!r} has no {what} at step {step}; there are: {', '.join(map(str, steps))}")
+            raise WorkbenchError(f"run {self.name!r} has no {kind} at step {step}; there are: {', '.join(map(str, steps))}")
         return steps[-1] if step is None else step
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last lines that the training process printed, when it was started by `launch`."""
+        """The last lines that a training started by `launch` printed."""
         return status_file.log_tail(self.path, lines)
 
     # ------------------------------------------------------------------------------------------------- status
 
     def status(self) -> dict:
-        """What the training does: `state` and `message`, `step`, `steps`, `alarms`, `seconds_per_step`, `pid`, `host`. Never raises.
+        """The state of the training: `state`, `message`, `step`, `steps`, `alarms`, `seconds_per_step`, `pid`, `host`. Never raises.
 
-        State is created, starting, running, stopping, stopped, finished, failed; lost: its process died without reporting; or unreadable:
-        a file of the run is damaged, which the message names.
+        `state` is created, starting, running, stopping, stopped, finished, failed, lost (its process died without reporting) or unreadable
+        (the message names the damaged file).
         """
         status = dict(state="created", message="", step=0, steps=0, alarms=[], seconds_per_step=None, pid=None, host=None)
         try:
@@ -251,21 +237,15 @@ class Run:
             return status | dict(state="unreadable", message=str(error))
         if status["state"] in status_file.ACTIVE:
             if not alive(status, self.path):
-                error = status_file.last_error(self.path)
-                log = f" ({error[:300]})" if error else ""
-                status |= dict(state="lost", message=f"died without reporting{log}; {self.how_to_go_on()}")
+                reason = status_file.last_error(self.path)
+                log = f" ({reason[:300]})" if reason else ""
+                status |= dict(state="lost", message=f"died without reporting{log}; {self.resume_hint()}")
             elif (self.path / "stop").exists():
                 status["state"] = "stopping"
         return status
 
     def set_status(self, **changes) -> None:
-        """Merge changes into `status.json`, and sign them with this process.
-
-        Raises
-        ------
-        StorageError
-            If it cannot be written.
-        """
+        """Merge changes into `status.json`, see `write_status`."""
         status_file.write_status(self.path, **changes)
 
     @property
@@ -274,17 +254,16 @@ class Run:
         return self.status()["state"] in status_file.ACTIVE
 
     def stop(self) -> None:
-        """Ask the training to save and stop at its next step; nothing where there is none."""
+        """Ask the training, if one is active, to save and stop at its next step."""
         if self.active:
             with storing(self.path / "stop"):
                 (self.path / "stop").touch()
 
-    def how_to_go_on(self) -> str:
-        """What to do to continue this run, in one line."""
+    def resume_hint(self) -> str:
+        """How to resume this run, in one line."""
         steps = self.checkpoint_steps()
-        if not steps:
-            return f"nothing was saved yet; start again with: {resume_command(self.reference)}"
-        return f"saved at step {steps[-1]}; go on with: {resume_command(self.reference)}"
+        state = f"saved at step {steps[-1]}; resume with" if steps else "nothing was saved yet; start again with"
+        return f"{state}: {resume_command(self.reference)}"
 
     # -------------------------------------------------------------------------------------------- checkpoints
 
@@ -311,78 +290,8 @@ class Run:
         """
         return self.path / "checkpoints" / str(self.checkpoint_step(step))
 
-    def save_checkpoint(self, step: int, tensors: dict[str, dict[str, Tensor]], state: dict, keep: int = 0) -> None:
-        """Write a checkpoint, complete or not at all: `<name>.safetensors` for each dict of tensors, and `state.json`.
-
-        Parameters
-        ----------
-        keep
-            Delete all but the newest `keep` checkpoints afterwards; 0: none.
-        """
-        target = self.path / "checkpoints" / str(step)
-        if not target.exists():
-            for file in ("history.jsonl", "spectra.jsonl", "evaluations.jsonl"):  # no power cut leaves gaps before a checkpoint
-                if (self.path / file).exists():
-                    flush(self.path / file)
-            with new_folder(target) as partial:
-                for name, values in tensors.items():
-                    save_tensors(partial / f"{name}.safetensors", values)
-                with storing(target), synced(partial / "state.json") as file:
-                    file.write(json.dumps(state).encode())
-                seal(partial)
-        self.prune(keep)
-
-    def prune(self, keep: int) -> None:
-        """Delete all but the newest `keep` checkpoints; 0: none."""
-        for old in self.checkpoint_steps()[:-keep] if keep else ():
-            delete_folder(self.path / "checkpoints" / str(old))
-
-    def read_checkpoint(self, step: int | None = None) -> tuple[int, dict[str, dict[str, Tensor]], dict]:
-        """What `save_checkpoint` wrote, by default the newest: its step, tensors by file, and state.
-
-        Raises
-        ------
-        WorkbenchError
-            If there is none; or if anything in it is not what was written, then the message names the file and the newest good checkpoint.
-        """
-        folder = self.checkpoint_path(step)
-        with self._checked(folder):
-            listed = sums(folder)
-            tensors = {
-                name.removesuffix(".safetensors"): load_tensors(folder / name, digest)
-                for name, digest in listed.items() if name.endswith(".safetensors")
-            }  # fmt: skip
-            verify(folder)
-            state = read_json(folder / "state.json") if "state.json" in listed else {}
-            if state.get("step") != int(folder.name):
-                raise UnreadableError(folder / "state.json", f"it is of step {state.get('step')}")
-        return int(folder.name), tensors, state
-
-    @contextmanager
-    def _checked(self, folder: Path) -> Iterator[None]:
-        """Context in which an UnreadableError also tells the newest good checkpoint."""
-        try:
-            yield
-        except UnreadableError as error:
-            good = self.newest_good_checkpoint(but=int(folder.name))
-            advice = "no other checkpoint is good" if good is None else f"the newest good checkpoint is that of step {good}"
-            if good is not None and good < int(folder.name):
-                advice += f": to resume from it, delete {folder}"
-            raise WorkbenchError(f"{error}; {advice}") from None
-
-    def newest_good_checkpoint(self, but: int | None = None) -> int | None:
-        """The step of the newest checkpoint, but for that at `but`, that is what was written and holds no NaN; None if there is none."""
-        for step in reversed(self.checkpoint_steps()):
-            folder = self.path / "checkpoints" / str(step)
-            with suppress(UnreadableError):
-                names = verify(folder) if step != but else ()
-                files = [load_tensors(folder / name) for name in names if name.endswith(".safetensors")]
-                if files and all(first_not_finite(tensors) is None for tensors in files):
-                    return step
-        return None
-
     def clean(self) -> None:
-        """Delete what a killed training left half-written, and a wish to stop that it has not heard; for whoever holds the run."""
+        """Delete unfinished files and the `stop` file of a killed training; only for the process that holds the run."""
         for folder in (self.path, *(self.path / name for name in ("checkpoints", "samples", "attention"))):
             remove_leftovers(folder)
         with storing(self.path / "stop"):
@@ -396,12 +305,12 @@ class Run:
         step
             G step; by default the newest checkpoint's.
         weights
-            "ema": the exponential moving average; "raw": the weights that were trained; "auto": EMA if available.
+            "ema": the exponential moving average; "raw": the trained weights; "auto": EMA if available.
 
         Raises
         ------
         WorkbenchError
-            If there is no such checkpoint, the run keeps no average, or the checkpoint is damaged.
+            If there is no such checkpoint, it is damaged, or the run has no EMA.
         """
         config = self.config
         if weights not in ("ema", "raw", "auto"):
@@ -409,42 +318,11 @@ class Run:
         if weights == "auto":
             weights = "ema" if config.ema_decay else "raw"
         if weights == "ema" and not config.ema_decay:
-            raise WorkbenchError(f"run {self.name!r} keeps no EMA (ema_decay=0); use weights='raw'")
-        return self._load(Generator(config), step, "ema" if weights == "ema" else "generator")
+            raise WorkbenchError(f"run {self.name!r} has no EMA (ema_decay=0); use weights='raw'")
+        net = Generator(config).to(getattr(torch, config.dtype))
+        return load_network(net, self.checkpoint_path(step), "ema" if weights == "ema" else "generator")
 
     def discriminator(self, step: int | None = None) -> Discriminator:
         """The discriminator of a checkpoint (by default the newest), in eval mode."""
-        return self._load(Discriminator(self.config), step, "discriminator")
-
-    def _load(self, net, step: int | None, name: str):
-        folder = self.checkpoint_path(step)
-        net = net.to(getattr(torch, self.config.dtype))
-        with self._checked(folder):
-            listed = sums(folder)
-            if f"{name}.safetensors" not in listed:
-                kept = ", ".join(file.removesuffix(".safetensors") for file in listed if file.endswith(".safetensors"))
-                raise WorkbenchError(f"the checkpoint of run {self.name!r} at step {folder.name} keeps no {name}; it has: {kept}")
-            tensors = load_tensors(folder / f"{name}.safetensors", listed[f"{name}.safetensors"])
-        load_into(net.state_dict(), tensors, f"{folder}/{name}.safetensors")
-        return net.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def load_into(target: dict[str, Tensor], saved: dict[str, Tensor], where: str) -> None:
-    """Copy saved tensors into those of `target`, which keep their memory layout.
-
-    Raises
-    ------
-    WorkbenchError
-        If names or shapes differ.
-    """
-    wrong = sorted(set(target) ^ set(saved)) or [k for k in target if target[k].shape != saved[k].shape]
-    if wrong:
-        raise WorkbenchError(f"{where} does not fit the configuration: {wrong[0]!r} differs ({len(wrong)} in all)")
-    for name, tensor in target.items():
-        tensor.copy_(saved[name])
-
-
-def resume_command(resume: str) -> str:
-    """The command that resumes a run, or with "run@step" forks it, to be pasted into a shell."""
-    return shlex.join(["papermill", "train.ipynb", "-p", "resume", resume])
+        net = Discriminator(self.config).to(getattr(torch, self.config.dtype))
+        return load_network(net, self.checkpoint_path(step), "discriminator")

@@ -1,8 +1,8 @@
-"""Whether somebody works on a run: a signature that no clock changes, a lock, and a heartbeat.
+"""Whether a process works on a run: its signature, a lock, and a heartbeat.
 
-On the same machine a process is known by its number and the moment it started, counted from the boot and not by the clock. Machines that
-share a disk see each other's heartbeat: the time of the last change of the lock, renewed by a thread of its own, however long a step or
-an evaluation takes.
+On the same machine a process is identified by its number and the time it started, counted from the boot and so independent of the clock.
+Machines that share a disk see each other's heartbeat: the modification time of the lock, which a thread renews however long a step or an
+evaluation takes.
 """
 
 from __future__ import annotations
@@ -37,28 +37,22 @@ class BusyError(WorkbenchError):
 
 
 def signature(pid: int | None = None) -> dict:
-    """Who a process is, by default this one: `pid`, `born`, `machine` and `host`; what `status.json` is signed with."""
+    """The signature of a process, by default this one, in `status.json`: `pid`, `born`, `machine` and `host`."""
     pid = os.getpid() if pid is None else pid
     return dict(pid=pid, born=_born(pid), machine=_machine(), host=socket.gethostname())
 
 
 def alive(who: dict, folder: Path) -> bool:
-    """Whether the process of a signature still runs; if it is another machine's: whether it was heard of in the last minutes.
-
-    Parameters
-    ----------
-    folder
-        Of the run it works on, where its heartbeat is.
-    """
+    """Whether the process of a signature still runs; on another machine: whether the run in `folder` had a heartbeat in the last minutes."""
     if who.get("machine") == _machine():
         return who.get("born") is not None and _born(who.get("pid")) == who["born"]
     return abs(time.time() - max(_changed(folder / LOCK), _changed(folder / "status.json"))) < SILENCE
 
 
 def _born(pid) -> str | None:
-    """When a process started, as a text to be compared; None if it does not run."""
+    """When a process started, as text to compare; None if it does not run."""
     try:
-        # Linux: clock ticks since boot. psutil's create_time is the time of day, and moves when the clock is set.
+        # Linux: clock ticks since boot. psutil's create_time is the time of day, which changes when the clock is set.
         state, *fields = Path(f"/proc/{int(pid)}/stat").read_bytes().rpartition(b")")[2].split()
         return None if state in (b"Z", b"X") else fields[18].decode()
     except (TypeError, ValueError, OverflowError, IndexError, ProcessLookupError):
@@ -75,7 +69,7 @@ def _born(pid) -> str | None:
 
 @cache
 def _machine() -> str:
-    """What tells this machine, boot and PID namespace from others: in containers host names and process numbers repeat."""
+    """Identifies this machine, boot and PID namespace: in containers, host names and process numbers repeat."""
     facts = [socket.gethostname()]
     with suppress(OSError):
         facts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
@@ -86,7 +80,7 @@ def _machine() -> str:
 
 
 class Hold:
-    """A run that this process holds."""
+    """The lock of a run that this process holds, with its heartbeat."""
 
     def __init__(self, path: Path, file):
         self._path, self._file, self._over = path, file, threading.Event()
@@ -95,21 +89,21 @@ class Hold:
 
     @property
     def lost(self) -> bool:
-        """Whether somebody else holds the run by now: this process was asleep (a suspended machine) for longer than `SILENCE`."""
+        """Whether another process has taken the run: this one was suspended for longer than `SILENCE`."""
         try:
             return os.stat(self._path).st_ino != os.fstat(self._file.fileno()).st_ino
         except FileNotFoundError:
             return self._path.parent.exists()
         except OSError:
-            return False  # a disk that does not answer is another matter
+            return False  # the disk does not answer, which says nothing about the lock
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT):
-            with suppress(OSError):  # the time of the server of the disk, where there is one
+            with suppress(OSError):  # on a network disk, the time of its server
                 os.utime(self._file.fileno())
 
     def release(self) -> None:
-        """Stop the heartbeat and give the lock back."""
+        """Stop the heartbeat and release the lock."""
         self._over.set()
         self._thread.join()
         if not self.lost:
@@ -120,12 +114,12 @@ class Hold:
 
 @contextmanager
 def hold(folder: Path, patience: float = 0.0) -> Iterator[Hold]:
-    """Context in which no other process holds the run in `folder`; where the file system has no locks, the heartbeat alone tells.
+    """Context in which no other process holds the run in `folder`; on a file system without locks, the heartbeat alone tells.
 
     Parameters
     ----------
     patience
-        Seconds to wait for another process, which may only be looking.
+        Seconds to wait for another process to release it.
 
     Raises
     ------
@@ -134,11 +128,11 @@ def hold(folder: Path, patience: float = 0.0) -> Iterator[Hold]:
     StorageError
         If the folder cannot be written to.
     """
-    held = Hold(folder / LOCK, _take(folder / LOCK, time.monotonic() + patience))
+    lock = Hold(folder / LOCK, _take(folder / LOCK, time.monotonic() + patience))
     try:
-        yield held
+        yield lock
     finally:
-        held.release()
+        lock.release()
 
 
 def _take(path: Path, until: float):
@@ -151,7 +145,7 @@ def _take(path: Path, until: float):
                     os.utime(file.fileno())
                     return file
             except FileNotFoundError:
-                pass  # its last holder deleted it meanwhile
+                pass  # its last holder deleted it in the meantime
             except BlockingIOError:
                 if time.monotonic() >= until:
                     file.close()
@@ -166,7 +160,7 @@ def _take(path: Path, until: float):
 
 
 def moves(folder: Path, seconds: float = 2.5 * HEARTBEAT) -> bool:
-    """Whether a heartbeat is seen within some seconds: what no clock of any machine can feign or hide."""
+    """Whether the heartbeat changes within some seconds, which does not depend on any machine's clock."""
     first, end = _changed(folder / LOCK), time.monotonic() + seconds
     while time.monotonic() < end:
         if _changed(folder / LOCK) != first:

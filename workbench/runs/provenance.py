@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import socket
-import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-
-import torch
 
 from ..config import Config
 from ..files import replace_text
+from ..machine import describe_machine, git_state
 from ..notebook import parent_command
 from ..parameters import WorkbenchError
 from ..readers import words
@@ -24,47 +18,24 @@ from .folder import Run
 
 
 def command_line() -> list[str]:
-    """The command that the user gave: papermill's where a notebook runs under it, else that of this process."""
-    if os.environ.get("WORKBENCH_COMMAND"):  # `launch` knows it and hands it on
+    """The command that the user typed: papermill's if a notebook runs under it, else that of this process."""
+    if os.environ.get("WORKBENCH_COMMAND"):  # from `launch`
         return json.loads(os.environ["WORKBENCH_COMMAND"])
     return parent_command("papermill", "jupyter-nbconvert") or [sys.executable, *sys.orig_argv[1:]]
 
 
-def describe_machine() -> dict:
-    """Versions and machine, for the record."""
-    packages = ("torch", "torchvision", "accelerate", "numpy", "pillow", "papermill", "jupyterlab")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
-    machine = dict(host=socket.gethostname(), system=platform.platform(), processor=_processor(), cores=os.cpu_count(), gpus=gpus)
-    return dict(python=platform.python_version(), versions=versions, machine=machine)
-
-
-def git_state() -> dict:
-    """Commit of the checkout that the package lies in, and whether it was modified; both None where there is no git."""
-
-    def git(*words):
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parents[1]), *words], capture_output=True, text=True, check=True, timeout=20
-        ).stdout.strip()
-
-    try:
-        return dict(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain", "--", "..")))
-    except (OSError, subprocess.SubprocessError):
-        return dict(commit=None, dirty=None)
-
-
 def write_provenance(run: Run, config: Config, data, from_step: int) -> None:
-    """Record where a run comes from; a training that goes on adds a line to `started` and leaves the rest as it was.
+    """Record where a run comes from; a resumed run only adds an entry to `started`.
 
     Parameters
     ----------
     data
-        The opened data set: `name`, `fingerprint` and `classes` are read.
+        The data set, of which `name`, `fingerprint` and `classes` are recorded.
+
+    Raises
+    ------
+    WorkbenchError
+        If the data has changed since the first start.
     """
     start = dict(
         time=time.strftime("%Y-%m-%dT%H:%M:%S%z"), command=command_line(), from_step=from_step, git=git_state(), **describe_machine()
@@ -84,11 +55,3 @@ def write_provenance(run: Run, config: Config, data, from_step: int) -> None:
         )
     record.setdefault("started", []).append({k: start[k] for k in ("time", "command", "from_step", "git")})
     replace_text(run.path / "provenance.json", json.dumps(record, indent=2))
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -1,20 +1,19 @@
-"""The rules of going on: what may change when a run is resumed, and what a fork must keep of its parent.
-
-`Config.from_parameters` fills in the settings of the run that `resume` names; whether that run can be gone on with is decided here.
-"""
+"""The rules of resuming and forking: what may change when a run is resumed, and what a fork must keep of its parent."""
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from pathlib import Path
 
 from ..config import Config, read_config
-from ..messages import shown
+from ..messages import short_repr
 from ..parameters import ParameterError, whole
-from ..places import DEMO, numbered, run_folder
+from ..places import DEMO, run_folder
 from ..readers import split_step
+from .checkpoints import checkpoint_steps
 
-# What may differ when a run is resumed: nothing that its weights depend on, but for the length.
+# Parameters that may change when a run is resumed: its length, and those that its weights do not depend on.
 MAY_CHANGE_ON_RESUME = {
     "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_n", "evaluate_extractor",
     "num_processes", "device",
@@ -22,75 +21,70 @@ MAY_CHANGE_ON_RESUME = {
 
 
 def resumes(config: Config) -> bool:
-    """Whether a run is resumed: neither a new one nor a fork."""
-    return bool(config.resume) and split_step(config.resume)[1] is None
+    """Whether a run is resumed, and neither new nor a fork."""
+    return config.resume is not None and split_step(config.resume)[1] is None
 
 
-def parent_folder(resume: str) -> Path:
-    """The folder of the run that `resume` ("run" or "run@step") names.
+def parent_folder(config: Config) -> Path:
+    """The folder of the run that is resumed or forked.
 
     Raises
     ------
     ParameterError
         If there is no such run, or it is the demo.
     """
-    folder = run_folder("resume", split_step(resume)[0])
+    folder = run_folder("resume", split_step(config.resume or "")[0])
     if folder == DEMO:
-        raise ParameterError(f"resume={shown(resume)}: the demo cannot be trained, it ships without optimiser states")
+        raise ParameterError(f"resume={short_repr(config.resume)}: the demo cannot be trained, it ships without optimiser states")
     return folder
 
 
-def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps that a run's folder has checkpoints of, ascending."""
-    return numbered(folder / "checkpoints")
-
-
-def start_step(resume: str) -> int | None:
-    """The step that a fork starts at; None where `resume` forks nothing.
+def start_step(config: Config) -> int | None:
+    """The step that a fork starts at; None for a run that is no fork.
 
     Raises
     ------
     ParameterError
         If the run has no checkpoint of that step; the message lists those there are.
     """
-    name, text = split_step(resume)
+    name, text = split_step(config.resume or "")
     if text is None:
         return None
-    step, steps = whole(text), checkpoint_steps(parent_folder(resume))
+    step, steps = whole(text), checkpoint_steps(parent_folder(config))
     if step not in steps:
-        what = f"{shown(text)} is not a step" if step is None else f"run {shown(name)} has no checkpoint at step {step}"
-        there = textwrap.shorten(", ".join(map(str, reversed(steps))), 150, placeholder=" ...") or "none yet"
-        raise ParameterError(f"resume={shown(resume)}: {what}; there are: {there}")
+        what = f"{short_repr(text)} is not a step" if step is None else f"run {short_repr(name)} has no checkpoint at step {step}"
+        known = textwrap.shorten(", ".join(map(str, reversed(steps))), 150, placeholder=" ...") or "none yet"
+        raise ParameterError(f"resume={short_repr(config.resume)}: {what}; there are: {known}")
     return step
 
 
 def require_forkable(config: Config) -> None:
-    """Refuse a fork whose networks do not fit its parent's weights, or that has no step to take.
+    """Refuse a fork whose networks do not fit its parent's weights, or that has no step left to train.
 
-    A class count that follows from a folder of images is known once that is opened: check again with it.
+    The number of classes of a folder of images is known once it is opened: check again then.
 
     Raises
     ------
     ParameterError
         The message names the parameter, with the value of the fork and of its parent.
     """
-    start, base = start_step(config.resume), read_config(parent_folder(config.resume))
+    start, base = start_step(config), read_config(parent_folder(config))
     fork, parent = _shapes(config), _shapes(base)
     for name, value in fork.items():
         if value != parent.get(name) and not (name == "num_classes" and None in (value, parent[name])):
-            source = f" (of data={shown(config.data)})" if name == "num_classes" and config.data != base.data else ""
+            source = f" (of data={short_repr(config.data)})" if name == "num_classes" and config.data != base.data else ""
             raise ParameterError(
-                f"{name}={value!r}{source} differs from the {parent[name]!r} of the run that resume={shown(config.resume)} forks, "
+                f"{name}={value!r}{source} differs from the {parent[name]!r} of the run that resume={short_repr(config.resume)} forks, "
                 f"whose weights do not fit then; keep {name}={parent[name]!r}, or start a new run without resume"
             )
     if config.steps <= start:
         raise ParameterError(
-            f"steps={config.steps} is not above {start}, the step that resume={shown(config.resume)} starts at; set steps above {start}"
+            f"steps={config.steps} is not above {start}, the step that resume={short_repr(config.resume)} starts at; set steps above {start}"
         )
 
 
 def _shapes(config: Config) -> dict:
-    """What the shapes of the networks' tensors follow from."""
+    """The parameters that determine the shapes of the networks' tensors."""
     names = ("image_size", "num_classes", "width", "z_dim", "d_flat_blocks", "attention_g", "attention_d", "sn_g", "sn_d")
     shapes = {name: getattr(config, name) for name in names} | dict(
         width_d=config.width_d or config.width,
@@ -103,13 +97,13 @@ def _shapes(config: Config) -> dict:
 
 
 def may_change(base: Config) -> set[str]:
-    """The parameters of a run that may change when it is resumed: those that define nothing, and what its first start decides."""
+    """The parameters of a run that may change when it is resumed, and those that its first start has still to decide."""
     undecided = {"mixed_precision": "auto", "num_classes": None}
     return MAY_CHANGE_ON_RESUME | {name for name, value in undecided.items() if getattr(base, name) == value}
 
 
 def require_resumable(config: Config, folder: Path) -> None:
-    """Refuse to resume the run in `folder` with settings that its weights do not come from, under another name, or to an end that it is past.
+    """Refuse to resume the run in `folder` with other settings than its weights come from, another name, or fewer steps than it has.
 
     Raises
     ------
@@ -118,12 +112,17 @@ def require_resumable(config: Config, folder: Path) -> None:
     """
     base, steps = read_config(folder), checkpoint_steps(folder)
     fork = f"to change it, fork the run: resume='{folder.name}@{steps[-1] if steps else '<step>'}'"
-    # A run keeps its own name, note and tags; where none are given, nothing is said about them.
-    named = [name for name in ("run", "note", "tags") if getattr(config, name) not in (None, getattr(base, name))]
-    for name in [name for name in config.changes(base) if name not in may_change(base)] + named:
-        value, kept = (shown(getattr(c, name)) for c in (config, base))
-        raise ParameterError(f"{name}={value} differs from the {kept} of run {shown(folder.name)}, which goes on; {fork}")
+    # A run keeps its name, note and tags; None means no change.
+    identity = [name for name in ("run", "note", "tags") if getattr(config, name) not in (None, getattr(base, name))]
+    for name in [name for name in config.changes(base) if name not in may_change(base)] + identity:
+        value, base_value = (short_repr(getattr(c, name)) for c in (config, base))
+        raise ParameterError(f"{name}={value} differs from the {base_value} of run {short_repr(folder.name)}, which is resumed; {fork}")
     if steps and config.steps < steps[-1]:
         raise ParameterError(
-            f"steps={config.steps} is below {steps[-1]}, the newest checkpoint of run {shown(folder.name)}; set steps to {steps[-1]} or more"
+            f"steps={config.steps} is below {steps[-1]}, the newest checkpoint of run {short_repr(folder.name)}; set steps to {steps[-1]} or more"
         )
+
+
+def resume_command(resume: str) -> str:
+    """The shell command that resumes a run, or forks it ("run@step")."""
+    return shlex.join(["papermill", "train.ipynb", "-p", "resume", resume])

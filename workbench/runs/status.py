@@ -1,4 +1,4 @@
-"""How a run stands: what its training wrote into `status.json` and `train.log`."""
+"""The state of a run: `status.json` and `train.log`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATES = ("created", *ACTIVE, "stopped", "finished", "failed")
 
 
 def read_status(folder: Path) -> dict:
-    """What `status.json` says; {} before the first start.
+    """The content of `status.json`; {} before the first start.
 
     Raises
     ------
@@ -29,11 +29,15 @@ def read_status(folder: Path) -> dict:
         status = read_json(path)
     except FileNotFoundError:
         return {}
-    kinds = dict(state=str, message=str, step=int, steps=int, alarms=list, pid=int, host=str, machine=str)
-    wrong = [name for name, kind in kinds.items() if not isinstance(status.get(name, kind()), kind)]
-    if wrong or status.get("state", "created") not in STATES or not isinstance(status.get("seconds_per_step"), int | float | None):
-        name = (wrong or ["state"])[0]
-        raise UnreadableError(path, f"{name}={status.get(name)!r} is of another version")
+    fits = {
+        name: isinstance(status.get(name, kind()), kind)
+        for name, kind in dict(state=str, message=str, step=int, steps=int, alarms=list, pid=int, host=str, machine=str).items()
+    }
+    fits["state"] = status.get("state", "created") in STATES
+    fits["seconds_per_step"] = isinstance(status.get("seconds_per_step"), int | float | None)
+    for name, fit in fits.items():
+        if not fit:
+            raise UnreadableError(path, f"{name}={status[name]!r} is of another version")
     return status | dict(alarms=[alarm for alarm in status.get("alarms", []) if isinstance(alarm, str)])
 
 
@@ -52,7 +56,7 @@ def write_status(folder: Path, **changes) -> None:
     try:
         replace_text(path, text)
     except StorageError:
-        # A full disk has no room for a new file, but for the end of a training in the old one.
+        # A full disk has no room for a new file, but the old one has room for how the training ended.
         if changes.get("state") in (None, *ACTIVE) or not path.exists():
             raise
         with storing(path), open(path, "r+b") as file:
@@ -61,7 +65,7 @@ def write_status(folder: Path, **changes) -> None:
 
 
 def log_tail(folder: Path, lines: int) -> str:
-    """The last lines of `train.log`; empty where there is none."""
+    """The last lines of `train.log`; empty without one."""
     try:
         with open(folder / "train.log", "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 65_536))
@@ -71,7 +75,7 @@ def log_tail(folder: Path, lines: int) -> str:
 
 
 def last_error(folder: Path) -> str:
-    """What the log says that the training died of: the last error of this package, else of another, else the last line."""
+    """Why the training died, from its log: the last error of this package, else any other error, else the last line."""
     lines = [line.strip() for line in log_tail(folder, 400).splitlines() if any(map(str.isalnum, line))]
     for pattern in (
         r"(Workbench|Parameter|Data|Storage|Unreadable|Busy)Error: .",

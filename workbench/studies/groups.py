@@ -13,8 +13,8 @@ import numpy as np
 
 from ..files import UnreadableError
 from ..messages import say_once
+from ..records import is_finite
 from ..runs import Run
-from ..runs.records import is_finite
 
 NAMES_OF_A_RUN = ("preset", "run", "note", "tags")  # what a run is called, which is no setting of it
 LONG = 44  # characters of a label

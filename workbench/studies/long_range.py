@@ -10,8 +10,8 @@ from .. import attention
 from ..attention.capture import attention_layers
 from ..data.twins import Twins, disagreement
 from ..parameters import WorkbenchError
+from ..records import is_finite
 from ..runs import Run
-from ..runs.records import is_finite
 from .probe import latents, require_twins
 from .significance import Verdict, against_nulls, rank_correlation
 

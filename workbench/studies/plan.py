@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from ..config import Config
-from ..messages import nearest, shown
+from ..messages import nearest, short_repr
 from ..metrics.extractors import open_extractor
 from ..metrics.protocols import protocol
 from ..metrics.scores import SCORES
@@ -143,7 +143,7 @@ def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: 
         if other != label:
             cure = "leave one of them out" if name == "sweep" else f"leave {name} out of experiments, or change preset and settings"
             raise ParameterError(
-                f"{where}: the arms {shown(other)} and {shown(label)} of {name} are the same training at these settings, and would be compared with "
+                f"{where}: the arms {short_repr(other)} and {short_repr(label)} of {name} are the same training at these settings, and would be compared with "
                 f"themselves; {cure}"
             )
         if bool(configs[label].ema_decay) != bool(next(iter(configs.values())).ema_decay):
@@ -152,7 +152,7 @@ def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: 
         try:
             require_feasible(config)
         except ParameterError as error:
-            raise ParameterError(f"{where}: the arm {shown(label)} of {name}: {error}") from None
+            raise ParameterError(f"{where}: the arm {short_repr(label)} of {name}: {error}") from None
     return configs
 
 
@@ -224,7 +224,9 @@ def require_score(score: str, base: Config) -> None:
         others |= {
             word: name for name in reversed(names) if name == inception or name.startswith(f"{other}_") for word in (inception, other)
         }
-    raise ParameterError(f"score={shown(score)} is no score of these runs; {nearest(score, names, others)}there are: {', '.join(names)}")
+    raise ParameterError(
+        f"score={short_repr(score)} is no score of these runs; {nearest(score, names, others)}there are: {', '.join(names)}"
+    )
 
 
 def known_scores(config: Config) -> list[str]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from ..messages import nearest, say_once
 from ..metrics.protocols import brief, differences, require_comparable
 from ..parameters import WorkbenchError
+from ..records import is_comparable, is_finite
 from ..runs import Run
-from ..runs.records import is_comparable, is_finite
 from .groups import Group
 
 

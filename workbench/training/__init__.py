@@ -1,4 +1,4 @@
-"""Training: one D step, one G step (`steps`), the loop around them (`loop`), and starting it in a process of its own (`launcher`)."""
+"""Training: one D step, one G step (`steps`), the loop around them (`loop`), and starting it in a separate process (`launcher`)."""
 
 from .launcher import launch
 from .loop import train

@@ -1,4 +1,4 @@
-"""`python -m workbench.training --config FILE`: what `accelerate launch` starts; wires training and evaluation together."""
+"""`python -m workbench.training --config FILE`, which `accelerate launch` starts: training with evaluation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main() -> None:
         prog="python -m workbench.training",
         description="Train a SAGAN. For several processes: accelerate launch --multi_gpu --num_processes N -m workbench.training ...",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON object of parameters; the config.json of a run goes on with it")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON object of parameters; the config.json of a run resumes it")
     about = "a parameter; `python -m workbench parameters` lists them"
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=about)
     arguments = parser.parse_args()
@@ -43,7 +43,7 @@ def main() -> None:
             with holding(run):
                 run.set_status(state="failed", message=str(error))
         raise
-    train(config, evaluate, run)  # to be stopped is no failure: what was asked for was done
+    train(config, evaluate, run)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that the next step depends on, written complete or not at all, and restored bit for bit."""
+"""The content of a checkpoint: everything that the next step depends on, restored bit for bit."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ import torch
 from torch import Tensor, nn
 
 from ..parameters import WorkbenchError
-from ..runs import Run, load_into
-from ..tensors import first_not_finite
+from ..runs import Run
+from ..runs.checkpoints import newest_good_checkpoint, read_checkpoint, save_checkpoint
+from ..tensors import first_not_finite, load_into
 from .history import Window
 from .setup import Networks
 
 
 @dataclass
 class Progress:
-    """How far a training is."""
+    """The progress of a training."""
 
-    step: int = 0  # G steps taken
+    step: int = 0  # G steps done
     seconds: float = 0.0  # of training
     logged: int = 0  # step of the last line of history
-    window: Window = field(default_factory=Window)  # what was reported since then
+    window: Window = field(default_factory=Window)  # reports since then
 
 
 class DivergedError(WorkbenchError):
-    """Losses or weights that are not finite; the message tells the newest checkpoint to fork from."""
+    """Losses or weights are not finite; the message names the newest checkpoint to fork from."""
 
-    def __init__(self, what: str, step: int, run: Run):
-        good = run.newest_good_checkpoint()
-        cure = "nothing was saved before it" if good is None else f"fork from before it, with lower rates: resume='{run.reference}@{good}'"
+    def __init__(self, values: str, step: int, run: Run):
+        good = newest_good_checkpoint(run.path)
+        fix = "nothing was saved before it" if good is None else f"fork from before it, with lower rates: resume='{run.reference}@{good}'"
         super().__init__(
-            f"training diverged: {what} became NaN or infinite by step {step}; {cure}; "
-            "lr_d, lr_g, sn_g, sn_d and mixed_precision are what to look at"
+            f"training diverged: {values} became NaN or infinite by step {step}; {fix}; check lr_d, lr_g, sn_g, sn_d and mixed_precision"
         )
 
 
 def save(nets: Networks, run: Run, progress: Progress) -> None:
-    """Write a checkpoint. The EMA in it has been recalibrated, see `loop.shown_generator`.
+    """Write a checkpoint, whose EMA the caller has recalibrated.
 
     Raises
     ------
     DivergedError
-        If a number in it is not finite: such a checkpoint is of no use, and would push a good one out.
+        If a number in it is not finite: such a checkpoint is useless, and could displace a good one.
     StorageError
         If it cannot be written.
     """
@@ -60,12 +60,12 @@ def save(nets: Networks, run: Run, progress: Progress) -> None:
             raise DivergedError(f"{CONTENT[file]} ({name})", progress.step, run)
     scaler = nets.accelerator.scaler
     state = dict(step=progress.step, seconds=progress.seconds, logged=progress.logged, scaler=scaler.state_dict() if scaler else None)
-    run.save_checkpoint(progress.step, tensors, state, nets.config.keep_checkpoints)
+    save_checkpoint(run.path, progress.step, tensors, state, nets.config.keep_checkpoints)
 
 
 CONTENT = {  # file of a checkpoint -> what it holds
     "generator": "weights of G", "discriminator": "weights of D", "ema": "EMA of G",
-    "optimizer_g": "Adam's state of G", "optimizer_d": "Adam's state of D", "window": "what is to be logged",
+    "optimizer_g": "Adam's state of G", "optimizer_d": "Adam's state of D", "window": "reports since the last line of history",
 }  # fmt: skip
 
 
@@ -77,13 +77,11 @@ def load(nets: Networks, run: Run, step: int | None = None) -> Progress:
     WorkbenchError
         If the checkpoint is damaged, or of other networks.
     """
-    number, files, state = run.read_checkpoint(step)
-    folder = run.checkpoint_path(number)
-    needed = CONTENT.keys() - {"ema"} | ({"ema"} if nets.ema and run.config.ema_decay else set())  # a parent without EMA has none to give
+    folder = run.checkpoint_path(step)
+    files, state = read_checkpoint(folder)
+    needed = CONTENT.keys() - {"ema"} | ({"ema"} if nets.ema and run.config.ema_decay else set())  # a parent may have no EMA
     if missing := [name for name in CONTENT if name in needed - files.keys()]:
-        raise WorkbenchError(
-            f"training cannot go on from {folder}: it keeps no {', '.join(missing)}, only what it takes to look at the run"
-        )
+        raise WorkbenchError(f"training cannot resume from {folder}: it has no {', '.join(missing)}, only what it takes to look at the run")
     load_into(nets.generator.state_dict(), files["generator"], f"{folder}/generator.safetensors")
     load_into(nets.discriminator.state_dict(), files["discriminator"], f"{folder}/discriminator.safetensors")
     if nets.ema:

@@ -1,38 +1,37 @@
-"""What tells why a training goes well or badly: gradient norms, D's saturation, and the singular values of every layer.
+"""Diagnostics of a training: gradient norms, D's saturation, and the singular values of every layer.
 
-Gradient norms and saturation cost next to nothing: the steps gather them as tensors, and `history.jsonl` has them. The singular
-values, at every sample grid, are in `spectra.jsonl`. All of it looks at what the training computes anyway and changes none of it.
+Gradient norms and saturation cost almost nothing; steps report them for `history.jsonl`. Singular values are in `spectra.jsonl`, at every
+sample grid. None of them changes the training.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ..model import Discriminator, Generator
+from ..model.layers import SpectralNorm
 
 LAYERS = nn.Conv2d | nn.Linear | nn.Embedding
-FEW = 3  # singular values that are kept of each layer
+FEW = 3  # singular values that are recorded of each layer
 
 # ------------------------------------------------------------------------------------------------ in every step
 
 
 def gradient_norm(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None) -> tuple[Tensor, Tensor]:
-    """Euclidean norm of the gradients of all parameters of an optimiser, taken together, as it is about to see them.
+    """Euclidean norm of the gradients of all parameters of an optimiser, just before its step.
 
     Parameters
     ----------
-    optimizer
-        Its own lists of parameters are at hand; walking over the modules of a network takes as long as the norms do.
     scaler
-        What multiplied the loss, and so the gradients; its factor is taken out.
+        The scaler of the loss, whose factor is divided out.
 
     Returns
     -------
     norm, finite
-        0-d: the norm and 1, or 0 and 0 where it is not finite: with float16 such a step is not taken.
+        0-d: the norm and 1, or 0 and 0 if it is not finite: with float16 such a step is skipped.
     """
+    # From the optimiser: walking over the modules of a network takes as long as the norms do.
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if scaler:
@@ -44,7 +43,7 @@ def gradient_norm(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 def saturation(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     """Shares of real images with D(x) >= 1 and of fakes with D(x) <= -1, from logits (B,), in [0, 1]; 0-d.
 
-    The hinge loss of D is flat there (Section 4, Eq. 4): these images teach D nothing.
+    There the hinge loss of D is flat (Section 4, Eq. 4): D learns nothing from these images.
     """
     return (real >= 1).to(real.dtype).mean(), (fake <= -1).to(fake.dtype).mean()
 
@@ -54,13 +53,7 @@ def saturation(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def spectra(generator: Generator, discriminator: Discriminator) -> dict[str, dict]:
-    """The spectrum of every convolution, linear layer and embedding of both networks, as they are now.
-
-    Returns
-    -------
-    dict
-        By layer, such as `G/blocks.8.conv1`, in the order of `named_modules`; what each holds, see `spectrum`.
-    """
+    """The `spectrum` of every convolution, linear layer and embedding of both networks, by name, such as `G/blocks.8.conv1`."""
     nets = dict(G=generator, D=discriminator)
     layers = {f"{letter}/{name}": layer for letter, net in nets.items() for name, layer in net.named_modules() if isinstance(layer, LAYERS)}
     return {name: spectrum(layer) for name, layer in layers.items()}
@@ -68,29 +61,28 @@ def spectra(generator: Generator, discriminator: Discriminator) -> dict[str, dic
 
 @torch.no_grad()
 def spectrum(layer: nn.Module) -> dict:
-    """The spectrum of a layer's weight, as the matrix (out, rest) that spectral normalization sees (Miyato et al., 2018).
+    """The spectrum of a layer's weight, as the matrix (out, rest) of spectral normalization (Miyato et al., 2018).
 
-    Of a convolution this is not the norm of the whole map, which depends on the size of its input too.
+    For a convolution this is not the norm of the whole map, which also depends on the size of its input.
 
     Returns
     -------
     dict
-        `exact`: the largest singular values, at most `FEW`, descending. `stable_rank`: sum of their squares over that of the largest,
-        from 1 to the rank. With spectral normalization also `estimate`: u^T W v, what the layer divides W by as it stands, with u and v
-        from before the last update of W; and `renewed`: the same after one more power iteration, with which the next step begins. So the
-        largest singular value that the layer works with is exact[0] / estimate, without spectral normalization exact[0]. Numbers have
-        seven digits; they are null where weights are not finite.
+        `exact`: the largest singular values, at most `FEW`, descending. `stable_rank`: sum of all squares over the largest square, from 1
+        to the rank. With spectral normalization also `estimate`: u^T W v, by which the layer divides W, with u and v from before the last
+        update of W; and `renewed`: the same after the power iteration with which the next step begins. So the largest singular value of the
+        weight at work is exact[0] / estimate, without spectral normalization exact[0]. Numbers have seven digits, and are None where
+        weights are not finite.
     """
-    normalised = parametrize.is_parametrized(layer, "weight")
-    weight = layer.parametrizations.weight.original if normalised else layer.weight
+    norm = next((module for module in layer.modules() if isinstance(module, SpectralNorm)), None)
+    weight = layer.parametrizations.weight.original if norm else layer.weight
     matrix = weight.detach().flatten(1).double()
     estimates = {}
-    if normalised:
-        norm = layer.parametrizations.weight[0]
+    if norm:
         u, v = norm.u.double(), norm.v.double()
-        renewed = matrix @ nn.functional.normalize(matrix.T @ u, dim=0)  # its length is u^T W v for the new u and v
+        renewed = matrix @ nn.functional.normalize(matrix.T @ u, dim=0)  # its norm is u^T W v for the new u and v
         estimates = dict(estimate=torch.dot(u, matrix @ v), renewed=torch.linalg.vector_norm(renewed))
-    # Eigenvalues of the smaller Gram matrix: in float64 the largest lose no digit that counts, and this is many times quicker than an SVD.
+    # Eigenvalues of the smaller Gram matrix: accurate enough in float64 for the largest, and many times faster than an SVD.
     gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     finite = bool(gram.isfinite().all())
     squares = torch.linalg.eigvalsh(gram).flip(0).clamp(min=0) if finite else torch.full((min(FEW, len(gram)),), torch.nan)
@@ -99,42 +91,6 @@ def spectrum(layer: nn.Module) -> dict:
     return dict(exact=exact, stable_rank=rank) | {name: _digits(value.item()) for name, value in estimates.items()}
 
 
-def effective(spectrum: dict) -> float | None:
-    """The largest singular value of the weight that a layer works with: after spectral normalization, where it has that."""
-    largest, divisor = spectrum["exact"][0], spectrum.get("estimate", 1.0)
-    return largest / divisor if largest is not None and divisor else None
-
-
-def largest_of_all(layers: dict[str, dict]) -> dict[str, float]:
-    """The largest singular value of any layer of each network: `sigma_g`, `sigma_d` of weights, `at_work_g`, `at_work_d` of those at work.
-
-    Four numbers that tell whether a network has grown, whatever its layers are called: what runs are compared by. Layers without a finite
-    value are left out.
-
-    Parameters
-    ----------
-    layers
-        What `spectra` returns, or `layers` of a row of `Run.spectra`.
-    """
-    found = {}
-    for kind, value in (("sigma", lambda layer: layer["exact"][0]), ("at_work", effective)):
-        for letter in "GD":
-            values = [value(layer) for name, layer in layers.items() if name[0] == letter]
-            if any(v is not None for v in values):
-                found[f"{kind}_{letter.lower()}"] = max(v for v in values if v is not None)
-    return found
-
-
-def margin(row: dict) -> float | None:
-    """D's margin, from a row of `Run.history`: its mean output on real images less that on fakes; None where the row lacks them."""
-    return row["d_real"] - row["d_fake"] if "d_real" in row and "d_fake" in row else None
-
-
-def with_margin(history: list[dict]) -> list[dict]:
-    """The rows of `Run.history` with D's margin as a further number, `margin_d`."""
-    return [row if margin(row) is None else row | {"margin_d": margin(row)} for row in history]
-
-
 def _digits(number: float) -> float | None:
-    """Seven digits; None for what is not finite, which JSON does not have."""
+    """A number of seven digits; None if it is not finite, which JSON cannot express."""
     return float(f"{number:.7g}") if abs(number) < float("inf") else None

@@ -1,7 +1,6 @@
-"""How much memory a training takes, before it takes it: closed forms, and a refusal in one line where a machine has less.
+"""The memory that a training needs, in closed form, and a refusal in one line if the machine has less.
 
-Nothing is built and nothing imported that is slow: settings that would need a petabyte are refused as quickly as others are accepted.
-Bytes here are what tensors and processes hold at their peak.
+No network is built and nothing slow imported, so the answer is quick for any settings. Bytes are those of the peak.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 from ..config import Config
 from ..parameters import ParameterError
 
-# ----------------------------------------------------------------------------------------------------- numbers of parameters
+# ------------------------------------------------------------------------------------------------------ parameters
 
 
 def parameters_g(config: Config) -> int:
@@ -41,7 +40,7 @@ def _conv(inputs: int, outputs: int, kernel: int) -> int:
 
 
 def _site(config: Config, channels: int) -> int:
-    """Parameters of the attention, or of the residual block, at a map of so many channels."""
+    """Parameters of the attention, or of the residual block, at a map with this number of channels."""
     inner = channels // 8
     weights = 2 * channels * inner + 2 * channels * _values(config, channels)
     if config.attention_block == "attention":
@@ -53,21 +52,21 @@ def _values(config: Config, channels: int) -> int:
     return channels // 2 if config.attention_variant == "official" else channels // 8
 
 
-# ----------------------------------------------------------------------------------------------------- numbers that are kept
+# ----------------------------------------------------------------------------------------------------- activations
 
 
 def activations_g(config: Config) -> int:
-    """The numbers that G's forward pass keeps of an image for its backward pass."""
+    """Activations per image that G's forward pass saves for the backward pass."""
     count = 0
     for before, after in pairwise((4, *config.maps_g)):
-        # Of each norm what goes in, what comes out normalised, and what the convolution after it sees.
+        # For each norm its input, its normalised output, and the input of the next convolution.
         count += 3 * config.channels_g(before) * before**2 + 3 * config.channels_g(after) * after**2
     count += sum(_kept_at_site(config, config.channels_g(size), size) for size in config.sites_g)
     return count + (3 * config.channels_g(config.image_size) + 6) * config.image_size**2
 
 
 def activations_d(config: Config) -> int:
-    """The numbers that D's forward pass keeps of an image for its backward pass."""
+    """Activations per image that D's forward pass saves for the backward pass."""
     channels, sizes = [3, *map(config.channels_d, config.maps_d)], [config.image_size, *config.maps_d]
     count = 0
     for (a, b), size in zip(pairwise(channels), sizes, strict=False):
@@ -86,25 +85,19 @@ def _kept_at_site(config: Config, channels: int, size: int) -> int:
 
 # ----------------------------------------------------------------------------------------------------- bytes
 
-PROCESS = 300_000_000  # of a Python process with torch, beside what it shares with others
-SAMPLES = 64  # images that grids and running statistics are made with at once
-WORKSPACE = 1.5  # gradients and what convolutions work in come on top of kept activations: measured over shapes, 1.4 to 1.8 times these
-HALF = 0.6  # of activations under autocast: not everything is in half precision
-DOUBT = 0.85  # measured runs took 0.9 to 1.1 times the estimate: only what is too large at this share of it is refused
+PROCESS = 300_000_000  # a Python process with torch, without memory it shares with others
+SAMPLES = 64  # images per batch of sample grids and of recalibration
+WORKSPACE = 1.5  # saved activations with gradients and the workspace of convolutions: measured over shapes, 1.4 to 1.8
+HALF = 0.6  # share of activations under autocast: some stay in full precision
+DOUBT = 0.85  # measured runs took 0.9 to 1.1 times the estimate: refuse only if this share of it is too large
 
 
 def host_bytes(config: Config, gpu: bool = False) -> dict[str, float]:
-    """The memory that all processes of a training on this machine take, by what takes it.
-
-    Parameters
-    ----------
-    gpu
-        Whether networks and activations are on GPUs, and not here.
-    """
+    """The host memory of all processes of a training, by use; `gpu`: networks and activations are on GPUs."""
     processes, classes = config.num_processes, config.num_classes or 0
     image = 3 * config.image_size**2 + 8  # uint8, and a class
     latents = max(256, config.evaluate_n if config.evaluate_every and config.evaluate_n else 0)
-    parts = {
+    parts: dict[str, float] = {
         "processes": processes * PROCESS,
         "batches of images": 2 * config.d_steps * config.batch_size * image,  # a thread prepares the next step's
         "noise": processes * config.batch_size * (8 * config.z_dim + 64),  # every process draws that of the whole batch
@@ -114,14 +107,14 @@ def host_bytes(config: Config, gpu: bool = False) -> dict[str, float]:
 
 
 def device_bytes(config: Config, processes: int = 1, gpu: bool = False) -> dict[str, float]:
-    """The memory that networks and activations of so many processes take, by what takes it."""
+    """The memory of networks and activations of this number of processes, by use."""
     size = 8 if config.dtype == "float64" else 4
     g, d = parameters_g(config), parameters_d(config)
-    # Weights, Adam's two moments, the average, and the gradients of the network that learns; then, while a step is under way, copies:
-    # kernels of the convolutions that change resolution, and weights divided by sigma.
+    # Weights, Adam's two moments, the EMA, and the gradients of the network that learns; then copies during a step: kernels of the
+    # convolutions that change resolution, and weights divided by sigma.
     networks = 3 * (g + d) + (g if config.ema_decay else 0) + max(g, d) + g * (1 + config.sn_g) + d * (1 + config.sn_d)
     if config.num_processes > 1:
-        networks += g + d  # what the processes average gradients in
+        networks += g + d  # buffers in which processes average gradients
     share = config.batch_size / (config.gradient_accumulation * config.num_processes)
     training = max(2 * activations_d(config), activations_g(config) + activations_d(config)) * share * WORKSPACE
     sampling = 4 * SAMPLES * max(config.channels_g(side) * side**2 for side in config.maps_g)
@@ -143,18 +136,18 @@ def _half_precision(config: Config, gpu: bool) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-# ----------------------------------------------------------------------------------------------------- what there is
+# ------------------------------------------------------------------------------------------------ available memory
 
 
 def host_memory() -> int:
-    """The memory that this process and its children may take, in bytes: the machine's, or less in a container."""
+    """Bytes that this process and its children may use: the machine's memory, or less in a container."""
     import psutil
 
     return min([psutil.virtual_memory().total, *_cgroup_limits()])
 
 
 def _cgroup_limits() -> list[int]:
-    """Limits of the control groups of this process, in bytes; none where there are no such groups."""
+    """Limits of the control groups of this process, in bytes."""
     root, limits = Path("/sys/fs/cgroup"), []
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -171,10 +164,10 @@ def _cgroup_limits() -> list[int]:
     return limits
 
 
-# ----------------------------------------------------------------------------------------------------- refusing
+# --------------------------------------------------------------------------------------------------------- refusal
 
-# Of each parameter that costs memory the value that costs least. To blame is the one that alone makes the training fit, and of several the one
-# that is the most times its preset's value; the first where none is more than that.
+# Each parameter that costs memory, with its cheapest value. The message blames the one that alone makes the training fit; of several, the one
+# that exceeds its preset's value by the largest factor.
 _LEAST = dict(
     batch_size=2, width=8, width_d=8, z_dim=1, num_classes=0, num_processes=1, d_steps=1, d_flat_blocks=0, evaluate_n=10, max_multiplier=1,
     image_size=32,
@@ -187,7 +180,7 @@ def require_feasible(config: Config) -> None:
     Raises
     ------
     ParameterError
-        The message names the parameter that most is to blame, with what the training needs and what there is.
+        The message names the parameter most to blame, with the memory that the training needs and that the machine has.
     """
     from ..processes import on_cpu
 
@@ -210,32 +203,33 @@ def _require_memory(config: Config, kind: str, estimate, available: float) -> No
     needed = sum(parts.values())
     if needed * DOUBT <= available:
         return
-    left = {name: sum(estimate(_changed(config, name, value)).values()) for name, value in _LEAST.items() if getattr(config, name)}
-    usual = Config.preset(config.preset)
+    reduced = {name: sum(estimate(_changed(config, name, value)).values()) for name, value in _LEAST.items() if getattr(config, name)}
+    preset = Config.preset(config.preset)
 
     def excess(name: str) -> float:
-        return getattr(config, name) / max(1, getattr(usual, name) or 0)
+        return getattr(config, name) / max(1, getattr(preset, name) or 0)
 
-    name = max((name for name, rest in left.items() if rest * DOUBT <= available), key=excess, default=min(left, key=left.get))
-    largest = max(parts, key=parts.get)
-    cure = f"lower {name}"
+    enough = [name for name, size in reduced.items() if size * DOUBT <= available]
+    name = max(enough, key=excess) if enough else min(reduced, key=reduced.__getitem__)
+    largest = max(parts, key=parts.__getitem__)
+    fix = f"lower {name}"
     if name == "batch_size" and largest == "activations":
-        cure += ", or work through the batch in more parts: gradient_accumulation"
+        fix += ", or split the batch: gradient_accumulation"
     raise ParameterError(
-        f"{name}={getattr(config, name)}: this training needs about {_readable(needed)} of {kind}, and there are {_readable(available)} "
-        f"({largest}: {_readable(parts[largest])}); {cure}"
+        f"{name}={getattr(config, name)}: this training needs about {_readable(needed)} of {kind}, and the machine has {_readable(available)} "
+        f"({largest}: {_readable(parts[largest])}); {fix}"
     )
 
 
 def _changed(config: Config, name: str, value) -> Config:
-    """`config` with another value, whether or not it goes with the rest: it is only computed with."""
+    """`config` with another value, unchecked: for estimates only."""
     changed = copy.copy(config)
     object.__setattr__(changed, name, value)
     return changed
 
 
 def _readable(count: float) -> str:
-    """A number of bytes in words: "1.2 PB"."""
+    """A number of bytes as text: "1.2 PB"."""
     for unit in ("MB", "GB", "TB", "PB", "EB"):
         count /= 1000 if unit != "MB" else 1e6
         if count < 1000:

@@ -10,19 +10,19 @@ from .setup import Networks
 
 
 class Window:
-    """What the steps reported since the last line of history: sums by name, and the largest norms of gradients.
+    """Reports of the steps since the last line of history: sums by name, and the largest norms of gradients.
 
-    A checkpoint keeps it (`state`), so that a resumed run writes the lines of the uninterrupted one.
+    Its `state` is part of a checkpoint, so that a resumed run writes the same lines as an uninterrupted one.
     """
 
     def __init__(self, state: dict[str, Tensor] | None = None):
-        self._loaded = state or {}  # of a checkpoint, until the first step after it
+        self._loaded = state or {}  # from a checkpoint, until the next step
         self._names: tuple[str, ...] = ()
-        self._sums: Tensor | None = None  # (names,) float64, over steps; of D steps the mean over those of a step
-        self._largest: Tensor | None = None  # (2,) float64: the largest norms of D's and of G's gradient
+        self._sums: Tensor | None = None  # (names,) float64: sums over steps, of means over the D steps of each
+        self._largest: Tensor | None = None  # (2,) float64: largest norms of D's and of G's gradient
 
     def add(self, d_reports: list[dict[str, Tensor]], g_report: dict[str, Tensor]) -> None:
-        """Take in what the D steps and the G step of a step report."""
+        """Add the reports of the D steps and of the G step of a step."""
         names = (*d_reports[0], *g_report)
         d = torch.stack([torch.stack([*report.values()]) for report in d_reports]).double()  # (d_steps, names of D)
         values = torch.cat([d.mean(0), torch.stack([*g_report.values()]).double()])  # (names,)
@@ -36,13 +36,13 @@ class Window:
         self._names = names
 
     def state(self) -> dict[str, Tensor]:
-        """Its numbers by name, for a checkpoint; none of an empty window."""
-        if self._sums is None:
+        """Its numbers by name, for a checkpoint; {} if it is empty."""
+        if self._sums is None or self._largest is None:
             return self._loaded
         return dict(zip((*self._names, "largest_d", "largest_g"), torch.cat([self._sums, self._largest]).cpu().unbind(), strict=True))
 
     def take(self, accelerator: Accelerator, steps: int) -> dict[str, float]:
-        """Means over `steps` steps and all processes by name, with `largest_d` and `largest_g`; it is empty then. For all processes to call."""
+        """Means over `steps` steps and all processes by name, `largest_d` and `largest_g`; empties the window. All processes call this."""
         means = (accelerator.reduce(self._sums, "mean") / steps).tolist()
         largest = self._largest.tolist()  # the same in all processes, as the gradients are
         self._sums = self._largest = None
@@ -50,9 +50,9 @@ class Window:
 
 
 def history_row(nets: Networks, window: Window, step: int, steps: int, seconds: float) -> dict[str, float]:
-    """The line of history of a step, of means over the last `steps` steps. For all processes to call.
+    """The line of history of a step: means over the last `steps` steps. All processes call this.
 
-    Norms of gradients are means over those steps whose gradient was finite: with float16 the others are not taken.
+    Norms of gradients are means over the steps with finite gradients: with float16 the others are skipped.
     """
     config, means = nets.config, window.take(nets.accelerator, steps)
     line = dict(step=step, images=step * config.batch_size, seconds=round(seconds, 3))

@@ -1,35 +1,33 @@
-"""Starting a training in a process, or several, of its own."""
+"""Starting a training in a separate process, or several."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import time
-from dataclasses import asdict
 
 from ..config import Config
 from ..data import open_data
 from ..files import storing
 from ..processes import launch_command, launch_environment
-from ..runs import MAY_CHANGE_ON_RESUME, Run, command_line, create_run, fork_point, holding, require_startable, resumes
+from ..runs import MAY_CHANGE_ON_RESUME, Run, command_line, create_run, fork_point, holding, parent_folder, require_startable, resumes
 from ..runs.liveness import BusyError, signature
 from .estimate import require_feasible
 from .stopping import waiting_processes
 
 
 def launch(config: Config, attached: bool = False) -> Run:
-    """Start training in a process (or several) of its own, and return at once.
+    """Start training in a separate process (or several), and return at once.
 
-    The process has a session of its own: an interrupt of this one does not reach it, and it outlives it. What it prints is in
-    `train.log` of the run folder. A run that is being trained already is returned as it is.
+    The process has its own session: it outlives this one, and no interrupt of this one reaches it. Its output is in `train.log` of the run
+    folder. A run that is being trained already is returned as it is.
 
     Parameters
     ----------
     config
         All settings; `resume` continues or forks a run.
     attached
-        The caller is going to wait: the training is to save and stop when this process goes away.
+        The caller waits: the training saves and stops when this process ends.
 
     Raises
     ------
@@ -39,7 +37,7 @@ def launch(config: Config, attached: bool = False) -> Run:
     require_startable(config)
     require_feasible(config)
     if resumes(config):
-        run = Run(config.resume)
+        run = Run(parent_folder(config))
     else:
         if config.resume and config.num_classes is None:
             fork_point(config.replace(num_classes=open_data(config).num_classes))
@@ -48,33 +46,22 @@ def launch(config: Config, attached: bool = False) -> Run:
         with holding(run):
             return _start(run, run.update_config(config), attached)
     except BusyError:
-        given, kept = asdict(config), asdict(run.config)
-        ignored = [f"{name}={given[name]!r}" for name in sorted(MAY_CHANGE_ON_RESUME) if given[name] != kept[name]]
+        changes = config.changes(run.config)
+        ignored = [f"{name}={changes[name]!r}" for name in sorted(MAY_CHANGE_ON_RESUME & changes.keys())]
         if ignored:
-            print(
-                f"run {run.name!r} is being trained already: {', '.join(ignored)} is not applied; stop it and resume it for that",
-                flush=True,
-            )
+            print(f"run {run.name!r} is being trained already: {', '.join(ignored)} is not applied; stop and resume it", flush=True)
         return run
 
 
 def _start(run: Run, config: Config, attached: bool) -> Run:
     run.clean()
-    words = [*launch_command("workbench.training", config.num_processes, config.device), "--config", str(run.path / "config.json")]
+    command = [*launch_command("workbench.training", config.num_processes, config.device), "--config", str(run.path / "config.json")]
     environment = launch_environment(config.num_processes) | {"WORKBENCH_COMMAND": json.dumps(command_line())}
     if attached:
         environment["WORKBENCH_WAITING"] = ",".join(map(str, [*waiting_processes(), os.getpid()]))
     with storing(run.path / "train.log"), open(run.path / "train.log", "ab") as log:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
-    # In its name: until it speaks for itself, whether it lives is what tells a slow start from a failed one.
-    run.set_status(
-        state="starting",
-        step=0,
-        steps=config.steps,
-        message="",
-        alarms=[],
-        seconds_per_step=None,
-        time=time.time(),
-        **signature(process.pid),
-    )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
+    # Signed for the new process: until it writes its status, whether it lives tells a slow start from a failed one.
+    status = dict(state="starting", step=0, steps=config.steps, message="", alarms=[], seconds_per_step=None)
+    run.set_status(**status, **signature(process.pid))
     return run

@@ -1,6 +1,6 @@
 """The training loop: steps, and what is written when. `train(config)` runs it in this process.
 
-What happens in a step is in `steps`, what a checkpoint holds in `checkpoint`, starting it in processes of its own in `launcher`.
+A step is in `steps`, the content of a checkpoint in `checkpoint`, starting it in separate processes in `launcher`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from ..files import StorageError, storing
 from ..model import Generator, sampling
 from ..parameters import ParameterError, WorkbenchError
 from ..processes import LostProcessError, process_group, rank
-from ..runs import BY_TRAINING, Run, create_run, evaluation_record, fork_point, holding, require_resumable, resumes, write_provenance
+from ..records import BY_TRAINING, evaluation_record
+from ..runs import Run, create_run, fork_point, holding, parent_folder, require_resumable, resumes, write_provenance
+from ..runs.checkpoints import prune
 from ..runs.liveness import BusyError, Hold
 from .checkpoint import DivergedError, Progress, load, save
 from .estimate import require_feasible
@@ -36,7 +38,7 @@ Evaluate = Callable[[Generator, int], dict | None]
 
 
 def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = None, hold: Hold | None = None) -> None:
-    """Train until done or asked to stop. All processes of a training run this together; the main one writes.
+    """Train until done or stopped. All processes of a training run this together; the main one writes.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
     """
     config, accelerator, main = nets.config, nets.accelerator, nets.accelerator.is_main_process
 
-    # Resume: from the newest checkpoint of the run, from the one that a fork starts at, or from nothing.
+    # Resume: from the newest checkpoint of the run, from the one that a fork starts at, or from fresh weights.
     progress = Progress()
     origin = (run, None) if run.checkpoint_steps() else fork_point(config)
     if origin:
@@ -57,7 +59,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
     if main:
         with storing(run.path):
             run.begin_records(origin and origin[0], progress.step)
-            run.prune(config.keep_checkpoints)  # a killed training may have saved, and not deleted yet
+            prune(run.path, config.keep_checkpoints)  # a killed training may have left one too many
             write_provenance(run, config, data, progress.step)
     accelerator.wait_for_everyone()
 
@@ -71,7 +73,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
     with stop_signals() as signals, closing(batches), storing(run.path):
         while progress.step < config.steps and not stop_requested(accelerator, run, signals):
             if hold and hold.lost:
-                raise BusyError(f"another process trains run {run.name!r} by now: this one was not heard of for too long, and ends")
+                raise BusyError(f"another process has taken over run {run.name!r}: this one was suspended for too long, and ends")
 
             # Step: D learns `d_steps` times, then G once.
             step, real = next(batches)
@@ -83,7 +85,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
             def due(every: int, step: int = step) -> bool:
                 return every > 0 and (step % every == 0 or step == config.steps)
 
-            # Log: a line of history, of means over all processes.
+            # Log: a line of history, with means over all processes.
             if due(config.log_every):
                 row = history_row(nets, progress.window, step, step - progress.logged, progress.seconds)
                 progress.logged = step
@@ -93,16 +95,16 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
                     run.append("history.jsonl", row)
                     status.watch_history(row)
 
-            # The generator to show, save and evaluate; an evaluation is the work of all processes, which have the same EMA.
-            if due(config.evaluate_every) or (main and (due(config.sample_every) or due(config.checkpoint_every))):
+            # The generator to show, save and evaluate; all processes evaluate, with the same EMA.
+            if (evaluate and due(config.evaluate_every)) or (main and (due(config.sample_every) or due(config.checkpoint_every))):
                 generator = recalibrated(nets)
 
             # Sample: the grid, its attention, and the spectra.
             if main and due(config.sample_every):
                 status.watch_samples(write_samples(nets, generator, run, step, fixed), step, fixed)
 
-            # Evaluate: whatever an evaluation dies of costs no step of the training.
-            if due(config.evaluate_every):
+            # Evaluate: if it fails, no step of the training is lost.
+            if evaluate and due(config.evaluate_every):
                 try:
                     with sampling.evaluating(generator):
                         record = evaluate(generator, step)
@@ -112,7 +114,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
                     if main:
                         save(nets, run, progress)
                     if isinstance(error, OSError):
-                        raise WorkbenchError(f"the evaluation at step {step} failed: {error}; {run.how_to_go_on()}") from error
+                        raise WorkbenchError(f"the evaluation at step {step} failed: {error}; {run.resume_hint()}") from error
                     raise
 
             # Checkpoint: everything that the next step depends on.
@@ -121,7 +123,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
             if main:
                 status.update(step)
 
-        # Stop: where there are steps left, a checkpoint to go on from.
+        # Stop: if steps are left, with a checkpoint to resume from.
         finished = progress.step >= config.steps
         if main and not finished:
             recalibrated(nets)
@@ -129,23 +131,23 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
     if main and finished:
         status.finish("finished", progress.step, f"finished after {progress.step} steps")
     elif main:
-        status.finish("stopped", progress.step, f"stopped at step {progress.step}; {run.how_to_go_on()}")
+        status.finish("stopped", progress.step, f"stopped at step {progress.step}; {run.resume_hint()}")
     accelerator.wait_for_everyone()
 
 
 def recalibrated(nets: Networks) -> Generator:
-    """The generator to show: the EMA with batch norm statistics of its own, or G itself where there is no EMA."""
+    """The generator to show: the EMA, recalibrated, or G itself without an EMA."""
     if not nets.ema:
         return nets.generator
     sampling.recalibrate(nets.ema.average, nets.config.seed)
     return nets.ema.average
 
 
-# ------------------------------------------------------------------------------------------------------ around it
+# ------------------------------------------------------------------------------------------------- start and end
 
 
 def train(config: Config, evaluate: Evaluate | None = None, run: Run | None = None) -> Run:
-    """Train in this process (or, under `accelerate launch`, in all of its processes) until done or asked to stop.
+    """Train in this process (or, under `accelerate launch`, in all of its processes) until done or stopped.
 
     Ctrl-C, SIGTERM and `Run.stop` save a checkpoint and return.
 
@@ -154,11 +156,11 @@ def train(config: Config, evaluate: Evaluate | None = None, run: Run | None = No
     config
         All settings. `resume` continues or forks a run.
     evaluate
-        Called as `evaluate(generator, step)` every `evaluate_every` steps, in all processes, with the EMA (G itself where there is none);
-        what it returns on the main one is a record of `evaluations.jsonl`. By default the disagreement of twins, where these are the
-        data; the command line, and so `launch`, gives `evaluation.during_training(config)`.
+        Called as `evaluate(generator, step)` every `evaluate_every` steps, in all processes, with the EMA if available, else G; its result
+        on the main process is a record of `evaluations.jsonl`. By default the disagreement of twins, if these are the data; the command
+        line, and so `launch`, passes `evaluation.during_training(config)`.
     run
-        A claimed run folder to train in, by default a new one; one that has checkpoints is continued.
+        The run folder to train in, by default a new one; a run with checkpoints is resumed.
 
     Returns
     -------
@@ -168,13 +170,13 @@ def train(config: Config, evaluate: Evaluate | None = None, run: Run | None = No
     Raises
     ------
     ParameterError, WorkbenchError
-        For settings that do not fit, data that cannot be used, or a training that diverged.
+        For settings that do not fit, unusable data, or a training that diverges.
     """
     with _Claim() as claim, interrupts(), process_group(config.num_processes, config.device, "workbench.training --config FILE"):
         evaluate = evaluate or (partial(evaluate_twins, pairs=config.pairs) if config.data == "twins" else None)
         if config.evaluate_every and evaluate is None:
             raise ParameterError(
-                f"evaluate_every={config.evaluate_every}: train() has no evaluation for data={config.data!r} by itself; give it "
+                f"evaluate_every={config.evaluate_every}: train() has no evaluation for data={config.data!r} by itself; pass "
                 "evaluate=evaluation.during_training(config), or use launch(), or evaluate_every=0"
             )
         run, config, accelerator, data = _begin(config, run, claim)
@@ -183,18 +185,18 @@ def train(config: Config, evaluate: Evaluate | None = None, run: Run | None = No
 
 
 def _begin(config: Config, run: Run | None, claim: _Claim) -> tuple[Run, Config, Accelerator, object]:
-    """The run to train, claimed; all of its settings; devices and data. Whatever can be refused is, before a folder is made."""
+    """The claimed run to train, its settings, devices and data. Everything that can be refused is refused before a folder is made."""
     main = rank() == 0
     if main:
         if run is None and resumes(config):
-            run = Run(config.resume)
+            run = Run(parent_folder(config))
         if run:
             require_resumable(config, run.path)
             claim.take(run)
         else:
             fork_point(config)
     require_feasible(config)
-    given, config = config, decide_precision(config)
+    first_config, config = config, decide_precision(config)
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():  # one process packs the data, the others find it packed
         data = open_data(config, progress=main)
@@ -203,7 +205,7 @@ def _begin(config: Config, run: Run | None, claim: _Claim) -> tuple[Run, Config,
     if main:
         if run is None:
             fork_point(config)  # again, now that the number of classes is known
-            run = create_run(given)
+            run = create_run(first_config)
             claim.take(run)
         config = run.update_config(config)
         run.set_status(state="starting", step=0, steps=config.steps, message="", alarms=[])
@@ -212,9 +214,9 @@ def _begin(config: Config, run: Run | None, claim: _Claim) -> tuple[Run, Config,
 
 
 class _Claim:
-    """Context that holds the run that this process trains, from when it is known until its status tells how the training ended."""
+    """Context that holds the run of this process, from `take` until the status tells how the training ended."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.run: Run | None = None
         self.hold: Hold | None = None
         self._stack = ExitStack()
@@ -222,7 +224,7 @@ class _Claim:
     def take(self, run: Run) -> None:
         self.hold = self._stack.enter_context(holding(run))
         self.run = run
-        if not run.active:  # else `launch` has cleaned up, and a `stop` file is a wish that came since
+        if not run.active:  # else `launch` has cleaned up, and a `stop` file is newer
             run.clean()
 
     def __enter__(self) -> _Claim:
@@ -235,14 +237,14 @@ class _Claim:
 
 
 def report_end(run: Run, error: BaseException) -> None:
-    """Write into the status why a training ended before its time."""
+    """Write into the status why a training ended early."""
     if isinstance(error, KeyboardInterrupt):
-        state, message = "stopped", f"interrupted; {run.how_to_go_on()}"
+        state, message = "stopped", f"interrupted; {run.resume_hint()}"
     else:
         state = "failed"
         message = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
-        message += f"; {run.how_to_go_on()}" if isinstance(error, StorageError | LostProcessError) else ""
-    # A disk that takes nothing: whoever looks sees that the process is gone.
+        message += f"; {run.resume_hint()}" if isinstance(error, StorageError | LostProcessError) else ""
+    # On a full disk the status shows that the process is gone.
     with suppress(WorkbenchError):
         run.clean()
     with suppress(WorkbenchError):
@@ -250,7 +252,7 @@ def report_end(run: Run, error: BaseException) -> None:
 
 
 def evaluate_twins(generator: Generator, step: int, count: int = 500, pairs: int = 1) -> dict:
-    """The medians of the twins' disagreement over `count` samples of all classes: a record of `evaluations.jsonl`."""
+    """A record of the medians of the twins' disagreement over `count` samples of all classes."""
     y = sampling.labels(count, generator.num_classes)
     x = sampling.images(generator, sampling.latents(count, generator.z_dim, seed=1), y)
     values = twins.disagreement(x, y if generator.num_classes == len(twins.CLASSES) else None, pairs)

@@ -1,4 +1,4 @@
-"""What a training writes down to be looked at: a grid of fixed samples, their attention, and the spectra of all layers."""
+"""What a training records to look at: a grid of fixed samples, their attention, and the spectra of all layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..attention import capture_projections
+from ..attention.capture import capture_projections
 from ..attention.snapshots import Snapshot, save_snapshot
 from ..config import Config
 from ..data import to_uint8, to_unit
@@ -19,11 +19,11 @@ from .diagnostics import spectra
 from .setup import Networks
 
 COLUMNS = 10  # of the grid; a row for each of at most 10 classes
-SNAPSHOTS = 4  # latents whose attention is written down
+SNAPSHOTS = 4  # latents whose attention is recorded
 
 
 class FixedSamples:
-    """The latents and classes of the grids of a run, always the same, and how much real images differ from each other.
+    """The latents and classes of all sample grids of a run, and the spread of real images.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ def write_samples(nets: Networks, generator: Generator, run: Run, step: int, fix
     Parameters
     ----------
     generator
-        The one to show: the EMA where there is one.
+        The EMA if available, else G.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def write_samples(nets: Networks, generator: Generator, run: Run, step: int, fix
 
 @torch.no_grad()
 def _snapshot(nets: Networks, generator: Generator, z: Tensor, y: Tensor | None) -> Snapshot:
-    """The queries and keys of every attention layer: of G on these latents, of D on the images that come of them."""
+    """The queries and keys of every attention layer: of G on these latents, of D on G's images."""
     with capture_projections(generator) as layers_g:
         x = sampling.images(generator, z, y)
     weight = next(nets.discriminator.parameters())

@@ -1,4 +1,4 @@
-"""What a training is built from: its networks and optimisers, its devices and processes, its precision."""
+"""The networks, optimisers, devices, processes and precision of a training."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from ..processes import keep_memory, on_cpu
 
 @dataclass
 class Networks:
-    """What a training changes: both networks, their optimisers, and the EMA of G.
+    """The state of a training: both networks, their optimisers, and the EMA of G.
 
-    `generator` and `discriminator` are the plain modules; `ddp_generator` and `ddp_discriminator` the same ones wrapped for several
-    processes: the network that learns is called through its wrapper, the other one plainly.
+    `ddp_generator` and `ddp_discriminator` are the networks wrapped for several processes: a step calls the network that learns through its
+    wrapper, the other one directly.
     """
 
     config: Config
@@ -50,19 +50,18 @@ def build(config: Config, accelerator: Accelerator) -> Networks:
     torch.manual_seed(config.seed)
     dtype = getattr(torch, config.dtype)
     generator, discriminator = Generator(config), Discriminator(config)
-    generator, discriminator = (net.to(accelerator.device, dtype, memory_format=torch.channels_last) for net in (generator, discriminator))
+    for net in (generator, discriminator):
+        net.to(accelerator.device, dtype).to(memory_format=torch.channels_last)
     ema = EMA(generator, config.ema_decay, config.ema_start) if config.ema_decay else None
     betas = (float(config.beta1), float(config.beta2))  # torch refuses a mixture of int and float
-    adam = [
-        torch.optim.Adam(net.parameters(), lr=lr, betas=betas, fused=True)
-        for net, lr in ((generator, config.lr_g), (discriminator, config.lr_d))
-    ]
+    adam_g = torch.optim.Adam(generator.parameters(), lr=config.lr_g, betas=betas, fused=True)
+    adam_d = torch.optim.Adam(discriminator.parameters(), lr=config.lr_d, betas=betas, fused=True)
     if accelerator.num_processes > 1:
         span_processes(generator, config.batch_size // config.gradient_accumulation // accelerator.num_processes)
-    with warnings.catch_warnings():  # `broadcast_buffers`, which torch renames and older releases know by no other name
+    with warnings.catch_warnings():  # torch renames `broadcast_buffers`, but older releases have no other name for it
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-        wrapped = accelerator.prepare(generator, discriminator, *adam)
-    return Networks(config, accelerator, generator, discriminator, *wrapped, ema)
+        ddp_generator, ddp_discriminator, adam_g, adam_d = accelerator.prepare(generator, discriminator, adam_g, adam_d)
+    return Networks(config, accelerator, generator, discriminator, ddp_generator, ddp_discriminator, adam_g, adam_d, ema)
 
 
 def make_accelerator(config: Config) -> Accelerator:
@@ -74,15 +73,15 @@ def make_accelerator(config: Config) -> Accelerator:
         raise ParameterError(
             f"num_processes={config.num_processes}, but there are {torch.cuda.device_count()} GPUs; use at most that, or device='cpu'"
         )
-    # Buffers are the same in all processes by construction; broadcasting them from rank 0 in every forward would only cost.
+    # Buffers are equal in all processes by construction: broadcasting them in every forward pass would only cost time.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    # Accelerate keeps the settings of the first Accelerator of a process for all later ones: start afresh.
+    # Accelerate keeps the settings of the first Accelerator of a process for all later ones: reset them.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(cpu=cpu, mixed_precision=config.mixed_precision, kwargs_handlers=[ddp])
 
 
 def decide_precision(config: Config) -> Config:
-    """The configuration with `mixed_precision="auto"` decided, once, on the main process: results depend on it, so the run keeps it."""
+    """Replace `mixed_precision="auto"` by the choice of the main process, which the run keeps: results depend on it."""
     if config.mixed_precision != "auto":
         return config
     if config.dtype != "float32":
@@ -98,15 +97,15 @@ def decide_precision(config: Config) -> Config:
 
 
 def _faster_in_bf16(repeats: int = 5) -> bool:
-    """Whether a convolution takes less than nine tenths of its time on this CPU in bf16; some that have the instructions are slower."""
+    """Whether bf16 saves more than a tenth of a convolution's time on this CPU; some CPUs with bf16 instructions are slower."""
     if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return False
-    seconds = {torch.float32: [], torch.bfloat16: []}
+    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     for _ in range(repeats + 1):
-        for dtype, measured in seconds.items():
+        for dtype, times in seconds.items():
             x = torch.ones(8, 64, 32, 32, dtype=dtype).contiguous(memory_format=torch.channels_last)
             weight = torch.ones(64, 64, 3, 3, dtype=dtype, requires_grad=True)
-            began = time.perf_counter()
+            start = time.perf_counter()
             F.conv2d(x, weight, padding=1).sum().backward()
-            measured.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - start)
     return min(seconds[torch.bfloat16][1:]) < 0.9 * min(seconds[torch.float32][1:])

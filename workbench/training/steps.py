@@ -1,7 +1,7 @@
 """One step of the training: D learns from real and generated images, then G learns from D (Zhang et al., 2019, Section 4).
 
-All randomness is a function of (seed, step, index in the global batch): nothing of it is saved, and neither the number of processes nor
-gradient accumulation changes it. B is the batch of this process in one pass: batch_size / (gradient_accumulation * num_processes) images.
+All randomness is a function of (seed, step, index in the global batch), independent of the number of processes and of gradient
+accumulation. B is the batch of this process in one pass: batch_size / (gradient_accumulation * num_processes) images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
     Parameters
     ----------
     step, k
-        Number of the G step, and of this D step within it; what the noise is a function of.
+        Number of the G step, and of this D step within it: the noise is a function of both.
     real
         `gradient_accumulation` micro-batches of this process: (uint8 images (B, 3, S, S), classes (B,)).
 
@@ -36,7 +36,7 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
     -------
     dict
         0-d tensors of this process: `loss_d`; `d_real`, `d_fake`, the mean logits; `saturated_real`, `saturated_fake`, the shares of images
-        that D learns nothing from; `grad_norm_d` and `finite_d`, see `gradient_norm`.
+        at which D's loss is flat; `grad_norm_d` and `finite_d`, see `gradient_norm`.
     """
     config, accelerator = nets.config, nets.accelerator
     power_iteration(nets.generator)
@@ -45,29 +45,21 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
     reports = []
     for (indices, synchronised), (x_real, y_real) in zip(_micro_batches(nets, nets.ddp_discriminator), real, strict=True):
         x_real = augment.apply(config.augment, to_unit(x_real.to(nets.device), z.dtype), u[0][indices], real=True)  # (B, 3, S, S)
-        y_real = y_real.to(nets.device) if y is not None else None
-        y_fake = y[indices] if y is not None else None
+        y_fake = None if y is None else y[indices]
         with torch.no_grad(), accelerator.autocast():
             x_fake = nets.generator(z[indices], y_fake)
         x_fake = augment.apply(config.augment, x_fake.to(z.dtype), u[1][indices], real=False)
         with synchronised:
             with accelerator.autocast():  # one pass over both: (2B, 3, S, S) -> (2B,)
-                labels = torch.cat([y_real, y_fake]) if y is not None else None
+                labels = None if y_fake is None else torch.cat([y_real.to(nets.device), y_fake])
                 logits = nets.ddp_discriminator(torch.cat([x_real, x_fake]), labels)
             real_logits, fake_logits = logits.to(z.dtype).chunk(2)
             loss = hinge_discriminator(real_logits, fake_logits)
             accelerator.backward(loss / config.gradient_accumulation)
         real_logits, fake_logits = real_logits.detach(), fake_logits.detach()
         saturated_real, saturated_fake = saturation(real_logits, fake_logits)
-        reports.append(
-            dict(
-                loss_d=loss.detach(),
-                d_real=real_logits.mean(),
-                d_fake=fake_logits.mean(),
-                saturated_real=saturated_real,
-                saturated_fake=saturated_fake,
-            )
-        )
+        report = dict(loss_d=loss.detach(), d_real=real_logits.mean(), d_fake=fake_logits.mean())
+        reports.append(report | dict(saturated_real=saturated_real, saturated_fake=saturated_fake))
     norm, finite = gradient_norm(nets.optimizer_d, accelerator.scaler)
     nets.optimizer_d.step()
     nets.optimizer_d.zero_grad(set_to_none=True)
@@ -75,7 +67,7 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
 
 
 def g_step(nets: Networks, step: int) -> dict[str, Tensor]:
-    """One step of G: its hinge loss, then the EMA takes in the new weights. D's weights and optimiser stay as they are.
+    """One step of G on its hinge loss, then of the EMA. D's weights and optimiser stay as they are.
 
     Returns
     -------
@@ -88,7 +80,7 @@ def g_step(nets: Networks, step: int) -> dict[str, Tensor]:
     reports = []
     nets.discriminator.requires_grad_(False)  # no gradients for weights that do not learn here
     for indices, synchronised in _micro_batches(nets, nets.ddp_generator):
-        y_fake = y[indices] if y is not None else None
+        y_fake = None if y is None else y[indices]
         with synchronised:
             with accelerator.autocast():
                 x_fake = nets.ddp_generator(z[indices], y_fake)
@@ -107,7 +99,7 @@ def g_step(nets: Networks, step: int) -> dict[str, Tensor]:
 
 
 def draw_noise(nets: Networks, step: int, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Latents, uniform and independent classes, and numbers for augmentation (real, fake), of the whole batch of this (step, k)."""
+    """Latents, independent uniform classes, and random numbers for augmentation (real, fake), for the global batch of (step, k)."""
     config, count = nets.config, nets.config.batch_size
     rng = sampling.rng(config.seed, 0, step, k)
     z = torch.randn(count, config.z_dim, generator=rng)
@@ -117,9 +109,9 @@ def draw_noise(nets: Networks, step: int, k: int) -> tuple[Tensor, Tensor | None
 
 
 def _micro_batches(nets: Networks, learning: nn.Module) -> Iterator[tuple[slice, AbstractContextManager]]:
-    """For each micro-batch: where this process's images lie in the global batch (as in `data.loader`), and the context to work on it in.
+    """For each micro-batch: the indices of this process's images in the global batch (as in `data.loader`), and the context for its passes.
 
-    Gradients of the network that is learning are averaged over the processes in the last context alone.
+    Only in the last context are the gradients of the network that learns averaged over the processes.
     """
     micro = nets.config.batch_size // nets.config.gradient_accumulation
     size = micro // nets.accelerator.num_processes
@@ -130,5 +122,5 @@ def _micro_batches(nets: Networks, learning: nn.Module) -> Iterator[tuple[slice,
 
 
 def _mean(reports: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean over micro-batches, which are of one size."""
+    """The mean over micro-batches of equal size."""
     return {name: torch.stack([report[name] for report in reports]).mean() for name in reports[0]} if len(reports) > 1 else reports[0]

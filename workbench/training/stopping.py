@@ -1,4 +1,4 @@
-"""When a training is to save and stop: signals, the `stop` file, and processes that it is to end with."""
+"""Requests to save and stop: signals, the `stop` file, and the end of a process that waits for the training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def interrupts():
-    """Context in which each of the signals is an interrupt: before there is anything to save."""
+    """Context in which each of the signals raises KeyboardInterrupt: for when there is nothing to save."""
 
     def interrupt(number, frame):
         raise KeyboardInterrupt
@@ -30,7 +30,7 @@ def interrupts():
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Context giving a list that signals are appended to, so that training ends at a step's border and saves."""
+    """Context with a list of received signals, so that training can save and stop after the current step."""
     received: list[int] = []
 
     def note(number, frame):
@@ -44,7 +44,7 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def stop_requested(accelerator: Accelerator, run: Run, signals: list[int]) -> bool:
-    """Whether any process was signalled, the `stop` file exists, or a process that this one is to end with is gone; the same in all."""
+    """Whether any process received a signal, the `stop` file exists, or a waiting process is gone; equal in all processes."""
     stop = bool(signals) or (run.path / "stop").exists() or any(not psutil.pid_exists(pid) for pid in waiting_processes())
     if accelerator.num_processes > 1:  # all stop at the same step
         flag = torch.tensor(float(stop), device=accelerator.device)
@@ -53,6 +53,6 @@ def stop_requested(accelerator: Accelerator, run: Run, signals: list[int]) -> bo
 
 
 def waiting_processes() -> list[int]:
-    """The processes that a training ends with: the notebook that waits for it, and the sweep that started that."""
+    """The processes that wait for the training: a notebook, and the sweep that started it."""
     numbers = (whole(pid) for pid in os.environ.get("WORKBENCH_WAITING", "").split(","))
     return [pid for pid in numbers if pid]

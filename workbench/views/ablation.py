@@ -20,7 +20,7 @@ from ..config import Config
 from ..data import open_data
 from ..figures import Drawing, Plot, Table
 from ..files import storing
-from ..messages import shown, shown_text
+from ..messages import short_repr, short_text
 from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
 from ..places import outputs_dir
 from ..presets import PRESETS
@@ -80,7 +80,7 @@ class Ablation(Parameters):
         """Refuse what would show only after runs, and what nobody can do."""
         names, base = self.names, self.base
         if self.grid and "sweep" not in names:
-            raise ParameterError(f"{quote('grid', self.grid)} goes with experiments='sweep', not with {shown(self.experiments)}")
+            raise ParameterError(f"{quote('grid', self.grid)} goes with experiments='sweep', not with {short_repr(self.experiments)}")
         if self.evaluations > max(base.steps, Ablation.evaluations):
             raise ParameterError(f"evaluations={self.evaluations} does not fit runs of {base.steps} steps: at most one in each step")
         plan.require_size(plan.count_arms(names, self._grid, base), len(self._seeds), base, min(self.evaluations, base.steps))
@@ -102,7 +102,7 @@ class Ablation(Parameters):
             for run in runs:
                 require_one_pair(run)
         except WorkbenchError as error:
-            raise ParameterError(f"{quote('study', self.study)}: {shown_text(str(error), 300)}") from None
+            raise ParameterError(f"{quote('study', self.study)}: {short_text(str(error), 300)}") from None
         if not runs:
             raise ParameterError(f"{quote('study', self.study)} names no run that can be read")
 
@@ -113,7 +113,7 @@ class Ablation(Parameters):
         names = list(EXPERIMENTS) if self.experiments == "all" else words(self.experiments) or [""]
         for name in names:
             if name not in known:
-                raise ParameterError(f"{quote('experiments', self.experiments)}: {shown(name)} is not one of {', '.join(known)}")
+                raise ParameterError(f"{quote('experiments', self.experiments)}: {short_repr(name)} is not one of {', '.join(known)}")
             if names.count(name) > 1:
                 raise ParameterError(f"{quote('experiments', self.experiments)}: {name} is there twice")
         if "sweep" in names and not self.grid.strip():
@@ -129,7 +129,9 @@ class Ablation(Parameters):
         settings = plan.settings_of(self.settings)
         for name in ("data", "steps"):
             if name in settings and getattr(self, name):
-                raise ParameterError(f"{name}={shown(getattr(self, name))} is also in {quote('settings', self.settings)}: give it once")
+                raise ParameterError(
+                    f"{name}={short_repr(getattr(self, name))} is also in {quote('settings', self.settings)}: give it once"
+                )
         return settings
 
     @cached_property
@@ -261,7 +263,7 @@ class Ablation(Parameters):
         else:
             matches = [name for name in known if name.startswith(("fid", "fd_"))]
         if self.score and known and not matches:
-            raise WorkbenchError(f"score={shown(self.score)} is none of the scores of these runs: {', '.join(known)}")
+            raise WorkbenchError(f"score={short_repr(self.score)} is none of the scores of these runs: {', '.join(known)}")
         return matches[0] if matches else ""
 
     def values(self, name: str, arm: str) -> list[float]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from ..figures import Drawing, Measured, Plot, Table, write
 from ..files import replace_text, storing
+from ..machine import describe_machine, git_state
 from ..messages import say_once
 from ..parameters import WorkbenchError
-from ..runs import Run, describe_machine, git_state
-from ..runs.records import is_finite
+from ..records import is_finite
+from ..runs import Run
 
 CAPTIONS = {
     "verdicts": "What the runs say of the claims of the paper",

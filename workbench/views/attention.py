@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import attention, figures
 from ..attention import READINGS, STATISTICS, Inspection, salient_positions
-from ..messages import nearest, say_once, shown
+from ..messages import nearest, say_once, short_repr
 from ..parameters import ParameterError, Parameters, WorkbenchError, parameter, whole
 from ..progress import progress
 from ..readers import latents, places, quote, read_list, words
@@ -116,7 +116,9 @@ class AttentionView(Parameters):
             number = whole(word)
             if word not in names and (number is None or number >= count):
                 known = ", ".join(names[:20]) + (", ..." if count > 20 else "")
-                raise ParameterError(f"{quote('classes', self.classes)}: {shown(word)} is no class; {nearest(word, names)}classes: {known}")
+                raise ParameterError(
+                    f"{quote('classes', self.classes)}: {short_repr(word)} is no class; {nearest(word, names)}classes: {known}"
+                )
             labels.append(names.index(word) if word in names else number)
         if not labels:
             raise ParameterError(f"{quote('classes', self.classes)} names no class; give names or numbers, or all")

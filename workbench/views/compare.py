@@ -13,16 +13,16 @@ from pathlib import Path
 
 from ..figures import Drawing, Plot, Table, listing, measured, write
 from ..files import replace_text, storing
-from ..messages import shown
+from ..machine import git_state
+from ..messages import short_repr
 from ..parameters import Parameters, WorkbenchError, parameter
 from ..progress import progress
 from ..readers import read_list, read_steps
-from ..runs import Run, find_runs, git_state
-from ..runs.records import is_finite
+from ..records import is_finite, with_margin
+from ..runs import Run, find_runs
 from ..studies import groups
 from ..studies.groups import AXES, Group
 from ..studies.scores import Score, at_steps, scores_by_name
-from ..training.diagnostics import with_margin
 from . import runs
 from .export import export_folder, page, require_folder
 
@@ -72,7 +72,7 @@ class Comparison(Parameters):
         kept = groups.readable(named)
         if named and not kept and self.runs.strip(" ,"):
             raise WorkbenchError(
-                f"runs={shown(self.runs)}: none of the {len(named)} runs can be read; see the lines above, fix or delete them"
+                f"runs={short_repr(self.runs)}: none of the {len(named)} runs can be read; see the lines above, fix or delete them"
             )
         return groups.group(kept)
 

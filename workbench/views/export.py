@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..figures import Drawing, Plot, Table
-from ..parameters import ParameterError, shown
+from ..messages import ParameterError, short_repr
 from ..places import folder_name, outputs_dir
 
 STYLE = """
@@ -53,7 +53,7 @@ def require_folder(parameter: str, out: str, folder: Path) -> None:
     elif not os.access(there, os.W_OK | os.X_OK):
         reason = f"cannot be written to: check the permissions of {there}, and that its disk can be written to"
     if reason:
-        raise ParameterError(f"{parameter}={shown(out)} {reason}")
+        raise ParameterError(f"{parameter}={short_repr(out)} {reason}")
 
 
 def page(title: str, about: str, sections: Mapping[str, Sequence[Table | Drawing | None]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..messages import shown
+from ..messages import short_repr
 from ..parameters import ParameterError
 from ..readers import MOST
 
@@ -107,4 +107,4 @@ def is_whole(value, low: int = 0) -> bool:
 def require(fits: bool, name: str, value, right: str) -> None:
     """Raise a ParameterError that names the value and what would be right, unless it fits."""
     if not fits:
-        raise ParameterError(f"{name}={shown(value)} is not {right}")
+        raise ParameterError(f"{name}={short_repr(value)} is not {right}")

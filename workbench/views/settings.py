@@ -23,7 +23,7 @@ def check(config: Config) -> Settings:
     """
     require_startable(config)
     require_feasible(config)
-    base = read_config(parent_folder(config.resume)) if config.resume else Config.preset(config.preset)
+    base = read_config(parent_folder(config)) if config.resume else Config.preset(config.preset)
     return Settings(config, base, config.run or derived_name(config))
 
 

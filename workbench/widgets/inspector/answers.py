@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...attention import STATISTICS, Inspection
 from ...data import to_uint8
-from ...messages import shown
+from ...messages import short_repr
 from ...parameters import WorkbenchError
 from ...views.inspected_run import InspectedRun
 from .requests import DEFAULT_VIEW, resolve, strip_start
@@ -37,9 +37,9 @@ class Answers:
         """
         kind, number, view = message["kind"], message.get("run", 0), message.get("view")
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(self.runs):
-            raise WorkbenchError(f"run={shown(number)} is none of the {len(self.runs)} runs that are looked at")
+            raise WorkbenchError(f"run={short_repr(number)} is none of the {len(self.runs)} runs that are looked at")
         if not isinstance(view, dict):
-            raise WorkbenchError(f"view={shown(view)} is not an object")
+            raise WorkbenchError(f"view={short_repr(view)} is not an object")
         run = self.runs[number]
         request = resolve(kind, DEFAULT_VIEW | view, run, number, offered[number])
         if kind == "causal":

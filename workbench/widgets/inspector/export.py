@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
-from ...messages import shown
+from ...messages import short_repr
 from ...parameters import ParameterError
 from .bundle import bundle
 
@@ -37,7 +37,7 @@ PAGE = """<!DOCTYPE html>
 def free_path(folder: Path, view: dict, ending: str) -> Path:
     """A path whose name says what is shown, and that does not exist yet."""
     if ending not in FORMATS:
-        raise ParameterError(f"format={shown(ending)} is not one of {', '.join(FORMATS)}")
+        raise ParameterError(f"format={short_repr(ending)} is not one of {', '.join(FORMATS)}")
     words = [view["layer"].replace("/attention.", ""), *map(str, view["steps"])]
     stem, number = re.sub(r"[^A-Za-z0-9-]+", "-", f"attention-{'-'.join(words)}")[:100], 1
     while (path := folder / f"{stem}{f'-{number}' if number > 1 else ''}.{ending}").exists():

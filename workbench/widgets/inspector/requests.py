@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...attention import READINGS
-from ...messages import shown
+from ...messages import short_repr
 from ...parameters import ParameterError, WorkbenchError
 from ...views.attention import MAX_QUERIES
 from ...views.inspected_run import ENDLESS, STRIP, InspectedRun
@@ -50,7 +50,7 @@ def check_view(view: dict, run: InspectedRun, count: int) -> dict:
         ("sample", is_whole(view["sample"])),
     ):
         if not fits:
-            raise ParameterError(f"{name}={shown(view[name])} of the view does not fit run {run.name!r}")
+            raise ParameterError(f"{name}={short_repr(view[name])} of the view does not fit run {run.name!r}")
     return view
 
 
@@ -79,7 +79,7 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
         ("towards", view["towards"] is None or _are_whole(view["towards"])),
     ):  # fmt: skip
         if not fits:
-            raise ParameterError(f"{name}={shown(view[name])} of the view does not fit")
+            raise ParameterError(f"{name}={short_repr(view[name])} of the view does not fit")
     if not run.layers:
         raise WorkbenchError(f"run {run.name!r} has no attention layer: nothing to look at")
     source = "samples" if kind == "offsets" else view["source"]  # an average over samples, whatever is shown
@@ -126,7 +126,7 @@ def _change(view: dict) -> dict:
 def strip_start(first, source: str) -> int:
     """The number of the first image of the strip that shows image `first`."""
     if not is_whole(first):
-        raise ParameterError(f"first={shown(first)} is not the number of an image")
+        raise ParameterError(f"first={short_repr(first)} is not the number of an image")
     return first // STRIP * STRIP if source in ("samples", "real") else 0  # of other sources the strip shows all
 
 

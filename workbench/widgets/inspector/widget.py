@@ -13,7 +13,7 @@ import traitlets
 
 from ... import figures
 from ...files import replace_text, storing
-from ...messages import say_once, shown
+from ...messages import say_once, short_repr
 from ...parameters import ParameterError, WorkbenchError
 from ...progress import interactive
 from ...runs import Run
@@ -146,17 +146,17 @@ class AttentionInspector(anywidget.AnyWidget):
             With the reason, in one line.
         """
         if not isinstance(message, dict):
-            raise WorkbenchError(f"a request is {shown(message)}; it has to be an object with a kind")
+            raise WorkbenchError(f"a request is {short_repr(message)}; it has to be an object with a kind")
         kind = message.get("kind")
         if not isinstance(kind, str) or kind not in KINDS:
-            raise WorkbenchError(f"kind={shown(kind)} is no request; it is one of {', '.join(KINDS)}")
+            raise WorkbenchError(f"kind={short_repr(kind)} is no request; it is one of {', '.join(KINDS)}")
         if kind == "drop":
             return self._answers.drop(message, buffers)
         if kind != "export":
             return self._answers.picture(message, self.catalog)
         view = message.get("view", {})
         if not isinstance(view, dict):
-            raise ParameterError(f"view={shown(view)} is not an object")
+            raise ParameterError(f"view={short_repr(view)} is not an object")
         view = self._check(self.view | view)
         path = self.save(free_path(self.views, view, message.get("format")), view)
         return dict(path=str(path), text=f"written: {path}"), []
@@ -165,7 +165,7 @@ class AttentionInspector(anywidget.AnyWidget):
         """A message of the front end; may come in another thread (a subshell), so it leaves the traits alone."""
         number = content.get("id") if isinstance(content, dict) else None
         if not isinstance(number, str) or "request" not in content:
-            return say_once(f"{self!r} was sent what is no request: {shown(content)}")
+            return say_once(f"{self!r} was sent what is no request: {short_repr(content)}")
         try:
             reply, parts = self.answer(content["request"], buffers)
             self.send(dict(id=number, reply=reply), parts)

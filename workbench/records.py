@@ -1,6 +1,6 @@
-"""The lines of `history.jsonl`, `spectra.jsonl` and `evaluations.jsonl`: what a valid one is, and what counts as a number in it.
+"""The records in `history.jsonl`, `spectra.jsonl` and `evaluations.jsonl`: which are valid, and what follows from them.
 
-This is the one place that knows. Readers take nothing for granted: a file may be damaged, or of another version.
+Readers check every line: a file may be damaged, or of another version.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..messages import shown
-from ..parameters import ParameterError
+from .messages import ParameterError, short_repr
 
-BY_TRAINING = "during_training"  # key of evaluations that a training made, and makes again when it is resumed from before them
-MAX_STEP = 2**53  # what JSON counts to in every language
+BY_TRAINING = "during_training"  # key of evaluations that a training repeats when it is resumed from before them
+MAX_STEP = 2**53  # the largest integer of JSON in every language
 
 EXTRACTOR = dict(name=str, sha256=str, reference=bool)
 REFERENCE = dict(data=str, fingerprint=str, size=int, n=int)
@@ -40,7 +39,7 @@ def is_step(value) -> bool:
 
 
 def is_history(row: dict) -> bool:
-    """Whether a line of `history.jsonl` is valid: a step, and numbers where every line has some."""
+    """Whether a line of `history.jsonl` is valid: a step, and numbers for the names that every line has."""
     names = ("images", "seconds", "loss_d", "loss_g", "d_real", "d_fake")
     return is_step(row.get("step")) and all(is_number(row[name]) for name in names if name in row)
 
@@ -68,10 +67,7 @@ def is_evaluation(row: dict) -> bool:
 
 
 def is_comparable(record: dict) -> bool:
-    """Whether a valid evaluation holds all that comparing it with others takes: the settings of its protocol, extractor and real images.
-
-    `evaluation_record` makes no other ones.
-    """
+    """Whether a valid evaluation can be compared with others: it has the settings of its protocol, extractor and real images."""
     return (
         {"settings", "extractor", "reference"} <= record.keys()
         and _is_settings(record["settings"])
@@ -86,6 +82,44 @@ def _is_settings(value) -> bool:
 
 def _is_record_of(kinds: Mapping[str, type], value) -> bool:
     return value is None or (isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items()))
+
+
+# ------------------------------------------------------------------------------------------- derived from lines
+
+
+def effective(spectrum: dict) -> float | None:
+    """The largest singular value of a layer's weight at work: after spectral normalization, if the layer has it."""
+    largest, divisor = spectrum["exact"][0], spectrum.get("estimate", 1.0)
+    return largest / divisor if largest is not None and divisor else None
+
+
+def largest_of_all(layers: dict[str, dict]) -> dict[str, float]:
+    """The largest singular value over the layers of each network: `sigma_g`, `sigma_d` of weights, `at_work_g`, `at_work_d` of weights at work.
+
+    Four numbers that compare the growth of networks with different layers. Layers without a finite value are left out.
+
+    Parameters
+    ----------
+    layers
+        What `diagnostics.spectra` returns, or `layers` of a row of `Run.spectra`.
+    """
+    largest = {}
+    for kind, value in (("sigma", lambda layer: layer["exact"][0]), ("at_work", effective)):
+        for letter in "GD":
+            values = [value(layer) for name, layer in layers.items() if name[0] == letter]
+            if numbers := [v for v in values if v is not None]:
+                largest[f"{kind}_{letter.lower()}"] = max(numbers)
+    return largest
+
+
+def margin(row: dict) -> float | None:
+    """D's margin, from a row of `Run.history`: its mean output on real images minus that on fakes; None if the row lacks them."""
+    return row["d_real"] - row["d_fake"] if "d_real" in row and "d_fake" in row else None
+
+
+def with_margin(history: list[dict]) -> list[dict]:
+    """The rows of `Run.history` with D's margin as `margin_d`."""
+    return [row if margin(row) is None else row | {"margin_d": margin(row)} for row in history]
 
 
 # ---------------------------------------------------------------------------------------------------- evaluations
@@ -107,46 +141,46 @@ def evaluation_record(
     requested: Iterable[str] | None = None,
     seconds: float | None = None,
 ) -> dict:
-    """The record of one evaluation: a line of `evaluations.jsonl`. Every evaluation that this package makes is made here.
+    """The record of one evaluation: a line of `evaluations.jsonl`.
 
     Parameters
     ----------
     scores
-        Name -> value. One that is not finite goes to `left_out`.
+        Name -> value. Values that are not finite go to `left_out`.
     protocol
-        Everything that the scores depend on besides the generator, in one line of words.
+        Everything that the scores depend on besides the generator, in one line.
     settings
-        The same by name; `name` is that of the protocol. Records compare if settings, extractor and reference are equal, but for `name`.
+        The same by name; `name` is that of the protocol. Records compare if settings (without `name`), extractor and reference are equal.
     n
-        Generated images.
+        Number of generated images.
     extractor
         `name`, `sha256` of its weights, and whether it is the `reference` Inception; None: the scores need none.
     reference
         The real images: `data`, `fingerprint`, `size` in pixels, and their number `n`; None: the scores need none.
     step
-        Of the checkpoint, in G steps; None: the images are of no run.
+        G step of the checkpoint; None: the images are of no run.
     seed
-        Of the latents; None: they are of no run.
+        Seed of the latents; None: the images are of no run.
     errors
         Standard deviations of some scores.
     per_class
-        Score -> a value for each class, None where there is none.
+        Score -> a value for each class, or None.
     left_out
-        Score -> why it is not there.
+        Score -> why it has no value.
     requested
-        The scores that were requested; None: all that can be computed.
+        The requested scores; None: all that can be computed.
     seconds
-        What it took.
+        Duration of the evaluation.
 
     Returns
     -------
     dict
-        Of values that JSON has; also `time`, in seconds since 1970.
+        Ready for JSON; also `time`, in seconds since 1970.
 
     Raises
     ------
     ParameterError
-        For what would be no valid record, or none that compares with others.
+        If the record would not be valid, or not comparable.
     """
     finite = {name: value for name, value in scores.items() if is_finite(value)}
     record = dict(
@@ -171,10 +205,10 @@ def evaluation_record(
     for name, fit in fits.items():
         if not fit:
             raise ParameterError(
-                f"{name}={shown(scores if name == 'scores' else record[name])} does not fit an evaluation: see evaluation_record"
+                f"{name}={short_repr(scores if name == 'scores' else record[name])} does not fit an evaluation: see evaluation_record"
             )
     if step is None:
         return record
     if not is_step(step):
-        raise ParameterError(f"step={shown(step)} is not a step: a whole number from 0 on")
+        raise ParameterError(f"step={short_repr(step)} is not a step: a whole number from 0 on")
     return dict(step=step) | record

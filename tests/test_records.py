@@ -4,7 +4,7 @@ import math
 import pytest
 
 from workbench import ParameterError
-from workbench.runs.records import evaluation_record, is_comparable, is_evaluation, is_finite, is_history, is_number, is_spectra, is_step
+from workbench.records import evaluation_record, is_comparable, is_evaluation, is_finite, is_history, is_number, is_spectra, is_step
 
 COMPLETE = dict(
     protocol="official: n=60; inception@6726825d", settings=dict(name="official", n=60), n=60,

@@ -1,0 +1,46 @@
+"""The machine, the versions and the commit that results come from."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+
+def describe_machine() -> dict:
+    """Versions and machine: `python`, `versions` of packages (None: not installed) and `machine`."""
+    versions: dict[str, str | None] = {}
+    for package in ("torch", "torchvision", "accelerate", "numpy", "pillow", "papermill", "jupyterlab"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+    machine = dict(host=socket.gethostname(), system=platform.platform(), processor=_processor(), cores=os.cpu_count(), gpus=gpus)
+    return dict(python=platform.python_version(), versions=versions, machine=machine)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def git_state() -> dict:
+    """`commit` of the checkout that the package lies in, and whether that is `dirty`; both None without git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return dict(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain", "--", "..")))
+    except (OSError, subprocess.SubprocessError):
+        return dict(commit=None, dirty=None)
