@@ -37,10 +37,10 @@ from ..studies.significance import lower
 from ..studies.sweep import PlannedRun, execute, fingerprint
 from . import ablation_tables as tables
 from .ablation_export import results, write_results
+from .across_runs import experiments
 from .cached import long_range_of, patching_of, shape_of
 from .compare import all_scores
 from .export import export_folder, require_folder
-from .runs import experiments
 
 LONGEST = 10**7  # characters of a grid or of seeds: what is too much is refused by what it comes to
 
@@ -322,11 +322,11 @@ class Ablation(Parameters):
 
     def shape_figure(self) -> Drawing | None:
         """Where attention falls, beside the nulls: of the first studied layer that can be read."""
-        return self._first(shape_of, figures.correspondence)
+        return self._first(shape_of, figures.shape_study)
 
     def patching_figure(self) -> Drawing | None:
         """What patched values do, fraction by fraction: of the first studied layer that can be read."""
-        return self._first(patching_of, figures.transplant)
+        return self._first(patching_of, figures.patching_study)
 
     def _first(self, study, draw) -> Drawing | None:
         studies = (study(run, layer) for run, layer in self._layers())
@@ -345,8 +345,8 @@ class Ablation(Parameters):
         """The disagreement of twins, and the Frechet distance, against the distance that attention reaches; None without such runs."""
         rows = [row for row in self._long_range()[0] if row["distance"] is not None]
         columns = [(x, y) for x, y in correlated_columns(rows) if x == "distance"]
-        texts = [tables.correlation_text(test) for test in rank_correlations(rows, columns)]
-        return figures.long_range(rows, [y for _, y in columns], "arm", texts) if rows else None
+        texts = {test["y"]: tables.correlation_text(test) for test in rank_correlations(rows, columns)}
+        return figures.long_range(rows, texts, "arm") if rows else None
 
     def _long_range(self, report=silent) -> tuple[list[dict], list[WorkbenchError]]:
         """A row of `long_range.measure` for each finished run on twins, with its arm and whether it is a control; and why others have none."""

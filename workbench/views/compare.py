@@ -1,6 +1,6 @@
 """Comparing runs: what `compare.ipynb` calls. Every view reads the run folders anew, so it works while runs go on.
 
-Grouping and choosing are in `groups`, its figures in `views.runs`; here are the notebook's parameters, its tables, and what it writes.
+Grouping and choosing are in `groups`, its figures in `views.across_runs`; here are the notebook's parameters, its tables, and what it writes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..studies import groups
 from ..studies.groups import AXES, Group
 from ..studies.scores import Score, at_steps, scores_by_name
 from ..training.diagnostics import with_margin
-from . import runs
+from . import across_runs
 from .export import export_folder, page, require_folder
 
 
@@ -121,12 +121,12 @@ class Comparison(Parameters):
 
     def curves(self) -> Plot:
         """What the histories tell."""
-        return runs.curves(_runs(self.groups()), self.axis, self.keys)
+        return across_runs.curves(_runs(self.groups()), self.axis, self.keys)
 
     def growth(self) -> Plot | None:
         """How the largest singular values of both networks grow; None where no run has written any down."""
         members = _runs(self.groups())
-        return runs.growth(members, self.axis) if any(run.spectra() for run in members) else None
+        return across_runs.growth(members, self.axis) if any(run.spectra() for run in members) else None
 
     def samples(self) -> Drawing | None:
         """The same latents through every run, at the chosen steps; None where no run has such a checkpoint."""
@@ -145,7 +145,7 @@ class Comparison(Parameters):
                 seed = f", seed {run.config.seed}" if len(group.runs) > 1 else ""
                 rows += [(f"{group.label.partition(' × ')[0]}{seed}\nstep {step:,}", run, step) for step in chosen]  # noqa: RUF001
         with progress(len(rows), "rows of samples") as advance:
-            drawing = runs.sample_rows(rows, self.seed, self.columns, self.weights)
+            drawing = across_runs.sample_rows(rows, self.seed, self.columns, self.weights)
             advance(len(rows))
         return drawing
 
@@ -157,7 +157,7 @@ class Comparison(Parameters):
         WorkbenchError
             If there is no such score, or scores do not compare.
         """
-        return runs.scores(_runs(self.groups()), self.scores, axis=self.axis, **self._others)
+        return across_runs.scores(_runs(self.groups()), self.scores, axis=self.axis, **self._others)
 
     def score_table(self) -> Table:
         """Scores of the chosen steps: mean ± standard deviation (n - 1) over the runs of a group, with their protocols."""
@@ -190,7 +190,7 @@ class Comparison(Parameters):
 
     def against_parameters(self) -> Plot:
         """Scores of the chosen steps against the parameters in which the runs differ, a point for every run."""
-        return runs.scatter(_runs(self.groups()), self.scores, self.against, steps=self.steps, **self._others)
+        return across_runs.scatter(_runs(self.groups()), self.scores, self.against, steps=self.steps, **self._others)
 
     # ------------------------------------------------------------------------------------------------------ export
 

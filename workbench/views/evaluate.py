@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .. import figures
@@ -15,7 +14,7 @@ from ..evaluation import Evaluation
 from ..evaluation.checkpoints import EvaluatedRun, evaluated_run
 from ..metrics.prdc import nearest_neighbours
 from ..model import sampling
-from .runs import scores
+from .across_runs import scores
 
 
 @dataclass

@@ -77,4 +77,4 @@ class Tour:
 
     def shape(self) -> Drawing:
         """How much of the attention of a glyph's positions falls on its twin, beside what maps that know less give to it, with a test."""
-        return figures.correspondence(shape.study(self.run, f"G/{self.path}"))
+        return figures.shape_study(shape.study(self.run, f"G/{self.path}"))
