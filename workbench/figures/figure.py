@@ -130,7 +130,7 @@ def redraw(sidecar: str | PathLike) -> Drawing:
         drawing.png(20)
         return drawing
     except FileNotFoundError:
-        raise WorkbenchError(f"{reason}: there is no such file") from None
+        raise WorkbenchError(f"{reason}: the file does not exist") from None
     except UnreadableError as error:
         raise WorkbenchError(f"{reason}: {error.reason}") from None
     except WorkbenchError as error:

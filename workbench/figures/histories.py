@@ -1,4 +1,4 @@
-"""Charts of what runs write down while they train: their histories, and the singular values of their layers."""
+"""Charts of the records of training: histories, and the singular values of the layers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TITLES = {  # of the panels of several runs, by column of the history
     "grad_norm_g_max": "gradient norm of G, largest",
 }  # fmt: skip
 COUNTERS = ("step", "images", "seconds")
-UNITS = {  # title of a panel of `diagnostics` -> of its y axis, which is logarithmic for all but the shares and the margin
+UNITS = {  # title of a panel of `diagnostics` -> title of its y axis
     "gradient norms": "norm", "margin of D": "logit", "saturation of D": "share of images",
     "weights of G": "largest singular value", "weights of D": "largest singular value", "weights at work": "largest singular value",
 }  # fmt: skip
@@ -37,7 +37,7 @@ Curve = dict[int, tuple[float, float]]  # step -> place on the x axis, value
 
 
 class RunRecords(NamedTuple):
-    """What a run wrote down: its name and that of its group of seeds, rows of `Run.history` and of `Run.spectra`."""
+    """The records of a run: names of its group and itself, rows of `Run.history` and `Run.spectra`."""
 
     group: str
     name: str

@@ -1,4 +1,4 @@
-"""What the notebooks call: for each of them its parameters and what its cells show."""
+"""What the notebooks call: for each a module with its parameters and views."""
 
 from . import across_runs, attention, compare, train
 
