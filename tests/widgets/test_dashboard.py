@@ -183,7 +183,7 @@ def shown(widgets) -> bytes | None:
 
 def test_samples_are_found_with_the_slider_and_the_newest_follow(run, view):
     board, widgets = view()
-    assert shown(widgets) is None and "no samples yet: they come every" in widgets._caption.value and widgets._slider.disabled
+    assert shown(widgets) is None and "no samples yet; they come every" in widgets._caption.value and widgets._slider.disabled
     first = sample(run, 0)
     board.refresh()
     assert shown(widgets) == first and "step 0, the newest" in widgets._caption.value
