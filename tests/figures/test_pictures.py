@@ -91,7 +91,7 @@ def test_each_glyph_comes_from_a_font_that_has_it(monkeypatch):
     monkeypatch.setattr(pictures.fontManager, "ttflist", [*pictures.fontManager.ttflist, *names])
     picture = pictures.Picture()
     text = picture.text(0, 0, "a 猫 🐱")
-    picture._settle()
+    picture._prepare_texts()
     assert text.get_text() == "a 猫 🐱" and text.get_fontfamily() == ["sans-serif", "Noto Sans CJK SC", "Symbola"]
 
 
@@ -304,7 +304,7 @@ def test_damaged_and_hostile_sidecars_are_one_line(tmp_path, content):
     with pytest.raises(WorkbenchError) as caught:
         figures.redraw(tmp_path / "figure.json")
     assert "figure.json" in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 600
-    with pytest.raises(WorkbenchError, match="there is no such file"):
+    with pytest.raises(WorkbenchError, match="the file does not exist"):
         figures.redraw(tmp_path / "gone.json")
 
 

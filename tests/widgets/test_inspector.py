@@ -158,7 +158,7 @@ def test_every_kind_of_message(run):
     (dict(kind="causal", query="x"), {}, "query='x' is not a place"),
     (dict(kind="drop"), {}, "is not the name of a dropped image file"),
     (dict(kind="drop", name=[]), {}, "is not the name of a dropped image file"),
-    (dict(kind="export"), {}, "format=None is not one of"),
+    (dict(kind="export"), {}, "format='' is not one of"),
     (dict(kind="export", format="../x"), {}, "format='../x' is not one of"),
     (dict(kind="export", format="png", view=5), {}, "view=5 is not an object"),
     (dict(kind="export", format="png"), dict(pins="x"), "pins='x' of the view does not fit"),

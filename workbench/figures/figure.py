@@ -15,7 +15,7 @@ from ..files import UnreadableError, read_json, replace_bytes, replace_text, sto
 from ..parameters import ParameterError, WorkbenchError
 from ..runs.provenance import describe_machine, git_state
 from .charts import Chart, Sheet, from_plain, to_plain
-from .interactive import figure as plotly_figure
+from .interactive import content
 from .tables import Table
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -87,15 +87,16 @@ class Plot(Drawing):
     @cached_property
     def figure(self):
         """The `plotly.graph_objects.Figure`."""
-        return plotly_figure(self.description)
+        from plotly.graph_objects import Figure
+
+        return Figure(content(self.description))
 
     def png(self, dpi: int = 100) -> bytes:
         """The figure as PNG bytes."""
         return super().png(dpi)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        content = json.loads(self.figure.to_json())
-        return {"application/vnd.plotly.v1+json": content} | super()._repr_mimebundle_()
+        return {"application/vnd.plotly.v1+json": json.loads(self.figure.to_json())} | super()._repr_mimebundle_()
 
 
 class Note:

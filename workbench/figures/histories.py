@@ -187,12 +187,7 @@ def growth(runs: Sequence[RunRecords], axis: str = "steps") -> Plot:
     Parameters
     ----------
     axis
-        "steps", "images" or "hours" (of training).
-
-    Raises
-    ------
-    ParameterError
-        For another axis.
+        "steps", "images" or "hours" (of training), else a ParameterError.
     """
     require_axis(axis)
     parts: dict[str, list[Part]] = {key: [] for key in GROWTH}

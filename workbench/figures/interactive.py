@@ -14,13 +14,6 @@ def literal(text: str) -> str:
     return "".join(MARKUP.get(character, character) for character in text).encode(errors="replace").decode()
 
 
-def figure(chart: Chart):
-    """The `plotly.graph_objects.Figure` of a chart."""
-    from plotly import graph_objects
-
-    return graph_objects.Figure(content(chart))
-
-
 def content(chart: Chart) -> dict:
     """`data` and `layout` of the plotly figure; its traces begin with `chart.lines`, in their order."""
     named: set[tuple[str, str]] = set()

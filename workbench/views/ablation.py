@@ -6,6 +6,7 @@ also during training.
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections import Counter
@@ -18,7 +19,7 @@ from .. import figures
 from ..config import Config
 from ..data import open_data
 from ..figures import Drawing, Plot, Table
-from ..files import storing
+from ..files import replace_text, storing
 from ..messages import shown, shown_text
 from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
 from ..places import outputs_dir
@@ -35,12 +36,17 @@ from ..studies.scores import Score, scores_by_name
 from ..studies.significance import lower
 from ..studies.sweep import PlannedRun, execute, fingerprint
 from . import ablation_tables as tables
-from .ablation_export import results, write_results
+from .ablation_export import results
 from .across_runs import experiments
 from .cached import long_range_of, patching_of, shape_of
 from .compare import all_scores
 from .export import export_folder, require_folder
 
+CAPTIONS = {
+    "verdicts": "The claims of the paper",
+    "shape": "Whether attention follows the shape of objects",
+    "long-range": "Whether attention helps where distant places must agree",
+}
 LONGEST = 10**7  # characters of a grid or of seeds; too many runs are refused by their number
 
 
@@ -347,12 +353,13 @@ class Ablation(Parameters):
 
         A control has no attention in G and D, and otherwise the common settings.
         """
-        finished = [each for each in self.all_planned_runs() if each.config.data == "twins" and each.state == "finished"]
+        on_twins = [each for each in self.all_planned_runs() if each.config.data == "twins" and each.state == "finished"]
+        finished = [(each, run) for each in on_twins if (run := each.run)]
         rows: list[dict] = []
         left_out: list[WorkbenchError] = []
         with report(len(finished), "runs") as advance:
-            for planned, run in ((each, each.run) for each in finished):
-                row = long_range_of(run) if run else WorkbenchError(f"run {planned.config.run!r} was deleted")
+            for planned, run in finished:
+                row = long_range_of(run)
                 if isinstance(row, WorkbenchError):
                     left_out.append(row)
                 else:
@@ -369,9 +376,14 @@ class Ablation(Parameters):
         by_name |= {"verdicts": self.verdicts(), "shape": self.shape(), "long-range": self.long_range()}
         drawings: dict[str, Drawing | None] = {name: self.plot(name) for name in self.names}
         drawings |= {"shape": self.shape_figure(), "patching": self.patching_figure(), "long-range": self.long_range_figure()}
-        captions = {name: self.experiment(name).about for name in self.names}
+        captions = CAPTIONS | {name: self.experiment(name).about for name in self.names}
         scores = all_scores([group for name in self.names for group in self.arms(name)])
         runs = readable(planned.run for planned in self.all_planned_runs() if planned.run)
-        write_results(self.folder, by_name, captions, drawings, scores, results(self.command, runs, by_name, self._long_range()[0]))
+        record = results(self.command, runs, by_name, self._long_range()[0])
+        with storing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            figures.write(self.folder, by_name, captions, {name: drawing for name, drawing in drawings.items() if drawing})
+            scores.csv(self.folder / "scores.csv")
+            replace_text(self.folder / "results.json", json.dumps(record, indent=1, allow_nan=False))
         print(figures.listing(self.folder))
         return self.folder

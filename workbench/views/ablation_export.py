@@ -1,47 +1,16 @@
-"""The export of `ablation.ipynb`: tables and figures for a paper, all scores, and `results.json`."""
+"""The content of `results.json`, which `ablation.ipynb` writes."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from ..figures import Drawing, Measured, Table, write
-from ..files import replace_text, storing
+from ..figures import Measured, Table
 from ..messages import say_once
 from ..parameters import WorkbenchError
 from ..runs import Run, describe_machine, git_state
 from ..runs.records import is_finite
-
-CAPTIONS = {
-    "verdicts": "The claims of the paper",
-    "shape": "Whether attention follows the shape of objects",
-    "long-range": "Whether attention helps where distant places must agree",
-}
-
-
-def write_results(
-    folder: Path,
-    tables: Mapping[str, Table],
-    captions: Mapping[str, str],
-    figures: Mapping[str, Drawing | None],
-    scores: Table,
-    record: dict,
-) -> None:
-    """Write everything into a folder; figures that are None are left out.
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written.
-    """
-    with storing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder, tables, CAPTIONS | dict(captions), {name: figure for name, figure in figures.items() if figure is not None})
-        scores.csv(folder / "scores.csv")
-        replace_text(folder / "results.json", json.dumps(record, indent=1, allow_nan=False))
 
 
 def results(command: str, runs: Sequence[Run], tables: Mapping[str, Table], long_range: Sequence[dict]) -> dict:

@@ -103,7 +103,14 @@ def scatter(
     members = groups.group(runs)
     by_name = scores_by_name(members, names, protocol=protocol, across_protocols=across_protocols)
     settings = {run.path: groups.settings(run) for group in members for run in group.runs}
-    parameters = _parameters(against, groups.differing(runs), next(iter(settings.values()), {}))
+    parameters, known = groups.differing(runs), next(iter(settings.values()), {})
+    for name in words(against):
+        if name not in known:
+            differing = ", ".join(parameters) or "none"
+            raise WorkbenchError(
+                f"against={against!r}: there is no parameter {name!r}; {nearest(name, known)}these runs differ in: {differing}"
+            )
+    parameters = words(against) or parameters
     points = {
         (name, parameter): [(_point(score), settings[score.run.path][parameter]) for score in at_steps(values, steps)]
         for parameter in parameters for name, values in by_name.items()
@@ -208,13 +215,3 @@ def _published(score: Score) -> list[tuple[str, float]]:
         return [(source, value) for name, value, source in published(score.record) if name == score.name]
     except (KeyError, TypeError):
         return []
-
-
-def _parameters(against: str, differing: list[str], known: dict) -> list[str]:
-    for name in words(against):
-        if name not in known:
-            names = ", ".join(differing) or "none"
-            raise WorkbenchError(
-                f"against={against!r}: there is no parameter {name!r}; {nearest(name, known)}these runs differ in: {names}"
-            )
-    return words(against) or differing

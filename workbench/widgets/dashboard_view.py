@@ -57,7 +57,7 @@ class DashboardView:
         self._make_head()
         self._make_samples()
         self._make_charts()
-        body = ipywidgets.Box([self._samples, self._charts], layout=dict(flex_flow="row wrap", align_items="flex-start"))
+        body = ipywidgets.Box([self._samples, self._tab], layout=dict(flex_flow="row wrap", align_items="flex-start"))
         self.root = ipywidgets.VBox([self._style, self._bar_row, self._progress, self._facts, self._notes, body])
         self.root.add_class("wb-dashboard")
         for control in (self._slider, self._tab, self._smoothing, self._layer):
@@ -149,7 +149,7 @@ class DashboardView:
         self._image = ipywidgets.Image(format="png", layout=dict(width="100%", object_fit="contain"))
         self._slider = ipywidgets.IntSlider(min=0, max=0, readout=False, layout=dict(flex="1 1 auto"))
         self._newest = ipywidgets.Button(description="newest", layout=dict(width="80px", flex="0 0 auto"))
-        self._slider.observe(lambda _: self._show_step(), "value")
+        self._slider.observe(lambda _: self.update(), "value")
         self._newest.on_click(lambda _: self._to_newest())
         self._steps: list[int] = []
         row = ipywidgets.HBox([self._slider, self._newest])
@@ -192,10 +192,6 @@ class DashboardView:
         words = f"<b>Samples</b> step {step:,}" + (", the newest" if step == newest else "")
         self._caption.value = f"{words}: {html.escape(self._reason)}" if self._reason else words
 
-    def _show_step(self) -> None:
-        with self._lock:
-            self._update_samples()
-
     def _to_newest(self) -> None:
         with self._lock:
             self._slider.value = self._slider.max
@@ -209,13 +205,8 @@ class DashboardView:
         pages = [ipywidgets.VBox([self._smoothing, self._panes["Curves"]]), self._panes["Scores"], self._panes["Diagnostics"]]
         self._tab = ipywidgets.Tab([*pages, ipywidgets.VBox([self._layer, self._panes["Layers"]])], titles=TABS)
         self._tab.layout.flex = f"1 1 {WIDTH}px"
-        self._charts = self._tab
         for widget, name in ((self._tab, "selected_index"), (self._smoothing, "value"), (self._layer, "value")):
-            widget.observe(lambda _: self._redraw(), name)
-
-    def _redraw(self) -> None:
-        with self._lock:
-            self._update_charts()
+            widget.observe(lambda _: self.update(), name)
 
     def _update_charts(self) -> None:
         """Draw the open tab only."""
