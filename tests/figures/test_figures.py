@@ -521,7 +521,7 @@ def test_every_number_of_the_table_carries_its_protocol(run):
 def test_strips_show_images_unblurred():
     image = torch.zeros(3, 3, 8, 8)
     image[:, 0], image[:, 1:] = 1, -1  # red
-    picture = figures.strips([("one", image), ("two", image[:1])], "title", size=64)
+    picture = figures.strips([("one", image), ("two", image[:1])], "title")
     shown = np.asarray(opened(picture.png(120)).convert("RGB")).reshape(-1, 3)
     assert ((shown == (255, 0, 0)).all(1)).sum() > 4 * 60**2
     assert figures.strips([], "nothing") is None

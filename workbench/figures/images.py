@@ -17,14 +17,12 @@ from ..parameters import ParameterError
 from .charts import EMPTY, Cell, Row, Sheet
 from .figure import Drawing
 
+MAX_PIXELS = 50_000_000  # of an image; a usual sample grid has a twentieth of it
 QUERY_COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ff9f0a", "#bf5af2", "#00b8c4", "#ff6fb5", "#a2845e")  # as in the inspector
 
 
-def strips(rows: Sequence[tuple[str, torch.Tensor | str]], title: str, size: int = 64) -> Drawing | None:
-    """Rows of a label and images (B, 3, S, S) in [-1, 1], or a reason in their place; None without rows.
-
-    `size` of an image is in hundredths of an inch.
-    """
+def strips(rows: Sequence[tuple[str, torch.Tensor | str]], title: str) -> Drawing | None:
+    """Rows of a label and images (B, 3, S, S) in [-1, 1], or a reason in their place; None without rows."""
     if not rows:
         return None
     images: list[str] = []
@@ -35,7 +33,7 @@ def strips(rows: Sequence[tuple[str, torch.Tensor | str]], title: str, size: int
             continue
         sheet_rows.append(Row(tuple(Cell(len(images) + k) for k in range(len(content))), label))
         images += [encoded(image) for image in content]
-    return Drawing(Sheet(title, tuple(sheet_rows), tuple(images), cell=size / 100, labels=True))
+    return Drawing(Sheet(title, tuple(sheet_rows), tuple(images), cell=0.64, labels=True))
 
 
 def attention_maps(inspections: Sequence[Inspection], reading: str = "outgoing", title: str = "", titles: Sequence[str] = ()) -> Drawing:
@@ -119,8 +117,8 @@ def packed(heat: torch.Tensor) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(heat.numpy(), "<f4").tobytes(), 9)).decode()
 
 
-def enlarged(image: Image.Image, width: int = 800, most: int = 50_000_000) -> Image.Image:
-    """An image enlarged without blur to about `width` pixels, and at most `most` in all."""
-    factor = max(1, min(round(width / image.width), int((most // (image.width * image.height)) ** 0.5)))
+def enlarged(image: Image.Image, width: int = 800) -> Image.Image:
+    """An image enlarged without blur to about `width` pixels."""
+    factor = max(1, min(round(width / image.width), int((MAX_PIXELS // (image.width * image.height)) ** 0.5)))
     # RGBA, which JPEG cannot hold: Jupyter would keep a blurred JPEG beside the PNG.
     return image.convert("RGBA").resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from .charts import EMPTY, Axis, Chart, Line, Panel, Row, Sheet
+from .images import MAX_PIXELS
 from .interactive import LINE_OF_NOTES
 from .pictures import Picture
 
 MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plotly's name: matplotlib's
 WIDTH = 980  # of a chart, in pixels; 100 are an inch
-MAX_PIXELS = 50_000_000
 NOTE_COLUMNS = 8  # width of a sheet that has nothing but notes
 
 

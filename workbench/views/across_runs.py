@@ -144,17 +144,15 @@ def experiments(arms: Mapping[str, Sequence[Group]], score: str, step: int) -> P
     return figures.experiments(data, score, step)
 
 
-def sample_rows(
-    rows: Sequence[tuple[str, Run, int]], seed: int = 0, columns: int = 8, weights: str = "auto", truncation: float = 0.0
-) -> Drawing | None:
+def sample_rows(rows: Sequence[tuple[str, Run, int]], seed: int = 0, columns: int = 8, weights: str = "auto") -> Drawing | None:
     """The same latents through several generators: a row for each, classes in turn.
 
     Parameters
     ----------
     rows
         Label, run, and step of its checkpoint, for each row.
-    seed, columns, truncation
-        Seed and number of the latents, and the bound at which they are truncated (0: none).
+    seed, columns
+        Seed and number of the latents.
     weights
         "ema", "raw", or "auto": EMA if available.
 
@@ -172,10 +170,9 @@ def sample_rows(
         raise ParameterError(f"columns={columns!r} is out of range; at least 1 and at most {MAX_COLUMNS}")
     if weights not in ("ema", "raw", "auto"):
         raise ParameterError(f"weights={weights!r} is not one of ema, raw, auto")
-    contents = [_samples(run, step, seed, columns, weights, truncation) for _, run, step in rows]
+    contents = [_samples(run, step, seed, columns, weights) for _, run, step in rows]
     labels = ["\n".join(textwrap.fill(line, 34) for line in label.splitlines()) for label, _, _ in rows]
     title = f"latents 0 to {columns - 1} of seed {seed}, the same in every row, classes in turn"
-    title += f", truncated at {truncation:g}" if truncation else ""
     for name, noun in (("z_dim", "latents"), ("num_classes", "classes")):
         if (
             len({getattr(run.config, name) for (_, run, _), content in zip(rows, contents, strict=True) if not isinstance(content, str)})
@@ -185,13 +182,13 @@ def sample_rows(
     return figures.strips(list(zip(labels, contents, strict=True)), title)
 
 
-def _samples(run: Run, step: int, seed: int, columns: int, weights: str, truncation: float) -> torch.Tensor | str:
+def _samples(run: Run, step: int, seed: int, columns: int, weights: str) -> torch.Tensor | str:
     """Images of a generator, or the reason why it cannot be opened."""
     try:
         config, generator = run.config, run.generator(step, weights)
     except WorkbenchError as error:
         return str(error)
-    z, y = sampling.latents(columns, config.z_dim, seed, truncation=truncation), sampling.labels(columns, config.num_classes or 0)
+    z, y = sampling.latents(columns, config.z_dim, seed), sampling.labels(columns, config.num_classes or 0)
     return sampling.images(generator, z, y)
 
 

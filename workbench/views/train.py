@@ -16,6 +16,7 @@ from ..config import Config, read_config
 from ..data import Images, augment, batch_indices, to_unit
 from ..data.twins import Twins
 from ..figures import Drawing, Note, Plot
+from ..figures.images import MAX_PIXELS
 from ..files import UnreadableError
 from ..model import sampling
 from ..parameters import ParameterError, WorkbenchError, in_words
@@ -26,8 +27,6 @@ from ..training.estimate import require_feasible
 from .attention import AttentionView
 
 __all__ = ["attention", "check", "curves", "diagnostics", "real_images", "sample_grid", "samples", "singular_values", "summary_png"]
-
-MAX_PIXELS = 50_000_000  # of a sample grid; a usual one has a twentieth of it
 
 
 def check(config: Config) -> Settings:
@@ -113,7 +112,7 @@ def samples(run: Run, step: int | None = None, width: int = 800) -> Image.Image 
     if step is not None and step not in steps:
         raise ParameterError(f"step={step!r}: run {run.name!r} has no samples of this step; it has those of: {', '.join(map(str, steps))}")
     try:
-        return figures.enlarged(sample_grid(run.sample_path(steps[-1] if step is None else step)), width, MAX_PIXELS)
+        return figures.enlarged(sample_grid(run.sample_path(steps[-1] if step is None else step)), width)
     except WorkbenchError as error:
         return Note(error)
 
