@@ -246,7 +246,7 @@ def test_papermill_reruns_experiments_that_share_runs_and_goes_on_after_an_inter
     given = dict(experiments="variant,spectral_norm", seeds="0", steps=60, n=20, evaluations=1)
     given |= dict(settings="; ".join(f"{name}={value}" for name, value in settings.items()), out="mine")
     given |= dict(jobs=2)  # on two cores: one thread each
-    shared, missing, other = Ablation.from_parameters(given).all_planned_runs().values()
+    shared, missing, other = Ablation.from_parameters(given).all_planned_runs()
     for planned in (shared, other):
         train(planned.config, evaluate=during_training(planned.config))
     words = [word for name, value in given.items() for word in ("-p", name, str(value))]

@@ -14,7 +14,7 @@ from .runs import Run, list_runs
 _LAZY = {  # what needs accelerate, Jupyter or plotting is imported when it is first used
     "train": "training", "launch": "training", "Dashboard": "widgets.dashboard", "AttentionInspector": "widgets.inspector",
     "interactive": "progress", "AttentionView": "views.attention", "Comparison": "views.compare", "Ablation": "views.ablation",
-    "check": "views.settings", "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation", "EvaluationView": "views.evaluate",
+    "check": "views.train", "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation", "EvaluationView": "views.evaluate",
     "Tour": "views.tour",
 }  # fmt: skip
 _MODULES = {

@@ -193,7 +193,7 @@ def test_diagnostics_hold_the_history_and_the_spectra(trained_once, tmp_path):
 def test_growth_of_several_runs(tiny, trained_once, tmp_path):
     runs = [trained_once(run="both"), trained_once(run="d-only", sn_g=False)]
     old = recorded(tiny, "old", [1.0], lr_d=0.01)
-    plot = views.runs.growth([*runs, old])
+    plot = views.across_runs.growth([*runs, old])
     lines = {(trace.name, trace.yaxis): list(trace.y) for trace in plot.figure.data}
     assert {name for name, _ in lines} == {"both", "d-only"} and plot.figure.layout.yaxis.type == "log"
     for run in runs:
@@ -204,7 +204,7 @@ def test_growth_of_several_runs(tiny, trained_once, tmp_path):
     path = plot.save(tmp_path / "growth.svg")
     for run in runs:
         run.append("spectra.jsonl", dict(step=5, layers={"G/linear": dict(exact=[9.0])}))
-    assert same(figures.redraw(f"{path}.json"), plot) and not same(views.runs.growth(runs), plot)
+    assert same(figures.redraw(f"{path}.json"), plot) and not same(views.across_runs.growth(runs), plot)
 
 
 def test_growth_of_seeds_has_a_geometric_mean(tiny):
@@ -212,7 +212,7 @@ def test_growth_of_seeds_has_a_geometric_mean(tiny):
     for run, values in zip(runs, ([1.0, 4.0], [9.0, 25.0]), strict=True):
         for step, value in zip((0, 3), values, strict=True):
             run.append("spectra.jsonl", dict(step=step, layers={"G/linear": dict(exact=[value]), "D/linear": dict(exact=[None])}))
-    figure = views.runs.growth(runs, "images").figure
+    figure = views.across_runs.growth(runs, "images").figure
     first, second, mean, band = [trace for trace in figure.data if trace.yaxis == "y"]
     assert (list(first.y), list(second.y), list(first.x)) == ([1, 4], [9, 25], [0, 24])
     np.testing.assert_allclose(mean.y, [3, 10], rtol=1e-6)
@@ -222,7 +222,7 @@ def test_growth_of_seeds_has_a_geometric_mean(tiny):
     np.testing.assert_allclose(np.log(low[::-1]), np.log([3, 10]) - deviations, rtol=1e-6)
     assert not any(len(trace.y) for trace in figure.data if trace.yaxis == "y3")  # D's values are not finite
     with pytest.raises(ParameterError, match="axis='days' is not one of"):
-        views.runs.growth(runs, "days")
+        views.across_runs.growth(runs, "days")
 
 
 def test_runs_from_before_diagnostics_have_figures_of_what_they_have(run):
@@ -263,7 +263,7 @@ def test_summary_is_one_picture(run):
 def test_groups_have_a_mean_with_a_band_and_all_their_seeds(tiny):
     seeds = [recorded(tiny, f"s{k}", losses, seed=k) for k, losses in enumerate([[1, 2, 3, 9], [3, 4, 8], [5, 9, 1, 9]])]
     other = recorded(tiny, "other", [7, 7], lr_d=0.01)
-    figure = views.runs.curves([*seeds, other], axis="hours").figure
+    figure = views.across_runs.curves([*seeds, other], axis="hours").figure
     lines = [trace for trace in figure.data if trace.mode == "lines" and not trace.fill]
     assert [list(trace.y) for trace in lines] == [[1, 2, 3, 9], [3, 4, 8], [5, 9, 1, 9], [3, 5, 4], [7, 7]]
     np.testing.assert_allclose(lines[3].x, np.array([1, 2, 3]) * 90 / 3600, rtol=1e-6)
@@ -277,22 +277,22 @@ def test_groups_have_a_mean_with_a_band_and_all_their_seeds(tiny):
 def test_curves_of_several_runs_draw_every_further_number(tiny):
     run = recorded(tiny, "one", [1.0, 2.0])
     run.append("history.jsonl", dict(step=3, images=24, seconds=3, loss_d=float("nan"), sigma_G_8=0.5, gamma_g16=0.1, words="x", parts=[1]))
-    titles = [note.text for note in views.runs.curves([run]).figure.layout.annotations]
+    titles = [note.text for note in views.across_runs.curves([run]).figure.layout.annotations]
     assert titles == ["hinge loss of D", "gamma, G at 16x16", "sigma_G_8"]
-    assert [note.text for note in views.runs.curves([run], keys="sigma*, lr_d").figure.layout.annotations] == ["sigma_G_8", "lr_d"]
-    bundle = views.runs.curves([run])._repr_mimebundle_()
+    assert [note.text for note in views.across_runs.curves([run], keys="sigma*, lr_d").figure.layout.annotations] == ["sigma_G_8", "lr_d"]
+    bundle = views.across_runs.curves([run])._repr_mimebundle_()
     json.dumps(bundle, allow_nan=False)
     with pytest.raises(WorkbenchError, match="no history has 'gama_\\*'"):
-        views.runs.curves([run], keys="gama_*")
+        views.across_runs.curves([run], keys="gama_*")
     with pytest.raises(ParameterError, match="axis='days' is not one of steps, images, hours"):
-        views.runs.curves([run], axis="days")
-    assert views.runs.curves([]).png()
+        views.across_runs.curves([run], axis="days")
+    assert views.across_runs.curves([]).png()
 
 
 def test_long_histories_are_thinned(tiny, monkeypatch):
     monkeypatch.setattr(figures.histories, "MOST_POINTS", 100)
     losses = [k if k != 111 else 999.0 for k in range(250)]
-    figure = views.runs.curves([recorded(tiny, "long", losses)], keys="loss_d").figure
+    figure = views.across_runs.curves([recorded(tiny, "long", losses)], keys="loss_d").figure
     y = list(figure.data[0].y)
     assert len(y) <= 100 and {0, 249, 999} <= set(y) and "ends and extremes of long curves are drawn" in figure.layout.title.text
 
@@ -301,7 +301,7 @@ def test_thinning_keeps_ends_and_extremes():
     rng = np.random.default_rng(0)
     values = rng.normal(size=100_000)
     values[[333, 70_001]] = 50, -50
-    keep = charts.thin(np.arange(100_000), values, 600)
+    keep = charts.thin(values, 600)
     assert 300 <= len(keep) <= 600
     assert (keep[0], keep[-1]) == (0, 99_999)
     assert (values[keep].max(), values[keep].min()) == (50, -50)
@@ -310,12 +310,12 @@ def test_thinning_keeps_ends_and_extremes():
 
 def test_a_thinned_curve_grows_without_flicker():
     values = np.random.default_rng(0).normal(size=5_000)
-    before, after = (charts.thin(np.arange(n), values[:n], 600) for n in (4_000, 4_700))
+    before, after = (charts.thin(values[:n], 600) for n in (4_000, 4_700))
     assert set(before[before < 3_900]) == set(after[after < 3_900])
 
 
 def test_short_curves_are_left_alone():
-    assert len(charts.thin(np.arange(600), np.arange(600.0), 600)) == 600
+    assert len(charts.thin(np.arange(600.0), 600)) == 600
 
 
 def test_smoothing_is_a_moving_average_without_bias_at_the_start():
@@ -335,8 +335,8 @@ def test_plots_are_drawn_again_from_their_sidecars_though_the_runs_went_on(tiny,
         scored(run, 2, protocol("official"), fid=10 + k)
         scored(run, 3, protocol("official"), fid=k)
     plots = dict(
-        one=views.train.curves(runs[0]), several=views.runs.curves(runs, "images"), scores=views.runs.scores(runs, "fid", axis="hours"),
-        scatter=views.runs.scatter(runs, "fid", "lr_g", steps="2"),
+        one=views.train.curves(runs[0]), several=views.across_runs.curves(runs, "images"), scores=views.across_runs.scores(runs, "fid", axis="hours"),
+        scatter=views.across_runs.scatter(runs, "fid", "lr_g", steps="2"),
     )  # fmt: skip
     saved = {
         name: plot.save(tmp_path / f"{name}.{ending}")
@@ -349,14 +349,14 @@ def test_plots_are_drawn_again_from_their_sidecars_though_the_runs_went_on(tiny,
         again = figures.redraw(f"{path}.json")
         assert same(again, plots[name]), name
         assert again.save(tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), name
-    assert not same(views.runs.curves(runs, "images"), plots["several"])
+    assert not same(views.across_runs.curves(runs, "images"), plots["several"])
 
 
 def test_vector_graphics_hold_lines_and_letters(tiny, tmp_path):
     runs = [recorded(tiny, f"s{k}", [1, 2, 3 + k], seed=k) for k in range(2)]
-    svg = views.runs.curves(runs).save(tmp_path / "curves.svg").read_text()
+    svg = views.across_runs.curves(runs).save(tmp_path / "curves.svg").read_text()
     assert "<image" not in svg and svg.count("<path") > 20
-    pdf = views.runs.curves(runs).save(tmp_path / "curves.pdf").read_bytes()
+    pdf = views.across_runs.curves(runs).save(tmp_path / "curves.pdf").read_bytes()
     assert pdf.startswith(b"%PDF") and b"/Type3" not in pdf and b"CreationDate" not in pdf
 
 
@@ -368,7 +368,7 @@ def test_scatter_shows_every_run_with_mean_and_deviation(tiny):
     ]
     for run, value in zip(runs, (1.0, 3.0, 10.0, 20.0), strict=True):
         scored(run, 1, protocol("official"), fid=value)
-    figure = views.runs.scatter(runs).figure
+    figure = views.across_runs.scatter(runs).figure
     points = [trace for trace in figure.data if trace.error_y.array is None]
     means = [trace for trace in figure.data if trace.error_y.array is not None]
     assert [(list(t.x), list(t.y)) for t in points[:2]] == [([1e-4, 1e-4], [1, 3]), ([1e-2, 1e-2], [10, 20])] or \
@@ -376,18 +376,18 @@ def test_scatter_shows_every_run_with_mean_and_deviation(tiny):
     assert [(t.y[0], t.error_y.array[0]) for t in means[:2]] == [(2, pytest.approx(2**0.5)), (15, pytest.approx(50**0.5))]
     kinds = {figure.layout[axis].title.text: figure.layout[axis] for axis in ("xaxis", "xaxis2")}
     assert kinds["lr_d"].type == "log" and list(kinds["attention_g"].ticktext) == ["none", "16"]
-    assert opened(views.runs.scatter(runs).png()).width >= 900
+    assert opened(views.across_runs.scatter(runs).png()).width >= 900
     with pytest.raises(WorkbenchError, match="there is no parameter 'lrd'; did you mean 'lr_d'"):
-        views.runs.scatter(runs, against="lrd")
+        views.across_runs.scatter(runs, against="lrd")
     scored(runs[0], 2, protocol("official", n=70), fid=1)
     with pytest.raises(WorkbenchError, match="do not compare"):
-        views.runs.scatter(runs)
-    assert "do not compare" in views.runs.scatter(runs, across_protocols=True).figure.layout.title.text
+        views.across_runs.scatter(runs)
+    assert "do not compare" in views.across_runs.scatter(runs, across_protocols=True).figure.layout.title.text
 
 
 def test_rows_of_samples_are_of_equal_latents_and_drawn_again(trained_once, tmp_path):
     runs = [trained_once(run="both"), trained_once(run="d-only", sn_g=False)]
-    drawing = views.runs.sample_rows([(f"row {k}", run, 4) for k, run in enumerate(runs)], seed=5, columns=3)
+    drawing = views.across_runs.sample_rows([(f"row {k}", run, 4) for k, run in enumerate(runs)], seed=5, columns=3)
     shown = drawn(drawing)[0]
     z, y = sampling.latents(3, runs[0].config.z_dim, 5), torch.arange(3)
     images = torch.cat([sampling.images(run.generator(4), z, y) for run in runs])
@@ -395,11 +395,11 @@ def test_rows_of_samples_are_of_equal_latents_and_drawn_again(trained_once, tmp_
         assert np.array_equal(ours, pixels(image))
     again = figures.redraw(f"{drawing.save(tmp_path / 'rows.svg')}.json")
     assert all(np.array_equal(a, b) for a, b in zip(shown, drawn(again)[0], strict=True))
-    assert views.runs.sample_rows([]) is None
-    with_a_reason = views.runs.sample_rows([("row", runs[0], 3), ("other", runs[1], 4)], columns=3)
+    assert views.across_runs.sample_rows([]) is None
+    with_a_reason = views.across_runs.sample_rows([("row", runs[0], 3), ("other", runs[1], 4)], columns=3)
     assert "no checkpoint at step 3" in " ".join(words(with_a_reason).split()) and len(drawn(with_a_reason)[0]) == 3
     with pytest.raises(ParameterError, match="columns=1000000000 is out of range"):
-        views.runs.sample_rows([("row", runs[0], 4)], columns=10**9)
+        views.across_runs.sample_rows([("row", runs[0], 4)], columns=10**9)
 
 
 def test_attention_through_training_is_drawn_again(run, tmp_path):
@@ -429,7 +429,7 @@ NASTY = r"50% of a_b & {c} #1 $x$ ~^ \ <γ>"
 def test_tables_as_latex(tmp_path):
     rows = [
         {"runs": NASTY, "n": 1234, "f_d": figures.Measured.of([1.0, 2.0], "about"), "rate": 1e-5, "on": True},
-        {"runs": "× 3", "n": 5, "f_d": figures.Measured(-3.0, None, 2, tell_n=True), "rate": None, "on": False},
+        {"runs": "× 3", "n": 5, "f_d": figures.Measured(-3.0, None, 2, show_n=True), "rate": None, "on": False},
     ]
     path = figures.Table(rows, ("Protocol: 5% & more.",)).latex(tmp_path / "new" / "table.tex", "A_b", "tab:one_two")
     align, ((head), one, two) = parsed(path.read_text())
@@ -476,37 +476,37 @@ def test_scores_over_steps_with_published_numbers_where_they_compare(run):
     official = protocol("official")
     for step in (200, 100):
         record = scored(run, step, official, fid=step / 10, kid=0.5)
-    plot = views.runs.scores(run)
+    plot = views.across_runs.scores(run)
     ours, published = plot.figure.data[0], {trace.name: trace.y[0] for trace in plot.figure.data if trace.line.dash}
     assert (list(ours.x), list(ours.y)) == ([100, 200], [10, 20]) and published["SAGAN as reported"] == 18.65
     assert "official; inception@6726825d" in plot.figure.layout.yaxis.title.text  # every axis carries the protocol
     assert "n=50,000" in ours.hovertemplate
     assert opened(plot.png()).width >= 900
     scored(run, 300, official, data="cats", fid=3)
-    assert not [t for t in views.runs.scores(run, "fid", like=run.evaluations()[-1]).figure.data if t.line.dash]
-    assert list(views.runs.scores(run, "fid", like=record).figure.data[0].x) == [100, 200]
+    assert not [t for t in views.across_runs.scores(run, "fid", like=run.evaluations()[-1]).figure.data if t.line.dash]
+    assert list(views.across_runs.scores(run, "fid", like=record).figure.data[0].x) == [100, 200]
 
 
 def test_scores_of_different_protocols_are_shown_together_only_when_asked_for(run):
     scored(run, 100, protocol("official"), fid=10)
     scored(run, 100, protocol("official", n=5000), fid=15)
     with pytest.raises(WorkbenchError, match=r"do not compare.*n: 50000 and 5000.*across_protocols=True"):
-        views.runs.scores(run)
-    plot = views.runs.scores(run, across_protocols=True)
+        views.across_runs.scores(run)
+    plot = views.across_runs.scores(run, across_protocols=True)
     assert "different protocols" in plot.figure.layout.title.text
     assert {"official; inception@6726825d", "official (but n=5000); inception@6726825d"} <= {trace.name for trace in plot.figure.data}
     with pytest.raises(WorkbenchError, match="there is no score 'fidd' yet; did you mean 'fid'"):
-        views.runs.scores(run, "fidd")
+        views.across_runs.scores(run, "fidd")
 
 
 def test_several_runs_side_by_side(run, trained_once):
     other = trained_once(run="both")
     for owner in (run, other):
         scored(owner, 100, protocol("official"), fid=10)
-    assert {trace.name for trace in views.runs.scores([run, other], "fid").figure.data if not trace.line.dash} == {
+    assert {trace.name for trace in views.across_runs.scores([run, other], "fid").figure.data if not trace.line.dash} == {
         group.label for group in groups.group([run, other])
     }
-    assert views.runs.scores([]).png()  # nothing to show is no error
+    assert views.across_runs.scores([]).png()  # nothing to show is no error
 
 
 def test_every_number_of_the_table_carries_its_protocol(run):
@@ -521,7 +521,7 @@ def test_every_number_of_the_table_carries_its_protocol(run):
 def test_strips_show_images_unblurred():
     image = torch.zeros(3, 3, 8, 8)
     image[:, 0], image[:, 1:] = 1, -1  # red
-    picture = figures.strips([("one", image), ("two", image[:1])], "title", size=64)
+    picture = figures.strips([("one", image), ("two", image[:1])], "title")
     shown = np.asarray(opened(picture.png(120)).convert("RGB")).reshape(-1, 3)
     assert ((shown == (255, 0, 0)).all(1)).sum() > 4 * 60**2
     assert figures.strips([], "nothing") is None

@@ -39,7 +39,7 @@ def test_patched_values_turn_the_other_glyph_only_through_attention(tmp_path):
     assert result.verdict.verdict == SUPPORTED
     assert len(result.rows()) == 2 * 3 * 3 and result.rows()[0]["n"] == 10
     assert json.loads(json.dumps(asdict(result)))["right"] == result.right  # plain data
-    drawing = figures.transplant(result)
+    drawing = figures.patching_study(result)
     drawing.save(tmp_path / "fraction.pdf")
     assert figures.redraw(tmp_path / "fraction.pdf.json").png() == drawing.png()
 

@@ -202,7 +202,7 @@ def test_the_study_of_a_run_and_its_figure(tmp_path):
         )
     assert study(Run("demo"), "G/attention.16", n=24) == result
     assert json.loads(json.dumps(asdict(result)))["nulls"]["untrained"]["twin"] == list(result.nulls["untrained"].twin)  # plain data
-    drawing = figures.correspondence(result)
+    drawing = figures.shape_study(result)
     drawing.save(tmp_path / "study.svg")
     assert figures.redraw(tmp_path / "study.svg.json").png() == drawing.png()
 

@@ -66,7 +66,7 @@ def test_equal_settings_are_one_run_whichever_experiment_asks():
     ablation = Ablation()
     runs = {name: {planned.config.run for planned in ablation.planned_runs(name)} for name in ablation.names}
     together = set().union(*runs.values())
-    assert len(together) == 65 and together == ablation.all_planned_runs().keys()
+    assert len(together) == 65 and together == {planned.config.run for planned in ablation.all_planned_runs()}
     assert len(runs["attention_site"] & runs["variant"] & runs["baseline"] & runs["spectral_norm"]) == 5  # the preset itself
     configs = {}
     for planned in itertools.chain(*(ablation.planned_runs(name) for name in ablation.names)):
@@ -105,7 +105,7 @@ def test_what_is_to_be_done_is_told():
     assert "6 runs of 4 G steps each, 2 of them done: 48 steps of G or D" in table.notes[0]
     ablation = small("variant", steps=6, train=False)
     ablation.execute()  # does nothing
-    assert ablation.all_planned_runs() and not [planned for planned in ablation.all_planned_runs().values() if planned.run]
+    assert ablation.all_planned_runs() and not [planned for planned in ablation.all_planned_runs() if planned.run]
 
 
 # -------------------------------------------------------------------------------------------------------------- results
@@ -243,7 +243,7 @@ def test_studies_are_made_once_for_each_state_of_a_run(tiny):
 
 def test_long_range_over_trainings(tmp_path):
     ablation = small("attention_site", seeds="0,1")
-    for planned in ablation.all_planned_runs().values():
+    for planned in ablation.all_planned_runs():
         run = create_run(planned.config)
         save_checkpoint(run.path, 4, dict(ema=Generator(planned.config).state_dict()), {})
         hue = 0.2 + planned.config.seed / 100 if planned.arm == "no attention" else 0.01
@@ -312,7 +312,7 @@ def test_data_that_cannot_be_used_is_told_before_the_trainings(tmp_path):
     with pytest.raises(DataError, match="nowhere"):
         ablation.execute()
     assert not list_runs()
-    for planned in ablation.all_planned_runs().values():
+    for planned in ablation.all_planned_runs():
         create_run(planned.config).set_status(state="finished")
     ablation.execute()  # what is done needs no data
 

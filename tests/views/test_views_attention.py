@@ -142,11 +142,11 @@ def test_the_strip_shows_what_is_looked_at(inspected):
     (lambda s: s.inspect(replace(REQUEST, step=3)), "has no checkpoint at step 3; there are: 2, 4"),
     (lambda s: s.inspect(replace(REQUEST, label=6)), "label=6 is no class"),
     (lambda s: s.inspect(replace(REQUEST, forbid=(64,))), "forbid=64 is no place of G/attention.16, which has 64"),
-    (lambda s: replace(REQUEST, source="real"), "source='real' goes with a layer of D"),
+    (lambda s: replace(REQUEST, source="real"), "source='real' needs a layer of D"),
     (lambda s: replace(REQUEST, source="recorded", gamma0=True), "recorded image cannot be changed"),
     (lambda s: replace(REQUEST, weights="best"), "weights='best' is not one of ema, raw"),
     (lambda s: InspectionRequest("attention.16"), "layer='attention.16' is not a network and a layer"),
-    (lambda s: s.inspect(InspectionRequest("D/attention.16", source="dropped")), "image 0 was not dropped here"),
+    (lambda s: s.inspect(InspectionRequest("D/attention.16", source="dropped")), "sample=0: no such image was dropped here"),
     (lambda s: s.inspect(InspectionRequest("G/attention.8", step=1, source="recorded")), "no attention snapshot at step 1; there are: 0, 2, 4"),
     (lambda s: InspectedRun.of("looked@x"), "'x' is not a step"),
     (lambda s: InspectedRun.of("looked@²"), "'²' is not a step"),
@@ -163,15 +163,15 @@ def test_the_strip_shows_what_is_looked_at(inspected):
     (lambda s: replace(REQUEST, gamma0="yes"), "gamma0='yes' is not true or false"),
     (lambda s: replace(REQUEST, forbid=("a",)), r"forbid=\('a',\) is not places of the layer"),
     (lambda s: replace(REQUEST, forbid=5), "forbid=5 is not places of the layer"),
-    (lambda s: s.inspect(replace(REQUEST, forbid=(0,) * 1_000_000)), "forbid=.* is not a choice of the 64 places"),
+    (lambda s: s.inspect(replace(REQUEST, forbid=(0,) * 1_000_000)), "forbid=.* is not a selection of the 64 places"),
     (lambda s: InspectionRequest(3), "layer=3 is not a network and a layer"),
     (lambda s: replace(REQUEST, source=[]), r"source=\[\] is not one of"),
     (lambda s: s.causal_map(REQUEST, None), "query=None is not a place"),
     (lambda s: s.causal_map(REQUEST, 256), "query=256 is no position"),
-    (lambda s: s.causal_map(replace(REQUEST, source="recorded", step=2), 0), "has no network to ask"),
+    (lambda s: s.causal_map(replace(REQUEST, source="recorded", step=2), 0), "has no network, because"),
     (lambda s: s.strip(REQUEST, -1), "start=-1 is not the number of an image"),
-    (lambda s: s.drop("big", bytes(100_000_001)), "'big' has 100 MB; an image can have 100 MB"),
-    (lambda s: s.drop(None, b""), "needs the name of its file"),
+    (lambda s: s.drop("big", bytes(100_000_001)), "'big' has 100 MB; the limit is 100 MB"),
+    (lambda s: s.drop(None, b""), "is not the name of a dropped image file"),
 ])  # fmt: skip
 def test_what_is_not_there_is_reported_in_one_line(inspected, make, says):
     with pytest.raises(WorkbenchError, match=says) as caught:
@@ -211,7 +211,7 @@ def test_the_view_of_the_notebook(trained):
         (5, 1, 0, 2),
         (5, 2, 7, 2),
     ]
-    assert view.chosen_queries(inspected.inspect(requests[0])) == [10, 56]
+    assert view.queries_of(inspected.inspect(requests[0])) == [10, 56]
     assert AttentionView(network="D", source="real").requests(inspected)[2].sample == 2
 
 
@@ -235,12 +235,12 @@ def test_the_view_of_the_notebook(trained):
     (dict(classes=", ,"), "names no class"),
     (dict(classes="-1"), "'-1' is no class"),
     (dict(seeds=",".join(map(str, range(20)))), "give 120 images; a view shows at most 60"),
-    (dict(source="real"), "source='real' goes with a layer of D"),
+    (dict(source="real"), "source='real' needs a layer of D"),
 ])  # fmt: skip
 def test_a_view_that_does_not_fit(trained, values, says):
     inspected, view = InspectedRun(trained), AttentionView(**values)
     with pytest.raises(ParameterError, match=says):
-        view.chosen_queries(inspected.inspect(view.requests(inspected)[0]))
+        view.queries_of(inspected.inspect(view.requests(inspected)[0]))
 
 
 @pytest.mark.parametrize("changes", [
@@ -292,7 +292,7 @@ def test_a_run_without_gamma_is_so_in_every_answer(trained, monkeypatch):
     assert all(row["gamma"] > 0.6 and row["strength"] > 0 for row in rows if row["run"] == "looked")
     assert off.recorded_steps == []
     for ask in (off.inspect, off.strip):
-        with pytest.raises(ParameterError, match="is one with attention on"):
+        with pytest.raises(ParameterError, match="always has attention on"):
             ask(InspectionRequest("G/attention.8", step=2, source="recorded"))
 
 
@@ -326,7 +326,7 @@ def test_weights_that_a_run_lacks(inspected, monkeypatch):
     with pytest.raises(ParameterError, match="weights='raw': run 'looked' keeps no such weights; use 'ema'"):
         AttentionView(weights="raw").requests(inspected)
     with pytest.raises(ParameterError, match="no such weights; use 'ema'"):
-        AttentionView(weights="raw").chosen_weights(inspected)
+        AttentionView(weights="raw").weights_of(inspected)
     monkeypatch.setattr(InspectedRun, "weights", [])
     with pytest.raises(WorkbenchError, match=r"unreadable: .* \(it holds no weights of G"):
         inspected.inspect(REQUEST)

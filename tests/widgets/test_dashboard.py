@@ -177,30 +177,30 @@ def test_unchanged_files_are_not_read_again(run, monkeypatch):
     view.refresh()
 
 
-def shown(widgets) -> bytes | None:
+def short_repr(widgets) -> bytes | None:
     return None if widgets._image.layout.display == "none" else bytes(widgets._image.value)
 
 
 def test_samples_are_found_with_the_slider_and_the_newest_follow(run, view):
     board, widgets = view()
-    assert shown(widgets) is None and "no samples yet: they come every" in widgets._caption.value and widgets._slider.disabled
+    assert short_repr(widgets) is None and "no samples yet; they come every" in widgets._caption.value and widgets._slider.disabled
     first = sample(run, 0)
     board.refresh()
-    assert shown(widgets) == first and "step 0, the newest" in widgets._caption.value
+    assert short_repr(widgets) == first and "step 0, the newest" in widgets._caption.value
     second = sample(run, 100)
     board.refresh()
-    assert shown(widgets) == second and (widgets._slider.value, widgets._slider.max) == (1, 1)
+    assert short_repr(widgets) == second and (widgets._slider.value, widgets._slider.max) == (1, 1)
     widgets._slider.value = 0  # back through time
-    assert shown(widgets) == first
+    assert short_repr(widgets) == first
     third = sample(run, 200)
     board.refresh()
-    assert shown(widgets) == first and (widgets._slider.value, widgets._slider.max) == (0, 2)  # what is new does not take it along
+    assert short_repr(widgets) == first and (widgets._slider.value, widgets._slider.max) == (0, 2)  # what is new does not take it along
     widgets._newest.click()
-    assert shown(widgets) == third
+    assert short_repr(widgets) == third
     widgets._slider.value = 1
     run.sample_path(100).unlink()  # a resumed run has dropped it
     board.refresh()
-    assert shown(widgets) == third
+    assert short_repr(widgets) == third
 
 
 def test_a_large_grid_is_kept_in_the_notebook_as_a_small_picture(run, view):
@@ -217,15 +217,15 @@ def test_damaged_samples_are_told_where_they_would_be(run, view, content):
     run.sample_path(100).write_bytes(content)
     board, widgets = view()
     assert board.samples == [50, 100] and "unreadable" in board.head["alarms"][0]
-    assert shown(widgets) is None and "step 100, the newest: unreadable: " in widgets._caption.value
+    assert short_repr(widgets) is None and "step 100, the newest: unreadable: " in widgets._caption.value
     widgets._slider.value = 0
-    assert shown(widgets) == png
+    assert short_repr(widgets) == png
     run.set_status(state="finished", step=400)
     assert "image/png" in Dashboard(run)._repr_mimebundle_()
     sample(run, 100)
     board.refresh()
     widgets._newest.click()
-    assert shown(widgets) and not board.head["alarms"]
+    assert short_repr(widgets) and not board.head["alarms"]
 
 
 @pytest.mark.parametrize("message", [None, [], {}, dict(kind=3), dict(kind="sample"), dict(kind="free")])

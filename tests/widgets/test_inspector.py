@@ -123,7 +123,7 @@ def test_every_kind_of_message(run):
     (dict(kind="drop", name="a.txt"), {}, "'a.txt' cannot be read as an image"),
     (dict(kind="dance"), {}, "kind='dance' is no request"),
     (dict(), dict(forbid=list(range(64))), "forbid leaves query 0 no key"),
-    (dict(kind="causal", query=0), dict(source="recorded"), "recorded image has no network to ask"),
+    (dict(kind="causal", query=0), dict(source="recorded"), "recorded image has no network, because"),
     (dict(kind=None), {}, "kind=None is no request"),
     (dict(kind=[]), {}, "kind=[] is no request"),
     (dict(run=1), {}, "run=1 is none of the 1 runs"),
@@ -135,7 +135,7 @@ def test_every_kind_of_message(run):
     (dict(), dict(steps=3), "steps=3 of the view does not fit"),
     (dict(), dict(source="elsewhere"), "source='elsewhere' is not one of"),
     (dict(), dict(source=[]), "source=[] is not one of"),
-    (dict(), dict(source="real"), "source='real' goes with a layer of D"),
+    (dict(), dict(source="real"), "source='real' needs a layer of D"),
     (dict(), dict(sample=-1), "sample=-1 is not"),
     (dict(), dict(sample=10**400), "is not a whole number"),
     (dict(), dict(seed={}), "seed={} is not"),
@@ -143,7 +143,7 @@ def test_every_kind_of_message(run):
     (dict(), dict(towards=5, mix=0.5), "towards=5 of the view does not fit"),
     (dict(), dict(towards=[1], mix=0.5), "towards=(1,) is not"),
     (dict(), dict(mix="x", towards=[1, 2]), "mix='x' is not a number"),
-    (dict(), dict(forbid=[0] * 1_000_000), "is not a choice of the 64 places"),
+    (dict(), dict(forbid=[0] * 1_000_000), "is not a selection of the 64 places"),
     (dict(), dict(forbid="all"), "forbid='all' of the view does not fit"),
     (dict(), dict(forbid=[0], pins=["x"], scope="pins"), "pins=['x'] of the view does not fit"),
     (dict(), dict(gamma0="yes"), "gamma0='yes' is not true or false"),
@@ -154,11 +154,11 @@ def test_every_kind_of_message(run):
     (dict(kind="strip", first=[]), {}, "first=[] is not"),
     (dict(kind="strip", first=-8), {}, "first=-8 is not"),
     (dict(kind="strip"), {}, "first=None is not"),
-    (dict(kind="causal"), {}, "query=None is not a place"),
+    (dict(kind="causal"), {}, "query=-1 is not a place"),
     (dict(kind="causal", query="x"), {}, "query='x' is not a place"),
-    (dict(kind="drop"), {}, "needs the name of its file"),
-    (dict(kind="drop", name=[]), {}, "needs the name of its file"),
-    (dict(kind="export"), {}, "format=None is not one of"),
+    (dict(kind="drop"), {}, "is not the name of a dropped image file"),
+    (dict(kind="drop", name=[]), {}, "is not the name of a dropped image file"),
+    (dict(kind="export"), {}, "format='' is not one of"),
     (dict(kind="export", format="../x"), {}, "format='../x' is not one of"),
     (dict(kind="export", format="png", view=5), {}, "view=5 is not an object"),
     (dict(kind="export", format="png"), dict(pins="x"), "pins='x' of the view does not fit"),
@@ -212,7 +212,7 @@ def test_what_is_no_message_is_reported_once(run, content, capsys):
     assert capsys.readouterr().err.count("\n") <= 1
     for request in (None, 5, [], "look"):
         del inspector.send
-        assert "it has to be an object" in sent(inspector, request)[0]["error"]
+        assert "it must be an object" in sent(inspector, request)[0]["error"]
 
 
 def test_an_odd_view_breaks_nothing(run):

@@ -1,7 +1,7 @@
 """What a figure shows, as plain data: a `Chart` of panels with lines, bands, bars and rules, or a `Sheet` of images.
 
-The same description is drawn by `interactive` (plotly) and by `print` (matplotlib), and is what the sidecar of a figure keeps: JSON, in which
-text is plain text, and a figure is drawn again from it when its runs are gone. Images are PNG, maps of attention float32, both in base64.
+`interactive` (plotly) and `print` (matplotlib) draw the same description. A figure's sidecar is this description as JSON, so that the figure
+can be drawn again without its runs. Images are PNG and attention maps float32, both in base64.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import colorsys
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
-from functools import cache
 from types import UnionType
 from typing import get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from ..parameters import WorkbenchError
-from .records import number
+from ..records import is_number
+from .records import LARGEST, number
 
 COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#c2185b", "#8c564b", "#17a2b8", "#7f7f7f", "#b5a300", "#003f88")
 DARK = "#222222"
-MOST_POINTS = 40_000  # of all lines of a chart; more make notebooks and pages heavy, and show nothing more
+MOST_POINTS = 40_000  # of all lines of a chart; more make notebooks and pages large, and show nothing more
 MOST_PANELS = 2_000
-EMPTY = -1  # in place of the number of an image
+EMPTY = -1  # `Cell.image` of a cell without an image
 Number = float | None
 
 
@@ -34,15 +34,15 @@ class Line:
     Attributes
     ----------
     x, y
-        Coordinates; None where there is no value.
+        Coordinates; None: no value.
     name, legend
-        In the legend, where lines of one name are switched on and off together; `legend`: whether the name stands there.
+        Text in the legend, and whether it is shown there. Lines of one name are switched on and off together.
     mode
         "lines", "markers" or "lines+markers".
     low, high
         Lengths of error bars below and above each point, along `bars`: "x" or "y".
     source, about, texts
-        What a pointer shows beside the numbers: whose line it is, what it depends on, and a text for each point.
+        Shown at the pointer: name of the line, what its values depend on, and a text for each point.
     """
 
     x: tuple[Number, ...]
@@ -66,7 +66,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Band:
-    """What lies between two borders over x; it is switched with the lines of its name."""
+    """The area between `low` and `high` over x; it is switched with the lines of its name."""
 
     x: tuple[float, ...]
     low: tuple[float, ...]
@@ -77,7 +77,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Bar:
-    """Horizontal bars of these lengths at heights y; further ones of a panel are stacked to the right."""
+    """Horizontal bars of these lengths at heights y; further bars of a panel are stacked to the right."""
 
     y: tuple[float, ...]
     lengths: tuple[float, ...]
@@ -98,7 +98,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis; `ticks`: places with their texts; `range`: its ends, in either order, by default those of what is drawn."""
+    """An axis; `ticks`: places and texts; `range`: its ends, in either order (default: those of the data); `small`: the size of the title."""
 
     title: str = ""
     log: bool = False
@@ -125,9 +125,9 @@ class Chart:
     Attributes
     ----------
     title, notes
-        Above the panels: a title, and what must be said with the figure, a line each.
+        Text above the panels, a line for each note.
     columns, height, gap, widths
-        Panels in a row; pixels of a row; share of the width that is left between panels; widths of the columns as shares.
+        Panels in a row; height of a row in pixels; share of the width between panels; widths of the columns as shares.
     legend
         "below": one for the whole figure; "panels": one for each panel.
     """
@@ -143,13 +143,13 @@ class Chart:
 
     def __post_init__(self):
         if not (1 <= self.columns <= 20 and 50 <= self.height <= 2000 and len(self.panels) <= MOST_PANELS and 0 <= self.gap <= 0.9):
-            raise ValueError(f"{len(self.panels)} panels in {self.columns} columns of height {self.height} are no figure")
+            raise ValueError(f"{len(self.panels)} panels in {self.columns} columns of height {self.height} cannot be drawn")
         if len(self.widths) not in (0, self.across) or not all(share > 0 for share in self.widths):
             raise ValueError(f"widths={self.widths} do not fit {self.across} columns")
 
     @property
     def across(self) -> int:
-        """Columns that are used."""
+        """Columns in use."""
         return min(self.columns, len(self.panels)) or 1
 
     @property
@@ -161,7 +161,7 @@ class Chart:
         return [line for panel in self.panels for line in panel.lines]
 
     def places(self) -> list[tuple[float, float, float, float]]:
-        """Left, right, bottom and top of every panel, as shares of the area that all of them have."""
+        """Left, right, bottom and top of every panel, as shares of the area of all panels."""
         gap = self.gap / self.across if self.across > 1 else 0.0
         between = min(75 / (self.height * self.rows), 0.9 / self.rows)
         shares = np.array(self.widths or [1] * self.across, float)
@@ -173,7 +173,7 @@ class Chart:
         return [(lefts[c], min(lefts[c] + widths[c], 1.0), max(bottoms[r], 0.0), bottoms[r] + tall) for r, c in cells]
 
     def thinned(self, most: int = MOST_POINTS) -> Chart:
-        """The same with at most about `most` points in all lines; see `thin`."""
+        """This chart with at most about `most` points in all lines; see `thin`."""
         total = sum(len(line.x) for line in self.lines)
         if total <= most:
             return self
@@ -181,7 +181,7 @@ class Chart:
         return self._with_lines(lambda line: _thinned(line, each))
 
     def smoothed(self, weight: float) -> Chart:
-        """The same with lines as exponential moving averages: `weight`, from 0 to below 1, is that of the past at each point."""
+        """This chart with exponential moving averages as lines; `weight`, from 0 to below 1, is that of the past."""
         return self._with_lines(lambda line: replace(line, y=_average(line.y, weight))) if weight else self
 
     def _with_lines(self, change) -> Chart:
@@ -198,9 +198,9 @@ class Cell:
     Attributes
     ----------
     image
-        Its number among the images of the sheet, or `EMPTY`.
+        Index of the image in `Sheet.images`, or `EMPTY`.
     heat, side
-        A map to lay over it, (side, side), float32 as `images.packed` makes it; "" for none.
+        A map drawn over it, (side, side), float32 encoded by `images.packed`; "": none.
     dots
         (x, y, colour) in pixels of the image.
     """
@@ -214,7 +214,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """Images side by side, with a label, or a note in their place."""
+    """Images side by side, with a label, or a note in place of the images."""
 
     cells: tuple[Cell, ...] = ()
     label: str = ""
@@ -228,9 +228,9 @@ class Sheet:
     Attributes
     ----------
     images
-        PNG in base64, each in the size that it has.
+        PNG in base64, of any size.
     cell
-        Inches of an image in the figure.
+        Size of an image in the figure, in inches.
     labels
         Whether rows have room for labels.
     """
@@ -243,14 +243,14 @@ class Sheet:
 
     def __post_init__(self):
         if not 0.1 <= self.cell <= 10 or not self.rows or max(len(self.rows), *(len(row.cells) for row in self.rows)) > 500:
-            raise ValueError("rows or cells are no figure")
+            raise ValueError("this many rows, or cells of this size, cannot be drawn")
 
 
 # ------------------------------------------------------------------------------------------------------------ JSON
 
 
 def to_plain(value):
-    """A description as JSON has it; what is as by default is left out."""
+    """A description as values of JSON; defaults are left out."""
     if is_dataclass(value):
         pairs = ((field, getattr(value, field.name)) for field in fields(value))
         return {field.name: to_plain(entry) for field, entry in pairs if field.default is MISSING or entry != field.default}
@@ -258,12 +258,12 @@ def to_plain(value):
 
 
 def from_plain(value) -> Chart | Sheet:
-    """The description that `to_plain` has made this of.
+    """The inverse of `to_plain`.
 
     Raises
     ------
     WorkbenchError
-        If it is none; the message names the entry.
+        If the value is no description; the message names the entry.
     """
     kind = Chart if isinstance(value, dict) and "panels" in value else Sheet
     return _read(kind, value, "figure")
@@ -271,7 +271,7 @@ def from_plain(value) -> Chart | Sheet:
 
 def _read(kind, value, where: str):
     if is_dataclass(kind):
-        hints = _hints(kind)
+        hints = get_type_hints(kind)
         if not isinstance(value, dict) or set(value) - set(hints):
             raise WorkbenchError(f"{where} is no {kind.__name__.lower()}")
         try:
@@ -279,47 +279,48 @@ def _read(kind, value, where: str):
         except (TypeError, ValueError) as error:
             raise WorkbenchError(f"{where} is no {kind.__name__.lower()}: {error}") from None
     if get_origin(kind) is UnionType:
-        kind = next(one for one in get_args(kind) if one is not type(None))
+        kind = next(member for member in get_args(kind) if member is not type(None))
         return None if value is None else _read(kind, value, where)
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
         if isinstance(value, list) and kinds[-1] is Ellipsis:
             return tuple(_read(kinds[0], entry, where) for entry in value)
         if isinstance(value, list) and len(value) == len(kinds):
-            return tuple(_read(one, entry, where) for one, entry in zip(kinds, value, strict=True))
+            return tuple(_read(member, entry, where) for member, entry in zip(kinds, value, strict=True))
     elif kind is float:
-        if number(value) is not None and math.isfinite(number(value)):
+        if is_number(value) and abs(value) < LARGEST:
             return value
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     raise WorkbenchError(f"{where} has an entry of another type: {' '.join(repr(value).split())[:60]}")
 
 
-@cache
-def _hints(kind) -> dict:
-    return get_type_hints(kind)
-
-
 # ---------------------------------------------------------------------------------------------------------- helpers
 
 
 def colours(count: int) -> list[str]:
-    """As many colours: those of the palette, then as many more around the hue circle."""
+    """`count` colours: first the palette, then further ones around the hue circle."""
     more = max(0, count - len(COLOURS))
     around = (colorsys.hsv_to_rgb(k / more, 0.7, 0.75) for k in range(more))
     return [*COLOURS[:count], *("#" + "".join(f"{round(255 * part):02x}" for part in colour) for colour in around)]
 
 
-def brief_numbers(values: Sequence) -> tuple[Number, ...]:
-    """Numbers to seven digits, which is more than anybody sees; None for what cannot be drawn."""
-    drawn = (number(value) for value in (values.tolist() if isinstance(values, np.ndarray) else values))
-    return tuple(None if v is None or math.isnan(v) else v if isinstance(v, int) and abs(v) < 2**53 else float(f"{v:.7g}") for v in drawn)
+def rounded(values: Sequence | np.ndarray) -> tuple[float, ...]:
+    """Finite numbers to seven digits, more than a figure shows; whole numbers stay exact."""
+    numbers = values.tolist() if isinstance(values, np.ndarray) else values
+    return tuple(v if isinstance(v, int) and abs(v) < 2**53 else float(f"{v:.7g}") for v in numbers)
 
 
-def thin(x: np.ndarray, y: np.ndarray, most: int) -> np.ndarray:
+def brief_numbers(values: Sequence | np.ndarray) -> tuple[Number, ...]:
+    """The same for any values; None for what cannot be drawn."""
+    numbers = map(number, values.tolist() if isinstance(values, np.ndarray) else values)
+    return tuple(None if v is None or math.isnan(v) else rounded([v])[0] for v in numbers)
+
+
+def thin(y: np.ndarray, most: int) -> np.ndarray:
     """Indices of at most `most` points of a curve: its ends, and the extremes of each stretch.
 
-    Stretches are a power of two long and start at its multiples: a growing curve does not flicker.
+    Stretches are a power of two long and start at its multiples, so that a growing curve does not flicker.
     """
     n = len(y)
     if n <= most:
@@ -334,14 +335,17 @@ def thin(x: np.ndarray, y: np.ndarray, most: int) -> np.ndarray:
 
 
 def _thinned(line: Line, most: int) -> Line:
-    keep = thin(np.array(line.x, float), np.array(line.y, float), most)
-    rest = {name: tuple(getattr(line, name)[k] for k in keep) for name in ("x", "y", "low", "high", "texts") if getattr(line, name)}
-    return replace(line, **rest)
+    keep = thin(np.array(line.y, float), most).tolist()
+    x, y, low, high, texts = (
+        tuple(values[k] for k in keep) if values else () for values in (line.x, line.y, line.low, line.high, line.texts)
+    )
+    return replace(line, x=x, y=y, low=low, high=high, texts=texts)
 
 
 def _average(values: tuple[Number, ...], weight: float) -> tuple[Number, ...]:
-    """Exponential moving average without the bias of its start (Adam's correction); None stays None and counts for nothing."""
-    mean, mass, means = 0.0, 0.0, []
+    """Exponential moving average with Adam's correction of the bias at the start; None stays None and is skipped."""
+    means: list[Number] = []
+    mean, mass = 0.0, 0.0
     for value in values:
         if value is not None:
             mean, mass = weight * mean + (1 - weight) * value, weight * mass + (1 - weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +12,11 @@ import numpy as np
 from ..metrics.protocols import brief
 from ..studies.groups import written
 from . import records
-from .charts import DARK, Axis, Band, Chart, Line, Panel, brief_numbers, colours
+from .charts import DARK, Axis, Chart, Line, Panel, brief_numbers, colours, rounded
 from .figure import Plot
-from .histories import lines_of_group
+from .histories import Curve, lines_of_group, panel_of_groups
 
-OF_SCORES = "#6a51a3"
+MIXED = ": different protocols, which do not compare"
 
 
 class ScorePoint(NamedTuple):
@@ -50,7 +50,7 @@ class Arm(NamedTuple):
 def scores(
     points: Mapping[str, Sequence[ScorePoint]], axis_title: str, title: str, reported: Mapping[str, Mapping[str, float]] = {}
 ) -> Plot:
-    """Scores over steps, images or hours, a panel for each, in the colours of groups; each protocol has lines and colours of its own.
+    """Scores over steps, images or hours, a panel for each; every group and protocol has lines and a colour of its own.
 
     Parameters
     ----------
@@ -60,24 +60,23 @@ def scores(
         Published numbers that compare with these: score -> {source: value}.
     """
     panels, mixed = [], False
-    groups = list(dict.fromkeys(point.group for of_score in points.values() for point in of_score))
+    groups = _unique(point.group for of_score in points.values() for point in of_score)
     for name, of_score in points.items():
-        protocols = list(dict.fromkeys(point.protocol for point in of_score))
+        protocols = _unique(point.protocol for point in of_score)
         mixed |= len(protocols) > 1
-        colour = iter(colours(len(groups) * len(protocols)))
-        lines, bands = [], []
+        colour, parts = iter(colours(len(groups) * len(protocols))), []
         for group in groups:
             for protocol in protocols:
                 label = " · ".join([group] * (len(groups) > 1) + [brief(protocol)] * (len(protocols) > 1)) or group
-                own = [point for point in of_score if (point.group, point.protocol) == (group, protocol)]
-                of_group = lines_of_group(label, next(colour), _by_run(own), f"\n{wrapped(protocol)}", "lines+markers")
-                lines, bands = lines + of_group[0], bands + of_group[1]
-        ends = brief_numbers([min(point.x for point in of_score), max(point.x for point in of_score)])
-        for source, value in reported.get(name, {}).items():
-            lines.append(Line(ends, (value, value), source, "gray", dash=True, width=1.2, source=source))
-        panels.append(Panel(name, Axis(axis_title), Axis(_protocols(protocols), small=True), tuple(lines), tuple(bands)))
-    title += ": different protocols, which do not compare" if mixed else ""
-    return Plot(Chart(title, tuple(panels), height=240, gap=0.36).thinned())
+                curves = _by_run([point for point in of_score if (point.group, point.protocol) == (group, protocol)])
+                parts.append(lines_of_group(label, next(colour), curves, f"\n{wrapped(protocol)}", "lines+markers"))
+        ends = rounded([min(point.x for point in of_score), max(point.x for point in of_score)])
+        published = [
+            Line(ends, (value, value), source, "gray", dash=True, width=1.2, source=source)
+            for source, value in reported.get(name, {}).items()
+        ]
+        panels.append(panel_of_groups(name, Axis(axis_title), _score_axis(protocols), [*parts, (published, [])]))
+    return Plot(Chart(title + MIXED * mixed, tuple(panels), height=240, gap=0.36).thinned())
 
 
 def scores_of_run(name: str, evaluations: list[dict]) -> Plot:
@@ -86,70 +85,68 @@ def scores_of_run(name: str, evaluations: list[dict]) -> Plot:
     for score, protocol in dict.fromkeys((score, row["protocol"]) for row in rows for score in row["scores"]):
         values = {row["step"]: row["scores"][score] for row in rows if row["protocol"] == protocol and score in row["scores"]}
         steps, numbers = zip(*sorted(values.items()), strict=True)  # of one step, the newest counts
-        line = Line(
-            brief_numbers(steps), brief_numbers(numbers), score, OF_SCORES, "lines+markers", about=f"\n{wrapped(protocol)}", legend=False
-        )
-        panels.append(Panel(score, Axis("G step"), Axis(_protocols([protocol]), small=True), (line,)))
+        about = f"\n{wrapped(protocol)}"
+        line = Line(brief_numbers(steps), brief_numbers(numbers), score, "#6a51a3", "lines+markers", about=about, legend=False)
+        panels.append(Panel(score, Axis("G step"), _score_axis([protocol]), (line,)))
     return Plot(Chart(name, tuple(panels), height=240, gap=0.36, columns=2).thinned())
 
 
 def against(points: Mapping[tuple[str, str], Sequence[tuple[ScorePoint, object]]], title: str) -> Plot:
     """Scores of runs against parameters in which they differ: a panel for each pair, a point for each run, with mean and deviation.
 
-    Numbers that span a decade are on a logarithmic axis; what is no number is in a natural order, `none` first.
+    Numbers that span a decade are on a logarithmic axis; other values are in a natural order, `none` first.
 
     Parameters
     ----------
     points
         (score, parameter) -> scores, each with the value of the parameter of its run.
     """
-    groups = list(dict.fromkeys(point.group for pairs in points.values() for point, _ in pairs))
-    colour_of = dict(zip(groups, colours(len(groups)), strict=True))
+    groups = _unique(point.group for pairs in points.values() for point, _ in pairs)
     panels, mixed = [], False
     for (score, parameter), pairs in points.items():
-        axis, places = _axis_of(parameter, [value for _, value in pairs])
-        protocols = list(dict.fromkeys(point.protocol for point, _ in pairs))
+        axis, place = _axis_of(parameter, [value for _, value in pairs])
+        protocols = _unique(point.protocol for point, _ in pairs)
         mixed |= len(protocols) > 1
         lines = []
-        for group in groups:
-            own = [(point, places(value), written(value)) for point, value in pairs if point.group == group]
-            lines += points_of_group(group, colour_of[group], own)
-        panels.append(Panel(score, axis, Axis(_protocols(protocols), small=True), tuple(lines)))
-    title += ": different protocols, which do not compare" if mixed else ""
-    return Plot(Chart(title, tuple(panels), height=240, gap=0.36))
+        for group, colour in zip(groups, colours(len(groups)), strict=True):
+            lines += points_of_group(group, colour, [(p, place(value), written(value)) for p, value in pairs if p.group == group])
+        panels.append(Panel(score, axis, _score_axis(protocols), tuple(lines)))
+    return Plot(Chart(title + MIXED * mixed, tuple(panels), height=240, gap=0.36))
 
 
 def experiments(arms: Mapping[str, Sequence[Arm]], score: str, step: int) -> Plot:
     """A row for each experiment: a score at the last step by arm, a point for each run; the score over steps; and D's loss over steps.
 
-    Runs that diverged, or are not finished, have no score; the title tells how many.
+    Runs that diverged or are unfinished have no score; the title counts them.
 
     Parameters
     ----------
     arms
-        Experiment -> its arms, whose names tell them apart.
+        Experiment -> its arms, which differ in their names.
     score, step
-        What is drawn, and the step that counts.
+        Name of the score, and the last step.
     """
-    names = list(dict.fromkeys(arm.name for members in arms.values() for arm in members))
+    names = _unique(arm.name for members in arms.values() for arm in members)
     colour_of = dict(zip(names, colours(len(names)), strict=True))
     short = score.partition("@")[0]
     panels, missing = [], 0
     for experiment, members in arms.items():
-        by_arm, over_steps, losses = ([], []), ([], []), ([], [])
+        by_arm, over_steps, losses = [], [], []
         for place, arm in enumerate(members):
+            colour = colour_of[arm.name]
             last = [(point, float(place), arm.name) for point in arm.scores if point.step == step]
-            by_arm[0].extend(points_of_group(arm.name, colour_of[arm.name], last, legend=False))
             missing += len(arm.runs) - len(last)
-            _extend(over_steps, lines_of_group(arm.name, colour_of[arm.name], _by_run(arm.scores), mode="lines+markers"))
-            values = [(run, {at: (at, loss) for at, loss in of_run.items()}) for run, of_run in zip(arm.runs, arm.losses, strict=True)]
-            _extend(losses, lines_of_group(arm.name, colour_of[arm.name], values))
-        protocols = list(dict.fromkeys(point.protocol for arm in members for point in arm.scores))
+            by_arm += points_of_group(arm.name, colour, last, legend=False)
+            over_steps.append(lines_of_group(arm.name, colour, _by_run(arm.scores), mode="lines+markers"))
+            curves = [{at: (float(at), loss) for at, loss in of_run.items()} for of_run in arm.losses]
+            losses.append(lines_of_group(arm.name, colour, list(zip(arm.runs, curves, strict=True))))
         ticks = tuple((float(k), "\n".join(textwrap.wrap(arm.name, 9, break_long_words=False))) for k, arm in enumerate(members))
-        x = Axis(ticks=ticks, range=(-0.5, len(members) - 0.5))
-        panels.append(Panel(f"{experiment}: {short} at step {step:,}", x, Axis(_protocols(protocols), small=True), tuple(by_arm[0])))
-        for title, (lines, bands) in ((short, over_steps), ("hinge loss of D", losses)):
-            panels.append(Panel(f"{experiment}: {title}", Axis("G step"), lines=tuple(lines), bands=tuple(bands)))
+        x, y = Axis(ticks=ticks, range=(-0.5, len(members) - 0.5)), _score_axis(_unique(p.protocol for arm in members for p in arm.scores))
+        panels += [
+            Panel(f"{experiment}: {short} at step {step:,}", x, y, tuple(by_arm)),
+            panel_of_groups(f"{experiment}: {short}", Axis("G step"), Axis(), over_steps),
+            panel_of_groups(f"{experiment}: hinge loss of D", Axis("G step"), Axis(), losses),
+        ]
     title = f"{', '.join(arms)}: every run, mean ± one standard deviation"
     title += f"; {missing} runs have no score at step {step:,}" if missing else ""
     return Plot(Chart(title, tuple(panels), height=240, gap=0.2, widths=(0.46, 0.27, 0.27) if panels else ()).thinned())
@@ -159,36 +156,37 @@ def experiments(arms: Mapping[str, Sequence[Arm]], score: str, step: int) -> Plo
 
 
 def points_of_group(label: str, colour: str, points: Sequence[tuple[ScorePoint, float, str]], legend: bool = True) -> list[Line]:
-    """Scores of runs of one group, each at a place with a name, and their mean with a bar of one standard deviation where they are of one
-    step and protocol."""
+    """Scores of the runs of one group, each with its place on the x axis and the name of that place.
+
+    If all are of one step and protocol, also their mean with a bar of one standard deviation.
+    """
     if not points:
         return []
-    x, y = [place for _, place, _ in points], brief_numbers([point.value for point, _, _ in points])
+    x, y = brief_numbers([place for _, place, _ in points]), brief_numbers([point.value for point, _, _ in points])
     texts = tuple(f"{point.value:.5g} at {name}\n{point.run}, step {point.step:,}\n{wrapped(point.protocol)}" for point, _, name in points)
-    lines = [Line(brief_numbers(x), y, label, colour, "markers", size=8, opacity=0.75, texts=texts, legend=legend)]
-    same = len({(point.protocol, point.step) for point, _, _ in points}) == 1
-    if len(y) > 1 and None not in y and same:
-        sd = (float(np.std(y, ddof=1)),)
-        look = dict(colour=DARK, mode="markers", size=9, symbol="line-ew", width=2)
-        lines.append(Line(brief_numbers(x[:1]), (float(np.mean(y)),), "mean ± one standard deviation", low=sd, high=sd, **look))
+    lines = [Line(x, y, label, colour, "markers", size=8, opacity=0.75, texts=texts, legend=legend)]
+    numbers = [value for value in y if value is not None]
+    if 1 < len(numbers) == len(y) and len({(point.protocol, point.step) for point, _, _ in points}) == 1:
+        mean, sd = (float(np.mean(numbers)),), (float(np.std(numbers, ddof=1)),)
+        name = "mean ± one standard deviation"
+        lines.append(Line(x[:1], mean, name, DARK, "markers", size=9, symbol="line-ew", width=2, low=sd, high=sd))
     return lines
 
 
-def _by_run(points: Sequence[ScorePoint]) -> list[tuple[str, dict[int, tuple[float, float]]]]:
-    """Of each run: {step: (place on the axis, value)}."""
-    runs: dict[str, dict] = {}
+def _unique(names) -> list[str]:
+    """In order of appearance."""
+    return list(dict.fromkeys(names))
+
+
+def _by_run(points: Sequence[ScorePoint]) -> list[tuple[str, Curve]]:
+    runs: dict[str, Curve] = {}
     for point in points:
         runs.setdefault(point.run, {})[point.step] = (point.x, point.value)
     return list(runs.items())
 
 
-def _extend(panel: tuple[list[Line], list[Band]], more: tuple[list[Line], list[Band]]) -> None:
-    panel[0].extend(more[0])
-    panel[1].extend(more[1])
-
-
-def _axis_of(parameter: str, values: list):
-    """The axis of a parameter, and what gives the place of a value on it."""
+def _axis_of(parameter: str, values: list) -> tuple[Axis, Callable[..., float]]:
+    """The axis of a parameter, and the function that gives the place of a value on it."""
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if numbers and len(numbers) == len(values):
         few = sorted(set(numbers)) if len(set(numbers)) <= 6 else []
@@ -200,15 +198,14 @@ def _axis_of(parameter: str, values: list):
 
 
 def _numbers_in(text: str) -> list[float]:
-    """The numbers in a text, by which "8", "16" and "8,16" are in a natural order."""
+    """The numbers in a text, which put "8", "16" and "8,16" in a natural order."""
     return [float(match) for match in re.findall(r"\d+(?:\.\d+)?", text)]
 
 
-def _protocols(lines: Sequence[str]) -> str:
-    """Protocols in brief, for an axis."""
-    return "\n".join(textwrap.wrap(" | ".join(map(brief, lines)), 30))
+def _score_axis(protocols: Sequence[str]) -> Axis:
+    """A y axis titled by the protocols in brief."""
+    return Axis("\n".join(textwrap.wrap(" | ".join(map(brief, protocols)), 30)), small=True)
 
 
 def wrapped(text: str) -> str:
-    """Long text in lines."""
     return "\n".join(textwrap.wrap(text, 70))

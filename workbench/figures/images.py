@@ -1,4 +1,4 @@
-"""Sheets of images: rows of samples with labels, and where a network looks."""
+"""Sheets of images: rows of samples with labels, and attention maps."""
 
 from __future__ import annotations
 
@@ -17,40 +17,38 @@ from ..parameters import ParameterError
 from .charts import EMPTY, Cell, Row, Sheet
 from .figure import Drawing
 
+MAX_PIXELS = 50_000_000  # of an image; a usual sample grid has a twentieth of it
 QUERY_COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ff9f0a", "#bf5af2", "#00b8c4", "#ff6fb5", "#a2845e")  # as in the inspector
 
 
-def strips(rows: Sequence[tuple[str, torch.Tensor | str]], title: str, size: int = 64) -> Drawing | None:
-    """Rows of images (B, 3, S, S) in [-1, 1] with a label each, or of a reason in their place; None without rows.
-
-    `size` is that of an image, in hundredths of an inch.
-    """
+def strips(rows: Sequence[tuple[str, torch.Tensor | str]], title: str) -> Drawing | None:
+    """Rows of a label and images (B, 3, S, S) in [-1, 1], or a reason in their place; None without rows."""
     if not rows:
         return None
     images: list[str] = []
-    made = []
+    sheet_rows = []
     for label, content in rows:
         if isinstance(content, str):
-            made.append(Row(label=label, note=content))
+            sheet_rows.append(Row(label=label, note=content))
             continue
-        made.append(Row(tuple(Cell(len(images) + k) for k in range(len(content))), label))
+        sheet_rows.append(Row(tuple(Cell(len(images) + k) for k in range(len(content))), label))
         images += [encoded(image) for image in content]
-    return Drawing(Sheet(title, tuple(made), tuple(images), cell=size / 100, labels=True))
+    return Drawing(Sheet(title, tuple(sheet_rows), tuple(images), cell=0.64, labels=True))
 
 
 def attention_maps(inspections: Sequence[Inspection], reading: str = "outgoing", title: str = "", titles: Sequence[str] = ()) -> Drawing:
-    """Images with their queries, and a map for each; where the layer was changed, also the image after it and the difference.
+    """Images with their queries, and a map for each query; if the layer was changed, also the changed image and the difference.
 
     Parameters
     ----------
     inspections
         Images with the attention of a layer, and the queries to show.
     reading
-        How maps are read, see `Inspection.heat`.
+        See `Inspection.heat`.
     title
-        In place of one that names networks, layer and reading.
+        By default the networks, the layer and the reading.
     titles
-        Of the images, one each.
+        A title for each image.
 
     Raises
     ------
@@ -59,7 +57,7 @@ def attention_maps(inspections: Sequence[Inspection], reading: str = "outgoing",
     """
     most = max(len(inspection.queries) for inspection in inspections)
     if most > len(QUERY_COLOURS):
-        raise ParameterError(f"queries are {most} places; a figure shows at most {len(QUERY_COLOURS)}")
+        raise ParameterError(f"queries are {most} positions; a figure shows at most {len(QUERY_COLOURS)}")
     images: list[str] = []
     rows = [_cells(inspection, reading, images) for inspection in inspections]
     for row, text in zip(rows, titles, strict=False):
@@ -70,7 +68,7 @@ def attention_maps(inspections: Sequence[Inspection], reading: str = "outgoing",
 
 
 def _cells(inspection: Inspection, reading: str, images: list[str]) -> list[Cell]:
-    """The image with its queries, a map for each of them, and perhaps the image after and the difference; `images` takes the pictures."""
+    """The image with its queries, a map for each, and perhaps the changed image and the difference; appends the images to `images`."""
     side, size, first = inspection.projections.side, inspection.image.shape[-1], len(images)
     images.append(encoded(inspection.image))
     dots = [((query % side + 0.5) * size / side - 0.5, (query // side + 0.5) * size / side - 0.5, colour)
@@ -97,11 +95,11 @@ def _title(inspections: Sequence[Inspection], reading: str) -> str:
 
 
 def _about(inspection: Inspection) -> str:
-    """Which image it is, in words; the class by its number where no font has its name."""
-    from .pictures import drawable
+    """The description of the image; with the number of the class if no font has its name."""
+    from .pictures import readable
 
     name = inspection.class_name
-    if not name or drawable(name) or not inspection.about.startswith(name):
+    if not name or readable(name) == name or not inspection.about.startswith(name):
         return inspection.about
     return f"class {inspection.label}{inspection.about.removeprefix(name)}"
 
@@ -119,8 +117,8 @@ def packed(heat: torch.Tensor) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(heat.numpy(), "<f4").tobytes(), 9)).decode()
 
 
-def enlarged(image: Image.Image, width: int = 800, most: int = 50_000_000) -> Image.Image:
-    """An image enlarged without blur to about `width` pixels, and to at most `most` in all."""
-    factor = max(1, min(round(width / image.width), int((most // (image.width * image.height)) ** 0.5)))
+def enlarged(image: Image.Image, width: int = 800) -> Image.Image:
+    """An image enlarged without blur to about `width` pixels."""
+    factor = max(1, min(round(width / image.width), int((MAX_PIXELS // (image.width * image.height)) ** 0.5)))
     # RGBA, which JPEG cannot hold: Jupyter would keep a blurred JPEG beside the PNG.
     return image.convert("RGBA").resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from .charts import Band, Bar, Chart, Line, Panel, Rule
 
-MARKUP = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;", "\n": "<br>"}  # what plotly takes for markup
+MARKUP = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;", "\n": "<br>"}  # plotly's markup
 MARGINS = dict(l=70, r=20, t=70, b=50)
 LINE_OF_NOTES = 15  # pixels
 
 
 def literal(text: str) -> str:
-    """A name, or other text that is not ours, as plotly shows it literally: no tags, no links, no mathematics, no fields of a template."""
+    """Text as plotly shows it literally: no tags, no links, no mathematics, no fields of a template."""
     return "".join(MARKUP.get(character, character) for character in text).encode(errors="replace").decode()
 
 
-def figure(chart: Chart):
-    """The `plotly.graph_objects.Figure` of a chart."""
-    from plotly import graph_objects
-
-    return graph_objects.Figure(content(chart))
-
-
 def content(chart: Chart) -> dict:
-    """`data` and `layout` of the plotly figure, of which lines come in the order of `chart.lines`, before everything else."""
-    named: set = set()
+    """`data` and `layout` of the plotly figure; its traces begin with `chart.lines`, in their order."""
+    named: set[tuple[str, str]] = set()
     of_panels = [(axes_of(k), panel) for k, panel in enumerate(chart.panels)]
     grouped = chart.legend == "panels"
     lines = [_line(line, axes, panel.title if grouped else "", named) for axes, panel in of_panels for line in panel.lines]
@@ -37,7 +30,7 @@ def axes_of(number: int) -> dict[str, str]:
     return dict(xaxis=f"x{number + 1 if number else ''}", yaxis=f"y{number + 1 if number else ''}")
 
 
-def _line(line: Line, axes: dict[str, str], group: str, named: set) -> dict:
+def _line(line: Line, axes: dict[str, str], group: str, named: set[tuple[str, str]]) -> dict:
     name = literal(line.name)
     key = (group, name)
     legend = line.legend and key not in named and len(line.x) > 0
@@ -76,29 +69,31 @@ def _bars(panel: Panel, number: int) -> dict:
 
 def _layout(chart: Chart) -> dict:
     top = MARGINS["t"] + LINE_OF_NOTES * len(chart.notes)
-    layout = dict(
-        width=980, height=chart.height * chart.rows + 100 + top - MARGINS["t"], template="plotly_white", margin=MARGINS | dict(t=top)
-    )
-    layout |= dict(barmode="overlay", title=dict(text=literal(chart.title), font=dict(size=16), x=0.02, y=1, yanchor="top", pad=dict(t=12)))
+    height = chart.height * chart.rows + 100 + top - MARGINS["t"]
+    title: dict = dict(text=literal(chart.title), font=dict(size=16), x=0.02, y=1, yanchor="top", pad=dict(t=12))
     if chart.notes:
-        layout["title"]["subtitle"] = dict(text=literal("\n".join(chart.notes)), font=dict(size=11))
+        title["subtitle"] = dict(text=literal("\n".join(chart.notes)), font=dict(size=11))
+    layout = dict(width=980, height=height, template="plotly_white", margin=MARGINS | dict(t=top), barmode="overlay", title=title)
     if chart.legend == "below":
-        layout["legend"] = dict(orientation="h", y=-60 / layout["height"], yanchor="top")
-    shapes, annotations, ruled = [], [], set()
+        layout["legend"] = dict(orientation="h", y=-60 / height, yanchor="top")
+    shapes: list[dict] = []
+    annotations: list[dict] = []
+    rule_names: set[str] = set()
     for k, (panel, (left, right, bottom, upper)) in enumerate(zip(chart.panels, chart.places(), strict=True)):
         names = axes_of(k)
         x, y = names["xaxis"], names["yaxis"]
         for letter, axis, name, anchor, domain in (("x", panel.x, x, y, (left, right)), ("y", panel.y, y, x, (bottom, upper))):
-            shown = dict(
-                title=dict(text=literal(axis.title), standoff=4), type="log" if axis.log else "linear", domain=list(domain), anchor=anchor
-            )
-            shown["title"] |= dict(font=dict(size=7)) if axis.small else {}
-            shown |= dict(tickvals=[at for at, _ in axis.ticks], ticktext=[literal(text) for _, text in axis.ticks]) if axis.ticks else {}
-            shown |= dict(range=list(axis.range)) if axis.range else {}
-            layout[f"{letter}axis{name[1:]}"] = shown
+            heading = dict(text=literal(axis.title), standoff=4) | (dict(font=dict(size=7)) if axis.small else {})
+            settings: dict = dict(title=heading, type="log" if axis.log else "linear", domain=list(domain), anchor=anchor)
+            if axis.ticks:
+                settings["tickvals"] = [at for at, _ in axis.ticks]
+                settings["ticktext"] = [literal(text) for _, text in axis.ticks]
+            if axis.range:
+                settings["range"] = list(axis.range)
+            layout[f"{letter}axis{name[1:]}"] = settings
         middle = dict(x=(left + right) / 2, y=upper, xref="paper", yref="paper", xanchor="center", yanchor="bottom", showarrow=False)
         annotations.append(dict(text=literal(panel.title), font=dict(size=13)) | middle)
-        shapes += [_rule(rule, x, y, ruled) for rule in panel.rules]
+        shapes += [_rule(rule, x, y, rule_names) for rule in panel.rules]
     linear = [
         f"yaxis{axes_of(k)['yaxis'][1:]}.type" for k, panel in enumerate(chart.panels) if not (panel.bars or panel.y.ticks or panel.y.log)
     ]
@@ -106,8 +101,8 @@ def _layout(chart: Chart) -> dict:
     return layout
 
 
-def _rule(rule: Rule, x: str, y: str, named: set) -> dict:
-    along = dict(x0=rule.at, x1=rule.at, xref=x, y0=0, y1=1, yref=f"{y} domain")
+def _rule(rule: Rule, x: str, y: str, named: set[str]) -> dict:
+    along: dict = dict(x0=rule.at, x1=rule.at, xref=x, y0=0, y1=1, yref=f"{y} domain")
     if rule.axis == "y":
         along = dict(y0=rule.at, y1=rule.at, yref=y, x0=0, x1=1, xref=f"{x} domain")
     style = dict(type="line", line=dict(color=rule.colour, width=1, dash="dash" if rule.dash else "solid"))
@@ -119,7 +114,7 @@ def _rule(rule: Rule, x: str, y: str, named: set) -> dict:
 
 
 def _scales(axes: list[str]) -> dict:
-    """The switch between a linear and a logarithmic scale of these y axes."""
+    """Buttons that make these y axes linear or logarithmic."""
     buttons = [dict(label=kind, method="relayout", args=[dict.fromkeys(axes, kind)]) for kind in ("linear", "log")]
     place = dict(x=1, xanchor="right", y=1, yanchor="bottom", pad=dict(b=28), font=dict(size=11), showactive=True)
     return dict(type="buttons", direction="right", buttons=buttons) | place

@@ -1,7 +1,7 @@
-"""The matplotlib figure of every drawing: text is what it says, in any script, whatever the user's matplotlibrc makes of text.
+"""The matplotlib figure of every drawing, whose text is literal, in any script and with any matplotlibrc.
 
-Matplotlib takes `$a$` for mathematics and draws boxes for what its font lacks. Here nothing is mathematics, each glyph comes from an
-installed font that has it, and what no font has is written as its code point.
+Matplotlib takes `$a$` for mathematics and draws boxes for characters that its font lacks. Here nothing is mathematics, each character comes
+from an installed font that has it, and a character without a font is written as its code point.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ..messages import say_once
 from ..parameters import WorkbenchError
 
 try:
-    import matplotlib  # noqa: F401 (does it start?)
-except ValueError as error:  # it reads MPLBACKEND and matplotlibrc
+    import matplotlib  # noqa: F401
+except ValueError as error:  # from MPLBACKEND or matplotlibrc
     raise WorkbenchError(f"matplotlib does not start ({error}): check MPLBACKEND in the environment, and matplotlibrc") from None
 from matplotlib import font_manager, rc_context
 from matplotlib.artist import Artist
@@ -31,44 +31,34 @@ PREFERRED = (  # fonts with many scripts, those for Chinese, Japanese and Korean
     "PingFang SC", "Hiragino Sans GB", "Hiragino Sans", "Microsoft YaHei", "SimHei", "Yu Gothic", "Malgun Gothic", "Apple SD Gothic Neo",
     "Droid Sans Fallback", "Arial Unicode MS", "Segoe UI Symbol", "Noto Sans Symbols2", "Symbola",
 )  # fmt: skip
-NUMBERS = (LogFormatter, NullFormatter, ScalarFormatter)  # formatters of ticks whose text comes from no name
+NUMBERS = (LogFormatter, NullFormatter, ScalarFormatter)  # formatters of ticks that show numbers
 PLAIN = {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False}
 
 
-def _plainly(method):
-    """A method of a figure in whose course no text is mathematics; axes and ticks that it makes stay so."""
+def _plain(method, draws_text: bool = False):
+    """A method of a figure without mathematics; one that draws or measures text first prepares all texts."""
 
     @functools.wraps(method)
-    def plain(self, *args, **kwargs):
+    def call(self, *args, **kwargs):
         with rc_context(PLAIN):
+            if draws_text:
+                self._prepare_texts()
             return method(self, *args, **kwargs)
 
-    return plain
-
-
-def _settled(method):
-    """The same of a method that draws or measures text, for which all texts are brought in order first."""
-
-    @functools.wraps(method)
-    def settled(self, *args, **kwargs):
-        with rc_context(PLAIN):
-            self._settle()
-            return method(self, *args, **kwargs)
-
-    return settled
+    return call
 
 
 class Picture(Figure):
-    """A figure whose texts are drawn as they are, see this module."""
+    """A figure with literal text, see this module."""
 
-    add_axes, add_subplot = _plainly(Figure.add_axes), _plainly(Figure.add_subplot)
-    draw, tight_layout = _settled(Figure.draw), _settled(Figure.tight_layout)
+    add_axes, add_subplot = _plain(Figure.add_axes), _plain(Figure.add_subplot)
+    draw, tight_layout = _plain(Figure.draw, draws_text=True), _plain(Figure.tight_layout, draws_text=True)
 
-    def _settle(self) -> None:
+    def _prepare_texts(self) -> None:
         for axis in (axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)):
             if not isinstance(axis.get_major_formatter(), NUMBERS):
                 labels = [label.get_text() for label in axis.get_ticklabels()]
-                if any(readable(label) != label for label in labels):  # the formatter sets them anew whenever it is drawn
+                if any(readable(label) != label for label in labels):  # or the formatter sets them again when it draws
                     axis.set_ticks(axis.get_ticklocs(), [readable(label) for label in labels])
         for text in _texts(self):
             text.set_parse_math(False)
@@ -81,7 +71,7 @@ class Picture(Figure):
 
 
 def _texts(artist: Artist) -> Iterator[Text]:
-    """All texts in a figure or a part of it; of an axis those that there are already, for to make its ticks takes long."""
+    """All texts in a figure or a part of it; of an axis only existing ones, because making ticks is slow."""
     for child in artist.get_children():
         if isinstance(child, Text):
             yield child
@@ -93,28 +83,24 @@ def _texts(artist: Artist) -> Iterator[Text]:
 
 
 def readable(text: str, families: tuple[str, ...] = ("sans-serif",)) -> str:
-    """A text without what no installed font has: code points in its place, such as `U+732B`; which package has it is said once."""
+    """A text in which code points, such as `U+732B`, replace characters without an installed font; reports once which package has one."""
     if text.isascii() and text.isprintable():
         return text
-    parts, unknown = [], []
+    parts: list[str] = []
+    unknown: list[str] = []
     for character in [*text, ""]:
         if character and _family_with(character, families) is None:
             unknown.append(character)
             continue
         if unknown:
-            parts.append(" ".join(f"U+{ord(one):04X}" for one in unknown[:4]) + ("…" if len(unknown) > 4 else ""))
-            _say_what_helps(unknown[0])
+            parts.append(" ".join(f"U+{ord(sign):04X}" for sign in unknown[:4]) + ("…" if len(unknown) > 4 else ""))
+            _suggest_package(unknown[0])
             unknown = []
         parts.append(" " if unicodedata.category(character or "x") == "Cc" and character != "\n" else character)
     return "".join(parts)
 
 
-def drawable(text: str) -> bool:
-    """Whether installed fonts have all of a text; if not, which package has it is said once."""
-    return readable(text) == text
-
-
-def _say_what_helps(character: str) -> None:
+def _suggest_package(character: str) -> None:
     east_asian = unicodedata.east_asian_width(character) in "WF" and unicodedata.category(character) in ("Lo", "Lm", "Po", "Ps", "Pe")
     symbol = unicodedata.category(character) in ("So", "Sk", "Sm")
     package = "fonts-noto-cjk" if east_asian else "fonts-symbola" if symbol else "fonts-noto-core"
@@ -123,11 +109,11 @@ def _say_what_helps(character: str) -> None:
 
 @functools.cache
 def _family_with(character: str, families: tuple[str, ...]) -> str | None:
-    """The font family that a character is drawn with: "" where `families` have it, None where no installed font has it."""
+    """The font family for a character: "" if `families` have it, None if no installed font has it."""
     if unicodedata.category(character) in ("Cc", "Cf", "Zs", "Zl", "Zp") or any(_has(family, character) for family in families):
         return ""
-    known = sorted({font.name for font in fontManager.ttflist})
-    candidates = [name for name in PREFERRED if name in known] + known
+    installed = sorted({font.name for font in fontManager.ttflist})
+    candidates = [name for name in PREFERRED if name in installed] + installed
     return next((name for name in candidates if _has(name, character)), None) or next(
         (name for name in _installed_since() if _has(name, character)), None
     )
@@ -135,7 +121,7 @@ def _family_with(character: str, families: tuple[str, ...]) -> str | None:
 
 @functools.cache
 def _installed_since() -> list[str]:
-    """Families of fonts that matplotlib's own list, which it keeps for good, does not know yet; now it does."""
+    """Families of fonts that were installed after matplotlib cached its list; adds them to the list."""
     count = len(fontManager.ttflist)
     for path in sorted(set(font_manager.findSystemFonts()) - {font.fname for font in fontManager.ttflist}):
         try:
@@ -149,10 +135,10 @@ def _installed_since() -> list[str]:
 def _font(family: str):
     log = logging.getLogger("matplotlib.font_manager")
     level = log.level
-    log.setLevel(logging.ERROR)  # it tells of every family that has no normal weight
+    log.setLevel(logging.ERROR)  # it warns about every family without a normal weight
     try:
         return font_manager.get_font(fontManager.findfont(FontProperties(family=family), fallback_to_default=family == "sans-serif"))
-    except (ValueError, OSError, RuntimeError):  # not installed, or no longer there
+    except (ValueError, OSError, RuntimeError):  # not installed, or deleted
         return None
     finally:
         log.setLevel(level)

@@ -1,4 +1,4 @@
-"""Charts and sheets as matplotlib figures: what is printed, as PNG, SVG or PDF, and what shows where no JavaScript runs."""
+"""Charts and sheets as matplotlib figures: for PNG, SVG and PDF files, and where no JavaScript runs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 
 from .charts import EMPTY, Axis, Chart, Line, Panel, Row, Sheet
+from .images import MAX_PIXELS
 from .interactive import LINE_OF_NOTES
 from .pictures import Picture
 
 MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plotly's name: matplotlib's
-WIDTH = 980  # of a chart, in pixels, of which 100 are an inch
-MOST_PIXELS = 50_000_000
-NOTE_COLUMNS = 8  # of a sheet that has nothing but notes
+WIDTH = 980  # of a chart, in pixels; 100 are an inch
+NOTE_COLUMNS = 8  # width of a sheet that has nothing but notes
 
 
 def picture(description: Chart | Sheet) -> Picture:
@@ -25,10 +25,10 @@ def picture(description: Chart | Sheet) -> Picture:
     return _chart(description) if isinstance(description, Chart) else _sheet(description)
 
 
-def png(drawn: Picture, dpi: int) -> bytes:
+def png(figure: Picture, dpi: int) -> bytes:
     """A `matplotlib.figure.Figure` as PNG bytes."""
     stream = io.BytesIO()
-    drawn.savefig(stream, format="png", dpi=dpi)
+    figure.savefig(stream, format="png", dpi=dpi)
     return stream.getvalue()
 
 
@@ -37,38 +37,38 @@ def png(drawn: Picture, dpi: int) -> bytes:
 
 def _chart(chart: Chart) -> Picture:
     names = [line.name for line in chart.lines if line.legend and len(line.x)]
-    names += [part.name for panel in chart.panels for part in (*panel.bars, *panel.rules)]
+    names += [bar.name for panel in chart.panels for bar in panel.bars] + [rule.name for panel in chart.panels for rule in panel.rules]
     names = list(dict.fromkeys(filter(None, names))) if chart.legend == "below" else []
     across = max(1, int((WIDTH - 120) // (40 + 6.2 * max(map(len, names), default=1))))
     below = 20 * -(-len(names) // across)
     above = LINE_OF_NOTES * len(chart.notes)
     height = 100 + chart.height * chart.rows + below + above
-    drawn = Picture(figsize=(WIDTH / 100, height / 100), dpi=100, facecolor="white")
+    figure = Picture(figsize=(WIDTH / 100, height / 100), dpi=100, facecolor="white")
     margins = dict(left=100, right=20, bottom=45 + below, top=65 + above)
     wide, tall = WIDTH - margins["left"] - margins["right"], height - margins["bottom"] - margins["top"]
-    handles: dict[str, object] = {}
+    handles: dict = {}
     for panel, (left, right, bottom, top) in zip(chart.panels, chart.places(), strict=True):
         place = [(margins["left"] + wide * left) / WIDTH, (margins["bottom"] + tall * bottom) / height]
-        axes = drawn.add_axes([*place, wide * (right - left) / WIDTH, tall * (top - bottom) / height])
+        axes = figure.add_axes([*place, wide * (right - left) / WIDTH, tall * (top - bottom) / height])
         of_panel = _panel(axes, panel)
         if chart.legend == "panels" and of_panel:
             axes.legend(of_panel.values(), of_panel.keys(), fontsize=8)
         handles |= {name: artist for name, artist in of_panel.items() if name not in handles}
         x, y = place[0] + wide * (right - left) / 2 / WIDTH, place[1] + (tall * (top - bottom) + 3) / height
-        drawn.text(x, y, panel.title, ha="center", va="bottom", fontsize=10)
+        figure.text(x, y, panel.title, ha="center", va="bottom", fontsize=10)
     if names and handles:
         handles = {name: handles[name] for name in names if name in handles}
-        style = dict(loc="lower center", ncols=min(across, len(handles)), fontsize=8, frameon=False)
-        drawn.legend(handles.values(), handles.keys(), **style)
+        ncols = min(across, len(handles))
+        figure.legend(list(handles.values()), list(handles), loc="lower center", ncols=ncols, fontsize=8, frameon=False)
     if chart.title:
-        drawn.suptitle(chart.title, x=0.02, ha="left", va="top", fontsize=12, y=1 - 8 / height)
+        figure.suptitle(chart.title, x=0.02, ha="left", va="top", fontsize=12, y=1 - 8 / height)
     if chart.notes:
-        drawn.text(0.02, 1 - 32 / height, "\n".join(chart.notes), fontsize=7.5, ha="left", va="top")
-    return drawn
+        figure.text(0.02, 1 - 32 / height, "\n".join(chart.notes), fontsize=7.5, ha="left", va="top")
+    return figure
 
 
-def _panel(axes, panel: Panel) -> dict[str, object]:
-    """Draw a panel; what stands in a legend, by its name."""
+def _panel(axes, panel: Panel) -> dict:
+    """Draw a panel; returns the entries of its legend by name."""
     axes.set_xlabel(panel.x.title, labelpad=1)
     axes.set_ylabel(panel.y.title, fontsize=7 if panel.y.small else None)
     axes.grid(alpha=0.3)
@@ -76,17 +76,17 @@ def _panel(axes, panel: Panel) -> dict[str, object]:
     axes.tick_params(labelsize=8)
     _axis(axes, "x", panel.x)
     _axis(axes, "y", panel.y)
-    handles: dict[str, object] = {}
+    handles: dict = {}
     for line in panel.lines:
         artist = _line(axes, line)
         if line.legend and line.name and len(line.x):
             handles.setdefault(line.name, artist)
     for band in panel.bands:
         axes.fill_between(band.x, band.low, band.high, color=band.colour, alpha=0.18, linewidth=0)
-    left = 0.0
+    left = np.zeros(1)
     for bar in panel.bars:
         handles[bar.name] = axes.barh(bar.y, bar.lengths, left=left, color=bar.colour)
-        left = np.add(left, bar.lengths)
+        left = left + bar.lengths
     for rule in panel.rules:
         draw = axes.axvline if rule.axis == "x" else axes.axhline
         artist = draw(rule.at, color=rule.colour, linewidth=0.8, linestyle="--" if rule.dash else "-")
@@ -100,7 +100,7 @@ def _axis(axes, letter: str, axis: Axis) -> None:
     if axis.log:
         getattr(axes, f"set_{letter}scale")("log")
         for set_formatter in ("set_major_formatter", "set_minor_formatter"):
-            getattr(getattr(axes, f"{letter}axis"), set_formatter)(LogFormatter())  # 0.5, and no power of ten, which would be mathematics
+            getattr(getattr(axes, f"{letter}axis"), set_formatter)(LogFormatter())  # 0.5, not a power of ten, which would be mathematics
         axes.tick_params(axis=letter, which="minor", labelsize=6)
     if axis.ticks:
         getattr(axes, f"set_{letter}ticks")([at for at, _ in axis.ticks], [text for _, text in axis.ticks])
@@ -131,13 +131,13 @@ def _sheet(sheet: Sheet) -> Picture:
     lines = [part for line in sheet.title.splitlines() for part in textwrap.wrap(line, max(20, int(14 * width)))]
     top = 0.14 + 0.15 * len(lines) + (0.12 if any(cell.title for cell in sheet.rows[0].cells) else 0.0)
     height = top + len(sheet.rows) * sheet.cell * (1.04 if sheet.labels else 1 + below - gap)
-    drawn = Picture(figsize=(width, height), facecolor="white")
-    grid = drawn.subplots(len(sheet.rows), columns, squeeze=False, gridspec_kw=dict(wspace=gap, hspace=below))
+    figure = Picture(figsize=(width, height), facecolor="white")
+    grid = figure.subplots(len(sheet.rows), columns, squeeze=False, gridspec_kw=dict(wspace=gap, hspace=below))
     for row, panels in zip(sheet.rows, grid, strict=True):
         _row(row, panels, images, columns)
-    drawn.suptitle("\n".join(lines), fontsize=9, x=0.01, ha="left", y=1 - 0.04 / height, va="top")
-    drawn.subplots_adjust(left=2.4 / width if sheet.labels else 0.01, right=0.99, bottom=0.01, top=1 - top / height)
-    return drawn
+    figure.suptitle("\n".join(lines), fontsize=9, x=0.01, ha="left", y=1 - 0.04 / height, va="top")
+    figure.subplots_adjust(left=2.4 / width if sheet.labels else 0.01, right=0.99, bottom=0.01, top=1 - top / height)
+    return figure
 
 
 def _row(row: Row, panels, images: list[np.ndarray], columns: int) -> None:
@@ -154,7 +154,7 @@ def _row(row: Row, panels, images: list[np.ndarray], columns: int) -> None:
         if cell.heat:
             heat, (height, width) = unpacked(cell.heat, cell.side), image.shape[:2]
             panel.imshow(image.mean(2) / 1.6, interpolation="nearest", vmin=0, vmax=255, cmap="gray")
-            alpha = 0.45 + 0.5 * heat / max(heat.max(), 1e-12)  # what is not looked at stays visible below
+            alpha = 0.45 + 0.5 * heat / max(heat.max(), 1e-12)  # the image stays visible where attention is low
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)
             panel.imshow(heat, cmap="inferno", alpha=alpha.clip(0, 1), extent=extent, interpolation="nearest")
         else:
@@ -168,14 +168,14 @@ def _row(row: Row, panels, images: list[np.ndarray], columns: int) -> None:
 def _pixels(image: str) -> np.ndarray:
     """(H, W, 3) uint8 from PNG in base64."""
     with Image.open(io.BytesIO(base64.b64decode(image)), formats=["PNG"]) as opened:
-        if opened.width * opened.height > MOST_PIXELS:
-            raise ValueError(f"an image of {opened.width}x{opened.height} pixels")
+        if opened.width * opened.height > MAX_PIXELS:
+            raise ValueError(f"an image has {opened.width}x{opened.height} pixels")
         return np.asarray(opened.convert("RGB"))
 
 
 def unpacked(heat: str, side: int) -> np.ndarray:
-    """A map (side, side) from the text that `images.packed` has made of it."""
+    """The inverse of `images.packed`: a map (side, side)."""
     if not 1 <= side <= 1024:
-        raise ValueError(f"a map of side {side}")
+        raise ValueError(f"a map has side {side}")
     content = zlib.decompressobj().decompress(base64.b64decode(heat), 4 * side * side + 1)
     return np.frombuffer(content, "<f4").reshape(side, side).astype(float)

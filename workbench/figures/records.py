@@ -1,4 +1,4 @@
-"""The records of a run as figures and the dashboard draw them: numbers and NaN, whatever the files hold."""
+"""The records of a run reduced to numbers and NaN that figures and the dashboard can draw, whatever the files hold."""
 
 from __future__ import annotations
 
@@ -6,47 +6,44 @@ import math
 
 from ..records import is_evaluation, is_number, is_spectra, is_step
 
-LARGEST = 1e300  # beyond it axes overflow
+LARGEST = 1e300  # larger numbers overflow axes
 
 
 def number(value) -> float | int | None:
-    """A number to draw: NaN where it is not finite or too large for an axis; None for what is no number."""
+    """A number to draw: NaN if it is not finite or too large for an axis; None if the value is no number."""
     if not is_number(value):
         return None
     return value if abs(value) < LARGEST else math.nan
 
 
 def history(rows: list[dict]) -> list[dict]:
-    """Rows of `Run.history` with a step, of which what is no number is left out."""
+    """Rows of `Run.history` that have a step, without values that are no numbers."""
     numbers = ({key: number(value) for key, value in row.items()} for row in rows if is_step(row.get("step")))
     return [{key: value for key, value in row.items() if value is not None} for row in numbers]
 
 
 def spectra(rows: list[dict]) -> list[dict]:
-    """Rows of `Run.spectra` with step and layers; singular values that cannot be drawn are None."""
+    """Valid rows of `Run.spectra`, with the layers of G and D; singular values that cannot be drawn are None."""
     return [
-        dict(step=row["step"], layers={name: layer for name, of in row["layers"].items() if (layer := _layer(name, of))})
+        dict(step=row["step"], layers={name: _layer(layer) for name, layer in row["layers"].items() if name[:2] in ("G/", "D/")})
         for row in rows
         if is_spectra(row)
     ]
 
 
 def layer_names(rows: list[dict]) -> list[str]:
-    """The layers of rows of `spectra`, in the order in which they are met."""
+    """The layers of rows of `spectra`, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for name in row["layers"]))
 
 
 def evaluations(rows: list[dict]) -> list[dict]:
-    """Rows of `Run.evaluations` with step, protocol and scores that are numbers."""
+    """Valid rows of `Run.evaluations`."""
     return [row | dict(scores={name: number(value) for name, value in row["scores"].items()}) for row in rows if is_evaluation(row)]
 
 
-def _layer(name: str, of: dict) -> dict | None:
-    """What is known of a layer of G or D, or None."""
-    if name[:2] not in ("G/", "D/"):
-        return None
-    estimate = _finite(of.get("estimate"))
-    return dict(exact=[_finite(value) for value in of["exact"]]) | ({} if estimate is None else dict(estimate=estimate))
+def _layer(layer: dict) -> dict:
+    estimate = _finite(layer.get("estimate"))
+    return dict(exact=[_finite(value) for value in layer["exact"]]) | ({} if estimate is None else dict(estimate=estimate))
 
 
 def _finite(value) -> float | int | None:

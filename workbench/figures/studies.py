@@ -1,43 +1,39 @@
-"""Charts of what the studies of `shape`, `patching` and `long_range` find."""
+"""Charts of the results of `studies.shape`, `studies.patching` and `studies.long_range`."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..studies.patching import PatchingStudy
 from ..studies.shape import ShapeStudy
-from .charts import Axis, Bar, Chart, Line, Panel, Rule, brief_numbers, colours
+from .charts import Axis, Bar, Chart, Line, Panel, Rule, brief_numbers, colours, rounded
 from .figure import Plot
 
 BLUE, RED, GREY = "#0a84ff", "#ff3b30", "#999999"
 
 
-def correspondence(study: ShapeStudy) -> Plot:
-    """Where attention on a glyph falls, beside the nulls; and by how much more of it falls on the twin, image by image, with the verdict."""
+def shape_study(study: ShapeStudy) -> Plot:
+    """Where attention on a glyph falls, beside the nulls; and how much more of it falls on the twin, image by image, with the verdict."""
     rows = study.rows()
     places = tuple(float(k) for k in range(len(rows)))
     parts = (("own", "own glyph", BLUE), ("twin", "twin glyph", RED), ("background", "background", "#d8d8d8"))
-    bars = tuple(Bar(places, brief_numbers([row[key] for row in rows]), name, colour) for key, name, colour in parts)
+    bars = tuple(Bar(places, rounded([row[key] for row in rows]), name, colour) for key, name, colour in parts)
     ticks = tuple((float(k), row["map"]) for k, row in enumerate(rows))
-    shares = Panel(
-        "",
-        Axis("share of the attention of a glyph's positions", range=(0.0, 1.0)),
-        Axis(ticks=ticks, range=(len(rows) - 0.5, -0.5)),
-        bars=bars,
-    )
+    x = Axis("share of the attention of a glyph's positions", range=(0.0, 1.0))
+    shares = Panel("", x, Axis(ticks=ticks, range=(len(rows) - 0.5, -0.5)), bars=bars)
     lines = []
     for place, row in enumerate(rows[1:], 1):
-        differences = study.differences()[row["map"]]
-        # Spread by the order of the images, so that the figure comes out the same again.
-        spread = place + 0.5 * (np.linspace(0, 1, len(differences)) - 0.5)
-        of_images = dict(mode="markers", size=3.5, source=f"an image, beside {row['map']}")
-        lines.append(Line(brief_numbers(differences), brief_numbers(spread), "images", GREY, **of_images))
+        null, differences = row["map"], study.differences()[row["map"]]
+        # Spread by the order of the images, not at random: the figure is reproducible.
+        spread = brief_numbers(place + 0.5 * (np.linspace(0, 1, len(differences)) - 0.5))
+        lines.append(Line(brief_numbers(differences), spread, "images", GREY, "markers", size=3.5, source=f"an image, beside {null}"))
         low, high = (abs(row["effect"] - row[end]) for end in ("low", "high"))
-        mean = dict(mode="markers", size=9, bars="x", low=(low,), high=(high,), source=row["map"])
-        lines.append(Line((row["effect"],), (float(place),), "mean, 95 % interval", "#000000", **mean))
+        mean = Line((row["effect"],), (float(place),), "mean, 95 % interval", "#000000", "markers", size=9, source=null)
+        lines.append(replace(mean, bars="x", low=(low,), high=(high,)))
     smallest = study.verdict.smallest
     rules = (Rule(0.0, "x"), Rule(smallest, "x", f"smallest effect of interest, {smallest:g}", RED, dash=True))
     x, y = Axis("more on the twin than under the null"), Axis(ticks=ticks[1:], range=(len(rows) - 0.5, 0.5))
@@ -46,9 +42,10 @@ def correspondence(study: ShapeStudy) -> Plot:
     return Plot(Chart(study.about, (shares, effects), _wrapped(verdicts), columns=2, height=330, gap=0.3))
 
 
-def transplant(study: PatchingStudy) -> Plot:
-    """How far the hue of both glyphs shifts towards the source's, by the fraction of values replaced: means, and every pair thin."""
-    fractions, smallest, panels = brief_numbers(study.fractions), study.verdict.smallest, []
+def patching_study(study: PatchingStudy) -> Plot:
+    """How far the hue of both glyphs shifts towards the source's, by the fraction of patched values: means, and every pair as a thin line."""
+    fractions, smallest = brief_numbers(study.fractions), study.verdict.smallest
+    panels: list[Panel] = []
     names = dict(glyph="left glyph replaced", background="background replaced")
     for half, title in ((study.right, "right glyph: nothing was replaced there"), (study.left, "left glyph")):
         lines = [
@@ -58,39 +55,37 @@ def transplant(study: PatchingStudy) -> Plot:
         for (arm, pairs), colour, symbol in zip(half.items(), (RED, BLUE, GREY), ("circle", "square", "diamond"), strict=True):
             shifts = np.array(pairs)  # (pairs, fractions)
             name = f"{names.get(arm, arm)}, {len(shifts)} pairs: mean, sd"
-            sd = tuple(shifts.std(0, ddof=1).tolist())
-            look = dict(mode="lines+markers", symbol=symbol, low=sd, high=sd, source=arm)
-            lines.append(Line(fractions, brief_numbers(shifts.mean(0).tolist()), name, colour, **look))
+            mean, sd = brief_numbers(shifts.mean(0)), tuple(shifts.std(0, ddof=1).tolist())
+            lines.append(Line(fractions, mean, name, colour, "lines+markers", symbol=symbol, low=sd, high=sd, source=arm))
         rule = Rule(smallest, "y", f"smallest effect of interest, {smallest:g}", "#000000", dash=True)
-        y = Axis("shift of the hue (1: to the source's)" if not panels else "")
+        y = Axis("" if panels else "shift of the hue (1: to the source's)")
         panels.append(Panel(title, Axis("fraction of the values replaced"), y, tuple(lines), rules=(rule,)))
     notes = _wrapped((f"colour travels to the other glyph: {study.verdict}", study.verdict.test))
     return Plot(Chart(study.about, tuple(panels), notes, columns=2, height=330))
 
 
-def long_range(rows: Sequence[dict], ys: Sequence[str], by: str, said: Sequence[str]) -> Plot:
+def long_range(rows: Sequence[dict], columns: Mapping[str, str], by: str) -> Plot:
     """Columns of `long_range.measure` against the distance that attention reaches, a point for each run.
 
     Parameters
     ----------
     rows
-        As from there, with a column more.
-    ys
-        Columns; a panel for each.
+        As `long_range.measure` returns them, with the column `by` added.
+    columns
+        Column -> text under the title of its panel.
     by
-        The column by which points are coloured.
-    said
-        What is to be said of each panel.
+        The column that decides the colour of a point.
     """
     values = list(dict.fromkeys(row[by] for row in rows))
     panels = []
-    for y, words in zip(ys, said, strict=True):
+    for column, text in columns.items():
         lines = []
         for value, colour in zip(values, colours(len(values)), strict=True):
-            runs = [row for row in rows if row[by] == value and row.get(y) is not None and row["distance"] is not None]
-            at, texts = [brief_numbers([row[key] for row in runs]) for key in ("distance", y)], tuple(row["run"] for row in runs)
-            lines.append(Line(*at, str(value), colour, "markers", size=8, opacity=0.75, texts=texts))
-        panels.append(Panel(f"{y.partition('@')[0]}\n{words}", Axis("mean distance of attention, pixels"), lines=tuple(lines)))
+            runs = [row for row in rows if row[by] == value and row.get(column) is not None and row["distance"] is not None]
+            x, y = brief_numbers([row["distance"] for row in runs]), brief_numbers([row[column] for row in runs])
+            texts = tuple(row["run"] for row in runs)
+            lines.append(Line(x, y, str(value), colour, "markers", size=8, opacity=0.75, texts=texts))
+        panels.append(Panel(f"{column.partition('@')[0]}\n{text}", Axis("mean distance of attention, pixels"), lines=tuple(lines)))
     return Plot(Chart("", tuple(panels), height=280, gap=0.3))
 
 

@@ -16,7 +16,7 @@ from ..files import replace_text, storing
 from ..records import is_number
 from ..studies.scores import Score
 
-LATEX = {  # what stands for characters that mean something else in LaTeX, or that its default fonts lack
+LATEX = {  # characters that LaTeX takes for markup, or that its default fonts lack
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "×": r"$\times$", "±": r"$\pm$", "·": r"$\cdot$", "…": r"\ldots{}", "–": "--", "γ": r"$\gamma$", "β": r"$\beta$", "σ": r"$\sigma$",
@@ -26,34 +26,34 @@ LATEX = {  # what stands for characters that mean something else in LaTeX, or th
 
 @dataclass(frozen=True)
 class Measured:
-    """A number with what belongs to it.
+    """A number, perhaps a mean with its spread.
 
     Attributes
     ----------
     mean, sd, n
-        The number; its standard deviation, where it has one; and how many values that is over.
+        The number; its standard deviation, if it has one; the number of values.
     about
-        What it depends on, such as its protocol: the tooltip.
-    tell_n
-        Write n beside it, where it is not that of its neighbours.
+        The tooltip: what the number depends on, such as its protocol.
+    show_n
+        Write n beside it, because it differs from that of the row.
     """
 
     mean: float
     sd: float | None = None
     n: int = 1
     about: str = ""
-    tell_n: bool = False
+    show_n: bool = False
 
     @classmethod
-    def of(cls, values: Sequence[float], about: str = "", tell_n: bool = False) -> Measured:
+    def of(cls, values: Sequence[float], about: str = "", show_n: bool = False) -> Measured:
         """Mean and standard deviation (n - 1) of values."""
         n = len(values)
         mean = math.fsum(values) / n
-        return cls(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else None, n, about, tell_n)
+        return cls(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else None, n, about, show_n)
 
     def __str__(self) -> str:
-        """18.65 ± 0.21: the deviation to two digits, the mean as far; five digits of a number without deviation."""
-        return self._number + (f" (n={self.n})" if self.tell_n else "")
+        """18.65 ± 0.21: two digits of the deviation, as many decimals of the mean; five digits of a number without deviation."""
+        return self._number + (f" (n={self.n})" if self.show_n else "")
 
     @property
     def _number(self) -> str:
@@ -75,7 +75,7 @@ class Table:
     rows
         One dict of named values each; a column for every name.
     notes
-        What must be said with it, such as the protocols of its scores: shown below, and part of the caption in LaTeX.
+        Text below the table, such as the protocols of its scores; part of the caption in LaTeX.
     """
 
     rows: list[dict]
@@ -83,11 +83,11 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """All names, in the order in which they are met."""
+        """All names, in order of appearance."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def transposed(self, corner: str) -> Table:
-        """Columns as rows: the first column becomes the head, below which stands `corner` for the names of all others."""
+        """Columns as rows: the first column becomes the head, and `corner` heads the names of the others."""
         first, *others = self.columns
         return Table([{corner: name} | {text(row[first]): row.get(name) for row in self.rows} for name in others], self.notes)
 
@@ -105,23 +105,26 @@ class Table:
         writer = csv.DictWriter(stream, names)
         writer.writeheader()
         for row in self.rows:
-            line = {}
+            line: dict = {}
             for name, value in row.items():
                 if isinstance(value, Measured):
                     line[name] = value.mean
-                    line |= {f"{name} sd": value.sd, f"{name} n": value.n} if name in spread else {}
+                    if name in spread:
+                        line |= {f"{name} sd": value.sd, f"{name} n": value.n}
                 else:
                     line[name] = value
             writer.writerow(line)
         return _write(path, stream.getvalue())
 
     def latex(self, path: str | PathLike, caption: str = "", label: str = "") -> Path:
-        """Write a `table` environment in the style of the package `booktabs`, which must be loaded: `\\usepackage{booktabs}`.
+        """Write a `table` environment for LaTeX, which needs `\\usepackage{booktabs}`.
 
         Parameters
         ----------
-        caption, label
-            Plain text, which is escaped, with the notes after it; and what `\\ref` finds it by.
+        caption
+            Plain text, which is escaped and followed by the notes.
+        label
+            For `\\ref`.
         """
         words = [part.rstrip(".") + "." for part in (caption, *self.notes) if part]
         align = "".join("r" if self._numbers(name) else "l" for name in self.columns)
@@ -143,37 +146,37 @@ class Table:
 
 
 def table(rows: list[dict], save: str | PathLike | None = None) -> Table | None:
-    """Rows of named values as a table; `save`: a CSV file that keeps all digits. None without rows."""
+    """Rows of named values as a table, also written to the CSV file `save`; None without rows."""
     if not rows:
         return None
-    made = Table(rows)
+    result = Table(rows)
     if save:
-        made.csv(save)
-    return made
+        result.csv(save)
+    return result
 
 
 def score_table(records: list[dict]) -> Table:
-    """Scores as a table, a column per record; the tooltip of every number is its protocol."""
+    """Scores as a table, a column for each record; the tooltip of a number is its protocol."""
     about = [f"{record['protocol']}; {_against(record)}" for record in records]
-    what = [f"step {record['step']:,}" if "step" in record else record["samples"] for record in records]
+    heads = [f"step {record['step']:,}" if "step" in record else record["samples"] for record in records]
     rows = []
     for name in dict.fromkeys(name for record in records for name in record["scores"]):
         row: dict = {"score": name}
         for k, record in enumerate(records):
-            head = what[k] if what.index(what[k]) == k else f"{what[k]} ({k + 1})"
-            known = name in record["scores"]
-            row[head] = Measured(record["scores"][name], record.get("errors", {}).get(name), about=about[k]) if known else None
+            head = heads[k] if heads.index(heads[k]) == k else f"{heads[k]} ({k + 1})"
+            value = record["scores"].get(name)
+            row[head] = None if value is None else Measured(value, record.get("errors", {}).get(name), about=about[k])
         rows.append(row)
     missing = [f"Left out: {name} ({reason})" for record in records for name, reason in record.get("left_out", {}).items()]
     return Table(rows, tuple(dict.fromkeys([*about, *missing])))
 
 
 def measured(scores: Sequence[Score], n: int | None = None) -> dict[str, Measured]:
-    """Scores of several runs by name, as cells of a table: mean and deviation; how many where it is not `n`."""
+    """Scores of several runs by name, as cells of a table: mean and deviation, and their number unless it is `n`."""
     values: dict[str, list[float]] = {}
     for score in scores:
         values.setdefault(score.name, []).append(score.value)
-    return {name: Measured.of(these, scores[0].protocol, n is not None and len(these) != n) for name, these in values.items()}
+    return {name: Measured.of(of_name, scores[0].protocol, n is not None and len(of_name) != n) for name, of_name in values.items()}
 
 
 def _against(record: dict) -> str:

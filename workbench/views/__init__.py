@@ -1,5 +1,5 @@
-"""What the notebooks call: for each of them its parameters and what its cells show."""
+"""What the notebooks call: for each a module with its parameters and views."""
 
-from . import attention, compare, runs, train
+from . import across_runs, attention, compare, train
 
-__all__ = ["attention", "compare", "runs", "train"]
+__all__ = ["across_runs", "attention", "compare", "train"]

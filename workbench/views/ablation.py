@@ -1,12 +1,12 @@
-"""The paper's experiments, re-run: what `ablation.ipynb` calls.
+"""What `ablation.ipynb` calls to re-run the paper's experiments: its parameters, their checks, and its views.
 
-Here are the notebook's parameters, their checks, and the views, each a call or two: `studies` plans and trains the runs and tests what
-comes out, `ablation_tables` and `ablation_export` show and write it. Every view reads the run folders anew, so it also works while runs
-are being trained.
+`studies` plans, trains and tests; `ablation_tables` and `ablation_export` show and write the results. Every view reads the run folders anew,
+also during training.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections import Counter
@@ -19,7 +19,7 @@ from .. import figures
 from ..config import Config
 from ..data import open_data
 from ..figures import Drawing, Plot, Table
-from ..files import storing
+from ..files import replace_text, storing
 from ..messages import short_repr, short_text
 from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
 from ..places import outputs_dir
@@ -36,13 +36,18 @@ from ..studies.scores import Score, scores_by_name
 from ..studies.significance import lower
 from ..studies.sweep import PlannedRun, execute, fingerprint
 from . import ablation_tables as tables
-from .ablation_export import results, write_results
+from .ablation_export import results
+from .across_runs import experiments
 from .cached import long_range_of, patching_of, shape_of
 from .compare import all_scores
 from .export import export_folder, require_folder
-from .runs import experiments
 
-LONGEST = 10**7  # characters of a grid or of seeds: what is too much is refused by what it comes to
+CAPTIONS = {
+    "verdicts": "The claims of the paper",
+    "shape": "Whether attention follows the shape of objects",
+    "long-range": "Whether attention helps where distant places must agree",
+}
+LONGEST = 10**7  # characters of a grid or of seeds; too many runs are refused by their number
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Ablation(Parameters):
     # ------------------------------------------------------------------------------------------------- plan and checks
 
     def _check(self) -> None:
-        """Refuse what would show only after runs, and what nobody can do."""
+        """Refuse what would fail only after runs, and what no machine can compute."""
         names, base = self.names, self.base
         if self.grid and "sweep" not in names:
             raise ParameterError(f"{quote('grid', self.grid)} goes with experiments='sweep', not with {short_repr(self.experiments)}")
@@ -97,6 +102,7 @@ class Ablation(Parameters):
         require_folder("out", self.out, self.folder)
 
     def _check_study(self) -> None:
+        """Every run of `study` has to be readable, on twins with one pair."""
         try:
             runs = readable(find_runs(self.study)) if self.study.strip(" ,") else []
             for run in runs:
@@ -140,29 +146,24 @@ class Ablation(Parameters):
 
     @cached_property
     def base(self) -> Config:
-        """What all runs have in common."""
+        """The settings that all runs have in common."""
         return self._base_of(self._settings)
 
     def _base_of(self, settings: Mapping[str, str]) -> Config:
-        values = dict(preset=self.preset) | dict(settings)
-        values |= dict(data=self.data) if self.data else {}
-        values |= dict(steps=self.steps) if self.steps else {}
+        values = {"preset": self.preset, "data": self.data or None, "steps": self.steps, **settings}
         try:
             config = Config.from_parameters(values)
         except ParameterError as error:
             raise ParameterError(f"{quote('settings', self.settings)}: {error}" if settings else str(error)) from None
-        often = -(-config.steps // self.evaluations)
-        saved = min(config.checkpoint_every, config.steps)
-        return config.replace(evaluate_every=often, evaluate_n=self.n, sample_every=often, checkpoint_every=saved, keep_checkpoints=1)
+        every, saved = -(-config.steps // self.evaluations), min(config.checkpoint_every, config.steps)
+        return config.replace(evaluate_every=every, evaluate_n=self.n, sample_every=every, checkpoint_every=saved, keep_checkpoints=1)
 
     def experiment(self, name: str) -> Experiment:
         """The experiment of this name, at this size."""
-        if name != "sweep":
-            return EXPERIMENTS[name](self.base)
-        return sweep(self._grid)
+        return sweep(self._grid) if name == "sweep" else EXPERIMENTS[name](self.base)
 
     def planned_runs(self, name: str) -> list[PlannedRun]:
-        """The runs of an experiment: every arm with every seed. Equal settings are one run, whichever experiments ask for it."""
+        """The runs of an experiment: every arm with every seed. Experiments share runs of equal settings."""
         if name not in self._planned:
             arms = self.experiment(name).arms.items()
             self._planned[name] = [PlannedRun.of(self.base, arm, changes, seed) for arm, changes in arms for seed in self._seeds]
@@ -170,19 +171,19 @@ class Ablation(Parameters):
 
     @cached_property
     def _planned(self) -> dict[str, list[PlannedRun]]:
-        """Experiment -> its planned runs: settings alone, so that they hold however far the runs are."""
+        """Cache: experiment -> its planned runs, which depend on settings alone."""
         return {}
 
-    def all_planned_runs(self) -> dict[str, PlannedRun]:
-        """The runs of all experiments by name; a shared one has the arm of the first that asks for it."""
-        runs: dict[str, PlannedRun] = {}
+    def all_planned_runs(self) -> list[PlannedRun]:
+        """The runs of all experiments; a shared run has the arm of the first experiment."""
+        runs: dict[str | None, PlannedRun] = {}
         for name in self.names:
             for planned in self.planned_runs(name):
                 runs.setdefault(planned.config.run, planned)
-        return runs
+        return list(runs.values())
 
     def arms(self, name: str) -> list[Group]:
-        """The arms of an experiment as groups of runs: those that were begun and can be read."""
+        """The arms of an experiment as groups of the runs that exist and can be read."""
         runs = [(planned.arm, planned.run) for planned in self.planned_runs(name)]
         return [
             Group(arm, tuple(readable(run for of_arm, run in runs if of_arm == arm and run)), changes)
@@ -191,40 +192,40 @@ class Ablation(Parameters):
 
     @property
     def folder(self) -> Path:
-        """Where it is written to: `outputs/ablations/<name>`; without `out` named after the preset, a hash of the settings that all runs
-        have in common, and what was not `all` experiments."""
+        """The folder of the export: `outputs/ablations/<name>`; by default named after the preset, a hash of the common settings, and the
+        experiments unless these are all."""
         parts = [] if self.experiments == "all" else [*self.names, *([self.grid] if "sweep" in self.names else [])]
         return export_folder("ablations", self.out, "-".join([self.preset, fingerprint(self.base), *parts]))
 
     @property
     def command(self) -> str:
-        """What does all of it again, in the folder of the notebooks."""
+        """The command that repeats all of this, in the folder of the notebooks."""
         values = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "train" and getattr(self, f.name) != f.default]
         return shlex.join(["papermill", "ablation.ipynb", *(word for name, value in values for word in ("-p", name, str(value)))])
 
     # -------------------------------------------------------------------------------------------------------- runs
 
     def check(self) -> Table:
-        """What is to be trained, and how much of it is: a row for each experiment."""
-        rows, counted = [], set()
+        """The runs to train and how many of them are done, a row for each experiment."""
+        rows: list[dict] = []
+        counted: set[str | None] = set()
         for name in self.names:
             planned = self.planned_runs(name)
-            states = [each.state for each in planned]
-            runs = {each.config.run for each in planned}
+            states, runs = [each.state for each in planned], {each.config.run for each in planned}
             rows.append({
                 "experiment": name, "about": self.experiment(name).about, "arms": len({each.arm for each in planned}),
                 "runs": len(planned), "shared with those above": len(runs & counted), "finished": states.count("finished"),
                 "diverged": states.count("diverged"),
             })  # fmt: skip
             counted |= runs
-        base, planned = self.base, self.all_planned_runs().values()
-        steps = sum(each.config.steps * (1 + each.config.d_steps) for each in planned)
+        base, all_runs = self.base, self.all_planned_runs()
+        steps = sum(each.config.steps * (1 + each.config.d_steps) for each in all_runs)
         notes = (
-            f"{len(planned)} runs of {base.steps:,} G steps each, {sum(each.at_rest for each in planned)} of them done: {steps:,} steps of G "
+            f"{len(all_runs)} runs of {base.steps:,} G steps each, {sum(each.at_rest for each in all_runs)} of them done: {steps:,} steps of G "
             f"or D, of batches of {base.batch_size}",
             f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: papermill compare.ipynb -p runs {fingerprint(base)}",
         )
-        unreadable = [each.run.status()["message"] for each in planned if each.state == "unreadable"]
+        unreadable = [each.run.status()["message"] for each in all_runs if each.state == "unreadable"]
         return Table(rows, (*notes, *unreadable))
 
     def execute(self) -> None:
@@ -238,9 +239,9 @@ class Ablation(Parameters):
         if self.train:
             with storing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
-            planned = list(self.all_planned_runs().values())
+            planned = self.all_planned_runs()
             if not all(each.at_rest for each in planned):
-                open_data(self.base)  # all arms have the same: it is checked and packed once
+                open_data(self.base)  # shared by all arms: checked and packed once
             execute(planned, self.jobs)
 
     # ------------------------------------------------------------------------------------------- scores and verdicts
@@ -256,40 +257,39 @@ class Ablation(Parameters):
         return [score for values in scores_by_name(self.arms(name)).values() for score in values if score.step == self.base.steps]
 
     def deciding_score(self) -> str:
-        """The score of the verdicts, with the hash of its extractor: `score`, or the Frechet distance; "" where there is none yet."""
+        """The score of the verdicts, with the hash of its extractor: `score`, or the Frechet distance; "" before the first evaluation."""
         known = list(dict.fromkeys(score.name for name in self.names for score in self.scores(name)))
         if self.score:
             matches = [name for name in known if self.score in (name, name.partition("@")[0])]
         else:
             matches = [name for name in known if name.startswith(("fid", "fd_"))]
         if self.score and known and not matches:
-            raise WorkbenchError(f"score={short_repr(self.score)} is none of the scores of these runs: {', '.join(known)}")
+            raise WorkbenchError(f"score={short_repr(self.score)} is no score of these runs; there are: {', '.join(known)}")
         return matches[0] if matches else ""
 
     def values(self, name: str, arm: str) -> list[float]:
-        """The deciding score of an arm's runs; infinite where one diverged."""
+        """The deciding score of an arm's runs; infinite for each run that diverged."""
         deciding = self.deciding_score()
         values = [score.value for score in self.scores(name) if score.group.label == arm and score.name == deciding]
         return values + [math.inf] * self._diverged(name)[arm]
 
     def _diverged(self, name: str) -> Counter:
-        """Arm -> how many of its runs diverged."""
+        """Arm -> number of its runs that diverged."""
         return Counter(planned.arm for planned in self.planned_runs(name) if planned.state == "diverged")
 
     def table(self, *names: str) -> Table:
-        """Scores by arm, beside what the paper reports; of all experiments, or of some."""
-        names = names or self.names
-        chosen = {name: self.experiment(name) for name in names}
-        scores, diverged = {name: self.scores(name) for name in names}, {name: self._diverged(name) for name in names}
-        return tables.score_table(chosen, scores, diverged, self.base)
+        """Scores by arm, beside what the paper reports; by default of all experiments."""
+        selected = {name: self.experiment(name) for name in names or self.names}
+        scores, diverged = {name: self.scores(name) for name in selected}, {name: self._diverged(name) for name in selected}
+        return tables.score_table(selected, scores, diverged, self.base)
 
     def plot(self, *names: str) -> Plot | None:
-        """The deciding score by arm and over steps, and D's loss; of all experiments, or of some. None before the first evaluation."""
+        """The deciding score by arm and over steps, and D's loss; by default of all experiments. None before the first evaluation."""
         deciding = self.deciding_score()
         return experiments({name: self.arms(name) for name in names or self.names}, deciding, self.base.steps) if deciding else None
 
     def verdicts(self) -> Table:
-        """What the runs say of each claim of the paper; see `significance.lower`. Claims of one experiment are adjusted for together."""
+        """Whether the runs support each claim of the paper, see `significance.lower`; p is adjusted over the claims of an experiment."""
         tests = {}
         for name in self.names:
             claims = self.experiment(name).claims
@@ -303,7 +303,7 @@ class Ablation(Parameters):
         if self.study:
             return readable(find_runs(self.study))
         planned = [PlannedRun.of(self.base, "", {}, seed) for seed in self._seeds] if self.base.data == "twins" else []
-        return [each.run for each in planned if each.state == "finished"]
+        return [run for each in planned if each.state == "finished" and (run := each.run)]
 
     def _layers(self) -> list[tuple[Run, str]]:
         return [
@@ -314,7 +314,7 @@ class Ablation(Parameters):
         ]
 
     def shape(self) -> Table:
-        """Does attention follow the shape of objects? A row for each layer of G of each studied run; see `shape` and `patching`."""
+        """Does attention follow the shape of objects? A row for each layer of G of each studied run; see `studies`."""
         rows, layers = [], self._layers()
         with progress(len(layers), "layers") as advance:
             for run, layer in layers:
@@ -323,12 +323,12 @@ class Ablation(Parameters):
         return tables.shape_table(rows)
 
     def shape_figure(self) -> Drawing | None:
-        """Where attention falls, beside the nulls: of the first studied layer that can be read."""
-        return self._first(shape_of, figures.correspondence)
+        """Where attention falls, beside the nulls, for the first studied layer that can be read."""
+        return self._first(shape_of, figures.shape_study)
 
     def patching_figure(self) -> Drawing | None:
-        """What patched values do, fraction by fraction: of the first studied layer that can be read."""
-        return self._first(patching_of, figures.transplant)
+        """What patched values do, fraction by fraction, for the first studied layer that can be read."""
+        return self._first(patching_of, figures.patching_study)
 
     def _first(self, study, draw) -> Drawing | None:
         studies = (study(run, layer) for run, layer in self._layers())
@@ -347,27 +347,28 @@ class Ablation(Parameters):
         """The disagreement of twins, and the Frechet distance, against the distance that attention reaches; None without such runs."""
         rows = [row for row in self._long_range()[0] if row["distance"] is not None]
         columns = [(x, y) for x, y in correlated_columns(rows) if x == "distance"]
-        texts = [tables.correlation_text(test) for test in rank_correlations(rows, columns)]
-        return figures.long_range(rows, [y for _, y in columns], "arm", texts) if rows else None
+        texts = {test["y"]: tables.correlation_text(test) for test in rank_correlations(rows, columns)}
+        return figures.long_range(rows, texts, "arm") if rows else None
 
     def _long_range(self, report=silent) -> tuple[list[dict], list[WorkbenchError]]:
-        """A row of `long_range.measure` for each finished run on twins, with its arm and whether it is a control; and why others have none."""
-        finished = [each for each in self.all_planned_runs().values() if each.config.data == "twins" and each.state == "finished"]
-        rows, left_out = [], []
+        """A row of `long_range.measure` for each finished run on twins, with its arm and whether it is a control; and the errors of others.
+
+        A control has no attention in G and D, and otherwise the common settings.
+        """
+        on_twins = [each for each in self.all_planned_runs() if each.config.data == "twins" and each.state == "finished"]
+        finished = [(each, run) for each in on_twins if (run := each.run)]
+        rows: list[dict] = []
+        left_out: list[WorkbenchError] = []
         with report(len(finished), "runs") as advance:
-            for planned in finished:
-                row = long_range_of(planned.run)
+            for planned, run in finished:
+                row = long_range_of(run)
                 if isinstance(row, WorkbenchError):
                     left_out.append(row)
                 else:
-                    rows.append(dict(arm=planned.arm, control=self._is_control(planned)) | row)
+                    without_attention = self.base.replace(seed=planned.config.seed, attention_g="none", attention_d="none")
+                    rows.append(dict(arm=planned.arm, control=not planned.config.changes(without_attention)) | row)
                 advance(1)
         return rows, left_out
-
-    def _is_control(self, planned: PlannedRun) -> bool:
-        """Whether a run has no attention, in G and in D, and otherwise the common settings."""
-        none = self.base.replace(seed=planned.config.seed, attention_g="none", attention_d="none")
-        return not planned.config.changes(none)
 
     # ---------------------------------------------------------------------------------------------------------- export
 
@@ -375,11 +376,16 @@ class Ablation(Parameters):
         """Write everything to `folder`: tables as CSV and LaTeX, figures as SVG and PDF with sidecars, all scores, and `results.json`."""
         by_name = {name: self.table(name) for name in self.names}
         by_name |= {"verdicts": self.verdicts(), "shape": self.shape(), "long-range": self.long_range()}
-        drawn = {name: self.plot(name) for name in self.names}
-        drawn |= {"shape": self.shape_figure(), "patching": self.patching_figure(), "long-range": self.long_range_figure()}
-        captions = {name: self.experiment(name).about for name in self.names}
+        drawings: dict[str, Drawing | None] = {name: self.plot(name) for name in self.names}
+        drawings |= {"shape": self.shape_figure(), "patching": self.patching_figure(), "long-range": self.long_range_figure()}
+        captions = CAPTIONS | {name: self.experiment(name).about for name in self.names}
         scores = all_scores([group for name in self.names for group in self.arms(name)])
-        runs = readable(planned.run for planned in self.all_planned_runs().values() if planned.run)
-        write_results(self.folder, by_name, captions, drawn, scores, results(self.command, runs, by_name, self._long_range()[0]))
+        runs = readable(planned.run for planned in self.all_planned_runs() if planned.run)
+        record = results(self.command, runs, by_name, self._long_range()[0])
+        with storing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            figures.write(self.folder, by_name, captions, {name: drawing for name, drawing in drawings.items() if drawing})
+            scores.csv(self.folder / "scores.csv")
+            replace_text(self.folder / "results.json", json.dumps(record, indent=1, allow_nan=False))
         print(figures.listing(self.folder))
         return self.folder

@@ -1,65 +1,34 @@
-"""What `ablation.ipynb` writes: tables and figures as a paper takes them, all scores, and `results.json`."""
+"""The content of `results.json`, which `ablation.ipynb` writes."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from ..figures import Drawing, Measured, Plot, Table, write
-from ..files import replace_text, storing
+from ..figures import Measured, Table
 from ..machine import describe_machine, git_state
 from ..messages import say_once
 from ..parameters import WorkbenchError
 from ..records import is_finite
 from ..runs import Run
 
-CAPTIONS = {
-    "verdicts": "What the runs say of the claims of the paper",
-    "shape": "Whether attention follows the shape of objects",
-    "long-range": "Whether attention helps where distant places must agree",
-}
-
-
-def write_results(
-    folder: Path,
-    tables: Mapping[str, Table],
-    captions: Mapping[str, str],
-    figures: Mapping[str, Drawing | Plot | None],
-    scores: Table,
-    record: dict,
-) -> None:
-    """Write everything into a folder; figures that are None are left out.
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written.
-    """
-    with storing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder, tables, CAPTIONS | dict(captions), {name: figure for name, figure in figures.items() if figure is not None})
-        scores.csv(folder / "scores.csv")
-        replace_text(folder / "results.json", json.dumps(record, indent=1, allow_nan=False))
-
 
 def results(command: str, runs: Sequence[Run], tables: Mapping[str, Table], long_range: Sequence[dict]) -> dict:
-    """What `results.json` holds, small enough to be committed: the command that does it again, commits, hours of training (of all runs
-    together), versions and machine, and the tables with all their numbers; those that are not finite are null, as JSON has it.
+    """The content of `results.json`, small enough to be committed: the command, commits, hours of training (of all runs together), versions
+    and machine, and the tables with all their numbers; numbers that are not finite are null.
 
     Parameters
     ----------
     runs
-        Those that were begun.
+        All runs that exist.
     long_range
         The rows of `long_range.measure`.
     """
     hours = sum(row["seconds"] for run in runs for row in run.history()[-1:] if is_finite(row.get("seconds"))) / 3600
     commits = sorted({_commit(run) for run in runs} - {""})
     here = describe_machine()
-    here["machine"] = {name: here["machine"][name] for name in ("processor", "cores", "gpus")}  # what others may know of it
+    here["machine"] = {name: here["machine"][name] for name in ("processor", "cores", "gpus")}  # without the name of the host
     record = dict(command=command, git=git_state(), **here, runs=dict(n=len(runs), hours=hours, commits=commits))
     record["tables"] = {name: dict(rows=[_plain(row) for row in table.rows], notes=table.notes) for name, table in tables.items()}
     record["long_range"] = [_plain(row) for row in long_range]
@@ -75,7 +44,7 @@ def _plain(value):
 
 
 def _commit(run: Run) -> str:
-    """The commit that a run was trained by; "unknown" where there was no git, and "" before its first start."""
+    """The commit that trained a run; "unknown" without git, "" before its first start."""
     try:
         git = run.provenance.get("git")
     except WorkbenchError as error:

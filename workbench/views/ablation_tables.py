@@ -1,4 +1,4 @@
-"""The tables of `ablation.ipynb`: scores beside the paper's, verdicts on its claims, and what attention follows and is for."""
+"""The tables of `ablation.ipynb`: scores beside the paper's, verdicts on its claims, and the studies of attention."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def score_table(
     Parameters
     ----------
     scores
-        Experiment -> those of its last checkpoints.
+        Experiment -> scores of its last checkpoints.
     diverged
-        Experiment -> arm -> how many of its runs diverged.
+        Experiment -> arm -> number of its runs that diverged.
     base
         The settings that all runs have in common.
     """
@@ -36,7 +36,7 @@ def score_table(
     for name, experiment in experiments.items():
         for arm in experiment.arms:
             of_arm = [score for score in scores[name] if score.group.label == arm and "splits" not in score.name]
-            row = dict(experiment=name) if len(experiments) > 1 else {}
+            row: dict = dict(experiment=name) if len(experiments) > 1 else {}
             row |= {"arm": arm, "n": len({score.run for score in of_arm}), "diverged": diverged[name].get(arm, 0)}
             row |= {key.partition("@")[0]: value for key, value in measured(of_arm, row["n"]).items()}
             paper = experiment.reported.get(arm, {})
@@ -46,25 +46,19 @@ def score_table(
     notes += [f"{base.data} at {base.image_size}x{base.image_size}, protocol: {kind}" for kind in protocols] or ["No evaluation yet"]
     if any(experiment.reported for experiment in experiments.values()):
         notes.append(f"Paper: {PAPER}; another data set, size and protocol than here, so that only the order compares")
-    return Table(_paper_last(rows), tuple(notes))
-
-
-def _paper_last(rows: list[dict]) -> list[dict]:
-    """Rows whose columns come in one order, that of the paper last."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    names.sort(key=lambda name: name.startswith("paper"))
-    return [{name: row.get(name) for name in names} for row in rows]
+    columns = sorted(dict.fromkeys(name for row in rows for name in row), key=lambda name: name.startswith("paper"))  # those come last
+    return Table([{name: row.get(name) for name in columns} for row in rows], tuple(notes))
 
 
 def verdict_table(tests: Mapping[str, Sequence[dict]], score: str) -> Table:
-    """What the runs say of each claim of the paper.
+    """Whether the runs support each claim of the paper.
 
     Parameters
     ----------
     tests
         Experiment -> the rows of `significance.lower` for its claims.
     score
-        The score that was tested; "" without any yet.
+        The tested score; "" before the first evaluation.
     """
     rows = [
         {
@@ -79,7 +73,7 @@ def verdict_table(tests: Mapping[str, Sequence[dict]], score: str) -> Table:
         "claims of an experiment)",
         f"Not supported: the same test rules out that it is lower by {RELEVANT:.0%} of the control's median (p of {RELEVANT:.0%} < {ALPHA:g}, "
         "adjusted alike)",
-        "Otherwise it cannot be told at this size. Runs that diverged count as the worst",
+        "Otherwise: cannot tell at this size. Runs that diverged count as the worst",
         "Improvement: Hodges-Lehmann estimate, as a share of the control's median",
     )
     return Table(rows, notes)
@@ -91,11 +85,11 @@ def shape_table(studies: Sequence[tuple[str, str, ShapeStudy | WorkbenchError, P
     Parameters
     ----------
     studies
-        For each layer: name of the run, layer, and its studies, or the errors that say why there are none.
+        For each layer: name of the run, layer, and its studies, or their errors.
     """
     rows = []
     for run, layer, shape, patching in studies:
-        row = dict(run=run, layer=layer)
+        row: dict = dict(run=run, layer=layer)
         if isinstance(shape, WorkbenchError):
             row |= {"follows shape": str(shape)}
         else:
@@ -110,7 +104,7 @@ def shape_table(studies: Sequence[tuple[str, str, ShapeStudy | WorkbenchError, P
     notes = (
         "On the twin: share of the attention of positions on a glyph that falls on the other one; more than: how much more than under each "
         f"null, tested against {SMALLEST_MASS:g} by paired one-sided sign flips over n images, adjusted by Holm over the nulls",
-        "Goes beyond places: the same without the null of colour, for on twins likeness of colour alone finds the other glyph",
+        "Goes beyond places: the same without the null of colour, since on twins similar colour alone finds the other glyph",
         "Hue shift: how far the right glyph's hue follows when the values under the left one are patched from another sample, as a fraction "
         f"of the way; tested against {SMALLEST_SHIFT:g} and both controls",
     )
@@ -123,11 +117,11 @@ def long_range_table(power: Verdict | None, correlations: Sequence[dict], left_o
     Parameters
     ----------
     power
-        Of `long_range.power_check`; None with fewer than two runs without attention.
+        From `long_range.power_check`; None with fewer than two runs without attention.
     correlations
-        Of `long_range.rank_correlations`; none: there are no runs.
+        From `long_range.rank_correlations`; empty without runs.
     left_out
-        Why runs could not be measured.
+        The errors of runs that cannot be measured.
     """
 
     def row(question: str, of: str, test: Mapping, estimate: str, p: str, verdict: str | None) -> dict:
@@ -138,12 +132,12 @@ def long_range_table(power: Verdict | None, correlations: Sequence[dict], left_o
     for test in correlations:
         question = f"rank correlation of {test['x']} and {test['y'].partition('@')[0]}"
         rows.append(row(question, test["of"], test, "rho", "p", None))
-    notes = (
+    notes: tuple[str, ...] = (
         "Networks without attention fail: how much further apart the hues of both glyphs are than in real twins, median of a run, in turns of "
         f"the hue circle (independent hues: 0.25); sign flips over runs, tested against {SMALLEST_HUE:g}. Where they do not, "
         "attention has nothing to improve at this size: take image_size=64, pairs=2, or fewer steps",
         "Distance: how far attention reaches, in pixels, mean over queries and layers of G. Intervals: 95 % bootstrap; p: permutations, two-sided, "
-        "not adjusted. Runs of one arm are no independent witnesses of what arms differ in: the means by arm are",
+        "not adjusted. Runs of one arm are not independent evidence of differences between arms: the means by arm are",
     )
     notes = notes if correlations else ("No finished run on twins",)
     return Table(rows, (*notes, f"Left out: {len(left_out)} runs, the first because {left_out[0]}") if left_out else notes)

@@ -1,4 +1,4 @@
-"""What `attention.ipynb` calls: its parameters, and the figures and numbers that its cells end in."""
+"""What `attention.ipynb` calls: its parameters, figures and statistics."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .inspected_run import InspectedRun
 from .inspection_request import InspectionRequest
 
 MAX_QUERIES = len(figures.QUERY_COLOURS)
-MAX_IMAGES = 60  # of a view: more make no picture
+MAX_IMAGES = 60  # of a view
 
 
 @dataclass(frozen=True)
 class AttentionView(Parameters):
-    """What to look at in a run: the parameters of `attention.ipynb`.
+    """The attention to show of a run: the parameters of `attention.ipynb`, and its views.
 
     Raises
     ------
@@ -46,25 +46,25 @@ class AttentionView(Parameters):
     n: int = parameter(32, "images per checkpoint in the table of statistics", low=1)
 
     def runs(self) -> list[InspectedRun]:
-        """The run, and what it is compared with."""
+        """The run, and the one to compare it with."""
         first = InspectedRun.of(self.run or _newest())
         return [first] + ([InspectedRun.of(self.compare, first)] if self.compare else [])
 
     def requests(self, run: InspectedRun) -> list[InspectionRequest]:
-        """What to look at in a run, image by image.
+        """A request for every image of a run.
 
         Raises
         ------
         ParameterError, WorkbenchError
             If the run has no such layer, class or step.
         """
-        layer = self.chosen_layer(run)
+        layer = self.layer_of(run)
         if layer is None:
             return []
         step = int(run.run.checkpoint_path(run.start if self.step is None else self.step).name)
-        weights = self.chosen_weights(run)
+        weights = self.weights_of(run)
         labels, seeds = self._labels(run), latents("seeds", self.seeds)
-        if not seeds:  # one image per class, each of another latent
+        if not seeds:  # one image per class, each from a latent of its own
             pairs = [(label, (run.config.seed, k)) for k, label in enumerate(labels if labels != [-1] else [-1] * 6)]
         else:
             pairs = [(label, seed) for label in labels for seed in seeds]
@@ -75,15 +75,15 @@ class AttentionView(Parameters):
         common = dict(layer=layer["id"], step=step, weights=weights, source=self.source, truncation=self.truncation)
         return [InspectionRequest(**common, label=label, seed=seed, sample=sample) for label, (seed, sample) in pairs]
 
-    def chosen_weights(self, run: InspectedRun) -> str:
-        """Which weights of G."""
-        known = run.require_weights()
-        if self.weights != "auto" and self.weights not in known:
-            raise ParameterError(f"weights={self.weights!r}: run {run.name!r} keeps no such weights; use {known[0]!r}")
-        return known[0] if self.weights == "auto" else self.weights
+    def weights_of(self, run: InspectedRun) -> str:
+        """The weights of G to use: "ema" or "raw"."""
+        saved = run.require_weights()
+        if self.weights != "auto" and self.weights not in saved:
+            raise ParameterError(f"weights={self.weights!r}: run {run.name!r} keeps no such weights; use {saved[0]!r}")
+        return saved[0] if self.weights == "auto" else self.weights
 
-    def chosen_layer(self, run: InspectedRun) -> dict | None:
-        """The attention layer; None where the run has none at all."""
+    def layer_of(self, run: InspectedRun) -> dict | None:
+        """The attention layer; None if the network has none."""
         layers = [layer for layer in run.layers if layer["network"] == self.network]
         if not run.layers or (not layers and self.layer is None):
             return None
@@ -92,10 +92,10 @@ class AttentionView(Parameters):
         for layer in layers:
             if layer["side"] == self.layer:
                 return layer
-        there = ", ".join(str(layer["side"]) for layer in layers) or "none"
-        raise ParameterError(f"layer={self.layer}: {self.network} of run {run.name!r} has attention at: {there}")
+        sites = ", ".join(str(layer["side"]) for layer in layers) or "none"
+        raise ParameterError(f"layer={self.layer}: {self.network} of run {run.name!r} has attention at: {sites}")
 
-    def chosen_queries(self, inspection: Inspection) -> list[int]:
+    def queries_of(self, inspection: Inspection) -> list[int]:
         """The queries (row-major) to show."""
         side = inspection.projections.side
         if self.queries == "auto":
@@ -113,29 +113,29 @@ class AttentionView(Parameters):
             return np.linspace(0, count - 1, min(6, count)).round().astype(int).tolist()
         labels = []
         for word in words(self.classes):
-            number = whole(word)
-            if word not in names and (number is None or number >= count):
+            label = names.index(word) if word in names else whole(word)
+            if label is None or label >= count:
                 known = ", ".join(names[:20]) + (", ..." if count > 20 else "")
                 raise ParameterError(
                     f"{quote('classes', self.classes)}: {short_repr(word)} is no class; {nearest(word, names)}classes: {known}"
                 )
-            labels.append(names.index(word) if word in names else number)
+            labels.append(label)
         if not labels:
             raise ParameterError(f"{quote('classes', self.classes)} names no class; give names or numbers, or all")
         return labels
 
-    # ---------------------------------------------------------------------------------------------- what cells end in
+    # ---------------------------------------------------------------------------------------------- figures and numbers
 
     def inspections(self) -> list[Inspection]:
-        """Every image of every run with its layer's attention, and the queries to show.
+        """Every image of every run with the attention of its layer, and the queries to show.
 
         Raises
         ------
         ParameterError, WorkbenchError
             If the view does not fit a run, or a checkpoint cannot be read.
         """
-        seen = [run.inspect(request) for run in self.runs() for request in self.requests(run)]
-        return [replace(inspection, queries=tuple(self.chosen_queries(inspection))) for inspection in seen]
+        inspections = (run.inspect(request) for run in self.runs() for request in self.requests(run))
+        return [replace(inspection, queries=tuple(self.queries_of(inspection))) for inspection in inspections]
 
     def figure(self) -> figures.Drawing | figures.Note | None:
         """Where the network looks: images with one coloured dot per query, and the map of each dot (as in Figures 1 and 5 of the paper).
@@ -143,7 +143,7 @@ class AttentionView(Parameters):
         Returns
         -------
         Drawing, Note or None
-            None when the network has no attention layer; a note where there is no checkpoint, or it cannot be read.
+            None if the network has no attention layer; a note if there is no checkpoint, or it cannot be read.
 
         Raises
         ------
@@ -159,16 +159,16 @@ class AttentionView(Parameters):
         return figures.attention_maps(inspections, self.reading) if inspections else None
 
     def through_training(self, count: int = 8) -> figures.Drawing | figures.Note | None:
-        """The map of one query at `count` steps of the training, from the snapshots that it recorded: an image and its map for each.
+        """The map of one query at `count` steps of the training, from its snapshots: an image and its map for each.
 
         Returns
         -------
         Drawing, Note or None
-            None when nothing was recorded; a note where nothing of it can be read. Single snapshots that cannot be are left out, and reported.
+            None if nothing was recorded; a note if no snapshot can be read. Other unreadable snapshots are reported and left out.
         """
         try:
             run = self.runs()[0]
-            layer, steps = self.chosen_layer(run), run.run.attention_steps()
+            layer, steps = self.layer_of(run), run.run.attention_steps()
         except ParameterError:
             raise
         except WorkbenchError as error:
@@ -184,7 +184,7 @@ class AttentionView(Parameters):
                 reason = error
         if not inspections:
             return figures.Note(reason)
-        query = self.chosen_queries(list(inspections.values())[-1])[0]
+        query = self.queries_of(list(inspections.values())[-1])[0]
         return figures.attention_maps(
             [replace(inspection, queries=(query,)) for inspection in inspections.values()],
             self.reading,
@@ -198,18 +198,18 @@ class AttentionView(Parameters):
         Parameters
         ----------
         count
-            Checkpoints to look at, evenly chosen among those there are; the first and the last are among them.
+            Number of checkpoints, evenly chosen, with the first and the last.
 
         Returns
         -------
         list of dict
-            run, step, layer, gamma, and the mean of each of `attention.statistics` (but `received`, whose mean is always 1). What cannot be
-            read is left out, and reported.
+            run, step, layer, gamma, and the mean of each of `attention.statistics` (but `received`, whose mean is always 1). Unreadable
+            checkpoints are reported and left out.
         """
         rows = []
         for run in self.runs():
             steps = _evenly(run.run.checkpoint_steps(), count) if run.layers else []
-            weights = self.chosen_weights(run) if steps else ""
+            weights = self.weights_of(run) if steps else ""
             with progress(len(steps), f"checkpoints of {run.label}") as advance:
                 for step, layer in product(steps, run.layers):
                     request = InspectionRequest(layer["id"], step, weights, truncation=self.truncation)
@@ -228,11 +228,11 @@ class AttentionView(Parameters):
 
 
 def _evenly(steps: list[int], count: int) -> list[int]:
-    """At most `count` of the steps, evenly chosen; the first and the last are among them."""
+    """At most `count` of the steps, evenly chosen, with the first and the last."""
     return [steps[round(k)] for k in np.linspace(0, len(steps) - 1, min(count, len(steps)))]
 
 
 def _newest() -> Run | str:
-    """The newest run that has a checkpoint, else the demo."""
+    """The newest run with a checkpoint, else the demo."""
     runs = [run for run in list_runs() if run.checkpoint_steps()]
     return runs[-1] if runs else "demo"

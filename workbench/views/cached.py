@@ -1,4 +1,4 @@
-"""Studies of runs, which take long: made once for each state of a run, however many tables and figures show them."""
+"""Studies of runs take long: each is computed once for each state of a run, and shared by tables and figures."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from ..studies import long_range, patching, shape
 
 
 def cached(study: Callable) -> Callable:
-    """The study with a memory: `study(run, *arguments)`, or the error that says why there is none.
+    """A function that returns `study(run, *arguments)`, or its WorkbenchError, from a cache.
 
-    What a run is asked again is answered anew once it has other checkpoints, or more evaluations.
+    It computes again when the run has other checkpoints or more evaluations.
     """
 
     @lru_cache(maxsize=1024)
-    def remember(path: str, checkpoints: tuple[int, ...], evaluations: int, *arguments):
+    def compute(path: str, checkpoints: tuple[int, ...], evaluations: int, *arguments):
         return study(Run(path), *arguments)
 
     @wraps(study)
-    def recall(run: Run, *arguments):
+    def lookup(run: Run, *arguments):
         try:
-            return remember(str(run.path), tuple(run.checkpoint_steps()), len(run.evaluations()), *arguments)
+            return compute(str(run.path), tuple(run.checkpoint_steps()), len(run.evaluations()), *arguments)
         except WorkbenchError as error:
             return error
 
-    return recall
+    return lookup
 
 
 shape_of: Callable[[Run, str], shape.ShapeStudy | WorkbenchError] = cached(shape.study)

@@ -1,7 +1,4 @@
-"""Comparing runs: what `compare.ipynb` calls. Every view reads the run folders anew, so it works while runs go on.
-
-Grouping and choosing are in `groups`, its figures in `views.runs`; here are the notebook's parameters, its tables, and what it writes.
-"""
+"""What `compare.ipynb` calls: its parameters, tables, figures and export. Every view reads the run folders anew, also during training."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from ..runs import Run, find_runs
 from ..studies import groups
 from ..studies.groups import AXES, Group
 from ..studies.scores import Score, at_steps, scores_by_name
-from . import runs
+from . import across_runs
 from .export import export_folder, page, require_folder
 
 
@@ -58,41 +55,41 @@ class Comparison(Parameters):
         super().__post_init__()
         require_folder("out", self.out, self.folder)
 
-    # ------------------------------------------------------------------------------------------------- what it is about
+    # ------------------------------------------------------------------------------------------------- the runs
 
-    def groups(self) -> list[Group]:
-        """The runs, those that differ in the seed alone together.
+    def readable_runs(self) -> list[Run]:
+        """The runs to compare; unreadable ones are reported and left out.
 
         Raises
         ------
         WorkbenchError
-            If a name, pattern or tag stands for nothing, or none of the named runs can be read. One that cannot is otherwise left out.
+            If a name, pattern or tag matches no run, or no run can be read.
         """
-        named = find_runs(self.runs)
-        kept = groups.readable(named)
-        if named and not kept and self.runs.strip(" ,"):
+        matches = find_runs(self.runs)
+        runs = groups.readable(matches)
+        if matches and not runs and self.runs.strip(" ,"):
             raise WorkbenchError(
-                f"runs={short_repr(self.runs)}: none of the {len(named)} runs can be read; see the lines above, fix or delete them"
+                f"runs={short_repr(self.runs)}: none of the {len(matches)} runs can be read; see the lines above, fix or delete them"
             )
-        return groups.group(kept)
+        return runs
+
+    def groups(self) -> list[Group]:
+        """The runs in groups that differ in the seed alone."""
+        return groups.group(self.readable_runs())
 
     @property
     def folder(self) -> Path:
-        """Where it is written to: `outputs/comparisons/<name>`."""
+        """The folder of the export: `outputs/comparisons/<name>`."""
         return export_folder("comparisons", self.out, self.runs.strip(" ,") or "all")
 
     @property
-    def _selection(self) -> dict:
-        return dict(names=self.scores, **self._others)
-
-    @property
-    def _others(self) -> dict:
+    def _protocols(self) -> dict:
         return dict(protocol=self.protocol, across_protocols=self.across_protocols)
 
     # ------------------------------------------------------------------------------------------------------ views
 
     def overview(self) -> Table:
-        """How every run stands: a row each."""
+        """State and progress of every run, a row for each."""
         rows = []
         for group in self.groups():
             for run in group.runs:
@@ -107,7 +104,7 @@ class Comparison(Parameters):
         return Table(rows, () if rows else ("No run has a history yet",))
 
     def differences(self) -> Table:
-        """The parameters in which the runs differ: a row for each group, or, where there are more of them than groups, one for each."""
+        """The parameters in which the runs differ: a row for each group; with more parameters than groups, a row for each parameter."""
         members = self.groups()
         names = list(members[0].values) if members else []
         if len(names) > len(members):
@@ -120,32 +117,29 @@ class Comparison(Parameters):
         return Table(rows, () if names or len(members) != 1 else ("These runs differ in nothing but the seed",))
 
     def curves(self) -> Plot:
-        """What the histories tell."""
-        return runs.curves(_runs(self.groups()), self.axis, self.keys)
+        """The columns of the histories."""
+        return across_runs.curves(self.readable_runs(), self.axis, self.keys)
 
     def growth(self) -> Plot | None:
-        """How the largest singular values of both networks grow; None where no run has written any down."""
-        members = _runs(self.groups())
-        return runs.growth(members, self.axis) if any(run.spectra() for run in members) else None
+        """The largest singular values of both networks through training; None if no run recorded them."""
+        members = self.readable_runs()
+        return across_runs.growth(members, self.axis) if any(run.spectra() for run in members) else None
 
     def samples(self) -> Drawing | None:
-        """The same latents through every run, at the chosen steps; None where no run has such a checkpoint."""
+        """The same latents through every run, at the chosen steps; None if no run has such a checkpoint."""
         rows = []
-        members = self.groups()
-        steps_of = {run.path: set(run.checkpoint_steps()) for run in _runs(members)}
-        common = set.intersection(*(steps for steps in steps_of.values() if steps)) if any(steps_of.values()) else set()
-        for group in members:
-            for run in group.runs:
-                steps = steps_of[run.path]
-                if self.steps in ("last", "common"):
-                    among = steps & common if self.steps == "common" else steps
-                    chosen = [max(among)] if among else []
-                else:
-                    chosen = [int(step) for step in self.steps.split(",") if int(step) in steps]
-                seed = f", seed {run.config.seed}" if len(group.runs) > 1 else ""
-                rows += [(f"{group.label.partition(' × ')[0]}{seed}\nstep {step:,}", run, step) for step in chosen]  # noqa: RUF001
+        members = [(group, run, set(run.checkpoint_steps())) for group in self.groups() for run in group.runs]
+        saved = [steps for _, _, steps in members if steps]
+        for group, run, steps in members:
+            if self.steps == "common":
+                steps = set.intersection(*saved) & steps if saved else steps
+            selected = (
+                sorted(steps)[-1:] if self.steps in ("last", "common") else [k for k in map(int, self.steps.split(",")) if k in steps]
+            )
+            seed = f", seed {run.config.seed}" if len(group.runs) > 1 else ""
+            rows += [(f"{group.label.partition(' × ')[0]}{seed}\nstep {step:,}", run, step) for step in selected]  # noqa: RUF001
         with progress(len(rows), "rows of samples") as advance:
-            drawing = runs.sample_rows(rows, self.seed, self.columns, self.weights)
+            drawing = across_runs.sample_rows(rows, self.seed, self.columns, self.weights)
             advance(len(rows))
         return drawing
 
@@ -155,42 +149,39 @@ class Comparison(Parameters):
         Raises
         ------
         WorkbenchError
-            If there is no such score, or scores do not compare.
+            If there is no such score, or scores of different protocols meet.
         """
-        return runs.scores(_runs(self.groups()), self.scores, axis=self.axis, **self._others)
+        return across_runs.scores(self.readable_runs(), self.scores, axis=self.axis, **self._protocols)
 
     def score_table(self) -> Table:
         """Scores of the chosen steps: mean ± standard deviation (n - 1) over the runs of a group, with their protocols."""
         members = self.groups()
-        found = scores_by_name(members, **self._selection)
-        chosen = {name: at_steps(values, self.steps) for name, values in found.items()}
-        kinds = list(dict.fromkeys(score.protocol for values in chosen.values() for score in values))
-        rows = []
+        by_name = scores_by_name(members, self.scores, **self._protocols)
+        scores = [score for of_name in by_name.values() for score in at_steps(of_name, self.steps)]
+        protocols = list(dict.fromkeys(score.protocol for score in scores))
+        rows: list[dict] = []
         for group in members:
-            for kind in kinds:
-                # Steps that were asked for get a row each; the newest of each run are one row, which tells the steps.
-                own = [score for values in chosen.values() for score in values if score.group is group and score.protocol == kind]
-                split = sorted({score.step for score in own}) if self.steps not in ("last", "common") else [None] if own else []
-                rows += [self._score_row(group, own, step, kinds) for step in split]
-        notes = [f"Mean ± standard deviation (n - 1) over n runs that differ in the seed alone; {_which(self.steps)}"] if rows else []
-        notes += (
-            [f"Protocol: {kind}" for kind in kinds] if len(kinds) == 1 else [f"Protocol {k}: {kind}" for k, kind in enumerate(kinds, 1)]
-        )
-        notes += ["Scores of different protocols do not compare"] if len(kinds) > 1 else []
-        made = Table(rows, tuple(notes) or ("No evaluation yet",))
-        return made.transposed("score") if rows and len(chosen) > max(len(rows), 4) else made
-
-    def _score_row(self, group: Group, own: Sequence[Score], step: int | None, kinds: list[str]) -> dict:
-        own = [score for score in own if step is None or score.step == step]
-        steps = sorted({score.step for score in own})
-        row: dict = {"runs": group.label} | ({"protocol": kinds.index(own[0].protocol) + 1} if len(kinds) > 1 else {})
-        row["step"] = steps[0] if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
-        row["n"] = max(Counter(score.name for score in own).values())
-        return row | measured(own, row["n"])
+            for protocol in protocols:
+                same = [score for score in scores if score.group is group and score.protocol == protocol]
+                # Each of several given steps has its row; the newest steps of the runs of a group share one, which names them.
+                steps_of_rows = sorted({score.step for score in same}) if self.steps not in ("last", "common") else []
+                for part in [[score for score in same if score.step == step] for step in steps_of_rows] or ([same] if same else []):
+                    row: dict = {"runs": group.label} | ({"protocol": protocols.index(protocol) + 1} if len(protocols) > 1 else {})
+                    steps = sorted({score.step for score in part})
+                    row["step"] = steps[0] if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+                    row["n"] = max(Counter(score.name for score in part).values())
+                    rows.append(row | measured(part, row["n"]))
+        if not rows:
+            return Table([], ("No evaluation yet",))
+        notes = [f"Mean ± standard deviation (n - 1) over n runs that differ in the seed alone; {across_runs.steps_in_words(self.steps)}"]
+        notes += [f"Protocol{f' {k}' if len(protocols) > 1 else ''}: {protocol}" for k, protocol in enumerate(protocols, 1)]
+        notes += ["Scores of different protocols do not compare"] if len(protocols) > 1 else []
+        table = Table(rows, tuple(notes))
+        return table.transposed("score") if len(by_name) > max(len(rows), 4) else table
 
     def against_parameters(self) -> Plot:
         """Scores of the chosen steps against the parameters in which the runs differ, a point for every run."""
-        return runs.scatter(_runs(self.groups()), self.scores, self.against, steps=self.steps, **self._others)
+        return across_runs.scatter(self.readable_runs(), self.scores, self.against, steps=self.steps, **self._protocols)
 
     # ------------------------------------------------------------------------------------------------------ export
 
@@ -201,22 +192,23 @@ class Comparison(Parameters):
         """
         members, folder = self.groups(), self.folder
         tables = {"overview": self.overview(), "differences": self.differences(), "score-table": self.score_table()}
-        drawn = {"curves": self.curves(), "scores": self.scores_over_time(), "scatter": self.against_parameters()}
-        drawn |= {"growth": self.growth(), "samples": self.samples()}
-        figures = {name: made for name, made in drawn.items() if made is not None and (name == "samples" or made.description.lines)}
-        histories, values, page = all_histories(members), all_scores(members), self._page(members, tables, figures)
+        plots = {"curves": self.curves(), "scores": self.scores_over_time(), "scatter": self.against_parameters(), "growth": self.growth()}
+        figures: dict[str, Drawing] = {name: plot for name, plot in plots.items() if plot and plot.description.lines}
+        if samples := self.samples():
+            figures["samples"] = samples
+        histories, scores, page = all_histories(members), all_scores(members), self._page(members, tables, figures)
         with storing(folder):
             write(folder, tables, CAPTIONS, figures)
             histories.csv(folder / "history.csv")
-            values.csv(folder / "scores.csv")
+            scores.csv(folder / "scores.csv")
             replace_text(folder / "comparison.html", page)
         print(listing(folder))
         return folder
 
     def _page(self, members: Sequence[Group], tables: dict[str, Table], figures: dict[str, Drawing]) -> str:
-        commit = (git_state()["commit"] or "unknown")[:10]
-        about = f"{len(_runs(members))} runs in {len(members)} groups, as of {time.strftime('%Y-%m-%d %H:%M')}, commit {commit}"
-        sections = {
+        commit, n = (git_state()["commit"] or "unknown")[:10], sum(len(group.runs) for group in members)
+        about = f"{n} runs in {len(members)} groups, as of {time.strftime('%Y-%m-%d %H:%M')}, commit {commit}"
+        sections: dict[str, list[Table | Drawing | None]] = {
             "Runs": [tables["overview"]],
             "What differs": [tables["differences"]],
             "Curves": [figures.get("curves")],
@@ -228,11 +220,7 @@ class Comparison(Parameters):
         return page(self.folder.name, about, sections)
 
 
-CAPTIONS = {
-    "overview": "The runs",
-    "differences": "The parameters in which the runs differ",
-    "score-table": "Scores",
-}
+CAPTIONS = {"overview": "The runs", "differences": "The parameters in which the runs differ", "score-table": "Scores"}
 
 
 def all_histories(members: Sequence[Group]) -> Table:
@@ -247,32 +235,21 @@ def all_histories(members: Sequence[Group]) -> Table:
 
 def all_scores(members: Sequence[Group]) -> Table:
     """Every score of every evaluation of every run, with its protocol: a row each."""
-    found = scores_by_name(members, across_protocols=True)
-    seeds = {run.path: seed for group in members for run, seed in zip(group.runs, group.seeds, strict=True)}
     return Table([
         {
-            "run": score.run.name, "group": score.group.label, "seed": seeds[score.run.path], "step": score.step, "score": score.name,
+            "run": score.run.name, "group": score.group.label, "seed": score.run.config.seed, "step": score.step, "score": score.name,
             "value": score.value, "error": _error(score), "protocol": score.protocol,
         }
-        for values in found.values() for score in values
+        for scores in scores_by_name(members, across_protocols=True).values() for score in scores
     ])  # fmt: skip
 
 
 def _error(score: Score) -> float | None:
-    """The standard deviation of a score, where its record has one."""
+    """The standard deviation of a score, if its record has one."""
     errors = score.record.get("errors")
     error = errors.get(score.name) if isinstance(errors, dict) else None
     return error if is_finite(error) else None
 
 
-def _runs(members: Sequence[Group]) -> list[Run]:
-    return [run for group in members for run in group.runs]
-
-
-def _cell(value):
-    """A parameter in a table: numbers as they were given, text for the rest."""
+def _cell(value) -> str:
     return groups.written(value) or "(empty)"
-
-
-def _which(steps: str) -> str:
-    return {"last": "the newest evaluation of each run", "common": "the newest step that all runs have"}.get(steps, f"steps {steps}")

@@ -1,4 +1,4 @@
-"""What `evaluate.ipynb` shows."""
+"""What `evaluate.ipynb` calls: tables and figures of an evaluation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .. import figures
@@ -15,12 +14,12 @@ from ..evaluation import Evaluation
 from ..evaluation.checkpoints import EvaluatedRun, evaluated_run
 from ..metrics.prdc import nearest_neighbours
 from ..model import sampling
-from .runs import scores
+from . import across_runs
 
 
 @dataclass
 class EvaluationView:
-    """An evaluation and its records, as `evaluate` returns them; a folder of images has no samples to show."""
+    """An evaluation and the records that `evaluate` returned; a folder of images has no samples to show."""
 
     evaluation: Evaluation
     records: list[dict]
@@ -32,23 +31,23 @@ class EvaluationView:
     def scores_over_steps(self) -> figures.Plot:
         """All evaluations of the run that compare with these."""
         runs = [] if self.evaluation.samples else [evaluated_run(self.evaluation)]
-        return scores(runs, like=self.records[-1])
+        return across_runs.scores(runs, like=self.records[-1])
 
     def best_and_worst_classes(self, count: int = 3, columns: int = 10) -> figures.Drawing | None:
-        """Samples of the classes that score best and worst, a row each, the best first; None without classes."""
+        """Samples of the best and worst classes by score, a row each, the best first; None without classes."""
         return figures.strips(class_rows(self.evaluation, self.records[-1], count, columns), "classes by score, best first")
 
     def nearest_real_images(self, count: int = 6, neighbours: int = 6, among: int = 512) -> figures.Drawing | None:
-        """The samples that come nearest to a real image, each with its nearest real images; prints the median distances."""
+        """The samples nearest to a real image, each with its nearest real images; prints the median distances."""
         rows, text = nearest_real(self.evaluation, count, neighbours, among)
         print(text)
         return figures.strips(rows, "samples (first column) and their nearest real images")
 
 
 def class_rows(evaluation: Evaluation, record: dict, count: int = 3, columns: int = 10) -> list[tuple[str, Tensor]]:
-    """Samples of the classes that score best and worst: (label, images (columns, 3, S, S)), the best first.
+    """Samples of the best and worst classes: (label, images (columns, 3, S, S)), the best first; [] without classes.
 
-    Classes are ordered by their Fréchet distance, or the first other score per class where there is none; without classes: [].
+    Classes are ordered by their Fréchet distance, else by the first other score per class.
     """
     name = next((name for name in record["per_class"] if name.startswith("intra")), next(iter(record["per_class"]), None))
     if name is None or evaluation.samples:
@@ -67,18 +66,18 @@ def class_rows(evaluation: Evaluation, record: dict, count: int = 3, columns: in
 
 
 def nearest_real(evaluation: Evaluation, count: int = 6, neighbours: int = 6, among: int = 512) -> tuple[list[tuple[str, Tensor]], str]:
-    """Do samples repeat training images? The samples that come nearest to one, each with its nearest real neighbours in feature space.
+    """Do samples repeat training images? The samples nearest to a real image, each with its nearest neighbours in feature space.
 
     Parameters
     ----------
     count, neighbours, among
-        Samples to show, real images beside each, and how many samples they are chosen from.
+        Samples to show, real images beside each, and samples to choose from.
 
     Returns
     -------
     rows, text
-        (label, images (1 + neighbours, 3, S, S)), the sample first; and how near samples come to real images at all, against how near
-        other real images do: far nearer would mean that training images are repeated.
+        (label, images (1 + neighbours, 3, S, S)), the sample first; and the median distances of samples and of other real images to the
+        nearest real image. Much smaller distances of samples mean that training images are repeated.
     """
     if evaluation.samples:
         return [], ""
@@ -88,8 +87,8 @@ def nearest_real(evaluation: Evaluation, count: int = 6, neighbours: int = 6, am
     features = torch.cat([evaluated.extractor(evaluated.protocol.to_pixels(images))[0].cpu() for images in parts])
     images = torch.cat(parts)
     indices, distances = nearest_neighbours(features, real.features, min(neighbours, len(real.features)))
-    some = np.sort(np.random.default_rng(3).permutation(len(real.features))[:among])
-    between = nearest_neighbours(torch.as_tensor(real.features[some]), real.features, 2)[1][:, 1]  # the first is the image itself
+    others = np.sort(np.random.default_rng(3).permutation(len(real.features))[:among])
+    between = nearest_neighbours(torch.as_tensor(real.features[others]), real.features, 2)[1][:, 1]  # the first is the image itself
     rows = []
     for k in distances[:, 0].argsort()[:count].tolist():
         near = to_unit(evaluated.data.batch(real.indices[indices[k].cpu().numpy()])[0])

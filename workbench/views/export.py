@@ -1,4 +1,4 @@
-"""Where exports go, and a page of tables and figures that opens without a network."""
+"""Folders of exports, and a page of tables and figures that opens without a network."""
 
 from __future__ import annotations
 
@@ -25,61 +25,57 @@ th, td { padding: .25em .8em; border-bottom: 1px solid #e3e6ea } thead th { bord
 
 
 def export_folder(kind: str, out: str, default: str) -> Path:
-    """The folder to export to: `out`, a name in `outputs/<kind>` or a path, or one that is named after `default`."""
+    """The folder of an export: `out`, a name in `outputs/<kind>` or a path; if empty, a name made from `default`."""
     return outputs_dir() / kind / (os.path.expanduser(out) if out else folder_name(default))
 
 
 def require_folder(parameter: str, out: str, folder: Path) -> None:
-    """Refuse a folder that cannot be exported to, before the work that is to be exported; "" is one of our own naming.
+    """Refuse a folder that cannot be written to, before any work is done. An empty `out` always fits.
 
     Raises
     ------
     ParameterError
-        If `out` leads out of its place, or is no folder that can be written to.
+        If `out` is a relative path that leaves `outputs`, or cannot be written to.
     """
     if not out:
         return
     reason = ""
     relative = not os.path.isabs(os.path.expanduser(out))
-    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    existing = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     if not (out.strip() and out.isprintable()):
         reason = "names no folder"
     elif relative and (".." in folder.parts or out.startswith("~") or Path(out) == Path()):
         reason = "leads elsewhere: give a name, or an absolute path"
     elif any(len(os.fsencode(part)) > 255 for part in folder.parts):
         reason = "has a name of more than 255 bytes"
-    elif not there.is_dir():
-        reason = f"cannot be a folder: {there} is none"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        reason = f"cannot be written to: check the permissions of {there}, and that its disk can be written to"
+    elif not existing.is_dir():
+        reason = f"cannot be a folder: {existing} is no folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reason = f"cannot be written to: check the permissions of {existing}, and that its disk can be written to"
     if reason:
         raise ParameterError(f"{parameter}={short_repr(out)} {reason}")
 
 
 def page(title: str, about: str, sections: Mapping[str, Sequence[Table | Drawing | None]]) -> str:
-    """One HTML page of tables and figures, plotly.js included; sections without content are left out."""
-    body, interactive = "", False
-    for heading, things in sections.items():
-        shown_things = [thing for thing in things if thing is not None]
-        interactive |= any(isinstance(thing, Plot) for thing in shown_things)
-        body += f"<h2>{heading}</h2>{''.join(f'<section>{_embedded(thing)}</section>' for thing in shown_things)}" if shown_things else ""
-    title, script = html.escape(title), _plotly() if interactive else ""
+    """One HTML page of tables and figures, with plotly.js; sections without content are left out."""
+    from plotly.offline import get_plotlyjs
+
+    body = ""
+    for heading, parts in sections.items():
+        content = "".join(f"<section>{_embedded(part)}</section>" for part in parts if part is not None)
+        body += f"<h2>{heading}</h2>{content}" if content else ""
+    interactive = any(isinstance(part, Plot) for parts in sections.values() for part in parts)
+    title, script = html.escape(title), f"<script>{get_plotlyjs()}</script>" if interactive else ""
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>{script}'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body><h1>{title}</h1><p>{html.escape(about)}</p>{body}</body></html>\n'
 
 
-def _embedded(thing: Table | Drawing) -> str:
-    """Something to show as HTML that needs nothing from outside, but for `_plotly` in the page."""
-    if isinstance(thing, Table):
-        return thing._repr_html_()
-    if isinstance(thing, Plot):
-        return thing.figure.to_html(full_html=False, include_plotlyjs=False, config=dict(displaylogo=False, responsive=True))
+def _embedded(part: Table | Drawing) -> str:
+    """HTML that needs nothing but plotly.js in the page."""
+    if isinstance(part, Table):
+        return part._repr_html_()
+    if isinstance(part, Plot):
+        return part.figure.to_html(full_html=False, include_plotlyjs=False, config=dict(displaylogo=False, responsive=True))
     stream = io.BytesIO()
-    Image.open(io.BytesIO(thing.png())).convert("RGB").save(stream, "WEBP", quality=90)
+    Image.open(io.BytesIO(part.png())).convert("RGB").save(stream, "WEBP", quality=90)
     return f'<img alt="samples" src="data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}">'
-
-
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return f"<script>{get_plotlyjs()}</script>"

@@ -1,7 +1,7 @@
 # ruff: noqa: RUF001
-"""A run that is looked at: its checkpoints, samples, real images and recorded snapshots, as `attention.inspect` takes them.
+"""Inspecting a run: its checkpoints, samples, real images and recorded snapshots, passed to `attention.inspect`.
 
-Above runs, data and attention, and below everything that shows attention: the notebook's view and the inspector.
+Used by everything that shows attention: the view of `attention.ipynb` and the inspector.
 """
 
 from __future__ import annotations
@@ -24,29 +24,30 @@ from ..data import Images, open_data, to_unit
 from ..data.decode import decode
 from ..data.twins import Twins
 from ..files import UnreadableError
+from ..messages import short_repr
 from ..model import Generator, sampling
 from ..parameters import ParameterError, WorkbenchError, nearest, whole
 from ..readers import split_step
 from ..runs import Run
 from .inspection_request import InspectionRequest, is_whole, require
 
-STRIP = 8  # images to pick from
+STRIP = 8  # images on a page of the strip
 MAX_OPEN_NETWORKS = 4
-ENDLESS = 1_000_000  # real images to page through: how many there are is known once the data is opened
+ENDLESS = 1_000_000  # real images to page through, whose number is unknown until the data is opened
 MAX_DROPPED_BYTES = 100_000_000
 
 
 class InspectedRun:
-    """An opened run, and what is seen in it.
+    """An opened run, and its images and attention layers.
 
     Parameters
     ----------
     run
         A run, or its name.
     step
-        Where to start; None: the newest checkpoint.
+        Checkpoint to start with; None: the newest.
     gamma0
-        Gamma of the layer that is looked at is always 0: what the network would do without it.
+        Gamma of the inspected layer is always 0: the network without attention there.
 
     Raises
     ------
@@ -58,15 +59,15 @@ class InspectedRun:
         self.run = run if isinstance(run, Run) else Run(run)
         self.config, self.gamma0 = self.run.config, gamma0
         if step is not None:
-            self.run.checkpoint_path(step)  # raises where there is none
+            self.run.checkpoint_path(step)  # raises if there is none
         self.start = step
         self.dropped: list[tuple[str, Tensor]] = []
         self._networks: OrderedDict[tuple, nn.Module] = OrderedDict()
-        self._lock = threading.Lock()  # the front end's messages may come in by several threads
+        self._lock = threading.Lock()  # messages of the front end may arrive in several threads
 
     @classmethod
     def of(cls, name: Run | str, beside: InspectedRun | None = None) -> InspectedRun:
-        """From a `Run`, "run", "run@step", or, beside another, "@step" of the same run and "gamma0" (or "gamma=0")."""
+        """From a `Run`, "run" or "run@step"; with `beside` also "@step" of the same run and "gamma0" (or "gamma=0")."""
         if isinstance(name, Run):
             return cls(name)
         if name in ("gamma=0", "gamma0") and beside:
@@ -76,16 +77,16 @@ class InspectedRun:
             raise ParameterError(f"{name!r}: {step!r} is not a step")
         return cls(run or (beside.run if beside else run), whole(step) if step else None)
 
-    # -------------------------------------------------------------------------------------------- what there is
+    # -------------------------------------------------------------------------------------------- what a run offers
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """The name of the run."""
         return self.run.name
 
     @property
     def label(self) -> str:
-        """Name, and what is different from the run itself."""
+        """The name, and whether gamma is 0."""
         return self.name + (", γ = 0" if self.gamma0 else "")
 
     @cached_property
@@ -102,28 +103,28 @@ class InspectedRun:
 
     @property
     def recorded_steps(self) -> list[int]:
-        """Steps of the snapshots that can be looked at; none where gamma is always 0, for attention was on when they were recorded."""
+        """Steps of the snapshots; none with `gamma0`, because they were recorded with attention on."""
         return [] if self.gamma0 else self.run.attention_steps()
 
     @property
     def weights(self) -> list[str]:
-        """Which weights of G the newest checkpoint holds, EMA first."""
+        """The weights of G in the newest checkpoint, EMA first."""
         if not self.run.checkpoint_steps():
             return []
         folder = self.run.checkpoint_path()
         return [weights for weights, file in (("ema", "ema"), ("raw", "generator")) if (folder / f"{file}.safetensors").exists()]
 
     def require_weights(self) -> list[str]:
-        """The same; WorkbenchError where there are none."""
-        folder = self.run.checkpoint_path()  # raises where there is none
+        """`weights`; WorkbenchError if there are none."""
+        folder = self.run.checkpoint_path()  # raises if there is none
         if not self.weights:
             raise WorkbenchError(f"unreadable: {folder} (it holds no weights of G: neither ema.safetensors nor generator.safetensors)")
         return self.weights
 
     @property
     def class_names(self) -> list[str]:
-        """The names of the classes; their numbers where no names were recorded."""
-        # From the record: to open the data might take hours, where it was packed on another machine.
+        """The names of the classes; their numbers if no names were recorded."""
+        # From the provenance: opening the data may take hours if it was packed on another machine.
         count = self.config.num_classes or 0
         try:
             names = self.run.provenance["data"]["classes"]
@@ -135,13 +136,13 @@ class InspectedRun:
 
     @cached_property
     def data(self) -> Images | Twins:
-        """The images that the run was trained on, opened when one is asked for."""
+        """The training images, opened on first use."""
         return open_data(self.config, progress=False)
 
-    # -------------------------------------------------------------------------------------------- what is seen
+    # -------------------------------------------------------------------------------------------- images and attention
 
     def inspect(self, request: InspectionRequest) -> Inspection:
-        """The image of a request, and what the layer computed for it.
+        """The image of a request, and the attention of the layer for it.
 
         Raises
         ------
@@ -152,15 +153,15 @@ class InspectedRun:
         with self._lock:
             if request.source == "recorded":
                 return self._recorded(request)
-            request = replace(request, step=self._step(request))  # the newest may be another tomorrow
+            request = replace(request, step=self._step(request))  # None: the newest may change
             inputs, about = self._inputs(request)
             network = self._network(request)
-            seen = attention.inspect_layer(network, inputs, request.path, attention_off=self.gamma0, **self._intervention(request))
+            inspection = attention.inspect_layer(network, inputs, request.path, attention_off=self.gamma0, **self._intervention(request))
         y = inputs[1]
-        return replace(seen, **self._words(request, about, None if y is None else int(y[0])))
+        return replace(inspection, **self._words(request, about, None if y is None else int(y[0])))
 
     def causal_map(self, request: InspectionRequest, query: int) -> Tensor:
-        """How much the image at a query (for D: the logit) changes when it may not look at a key, for each key (M,)."""
+        """How much the image at a query (for D: the logit) changes without one key, for each key (M,)."""
         self._check(request)
         self._require_network(request)
         require(is_whole(query), "query", query, "a place of the layer")
@@ -173,11 +174,11 @@ class InspectedRun:
             return attention.causal_map(network, inputs, request.path, query, gamma=gamma)
 
     def offsets(self, request: InspectionRequest, count: int = 16) -> Tensor:
-        """Where queries look, relative to themselves, on average over `count` samples of the request's class: (2 side - 1, 2 side - 1)."""
+        """Where queries look relative to themselves, mean over `count` samples of the request's class: (2 side - 1, 2 side - 1)."""
         return attention.mean_offsets(self.projections(request, count))
 
     def projections(self, request: InspectionRequest, count: int) -> Projections:
-        """Of the request's layer, for `count` samples of its class and seed, starting with the first."""
+        """The projections of the request's layer for the first `count` samples of its class and seed."""
         self._check(request)
         self._require_network(request)
         with self._lock:
@@ -186,7 +187,7 @@ class InspectedRun:
             return attention.collect_projections(self._network(request), (x, y), request.path, attention_off=self.gamma0)
 
     def strip(self, request: InspectionRequest, start: int = 0) -> tuple[list[str], Tensor]:
-        """Images to pick from, and a label each: samples or real images number `start` and following, or all recorded or dropped ones."""
+        """Labels and images (B, 3, S, S) to choose from: `STRIP` samples or real images from number `start` on, or all others."""
         self._check(request)
         require(is_whole(start), "start", start, "the number of an image")
         with self._lock:
@@ -196,8 +197,8 @@ class InspectedRun:
                 snapshot = self._snapshot(request)
                 return [self._about(y, f"latent {k}") for k, y in enumerate(snapshot.labels)], to_unit(snapshot.images)
             if request.source == "real":
-                x, y = self._real(start, STRIP)
-                return [self._about(label, f"image {start + k}") for k, label in enumerate(y)], x
+                x, real_labels = self._real(start, STRIP)
+                return [self._about(label, f"image {start + k}") for k, label in enumerate(real_labels)], x
             z, y = self._latents(replace(request, sample=start, towards=None), STRIP)
             names = [self._about(None if y is None else y[k], f"sample {start + k}") for k in range(STRIP)]
             generator = self._generator(request)
@@ -207,11 +208,11 @@ class InspectedRun:
                 return names, sampling.images(generator, z, y)
 
     def drop(self, name: str, content: bytes) -> int:
-        """Take in an image file of the user's; its number among those."""
+        """Add an image file; returns its number among the dropped images."""
         if not isinstance(name, str) or not name or len(name) > 1000:
-            raise WorkbenchError("a dropped image needs the name of its file")
+            raise WorkbenchError(f"name={short_repr(name)} is not the name of a dropped image file")
         if len(content) > MAX_DROPPED_BYTES:
-            raise WorkbenchError(f"{name!r} has {len(content) / 1e6:,.0f} MB; an image can have {MAX_DROPPED_BYTES / 1e6:,.0f} MB")
+            raise WorkbenchError(f"{name!r} has {len(content) / 1e6:,.0f} MB; the limit is {MAX_DROPPED_BYTES / 1e6:,.0f} MB")
         try:
             x = decode(io.BytesIO(content), self.config.image_size)
         except Exception as error:
@@ -224,7 +225,7 @@ class InspectedRun:
     def _check(self, request: InspectionRequest) -> None:
         if self.gamma0 and request.source == "recorded":
             raise ParameterError(
-                "a recorded image is one with attention on, for its network was not kept; choose a checkpoint (source='samples')"
+                "a recorded image always has attention on, because its network was not kept; choose a checkpoint (source='samples')"
             )
         sides = self._sides
         if request.layer not in sides:
@@ -235,7 +236,7 @@ class InspectedRun:
         side, key_side = sides[request.layer]
         for name, limit in (("forbid", key_side**2), ("queries", side**2)):
             places = getattr(request, name) or ()
-            require(len(places) <= limit, name, places, f"a choice of the {limit} places of {request.layer}")
+            require(len(places) <= limit, name, places, f"a selection of the {limit} places of {request.layer}")
             if outside := [k for k in places if k >= limit]:
                 raise ParameterError(f"{name}={outside[0]} is no place of {request.layer}, which has {limit}")
         count = self.config.num_classes
@@ -249,10 +250,10 @@ class InspectedRun:
     @staticmethod
     def _require_network(request: InspectionRequest) -> None:
         if request.source == "recorded":
-            raise ParameterError("a recorded image has no network to ask, for that was not kept; choose a checkpoint (source='samples')")
+            raise ParameterError("a recorded image has no network, because it was not kept; choose a checkpoint (source='samples')")
 
     def _intervention(self, request: InspectionRequest) -> dict:
-        """What a request changes, as `intervene` takes it; empty where it changes nothing."""
+        """The arguments of `intervene`; None where a request changes nothing."""
         side, key_side = self._sides[request.layer]
         mask = positions_mask(request.queries, request.forbid, (side**2, key_side**2)) if request.forbid else None
         return dict(gamma=0.0 if request.gamma0 else None, forbid=mask, replace=request.replace or None)
@@ -263,15 +264,19 @@ class InspectedRun:
         return int(self.run.checkpoint_path(request.step).name)
 
     def _network(self, request: InspectionRequest) -> nn.Module:
-        return self._generator(request) if request.network == "G" else self._opened(("D", self._step(request)))
+        return self._generator(request) if request.network == "G" else self._open(self._step(request), None)
 
     def _generator(self, request: InspectionRequest) -> Generator:
-        weights = self.require_weights()
-        return self._opened(("G", self._step(request), request.weights if request.weights in weights else weights[0]))
+        saved = self.require_weights()
+        generator = self._open(self._step(request), request.weights if request.weights in saved else saved[0])
+        assert isinstance(generator, Generator)
+        return generator
 
-    def _opened(self, key: tuple) -> nn.Module:
+    def _open(self, step: int, weights: str | None) -> nn.Module:
+        """G with these weights, or D (None), on the device; the latest networks stay open."""
+        key = (step, weights)
         if key not in self._networks:
-            network = self.run.generator(key[1], key[2]) if key[0] == "G" else self.run.discriminator(key[1])
+            network = self.run.discriminator(step) if weights is None else self.run.generator(step, weights)
             self._networks[key] = network.to("cuda" if torch.cuda.is_available() else "cpu")
             while len(self._networks) > MAX_OPEN_NETWORKS:
                 self._networks.popitem(last=False)
@@ -281,7 +286,7 @@ class InspectedRun:
     # -------------------------------------------------------------------------------------------- images
 
     def _inputs(self, request: InspectionRequest) -> tuple[tuple[Tensor, Tensor | None], str]:
-        """What the request's network is given, a batch of one: latent or image, and class; and the same in words."""
+        """The inputs of the request's network, a batch of one: latent or image, and class; and their description."""
         if request.source == "samples":
             z, y = self._latents(request, 1)
             about = self._about(None if y is None else y[0], f"seed {request.seed}, sample {request.sample}")
@@ -293,7 +298,7 @@ class InspectedRun:
             x, y = self._real(request.sample, 1)
             return (x, y if self.config.num_classes else None), self._about(y[0], f"real image {request.sample}")
         if not 0 <= request.sample < len(self.dropped):
-            raise WorkbenchError(f"image {request.sample} was not dropped here; there are {len(self.dropped)}")
+            raise WorkbenchError(f"sample={request.sample}: no such image was dropped here; there are {len(self.dropped)}")
         name, x = self.dropped[request.sample]
         y = torch.tensor([max(0, request.label)]) if self.config.num_classes else None
         return (x, y), self._about(None if y is None else y[0], name)
@@ -303,7 +308,7 @@ class InspectedRun:
         if request.towards:
             seed, sample = request.towards
             z = sampling.interpolate(z, sampling.latents(count, self.config.z_dim, seed, sample, request.truncation), request.mix)
-        y = sampling.labels(count, self.config.num_classes, request.sample)
+        y = sampling.labels(count, self.config.num_classes or 0, request.sample)
         return z, y if y is None or request.label < 0 else torch.full_like(y, request.label)
 
     def _real(self, start: int, count: int) -> tuple[Tensor, Tensor]:
@@ -319,13 +324,13 @@ class InspectedRun:
             raise UnreadableError(self.run.attention_path(request.step), f"it holds nothing of {request.layer}")
         if not 0 <= number < len(snapshot.images):
             raise WorkbenchError(f"sample={number}: the training recorded {len(snapshot.images)} latents")
-        label, one = snapshot.labels[number], slice(number, number + 1)
+        label, part = snapshot.labels[number], slice(number, number + 1)
         about = self._about(label, f"recorded latent {number}, step {request.step}")
-        seen = Inspection(request.layer, to_unit(snapshot.images[one])[0], snapshot.layers[request.layer][one])
-        return replace(seen, **self._words(request, about, label))
+        inspection = Inspection(request.layer, to_unit(snapshot.images[part])[0], snapshot.layers[request.layer][part])
+        return replace(inspection, **self._words(request, about, label))
 
     def _snapshot(self, request: InspectionRequest) -> Snapshot:
-        """What the training recorded, if it fits the run."""
+        """The recorded snapshot; UnreadableError if it does not fit the run."""
         path = self.run.attention_path(request.step)
         snapshot, sides, size = load_snapshot(path), self._sides, self.config.image_size
         fits = snapshot.images.shape[2] == size and all(

@@ -1,4 +1,4 @@
-"""What can be looked at in a run: one image and one attention layer, and what is changed there."""
+"""A request to inspect one image and one attention layer of a run, perhaps with a change of the layer."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class InspectionRequest:
     step, weights
         Checkpoint (None: the newest) and weights of G, "ema" or "raw"; with `source="recorded"`, the step of a snapshot.
     source
-        "samples": G's, of the latent number `sample` of `seed`; "real": image `sample` of the data; "recorded": latent number `sample` of
-        those that the training recorded; "dropped": an image file of the user's, by its number.
+        "samples": latent number `sample` of `seed`; "real": image number `sample` of the data; "recorded": latent number `sample` of the
+        snapshots; "dropped": image file number `sample` that the user dropped.
     label
         Class; -1: every class in turn, by the number of the sample.
     towards, mix
-        Another latent (seed, sample), and how far to go there on the sphere, 0 to 1.
+        Another latent (seed, sample), and the fraction of the way to it on the sphere, 0 to 1.
     gamma0, forbid, queries, replace
-        What is changed in the layer: gamma is 0; keys that are forbidden, to these queries (None: all); the map is "uniform" or "local".
+        Changes of the layer: gamma is 0; forbidden keys, for these queries (None: all); the map is "uniform" or "local".
 
     Raises
     ------
     ParameterError
-        That names what does not fit.
+        Names the parameter that does not fit.
     """
 
     layer: str
@@ -56,9 +56,10 @@ class InspectionRequest:
         for name, choices in (("weights", ("ema", "raw")), ("source", SOURCES), ("replace", ("", "uniform", "local"))):
             if not isinstance(getattr(self, name), str) or getattr(self, name) not in choices:
                 raise ParameterError(f"{name}={getattr(self, name)!r} is not one of {', '.join(filter(None, choices))}")
-        for name, low, right in _WHOLE:
-            value = getattr(self, name)
-            require(is_whole(value, low) or (value is None and name == "step"), name, value, right)
+        require(self.step is None or is_whole(self.step), "step", self.step, "the step of a checkpoint")
+        require(is_whole(self.label, -1), "label", self.label, "a class, by number, or -1")
+        for name in ("seed", "sample"):
+            require(is_whole(getattr(self, name)), name, getattr(self, name), "a whole number from 0 on")
         for name, high in (("truncation", 1e6), ("mix", 1)):
             value = getattr(self, name)
             fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= high
@@ -74,9 +75,11 @@ class InspectionRequest:
         if not isinstance(self.layer, str) or self.network not in ("G", "D") or not self.path:
             raise ParameterError(f"layer={self.layer!r} is not a network and a layer, such as 'G/attention.32'")
         if self.network == "G" and self.source in ("real", "dropped"):
-            raise ParameterError(f"source={self.source!r} goes with a layer of D: G makes its images itself")
+            raise ParameterError(f"source={self.source!r} needs a layer of D: G generates its images")
         if self.source == "recorded" and self.changes_the_layer:
-            raise ParameterError("a recorded image cannot be changed, for its network was not kept; choose a checkpoint (source='samples')")
+            raise ParameterError(
+                "a recorded image cannot be changed, because its network was not kept; choose a checkpoint (source='samples')"
+            )
 
     @property
     def network(self) -> str:
@@ -93,18 +96,12 @@ class InspectionRequest:
         return bool(self.gamma0 or self.forbid or self.replace)
 
 
-_WHOLE = (  # name, smallest value, what would be right
-    ("step", 0, "the step of a checkpoint"), ("label", -1, "a class, by number, or -1"), ("seed", 0, "a whole number from 0 on"),
-    ("sample", 0, "a whole number from 0 on"),
-)  # fmt: skip
-
-
 def is_whole(value, low: int = 0) -> bool:
-    """Whether a value is a whole number from `low` to what JavaScript counts to."""
+    """Whether a value is a whole number from `low` to the largest exact one of JavaScript."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value < MOST
 
 
 def require(fits: bool, name: str, value, right: str) -> None:
-    """Raise a ParameterError that names the value and what would be right, unless it fits."""
+    """Raise a ParameterError that names the value and the right one, unless it fits."""
     if not fits:
         raise ParameterError(f"{name}={short_repr(value)} is not {right}")

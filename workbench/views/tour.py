@@ -1,4 +1,4 @@
-"""A trained run, looked at from all sides: what `tour.ipynb` calls. Each view is a call or two of what the package offers."""
+"""What `tour.ipynb` calls: views of one trained run, a call or two each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tour:
     Raises
     ------
     WorkbenchError
-        If there is no such run, or it is none of these.
+        If there is no such run, or it is not on twins, or has no attention in G.
     """
 
     def __init__(self, run: str = "demo"):
@@ -36,8 +36,8 @@ class Tour:
         require_one_pair(self.run)
         config = self.run.config
         if not config.sites_g or config.attention_block != "attention":
-            raise WorkbenchError(f"run {run!r} has no attention in G; the tour needs a run that has")
-        self.path = f"attention.{config.sites_g[0]}"  # the layer that is looked at
+            raise WorkbenchError(f"run {run!r} has no attention in G; the tour needs a run with attention in G")
+        self.path = f"attention.{config.sites_g[0]}"
         self.generator = self.run.generator(weights="auto")
 
     def settings(self) -> dict:
@@ -46,7 +46,7 @@ class Tour:
         return config.changes(Config.preset(config.preset))
 
     def real_images(self) -> Image.Image:
-        """Images of the data that it was trained on."""
+        """Images of its training data."""
         return train.real_images(open_data(self.run.config), self.run.config)
 
     def samples(self) -> Image.Image | Note:
@@ -54,7 +54,7 @@ class Tour:
         return train.samples(self.run)
 
     def curves(self) -> Plot:
-        """Losses, what D says of real and of generated images, and gamma, over the steps of the training."""
+        """Losses, D's output on real and generated images, and gamma, over the steps of the training."""
         return train.curves(self.run)
 
     def inspector(self) -> AttentionInspector:
@@ -62,11 +62,11 @@ class Tour:
         return AttentionInspector(self.run.reference)
 
     def attention(self) -> Drawing | Note | None:
-        """The same as a figure."""
+        """Where the generator looks, as a figure."""
         return train.attention(self.run)
 
-    def without_attention(self, n: int = 48) -> Drawing:
-        """The same latents with attention and with gamma = 0, and how far apart the hues of both glyphs are (median over `n` samples)."""
+    def without_attention(self, n: int = 48) -> Drawing | None:
+        """The same latents with attention and with gamma = 0, and the distance of the hues of both glyphs (median over `n` samples)."""
         z, y = sampling.latents(n, self.generator.z_dim, seed=1), sampling.labels(n, self.generator.num_classes)
         effect = attention.effect(self.generator, (z, y), self.path, gamma=0.0)
         rows = []
@@ -76,5 +76,5 @@ class Tour:
         return figures.strips(rows, f"{self.run.name}, G/{self.path}: what attention does")
 
     def shape(self) -> Drawing:
-        """How much of the attention of a glyph's positions falls on its twin, beside what maps that know less give to it, with a test."""
-        return figures.correspondence(shape.study(self.run, f"G/{self.path}"))
+        """How much of the attention of a glyph's positions falls on its twin, beside the nulls, with a test."""
+        return figures.shape_study(shape.study(self.run, f"G/{self.path}"))

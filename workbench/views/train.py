@@ -1,30 +1,91 @@
-"""What `train.ipynb` shows of a run: the images that D sees, samples, curves, diagnostics, and where the networks look."""
+"""What `train.ipynb` calls: a check of the settings, the images that D sees, samples, curves, diagnostics, and attention maps."""
 
 from __future__ import annotations
 
+import html
 import io
+from dataclasses import dataclass, fields
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from .. import figures
-from ..config import Config
-from ..data import augment, batch_indices, to_unit
+from ..config import Config, read_config
+from ..data import Images, augment, batch_indices, to_unit
+from ..data.twins import Twins
 from ..figures import Drawing, Note, Plot
+from ..figures.images import MAX_PIXELS
 from ..files import UnreadableError
 from ..model import sampling
-from ..parameters import ParameterError, WorkbenchError
-from ..runs import Run
+from ..parameters import ParameterError, WorkbenchError, in_words
+from ..runs import Run, require_startable
+from ..runs.create import derived_name
+from ..runs.resume import parent_folder
+from ..training.estimate import require_feasible
 from .attention import AttentionView
 
-__all__ = ["attention", "curves", "diagnostics", "real_images", "sample_grid", "samples", "singular_values", "summary_png"]
-
-MOST_PIXELS = 50_000_000  # of a sample grid; ours have a twentieth of it
+__all__ = ["attention", "check", "curves", "diagnostics", "real_images", "sample_grid", "samples", "singular_values", "summary_png"]
 
 
-def real_images(data, config: Config, columns: int = 10) -> Image.Image:
-    """What D will see: the first real images of the training after every transform, in a grid."""
+def check(config: Config) -> Settings:
+    """All settings of a run that is about to start; those that differ from its preset, or from the run that it resumes, are marked.
+
+    Raises
+    ------
+    ParameterError, UnreadableError
+        If the name of the run is taken, `resume` does not fit, or this machine has too little memory.
+    """
+    require_startable(config)
+    require_feasible(config)
+    base = read_config(parent_folder(config)) if config.resume else Config.preset(config.preset)
+    return Settings(config, base, config.run or derived_name(config))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings as a table, under the headings of `Config`."""
+
+    config: Config
+    base: Config
+    name: str
+
+    @property
+    def title(self) -> str:
+        source = f"run {self.config.resume}" if self.config.resume else f"preset {self.config.preset}"
+        return f"{self.name}: {len(self.config.changes(self.base))} of {len(fields(self.config))} settings differ from {source}"
+
+    @property
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Section, parameter, value, the value of `base` if that differs (else empty), and meaning."""
+        changes, section, rows = self.config.changes(self.base), "", []
+        for f in fields(self.config):
+            section = f.metadata["section"] or section
+            value, default = (" ".join(in_words(f, getattr(config, f.name)).split()) for config in (self.config, self.base))
+            rows.append((section, f.name, value, default if f.name in changes else "", f.metadata["meaning"]))
+        return rows
+
+    def __repr__(self) -> str:
+        lines = [self.title]
+        for section, rows in groupby(self.rows, lambda row: row[0]):
+            lines += ["", section]
+            lines += [f"{'*' if base else ' '} {name:<22} {value}{f'  (not {base})' if base else ''}" for _, name, value, base, _ in rows]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        body = []
+        for section, rows in groupby(self.rows, lambda row: row[0]):
+            body.append(f'<tr><th colspan="4" style="text-align: left">{html.escape(section)}</th></tr>')
+            for _, *texts in rows:
+                name, value, base, meaning = map(html.escape, texts)
+                cells = (f"<b>{name}</b>", f"<mark>{value}</mark>", f"not {base}", meaning) if base else (name, value, base, meaning)
+                body.append("<tr>" + "".join(f'<td style="text-align: left">{cell}</td>' for cell in cells) + "</tr>")
+        return f"<p>{html.escape(self.title)}</p><table><tbody>{''.join(body)}</tbody></table>"
+
+
+def real_images(data: Images | Twins, config: Config, columns: int = 10) -> Image.Image:
+    """The first real images of the training as D will see them, after every transform, in a grid."""
     count = min(4 * columns, data.length or 4 * columns)
     x = to_unit(data.batch(batch_indices(data.length, config.seed, 0, count))[0])
     u = torch.rand(len(x), augment.NUMBERS, generator=sampling.rng(config.seed, 3))
@@ -38,20 +99,20 @@ def samples(run: Run, step: int | None = None, width: int = 800) -> Image.Image 
     Returns
     -------
     Image or Note
-        A note where there are no samples yet, or those of the step cannot be read.
+        A note if there are no samples yet, or those of the step cannot be read.
 
     Raises
     ------
     ParameterError
-        If there are no samples of a step that was asked for.
+        If there are no samples of `step`.
     """
     steps = run.sample_steps()
     if not steps:
-        return Note(f"run {run.name!r} has no samples yet: they come every {run.config.sample_every} steps")
+        return Note(f"run {run.name!r} has no samples yet; they come every {run.config.sample_every} steps")
     if step is not None and step not in steps:
-        raise ParameterError(f"step={step!r}: run {run.name!r} has no samples of it; there are those of: {', '.join(map(str, steps))}")
+        raise ParameterError(f"step={step!r}: run {run.name!r} has no samples of this step; it has those of: {', '.join(map(str, steps))}")
     try:
-        return figures.enlarged(sample_grid(run.sample_path(steps[-1] if step is None else step)), width, MOST_PIXELS)
+        return figures.enlarged(sample_grid(run.sample_path(steps[-1] if step is None else step)), width)
     except WorkbenchError as error:
         return Note(error)
 
@@ -62,9 +123,9 @@ def sample_grid(path: Path) -> Image.Image:
     Raises
     ------
     UnreadableError
-        If the file is gone, damaged, no PNG, or far larger than any grid.
+        If the file is missing, damaged, no PNG, or far larger than any grid.
     """
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # reading a pipe would block
         raise UnreadableError(path, "missing, or not a regular file")
     try:
         content = path.read_bytes()
@@ -73,7 +134,7 @@ def sample_grid(path: Path) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             size = image.size
-            if size[0] * size[1] <= MOST_PIXELS:
+            if size[0] * size[1] <= MAX_PIXELS:
                 image.load()
                 return image
     except Exception:  # Pillow raises almost anything on a broken file
@@ -103,8 +164,8 @@ def attention(run: Run) -> Drawing | Note | None:
 
 def summary_png(run: Run) -> bytes:
     """The newest sample grid above the curves: the static picture of a run."""
-    parts: list[Image.Image] = [grid] if (grid := samples(run, width=980)) else []  # not where there are none, or they cannot be read
-    parts.append(Image.open(io.BytesIO(curves(run).png())))
+    grid, chart = samples(run, width=980), Image.open(io.BytesIO(curves(run).png()))
+    parts = [chart] if isinstance(grid, Note) else [grid, chart]
     width = max(part.width for part in parts)
     sheet = Image.new("RGB", (width, sum(part.height for part in parts)), "white")
     top = 0

@@ -1,5 +1,5 @@
-// A chart of plotly's FigureWidget. plotly.js has 5 MB, which each such widget would hold and a notebook would keep: here a page gets it
-// once, from the kernel, when the first chart is shown. Where no kernel runs any more, the front end's own plotly draws the saved chart.
+// A chart of plotly's FigureWidget. plotly.js has 5 MB, which each widget would hold and a notebook would save: here a page gets it once,
+// from the kernel, with the first chart. Without a kernel, the plotly of the front end draws the saved chart.
 
 const WAIT = 30_000; // milliseconds
 
@@ -22,7 +22,7 @@ async function unpacked(buffers) {
   return import(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
 }
 
-/** Leave the state of all widgets in the notebook, for when no kernel runs any more: JupyterLab does that only if a setting asks for it. */
+/** Save the state of all widgets in the notebook, to be shown without a kernel; JupyterLab does so only with a setting. */
 function keep(model) {
   const manager = model.widget_manager, notebook = manager?.context?.model;
   if (!notebook?.setMetadata || !manager.get_state_sync) return;
@@ -39,9 +39,9 @@ async function drawSaved(model, el) {
 }
 
 export default () => {
-  let ready; // plotly's widget, or null where it cannot be had
+  let ready; // plotly's widget, or null if it cannot be loaded
   return {
-    initialize({ model }) { // without waiting here: Jupyter would wait too, and hand on no message
+    initialize({ model }) { // not async: Jupyter would wait too, and deliver no message
       const updates = [];
       const remember = () => model.get("_py2js_update") && updates.push(model.get("_py2js_update"));
       model.on("change:_py2js_update", remember);
@@ -50,7 +50,7 @@ export default () => {
         const figure = module.default();
         model.off("change:_py2js_update", remember);
         figure.initialize({ model });
-        for (const update of [...updates, null]) model.set("_py2js_update", update); // those that came meanwhile
+        for (const update of [...updates, null]) model.set("_py2js_update", update); // updates that arrived meanwhile
         return figure;
       }).catch(() => null);
     },

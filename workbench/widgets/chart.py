@@ -1,4 +1,4 @@
-"""A chart that is drawn by plotly in a notebook, and changed while it is looked at."""
+"""A chart drawn by plotly in a notebook, which changes while it is shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LiveChart(FigureWidget):
     Parameters
     ----------
     chart
-        What is shown first.
+        The first chart.
     width
         In pixels.
     """
@@ -36,7 +36,7 @@ class LiveChart(FigureWidget):
         self.on_msg(self._receive)
 
     def draw(self, chart: Chart) -> bool:
-        """Show another chart of the same lines, of which only those that changed go to the front end; False if it has other lines."""
+        """Show a chart with the same lines but other data, of which only changes are sent; False if it has other lines."""
         if _without_data(chart) != _without_data(self._chart):
             return False
         before, now = content(self._chart)["data"], content(chart)["data"]
@@ -49,7 +49,7 @@ class LiveChart(FigureWidget):
         return True
 
     def keep_in_notebook(self) -> None:
-        """Let the notebook keep the state of its widgets, for when no kernel runs any more."""
+        """Save the state of the widgets in the notebook, to be shown without a kernel."""
         self.send(dict(kind="keep"))
 
     def _receive(self, widget, message: dict, buffers: list) -> None:
@@ -59,12 +59,12 @@ class LiveChart(FigureWidget):
 
 @cache
 def _plotly() -> bytes:
-    """plotly.js, compressed: a Jupyter server drops messages that make more than a megabyte a second."""
+    """plotly.js, compressed: a Jupyter server limits messages to about a megabyte a second."""
     return gzip.compress(str(BaseFigureWidget._esm).encode(), 6)
 
 
 def _without_data(chart: Chart) -> Chart:
-    """A chart with nothing but the fact whether lines have points, on which its legend depends."""
+    """A chart without data, except whether lines have points, which decides on the legend."""
     return replace(
         chart,
         panels=tuple(

@@ -1,9 +1,8 @@
 # ruff: noqa: RUF001
 """The live view of a run: progress, curves, samples and a stop button.
 
-Training writes the run folder and the dashboard reads it, so either may come and go without the other: close the tab,
-restart the kernel, and `await Dashboard("name").follow()` shows the same run again. What it reads is here; how a notebook shows it is in
-`dashboard_view`.
+Training writes the run folder and the dashboard reads it; neither needs the other. After a closed tab or a restarted kernel,
+`await Dashboard("name").follow()` shows the same run again. This module reads the folder; `dashboard_view` shows it in a notebook.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ from ..progress import clock, interactive
 from ..runs import ACTIVE, Run
 from ..views.train import sample_grid, summary_png
 
-BADGES = {"created": "not started", "starting": "starting…", "running": "training", "stopping": "stopping…"}  # the others: as they are
-LONGEST = 1e9  # seconds that can be a training's
+BADGES = {"created": "not started", "starting": "starting…", "running": "training", "stopping": "stopping…"}  # others: the state itself
+LONGEST = 1e9  # seconds; anything longer is a damaged record
 
 
 class Dashboard:
     """The live view of a run.
 
-    It is up to date as long as its kernel lives, whatever else runs there: display it and go on with other cells, or wait
-    for the end of the training with `await Dashboard(run).follow()`.
+    It stays up to date as long as its kernel lives: display it and run other cells, or wait for the end of the training with
+    `await Dashboard(run).follow()`.
 
     Parameters
     ----------
@@ -46,16 +45,16 @@ class Dashboard:
     Attributes
     ----------
     run : Run
-        What is shown.
+        The run.
     head : dict
         Name, state, messages, facts and progress.
     rows, spectra, evaluations : list of dict
-        The run's records as far as they have been read.
+        The records of the run.
     samples : list of int
         Steps of the sample grids.
     """
 
-    def __init__(self, run):
+    def __init__(self, run: Run | str | PathLike):
         self.run = Run(run) if isinstance(run, (str, PathLike)) else run
         self.head: dict = {}
         self.rows: list[dict] = []
@@ -72,7 +71,7 @@ class Dashboard:
         self._view = None
         self.refresh()
         if interactive():
-            from .dashboard_view import DashboardView  # a headless notebook opens no widgets, which would only weigh it down
+            from .dashboard_view import DashboardView  # not without a front end: widgets would only enlarge the notebook
 
             self._view = DashboardView(self)
             self._keep_watching()
@@ -83,22 +82,22 @@ class Dashboard:
     # ------------------------------------------------------------------------------------------------- following
 
     async def follow(self, poll: float = 0.5, every: float = 10.0) -> Run:
-        """Show the run until its training ends; without a front end, print a line now and then instead.
+        """Show the run until its training ends; without a front end, print lines instead.
 
-        Meanwhile the stop button and subshell consoles work; other cells of the notebook wait, unless "Let other cells
-        run" is clicked. An interrupt (the stop square, Ctrl-C) asks the training to save and stop, a second one leaves it alone.
+        Meanwhile the stop button and subshell consoles work; other cells wait, unless "Let other cells run" is clicked. An interrupt (the
+        stop square, Ctrl-C) asks the training to save and stop; after a second one it trains on without this cell.
 
         Parameters
         ----------
         poll
-            Seconds between looks into the run folder.
+            Seconds between reads of the run folder.
         every
             Seconds between printed lines.
 
         Returns
         -------
         Run
-            What was followed.
+            The run.
 
         Raises
         ------
@@ -131,23 +130,24 @@ class Dashboard:
         return self.run
 
     def show(self) -> None:
-        """Display the dashboard; without a front end, a picture of it."""
+        """Display the dashboard; a picture of it without a front end."""
         from IPython.display import display
 
-        if handle := display(self, display_id=True):  # None outside of IPython
+        if handle := display(self, display_id=True):  # None outside IPython
             self._handles.append(handle)
 
     def free(self) -> None:
-        """Let the cell that waits in `follow` end; the training goes on. May be called from another thread."""
+        """End the cell that waits in `follow`; the training goes on. Thread-safe."""
         if self._freed:
             self._loop.call_soon_threadsafe(self._freed.set)
 
     def _interrupted(self) -> None:
         self._interrupts += 1
         if self._interrupts > 1:
-            return self._freed.set()
-        self.run.stop()
-        print("interrupted: the training saves and stops; a second interrupt leaves it alone", flush=True)
+            self._freed.set()
+        else:
+            self.run.stop()
+            print("interrupted: the training saves and stops; a second interrupt leaves it alone", flush=True)
 
     def _show_waiting(self, waiting: bool) -> None:
         self.waiting = waiting
@@ -155,13 +155,13 @@ class Dashboard:
             self._view.update()
 
     def _keep_watching(self) -> asyncio.Task:
-        """The task that keeps this dashboard up to date; there is one at most."""
+        """The only task that keeps this dashboard up to date."""
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._watch())
         return self._task
 
     async def _watch(self) -> dict:
-        """Look into the run folder until no training works on it; the last status."""
+        """Read the run folder until its training ends; returns the last status."""
         here, printed, alarms = interactive(), -math.inf, []
         while True:
             began = time.monotonic()
@@ -177,9 +177,9 @@ class Dashboard:
                     printed = began
             if over:
                 break
-            await asyncio.sleep(max(self._poll, 4 * (time.monotonic() - began)))  # a long history takes its time to read
+            await asyncio.sleep(max(self._poll, 4 * (time.monotonic() - began)))  # reading a long history takes time
         for handle in self._handles:
-            handle.update(self)  # now with the picture that the notebook keeps
+            handle.update(self)  # now with the picture
         if self._view:
             self._view.keep_in_notebook()
         return status
@@ -187,7 +187,7 @@ class Dashboard:
     # ------------------------------------------------------------------------------------------------- reading the folder
 
     def refresh(self) -> dict:
-        """Look into the run folder once; its status."""
+        """Read the run folder once; returns the status."""
         status = self.run.status()
         if self._changed(self.run.path / "history.jsonl"):
             self.rows = records.history(self.run.history())
@@ -204,16 +204,16 @@ class Dashboard:
         return status
 
     def sample(self, step: int) -> tuple[bytes, str]:
-        """The sample grid of a step as PNG, or nothing and the reason."""
+        """The sample grid of a step as PNG and "", or b"" and the reason why it cannot be read."""
         path = self.run.sample_path(step)
         try:
             sample_grid(path)
             return path.read_bytes(), ""
-        except (WorkbenchError, OSError) as error:  # damaged, or dropped meanwhile by a training that was resumed
+        except (WorkbenchError, OSError) as error:  # damaged, or deleted by a resumed training
             return b"", str(error)
 
     def _changed(self, file: Path) -> bool:
-        """Whether a file is another than at the last call."""
+        """Whether a file has changed since the last call."""
         stamp = (file.stat().st_mtime_ns, file.stat().st_size) if file.exists() else None
         changed = self._stamps.get(file) != stamp
         self._stamps[file] = stamp
@@ -221,7 +221,7 @@ class Dashboard:
 
     def _head(self, status: dict) -> dict:
         state, rows, config = status["state"], self.rows, None
-        with suppress(WorkbenchError):  # then the status says so
+        with suppress(WorkbenchError):  # the status reports it
             config = self.run.config
         step, steps = (min(max(0, status[name]), 2**53) for name in ("step", "steps"))
         pace = records.number(status["seconds_per_step"]) or _pace(rows)
@@ -249,7 +249,7 @@ class Dashboard:
         )
 
     def line(self) -> str:
-        """Where the training stands, in one line of plain text."""
+        """The progress of the training in one line."""
         head, facts, row = self.head, self.head["facts"], self.rows[-1] if self.rows else {}
         words = [f"step {head['step']}/{head['steps']}", facts["done"]]
         words += [f"{facts[unit]} {unit}" for unit in ("steps/s", "images/s", "left") if unit in facts]
@@ -263,8 +263,7 @@ class Dashboard:
         data = self._view.bundle() if self._view else {}
         data["text/plain"] = repr(self)
         if not self.head["active"] and (self.rows or self.samples):
-            # What GitHub, an untrusted notebook and an export show. It takes a second or two, which a view that opens cannot
-            # wait for; a training that goes on gets its picture at the end.
+            # Shown by GitHub, untrusted notebooks and exports. It takes a second or two, so a running training gets it at the end.
             try:
                 data["image/png"] = base64.b64encode(summary_png(self.run)).decode()
             except WorkbenchError as error:
@@ -273,7 +272,7 @@ class Dashboard:
 
 
 def _pace(rows: list[dict]) -> float | None:
-    """Seconds per step by the last two rows of a history; None where they do not tell."""
+    """Seconds per step from the last two rows of a history; None if they are incomplete."""
     if len(rows) < 2 or not all("seconds" in row for row in rows[-2:]) or rows[-1]["step"] <= rows[-2]["step"]:
         return None
     return (rows[-1]["seconds"] - rows[-2]["seconds"]) / (rows[-1]["step"] - rows[-2]["step"])
@@ -286,12 +285,12 @@ def _short(number: float) -> str:
 
 @contextmanager
 def _interrupts_as_calls(callback: Callable[[], None]) -> Iterator[None]:
-    """Let each SIGINT (Jupyter's stop square, Ctrl-C) call `callback` in the event loop and do nothing else."""
-    if threading.current_thread() is not threading.main_thread():  # a subshell: it can neither get nor handle signals
+    """Each SIGINT (Jupyter's stop square, Ctrl-C) only calls `callback` in the event loop."""
+    if threading.current_thread() is not threading.main_thread():  # a subshell cannot handle signals
         yield
         return
-    # ipykernel cancels an awaiting cell at the first SIGINT, and never tells it of the second.
-    loop, context = asyncio.get_running_loop(), copy_context()  # the context says which cell prints
+    # ipykernel cancels an awaiting cell at the first SIGINT, and does not pass on the second.
+    loop, context = asyncio.get_running_loop(), copy_context()  # the context decides which cell prints
     before = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(callback, context=context))
     try:
         yield

@@ -1,4 +1,4 @@
-"""How a notebook shows a `Dashboard`: ipywidgets, and charts of plotly. All text of users is escaped: nothing of it is HTML."""
+"""The widgets of a `Dashboard`: ipywidgets, and charts of plotly. All text from runs is escaped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .chart import LiveChart
 
 POINTS = 8_000  # of all lines of a chart
 WIDTH = 640  # of the charts, in pixels
-PREVIEW_BYTES = 120_000  # a larger sample grid goes into the saved notebook as a JPEG
+PREVIEW_BYTES = 120_000  # a larger sample grid is saved in the notebook as a JPEG
 TABS = ("Curves", "Scores", "Diagnostics", "Layers")
 EMPTY = "no values yet"
 TONES = {"running": "success", "finished": "success", "starting": "warning", "stopping": "warning", "failed": "danger", "lost": "danger"}
@@ -45,19 +45,19 @@ class DashboardView:
     Parameters
     ----------
     dashboard : Dashboard
-        What is shown; its attributes are read at every `update`.
+        Its attributes are read at every `update`.
     """
 
-    def __init__(self, dashboard):
+    def __init__(self, dashboard) -> None:
         self._dashboard = dashboard
-        self._lock = threading.RLock()  # the front end's messages may come in by another thread (a subshell)
-        self._drawn: dict[str, tuple] = {}  # what each tab was drawn from
+        self._lock = threading.RLock()  # messages of the front end may arrive in another thread (a subshell)
+        self._drawn: dict[str, tuple] = {}  # tab -> the values of its charts
         self._picture_of: tuple = ()
-        self._reason = ""  # why these samples cannot be shown
+        self._reason = ""  # why the samples cannot be shown
         self._make_head()
         self._make_samples()
         self._make_charts()
-        body = ipywidgets.Box([self._samples, self._charts], layout=dict(flex_flow="row wrap", align_items="flex-start"))
+        body = ipywidgets.Box([self._samples, self._tab], layout=dict(flex_flow="row wrap", align_items="flex-start"))
         self.root = ipywidgets.VBox([self._style, self._bar_row, self._progress, self._facts, self._notes, body])
         self.root.add_class("wb-dashboard")
         for control in (self._slider, self._tab, self._smoothing, self._layer):
@@ -65,11 +65,11 @@ class DashboardView:
         self.update()
 
     def bundle(self) -> dict:
-        """What a notebook shows of it."""
+        """The MIME bundle for a notebook."""
         return dict(self.root._repr_mimebundle_())
 
     def update(self) -> None:
-        """Show what the dashboard has read; only what changed goes to the front end."""
+        """Show the state of the dashboard; only changes go to the front end."""
         with self._lock:
             self._update_head()
             self._update_slider()
@@ -77,7 +77,7 @@ class DashboardView:
             self._update_charts()
 
     def keep_in_notebook(self) -> None:
-        """Let the notebook keep this view, for when no kernel runs any more."""
+        """Save this view in the notebook, to be shown without a kernel."""
         with self._lock:
             if len(self._image.value) > PREVIEW_BYTES:
                 self._image.value = _preview(self._image.value)
@@ -86,10 +86,9 @@ class DashboardView:
                     chart.keep_in_notebook()
 
     def _receive(self, control: ipywidgets.Widget, message: dict) -> None:
-        """Hand on a change of a control, and say that this is done.
+        """Apply a change of a control, and report that the kernel is idle again.
 
-        While a cell awaits, ipykernel 7 handles such messages without saying so, and a widget of ipywidgets waits for that before it sends its
-        next change.
+        While a cell awaits, ipykernel 7 does not report this, and a widget of ipywidgets waits for it before it sends its next change.
         """
         control._handle_msg(message)
         kernel = getattr(get_ipython(), "kernel", None)
@@ -109,7 +108,7 @@ class DashboardView:
             description="Let other cells run",
             tooltip="A cell waits for the end of the training: end that cell now; the training and this view go on",
         )
-        self._stop.on_click(lambda _: self._stopped())
+        self._stop.on_click(lambda _: self._request_stop())
         self._free.on_click(lambda _: self._dashboard.free())
         self._progress = ipywidgets.IntProgress(layout=dict(width="100%"))
         self._bar_row = ipywidgets.HBox(
@@ -117,7 +116,7 @@ class DashboardView:
         )
         self._name.layout.flex = "1 1 auto"
 
-    def _stopped(self) -> None:
+    def _request_stop(self) -> None:
         try:
             self._dashboard.run.stop()
             self._dashboard.refresh()
@@ -150,7 +149,7 @@ class DashboardView:
         self._image = ipywidgets.Image(format="png", layout=dict(width="100%", object_fit="contain"))
         self._slider = ipywidgets.IntSlider(min=0, max=0, readout=False, layout=dict(flex="1 1 auto"))
         self._newest = ipywidgets.Button(description="newest", layout=dict(width="80px", flex="0 0 auto"))
-        self._slider.observe(lambda _: self._chosen(), "value")
+        self._slider.observe(lambda _: self.update(), "value")
         self._newest.on_click(lambda _: self._to_newest())
         self._steps: list[int] = []
         row = ipywidgets.HBox([self._slider, self._newest])
@@ -158,21 +157,20 @@ class DashboardView:
         self._samples.add_class("wb-samples")
 
     def _update_slider(self) -> None:
-        """Let the slider have the steps that there are; it stays where it is, or at the newest."""
+        """Give the slider the current steps; it stays at its step, or at the newest."""
         steps = self._dashboard.samples
         if steps == self._steps:
             return
-        step = self._step
-        at_newest = step is None or self._slider.value == len(self._steps) - 1 or step not in steps
+        step = None if self._slider.value == len(self._steps) - 1 else self._step  # None: the newest
         self._steps = list(steps)
         last = max(0, len(steps) - 1)
         with self._slider.hold_trait_notifications():
             self._slider.max = last
-            self._slider.value = last if at_newest else steps.index(step)
+            self._slider.value = last if step is None or step not in steps else steps.index(step)
 
     @property
     def _step(self) -> int | None:
-        """The step whose samples are shown."""
+        """The step of the samples."""
         return self._steps[min(self._slider.value, len(self._steps) - 1)] if self._steps else None
 
     def _update_samples(self) -> None:
@@ -180,7 +178,7 @@ class DashboardView:
         self._slider.disabled = self._newest.disabled = step is None
         if step is None:
             self._image.layout.display = "none"
-            self._caption.value = f"no samples yet: they come every {self._dashboard.head['sample_every']} steps"
+            self._caption.value = f"no samples yet; they come every {self._dashboard.head['sample_every']} steps"
             return
         path = self._dashboard.run.sample_path(step)
         stamp = (step, path.stat().st_mtime_ns if path.exists() else 0)
@@ -193,10 +191,6 @@ class DashboardView:
                 self._image.format, self._image.value = "png", picture
         words = f"<b>Samples</b> step {step:,}" + (", the newest" if step == newest else "")
         self._caption.value = f"{words}: {html.escape(self._reason)}" if self._reason else words
-
-    def _chosen(self) -> None:
-        with self._lock:
-            self._update_samples()
 
     def _to_newest(self) -> None:
         with self._lock:
@@ -211,16 +205,11 @@ class DashboardView:
         pages = [ipywidgets.VBox([self._smoothing, self._panes["Curves"]]), self._panes["Scores"], self._panes["Diagnostics"]]
         self._tab = ipywidgets.Tab([*pages, ipywidgets.VBox([self._layer, self._panes["Layers"]])], titles=TABS)
         self._tab.layout.flex = f"1 1 {WIDTH}px"
-        self._charts = self._tab
         for widget, name in ((self._tab, "selected_index"), (self._smoothing, "value"), (self._layer, "value")):
-            widget.observe(lambda _: self._redraw(), name)
-
-    def _redraw(self) -> None:
-        with self._lock:
-            self._update_charts()
+            widget.observe(lambda _: self.update(), name)
 
     def _update_charts(self) -> None:
-        """Draw the tab that is looked at: the others cost nothing."""
+        """Draw the open tab only."""
         tab, board = TABS[self._tab.selected_index or 0], self._dashboard
         if tab == "Layers":
             self._update_layers()
@@ -254,13 +243,13 @@ class DashboardView:
     def _update_layers(self) -> None:
         names = records.layer_names(self._dashboard.spectra)
         if names != list(self._layer.options):
-            chosen = self._layer.value
+            layer = self._layer.value
             self._layer.options = names
-            self._layer.value = chosen if chosen in names else next(iter(names), None)
+            self._layer.value = layer if layer in names else next(iter(names), None)
 
 
 def _preview(png: bytes) -> bytes:
-    """A picture scaled down and as JPEG."""
+    """A smaller picture as JPEG."""
     picture, stream = Image.open(io.BytesIO(png)).convert("RGB"), io.BytesIO()
     picture.thumbnail((600, 600))
     picture.save(stream, "JPEG", quality=60)

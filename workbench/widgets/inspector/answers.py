@@ -1,4 +1,4 @@
-"""What the kernel answers the front end: replies in JSON with binary parts, as `answers.js` unpacks them."""
+"""Answers of the kernel to the front end: replies in JSON with binary parts, which `answers.js` unpacks."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from ...parameters import WorkbenchError
 from ...views.inspected_run import InspectedRun
 from .requests import DEFAULT_VIEW, resolve, strip_start
 
-MAX_RECENT = 16  # answers that are kept
+MAX_CACHED = 16  # answers
 
 Answer = tuple[dict, list[bytes]]
 
 
 class Answers:
-    """Answers to what is asked about runs; the latest pictures are kept."""
+    """Answers to requests about runs; the latest pictures are cached."""
 
     def __init__(self, runs: list[InspectedRun]):
         self.runs = runs
-        self._recent: OrderedDict[tuple, Answer] = OrderedDict()
+        self._cache: OrderedDict[tuple, Answer] = OrderedDict()
 
-    def picture(self, message: dict, offered: list[dict]) -> Answer:
-        """The answer to a message of kind inspection, strip, causal or offsets: {kind, run, view}, and with a strip the number `first` of an
-        image that it shows, with a causal map its `query`.
+    def picture(self, message: dict, catalogs: list[dict]) -> Answer:
+        """The answer to a message of kind inspection, strip, causal or offsets.
+
+        Parameters
+        ----------
+        message
+            {kind, run, view}; for a strip also `first`, the number of an image on it; for a causal map `query`.
+        catalogs
+            The `catalog` of every run.
 
         Raises
         ------
@@ -37,37 +43,37 @@ class Answers:
         """
         kind, number, view = message["kind"], message.get("run", 0), message.get("view")
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(self.runs):
-            raise WorkbenchError(f"run={short_repr(number)} is none of the {len(self.runs)} runs that are looked at")
+            raise WorkbenchError(f"run={short_repr(number)} is none of the {len(self.runs)} runs of this view")
         if not isinstance(view, dict):
             raise WorkbenchError(f"view={short_repr(view)} is not an object")
         run = self.runs[number]
-        request = resolve(kind, DEFAULT_VIEW | view, run, number, offered[number])
+        request = resolve(kind, DEFAULT_VIEW | view, run, number, catalogs[number])
         if kind == "causal":
-            return {}, [_bytes(run.causal_map(request, message.get("query")))]
+            return {}, [_bytes(run.causal_map(request, message.get("query", -1)))]
         if kind == "offsets":
             return {}, [_bytes(run.offsets(request))]
-        start = strip_start(message.get("first"), request.source) if kind == "strip" else None
+        start = strip_start(message.get("first"), request.source) if kind == "strip" else -1
         key = (number, request, start, len(run.dropped))
-        if key not in self._recent:
+        if key not in self._cache:
             if kind == "strip":
-                self._recent[key] = pack_strip(start, *run.strip(request, start))
+                self._cache[key] = pack_strip(start, *run.strip(request, start))
             else:
                 reply, buffers = pack(run.inspect(request))
-                self._recent[key] = reply | dict(step=request.step, weights=request.weights), buffers
-            while len(self._recent) > MAX_RECENT:
-                self._recent.popitem(last=False)
-        return self._recent[key]
+                self._cache[key] = reply | dict(step=request.step, weights=request.weights), buffers
+            while len(self._cache) > MAX_CACHED:
+                self._cache.popitem(last=False)
+        return self._cache[key]
 
     def drop(self, message: dict, buffers: list | None) -> Answer:
-        """Take in an image file: {kind, name}, and its content."""
+        """Add an image file: {kind, name}, and its content."""
         if not buffers or len(buffers) != 1:
-            raise WorkbenchError("a dropped image comes with the content of its file")
-        numbers = [run.drop(message.get("name"), bytes(buffers[0])) for run in self.runs]
+            raise WorkbenchError("a dropped image needs one buffer: the content of its file")
+        numbers = [run.drop(message.get("name", ""), bytes(buffers[0])) for run in self.runs]
         return dict(sample=numbers[0]), []
 
 
 def pack(inspection: Inspection) -> Answer:
-    """Sizes and numbers; image, query, key, norms of values, log-sum-exp of each query's scores, statistics, and perhaps the image after."""
+    """Sizes and numbers; image, query, key, norms of values, log-sum-exp of each query's logits, statistics, and perhaps the changed image."""
     layer = inspection.projections
     query, key = layer.query[0], layer.key[0]
     parts = [query, key, layer.value_norm[0], (query @ key.T).logsumexp(1), torch.stack([inspection.statistics[s] for s in STATISTICS])]

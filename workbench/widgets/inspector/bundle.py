@@ -1,7 +1,7 @@
-"""The front end's ES modules (`js/`) as one, which is what anywidget and a page without a server take.
+"""Bundles ES modules into one, as anywidget and a page without a server need; without a tool outside Python.
 
-Modules are joined in the order in which they are imported, without their import and export lines. So they share one scope: two that declare the
-same name are refused, and so are renamed imports and circles. It takes no tool outside Python.
+Modules are joined in import order, without their import and export lines. They share one scope: equal top-level names, renamed imports and
+import cycles are refused.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _DECLARATION = re.compile(r"^(export )?(?:async function|function|class|const|le
 
 
 def bundle(entry: str, folder: Path = SOURCES) -> str:
-    """One module that does what the module `entry` does, with all that it imports; it exports the default of `entry`, if there is one.
+    """The module `entry` with all its imports as one module, which keeps the default export of `entry`.
 
     Raises
     ------
     ValueError
-        If a module cannot be joined to the others; the message names it.
+        If a module cannot be joined; the message names it.
     """
     joined: dict[str, str] = {}  # module -> its text
     exported: dict[str, set[str]] = {}

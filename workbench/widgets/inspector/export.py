@@ -1,4 +1,4 @@
-"""What is written from the inspector: names of files, and pages that answer hover and clicks without a kernel or a network."""
+"""Exports of the inspector: names of files, and pages that are interactive without a kernel or a network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PAGE = """<!DOCTYPE html>
 
 
 def free_path(folder: Path, view: dict, ending: str) -> Path:
-    """A path whose name says what is shown, and that does not exist yet."""
+    """A path that is free, named after the layer and the steps."""
     if ending not in FORMATS:
         raise ParameterError(f"format={short_repr(ending)} is not one of {', '.join(FORMATS)}")
     words = [view["layer"].replace("/attention.", ""), *map(str, view["steps"])]
@@ -46,14 +46,14 @@ def free_path(folder: Path, view: dict, ending: str) -> Path:
 
 
 def page_answers(view: dict, layers: list[str], answers: Callable[..., list[dict]]) -> list[dict]:
-    """The answers that a page holds: this image and its neighbours in the strip, in every layer, as far as the size of a page allows.
+    """The answers in a page: this image and its neighbours in the strip, in every layer, up to `MAX_PAGE_BYTES`.
 
     Parameters
     ----------
     layers
-        That all runs of the view have.
+        The layers that all runs have.
     answers
-        answers(kind, **changes): those of every run, to the view with some entries changed.
+        `answers(kind, **changes)`: the answers of every run to the view with changes.
     """
     strip = answers("strip")
     start, count = strip[0]["reply"]["start"], strip[0]["reply"]["count"]

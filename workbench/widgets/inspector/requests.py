@@ -1,8 +1,7 @@
 # ruff: noqa: RUF001
-"""What the front end asks for: from the state of its controls, the view, to requests that a run answers. Worked out here and nowhere else.
+"""From the view, the state of all controls of the front end, to requests for a run. Only this module interprets a view.
 
-The front end sends the view and the kind of answer. It keeps answers by the entries of the view that they depend on, so that it need not know
-what these mean.
+The front end sends the view and the kind of answer. It caches answers by the entries of the view that they depend on.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from ...views.attention import MAX_QUERIES
 from ...views.inspected_run import ENDLESS, STRIP, InspectedRun
 from ...views.inspection_request import InspectionRequest, is_whole
 
-# The state of all controls. Names that are not those of an InspectionRequest: `steps` of the runs, `class`, a label; `pins`, queries that are
-# kept, of which one is active; `scope`, "all" or "pins": whose attention to the forbidden keys is knocked out.
-DEFAULT_VIEW = dict(
+# The state of all controls. Entries that an InspectionRequest has not: `steps` of the runs; `class`, a label; `pins`, the pinned queries, of
+# which one is `active`; `scope`, "all" or "pins": the queries whose attention to the forbidden keys is knocked out.
+DEFAULT_VIEW: dict = dict(
     layer="", steps=[], weights="ema", source="samples", seed=0, sample=0, truncation=0.0, towards=None, mix=0.0, reading="outgoing", pins=[],
     active=-1, opacity=0.7, smooth=False, gamma0=False, forbid=[], scope="all", replace="", tool="pin", **{"class": -1},
 )  # fmt: skip
 
 
 def catalog(run: InspectedRun) -> dict:
-    """What the controls offer for a run."""
+    """The choices of the controls for a run."""
     config = run.config
     return dict(
         label=run.label, about=f"{Path(config.data).name} · {config.image_size}×{config.image_size} · {config.attention_variant} attention",
@@ -35,12 +34,12 @@ def catalog(run: InspectedRun) -> dict:
 
 
 def check_view(view: dict, run: InspectedRun, count: int) -> dict:
-    """A view of `count` runs, the first of them `run`, if it can be shown; requests check the rest.
+    """Return a view of `count` runs, the first of them `run`, if it fits; an InspectionRequest checks the rest.
 
     Raises
     ------
     ParameterError
-        That names the entry.
+        Names the entry that does not fit.
     """
     for name, fits in (
         ("layer", view["layer"] in [layer["id"] for layer in run.layers]),
@@ -55,18 +54,18 @@ def check_view(view: dict, run: InspectedRun, count: int) -> dict:
 
 
 def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict) -> InspectionRequest:
-    """What a view asks of a run for an answer of some kind.
+    """The request of a view for one kind of answer of a run.
 
-    What makes no difference to the answer is left at its default, so that equal pictures are equal requests.
+    Entries without effect on the answer keep their defaults, so that equal pictures have equal requests.
 
     Parameters
     ----------
     kind
         "inspection", "strip", "causal" or "offsets".
     run, number
-        The run, and which one of the view's it is.
+        The run, and its index in the view.
     offered
-        Its `catalog`, as the front end has it: a step that is not offered becomes the newest, weights that are not, the first.
+        Its `catalog` in the front end: an unknown step becomes the newest, unknown weights become the first.
 
     Raises
     ------
@@ -81,18 +80,18 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
         if not fits:
             raise ParameterError(f"{name}={short_repr(view[name])} of the view does not fit")
     if not run.layers:
-        raise WorkbenchError(f"run {run.name!r} has no attention layer: nothing to look at")
-    source = "samples" if kind == "offsets" else view["source"]  # an average over samples, whatever is shown
+        raise WorkbenchError(f"run {run.name!r} has no attention layer: nothing to show")
+    source = "samples" if kind == "offsets" else view["source"]  # offsets are averaged over samples, whatever is shown
     layers = [layer["id"] for layer in run.layers if source not in ("real", "dropped") or layer["network"] == "D"]
     if not layers:
-        raise ParameterError(f"source={source!r}: run {run.name!r} has no attention layer that looks at such images")
+        raise ParameterError(f"source={source!r}: run {run.name!r} has no attention layer for such images")
     layer = view["layer"] or layers[0]
     if kind == "strip" and not run.gamma0:
         layer = layers[0]  # all layers see the same samples
     request = dict(layer=layer, step=_step(view, number, offered, source), source=source)
     if source != "recorded":
-        kept = offered["weights"] or ["ema"]
-        request["weights"] = view["weights"] if view["weights"] in kept else kept[0]
+        saved = offered["weights"] or ["ema"]
+        request["weights"] = view["weights"] if view["weights"] in saved else saved[0]
     if source in ("samples", "dropped") and view["class"] < (run.config.num_classes or 0):
         request["label"] = view["class"]
     if source == "samples":
@@ -102,20 +101,20 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
     request["sample"] = view["sample"]
     if source == "samples" and view["towards"] and view["mix"]:
         request |= dict(towards=tuple(view["towards"]), mix=view["mix"])
-    if kind == "inspection" and source != "recorded":  # whose network was not kept
+    if kind == "inspection" and source != "recorded":  # the network of a recorded image was not kept
         request |= _change(view)
     return InspectionRequest(**request)
 
 
 def _step(view: dict, number: int, offered: dict, source: str) -> int | None:
     steps = offered["recorded"] if source == "recorded" else offered["steps"]
-    chosen = view["steps"][number] if number < len(view["steps"]) else None
-    return chosen if chosen in steps else next(reversed(steps), None)
+    step = view["steps"][number] if number < len(view["steps"]) else None
+    return step if step in steps else next(reversed(steps), None)
 
 
 def _change(view: dict) -> dict:
-    """What a view changes in the layer."""
-    if view["gamma0"]:  # what is not added need not be changed
+    """The change of the layer in a view."""
+    if view["gamma0"]:  # other changes have no effect then
         return dict(gamma0=view["gamma0"])
     queries = tuple(sorted(view["pins"])) if view["scope"] == "pins" else None
     if not view["forbid"] or queries == ():
@@ -124,10 +123,10 @@ def _change(view: dict) -> dict:
 
 
 def strip_start(first, source: str) -> int:
-    """The number of the first image of the strip that shows image `first`."""
+    """The number of the first image on the page of the strip with image `first`."""
     if not is_whole(first):
         raise ParameterError(f"first={short_repr(first)} is not the number of an image")
-    return first // STRIP * STRIP if source in ("samples", "real") else 0  # of other sources the strip shows all
+    return first // STRIP * STRIP if source in ("samples", "real") else 0  # other sources have one page
 
 
 def _are_whole(values) -> bool:

@@ -1,10 +1,10 @@
-"""The widget: its traits, the messages of its front end, and what it shows where there is no front end."""
+"""The widget: its traits, the messages of its front end, and its picture where there is no front end."""
 
 from __future__ import annotations
 
 import base64
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import anywidget
@@ -25,20 +25,20 @@ from .bundle import bundle
 from .export import FORMATS, free_path, page, page_answers
 from .requests import DEFAULT_VIEW, catalog, check_view, resolve
 
-SAVED_BYTES = 400_000  # of answers that go into a saved notebook; larger ones are left to the kernel
+SAVED_BYTES = 400_000  # limit of the answers in a saved notebook
 KINDS = ("inspection", "strip", "causal", "offsets", "drop", "export")
 
 
 class AttentionInspector(anywidget.AnyWidget):
-    """Where attention looks, to be clicked on.
+    """An interactive view of attention: click on an image to see where a layer looks.
 
     Parameters
     ----------
     a, b : Run, str or path
-        The run, by name, as "run@step", or by path; without one the newest. With `b` both are looked at with one cursor, on the same
-        latents, beside their difference: another run, "run@step", "@step" of the same run, or "gamma=0" (the same, attention switched off).
+        A run, its name, "run@step" or path; by default the newest. `b` is shown beside it, with the same latents and one cursor, and their
+        difference: another run, "run@step", "@step" of the same run, or "gamma=0" (the same run without attention).
     view : AttentionView
-        Where to start: step, layer, classes, seeds, queries, reading.
+        The initial step, layer, classes, seeds, queries and reading.
 
     Raises
     ------
@@ -49,11 +49,11 @@ class AttentionInspector(anywidget.AnyWidget):
     _esm = bundle("widget.js")
     _css = (Path(__file__).parent / "inspector.css").read_text(encoding="utf-8")
 
-    catalog = traitlets.List().tag(sync=True)  # what can be looked at, for each run
-    view = traitlets.Dict().tag(sync=True)  # the controls; the front end and Python both set it
-    palette = traitlets.Bytes().tag(sync=True)  # 256 RGB colours, for heat
-    diverging = traitlets.Bytes().tag(sync=True)  # and for differences
-    answers = traitlets.List().tag(sync=True)  # to what the view asks: messages with reply and buffers, for when there is no kernel
+    catalog: traitlets.List = traitlets.List().tag(sync=True)  # the choices of the controls, for each run
+    view = traitlets.Dict().tag(sync=True)  # the state of the controls; set by the front end and Python
+    palette = traitlets.Bytes().tag(sync=True)  # 256 RGB colours of maps
+    diverging = traitlets.Bytes().tag(sync=True)  # 256 RGB colours of differences
+    answers: traitlets.List = traitlets.List().tag(sync=True)  # messages with reply and buffers, to show the view without a kernel
 
     def __init__(self, a: Run | str = "", b: Run | str | None = None, view: AttentionView | None = None):
         view = view or AttentionView()
@@ -69,7 +69,7 @@ class AttentionInspector(anywidget.AnyWidget):
 
     @property
     def views(self) -> Path:
-        """The folder for what is exported from here: beside the first run."""
+        """The folder of exports, in that of the first run."""
         return self.runs[0].run.views
 
     def __repr__(self) -> str:
@@ -81,19 +81,21 @@ class AttentionInspector(anywidget.AnyWidget):
         first = self.runs[0]
         if not first.layers:
             return {}
-        if view.chosen_layer(first) is None:  # no attention in the network that was asked for
-            view = AttentionView(**asdict(view) | dict(network=first.layers[-1]["network"]))
-        if not first.run.checkpoint_steps() and all(info["recorded"] for info in self.catalog):  # start at what was recorded last
+        layer = view.layer_of(first)
+        if layer is None:  # the other network has attention
+            layer = first.layers[-1]
+            view = replace(view, network=layer["network"])
+        if not first.run.checkpoint_steps() and all(info["recorded"] for info in self.catalog):  # start at the last snapshot
             steps = [info["recorded"][-1] for info in self.catalog]
-            request = InspectionRequest(view.chosen_layer(first)["id"], steps[0], source="recorded")
+            request = InspectionRequest(layer["id"], steps[0], source="recorded")
         else:
             request = view.requests(first)[0]
             steps = [request.step, *(int(run.run.checkpoint_path(run.start).name) for run in self.runs[1:])]
         try:
-            pins = view.chosen_queries(first.inspect(request))
+            pins = view.queries_of(first.inspect(request))
         except ParameterError:
             raise
-        except WorkbenchError:  # reported where the picture would be; other steps may be readable
+        except WorkbenchError:  # reported in place of the picture; other steps may be readable
             pins = []
         names = ("layer", "weights", "source", "sample", "seed", "truncation")
         state = {name: getattr(request, name) for name in names} | {"class": request.label}
@@ -101,20 +103,20 @@ class AttentionInspector(anywidget.AnyWidget):
 
     @traitlets.validate("view")
     def _complete(self, proposal) -> dict:
-        """A view with every entry, whoever sets it; without an attention layer there is none."""
+        """Complete a view with defaults; it is empty if there is no attention layer."""
         return DEFAULT_VIEW | proposal["value"] if proposal["value"] else {}
 
     def _follow_view(self, change) -> None:
-        self.catalog = [catalog(run) for run in self.runs]  # a run that goes on has new checkpoints
+        self.catalog = [catalog(run) for run in self.runs]  # a run in training has new checkpoints
         self._keep_answers()
 
     def _keep_answers(self) -> None:
-        """Let the state that a notebook saves hold what it takes to show the view when there is no kernel, unless that is large."""
+        """Save the answers to the view with the notebook, unless they are large: it is then shown without a kernel."""
         if self.view:
             try:
                 self._check(self.view)
                 answers = [*self._answered("strip"), *self._answered()]
-            except WorkbenchError:  # reported where it was asked for
+            except WorkbenchError:  # reported to the front end
                 answers = []
             size = sum(len(part) for answer in answers for part in answer["buffers"])
             self.answers = answers if size <= SAVED_BYTES else []
@@ -125,10 +127,10 @@ class AttentionInspector(anywidget.AnyWidget):
     # ------------------------------------------------------------------------------------------------- messages
 
     def messages(self, kind: str = "inspection", query: int | None = None, **changes) -> list[dict]:
-        """What the front end sends to be shown the view with `changes`, for each run."""
+        """The messages of the front end that request the view with `changes`, for each run."""
         view = self.view | changes
-        more = dict(strip=dict(first=view["sample"]), causal=dict(query=query)).get(kind, {})
-        return [dict(kind=kind, run=number, view=view, **more) for number in range(len(self.runs))]
+        arguments: dict = dict(strip=dict(first=view["sample"]), causal=dict(query=query)).get(kind, {})
+        return [dict(kind=kind, run=number, view=view, **arguments) for number in range(len(self.runs))]
 
     def _answered(self, kind: str = "inspection", **changes) -> list[dict]:
         answers = []
@@ -146,7 +148,7 @@ class AttentionInspector(anywidget.AnyWidget):
             With the reason, in one line.
         """
         if not isinstance(message, dict):
-            raise WorkbenchError(f"a request is {short_repr(message)}; it has to be an object with a kind")
+            raise WorkbenchError(f"a request is {short_repr(message)}; it must be an object with a kind")
         kind = message.get("kind")
         if not isinstance(kind, str) or kind not in KINDS:
             raise WorkbenchError(f"kind={short_repr(kind)} is no request; it is one of {', '.join(KINDS)}")
@@ -158,26 +160,26 @@ class AttentionInspector(anywidget.AnyWidget):
         if not isinstance(view, dict):
             raise ParameterError(f"view={short_repr(view)} is not an object")
         view = self._check(self.view | view)
-        path = self.save(free_path(self.views, view, message.get("format")), view)
+        path = self.save(free_path(self.views, view, message.get("format", "")), view)
         return dict(path=str(path), text=f"written: {path}"), []
 
     def _receive(self, widget, content: dict, buffers: list) -> None:
-        """A message of the front end; may come in another thread (a subshell), so it leaves the traits alone."""
+        """Answer a message of the front end. It may arrive in another thread (a subshell), so this sets no trait."""
         number = content.get("id") if isinstance(content, dict) else None
         if not isinstance(number, str) or "request" not in content:
-            return say_once(f"{self!r} was sent what is no request: {short_repr(content)}")
+            return say_once(f"{self!r} received a message that is no request: {short_repr(content)}")
         try:
             reply, parts = self.answer(content["request"], buffers)
             self.send(dict(id=number, reply=reply), parts)
         except WorkbenchError as error:
             self.send(dict(id=number, error=" ".join(str(error).split())))
-        except Exception as error:  # a bug of ours, or a message that no front end sends: reported where the user looks
+        except Exception as error:  # a bug, or a message of no front end: report it in the view
             self.send(dict(id=number, error=" ".join(f"{type(error).__name__}: {error}".split())))
 
     # ------------------------------------------------------------------------------------------------- export
 
     def figure(self, view: dict | None = None) -> figures.Drawing | None:
-        """The current view as a figure: image, dots, and a map for each dot; None where there is no attention layer."""
+        """The current view as a figure: image, dots, and a map for each dot; None without an attention layer."""
         if not self.view:
             return None
         self.view = self._check(self.view | (view or {}))
@@ -188,8 +190,8 @@ class AttentionInspector(anywidget.AnyWidget):
         return figures.attention_maps(inspections, "outgoing" if reading == "causal" else reading)
 
     def save(self, path: str | os.PathLike, view: dict | None = None) -> Path:
-        """Write the current view: as a figure (.png, .svg, .pdf, with a sidecar that `figures.redraw` takes), or as a page (.html) that
-        answers hover and clicks without a kernel or a network.
+        """Write the current view as a figure (.png, .svg, .pdf, with a sidecar for `figures.redraw`), or as a page (.html) that is interactive
+        without a kernel or a network.
 
         Raises
         ------
@@ -201,8 +203,8 @@ class AttentionInspector(anywidget.AnyWidget):
             raise ParameterError(f"path={str(path)!r} ends in {path.suffix!r}; a view can be .png, .svg, .pdf or .html")
         if not self.view:
             raise WorkbenchError(f"run {self.runs[0].name!r} has no attention layer: nothing to save")
-        if path.suffix != ".html":
-            return self.figure(view).save(path)
+        if path.suffix != ".html" and (figure := self.figure(view)):
+            return figure.save(path)
         self.view = self._check(self.view | (view or {}))
         layers = [layer["id"] for layer in self.runs[0].layers if all(layer in other.layers for other in self.runs)]
         answers = page_answers(self.view, layers, self._answered)
@@ -214,7 +216,7 @@ class AttentionInspector(anywidget.AnyWidget):
         return path
 
     def export(self, figure: figures.Drawing | None) -> None:
-        """Write a figure as PNG and SVG, and the current view as a page, to `views`; print where."""
+        """Write a figure as PNG and SVG, and the current view as a page, to `views`; print the paths."""
         if isinstance(figure, figures.Note):
             print(f"nothing to write: {figure}")
             return
@@ -231,16 +233,16 @@ class AttentionInspector(anywidget.AnyWidget):
     # ------------------------------------------------------------------------------------------------- the front end
 
     def open(self) -> None:
-        """Open the connection to the front end, where there is one: without, the widget would only weigh the notebook down."""
+        """Connect to the front end; without one, the widget would only enlarge the notebook."""
         if interactive():
             super().open()
 
     def _repr_mimebundle_(self, **kwargs):
         data, metadata = ({"text/plain": repr(self)}, {}) if self.comm is None else super()._repr_mimebundle_(**kwargs)
         try:
-            if figure := self.figure():  # what GitHub, an untrusted notebook and an export show
+            if figure := self.figure():  # shown by GitHub, untrusted notebooks and exports
                 data["image/png"] = base64.b64encode(figure.png()).decode()
-        except WorkbenchError as error:  # the checkpoint is gone meanwhile, or cannot be read
+        except WorkbenchError as error:  # the checkpoint was deleted, or cannot be read
             data["text/plain"] += f": {error}"
         return data, metadata
 

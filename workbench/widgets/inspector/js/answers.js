@@ -1,11 +1,11 @@
-// What the kernel answered so far, and the state of the controls, for all views of one widget.
+// Answers of the kernel and the state of the controls, for all views of one widget.
 
 import { bytesOf } from "./numbers.js";
 
-const LIMIT = 64; // answers of the kernel that are kept
-const DEBOUNCE = 150; // ms from the last change of the controls until Python hears of it
+const LIMIT = 64; // cached answers
+const DEBOUNCE = 150; // ms from the last change of the controls to the message to Python
 
-// What an answer depends on, besides the step of its run: what it is kept by. What that means, Python works out (requests.py).
+// The entries of the view that an answer depends on, besides the step of its run: its cache key. Python interprets them (requests.py).
 const SETTING = ["weights", "class", "seed", "truncation"];
 const PICTURE = [...SETTING, "layer", "source", "sample", "towards", "mix"];
 const DEPENDS = {
@@ -43,10 +43,7 @@ function send(model, message, buffers = []) {
   }
 }
 
-/**
- * Leave the state of all widgets in the notebook. JupyterLab looks for it there when no kernel runs any more, but puts it there
- * only if asked to by a setting.
- */
+/** Save the state of all widgets in the notebook, to be shown without a kernel; JupyterLab does so only with a setting. */
 function keepInNotebook(model) {
   const manager = model.widget_manager, notebook = manager?.context?.model;
   if (!notebook?.setMetadata || !manager.get_state_sync) return;
@@ -54,15 +51,15 @@ function keepInNotebook(model) {
 }
 
 /**
- * One request of a kind is under way for each run, and only the newest one waits behind it: a dragged slider does not queue up. Says "change"
- * whenever there is something new.
+ * The cache. For each kind and run one request is in flight and only the newest one waits, so a dragged slider does not queue up. Dispatches
+ * "change" on news.
  */
 export function answerStore(model) {
   const store = new EventTarget();
-  const given = new Map(), cache = new Map(); // key -> answer; what was given from the start never makes room
+  const given = new Map(), cache = new Map(); // key -> answer; those of the saved state are never evicted
   const flights = new Map(), waiting = new Map(), failures = new Map(); // by kind and run
-  const calls = new Map(); // id -> what waits for the reply
-  const client = Math.random().toString(36).slice(2); // a second browser on the same kernel hears our replies, too
+  const calls = new Map(); // id -> promise of the reply
+  const client = Math.random().toString(36).slice(2); // another browser on the same kernel gets these replies, too
   let count = 0, unsaved = {}, saving = 0, keeping = 0;
   store.gone = false;
 
@@ -89,7 +86,7 @@ export function answerStore(model) {
     if (cache.size > LIMIT) cache.delete(cache.keys().next().value);
   };
   const load = () => {
-    given.forEach((answer, key) => remember(key, answer)); // what was seen can be seen again
+    given.forEach((answer, key) => remember(key, answer)); // keep former answers
     given.clear();
     for (const answer of model.get("answers") ?? []) given.set(cacheKey(answer), unpack(answer.kind, answer.reply, answer.buffers));
     changed();
@@ -117,16 +114,16 @@ export function answerStore(model) {
     changed();
   }
 
-  /** The answer, or null where it is not known yet. A request is {kind, run, view}, and what the kind needs (requests.py). */
+  /** The cached answer, or null. A request is {kind, run, view} and the arguments of its kind (requests.py). */
   store.peek = (request) => {
     const key = cacheKey(request), known = cache.get(key);
     if (known) {
       cache.delete(key);
-      cache.set(key, known); // the order of the cache is that of use
+      cache.set(key, known); // the cache is in order of use
     }
     return known ?? given.get(key) ?? null;
   };
-  /** The same, and ask the kernel if need be. */
+  /** The cached answer, or null and a request to the kernel. */
   store.ask = (request) => {
     const key = cacheKey(request), slot = `${request.kind} ${request.run}`, known = store.peek(request);
     if (known || store.gone || model.get("frozen") || failures.get(slot)?.key === key) return known;
@@ -136,7 +133,7 @@ export function answerStore(model) {
     else if (flights.get(slot).key !== key) waiting.set(slot, request);
     return null;
   };
-  /** Ask for something to be done; a promise of the reply. */
+  /** Send a command; a promise of the reply. */
   store.call = (request, buffers) => new Promise((resolve, reject) => {
     const id = `${client}-${++count}`;
     calls.set(id, { resolve, reject, since: performance.now() });
@@ -146,13 +143,13 @@ export function answerStore(model) {
   /** Forget the answers of a kind. */
   store.forget = (kind) => {
     [...cache.keys()].filter((key) => JSON.parse(key)[0] === kind).forEach((key) => cache.delete(key));
-    failures.clear(); // what was not there may be there now
+    failures.clear(); // the cause may be gone
   };
   store.errors = () => [...new Set([...failures.values()].map(({ error }) => error))];
-  /** Since when the kernel works for us, or null. */
+  /** The start of the oldest pending request, or null. */
   store.busy = () => [...flights.values(), ...calls.values()].reduce((least, { since }) => Math.min(least ?? since, since), null);
 
-  // A state that Python sends while a slider is dragged must not take it back, hence the changes that it has not heard of.
+  // Unsaved changes come last: a state that Python sends must not reset a slider that is being dragged.
   store.view = () => ({ ...model.get("view"), ...unsaved });
   store.change = (patch) => {
     Object.assign(unsaved, patch);
@@ -173,7 +170,7 @@ export function answerStore(model) {
   model.on("msg:custom", receive);
   model.on("change:answers", load);
   model.on("change:answers", keep);
-  model.on("comm_live_update", lose); // the kernel was restarted, and knows of no widget
+  model.on("comm_live_update", lose); // the kernel was restarted
   load();
   return store;
 }

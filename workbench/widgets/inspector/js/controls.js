@@ -1,4 +1,4 @@
-// Controls: each is {node, show}, and tells what a user does by a function.
+// Controls: each is {node, show} and calls a function on input.
 
 import { html } from "./dom.js";
 import { format } from "./numbers.js";

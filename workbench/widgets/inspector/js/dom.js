@@ -14,7 +14,7 @@ export function fill(node, attributes, children) {
   return node;
 }
 
-/** Screen readers speak a status whenever it is touched, so touch it only when it changes. */
+/** Set a status only when it changes: screen readers speak at every write. */
 export function say(node, text) {
   node.hidden = !text;
   if (node.textContent !== text) node.textContent = text;

@@ -1,5 +1,5 @@
-// The inspector: its parts, what a user does, and what is drawn then. Every map is computed here from the queries and keys that Python sends, so
-// that hovering never waits for the kernel.
+// The inspector: its parts, the actions of the user, and drawing. Maps are computed here from the queries and keys that Python sends, so that
+// hovering never waits for the kernel.
 
 import { answerStore } from "./answers.js";
 import { button, segmented, slider, toggle } from "./controls.js";
@@ -18,8 +18,8 @@ const HELP = [
   ["click", "pin a place"], ["shift + click", "add a pin, or remove it"], ["arrow keys", "move over the image"], ["Enter", "pin the place"],
   ["shift + Enter", "add it"], ["1 … 8", "make a pin active"], ["Delete", "remove the active pin"], ["Escape", "remove all pins"],
 ];
-const RANK = { hover: 0, look: 1, click: 2 }; // what a painting is called that has several causes
-const MARKS = 1000; // of the browser's performance log, until it is emptied
+const RANK = { hover: 0, look: 1, click: 2 }; // a painting with several causes is named after the highest
+const MARKS = 1000; // in the performance log, which is then emptied
 let views = 0; // of all widgets
 let paintings = 0;
 
@@ -78,7 +78,7 @@ function render({ model, el, store }) {
     help, alarm, gone, nothing, controls, workspace, footer, speech);
   el.append(root);
 
-  // ------------------------------------------------------------------------------ what a user does
+  // ------------------------------------------------------------------------------ actions of the user
 
   function change(patch) {
     problem = "";
@@ -91,7 +91,7 @@ function render({ model, el, store }) {
     change({ layer: id, pins: movePins(state.view.pins, state.layer.side, to.side), forbid: [] });
   }
 
-  /** Pin a place instead of all others, or with `add` beside them (or no longer). A pinned place becomes active. */
+  /** Replace all pins by a place; with `add`, add or remove it. A pinned place becomes active. */
   function pin(query, add) {
     const at = state.view.pins.indexOf(query);
     if (add && at >= 0) return unpin(at);
@@ -112,7 +112,7 @@ function render({ model, el, store }) {
     schedule("hover");
   }
 
-  /** A stroke of the brush forbids keys, or allows them if its first one was forbidden; the kernel hears of it at its end. */
+  /** A stroke of the brush forbids keys, or allows them if its first key was forbidden; the kernel gets it at its end. */
   function press(query) {
     if (state.view.tool !== "brush") return false;
     const key = keyOf(state.layer, query), keys = new Set(state.view.forbid);
@@ -151,7 +151,7 @@ function render({ model, el, store }) {
       change(state.view.tool === "brush" ? { tool: "pin" } : { pins: [], active: -1 });
     } else if ((event.key === "Delete" || event.key === "Backspace") && state.view.active >= 0) unpin(state.view.active);
     else if (digit >= 0 && digit < state.view.pins.length) {
-      hover(null); // or the map would stay that of the place under the cursor
+      hover(null); // else the map of the hovered place would stay
       change({ active: digit });
     } else return;
     event.preventDefault();
@@ -182,13 +182,13 @@ function render({ model, el, store }) {
     update();
   }
 
-  // ------------------------------------------------------------------------------ what is drawn
+  // ------------------------------------------------------------------------------ drawing
 
-  /** Everything but the hot path. Asks for what is not known yet; meanwhile the former picture stays, pale. */
+  /** Everything but the hot path. Requests missing answers; meanwhile the former picture stays, pale. */
   function update() {
     const catalog = catalogOf(model), next = stateOf(catalog, store.view()), same = next?.layer.id === state?.layer.id;
     if (next && next.view.sample !== state?.view.sample) showInStrip(next.view.sample);
-    if (!same) hovered = null; // a place of another grid
+    if (!same) hovered = null; // the other layer has another grid
     state = next;
     drawHead(catalog);
     if (!state) return;
@@ -197,7 +197,7 @@ function render({ model, el, store }) {
     const absent = source === "dropped" && !(sample < strip?.count);
     const answers = catalog.map((_, run) => (absent ? null : store.ask(request("inspection", run))));
     current = answers.map(Boolean);
-    inspections = answers.map((answer, i) => answer ?? (same ? inspections[i] : null) ?? null); // the map of another layer would not fit
+    inspections = answers.map((answer, i) => answer ?? (same ? inspections[i] : null) ?? null); // a map of another layer does not fit
     if (panel === "offsets" && source === "recorded") panel = "map"; // its network was not kept
     if (panel === "offsets") catalog.forEach((_, run) => store.ask(request("offsets", run)));
     if (state.view.reading === "causal") askCausal();
@@ -210,15 +210,15 @@ function render({ model, el, store }) {
     schedule("look");
   }
 
-  /** What is asked of Python to show the state for a run. */
+  /** The request for an answer to the current view. */
   const request = (kind, run, more) => ({ kind, run, view: state.view, ...more });
 
-  /** Page the strip to an image, unless that is there. */
+  /** Page the strip to an image, unless it shows that. */
   function showInStrip(sample) {
     if (!(images && sample >= images.start && sample < images.start + images.count)) first = sample;
   }
 
-  /** The causal map of each pin, that of the active one first: what is asked for last waits least. */
+  /** Request the causal map of each pin, of the active pin last: the last request waits least. */
   function askCausal() {
     const { pins, active } = state.view, order = [...pins].sort((a, b) => (a === pins[active]) - (b === pins[active]));
     for (const run of state.catalog.keys()) order.forEach((query) => store.ask(request("causal", run, { query })));
@@ -240,14 +240,14 @@ function render({ model, el, store }) {
     say(alarm, [problem, ...store.errors()].filter(Boolean).join("\n"));
     say(gone, store.gone ? "The kernel of this view is gone; loaded data stays interactive." : "");
     const none = catalog.length > 1 ? "These runs have no attention layer in common: nothing to compare."
-      : "This run has no attention layer: nothing to look at here.";
+      : "This run has no attention layer: nothing to show.";
     say(nothing, state ? "" : none);
     controls.hidden = workspace.hidden = !state;
     footer.hidden = !state || frozen;
     exports.forEach((node) => (node.disabled = store.gone));
   }
 
-  /** A word on what takes its time, once it does. */
+  /** A status text, once the kernel is slow. */
   function drawBusy() {
     clearTimeout(busyTimer);
     const since = store.busy(), seconds = since === null ? 0 : (performance.now() - since) / 1000;
@@ -265,15 +265,15 @@ function render({ model, el, store }) {
     networks.node.hidden = kinds.length < 2;
     const ofNetwork = state.layers.filter(({ network }) => network === layer.network);
     layers.show(ofNetwork.map(({ id, label }) => ({ value: id, name: label.split(" · ").at(-1), about: label })), layer.id);
-    const names = { ema: "EMA", raw: "raw" }, kept = Object.keys(names).filter((value) => state.catalog.some((info) => info.weights.includes(value)));
-    const chosen = state.catalog[0].weights.includes(view.weights) ? view.weights : inspections[0]?.weights;
-    weights.show(kept.map((value) => ({ value, name: names[value], about: "Weights of the generator" })), chosen);
-    weights.node.hidden = kept.length < 2 || view.source === "recorded";
+    const names = { ema: "EMA", raw: "raw" }, saved = Object.keys(names).filter((value) => state.catalog.some((info) => info.weights.includes(value)));
+    const current = state.catalog[0].weights.includes(view.weights) ? view.weights : inspections[0]?.weights;
+    weights.show(saved.map((value) => ({ value, name: names[value], about: "Weights of the generator" })), current);
+    weights.node.hidden = saved.length < 2 || view.source === "recorded";
     const askable = !frozen && view.source !== "recorded";
-    const shown = Object.entries(READINGS).filter(([value]) => askable || value !== "causal");
+    const available = Object.entries(READINGS).filter(([value]) => askable || value !== "causal");
     readings.forEach(({ show }, all) => {
-      const mine = shown.filter(([, { row }]) => Boolean(all) === (row !== undefined));
-      show(mine.map(([value, { name, about }]) => ({ value, name, about })), state.view.reading);
+      const group = available.filter(([, { row }]) => Boolean(all) === (row !== undefined));
+      show(group.map(([value, { name, about }]) => ({ value, name, about })), state.view.reading);
     });
     meaning.textContent = READINGS[state.view.reading].about;
     opacity.show(view.opacity);
@@ -292,10 +292,10 @@ function render({ model, el, store }) {
     }
     pinned.splice(state.view.pins.length).forEach(({ node }) => node.remove());
     const perQuery = READINGS[state.view.reading].row === undefined ? state.view.reading : "outgoing";
-    pinned.forEach((one) => one.draw(state, inspections, (seen, run, query) => mapOf(perQuery, seen, run, query), tables.plain));
+    pinned.forEach((panel) => panel.draw(state, inspections, (seen, run, query) => mapOf(perQuery, seen, run, query), tables.plain));
   }
 
-  /** The map of a reading {values, side}, or null where it is not known (yet). */
+  /** The map of a reading {values, side}, or null if it is not known yet. */
   function mapOf(reading, seen, run, query) {
     if (!seen) return null;
     const { map, row } = READINGS[reading], isWeights = reading === "outgoing" || reading === "value_weighted";
@@ -318,7 +318,7 @@ function render({ model, el, store }) {
     if (!state || !stages.length) return;
     const query = hovered ?? state.view.pins[state.view.active] ?? null, reading = READINGS[state.view.reading];
     const maps = inspections.map((seen, run) => mapOf(state.view.reading, seen, run, query));
-    const high = Math.max(...maps.map((map) => (map ? largest(map.values) : 0))); // one scale for both, or they would not compare
+    const high = Math.max(...maps.map((map) => (map ? largest(map.values) : 0))); // one scale, so that both compare
     const hint = !inspections.every(Boolean) ? "" : query === null ? "Click a place in the image, or move over it."
       : "Pin this place to compute what matters to it.";
     const readouts = stages.map((stage, i) => stage.paint(maps[i], query, hovered, high, tables.veil, hint));
@@ -349,7 +349,7 @@ function render({ model, el, store }) {
   }
 
   function drawTables() {
-    const veil = (i) => 100 + Math.round((155 * i) / 255); // above an image: where little is, more of the image shows
+    const veil = (i) => 100 + Math.round((155 * i) / 255); // alpha over an image, which shows through where values are low
     const [palette, diverging] = [model.get("palette"), model.get("diverging")];
     tables = { plain: colourTable(palette), veil: colourTable(palette, veil), diverging: colourTable(diverging) };
   }
@@ -358,12 +358,12 @@ function render({ model, el, store }) {
     fit();
     schedule("look");
   });
-  root.addEventListener("keydown", (event) => event.ctrlKey || event.metaKey || event.stopPropagation()); // or "dd" deletes the cell
+  root.addEventListener("keydown", (event) => event.ctrlKey || event.metaKey || event.stopPropagation()); // else "dd" would delete the cell
   root.addEventListener("dragover", (event) => {
     const droppable = !frozen && state?.layers.some(({ network }) => network === "D");
     if (!droppable || !event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
-    event.stopPropagation(); // or the notebook takes the file
+    event.stopPropagation(); // else the notebook would open the file
     root.classList.add("dropping");
   });
   root.addEventListener("dragleave", (event) => root.contains(event.relatedTarget) || root.classList.remove("dropping"));

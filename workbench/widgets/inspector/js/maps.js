@@ -5,7 +5,7 @@ import { format } from "./numbers.js";
 
 const uniform = (seen) => ({ value: 1 / seen.key_side ** 2, name: "uniform" });
 
-// `map` computes a reading of one query, `row` is the statistic of all; the causal map has neither and is asked for.
+// `map` computes a reading of one query, `row` is the statistic of all queries; the causal map comes from the kernel.
 // `mark` is a value to compare with.
 export const READINGS = {
   outgoing: { name: "Looks at", unit: "attention weight", map: outgoing, mark: uniform,
@@ -66,7 +66,7 @@ export function statistic({ stats, side }, row) {
   return stats.subarray(row * side ** 2, (row + 1) * side ** 2);
 }
 
-/** The statistics of a query in words, as they are read aloud. */
+/** The statistics of a query as text, also for screen readers. */
 export function describe(seen, q) {
   const [entropy, distance, outside3, outside9, strength] = [0, 1, 2, 3, 4].map((row) => statistic(seen, row)[q]);
   const percent = (fraction) => `${format(Number((100 * fraction).toPrecision(2)))} %`;
@@ -81,7 +81,7 @@ export function describe(seen, q) {
   };
 }
 
-/** A map at a larger resolution, for a comparison; of weights, the cells that a position becomes share its own. */
+/** A map at a larger resolution, for a comparison; weights are divided among the cells of a position. */
 export function upsample({ values, side, isWeights }, larger) {
   const times = larger / side;
   if (times === 1) return values;

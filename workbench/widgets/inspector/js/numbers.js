@@ -12,7 +12,7 @@ export function format(value, size = Math.abs(value)) {
 export const largest = (values) => values.reduce((a, b) => Math.max(a, b), 0);
 export const extent = (values) => values.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
 
-/** A buffer of a message or a trait as memory of its own: typed arrays need it aligned. */
+/** A copy of the buffer of a message or a trait: typed arrays need aligned memory. */
 export function bytesOf(buffer) {
   return ArrayBuffer.isView(buffer) ? buffer.buffer.slice(buffer.byteOffset, buffer.byteOffset + buffer.byteLength) : buffer.slice(0);
 }

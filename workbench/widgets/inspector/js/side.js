@@ -1,4 +1,4 @@
-// The map without the image below it and its colour scale; in a comparison, what differs.
+// The map without the image below it, and its colour scale; in a comparison, the difference.
 
 import { scaleBar, segmented } from "./controls.js";
 import { html } from "./dom.js";

@@ -9,7 +9,7 @@ import { PIN_COLOURS } from "./state.js";
 
 export const FACTS = ["place", "entropy", "distance", "outside 3×3", "outside 9×9", "strength"];
 
-/** `actions` hears of pointer and keys. */
+/** `actions` handles pointer and keys. */
 export function stageCard(index, hatch, actions) {
   const label = html("h3"), about = html("span", { class: "muted" });
   const gamma = html("span", { class: "gamma", title: "The learned strength of this layer" });
@@ -65,7 +65,7 @@ export function stageCard(index, hatch, actions) {
   return {
     node,
     drawForbidden,
-    /** `inspection` is what is shown, or null; `current`, whether it is what the view asks for. */
+    /** `inspection` is shown (null: none); `current`: it is the answer to the view. */
     draw(state, inspection, current, newSize) {
       const { view } = state, info = state.catalog[index];
       [layer, size, seen, steps] = [state.layer, newSize, inspection, view.source === "recorded" ? info.recorded : info.steps];

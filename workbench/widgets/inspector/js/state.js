@@ -1,25 +1,25 @@
-// What is drawn: the state of the controls as far as it fits what the catalog offers.
+// The state to draw: the view, restricted to what the catalog offers.
 
 import { READINGS } from "./maps.js";
 import { clamp } from "./numbers.js";
 
-export const PIN_COLOURS = ["#ff3b30", "#34c759", "#0a84ff", "#ff9f0a", "#bf5af2", "#00b8c4", "#ff6fb5", "#a2845e"]; // as in figures/maps.py
+export const PIN_COLOURS = ["#ff3b30", "#34c759", "#0a84ff", "#ff9f0a", "#bf5af2", "#00b8c4", "#ff6fb5", "#a2845e"]; // as in figures/images.py
 
-/** The catalog; of a page without a kernel, only what it holds. */
+/** The catalog; in an exported page, only the choices with an answer. */
 export function catalogOf(model) {
   const catalog = model.get("catalog");
   if (!model.get("frozen")) return catalog;
   const answers = model.get("answers").filter(({ kind }) => kind === "inspection");
   return catalog.map((info, number) => {
-    const mine = answers.filter(({ run }) => run === number);
-    const replied = (name) => (value) => mine.some(({ reply }) => reply[name] === value);
+    const ofRun = answers.filter(({ run }) => run === number);
+    const replied = (name) => (value) => ofRun.some(({ reply }) => reply[name] === value);
     return { ...info, steps: info.steps.filter(replied("step")), recorded: info.recorded.filter(replied("step")),
-      weights: info.weights.filter(replied("weights")), layers: info.layers.filter(({ id }) => mine.some(({ view }) => view.layer === id)),
-      samples: mine.map(({ view }) => view.sample) };
+      weights: info.weights.filter(replied("weights")), layers: info.layers.filter(({ id }) => ofRun.some(({ view }) => view.layer === id)),
+      samples: ofRun.map(({ view }) => view.sample) };
   });
 }
 
-/** Null where the runs have no layer in common. */
+/** Null if the runs have no layer in common. */
 export function stateOf(catalog, saved) {
   const layers = (catalog[0]?.layers ?? []).filter(({ id }) => catalog.every((info) => info.layers.some((layer) => layer.id === id)));
   const layer = layers.find(({ id }) => id === saved.layer) ?? layers[0];

@@ -1,10 +1,10 @@
-// The images to pick from, and where they come from.
+// The images to choose from, and their sources.
 
 import { numberField, button, segmented, slider, toggle } from "./controls.js";
 import { html } from "./dom.js";
 import { canvasOf, paintPicture } from "./paint.js";
 
-const PAGED = ["samples", "real"]; // sources that have more images than a strip; of others it shows all
+const PAGED = ["samples", "real"]; // sources with several pages
 
 export function stripCard({ change, drop, page }) {
   const sources = segmented("Source of the images", (source) => change({ source, sample: 0 }));
@@ -53,7 +53,7 @@ export function stripCard({ change, drop, page }) {
       view = state.view;
       const info = state.catalog[0], generated = view.source === "samples";
       const names = { samples: "samples", recorded: "recorded", real: "real", dropped: "yours" };
-      const kinds = { recorded: "Snapshots of the training: at more steps than there are checkpoints", dropped: "Images of your own" };
+      const kinds = { recorded: "Snapshots of the training: at more steps than there are checkpoints", dropped: "Images that you open or drop here" };
       sources.show(state.sources.map((value) => ({ value, name: names[value], about: kinds[value] })), view.source);
       sources.node.hidden = frozen || state.sources.length < 2;
       drawClasses(info.classes);

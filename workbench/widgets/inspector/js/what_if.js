@@ -1,4 +1,4 @@
-// What the layer's output would be if it attended otherwise: the controls, and the images before and after.
+// Interventions on the attention of the layer: the controls, and the images before and after.
 
 import { button, segmented, toggle } from "./controls.js";
 import { html } from "./dom.js";
@@ -6,9 +6,9 @@ import { format } from "./numbers.js";
 import { canvasOf, crisp, difference, paintPicture } from "./paint.js";
 
 export function whatIfCard({ change }) {
-  const gamma0 = toggle("γ = 0", "Switch attention off: the layer passes on what it was given", (on) => change({ gamma0: on }));
+  const gamma0 = toggle("γ = 0", "Switch attention off: the layer returns its input", (on) => change({ gamma0: on }));
   const map = segmented("Attention map", (replace) => change({ replace }));
-  const painting = "Paint over places that may not be looked at; paint again to allow them";
+  const painting = "Paint over places to forbid attention to them; paint again to allow it";
   const brush = toggle("✎ Knock out", painting, (on) => change({ tool: on ? "brush" : "pin" }));
   const scope = segmented("Knocked out for", (value) => change({ scope: value }));
   const clearAll = button("Clear", "Allow all places again", () => change({ forbid: [] })), summary = html("span", { class: "muted" });

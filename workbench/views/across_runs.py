@@ -1,4 +1,4 @@
-"""Figures of several runs, from what these have written down; runs that differ in the seed alone are one group, in one colour."""
+"""Figures of several runs, from their records; runs that differ in the seed alone are one group, in one colour."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ..studies import groups
 from ..studies.groups import AXES, Group
 from ..studies.scores import Score, at_steps, scores_by_name
 
-MOST_COLUMNS = 100  # of one row of samples
+MAX_COLUMNS = 100  # of a row of samples
 
 
 def curves(runs: Sequence[Run], axis: str = "steps", keys: str = "") -> Plot:
-    """What the histories tell, over steps, images or hours; see `figures.curves_by_group`."""
+    """The columns of the histories over steps, images or hours; see `figures.curves_by_group`."""
     return figures.curves_by_group(_records(groups.group(runs)), axis, keys)
 
 
@@ -43,18 +43,18 @@ def scores(
     axis: str = "steps",
     protocol: str = "",
 ) -> Plot:
-    """Scores over steps, images or hours, a panel for each, with published numbers where data set, size and protocol are theirs.
+    """Scores over steps, images or hours, a panel for each, with published numbers of the same data set, size and protocol.
 
     Parameters
     ----------
     runs
         One run, or several to compare.
     names
-        Scores to show, also as text with commas, with or without the hash of the extractor; by default all there are.
+        Scores to show, also as text with commas, with or without the hash of the extractor; by default all.
     like
-        A record: leave out those that do not compare with it.
+        A record of an evaluation: leave out scores that do not compare with it.
     across_protocols
-        Show records of different protocols side by side, each curve with its own. Otherwise they are refused.
+        Show scores of different protocols side by side. Otherwise they are refused.
     axis
         "steps", "images" or "hours" (of training).
     protocol
@@ -63,15 +63,16 @@ def scores(
     Raises
     ------
     ParameterError, WorkbenchError
-        For another axis; if there is no such score, or records do not compare.
+        For another axis; if there is no such score, or scores do not compare.
     """
     require_axis(axis)
     members = groups.group([runs] if isinstance(runs, Run) else runs)
     by_name = scores_by_name(members, names, protocol=protocol, across_protocols=across_protocols, like=like)
-    histories = {run.path: history(run.history()) for group in members for run in group.runs}
+    readable = [run for group in members for run in group.runs]
+    histories = {run.path: history(run.history()) for run in readable}
     points = {name: [_point(score, axis, histories) for score in values] for name, values in by_name.items()}
     reported = {name: dict(line for score in values for line in _published(score)) for name, values in by_name.items()}
-    return figures.scores(points, AXES[axis][2], _title(members), reported)
+    return figures.scores(points, AXES[axis][2], readable[0].name if len(readable) == 1 else f"{len(readable)} runs", reported)
 
 
 def scatter(
@@ -92,7 +93,7 @@ def scatter(
     against
         Parameters, separated by commas; by default all in which the runs differ.
     steps
-        Which scores: the newest of each run ("last"), the newest step that all have ("common"), or those of steps ("500,1000").
+        As for `studies.scores.at_steps`.
 
     Raises
     ------
@@ -102,13 +103,19 @@ def scatter(
     members = groups.group(runs)
     by_name = scores_by_name(members, names, protocol=protocol, across_protocols=across_protocols)
     settings = {run.path: groups.settings(run) for group in members for run in group.runs}
-    parameters = _parameters(against, groups.differing(runs), next(iter(settings.values()), {}))
+    parameters, known = groups.differing(runs), next(iter(settings.values()), {})
+    for name in words(against):
+        if name not in known:
+            differing = ", ".join(parameters) or "none"
+            raise WorkbenchError(
+                f"against={against!r}: there is no parameter {name!r}; {nearest(name, known)}these runs differ in: {differing}"
+            )
+    parameters = words(against) or parameters
     points = {
         (name, parameter): [(_point(score), settings[score.run.path][parameter]) for score in at_steps(values, steps)]
         for parameter in parameters for name, values in by_name.items()
     }  # fmt: skip
-    which = {"last": "the newest step of each run", "common": "the newest step that all have"}.get(steps, f"steps {steps}")
-    return figures.against(points, f"scores against parameters, at {which}")
+    return figures.against(points, f"scores against parameters, at {steps_in_words(steps)}")
 
 
 def experiments(arms: Mapping[str, Sequence[Group]], score: str, step: int) -> Plot:
@@ -117,76 +124,77 @@ def experiments(arms: Mapping[str, Sequence[Group]], score: str, step: int) -> P
     Parameters
     ----------
     arms
-        Experiment -> its arms, whose labels tell them apart.
+        Experiment -> its arms, which differ in their labels.
 
     Raises
     ------
     WorkbenchError
         If scores do not compare.
     """
-    described = {}
+    data = {}
     for name, members in arms.items():
-        values = [_point(one) for one in scores_by_name(members).get(score, [])]
-        described[name] = [
+        points = [_point(value) for value in scores_by_name(members).get(score, [])]
+        data[name] = [
             Arm(
-                group.label, [run.reference for run in group.runs], [point for point in values if point.group == group.label],
+                group.label, [run.reference for run in group.runs], [point for point in points if point.group == group.label],
                 [{row["step"]: row["loss_d"] for row in history(run.history()) if "loss_d" in row} for run in group.runs],
             )
             for group in members
         ]  # fmt: skip
-    return figures.experiments(described, score, step)
+    return figures.experiments(data, score, step)
 
 
-def sample_rows(
-    rows: Sequence[tuple[str, Run, int]], seed: int = 0, columns: int = 8, weights: str = "auto", truncation: float = 0.0
-) -> Drawing | None:
+def sample_rows(rows: Sequence[tuple[str, Run, int]], seed: int = 0, columns: int = 8, weights: str = "auto") -> Drawing | None:
     """The same latents through several generators: a row for each, classes in turn.
 
     Parameters
     ----------
     rows
         Label, run, and step of its checkpoint, for each row.
-    seed, columns, truncation
-        Of the latents, how many, and where they are truncated (0: not).
+    seed, columns
+        Seed and number of the latents.
     weights
         "ema", "raw", or "auto": EMA if available.
 
     Returns
     -------
     Drawing or None
-        None without rows.
+        None without rows. If a generator cannot be opened, its row shows the reason: no checkpoint, a damaged one, or no EMA.
 
     Raises
     ------
     ParameterError
-        For other weights.
-
-    Notes
-    -----
-    A row whose generator cannot be opened has the reason in place of images: no checkpoint, a damaged one, or no EMA.
+        For other weights, or a number of columns out of range.
     """
-    if not 1 <= columns <= MOST_COLUMNS:
-        raise ParameterError(f"columns={columns!r} is out of range; at least 1 and at most {MOST_COLUMNS}")
+    if not 1 <= columns <= MAX_COLUMNS:
+        raise ParameterError(f"columns={columns!r} is out of range; at least 1 and at most {MAX_COLUMNS}")
     if weights not in ("ema", "raw", "auto"):
         raise ParameterError(f"weights={weights!r} is not one of ema, raw, auto")
-    drawn = [_row(run, step, seed, columns, weights, truncation) for _, run, step in rows]
+    contents = [_samples(run, step, seed, columns, weights) for _, run, step in rows]
     labels = ["\n".join(textwrap.fill(line, 34) for line in label.splitlines()) for label, _, _ in rows]
     title = f"latents 0 to {columns - 1} of seed {seed}, the same in every row, classes in turn"
-    title += f", truncated at {truncation:g}" if truncation else ""
-    for name, what in (("z_dim", "latents"), ("num_classes", "classes")):
-        if len({getattr(run.config, name) for (_, run, _), row in zip(rows, drawn, strict=True) if not isinstance(row, str)}) > 1:
-            title += f"; not the same {what} where {name} differs"
-    return figures.strips(list(zip(labels, drawn, strict=True)), title)
+    for name, noun in (("z_dim", "latents"), ("num_classes", "classes")):
+        if (
+            len({getattr(run.config, name) for (_, run, _), content in zip(rows, contents, strict=True) if not isinstance(content, str)})
+            > 1
+        ):
+            title += f"; not the same {noun} where {name} differs"
+    return figures.strips(list(zip(labels, contents, strict=True)), title)
 
 
-def _row(run: Run, step: int, seed: int, columns: int, weights: str, truncation: float) -> torch.Tensor | str:
-    """Images of a generator, or why there are none."""
+def _samples(run: Run, step: int, seed: int, columns: int, weights: str) -> torch.Tensor | str:
+    """Images of a generator, or the reason why it cannot be opened."""
     try:
         config, generator = run.config, run.generator(step, weights)
     except WorkbenchError as error:
         return str(error)
-    z, y = sampling.latents(columns, config.z_dim, seed, truncation=truncation), sampling.labels(columns, config.num_classes or 0)
+    z, y = sampling.latents(columns, config.z_dim, seed), sampling.labels(columns, config.num_classes or 0)
     return sampling.images(generator, z, y)
+
+
+def steps_in_words(steps: str) -> str:
+    """The value of the parameter `steps` as a phrase."""
+    return {"last": "the newest step of each run", "common": "the newest step that all runs have"}.get(steps, f"steps {steps}")
 
 
 def _records(members: Sequence[Group]) -> list[RunRecords]:
@@ -199,24 +207,8 @@ def _point(score: Score, axis: str = "steps", histories: Mapping = {}) -> ScoreP
 
 
 def _published(score: Score) -> list[tuple[str, float]]:
-    """Source and value of the published numbers that a score compares with; none where its record lacks what that takes."""
+    """Source and value of the published numbers that a score compares with; none if its record is incomplete."""
     try:
         return [(source, value) for name, value, source in published(score.record) if name == score.name]
     except (KeyError, TypeError):
         return []
-
-
-def _parameters(against: str, differing: list[str], known: dict) -> list[str]:
-    chosen = words(against)
-    for name in chosen:
-        if name not in known:
-            there = ", ".join(differing) or "none"
-            raise WorkbenchError(
-                f"against={against!r}: there is no parameter {name!r}; {nearest(name, known)}these runs differ in: {there}"
-            )
-    return chosen or differing
-
-
-def _title(members: Sequence[Group]) -> str:
-    runs = [run for group in members for run in group.runs]
-    return runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
