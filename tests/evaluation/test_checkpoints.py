@@ -74,7 +74,7 @@ def test_steps(run):
         (dict(seed=-1), "seed=-1 is not in range"),
         (dict(truncation=float("nan")), "truncation=nan is not a number"),
         (dict(extractor="sys:exit"), "extractor='sys:exit' is of type builtin_function_or_method"),
-        (dict(steps="newest"), "steps='newest' is not \"last\", \"all\", or steps such as 500,1000"),
+        (dict(steps="newest"), 'steps=\'newest\' is not "last", "all", or steps such as 500,1000'),
         (dict(protocol="offical"), "did you mean 'official'"),
         (dict(n=1), "n=1 is not in range; allowed: at least 2"),
         (dict(scores="fid", **QUICK), "scores='fid' is defined by the reference Inception"),
