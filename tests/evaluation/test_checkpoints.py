@@ -70,7 +70,7 @@ def test_steps(run):
         (dict(reference_n=10**12), r"reference_n=1,000,000,000,000 need [\d,.]+ GB of memory"),
         (dict(reference_n=1), "at least 2 real images"),
         (dict(batch_size=10**9), "batch_size=1000000000 is not in range; allowed: at least 1 and at most 256"),
-        (dict(num_processes=10**6), "num_processes=1,000,000 is more than there is work for here"),
+        (dict(num_processes=10**6), "num_processes=1,000,000 is too many for this machine"),
         (dict(seed=-1), "seed=-1 is not in range"),
         (dict(truncation=float("nan")), "truncation=nan is not a number"),
         (dict(extractor="sys:exit"), "extractor='sys:exit' is of type builtin_function_or_method"),
