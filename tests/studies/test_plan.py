@@ -28,7 +28,7 @@ def refused(*says, **given):
     "width_d=none|24", "width_d=24|none; lr_g=1e-3|1e-4", "max_multiplier=8|16", "d_downsamples=none|3", "batch_norm_group=none|32", "ema_start=2000|3000",
 ])  # fmt: skip
 def test_values_that_give_one_training_twice_are_refused(grid):
-    refused(f"grid={grid!r}", "compared with", grid.partition("=")[0] if ";" not in grid else "=", experiments="sweep", grid=grid)
+    refused(f"grid={grid!r}", "the same training", grid.partition("=")[0] if ";" not in grid else "=", experiments="sweep", grid=grid)
 
 
 @pytest.mark.parametrize(("grid", "settings"), [
@@ -215,7 +215,7 @@ def test_scores_that_there_will_be(score, given, extractor_module):
     ("kid", dict(preset="cifar10")), (" ", {}),
 ])  # fmt: skip
 def test_scores_that_there_will_not_be_are_refused_before_the_trainings(score, given, extractor_module):
-    refused(f"score={score!r} is no score of these runs", "there are: ", score=score, **given)
+    refused(f"score={score!r} is not a score of these runs", "there are: ", score=score, **given)
 
 
 @pytest.mark.parametrize(("score", "meant", "given"), [
@@ -223,7 +223,7 @@ def test_scores_that_there_will_not_be_are_refused_before_the_trainings(score, g
     ("fd_twins@abc", "fd_twins", {}), ("FID", "fid", dict(preset="cifar10")), ("fd", "fid", dict(preset="cifar10")),
 ])  # fmt: skip
 def test_a_score_that_is_called_otherwise_is_suggested_without_its_hash(score, meant, given):
-    refused(f"score={score!r} is no score of these runs; did you mean {meant!r}? there are: ", score=score, **given)
+    refused(f"score={score!r} is not a score of these runs; did you mean {meant!r}? there are: ", score=score, **given)
 
 
 @pytest.mark.parametrize("name", ["experiments", "score", "study", "settings", "grid", "out"])
