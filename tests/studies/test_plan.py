@@ -28,7 +28,7 @@ def refused(*says, **given):
     "width_d=none|24", "width_d=24|none; lr_g=1e-3|1e-4", "max_multiplier=8|16", "d_downsamples=none|3", "batch_norm_group=none|32", "ema_start=2000|3000",
 ])  # fmt: skip
 def test_values_that_give_one_training_twice_are_refused(grid):
-    refused(f"grid={grid!r}", "the same training", grid.partition("=")[0] if ";" not in grid else "=", experiments="sweep", grid=grid)
+    refused(f"grid={grid!r}", "compared with", grid.partition("=")[0] if ";" not in grid else "=", experiments="sweep", grid=grid)
 
 
 @pytest.mark.parametrize(("grid", "settings"), [

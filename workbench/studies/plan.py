@@ -122,7 +122,7 @@ def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: 
         if other != label:
             fix = "leave one of them out" if name == "sweep" else f"leave {name} out of experiments, or change preset and settings"
             raise ParameterError(
-                f"{where}: the arms {shown(other)} and {shown(label)} of {name} are the same training at these settings; {fix}"
+                f"{where}: the arms {shown(other)} and {shown(label)} of {name} are the same training at these settings and cannot be compared with each other; {fix}"
             )
         if bool(configs[label].ema_decay) != bool(next(iter(configs.values())).ema_decay):
             raise ParameterError(f"{where}: scores with and without an average (ema_decay=0) do not compare")
