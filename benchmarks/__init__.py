@@ -1,4 +1,4 @@
-"""How fast the workbench is, in ratios of one run: of a checkout, and no part of the package.
+"""Benchmarks of the workbench, as ratios within one run; part of a checkout, not of the package.
 
 `python -m workbench.bench` times training, `python -m benchmarks.metrics` the metrics, `python -m benchmarks.latency` the attention inspector.
 """

@@ -1,4 +1,4 @@
-"""How time and memory of a step grow with the size of the images, the batch and the attention map; and without attention."""
+"""Time and memory of a step over the size of the images, the batch and the attention map, with and without attention."""
 
 from __future__ import annotations
 
@@ -11,42 +11,40 @@ from .variants import StepProcess
 
 
 def growth(config: Config, rounds: int) -> list[dict]:
-    """Seconds and bytes an image of a full step, as size, batch and the size of the attention map grow; and without attention.
+    """Seconds and bytes per image of a full step, over image size, batch and the size of the attention map.
 
-    The rest is as in `config`; attention at half the image's size unless it is what varies.
+    The other settings are those of `config`; attention is at half the image's size, unless it varies.
     """
 
-    def at(**changes) -> Config:
-        changes = {"image_size": config.image_size, "batch_size": config.batch_size} | changes
-        site = changes.pop("attention", changes["image_size"] // 2)
-        return config.replace(**changes, attention_g=str(site), attention_d=str(site), batch_norm_group=None)
+    def at(attention: int | str, **changes) -> Config:
+        return config.replace(**changes, attention_g=str(attention), attention_d=str(attention), batch_norm_group=None)
 
-    plan = [("size", size, at(image_size=size, attention=site)) for size in (32, 64, 128, 256) for site in (size // 2, "none")]
-    plan += [("batch", batch, at(batch_size=batch)) for batch in (2, 4, 8, 16, 32)]
-    sites = [2**k for k in range(3, config.image_size.bit_length() - 1)]
-    plan += [("attention", site, at(attention=site)) for site in ["none", *sites]]
+    half = config.image_size // 2
+    plan: list[tuple[str, int | str, Config]] = []
+    plan += [("size", size, at(site, image_size=size)) for size in (32, 64, 128, 256) for site in (size // 2, "none")]
+    plan += [("batch", batch, at(half, batch_size=batch)) for batch in (2, 4, 8, 16, 32)]
+    plan += [("attention", site, at(site)) for site in ["none", *(2**k for k in range(3, config.image_size.bit_length() - 1))]]
     rows = []
-    for what, value, settings in plan:
+    for axis, value, settings in plan:
         with StepProcess(settings, "fast") as process:
             times = in_turn({"fast": process.seconds}, rounds, warmup=2)["fast"]
-            memory = process.peak_bytes()
-        row = dict(what=what, value=value, attention=settings.attention_g)
-        row |= dict(seconds=min(times) / settings.batch_size, bytes=memory / settings.batch_size)
-        rows.append(row)
-        cost = f"{row['seconds'] * 1e3:.3g} ms, {row['bytes'] / 2**20:.3g} MiB an image"
-        print(f"  {what} {value}, attention at {settings.attention_g}: {cost}", flush=True)
+            process_memory = process.peak_bytes()
+        duration, memory = min(times) / settings.batch_size, process_memory / settings.batch_size
+        rows.append(dict(axis=axis, value=value, attention=settings.attention_g, seconds=duration, bytes=memory))
+        cost = f"{duration * 1e3:.3g} ms, {memory / 2**20:.3g} MiB an image"
+        print(f"  {axis} {value}, attention at {settings.attention_g}: {cost}", flush=True)
     return rows
 
 
 def dominating(rows: list[dict]) -> int | None:
-    """The smallest map at which attention takes more than half of a step's time; None where none that was measured does."""
-    by_size = {(row["value"], row["attention"]): row["seconds"] for row in rows if row["what"] == "size"}
+    """The smallest measured map at which attention takes more than half of a step's time; None if there is none."""
+    by_size = {(row["value"], row["attention"]): row["seconds"] for row in rows if row["axis"] == "size"}
     shares = {int(site): 1 - by_size[size, "none"] / seconds for (size, site), seconds in by_size.items() if site != "none"}
     return min((site for site, share in shares.items() if share > 0.5), default=None)
 
 
 def draw_growth(rows: list[dict], path: Path, title: str) -> None:
-    """Draw time (above) and memory (below) of an image over size, batch and the attention map."""
+    """Draw time (above) and memory (below) per image over size, batch and the attention map."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 5.5), layout="constrained")
@@ -54,21 +52,21 @@ def draw_growth(rows: list[dict], path: Path, title: str) -> None:
     labels = {"size": "image size (attention at half of it)", "batch": "batch", "attention": "size of the attention map"}
     units = (("seconds", 1e3, "ms an image"), ("bytes", 1 / 2**20, "MiB an image"))
     without = dict(color="0.6", linestyle="--", label="without")
-    for column, (what, label) in zip(panels.T, labels.items(), strict=True):
-        of_what = [row for row in rows if row["what"] == what]
-        curve, baseline = ([row for row in of_what if (row["attention"] == "none") == off] for off in (False, True))
+    for column, (axis, label) in zip(panels.T, labels.items(), strict=True):
+        of_axis = [row for row in rows if row["axis"] == axis]
+        curve, baseline = ([row for row in of_axis if (row["attention"] == "none") == off] for off in (False, True))
         for panel, (key, factor, unit) in zip(column, units, strict=True):
             panel.plot(
                 [row["value"] for row in curve], [row[key] * factor for row in curve], marker="o", color="C0", label="with attention"
             )
-            if what == "attention":
+            if axis == "attention":
                 panel.axhline(baseline[0][key] * factor, **without)
             else:
                 panel.plot([row["value"] for row in baseline], [row[key] * factor for row in baseline], marker="o", **without)
             panel.set_xscale("log", base=2)
-            panel.set(yscale="log") if what == "size" else panel.set_ylim(bottom=0)
+            panel.set(yscale="log") if axis == "size" else panel.set_ylim(bottom=0)
             panel.grid(alpha=0.3)
-            if what == "size":
+            if axis == "size":
                 panel.set_ylabel(unit)
         ticks = sorted(row["value"] for row in curve)
         column[1].set_xticks(ticks, [str(tick) for tick in ticks])

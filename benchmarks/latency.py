@@ -1,9 +1,9 @@
-"""How long the attention inspector takes from a move or click of the mouse to the painted map, in a real JupyterLab and Chromium.
+"""Latency of the attention inspector from a move or click of the mouse to the painted map, in a real JupyterLab and Chromium.
 
     python -m benchmarks.latency     medians and 95th percentiles, in milliseconds
 
-Measured on the run that ships with the package (32x32 images), and on an untrained one at 128x128 with attention at 64x64. From the event's
-time stamp, which the browser gives it when it comes in, to the end of the painting script.
+Measured on the run in the package (32x32 images), and on an untrained one at 128x128 with attention at 64x64: from the browser's time stamp
+of the event to the end of the painting script.
 """
 
 import random
@@ -16,7 +16,7 @@ from pathlib import Path
 from workbench import Config, train
 from workbench.places import DEMO
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # what drives JupyterLab is shared with the tests
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # for the tests' driver of JupyterLab
 from lab import Lab, Notebook, chromium, wait_until
 
 LISTEN = """() => {
@@ -33,7 +33,7 @@ LARGE = dict(
 
 
 def measure(notebook: Notebook, view, side: int, count: int) -> dict[str, list[float]]:
-    """Milliseconds of `count` moves and clicks over the `side` x `side` queries of an inspector, and of seven images not looked at before."""
+    """Milliseconds of `count` moves and clicks over the `side` x `side` queries of an inspector, and of the first views of seven images."""
     page, stage = notebook.page, view.locator(".stage")
     stage.wait_for()
     wait_until(lambda: view.locator(".thumbs button").count() == 8)
@@ -56,7 +56,7 @@ def measure(notebook: Notebook, view, side: int, count: int) -> dict[str, list[f
     clicks = page.evaluate("() => window.waited.click.splice(0)")
     page.wait_for_timeout(300)
     page.evaluate("() => window.waited.look.splice(0)")
-    for k in range(1, 8):  # samples that were not looked at yet: the generator runs
+    for k in range(1, 8):  # at the first view of a sample the generator runs
         view.locator(".thumbs button").nth(k).click()
         wait_until(lambda k=k: page.evaluate("() => window.waited.look.length") >= k)
         page.wait_for_timeout(200)
@@ -77,10 +77,10 @@ def main() -> None:
                 view = f"workbench.AttentionView(run={run!r}, layer={layer})"
                 notebook = Notebook(page, lab.write(f"{run}.ipynb", f"import workbench\nworkbench.AttentionInspector(view={view})"))
                 notebook.run(0)
-                for what, times in measure(notebook, notebook.output(0).locator(".wb.inspector"), side, 60).items():
+                for action, times in measure(notebook, notebook.output(0).locator(".wb.inspector"), side, 60).items():
                     high = sorted(times)[int(0.95 * (len(times) - 1))]
                     median = statistics.median(times)
-                    print(f"{run:<6} {side}x{side} queries  {what:<36} median {median:6.1f} ms  95 % {high:6.1f} ms  ({len(times)})")
+                    print(f"{run:<6} {side}x{side} queries  {action:<36} median {median:6.1f} ms  95 % {high:6.1f} ms  ({len(times)})")
                 page.close()
                 lab.end_sessions()
         finally:

@@ -1,4 +1,4 @@
-"""How fast the metrics are, as ratios against torch-fidelity and SciPy, all measured in one run: `python -m benchmarks.metrics`.
+"""Speed of the metrics, as ratios to torch-fidelity and SciPy in one run: `python -m benchmarks.metrics`.
 
 Inception's weights are random here: time does not depend on them.
 """
@@ -11,6 +11,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
@@ -36,36 +37,36 @@ def random_inception(path: Path) -> Path:
     """Write a weights file of Inception's shape with random weights, whose features vary from image to image."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    nothing = io.BytesIO()
-    torch.save({}, nothing)
-    nothing.seek(0)
+    no_weights = io.BytesIO()
+    torch.save({}, no_weights)
+    no_weights.seek(0)
     with mock.patch.object(FeatureExtractorInceptionV3, "load_state_dict"):
-        network = FeatureExtractorInceptionV3("random", ["2048"], feature_extractor_weights_path=nothing)
-    source = torch.Generator().manual_seed(0)
+        network = FeatureExtractorInceptionV3("random", ["2048"], feature_extractor_weights_path=no_weights)
+    rng = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, generator=source)
+            nn.init.kaiming_normal_(module.weight, generator=rng)
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1, generator=source)
-            module.running_var.uniform_(0.5, 1.5, generator=source)
-    network.fc.bias.normal_(generator=source)
+            module.running_mean.normal_(0, 0.1, generator=rng)
+            module.running_var.uniform_(0.5, 1.5, generator=rng)
+    network.fc.bias.normal_(generator=rng)
     torch.save(network.state_dict(), path)
     return path
 
 
 def inception_like(n: int, seed: int) -> Tensor:
-    """Features (n, 2048) float32 of which the spectrum decays over six decades, as Inception's does."""
-    source = torch.Generator().manual_seed(seed)
+    """Features (n, 2048) float32 whose spectrum decays over six decades, like Inception's."""
+    rng = torch.Generator().manual_seed(seed)
     scale = torch.logspace(0, -3, DIMENSION)
     mix = torch.linalg.qr(torch.randn(DIMENSION, DIMENSION, generator=torch.Generator().manual_seed(0)))[0]
-    return (torch.randn(n, DIMENSION, generator=source) * scale) @ mix + 0.5
+    return (torch.randn(n, DIMENSION, generator=rng) * scale) @ mix + 0.5
 
 
-def compare(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> dict:
-    """Time both in turn: medians, and the median of the ratios of neighbours."""
-    times = in_turn(dict(ours=lambda: seconds(ours), theirs=lambda: seconds(theirs)), repeats)
+def compare(workbench: Callable[[], object], reference: Callable[[], object], repeats: int) -> dict:
+    """Time both in turn: median seconds, and the median ratio."""
+    times = in_turn(dict(workbench=lambda: seconds(workbench), reference=lambda: seconds(reference)), repeats)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    return dict(ratio=median_ratio(times["theirs"], times["ours"]), **medians, repeats=repeats)
+    return dict(ratio=median_ratio(times["reference"], times["workbench"]), **medians, repeats=repeats)
 
 
 def extraction(size: int, batch: int, repeats: int) -> dict:
@@ -74,35 +75,36 @@ def extraction(size: int, batch: int, repeats: int) -> dict:
 
     with TemporaryDirectory() as folder:
         file = random_inception(Path(folder) / "random.pth")
-        ours = inception(file, verify=False)
-        theirs = FeatureExtractorInceptionV3("theirs", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(file))
+        extractor = inception(file, verify=False)
+        fidelity = FeatureExtractorInceptionV3("fidelity", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(file))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    ours.to(device), theirs.to(device)
+    extractor.to(device), fidelity.to(device)
     x = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
     with torch.inference_mode():
-        result = compare(lambda: ours(x)[0].sum().item(), lambda: theirs(x)[0].sum().item(), repeats)
-        difference = ((ours(x)[0] - theirs(x)[0]).norm() / theirs(x)[0].norm()).item()
-    return result | dict(size=size, batch=batch, device=device, images_per_second=batch / result["ours"], relative_difference=difference)
+        result = compare(lambda: extractor(x)[0].sum().item(), lambda: fidelity(x)[0].sum().item(), repeats)
+        difference = ((extractor(x)[0] - fidelity(x)[0]).norm() / fidelity(x)[0].norm()).item()
+    speed = batch / result["workbench"]
+    return result | dict(size=size, batch=batch, device=device, images_per_second=speed, relative_difference=difference)
 
 
 def frechet(repeats: int) -> dict:
-    """A Fréchet distance of full-rank 2048-d covariances to a reference whose factor is at hand, against SciPy's square root."""
+    """A Fréchet distance of full-rank 2048-d covariances to a reference with known factor, against SciPy's square root."""
     from scipy.linalg import sqrtm
 
     a, b = (Moments.of(inception_like(5000, seed)) for seed in (1, 2))
     factor, distances = square_root_factor(b.covariance), {}
 
-    def ours() -> None:
-        distances["ours"] = frechet_distance(a.mean, a.covariance, b.mean, b.covariance, factor)
+    def workbench() -> None:
+        distances["workbench"] = frechet_distance(a.mean, a.covariance, b.mean, b.covariance, factor)
 
-    def theirs() -> None:
+    def reference() -> None:
         root = sqrtm((a.covariance @ b.covariance).numpy())
         squares = float((a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace())
-        distances["theirs"] = squares - 2 * float(root.trace().real)
+        distances["reference"] = squares - 2 * float(root.trace().real)
 
-    result = compare(ours, theirs, repeats)
+    result = compare(workbench, reference, repeats)
     without = seconds(lambda: frechet_distance(a.mean, a.covariance, b.mean, b.covariance))
-    return result | dict(without_factor=without, relative_difference=abs(distances["ours"] / distances["theirs"] - 1))
+    return result | dict(without_factor=without, relative_difference=abs(distances["workbench"] / distances["reference"] - 1))
 
 
 def intra(classes: int, real: int, fake: int) -> dict:
@@ -111,18 +113,18 @@ def intra(classes: int, real: int, fake: int) -> dict:
 
     features = inception_like(max(real, 2000), 3).numpy()
     rng = np.random.default_rng(0)
-    of_real, of_fake = np.zeros(real, np.int64), np.zeros(fake, np.int64)
-    ours = 0.0
+    real_labels, fake_labels = np.zeros(real, np.int64), np.zeros(fake, np.int64)
+    total = 0.0
     for _ in range(classes):
         x, y = (features[rng.integers(0, len(features), count)] for count in (real, fake))
-        ours += seconds(lambda x=x, y=y: intra_frechet_distance(x, of_real, y, of_fake, 1))
+        total += seconds(partial(intra_frechet_distance, x, real_labels, y, fake_labels, 1))
     a, b = np.cov(x.astype(np.float64), rowvar=False), np.cov(y.astype(np.float64), rowvar=False)
-    theirs = seconds(lambda: sqrtm(a @ b))
-    return dict(classes=classes, real=real, fake=fake, seconds=ours, ratio=theirs * classes / ours, scipy_one_class=theirs)
+    scipy_seconds = seconds(lambda: sqrtm(a @ b))
+    return dict(classes=classes, real=real, fake=fake, seconds=total, ratio=scipy_seconds * classes / total, scipy_one_class=scipy_seconds)
 
 
 def memory(n: int) -> dict:
-    """Peak memory of this process over that before, in MB, while `n` samples of 2048 features and 1008 logits are scored."""
+    """Growth of peak memory in MB while `n` samples of 2048 features and 1008 logits are scored."""
 
     class Cheap(nn.Module):
         def __init__(self):
@@ -142,8 +144,8 @@ def memory(n: int) -> dict:
     images = torch.from_numpy(rng.integers(0, 256, (256, 3, 32, 32), dtype=np.uint8))
     scores = {"is", "fid", "kid", "precision_recall", "density_coverage"}
     extractor, settings = Extractor(Cheap()), protocol("official", n=n)
-    chosen = plan(scores, extractor, settings, ImageSet(n), ImageSet(10_000), extractor.widths(32))
-    duration = seconds(lambda: measure(lambda s, c: (images[:c], None), reference, chosen))
+    computable = plan(scores, extractor, settings, ImageSet(n), ImageSet(10_000), extractor.widths(32))
+    duration = seconds(lambda: measure(lambda s, c: (images[:c], None), reference, computable))
     return dict(n=n, scores=sorted(scores), megabytes=round((peak_memory() - before) / 2**20), seconds=duration)
 
 
@@ -169,7 +171,7 @@ def main() -> None:
         )
         print(f"features at {size} px: {result['ratio']:.2f} times torch-fidelity's speed ({details})", flush=True)
     record["frechet"] = result = frechet(arguments.repeats)
-    details = f"{result['ours']:.2f} s and {result['theirs']:.1f} s, values differ by {result['relative_difference']:.1e}"
+    details = f"{result['workbench']:.2f} s and {result['reference']:.1f} s, values differ by {result['relative_difference']:.1e}"
     print(f"Fréchet distance, cached reference: {result['ratio']:.1f} times SciPy's sqrtm ({details})", flush=True)
     record["intra"] = result = intra(arguments.classes, 1300, 50)
     details = f"{result['ratio']:.0f} times SciPy's sqrtm of one class times {result['classes']}"

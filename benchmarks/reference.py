@@ -1,9 +1,12 @@
-"""The reference step: what the training step of the package is held against, number by number, and timed against.
+"""The reference step: a plain training step, to which that of the package is compared in numbers and in time.
 
-The released formulation, layer by layer, with nothing rewritten for speed: up-sample, then convolve, in both branches; convolve, then pool;
-attention that writes its map out; spectral normalization one layer after the other, its sigma shared by the passes of a step; D on real and
-on fake images in two passes; float32 and contiguous. It works on the networks of the package: on the same weights and the same noise.
+The released formulation, layer by layer, without optimisations: up-sample, then convolve, in both branches; convolve, then pool; attention
+that stores its map; spectral normalization one layer after the other, its sigma shared by the passes of a step; D on real and on fake
+images in two passes; float32 and contiguous. It works on the networks of the package, with the same weights and the same noise.
 """
+
+# To a type checker, the children of a module are any modules.
+# mypy: disable-error-code="arg-type, index"
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def plain_d_step(nets: Networks, step: int, x_real: Tensor, y_real: Tensor) -> T
 
 
 def plain_g_step(nets: Networks, step: int) -> Tensor:
-    """One G step, and the EMA takes in the new weights: the loss, (1,)."""
+    """One G step and EMA update: the loss, (1,)."""
     z, y, _ = draw_noise(nets, step, nets.config.d_steps)
     nets.discriminator.requires_grad_(False)
     x = generate(nets.generator, normalised_weights(nets.generator), z, y)
@@ -53,8 +56,8 @@ def plain_g_step(nets: Networks, step: int) -> Tensor:
 
 
 def normalised_weights(net: nn.Module, iterate: bool = True) -> Weights:
-    """The weight of every layer, after one power iteration divided by sigma where it is spectrally normalised."""
-    weights = {}
+    """The weight of every layer; spectrally normalised ones are divided by sigma after one power iteration."""
+    weights: Weights = {}
     for layer in net.modules():
         if not isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding):
             continue
@@ -121,7 +124,7 @@ def batch_norm(norm: BatchNorm, x: Tensor, y: Tensor | None) -> Tensor:
 
 
 def attend(layer: SelfAttention | ResidualBlock, weights: Weights, x: Tensor) -> Tensor:
-    """The layer's output (B, C, H, W), its map (B, N, M) written out; N = H * W queries, M keys."""
+    """The layer's output (B, C, H, W), by way of its map (B, N, M); N = H * W queries, M keys."""
     if isinstance(layer, ResidualBlock):
         return x + convolve(layer.conv2, weights, F.relu(convolve(layer.conv1, weights, F.relu(x))))
     query, key, value = (convolve(projection, weights, x) for projection in (layer.query, layer.key, layer.value))

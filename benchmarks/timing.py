@@ -1,4 +1,4 @@
-"""Timing several things in turn, so that whatever else the machine does meets all of them."""
+"""Timing several calls in turn, so that other work of the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """The duration of a call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def in_turn(timers: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Call every timer once a round; what each returned, in seconds, without the rounds to warm up."""
+    """Call every timer once a round: name -> the seconds that it returned, without warm-up rounds."""
     times: dict[str, list[float]] = {name: [] for name in timers}
     for number in range(warmup + rounds):
         for name, timer in timers.items():
@@ -28,10 +28,10 @@ def in_turn(timers: Mapping[str, Callable[[], float]], rounds: int, warmup: int 
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median of the ratios of neighbours in time."""
+    """The median of the ratios of measurements of the same round."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held, in bytes."""
+    """The peak memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,8 +1,7 @@
-"""How fast training is: full steps against the plain reference step, and what each rewrite is worth.
+"""Speed of training: full steps against the plain reference step, and the effect of each optimisation.
 
 `python -m workbench.bench` times full training steps (one D step, one G step, both optimisers, the EMA) of the package and of the reference
-step, in turn, each in a process of its own. Both work on the same weights and the same noise, and a test holds their losses and gradients
-together to 1e-9.
+step, in turn, each in its own process. On the same weights and noise their losses and gradients agree to 1e-9 (by a test).
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from .variants import WITH, WITHOUT, StepProcess
 
 
 def against_reference(config: Config, rounds: int) -> dict:
-    """Full steps against the reference step in float32, in turn: images a second of both, and their ratio."""
+    """Full steps against the reference step in float32, in turn: images per second of both, and their ratio."""
     plain_config = config.replace(mixed_precision="no")
     with StepProcess(config, "fast") as fast:
         while True:
@@ -51,7 +50,7 @@ def against_reference(config: Config, rounds: int) -> dict:
             except WorkbenchError:
                 if plain_config.batch_size < 4 or on_cpu(config.device):
                     raise
-                # The map of every image at once: what does not fit is timed on a smaller batch.
+                # The reference holds the maps of all images at once: if they do not fit, a smaller batch is timed.
                 plain_config = plain_config.replace(batch_size=plain_config.batch_size // 2, batch_norm_group=None)
         ceiling = fast.peak_flops()
     speeds = {name: [c.batch_size / s for s in times[name]] for name, c in (("fast", config), ("plain", plain_config))}
@@ -65,9 +64,9 @@ def against_reference(config: Config, rounds: int) -> dict:
 
 
 def ablate(config: Config, rounds: int, variants: Iterable[str]) -> dict[str, float | None]:
-    """The time of a step without each rewrite (or with each of `WITH`) over that of the step as it is: medians of steps in turn.
+    """The time of a step without each optimisation (or with each of `WITH`) over that of the fast step, as a median of steps in turn.
 
-    1.2 is 20 % longer; None is what this machine cannot do.
+    1.2 is 20 % longer; None is impossible on this machine.
     """
     ratios: dict[str, float | None] = {}
     with StepProcess(config, "fast") as fast:
@@ -86,7 +85,7 @@ def ablate(config: Config, rounds: int, variants: Iterable[str]) -> dict[str, fl
 
 
 def loading(config: Config, batches: int = 20, length: int = 4096) -> dict:
-    """Images a second of the loader alone, from a memory map of images that were decoded once, in the random order of training."""
+    """Images per second of the loader alone, from a memory map of decoded images, in the random order of training."""
     shape = (length, config.image_size, config.image_size, 3)
     with TemporaryDirectory() as folder:
         np.save(Path(folder) / "images.npy", np.random.default_rng(0).integers(0, 256, shape, np.uint8))
@@ -99,7 +98,7 @@ def loading(config: Config, batches: int = 20, length: int = 4096) -> dict:
 
 
 def generating(config: Config, count: int, rounds: int) -> dict:
-    """Seconds that an evaluation waits for `count` samples, over those of bare forward passes in batches as large; in turn."""
+    """Seconds of an evaluation's `count` samples over those of bare forward passes in batches as large; in turn."""
     device = torch.device("cpu" if on_cpu(config.device) else "cuda")
     samples = Samples(Generator(config).to(device).eval(), protocol("workbench"), seed=0)
     generator, size = samples.generator, samples.batch_size
@@ -111,7 +110,7 @@ def generating(config: Config, count: int, rounds: int) -> dict:
         with parametrize.cached():
             for _ in range(0, count, size):
                 x = generator(z, y)
-        x.sum().item()  # wait for the last one
+        x.sum().item()  # waits for the last one
 
     def evaluation() -> None:
         for start in range(0, count, sampling.CHUNK):
@@ -130,11 +129,11 @@ PARTS = ("step", "switches", "loader", "sampling", "growth")
 
 @command
 def main() -> None:
-    """Measure what the command line asks for, print it, and write the record."""
+    """Measure the selected parts, print the results, and write the record."""
     arguments = _arguments()
     config = _config(arguments)
     if arguments.precision == "tf32":
-        os.environ["NVIDIA_TF32_OVERRIDE"] = "1"  # for the processes that are timed, the plain one too
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "1"  # for all timed processes
     record = describe_machine() | dict(threads=torch.get_num_threads(), command=sys.orig_argv, config=json.loads(config.to_json()))
     about = f"{config.image_size} px, width {config.width}, batch {config.batch_size}, attention at {config.attention_g}"
     print(f"{about}, {arguments.precision} ({config.mixed_precision}), {'CPU' if on_cpu(config.device) else 'GPU'}", flush=True)
@@ -157,13 +156,13 @@ def main() -> None:
             if arguments.figure:
                 title = f"A full training step: {about} unless it varies, {config.mixed_precision} precision"
                 draw_growth(record["growth"], arguments.figure, title)
-    finally:  # what was measured before an error or Ctrl-C is not lost
+    finally:  # keeps measurements after an error or Ctrl-C
         if arguments.json:
             arguments.json.write_text(json.dumps(record, indent=2))
 
 
 def _arguments() -> argparse.Namespace:
-    """The command line, checked; `only` becomes a list."""
+    """The checked command line; `only` becomes a list."""
     parser = argparse.ArgumentParser(prog="python -m workbench.bench", description=__doc__.split("\n")[0])
     parser.add_argument("--size", type=int, default=128, help="of the images, in pixels [128]")
     parser.add_argument("--width", type=int, default=32, help="channels of both networks at full resolution [32]")
@@ -173,15 +172,15 @@ def _arguments() -> argparse.Namespace:
         "--precision", choices=PRECISIONS, default="auto", help="of the fast step; the plain one is in float32, or tf32 too [auto]"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each that are timed in turn, of which the median counts [5]")
+    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each, in turn; the median counts [5]")
     about = f"what to measure, of {', '.join(PARTS)} [all but growth]"
     parser.add_argument("--only", default=",".join(PARTS[:-1]), metavar="PARTS", help=about)
     parser.add_argument("--figure", type=Path, metavar="FILE", help="where growth is drawn")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record there")
     arguments = parser.parse_args()
     arguments.only = [part.strip() for part in arguments.only.split(",")]
-    if wrong := [part for part in arguments.only if part not in PARTS]:
-        raise ParameterError(f"--only={wrong[0]!r} is not one of {', '.join(PARTS)}")
+    if unknown := [part for part in arguments.only if part not in PARTS]:
+        raise ParameterError(f"--only={unknown[0]!r} is not one of {', '.join(PARTS)}")
     if arguments.rounds < 1:
         raise ParameterError(f"--rounds={arguments.rounds} must be at least 1")
     for file in (arguments.json, arguments.figure):
@@ -191,7 +190,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _config(arguments: argparse.Namespace) -> Config:
-    """The settings of `imagenet128` (1000 classes), with what the command line says."""
+    """The settings of `imagenet128` (1000 classes), with those of the command line."""
     site = arguments.attention or str(arguments.size // 2)
     config = Config.preset(
         "imagenet128", image_size=arguments.size, width=arguments.width, batch_size=arguments.batch, attention_g=site, attention_d=site,

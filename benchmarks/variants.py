@@ -1,6 +1,6 @@
-"""Variants of the training step: the package's own, the plain reference, and the former with one rewrite less or one option more.
+"""Variants of the training step: the package's, the plain reference, and the package's with one optimisation less or one option more.
 
-Each runs in a process of its own, so that allocator, precision and peak memory are its own, and patches hold as long as it lives.
+Each runs in its own process, with its own allocator, precision, peak memory and patches.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _plain_attention(self: SelfAttention, x: Tensor) -> Tensor:
 
 
 def plain_adam(nets: Networks) -> None:
-    """Adam one tensor after the other."""
+    """Replace fused Adam by Adam one tensor after the other."""
     for name, net in (("optimizer_g", nets.generator), ("optimizer_d", nets.discriminator)):
         settings = {k: v for k, v in getattr(nets, name).param_groups[0].items() if k in ("lr", "betas", "eps")}
         setattr(nets, name, torch.optim.Adam(net.parameters(), **settings))
@@ -41,6 +41,11 @@ def plain_adam(nets: Networks) -> None:
 def _contiguous(nets: Networks) -> None:
     for net in (nets.generator, nets.discriminator):
         net.to(memory_format=torch.contiguous_format)
+
+
+def _plain(nets: Networks) -> None:
+    _contiguous(nets)
+    plain_adam(nets)
 
 
 def _in_two_passes(nets: Networks) -> None:
@@ -53,7 +58,7 @@ def _in_two_passes(nets: Networks) -> None:
 
 
 _FREED_MEMORY = [(setup, "keep_memory", lambda: None)]
-# What is taken away from a step, one at a time: by patches (of what, its name, by what) or by changing the networks.
+# Optimisations to remove from a step, by patches (target, name, replacement) or by changing the networks.
 WITHOUT: dict[str, dict] = {
     "up-sampling inside the convolution": dict(patches=[(UpConv, "forward", lambda self, x: nn.Conv2d.forward(self, upsample(x)))]),
     "pooling inside the convolution": dict(patches=[(DownConv, "forward", lambda self, x: F.avg_pool2d(nn.Conv2d.forward(self, x), 2))]),
@@ -63,7 +68,7 @@ WITHOUT: dict[str, dict] = {
     "fused Adam": dict(change=plain_adam),
     "memory kept between steps": dict(patches=_FREED_MEMORY),
 }
-# What is not there by default, added: to be judged on a GPU. (On two cores, compiled networks take 1.2 times the seconds of a step.)
+# Options to add, for a GPU. (On two cores, compiled networks take 1.2 times the seconds of a step.)
 WITH: dict[str, dict] = {
     "cuDNN's choice by measurement": dict(change=lambda nets: setattr(torch.backends.cudnn, "benchmark", True)),
     "torch.compile": dict(change=lambda nets: (nets.generator.compile(), nets.discriminator.compile())),
@@ -71,12 +76,12 @@ WITH: dict[str, dict] = {
         change=lambda nets: (nets.generator.compile(mode="reduce-overhead"), nets.discriminator.compile(mode="reduce-overhead"))
     ),
 }
-VARIANTS = WITHOUT | WITH | {"fast": {}, "plain": dict(patches=_FREED_MEMORY, change=lambda nets: (_contiguous(nets), plain_adam(nets)))}
+VARIANTS = WITHOUT | WITH | {"fast": {}, "plain": dict(patches=_FREED_MEMORY, change=_plain)}
 
 
 @contextlib.contextmanager
 def patched(variant: str):
-    """Context in which the patches of a variant hold."""
+    """Context with the patches of a variant."""
     with contextlib.ExitStack() as stack:
         for target, name, replacement in VARIANTS[variant].get("patches", ()):
             stack.enter_context(mock.patch.object(target, name, replacement))
@@ -89,7 +94,7 @@ def change(variant: str, nets: Networks) -> None:
 
 
 class StepProcess:
-    """A process that takes training steps of one variant when asked.
+    """A process that runs training steps of one variant on request.
 
     Parameters
     ----------
@@ -102,10 +107,10 @@ class StepProcess:
     def __init__(self, config: Config, variant: str):
         self.config = config
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, config, variant), daemon=True)
+        self._pipe, other_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other_end, config, variant), daemon=True)
         self._process.start()
-        theirs.close()
+        other_end.close()
 
     def __enter__(self) -> StepProcess:
         return self
@@ -116,7 +121,7 @@ class StepProcess:
         self._process.join()
 
     def seconds(self) -> float:
-        """How long one step takes."""
+        """The duration of one step."""
         return self._ask("seconds")
 
     def flops(self) -> float:
@@ -124,11 +129,11 @@ class StepProcess:
         return self._ask("flops")
 
     def peak_flops(self) -> float:
-        """Floating-point operations a second of large matrix products in the step's precision: the best of some."""
+        """Floating-point operations per second of large matrix products in the step's precision, the best of several."""
         return self._ask("peak_flops")
 
     def peak_bytes(self) -> float:
-        """The most memory held so far, without that of the process before its networks were built."""
+        """Peak memory so far, without that of the process before it built its networks."""
         return self._ask("peak_bytes")
 
     def _ask(self, quantity: str) -> float:
@@ -137,7 +142,7 @@ class StepProcess:
             answer = self._pipe.recv()
         except (EOFError, OSError):
             raise WorkbenchError(
-                f"the process that was timed at size {self.config.image_size}, batch {self.config.batch_size} ended: not enough memory?"
+                f"the timed process at size {self.config.image_size}, batch {self.config.batch_size} ended: not enough memory?"
             ) from None
         if isinstance(answer, str):
             raise WorkbenchError(answer)
@@ -145,7 +150,7 @@ class StepProcess:
 
 
 def _serve(pipe, config: Config, variant: str) -> None:
-    """What the process does: answer with numbers, or with an error's text."""
+    """The process: answers requests with numbers, or with the text of an error."""
     with patched(variant):
         idle = peak_memory()
         nets = setup.build(config, setup.make_accelerator(config))
@@ -168,14 +173,14 @@ def _serve(pipe, config: Config, variant: str) -> None:
                 pipe.send(quantities[quantity]())
             except torch.OutOfMemoryError:
                 pipe.send(f"{variant}: {config.batch_size} images of {config.image_size} px do not fit into the memory of the GPU")
-            except Exception as error:  # reported where it is asked for: what compiles on one machine does not on another
+            except Exception as error:  # such as an option that this machine cannot compile
                 pipe.send(f"{variant}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
 
 
 def _stepper(config: Config, variant: str, nets: Networks) -> Callable[[], None]:
-    """A function that takes the next step, on images of noise, and waits until it is done."""
+    """A function that runs the next step, on images of noise, and waits for it."""
     x = torch.randint(0, 256, (config.batch_size, 3, config.image_size, config.image_size), dtype=torch.uint8, device=nets.device)
-    y = torch.randint(max(1, config.num_classes), (config.batch_size,), device=nets.device)
+    y = torch.randint(config.num_classes or 1, (config.batch_size,), device=nets.device)
     numbers = itertools.count()
 
     def step() -> None:

@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_refused(tiny, layer):
         (dict(forbid=everything.expand(3, -1, -1)), r"forbid has shape \(3, 64, 16\)"),
         (dict(forbid=lonely), "forbid leaves query 5 no key to look at; leave at least one"),
         (dict(forbid=nothing_near, replace="local"), "forbid leaves query 0 no key"),
-        (dict(patch=(2, everything[0])), "patch has source 2, which is no image of a batch of 2; give one from 0 to 1"),
+        (dict(patch=(2, everything[0])), "patch has source 2, not an image of a batch of 2; give one from 0 to 1"),
         (dict(patch=(0, everything[0, :4])), r"patch has a mask of shape \(4,\); this layer takes \(16,\)"),
     ):
         with pytest.raises(ParameterError, match=message), intervene(layer, "", **how):
@@ -270,7 +270,7 @@ def test_a_causal_map_that_cannot_be_made_is_refused(tiny):
     (generator, (z, y)), _ = networks(tiny)
     with pytest.raises(ParameterError, match="inputs hold 2 images; causal_map takes one"):
         causal_map(generator, (torch.cat([z, z]), torch.cat([y, y])), "attention.8", 0)
-    with pytest.raises(ParameterError, match="query=64 is no position of a 8x8 map; give one from 0 to 63"):
+    with pytest.raises(ParameterError, match="query=64 is not a position of a 8x8 map; give one from 0 to 63"):
         causal_map(generator, (z, y), "attention.8", 64)
     with pytest.raises(ParameterError, match="batch_size=0 is out of range; at least 1"):
         causal_map(generator, (z, y), "attention.8", 0, batch_size=0)

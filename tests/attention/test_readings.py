@@ -63,12 +63,12 @@ def test_upsampling_keeps_sums_and_places():
 @pytest.mark.parametrize(
     "read, message",
     [
-        (lambda beta: outgoing(beta, 36), "query=36 is no position of a 6x6 map; give one from 0 to 35"),
-        (lambda beta: incoming(beta, -1), "query=-1 is no position"),
-        (lambda beta: value_weighted(beta, torch.ones(1, 9), 99), "query=99 is no position"),
+        (lambda beta: outgoing(beta, 36), "query=36 is not a position of a 6x6 map; give one from 0 to 35"),
+        (lambda beta: incoming(beta, -1), "query=-1 is not a position"),
+        (lambda beta: value_weighted(beta, torch.ones(1, 9), 99), "query=99 is not a position"),
         (lambda beta: to_positions(beta, 8), "size=8 does not fit a map of 3x3; give a multiple of 3"),
-        (lambda beta: to_positions(beta[..., :7], 6), "7 keys are no square map"),
-        (lambda beta: relative_offsets(beta[:, :35]), "35 queries are no square map"),
+        (lambda beta: to_positions(beta[..., :7], 6), "7 keys are not a square map"),
+        (lambda beta: relative_offsets(beta[:, :35]), "35 queries are not a square map"),
     ],
 )
 def test_what_does_not_fit_is_refused(read, message):

@@ -196,7 +196,7 @@ def test_growth_tells_where_attention_dominates(monkeypatch, tmp_path, capsys):
     assert run(monkeypatch, *words, "--device", "cpu") == 0
     assert "from maps of 64 on" in capsys.readouterr().out
     rows = json.loads((tmp_path / "growth.json").read_text())["growth"]
-    assert {row["what"] for row in rows} == {"size", "batch", "attention"} and (tmp_path / "growth.png").stat().st_size > 10_000
+    assert {row["axis"] for row in rows} == {"size", "batch", "attention"} and (tmp_path / "growth.png").stat().st_size > 10_000
 
 
 def test_without_a_checkout_it_says_so(monkeypatch, capsys, tmp_path):

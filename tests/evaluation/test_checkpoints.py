@@ -70,7 +70,7 @@ def test_steps(run):
         (dict(reference_n=10**12), r"reference_n=1,000,000,000,000 need [\d,.]+ GB of memory"),
         (dict(reference_n=1), "at least 2 real images"),
         (dict(batch_size=10**9), "batch_size=1000000000 is not in range; allowed: at least 1 and at most 256"),
-        (dict(num_processes=10**6), "num_processes=1,000,000 is more than there is work for here"),
+        (dict(num_processes=10**6), "num_processes=1,000,000 is too many for this machine"),
         (dict(seed=-1), "seed=-1 is not in range"),
         (dict(truncation=float("nan")), "truncation=nan is not a number"),
         (dict(extractor="sys:exit"), "extractor='sys:exit' is of type builtin_function_or_method"),
@@ -78,8 +78,8 @@ def test_steps(run):
         (dict(protocol="offical"), "did you mean 'official'"),
         (dict(n=1), "n=1 is not in range; allowed: at least 2"),
         (dict(scores="fid", **QUICK), "scores='fid' is defined by the reference Inception"),
-        (dict(scores="kd", **QUICK), "scores='kd' cannot be computed: it takes 1,000 images of either side, and there are 60"),
-        (dict(extractor="inception"), "Inception weights are not there, and could not be downloaded"),
+        (dict(scores="kd", **QUICK), "scores='kd' cannot be computed: needs 1,000 images of either side; there are 60"),
+        (dict(extractor="inception"), "Inception weights are missing and could not be downloaded"),
         (dict(extractor="incepton"), "is not known; use inception, twins"),
         (dict(weights="emma"), "allowed: one of ema, raw, auto"),
         (dict(samples="x", data="y", run="one"), "samples='x' does not go with run and steps"),
@@ -109,11 +109,11 @@ def test_extreme_numbers_that_make_sense_are_taken(run, options):
 def test_what_cannot_be_computed_is_said_wherever_scores_are_shown(run, main):
     """KID of fewer than 1,000 images was left out without a word."""
     (record,) = evaluate(run="one", **QUICK)
-    assert record["left_out"] == {"kd": "it takes 1,000 images of either side, and there are 60"}
+    assert record["left_out"] == {"kd": "needs 1,000 images of either side; there are 60"}
     assert run.evaluations()[-1]["left_out"] == record["left_out"]
-    assert any("kd (it takes 1,000" in note for note in figures.score_table([record]).notes)
+    assert any("kd (needs 1,000" in note for note in figures.score_table([record]).notes)
     code, out, _ = main("-p", "run", "one", "-p", "n", 60, "-p", "reference_n", 200)
-    assert code == 0 and "left out: kd (it takes 1,000 images of either side, and there are 60)" in out
+    assert code == 0 and "left out: kd (needs 1,000 images of either side; there are 60)" in out
     # What was left out is not taken for computed when there is enough for it.
     assert not checkpoints.covers(record, 4, 0, record, {"kid"}, SimpleNamespace(reference=False))
     assert checkpoints.covers(record, 4, 0, record, {"fid"}, SimpleNamespace(reference=False))

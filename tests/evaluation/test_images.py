@@ -60,10 +60,10 @@ def test_of_a_folder_with_splits_it_is_said_which_is_scored(tmp_path, capsys):
         record = of_folders(tmp_path / samples, real)
         assert record["samples"] == name and record["n"] == n
         said = capsys.readouterr().err
-        assert said.count("alone is taken") == (samples == "split")
-        assert samples != "split" or f"samples='{tmp_path}/split': its split 'train' alone is taken" in said
+        assert said.count("is used") == (samples == "split")
+        assert samples != "split" or f"samples='{tmp_path}/split': only its split 'train' is used" in said
     of_folders(real, tmp_path / "split")
-    assert f"data='{tmp_path}/split': its split 'train' alone is taken" in capsys.readouterr().err
+    assert f"data='{tmp_path}/split': only its split 'train' is used" in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_a_folder_is_said_in_words_of_an_evaluation(tmp_path):

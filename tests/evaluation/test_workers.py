@@ -46,7 +46,7 @@ class Network(torch.nn.Module):
         (
             "os.kill(os.getpid(), signal.SIGKILL)",
             "1",
-            "process 1 of 2 .* was ended by SIGKILL; if nobody did that, there was no memory left",
+            "process 1 of 2 .* was ended by SIGKILL; unless you did that, there was no memory left",
         ),
         ("raise SystemExit(0)", "1", "extractor 'network' cannot take images of shape .*: SystemExit"),
     ],

@@ -65,7 +65,7 @@ def test_inception_score_refuses_what_cannot_be_right():
     nan = logits[15:].clone()
     nan[0, 0] = torch.nan
     for wrong, message in [
-        (logits[:6], "logits of 21 samples came; n=20"),
+        (logits[:6], "logits are those of 21 samples; n=20"),
         (logits[:2, :9], "logits have 9 classes; those before had 10"),
         (nan, "logits holds NaN or infinity"),
         (logits[0], r"logits has shape \(10,\)"),

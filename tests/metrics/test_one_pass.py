@@ -159,9 +159,9 @@ def test_large_features_go_to_the_disk(monkeypatch):
 @pytest.mark.parametrize(
     ("scores", "n", "classes", "says"),
     [
-        ("kd", 500, "abcdef", "scores='kd' cannot be computed: it takes 1,000 images of either side, and there are 500"),
+        ("kd", 500, "abcdef", "scores='kd' cannot be computed: needs 1,000 images of either side; there are 500"),
         ("cs", 5, "abcdef", "n=5 is less than 10 splits"),
-        ("intra_fd", 11, "abcdef", "two images of each class on either side, and the rarest class has 1 of 11 samples and"),
+        ("intra_fd", 11, "abcdef", "two images of each class on either side; the rarest class has 1 of 11 samples and"),
         ("intra_fd", 50, "", "there are no classes"),
         (
             "accuracy",
@@ -170,8 +170,8 @@ def test_large_features_go_to_the_disk(monkeypatch):
             "the classes of the samples and of extractor 'small' differ \\('g' of the samples alone; 'f' of extractor",
         ),
         ("accuracy", 50, "aabcde", "differ"),
-        ("truth", 50, "abcdef", "it takes ground truth, which only runs on twins have"),
-        ("precision_recall", 3, "abcdef", "it takes more than 3 images"),
+        ("truth", 50, "abcdef", "needs ground truth, which only runs on twins have"),
+        ("precision_recall", 3, "abcdef", "needs more than 3 images"),
     ],
 )
 def test_scores_that_cannot_be_computed_are_refused_when_asked_for(measured, scores, n, classes, says):

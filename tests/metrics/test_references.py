@@ -58,7 +58,7 @@ def test_statistics_are_those_of_the_features():
     assert np.allclose(found.factor @ found.factor.T, found.moments.covariance, atol=1e-6)
     assert np.array_equal(found.features, features.astype(np.float32))
     assert np.array_equal(found.labels, data.batch(np.arange(300))[1]) and np.array_equal(found.indices, np.arange(300))
-    assert found.facts["n"] == found.facts["kept"] == 300 and found.facts["data"] == "twins"
+    assert found.facts["n"] == len(found.features) == 300 and found.facts["data"] == "twins"
 
 
 def test_it_is_computed_once_for_each_extractor_data_size_number_and_treatment(folders):

@@ -32,19 +32,19 @@ def test_results_come_in_the_order_of_the_index(n):
     done = []
     chunks = list(
         features_in_order(
-            images_of, n, Extractor(Mean()), lambda x: x.float(), lambda x, y: y[:, None].float() * 2, batch_size=100, advance=done.append
+            images_of, n, Extractor(Mean()), lambda x: x.float(), lambda x, y: {"twice": y.float() * 2}, batch_size=100, advance=done.append
         )
     )
     index = torch.arange(n)
     assert [chunk.start for chunk in chunks] == list(range(0, n, CHUNK)) and sum(done) == n
-    features, logits, labels, truths = (torch.cat([getattr(c, k) for c in chunks]) for k in ("features", "logits", "labels", "truths"))
+    features, logits, labels = (torch.cat([getattr(c, k) for c in chunks]) for k in ("features", "logits", "labels"))
     assert torch.equal(features, (index % 256).float()[:, None].expand(-1, 3)) and torch.equal(logits[:, 0], features.sum(1))
-    assert torch.equal(labels, index % 7) and torch.equal(truths[:, 0], labels.float() * 2)
+    assert torch.equal(labels, index % 7) and torch.equal(torch.cat([c.truths["twice"] for c in chunks]), labels.float() * 2)
 
 
 def test_images_without_classes():
     (chunk,) = features_in_order(lambda start, count: (images_of(start, count)[0], None), 5, Extractor(Mean()), lambda x: x.float())
-    assert torch.equal(chunk.labels, torch.zeros(5, dtype=torch.int64)) and chunk.truths.shape == (5, 0)
+    assert torch.equal(chunk.labels, torch.zeros(5, dtype=torch.int64)) and chunk.truths == {}
 
 
 def worker(rank, world, port, out):

@@ -111,7 +111,7 @@ def test_larger_images_are_averaged_by_area(clean):
 
 @pytest.mark.parametrize("shape", [(1, 1, 32, 32), (1, 3, 32, 64), (1, 3, 48, 48), (3, 32, 32)])
 def test_images_of_another_shape_are_refused(shape):
-    with pytest.raises(WorkbenchError, match="right would be"):
+    with pytest.raises(WorkbenchError, match="give \\(B, 3, S, S\\)"):
         load()(torch.zeros(shape))
 
 

@@ -205,7 +205,7 @@ def test_scores_of_different_protocols_are_refused_unless_asked_for_or_chosen(ma
         scores_by_name(members)
     assert [score.value for score in scores_by_name(members, across_protocols=True)["fid"]] == [1.0, 2.0]
     assert [score.value for score in scores_by_name(members, protocol="n=70")["fid"]] == [2.0]
-    with pytest.raises(WorkbenchError, match=r"protocol='n=71' is part of no protocol .*official; inception.*but n=70"):
+    with pytest.raises(WorkbenchError, match=r"protocol='n=71' matches no protocol .*official; inception.*but n=70"):
         scores_by_name(members, protocol="n=71")
 
 

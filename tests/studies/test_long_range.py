@@ -13,7 +13,7 @@ def test_a_run_beside_its_scores(tiny):
     assert [name for name in row if name.startswith("fd_twins")] and row["block"] == "attention" and 8 < row["distance"] < 20
     assert row["distance"] == pytest.approx((row["distance attention.16"] + row["distance attention.32"]) / 2)
     without = train(tiny(run="without", attention_g="none", pairs=2))
-    with pytest.raises(WorkbenchError, match="pairs=2; which glyph is whose twin"):
+    with pytest.raises(WorkbenchError, match="pairs=2; the twin of a glyph"):
         shape.study(without, "G/attention.16")
     with pytest.raises(WorkbenchError, match="no evaluation with the disagreement of twins"):
         measure(without)

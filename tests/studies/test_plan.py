@@ -215,7 +215,7 @@ def test_scores_that_there_will_be(score, given, extractor_module):
     ("kid", dict(preset="cifar10")), (" ", {}),
 ])  # fmt: skip
 def test_scores_that_there_will_not_be_are_refused_before_the_trainings(score, given, extractor_module):
-    refused(f"score={score!r} is no score of these runs", "there are: ", score=score, **given)
+    refused(f"score={score!r} is not a score of these runs", "there are: ", score=score, **given)
 
 
 @pytest.mark.parametrize(("score", "meant", "given"), [
@@ -223,7 +223,7 @@ def test_scores_that_there_will_not_be_are_refused_before_the_trainings(score, g
     ("fd_twins@abc", "fd_twins", {}), ("FID", "fid", dict(preset="cifar10")), ("fd", "fid", dict(preset="cifar10")),
 ])  # fmt: skip
 def test_a_score_that_is_called_otherwise_is_suggested_without_its_hash(score, meant, given):
-    refused(f"score={score!r} is no score of these runs; did you mean {meant!r}? there are: ", score=score, **given)
+    refused(f"score={score!r} is not a score of these runs; did you mean {meant!r}? there are: ", score=score, **given)
 
 
 @pytest.mark.parametrize("name", ["experiments", "score", "study", "settings", "grid", "out"])

@@ -243,7 +243,7 @@ def test_one_that_was_stopped_by_somebody_is_reported(monkeypatch, capsys):
 
     monkeypatch.setattr(sweep, "submit", Stopped)
     execute(planned_runs()[:1])
-    assert "was stopped, and is left at step 1" in capsys.readouterr().err
+    assert "was stopped at step 1" in capsys.readouterr().err
 
 
 def test_two_sweeps_at_once_share_the_work(monkeypatch):

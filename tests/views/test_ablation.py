@@ -149,7 +149,7 @@ def test_verdicts_on_planted_results():
     assert found["baseline", "SAGA"]["n"] == "5 and 0" and FD in verdicts.notes[0]
     by_hue = small("ttur", score="twins_hue").verdicts()
     assert "twins_hue" in by_hue.notes[0]
-    with pytest.raises(WorkbenchError, match="score='hue' is no score of these runs; there are: fd_twins, "):
+    with pytest.raises(WorkbenchError, match="score='hue' is not a score of these runs; there are: fd_twins, "):
         small("ttur", score="hue")
 
 

@@ -167,7 +167,7 @@ def test_the_strip_shows_what_is_looked_at(inspected):
     (lambda s: InspectionRequest(3), "layer=3 is not a network and a layer"),
     (lambda s: replace(REQUEST, source=[]), r"source=\[\] is not one of"),
     (lambda s: s.causal_map(REQUEST, None), "query=None is not a place"),
-    (lambda s: s.causal_map(REQUEST, 256), "query=256 is no position"),
+    (lambda s: s.causal_map(REQUEST, 256), "query=256 is not a position"),
     (lambda s: s.causal_map(replace(REQUEST, source="recorded", step=2), 0), "has no network, because"),
     (lambda s: s.strip(REQUEST, -1), "start=-1 is not the number of an image"),
     (lambda s: s.drop("big", bytes(100_000_001)), "'big' has 100 MB; the limit is 100 MB"),

@@ -164,7 +164,7 @@ def test_every_kind_of_message(run):
     (dict(kind="export", format="png"), dict(pins="x"), "pins='x' of the view does not fit"),
     (dict(kind="export", format="png"), dict(layer="../../x"), "layer='../../x' of the view does not fit"),
     (dict(kind="export", format="png"), dict(steps=[[]]), "steps=[[]] of the view does not fit"),
-    (dict(kind="export", format="png"), dict(pins=[10**6]), "is no position"),
+    (dict(kind="export", format="png"), dict(pins=[10**6]), "is not a position"),
 ])  # fmt: skip
 def test_what_goes_wrong_is_reported_in_one_line(run, message, view, says):
     inspector = AttentionInspector(run)

@@ -1,4 +1,4 @@
-"""What attention layers computed: recomputed on demand, held against what the fused kernel really made, at no cost when nobody looks.
+"""What attention layers computed: recomputed in a hook, and checked against the output of the fused kernel.
 
 Shapes: B images, N = side^2 queries, M = key_side^2 keys, d channels of queries and keys, D of values; positions in row-major order.
 In the official variant keys are 2x2-pooled cells (key_side = side / 2), in the paper's they are positions.
@@ -7,8 +7,10 @@ In the official variant keys are 2x2-pooled cells (key_side = side / 2), in the 
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +18,12 @@ from torch import Tensor, nn
 from ..model import SelfAttention
 from ..parameters import WorkbenchError
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Projections:
-    """What an attention layer computed: enough to make everything, and small; float32, on the CPU.
+    """What an attention layer computed, small enough to keep; float32, on the CPU.
 
     Attributes
     ----------
@@ -29,7 +33,7 @@ class Projections:
         (B, M): Euclidean norms of the values.
     strength
         (B, N): |gamma o| / |x|, norms over channels, o after the output convolution: the change that attention makes, relative to
-        what it is added to. Where x is nearly nothing, |x| is taken as a millionth of the image's largest.
+        its input. |x| is taken as at least a millionth of the image's largest.
     gamma
         The layer's learned scalar.
     """
@@ -55,7 +59,7 @@ class Projections:
         return attention_map(self.query, self.key)
 
     def __getitem__(self, images: slice) -> Projections:
-        """Those of a slice of the images."""
+        """The projections of a slice of the images."""
         return Projections(self.query[images], self.key[images], self.value_norm[images], self.strength[images], self.gamma)
 
 
@@ -64,11 +68,11 @@ def attention_map(query: Tensor, key: Tensor) -> Tensor:
     return torch.softmax(query @ key.transpose(1, 2), dim=-1)
 
 
-def capture(module: nn.Module):
+def capture(module: nn.Module) -> AbstractContextManager[dict[str, Tensor]]:
     """Context manager giving a dict: `named_modules` path -> attention map (B, N, M), float32, of the latest forward.
 
-    The maps are recomputed in float32 (float64 for a float64 network) from what each layer was given, and checked: with the values they
-    must make what the layer's fused kernel made, to the precision of that. Outputs do not change, and outside of the context nothing costs.
+    The maps are recomputed in float32 (float64 for a float64 network) from the input of each layer. Applied to the values, they must give
+    the output of the layer's fused kernel, to its precision. Outputs of the network do not change.
 
     Parameters
     ----------
@@ -78,13 +82,13 @@ def capture(module: nn.Module):
     Raises
     ------
     WorkbenchError
-        From the forward pass, if a map does not explain what the layer produced.
+        From the forward pass, if a map does not explain the layer's output.
     """
     return _watch(module, _read_map)
 
 
-def capture_projections(module: nn.Module):
-    """The same, giving path -> `Projections`: small where maps are large."""
+def capture_projections(module: nn.Module) -> AbstractContextManager[dict[str, Projections]]:
+    """Like `capture`, giving path -> `Projections`: small where maps are large."""
     return _watch(module, _read_projections)
 
 
@@ -97,21 +101,22 @@ def project_exactly(layer: SelfAttention, x: Tensor) -> tuple[Tensor, Tensor, Te
     """Queries (B, N, d), keys (B, M, d) and values (B, M, D) of x (B, C, H, W), in the layer's own precision (at least float32)."""
     with torch.autocast(x.device.type, enabled=False):
         projections = layer.project(x.to(layer.gamma.dtype))
-    return tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in projections)
+    query, key, value = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in projections)
+    return query, key, value
 
 
 @contextmanager
-def _watch(module: nn.Module, read):
-    """Context manager giving a dict: path of each attention layer -> first of the two that `read(layer, x, query, key, value)` returns.
+def _watch(module: nn.Module, read: Callable[..., tuple[T, Tensor]]) -> Iterator[dict[str, T]]:
+    """Context manager giving a dict: path of each attention layer -> the reading.
 
-    The second is what the recomputed map makes of the values, (B, N, D).
+    `read(layer, x, query, key, value)` returns the reading, and the values weighted by the recomputed map, (B, N, D).
     """
-    readings: dict = {}
-    outputs: dict[str, Tensor] = {}  # of the fused kernels: what the output convolution is given
+    readings: dict[str, T] = {}
+    kernel_outputs: dict[str, Tensor] = {}
 
-    def keep_output(path):
-        def hook(output, inputs):
-            outputs[path] = inputs[0].detach()
+    def keep_kernel_output(path):
+        def hook(output_convolution, inputs):
+            kernel_outputs[path] = inputs[0].detach()
 
         return hook
 
@@ -121,7 +126,7 @@ def _watch(module: nn.Module, read):
             x = inputs[0]
             with torch.autocast(x.device.type, enabled=False):
                 reading, mixed = read(layer, x, *project_exactly(layer, x))
-            _check(path, mixed, outputs.pop(path))
+            _check(path, mixed, kernel_outputs.pop(path))
             readings[path] = reading
 
         return hook
@@ -129,7 +134,7 @@ def _watch(module: nn.Module, read):
     handles = []
     try:
         for path, layer in attention_layers(module).items():
-            handles += [layer.output.register_forward_pre_hook(keep_output(path)), layer.register_forward_hook(read_layer(path))]
+            handles += [layer.output.register_forward_pre_hook(keep_kernel_output(path)), layer.register_forward_hook(read_layer(path))]
         yield readings
     finally:
         for handle in handles:
@@ -149,24 +154,24 @@ def _read_projections(layer: SelfAttention, x: Tensor, query: Tensor, key: Tenso
     size = x.to(o.dtype).flatten(2).norm(dim=1)  # (B, N)
     floor = (1e-6 * size.amax(1, keepdim=True)).clamp_min(torch.finfo(torch.float32).tiny)
     strength = (layer.gamma * o).norm(dim=-1) / size.maximum(floor)
-    tensors = (tensor.float().cpu() for tensor in (query, key, value.norm(dim=-1), strength))
-    return Projections(*tensors, gamma=layer.gamma.item()), mixed
+    query, key, value_norm, strength = (tensor.float().cpu() for tensor in (query, key, value.norm(dim=-1), strength))
+    return Projections(query, key, value_norm, strength, layer.gamma.item()), mixed
 
 
-# Largest relative errors that rounding is taken for, by the dtype of what the fused kernel made. Rounded scores err by more the larger
-# they are: measured in bfloat16 0.01 where maps are soft (scores to 30) and 0.07 where nearly every query has one key left (to 2,000).
+# Largest relative rounding errors, by the dtype of the fused kernel's output. They grow with the scores: measured in bfloat16, 0.01 where
+# maps are soft (scores to 30) and 0.07 where nearly every query has one key left (to 2,000).
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
 
 
-def _check(path: str, mixed: Tensor, made: Tensor) -> None:
-    """Raise unless `mixed` (B, N, D), which recomputed maps make of the values, is what the layer `made`, (B, D, H, W)."""
-    dtype, made = made.dtype, made.flatten(2).transpose(1, 2).to(mixed.dtype)
+def _check(path: str, mixed: Tensor, output: Tensor) -> None:
+    """Raise unless `mixed` (B, N, D), from the recomputed maps, equals the `output` (B, D, H, W) of the fused kernel."""
+    dtype, output = output.dtype, output.flatten(2).transpose(1, 2).to(mixed.dtype)
     # float32 on a GPU may be TF32, which rounds as float16 does.
-    tolerance = _TOLERANCE[torch.float16 if dtype == torch.float32 and made.is_cuda else dtype]
-    error = ((made - mixed).norm() / mixed.norm().clamp_min(torch.finfo(torch.float32).tiny)).item()
-    # Where both are NaN or infinite the network has diverged, which is not for this check to tell.
-    if not error <= tolerance and (made.isfinite().all() or mixed.isfinite().all()):
+    tolerance = _TOLERANCE[torch.float16 if dtype == torch.float32 and output.is_cuda else dtype]
+    error = ((output - mixed).norm() / mixed.norm().clamp_min(torch.finfo(torch.float32).tiny)).item()
+    # Both NaN or infinite: the network has diverged, which this check does not report.
+    if not error <= tolerance and (output.isfinite().all() or mixed.isfinite().all()):
         raise WorkbenchError(
-            f"attention layer {path!r} does not produce what its map says: relative error {error:.2g} in {str(dtype).removeprefix('torch.')}, "
-            f"at most {tolerance:g} would be rounding"
+            f"attention layer {path!r} does not produce what its map says: relative error {error:.2g} in "
+            f"{str(dtype).removeprefix('torch.')}, where rounding explains at most {tolerance:g}"
         )

@@ -1,6 +1,6 @@
-"""Looking at one image and one attention layer of a network: what it computed there, and what changing it does.
+"""One image and one attention layer of a network: what the layer computed, and what an intervention changes.
 
-Takes any network with `SelfAttention` layers and what it is called with; where these come from is the caller's business.
+Takes any network with `SelfAttention` layers, and its inputs.
 """
 
 from __future__ import annotations
@@ -25,23 +25,22 @@ READINGS = ("outgoing", "incoming", "value_weighted", *STATISTICS)
 
 @dataclass(frozen=True)
 class Inspection:
-    """One image, and what one attention layer computed for it: plain data, all that a figure or a widget needs.
+    """One image, and what one attention layer computed for it: the plain data of a figure or a widget.
 
     Attributes
     ----------
     layer
-        Name of the layer: its `named_modules` path, with the network before it where there are several ("G/attention.16").
+        Its `named_modules` path, with the network before it where there are several ("G/attention.16").
     image, after
-        (3, S, S) in [-1, 1]: what the network made, or, where it does not make images, what it was given. `after`: what it makes with the
-        layer changed; None where that was not asked for.
+        (3, S, S) in [-1, 1]: the output of a network of images, else its input. `after`: its output under the intervention; None without.
     projections
-        Of this one image.
+        Of this image.
     logit, logit_after
-        The output of a network that gives one number; None for others.
+        The output of a network with a single logit, without and with the intervention; None for others.
     queries
         Positions to show, row-major.
     network, about
-        In words: which network it is ("twins32, step 4,000"), and which image ("ring, seed 0, sample 3").
+        Captions of the network ("twins32, step 4,000") and of the image ("ring, seed 0, sample 3").
     label, class_name
         Class of the image, by number and name; None and empty without classes.
     """
@@ -69,7 +68,7 @@ class Inspection:
         return {name: values[0] for name, values in statistics(self.projections, self.image.shape[-1]).items()}
 
     def heat(self, reading: str, query: int) -> Tensor:
-        """The map (side, side) of a query by one of READINGS; a statistic is that of all queries.
+        """A map (side, side): one of READINGS, of a query; the statistics are of all queries.
 
         Raises
         ------
@@ -88,18 +87,18 @@ class Inspection:
 
 
 def inspect_layer(network: nn.Module, inputs: tuple, layer: str, *, attention_off: bool = False, **intervention) -> Inspection:
-    """What an attention layer computes for one image, and with an intervention also what the network makes then.
+    """What an attention layer computes for one image, and the output of the network under an intervention.
 
     Parameters
     ----------
     network, inputs
-        A network, and what it is called with for one image, such as (z, y) or (x, y); run in eval mode.
+        A network, and its inputs for one image, such as (z, y) or (x, y); run in eval mode.
     layer
         `named_modules` path of the attention layer.
     attention_off
-        The layer's gamma is 0 from the outset. Its map is still the learned one; what it adds is nothing.
+        The layer's gamma is 0 from the outset: its map is still the learned one, but adds nothing.
     intervention
-        As `intervene` takes it; without any, or with None alone, nothing is changed.
+        Arguments of `intervene`; those that are None change nothing.
 
     Raises
     ------
@@ -107,9 +106,9 @@ def inspect_layer(network: nn.Module, inputs: tuple, layer: str, *, attention_of
         As `capture` and `intervene` do.
     """
     output, projections = _run(network, inputs, layer, attention_off)
-    after, changes = None, {name: value for name, value in intervention.items() if value is not None}
-    if changes:
-        with intervene(network, layer, **({"gamma": 0.0} if attention_off else {}) | changes):
+    after, intervention = None, {name: value for name, value in intervention.items() if value is not None}
+    if intervention:
+        with intervene(network, layer, **({"gamma": 0.0} if attention_off else {}) | intervention):
             after = _forward(network, inputs)
     if output.ndim == 4:
         return Inspection(layer, output[0], projections, None if after is None else after[0])
@@ -118,16 +117,16 @@ def inspect_layer(network: nn.Module, inputs: tuple, layer: str, *, attention_of
 
 
 def collect_projections(network: nn.Module, inputs: tuple, layer: str, *, attention_off: bool = False, batch_size: int = 64) -> Projections:
-    """The projections of an attention layer for many images, which run `batch_size` at a time; parameters as of `inspect_layer`."""
+    """The projections of an attention layer for many images, run `batch_size` at a time; parameters as of `inspect_layer`."""
     starts = range(0, len(inputs[0]), batch_size)
     batches = [tuple(None if x is None else x[k : k + batch_size] for x in inputs) for k in starts]
     chunks = [_run(network, batch, layer, attention_off)[1] for batch in batches]
-    joined = {f.name: torch.cat([getattr(chunk, f.name) for chunk in chunks]) for f in fields(Projections) if f.name != "gamma"}
-    return Projections(**joined, gamma=chunks[0].gamma)
+    tensors = {f.name: torch.cat([getattr(chunk, f.name) for chunk in chunks]) for f in fields(Projections) if f.name != "gamma"}
+    return Projections(**tensors, gamma=chunks[0].gamma)
 
 
 def _run(network: nn.Module, inputs: tuple, layer: str, attention_off: bool) -> tuple[Tensor, Projections]:
-    find_layer(network, layer)  # raises where there is no such layer
+    find_layer(network, layer)  # raises if there is no such layer
     with capture_projections(network) as captured:
         if not attention_off:
             return _forward(network, inputs), captured[layer]
@@ -140,19 +139,19 @@ def _run(network: nn.Module, inputs: tuple, layer: str, attention_off: bool) -> 
 def _forward(network: nn.Module, inputs: tuple) -> Tensor:
     """The output, float32 on the CPU, for inputs of any device; None stays None."""
     weight = next(network.parameters())
-    placed = [x if x is None else x.to(weight if x.is_floating_point() else weight.device) for x in inputs]
+    inputs = tuple(x if x is None else x.to(weight if x.is_floating_point() else weight.device) for x in inputs)
     with sampling.evaluating(network), parametrize.cached():
-        return network(*placed).float().cpu()
+        return network(*inputs).float().cpu()
 
 
 def mean_offsets(projections: Projections) -> Tensor:
-    """`relative_offsets` of the maps that follow from projections, (2 side - 1, 2 side - 1); image by image, as their maps are large."""
-    images = range(len(projections.query))
+    """`relative_offsets` of the maps of projections, (2 side - 1, 2 side - 1)."""
+    images = range(len(projections.query))  # one by one: their maps are large
     return torch.stack([relative_offsets(projections[k : k + 1].maps()) for k in images]).mean(0)
 
 
 def positions_mask(queries: Sequence[int] | None, keys: Sequence[int], shape: tuple[int, int]) -> Tensor:
-    """A mask of `shape` (N, M), as `intervene` takes it for `forbid`: True at these keys for these queries (None: all)."""
+    """A mask of `shape` (N, M) for `forbid` of `intervene`: True at these keys for these queries (None: all)."""
     mask = torch.zeros(shape, dtype=torch.bool)
     rows = torch.arange(shape[0]) if queries is None else torch.tensor(queries, dtype=torch.long)
     mask[rows[:, None], torch.tensor(keys, dtype=torch.long)] = True
@@ -160,9 +159,10 @@ def positions_mask(queries: Sequence[int] | None, keys: Sequence[int], shape: tu
 
 
 def salient_positions(image: Tensor, side: int) -> tuple[int, int, int]:
-    """Positions (row-major, side x side) that are worth a look in an image (3, S, S): in the left half the one whose colour is furthest from
-    the median, the same in the right half, and the one that is nearest to it."""
+    """Three positions (row-major, side x side) of an image (3, S, S): in the left half the one whose colour is furthest from the median,
+    the same in the right half, and the one that is nearest to it."""
     median = image.flatten(1).median(1).values
     salience = nn.functional.adaptive_avg_pool2d((image - median[:, None, None]).abs().sum(0, keepdim=True), side)[0]
     right = torch.arange(side) >= side // 2
-    return tuple(int(v.argmax()) for v in (salience.masked_fill(right, -1), salience.masked_fill(~right, -1), -salience))
+    left_object, right_object = salience.masked_fill(right, -1), salience.masked_fill(~right, -1)
+    return int(left_object.argmax()), int(right_object.argmax()), int(salience.argmin())

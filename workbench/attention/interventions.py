@@ -1,4 +1,4 @@
-"""What attention does, not only where it points: networks whose attention layer computes something else, and what that changes.
+"""What attention does: interventions on an attention layer, and their effect on the output of its network.
 
 Shapes: B images, N = side^2 queries, M = key_side^2 keys, D channels of values; positions in row-major order.
 """
@@ -6,6 +6,7 @@ Shapes: B images, N = side^2 queries, M = key_side^2 keys, D channels of values;
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -32,30 +33,30 @@ def intervene(
     forbid: Tensor | None = None,
     replace: str | None = None,
     patch: tuple[int, Tensor] | None = None,
-):
-    """Context manager: while it is open, the attention layer of `module` at the path `layer` computes something else.
+) -> Iterator[None]:
+    """Context manager: change what the attention layer of `module` at the path `layer` computes.
 
-    What is not given stays as learned; what is given combines. `capture` inside of it still gives the learned maps.
+    Interventions combine; without any the layer computes as learned. `capture` inside the context still gives the learned maps.
 
     Parameters
     ----------
     gamma
-        In place of the learned scalar; 0 switches attention off.
+        Replaces the learned scalar; 0 switches attention off.
     forbid
-        Bool (N, M) or (B, N, M): True where a query may not look at a key; the rest of its weights is renormalised.
+        Bool (N, M) or (B, N, M): True where a query may not attend to a key; its other weights are renormalised.
     replace
-        The map in place of the learned one. "uniform": every key alike. "local": the 3x3 positions around the query alike; in the
-        pooled variant, each key by how many of those its cell contains.
+        Replaces the learned map. "uniform": equal weights on all keys. "local": equal weights on the 3x3 positions around the query; in
+        the pooled variant, each key by how many of those its cell contains.
     patch
-        (source, keys), activation patching: at the keys of the bool mask (M,), or (B, M) for each image its own, all images of the batch take
-        the values of image `source`; maps stay their own.
+        (source, keys), activation patching: at the keys of the bool mask, (M,) or one for each image (B, M), all images of the batch take
+        the values of image `source` and keep their own maps.
 
     Raises
     ------
     WorkbenchError
         If there is no such layer.
     ParameterError
-        For values that do not fit: at once, or where the sizes of the feature map decide, from the forward pass.
+        For values that do not fit: at once, or, if that depends on the size of the feature map, from the forward pass.
     """
     if replace not in (None, "uniform", "local"):
         raise ParameterError(f"replace={replace!r} is not known; {nearest(str(replace), ('uniform', 'local'))}give uniform, local or None")
@@ -75,7 +76,11 @@ def intervene(
             scores = query[image] @ key[image].T if fixed is None else fixed
             if masks is not None:
                 scores = scores.masked_fill(masks[image], -torch.inf)
-                _require_keys(scores)
+                empty = scores.isneginf().all(-1)
+                if empty.any():
+                    raise ParameterError(
+                        f"forbid leaves query {int(empty.nonzero()[0])} no key to look at; leave at least one to every query"
+                    )
             mixed.append(torch.softmax(scores, dim=-1) @ value[image])
         return (x + _change(attention, torch.stack(mixed), gamma).transpose(1, 2).unflatten(2, x.shape[2:])).to(output.dtype)
 
@@ -84,7 +89,7 @@ def intervene(
 
 
 @contextmanager
-def _hooked(layer: nn.Module, hook):
+def _hooked(layer: nn.Module, hook) -> Iterator[None]:
     handle = layer.register_forward_hook(hook)
     try:
         yield
@@ -93,10 +98,10 @@ def _hooked(layer: nn.Module, hook):
 
 
 def _patched(value: Tensor, source: int, keys: Tensor) -> Tensor:
-    """Values (B, M, D) of which those at the keys of the mask, (M,) or (B, M), are those of image `source`."""
+    """Values (B, M, D), replaced by those of image `source` at the keys of the mask, (M,) or (B, M)."""
     images, count = value.shape[:2]
     if not 0 <= source < images:
-        raise ParameterError(f"patch has source {source}, which is no image of a batch of {images}; give one from 0 to {images - 1}")
+        raise ParameterError(f"patch has source {source}, not an image of a batch of {images}; give one from 0 to {images - 1}")
     if keys.shape not in ((count,), (images, count)):
         raise ParameterError(f"patch has a mask of shape {tuple(keys.shape)}; this layer takes ({count},) or ({images}, {count})")
     return torch.where(keys.to(value.device)[..., None], value[source], value)
@@ -112,23 +117,16 @@ def _masks(forbid: Tensor, images: int, queries: int, keys: int) -> Tensor:
 
 
 def _fixed_scores(replace: str, queries: int, keys: int) -> Tensor:
-    """Scores (N, M) whose softmax is a map that does not depend on what is seen; a forbidden key then takes the same path as ever."""
+    """Scores (N, M) whose softmax is the map "uniform" or "local"."""  # scores, so that forbidden keys are masked as usual
     if replace == "uniform":
         return torch.zeros(queries, keys)
     near = overlap(math.isqrt(queries), math.isqrt(keys), radius=1)
     return torch.einsum("yv,xu->yxvu", near, near).flatten(2).flatten(0, 1).log()
 
 
-def _require_keys(scores: Tensor) -> None:
-    """Raise if some query of (N, M) scores has no key left."""
-    empty = scores.isneginf().all(-1)
-    if empty.any():
-        raise ParameterError(f"forbid leaves query {empty.nonzero()[0].item()} no key to look at; leave at least one to every query")
-
-
 def _change(attention: SelfAttention, mixed: Tensor, gamma: float | None = None) -> Tensor:
-    """What attention adds to positions, gamma o (..., C), from what its map makes of the values, (..., D)."""
-    # Not by calling the output convolution: that is where `capture` sees what the layer itself makes.
+    """What attention adds to positions, gamma o (..., C), from the weighted values (..., D)."""
+    # Not by calling the output convolution, where `capture` hooks into the layer's own output.
     o = mixed @ attention.output.weight.flatten(1).to(mixed.dtype).T
     return (attention.gamma if gamma is None else gamma) * o
 
@@ -147,7 +145,7 @@ def find_layer(module: nn.Module, path: str) -> SelfAttention:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a network puts out without and with an intervention: images (B, 3, S, S) or logits (B,), float32, on the CPU."""
+    """The output of a network without and with an intervention: images (B, 3, S, S) or logits (B,), float32, on the CPU."""
 
     before: Tensor
     after: Tensor
@@ -159,14 +157,14 @@ class Effect:
 
 
 @torch.no_grad()
-def effect(network: nn.Module, inputs: tuple, layer: str, **how) -> Effect:
+def effect(network: nn.Module, inputs: tuple, layer: str, **intervention) -> Effect:
     """What an intervention changes in the output of a network.
 
     Parameters
     ----------
     network, inputs
-        G or D, in eval mode (batch norm in training mode would move), and what it is called with: (z, y) or (x, y).
-    layer, how
+        G or D, in eval mode (batch norm in training mode would move), and its inputs: (z, y) or (x, y).
+    layer, intervention
         As `intervene` takes them.
 
     Raises
@@ -176,31 +174,31 @@ def effect(network: nn.Module, inputs: tuple, layer: str, **how) -> Effect:
     """
     with parametrize.cached():
         before = network(*inputs)
-        with intervene(network, layer, **how):
+        with intervene(network, layer, **intervention):
             after = network(*inputs)
     return Effect(before.float().cpu(), after.float().cpu())
 
 
 @torch.no_grad()
 def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, batch_size: int = 256, gamma: float | None = None) -> Tensor:
-    """How much the output depends on each key that a query looks at: (M,) float32, on the CPU.
+    """How much the output depends on each key of a query: (M,) float32, on the CPU.
 
-    Each key in turn is dropped for that query alone, the rest of the query's weights renormalised. All M variants run as one batch from
-    the layer on, `batch_size` of them at a time; what comes before the layer runs for a single image. After its last attention layer, G
-    runs only around the query. Equal to M calls of `effect` with `forbid`, but for rounding.
+    Each key in turn is dropped for that query alone, and the query's other weights are renormalised. The layers before run for a single
+    image, those after for the M variants, `batch_size` at a time. After its last attention layer, G runs only around the query. Equal
+    to M calls of `effect` with `forbid`, up to rounding.
 
     Parameters
     ----------
     network, inputs
-        G or D, batch norm in eval mode, and what it is called with for one image: (z, y) or (x, y), of batch size 1.
+        G or D, batch norm in eval mode, and its inputs for one image: (z, y) or (x, y).
     layer
         `named_modules` path of the attention layer.
     query
-        Position in [0, N), row by row.
+        Position in [0, N), row-major.
     batch_size
         Variants at a time.
     gamma
-        In place of the learned scalar, as for `intervene`.
+        Replaces the learned scalar.
 
     Returns
     -------
@@ -221,7 +219,8 @@ def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, bat
         raise ParameterError(f"batch_size={batch_size} is out of range; at least 1")
     if any(isinstance(module, BatchNorm) and module.training for module in network.modules()):
         raise ParameterError("the network is in training mode, in which images of a batch change one another; call network.eval() first")
-    attention, features = find_layer(network, layer), []
+    attention = find_layer(network, layer)
+    features: list[Tensor] = []
 
     def keep(_, inputs, output):
         features[:] = inputs[0], output
@@ -231,16 +230,20 @@ def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, bat
             network(*inputs)
         x, y = features
         side = check_query(query, x.shape[2] * x.shape[3])
-        reach = _reach(network, attention, side)
+        # After its last attention a generator is convolutions alone: two of 3x3 at each doubled resolution and one at the last reach less
+        # than 1 + 1/2 + 1/4 + ... = 2 positions. So it may run on 5x5 positions around the query; the query's pixels do not change by that.
+        # D, and layers before another attention, need the whole map.
+        last = isinstance(network, Generator) and network.attention[max(network.attention, key=int)] is attention
+        reach = 2 if last else side
         top, left = (max(0, at - reach) for at in divmod(query, side))
-        row, column = query // side - top, query % side - left  # of the query on the part of the map that matters
+        row, column = query // side - top, query % side - left  # of the query in the part of the map that runs
         y = y[:, :, top:, left:][:, :, : row + reach + 1, : column + reach + 1]
-        dropped = _with_each_key_dropped(attention, x, query, gamma)
+        outputs = _with_each_key_dropped(attention, x, query, gamma)
         changes = []
-        for batch in dropped[1:].split(batch_size):
-            # The unchanged one goes first, through the same arithmetic.
+        for batch in outputs[1:].split(batch_size):
+            # The unchanged output goes first, through the same arithmetic.
             variants = y.expand(1 + len(batch), -1, -1, -1).contiguous(memory_format=torch.channels_last)
-            variants[:, :, row, column] = torch.cat([dropped[:1], batch]).to(y.dtype)
+            variants[:, :, row, column] = torch.cat([outputs[:1], batch]).to(y.dtype)
             with _hooked(attention, lambda *_, variants=variants: variants):
                 pixels = _at_query(network(*inputs), row, column, y.shape[-1])
             changes.append((pixels[1:] - pixels[0]).norm(dim=1))
@@ -248,20 +251,11 @@ def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, bat
 
 
 def _at_query(output: Tensor, row: int, column: int, width: int) -> Tensor:
-    """The pixels of a position on a map of `width` columns in images (B, 3, H, W), as (B, all); logits (B,) as (B, 1)."""
+    """The pixels, (B, all), of a position on a map of `width` columns in images (B, 3, H, W); logits (B,) as (B, 1)."""
     if output.ndim == 1:
         return output[:, None]
     pixels = output.shape[-1] // width
     return output[:, :, row * pixels : (row + 1) * pixels, column * pixels : (column + 1) * pixels].flatten(1)
-
-
-def _reach(network: nn.Module, attention: SelfAttention, side: int) -> int:
-    """How far away, in positions of the layer, the output at a query can notice that the feature map ends."""
-    # After its last attention a generator is convolutions alone: two of 3x3 at each doubled resolution and one at the last reach less
-    # than 1 + 1/2 + 1/4 + ... = 2 positions. So the rest of it may run on a cutout of 5x5 positions, and what that does not change is
-    # exact; D, and layers before another attention, need the whole map.
-    last = isinstance(network, Generator) and network.attention[max(network.attention, key=int)] is attention
-    return 2 if last else side
 
 
 def _with_each_key_dropped(attention: SelfAttention, x: Tensor, query: int, gamma: float | None) -> Tensor:

@@ -1,7 +1,7 @@
 """Ways to read attention maps beta (B, N, M): of one query, over all queries, by relative offset.
 
 Shapes: B images, N = side^2 queries, M = key_side^2 keys; positions in row-major order. A key covers a cell of (side / key_side)^2
-positions, which share its weight evenly wherever positions are asked for.
+positions, which share its weight evenly in maps over positions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def to_positions(weights: Tensor, side: int) -> Tensor:
     Raises
     ------
     ParameterError
-        If the keys are no square map whose side divides `side`.
+        If the keys are not a square map whose side divides `side`.
     """
     key_side = _side_of(weights.shape[-1], "keys")
     return upsample(weights.unflatten(-1, (key_side, key_side)), side)
@@ -59,7 +59,7 @@ def overlap(side: int, key_side: int, radius: int) -> Tensor:
 
 
 def outgoing(beta: Tensor, query: int) -> Tensor:
-    """What this place looks at: (B, side, side), sum 1, from maps (B, N, M) and a position in [0, N).
+    """Where a query attends: (B, side, side), sum 1, from maps (B, N, M) and a position in [0, N).
 
     Raises
     ------
@@ -71,7 +71,7 @@ def outgoing(beta: Tensor, query: int) -> Tensor:
 
 
 def incoming(beta: Tensor, query: int) -> Tensor:
-    """Who looks here: (B, side, side), the weight that every position gives to position `query`.
+    """Which queries attend to a position: (B, side, side), the weight that each of them gives to position `query`.
 
     A key's weight is shared by the positions of its cell, so in the pooled variant all of a cell receive the same.
 
@@ -89,7 +89,7 @@ def incoming(beta: Tensor, query: int) -> Tensor:
 
 
 def value_weighted(beta: Tensor, value_norm: Tensor, query: int) -> Tensor:
-    """What reaches this place, and from where: (B, side, side), beta |value|, from maps (B, N, M) and norms of the values (B, M).
+    """What a query receives from each position: (B, side, side), beta |value|, from maps (B, N, M) and norms of the values (B, M).
 
     A large weight on a value near zero contributes nothing (Kobayashi et al., 2020).
 
@@ -103,17 +103,17 @@ def value_weighted(beta: Tensor, value_norm: Tensor, query: int) -> Tensor:
 
 
 def check_query(query: int, positions: int) -> int:
-    """The side of a map of N positions, of which `query` must be one (else ParameterError)."""
+    """The side of a map of N positions; a ParameterError if `query` is not one of them."""
     side = _side_of(positions, "queries")
     if not 0 <= query < positions:
-        raise ParameterError(f"query={query} is no position of a {side}x{side} map; give one from 0 to {positions - 1}, row by row")
+        raise ParameterError(f"query={query} is not a position of a {side}x{side} map; give one from 0 to {positions - 1}, row by row")
     return side
 
 
-def _side_of(positions: int, what: str) -> int:
+def _side_of(positions: int, kind: str) -> int:
     side = math.isqrt(positions)
     if side**2 != positions:
-        raise ParameterError(f"{positions} {what} are no square map; give maps over side^2 of them")
+        raise ParameterError(f"{positions} {kind} are not a square map; give maps over side^2 of them")
     return side
 
 
@@ -121,10 +121,10 @@ def _side_of(positions: int, what: str) -> int:
 
 
 def relative_offsets(beta: Tensor) -> Tensor:
-    """Where attention goes relative to where it comes from: (2 side - 1, 2 side - 1) float32, from maps (B, N, M).
+    """Mean weight by offset of the position from the query: (2 side - 1, 2 side - 1) float32, from maps (B, N, M).
 
-    The weight of the position at offset (dy, dx) from the query, averaged over images and over those queries for which that is inside
-    the map. Offset 0 is in the centre, [side - 1, side - 1].
+    The mean at offset (dy, dx) is over images and those queries for which that position is inside the map. Offset 0 is in the centre,
+    [side - 1, side - 1].
     """
     side, key_side = _side_of(beta.shape[1], "queries"), _side_of(beta.shape[2], "keys")
     factor = side // key_side
@@ -132,8 +132,8 @@ def relative_offsets(beta: Tensor) -> Tensor:
     total = mean.new_zeros(2 * side - 1, 2 * side - 1)
     for row in range(side):  # a row of queries at a time, so that the weights of its positions stay small
         weights = (mean[row].transpose(0, 1) / factor**2).repeat_interleave(factor, -1)  # (key row, query column, column)
-        # Shear, by which weights of equal offset come to lie in one column: in lines of 2 side - 1 numbers cut out of lines of 2 side,
-        # each line starts one place further right than the line above.
+        # Shear, which brings weights of equal offset into one column: in lines of 2 side - 1 numbers cut out of lines of 2 side, each line
+        # starts one place further right than the line above.
         sheared = F.pad(weights.flip(1), (0, side)).flatten(1)[:, :-side].unflatten(1, (side, 2 * side - 1))
         total[side - 1 - row : 2 * side - 1 - row] += sheared.sum(1).repeat_interleave(factor, 0)
     queries = side - torch.arange(1 - side, side, device=beta.device).abs()  # how many of a row have this offset inside
@@ -141,14 +141,14 @@ def relative_offsets(beta: Tensor) -> Tensor:
 
 
 def statistics(projections: Projections, image_size: int) -> dict[str, Tensor]:
-    """Numbers of every query, (B, N) float32 each.
+    """Statistics of each query, (B, N) float32 each.
 
     Parameters
     ----------
     projections
-        What `capture_projections` gives for a layer.
+        Of a layer, from `capture_projections`.
     image_size
-        S, in pixels: a position of the feature map is S / side of them wide.
+        S, in pixels: a position of the feature map is S / side pixels wide.
 
     Returns
     -------
@@ -164,7 +164,7 @@ def statistics(projections: Projections, image_size: int) -> dict[str, Tensor]:
     distances = _distances(side, key_side)
     received = torch.zeros(len(projections.key), key_side, key_side)
     blocks: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "distance", *near)}
-    for rows in torch.arange(side).split(4):  # some rows of queries of all images at a time: never the whole maps
+    for rows in torch.arange(side).split(4):  # a few rows of queries of all images at a time: whole maps may not fit into memory
         query = projections.query.unflatten(1, (side, side))[:, rows].flatten(1, 2)
         log_beta = torch.log_softmax(query @ projections.key.transpose(1, 2), dim=-1)
         beta = log_beta.exp()
@@ -176,8 +176,8 @@ def statistics(projections: Projections, image_size: int) -> dict[str, Tensor]:
             inside = torch.einsum("brqyx,ry,qx->brq", beta[..., within, :], along[rows][:, within], along)
             blocks[name].append((1 - inside).clamp_min(0).flatten(1))
         received += beta.sum((1, 2))
-    numbers = {name: torch.cat(parts, dim=1) for name, parts in blocks.items()}
-    return numbers | {"strength": projections.strength, "received": upsample(received, side).flatten(1)}
+    by_query = {name: torch.cat(parts, dim=1) for name, parts in blocks.items()}
+    return by_query | {"strength": projections.strength, "received": upsample(received, side).flatten(1)}
 
 
 def _distances(side: int, key_side: int) -> Tensor:

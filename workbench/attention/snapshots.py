@@ -1,13 +1,13 @@
-"""What a run records of its attention, so that it can be followed through training without checkpoints.
+"""Snapshots of a run's attention, which show its course through training without checkpoints.
 
-A snapshot holds a few fixed latents, their images, and for every attention layer of G and of D (looking at these images) its queries and
-keys in half precision: 160 KB where a map of 64x64 queries is 8 MB. The softmax is taken where it is looked at.
+A snapshot holds a few fixed latents, their images, and for every attention layer of G and of D (on these images) its queries and keys in
+half precision: 160 KB where a map of 64x64 queries is 8 MB. Whoever reads a snapshot takes the softmax.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -67,47 +67,44 @@ def load_snapshot(path: Path) -> Snapshot:
     Raises
     ------
     UnreadableError
-        If the file is missing, damaged or of another step, or holds anything else: other names, shapes or types, numbers that are not
-        finite.
+        If the file is missing, damaged or of another step, or holds other names, shapes or types, or numbers that are not finite.
     """
     tensors = load_sealed(path, int(path.stem))
-    if "images" not in tensors:
-        raise UnreadableError(path, "no snapshot of attention: images are missing")
-    images, z, y = tensors.pop("images"), tensors.pop("z", None), tensors.pop("y", None)
-    _require(images.ndim == 4 and len(images) and images.shape[1] == 3 and images.shape[2] == images.shape[3] > 0, path, "images", images)
-    _require(images.dtype == torch.uint8, path, "images", images)
+
+    def take(name: str, fits: Callable[[Tensor], bool]) -> Tensor:
+        if name not in tensors:
+            raise UnreadableError(path, f"not a snapshot of attention: {name} is missing")
+        tensor = tensors.pop(name)
+        if not fits(tensor):
+            form = f"of shape {tuple(tensor.shape)} and {str(tensor.dtype).removeprefix('torch.')}"
+            raise UnreadableError(path, f"not a snapshot of attention: {name} {form} does not fit")
+        return tensor
+
+    images = take(
+        "images", lambda x: x.dtype == torch.uint8 and x.ndim == 4 and len(x) > 0 and x.shape[1] == 3 and x.shape[2] == x.shape[3] > 0
+    )
     count = len(images)
-    _require(z is not None and z.ndim == 2 and len(z) == count and z.is_floating_point(), path, "z", z)
-    _require(y is None or (y.shape == (count,) and y.dtype == torch.long and bool((y >= 0).all())), path, "y", y)
-    bad = first_not_finite(tensors | dict(z=z))
+    z = take("z", lambda x: x.is_floating_point() and x.ndim == 2 and len(x) == count)
+    y = take("y", lambda x: x.dtype == torch.long and x.shape == (count,) and bool((x >= 0).all())) if "y" in tensors else None
+    bad = first_not_finite(tensors | {"z": z})
     if bad:
         raise UnreadableError(path, f"{bad} is not finite: the training had diverged")
-    names = list(dict.fromkeys(name.rpartition(".")[0] for name in tensors))
-    return Snapshot(images, z, y, {name: _layer(path, name, count, tensors) for name in names})
+    names = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
+    return Snapshot(images, z, y, {name: _take_layer(take, name, count) for name in names})
 
 
-def _layer(path: Path, name: str, count: int, tensors: Mapping[str, Tensor]) -> Projections:
-    """The projections of a layer, if its tensors are those of `count` images."""
-    parts = {f.name: tensors.get(f"{name}.{f.name}") for f in fields(Projections)}
-    for part, tensor in parts.items():
-        _require(tensor is not None and tensor.is_floating_point(), path, f"{name}.{part}", tensor)
-    query, key = parts["query"], parts["key"]
-    for part, tensor in (("query", query), ("key", key)):
-        square = tensor.ndim == 3 and tensor.shape[1] > 0 and math.isqrt(tensor.shape[1]) ** 2 == tensor.shape[1]
-        _require(square and len(tensor) == count, path, f"{name}.{part}", tensor)
-    side, key_side = math.isqrt(query.shape[1]), math.isqrt(key.shape[1])
-    _require(query.shape[2] == key.shape[2] > 0 and side % key_side == 0, path, f"{name}.key", key)
-    for part, positions in (("value_norm", key.shape[1]), ("strength", query.shape[1]), ("gamma", None)):
-        expected = () if positions is None else (count, positions)
-        _require(parts[part].shape == expected, path, f"{name}.{part}", parts[part])
-    return Projections(**{part: tensor.float() for part, tensor in parts.items()} | dict(gamma=parts["gamma"].item()))
+def _take_layer(take: Callable[[str, Callable[[Tensor], bool]], Tensor], name: str, count: int) -> Projections:
+    """The projections of a layer for `count` images."""
 
+    def part(part: str, fits: Callable[[Tensor], bool]) -> Tensor:
+        return take(f"{name}.{part}", lambda x: x.is_floating_point() and fits(x)).float()
 
-def _require(fits: bool, path: Path, name: str, tensor: Tensor | None) -> None:
-    if not fits:
-        what = (
-            "is missing"
-            if tensor is None
-            else f"of shape {tuple(tensor.shape)} and {str(tensor.dtype).removeprefix('torch.')} does not fit"
-        )
-        raise UnreadableError(path, f"no snapshot of attention: {name} {what}")
+    def is_square(x: Tensor) -> bool:
+        return x.ndim == 3 and len(x) == count and x.shape[1] > 0 and math.isqrt(x.shape[1]) ** 2 == x.shape[1]
+
+    query = part("query", is_square)
+    side, width = math.isqrt(query.shape[1]), query.shape[2]
+    key = part("key", lambda x: is_square(x) and x.shape[2] == width > 0 and side % math.isqrt(x.shape[1]) == 0)
+    value_norm = part("value_norm", lambda x: x.shape == key.shape[:2])
+    strength = part("strength", lambda x: x.shape == query.shape[:2])
+    return Projections(query, key, value_norm, strength, part("gamma", lambda x: x.ndim == 0).item())

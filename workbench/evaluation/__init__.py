@@ -1,4 +1,4 @@
-"""Evaluating: which checkpoints or folder, against which images, by which protocol. The scores themselves are in `metrics`."""
+"""Evaluations: which checkpoints or folder, against which images, by which protocol. The scores are in `metrics`."""
 
 import torch.distributed as _dist
 
@@ -23,8 +23,8 @@ def evaluate(evaluation: Evaluation | None = None, **parameters) -> list[dict]:
     Returns
     -------
     list of dict
-        The records, one for each step in order, those computed earlier included; see `records.evaluation_record`. Those of a run
-        are in its `evaluations.jsonl` too.
+        The records, one for each step in order, earlier ones included; see `records.evaluation_record`. Those of a run are also
+        appended to its `evaluations.jsonl`.
 
     Raises
     ------

@@ -28,13 +28,13 @@ def main() -> None:
     if arguments.worker:
         return work(arguments.worker, evaluate)
     evaluation = Evaluation.from_parameters(dict(arguments.p))
-    with redirect_stdout(sys.stderr) if arguments.json else nullcontext():  # also what an extractor of the user's prints
+    with redirect_stdout(sys.stderr) if arguments.json else nullcontext():  # a user's extractor may print
         records = evaluate(evaluation)
     print("\n".join(json.dumps(record) if arguments.json else table(record) for record in records))
 
 
 def table(record: dict) -> str:
-    """The scores of a record in lines of text, with the protocol, and why others are left out."""
+    """The scores of a record as text, with the protocol, and why others are left out."""
     values, errors = record["scores"], record["errors"]
     width = max(map(len, values), default=0)
     lines = [f"  {name:<{width}}  {value:.6g}" + (f" +- {errors[name]:.2g}" if name in errors else "") for name, value in values.items()]

@@ -1,7 +1,6 @@
 """Evaluating checkpoints of a run.
 
-Scores are appended to `evaluations.jsonl` of the run, checkpoint by checkpoint, each with its protocol; existing ones are not computed
-again.
+Records are appended to `evaluations.jsonl` of the run, checkpoint by checkpoint; existing scores are not computed again.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from .samples import Samples, suitable_batch, truth_of
 
 
 def evaluate_checkpoints(evaluation: Evaluation) -> list[dict]:
-    """The records of checkpoints of a run, in the order of the steps; those computed earlier included."""
+    """The records of checkpoints of a run, in the order of the steps; earlier ones included."""
     evaluated = EvaluatedRun(evaluation)
     scores = select(evaluation.scores, evaluated.extractor)
-    plan = evaluated.plan(scores)  # what cannot be computed is refused before anything is
+    plan = evaluated.plan(scores)  # raises before anything is computed
     real = evaluated.reference(plan.inputs.keep_all)
     head = header(real, evaluated.extractor, evaluated.protocol)
     records = []
@@ -37,16 +36,15 @@ def evaluate_checkpoints(evaluation: Evaluation) -> list[dict]:
             earlier = [] if evaluation.again else evaluated.run.evaluations()
             record = next((r for r in reversed(earlier) if covers(r, step, evaluation.seed, head, scores, evaluated.extractor)), None)
             if not everywhere(record is not None):
-                truth = truth_of(evaluated.config)
-                what = f"images of step {step}"
-                result = measure(evaluated.samples(step), real, plan, truth, evaluated.batch_size, progress, what)
+                truth, text = truth_of(evaluated.config), f"images of step {step}"
+                result = measure(evaluated.samples(step), real, plan, truth, evaluated.batch_size, progress, text)
                 if result:
                     record = evaluation_record(step=step, seed=evaluation.seed, requested=scores, **result)
                     evaluated.run.append("evaluations.jsonl", record)
             records += [record] if record else []
     except KeyboardInterrupt:
         print(
-            f"interrupted: {len(records)} of {len(evaluated.steps)} checkpoints are on record; the same evaluation goes on after them",
+            f"interrupted: {len(records)} of {len(evaluated.steps)} checkpoints are recorded; repeat the evaluation for the others",
             file=sys.stderr,
             flush=True,
         )
@@ -55,7 +53,7 @@ def evaluate_checkpoints(evaluation: Evaluation) -> list[dict]:
 
 
 def covers(record: dict, step: int, seed: int, head: dict, scores: set[str] | None, extractor: Extractor) -> bool:
-    """Whether a record is of this step, seed and protocol, and holds the requested scores; `head` is the `header` of another such record."""
+    """Whether a record is of this step, seed and protocol (by its `header`), and holds the requested scores."""
     if record["step"] != step or record.get("seed") != seed or not is_comparable(record) or differences(record, head):
         return False
     requested = record.get("requested", ())
@@ -65,7 +63,7 @@ def covers(record: dict, step: int, seed: int, head: dict, scores: set[str] | No
 
 
 class EvaluatedRun:
-    """What an evaluation of a run works with.
+    """The run, checkpoints, protocol, extractor and real images of an evaluation.
 
     Attributes
     ----------
@@ -90,23 +88,22 @@ class EvaluatedRun:
         if self.protocol.weights == "auto":
             self.protocol = self.protocol.replace(weights="ema" if config.ema_decay else "raw")
         self.steps = _steps(evaluation, self.run)
-        self.run.generator(self.steps[0], self.protocol.weights)  # before anything long: report what is missing now
+        self.run.generator(self.steps[0], self.protocol.weights)  # raises now, before anything long, if weights are missing
         self.device = evaluation.torch_device
         self.extractor = evaluation.open_extractor(config.data).to(self.device)
         place = evaluation.data or config.data
         pairs = config.pairs if place == "twins" else 1
-        # A run without classes was trained on images without classes; those at another place may have them.
-        conditional = bool(evaluation.data or config.num_classes)
+        conditional = bool(evaluation.data or config.num_classes)  # other data may have classes even if the run has none
         self.data = open_images("data", place, config.image_size, evaluation, pairs, conditional, config.skip_unreadable)
 
     @property
     def batch_size(self) -> int:
-        """Images that the extractor takes at once."""
+        """Images per call of the extractor."""
         return self.evaluation.batch_size or suitable_batch(self.extractor, self.device)
 
     @property
     def image_set(self) -> ImageSet:
-        """What is known of the samples of any checkpoint; classes by the names that the run was trained with."""
+        """Number and classes of the samples of a checkpoint; classes have their names in the run's provenance."""
         n, count = self.protocol.n, self.config.num_classes or 0
         if not count:
             return ImageSet(n, reason="the run was trained without classes")
@@ -119,11 +116,11 @@ class EvaluatedRun:
         return ImageSet(n, [str(name) for name in names], n // count)
 
     def plan(self, scores: set[str] | None = None) -> Plan:
-        """What is computed of these scores, None: of all. Raises a ParameterError if one cannot be, or if all of it is too much."""
+        """The plan of these scores (None: all); see `plan_scores`."""
         return plan_scores(scores, self.extractor, self.protocol, self.image_set, self.data, truth_of(self.config) is not None)
 
     def samples(self, step: int | None = None) -> Samples:
-        """The samples of a checkpoint, by default of the last that is evaluated."""
+        """The samples of a checkpoint, by default the last one."""
         generator = self.run.generator(self.steps[-1] if step is None else step, self.protocol.weights).to(self.device)
         return Samples(generator, self.protocol, self.evaluation.seed, self.evaluation.batch_size)
 
@@ -133,17 +130,17 @@ class EvaluatedRun:
 
 
 def evaluated_run(evaluation: Evaluation) -> Run:
-    """The run that is evaluated; by default the newest one with a checkpoint."""
+    """The run to evaluate; by default the newest one with a checkpoint."""
     if evaluation.run:
         return Run(evaluation.run)
     runs = [run for run in list_runs() if run.checkpoint_steps()]
     if not runs:
-        raise WorkbenchError("there is no run with a checkpoint yet: train one first, or name a folder of images as samples")
+        raise WorkbenchError("there is no run with a checkpoint yet: train one first, or give a folder of images as samples")
     return runs[-1]
 
 
 def _steps(evaluation: Evaluation, run: Run) -> list[int]:
     if evaluation.steps == "all":
-        return run.checkpoint_steps() or [run.checkpoint_step()]  # which raises
+        return run.checkpoint_steps() or [run.checkpoint_step()]  # raises
     steps = [None] if evaluation.steps == "last" else map(int, evaluation.steps.split(","))
     return [run.checkpoint_step(step) for step in steps]

@@ -21,7 +21,7 @@ from .samples import suitable_batch
 
 
 def evaluate_folder(evaluation: Evaluation) -> list[dict]:
-    """The record of a folder of images; none on any but the main process."""
+    """The record of a folder of images; empty on any but the main process."""
     size = evaluation.image_size or common_size(evaluation)
     device = evaluation.torch_device
     extractor = evaluation.open_extractor(evaluation.data).to(device)
@@ -32,49 +32,51 @@ def evaluate_folder(evaluation: Evaluation) -> list[dict]:
     length = protocol.n if images.length is None else images.length
     protocol = protocol.replace(n=min(protocol.n, length))
     require_room_for(protocol, data, extractor)
-    # In random order: a folder lies class by class, and the splits of IS are filled in order.
+    # In random order, because folders are sorted by class and the splits of IS are filled in order.
     order = torch.randperm(length, generator=sampling.rng(evaluation.seed, 4)).numpy()[: protocol.n]
-    taken = image_set(images, protocol.n)
-    if taken.classes and images.length is not None:
-        taken = replace(taken, fewest=int(np.bincount(images.labels[order], minlength=len(taken.classes)).min()))
-    plan = plan_scores(scores, extractor, protocol, taken, data, truth=False)
+    sample_set = image_set(images, protocol.n)
+    if sample_set.classes and images.length is not None:
+        sample_set = replace(sample_set, fewest=int(np.bincount(images.labels[order], minlength=len(sample_set.classes)).min()))
+    plan = plan_scores(scores, extractor, protocol, sample_set, data, truth=False)
     real = real_statistics(data, protocol, extractor, batch_size, plan.inputs.keep_all)
 
     def samples(start: int, count: int) -> tuple[Tensor, Tensor]:
         return images.batch(order[start : start + count])
 
     result = measure(samples, real, plan, None, batch_size, progress)
-    about = dict(samples=images.name, samples_fingerprint=images.fingerprint)
-    return [about | evaluation_record(seed=evaluation.seed, requested=scores, **result)] if result else []
+    if not result:
+        return []
+    source = dict(samples=images.name, samples_fingerprint=images.fingerprint)
+    return [source | evaluation_record(seed=evaluation.seed, requested=scores, **result)]
 
 
 def common_size(evaluation: Evaluation) -> int:
-    """Height and width of the images of both folders, where all of them agree.
+    """Height and width of all images of both folders.
 
     Raises
     ------
     ParameterError
-        If they do not: scores of resized images are other scores, so the user decides.
+        If they differ: resizing changes scores, so the user decides.
     """
     places = {name: getattr(evaluation, name) for name in ("samples", "data")}
-    bound = {name: place for name, place in places.items() if place not in ("twins", "imagenet")}  # which come at any size
+    of_fixed_size = {name: place for name, place in places.items() if place not in ("twins", "imagenet")}
     sides: dict[str, Counter] = {}
-    for name, place in (bound or places).items():
+    for name, place in (of_fixed_size or places).items():
         try:
             sides[name] = short_sides(place)
         except DataError as error:
             raise error.renamed(data=name) from None
     sizes = set().union(*sides.values())
-    if (len(sizes) == 1 and sizes <= set(SIZES)) or not sizes:  # none can be read: opening them reports it
+    if (len(sizes) == 1 and sizes <= set(SIZES)) or not sizes:  # no image can be read: opening the folder reports it
         return min(sizes, default=SIZES[0])
-    words = "; ".join(f"{name} has {_counts(counts)}" for name, counts in sides.items())
+    counts = "; ".join(f"{name} has {_counts(counter)}" for name, counter in sides.items())
     allowed = ", ".join(map(str, SIZES))
     raise ParameterError(
-        f"image_size is not given, and the images are not all of one of its sizes: {words}; set image_size to one of {allowed}"
+        f"image_size is not given, and the images are not all of one of its sizes: {counts}; set image_size to one of {allowed}"
     )
 
 
 def _counts(counts: Counter) -> str:
-    """The sizes in a folder, the most frequent first."""
-    words = [f"{count:,} of {side} px" for side, count in counts.most_common(3)]
-    return ", ".join(words) + (f" and {len(counts) - 3} more sizes" if len(counts) > 3 else "") if words else "none that can be read"
+    """The sizes in a folder as text, the most frequent first."""
+    frequent = ", ".join(f"{count:,} of {side} px" for side, count in counts.most_common(3))
+    return frequent + (f" and {len(counts) - 3} more sizes" if len(counts) > 3 else "") or "none that can be read"

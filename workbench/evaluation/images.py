@@ -1,4 +1,4 @@
-"""The images of an evaluation: any folder of them whatever its layout, and what can be scored of them."""
+"""The images of an evaluation: folders of any layout, and the scores that can be computed of them."""
 
 from __future__ import annotations
 
@@ -17,37 +17,35 @@ from ..metrics.scores import ImageSet
 from ..progress import progress
 from .parameters import Evaluation
 
-ENDLESS = 50_000  # reference images of a data set without end, where the protocol says all
-COUNTS = ("n", "reference_n")  # the parameters that say how many images
+ENDLESS = 50_000  # reference images of a data set without end, if the protocol uses all
 
 
 def open_images(
     name: str, place: str, size: int, evaluation: Evaluation, pairs: int = 1, conditional: bool = True, skip_unreadable: bool = False
 ) -> Images | twins.Twins:
-    """The images at `place`, the value of the parameter `name`, or a run's own: of any folder; without class folders, without classes."""
+    """The images at `place`, which the parameter `name` ("samples" or "data") or the run says; without class folders, without classes."""
     config = Config.preset("twins32", data=place, image_size=size, pairs=pairs, num_classes=None, batch_size=2)
     config = config.replace(skip_unreadable=skip_unreadable or evaluation.skip_unreadable)
     try:
         if not conditional or not has_class_folders(config):
             config = config.replace(num_classes=0)
         images = open_data(config)
-        given = getattr(evaluation, name)
+        value = getattr(evaluation, name)
         root = Path(config.data)
-        split = training_split(root, config.num_classes == 0) if given and is_image_folder(config) else root
+        split = training_split(root, config.num_classes == 0) if value and is_image_folder(config) else root
     except DataError as error:
-        # A run's images have the size of its networks, and an evaluation has no batches of a training.
+        # Parameters of a training that an evaluation does not have.
         size_parameter = "image_size" if evaluation.samples else None
         raise error.renamed(data=name, image_size=size_parameter, batch_size=None) from None
     if split != root:
         say_once(
-            f"{name}={short_repr(given)}: its split {short_repr(split.name)} alone is taken; for another, set {name} to the folder of that one"
+            f"{name}={short_repr(value)}: only its split {short_repr(split.name)} is used; for another, set {name} to the folder of that one"
         )
-    if name == "samples" and is_split(split.name):  # which an image's data set is not named after
+    if isinstance(images, Images) and name == "samples" and is_split(split.name):  # the name of a data set leaves its split out
         images = replace(images, name=f"{images.name}/{printable(split.name)}")
     count = dict(samples="n", data="reference_n")[name]
     number = getattr(evaluation, count)
-    # Of the protocol's number as many are taken as there are, of a number that was given all or none.
-    if number and images.length is not None and number > images.length:
+    if number and images.length is not None and number > images.length:  # the protocol's number, in contrast, is an upper bound
         raise ParameterError(
             f"{count}={number}, but {name}, {images.name}, has {images.length:,} images: give at most that, or leave {count} out"
         )
@@ -55,40 +53,40 @@ def open_images(
 
 
 def image_set(data: Images | twins.Twins, n: int) -> ImageSet:
-    """What is known of a data set of which `n` images are taken."""
+    """Number and classes of `n` images of a data set."""
     if not data.num_classes:
         return ImageSet(n, reason=f"{data.name} has no class folders")
     return ImageSet(n, data.classes, n // len(data.classes))
 
 
 def real_count(data: Images | twins.Twins, protocol: Protocol) -> int:
-    """How many real images are used: as many as the protocol wants and the data has."""
+    """The number of real images: the protocol's, or all if the data has fewer."""
     n = protocol.reference_n or (ENDLESS if data.length is None else data.length)
     return real_number(data, n if data.length is None else min(n, data.length))
 
 
 def require_room_for(protocol: Protocol, data: Images | twins.Twins, extractor: Extractor, features: int = 0) -> None:
-    """Refuse more images than a machine has room for, of which the `features` of so many generated ones are kept."""
-    require_room(COUNTS, protocol.n, real_count(data, protocol), features, extractor, data.size)
+    """Refuse an evaluation for which this machine has no room; `features`: generated images whose features are kept."""
+    require_room(("n", "reference_n"), protocol.n, real_count(data, protocol), features, extractor, data.size)
 
 
 def plan_scores(
     scores: set[str] | None, extractor: Extractor, protocol: Protocol, samples: ImageSet, data: Images | twins.Twins, truth: bool, **options
 ) -> Plan:
-    """What is computed of these scores (None: of all), against the real images `data`; see `metrics.one_pass.plan`.
+    """The plan of these scores (None: all), against the real images `data`; see `metrics.one_pass.plan`.
 
     Raises
     ------
     ParameterError
         If a requested score cannot be computed, or there is no room for so many images.
     """
-    require_room_for(protocol, data, extractor)  # before the labels of so many are looked at
+    require_room_for(protocol, data, extractor)  # before their labels are read
     real = image_set(data, real_count(data, protocol))
     if real.classes:
         real = replace(real, fewest=fewest(data, real.n))
-    planned = plan(scores, extractor, protocol, samples, real, extractor.widths(data.size), truth, **options)
-    require_room_for(protocol, data, extractor, planned.features)
-    return planned
+    result = plan(scores, extractor, protocol, samples, real, extractor.widths(data.size), truth, **options)
+    require_room_for(protocol, data, extractor, result.features)
+    return result
 
 
 def real_statistics(data: Images | twins.Twins, protocol: Protocol, extractor: Extractor, batch_size: int, keep_all: bool) -> Reference:

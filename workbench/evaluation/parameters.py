@@ -1,4 +1,4 @@
-"""The parameters of an evaluation, and what they stand for."""
+"""The parameters of an evaluation, and the protocol, extractor and device that they select."""
 
 from __future__ import annotations
 
@@ -21,13 +21,7 @@ SIZES = (32, 64, 128, 256)  # heights and widths of images
 
 @dataclass(frozen=True)
 class Evaluation(Parameters):
-    """What to evaluate, and how.
-
-    Raises
-    ------
-    ParameterError
-        For a value that does not fit, or values that do not go together.
-    """
+    """What to evaluate, and how; a ParameterError for values that do not fit, or do not go together."""
 
     run: str = parameter("", "name of the run", none="the newest")
     steps: str = parameter("last", "checkpoints to evaluate: last, all, or steps such as 500,1000", read=read_steps("last", "all"))
@@ -62,23 +56,19 @@ class Evaluation(Parameters):
         if self.image_size and not self.samples:
             raise ParameterError(f"image_size={self.image_size} goes with samples; a run has its own")
 
-    def resolved_protocol(self, num_classes: int) -> Protocol:
+    def resolved_protocol(self, num_classes: int | None) -> Protocol:
         """The protocol, with the values that these parameters replace."""
         base = protocol(self.protocol)
         statistics = self.statistics
         if self.truncation and statistics is None and base.statistics == "running":
             statistics = "standing"  # the saved ones are of latents that are not truncated
-        changed = base.replace(
-            n=self.n, weights=self.weights, statistics=statistics, truncation=self.truncation, reference_n=self.reference_n
-        )
-        return changed.replace(n=changed.per_class * num_classes) if changed.per_class and num_classes and not self.n else changed
+        n = self.n or base.per_class * (num_classes or 0) or None
+        return base.replace(n=n, weights=self.weights, statistics=statistics, truncation=self.truncation, reference_n=self.reference_n)
 
     def open_extractor(self, data: str) -> Extractor:
         """The extractor; "auto" depends on the data set."""
-        name = self.extractor
-        if name == "auto":
-            name = "twins" if data == "twins" and not self.weights_file else "inception"
-        return open_extractor(name, self.weights_file, self.verify_weights)
+        default = "twins" if data == "twins" and not self.weights_file else "inception"
+        return open_extractor(default if self.extractor == "auto" else self.extractor, self.weights_file, self.verify_weights)
 
     @property
     def torch_device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""Samples of a generator by index, and what ground truth says of them."""
+"""Samples of a generator by index, and their ground truth."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..model.layers import BatchNorm
 
 
 class Samples:
-    """Images of a generator by global sample index: called as `samples(start, count)`, as `metrics.measure` does.
+    """Images of a generator by global sample index: `samples(start, count)`, for `metrics.measure`.
 
-    Sample i is a function of (i, seed), and with batch statistics also of the 64 samples that it is generated with.
+    Sample i is a function of (i, seed), and with batch statistics also of the 64 samples of its batch.
     """
 
     def __init__(self, generator: Generator, protocol: Protocol, seed: int, batch_size: int | None = None):
@@ -42,12 +42,12 @@ class Samples:
 
 
 def suitable_batch(extractor: Extractor, device: torch.device) -> int:
-    """Images that an extractor takes at once: few for Inception on a CPU, where each of them takes 20 MB in it."""
+    """Images per call of an extractor: few for Inception on a CPU, where each needs 20 MB."""
     return 32 if extractor.name == "inception" and device.type == "cpu" else 256
 
 
-def truth_of(config: Config) -> Callable | None:
-    """For twins, what `measure` calls to have their disagreement; None for other data."""
+def truth_of(config: Config) -> Callable[[Tensor, Tensor | None], dict[str, Tensor]] | None:
+    """The disagreement of twins, as `truth` of `measure`; None for other data."""
     if config.data != "twins":
         return None
 

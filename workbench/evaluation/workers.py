@@ -1,4 +1,4 @@
-"""An evaluation by several processes: starting them, handing them the parameters, and collecting the records or the cause of a failure."""
+"""An evaluation by several processes: it starts them, passes the parameters, and collects the records or the cause of a failure."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ MODULE = "workbench.evaluation"
 def evaluate_in_processes(evaluation: Evaluation) -> list[dict]:
     """The records, computed by `num_processes` processes of `python -m workbench.evaluation --worker FOLDER`, each running `work`.
 
-    Lines that the main one prints on stdout are printed here on stderr as they come: its progress.
+    The main one prints its progress on stdout; it is printed here on stderr.
 
     Raises
     ------
     ParameterError
         If there are not that many GPUs or cores.
     WorkbenchError
-        If they fail, with the first cause; not that the others lost a process.
+        If they fail, with the first cause.
     """
     count, device = evaluation.num_processes, evaluation.device
     most = 4 * (os.cpu_count() or 1) if on_cpu(device) else torch.cuda.device_count()
     if count > most:
-        raise ParameterError(f"num_processes={count:,} is more than there is work for here: at most {most}")
+        raise ParameterError(f"num_processes={count:,} is too many for this machine; at most {most}")
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "evaluation.json").write_text(json.dumps(asdict(evaluation)))
-        with open(folder / "log", "w+b") as log:  # a file, which nobody has to wait for
+        with open(folder / "log", "w+b") as log:  # a pipe would have to be read at the same time as stdout
             process = subprocess.Popen(
                 [*launch_command(MODULE, count, device), "--worker", name],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, errors="replace",
@@ -53,24 +53,21 @@ def evaluate_in_processes(evaluation: Evaluation) -> list[dict]:
             try:
                 for line in process.stdout:
                     print(line, end="", file=sys.stderr, flush=True)
-                failed = process.wait()
+                status = process.wait()
             except BaseException:
                 _end(process)
                 raise
-        if failed:
+        if status:
             raise WorkbenchError(_first_cause(folder, count))
         return json.loads((folder / "records.json").read_text())
 
 
 def work(folder: Path, evaluate: Callable[[Evaluation], list[dict]]) -> None:
-    """The part of one of the processes: the main one writes the records.
-
-    What ends it is written too: the last lines of a launcher do not say why.
-    """
+    """What each process runs: the main one writes the records, and each writes the error that ends it, which launchers do not print."""
     try:
         evaluation = Evaluation(**json.loads((folder / "evaluation.json").read_text()))
         with process_group(evaluation.num_processes, evaluation.device, MODULE):
-            # Progress of the main process goes through its stdout; stderr is full of messages of launchers and libraries.
+            # Progress goes through stdout, as stderr is full of messages of launchers and libraries.
             with redirect_stderr(sys.stdout) if is_main() else nullcontext():
                 records = evaluate(evaluation)
             main = is_main()
@@ -78,15 +75,14 @@ def work(folder: Path, evaluate: Callable[[Evaluation], list[dict]]) -> None:
             (folder / "records.json").write_text(json.dumps(records))
     except BaseException as error:
         message = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
-        failure = dict(
-            message=" ".join(message.split()), expected=isinstance(error, WorkbenchError), cause=not isinstance(error, LostProcessError)
-        )
+        lost = isinstance(error, LostProcessError)  # the consequence of another process's failure
+        failure = dict(message=" ".join(message.split()), expected=isinstance(error, WorkbenchError), cause=not lost)
         (folder / f"failure-{rank()}-{os.getpid()}.json").write_text(json.dumps(failure))
         raise
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a launcher and the processes that it started, which are in sessions of their own."""
+    """End a launcher and its processes, which are in sessions of their own."""
     children = []
     with suppress(psutil.Error):
         children = psutil.Process(process.pid).children(recursive=True)
@@ -101,16 +97,16 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _first_cause(folder: Path, num_processes: int) -> str:
-    """Why processes failed, in one line."""
+    """Why the processes failed, in one line."""
     failures = [json.loads(path.read_text()) for path in sorted(folder.glob("failure-*.json"))]
     causes = [failure for failure in failures if failure["cause"]]
     if causes:
         return min(causes, key=lambda failure: not failure["expected"])["message"]
     log = (folder / "log").read_text(errors="replace")
-    # What torch's launcher says of the process that ended first: the others are ended by it.
+    # From the log of torch's launcher: the process that ended first; the launcher ends the others.
     for status, number in re.findall(r"exitcode: -(\d+)\)? local_rank: (\d+)", log):
         with suppress(ValueError):
             name = signal.Signals(int(status)).name
-            cause = "; if nobody did that, there was no memory left" if name == "SIGKILL" else ""
+            cause = "; unless you did that, there was no memory left" if name == "SIGKILL" else ""
             return f"process {number} of {num_processes} (counted from 0) was ended by {name}{cause}"
-    return f"{num_processes} processes ended without results, and none of them said why"
+    return f"{num_processes} processes ended without results and without an error message"

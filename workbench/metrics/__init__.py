@@ -1,4 +1,4 @@
-"""Faithful metrics: extractors, streamed moments, scores, protocols, and one pass over the images for all of them."""
+"""Metrics: extractors, streamed moments, scores, protocols, and one pass over the images for all of them."""
 
 from .class_score import inception_score
 from .extractors import Extractor, inception, open_extractor, twins

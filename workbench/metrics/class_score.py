@@ -1,4 +1,4 @@
-"""The Inception score (IS); of another classifier than Inception, the class score. All arithmetic is in float64."""
+"""The Inception score (IS), called class score with any other classifier. All arithmetic is in float64."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .features import float64, matrix
 
 
 class StreamedInceptionScore:
-    """The Inception score (Salimans et al., 2016), exp of the mean of KL(p(y|x) || p(y)), of logits that are not kept.
+    """The Inception score (Salimans et al., 2016), exp of the mean of KL(p(y|x) || p(y)), of logits in batches, which are not kept.
 
     Parameters
     ----------
     n
-        Number of samples, which come in the order of their index.
+        Number of samples, which arrive in the order of their index.
     splits
-        Number of parts: part i of the order holds the positions from i n // splits to before (i + 1) n // splits.
+        Number of parts; part i holds the positions from i n // splits to before (i + 1) n // splits.
     shuffle_seed
-        None for the order in which samples come, which must then mix the classes: the score of few classes is low. With a seed, the
-        order is `numpy.random.RandomState(shuffle_seed).permutation(n)`, as in torch-fidelity (2020 there).
+        None: samples fill the splits in the order of arrival, which must mix the classes, as the score of few classes is low. Else in the
+        order `numpy.random.RandomState(shuffle_seed).permutation(n)`, as in torch-fidelity (2020 there).
 
     Raises
     ------
@@ -37,24 +37,25 @@ class StreamedInceptionScore:
         self._split = np.repeat(np.arange(splits), self._counts)  # of each sample
         if shuffle_seed is not None:
             self._split[np.random.RandomState(shuffle_seed).permutation(n)] = self._split.copy()
-        self._p = self._negentropy = None  # sums over the samples of each split of p, (splits, K), and of sum_y p log p, (splits,)
+        # Sums over the samples of each split of p, (splits, K), and of sum_y p log p, (splits,); K is 0 before the first sample.
+        self._p = torch.zeros(splits, 0, dtype=torch.float64)
+        self._negentropy = torch.zeros(splits, dtype=torch.float64)
 
     def update(self, logits: Tensor | np.ndarray) -> StreamedInceptionScore:
-        """Take in the logits (B, K) of the next samples. Returns itself.
+        """Add the logits (B, K) of the next samples; returns itself.
 
         Raises
         ------
         ParameterError
-            If logits are not (B, K), K changes, more than n samples come, or a value is not finite.
+            If logits are not (B, K), K changes, there are more than n samples, or a value is not finite.
         """
         logits = float64(matrix(logits, "logits", 0), "logits")
-        if self._p is None:
-            self._p = logits.new_zeros(len(self._counts), logits.shape[1])
-            self._negentropy = logits.new_zeros(len(self._counts))
+        if not self._p.shape[1]:
+            self._p, self._negentropy = logits.new_zeros(len(self._counts), logits.shape[1]), self._negentropy.to(logits.device)
         if logits.shape[1] != self._p.shape[1]:
             raise ParameterError(f"logits have {logits.shape[1]} classes; those before had {self._p.shape[1]}")
         if self.seen + len(logits) > self.n:
-            raise ParameterError(f"logits of {self.seen + len(logits)} samples came; n={self.n}")
+            raise ParameterError(f"logits are those of {self.seen + len(logits)} samples; n={self.n}")
         split = torch.from_numpy(self._split[self.seen : self.seen + len(logits)]).to(logits.device)
         member = (split == torch.arange(len(self._counts), device=logits.device)[:, None]).double()  # (splits, B)
         log_p = logits.log_softmax(1)
@@ -65,19 +66,19 @@ class StreamedInceptionScore:
         return self
 
     def whole(self) -> float:
-        """The score of all n as one set, as in the official evaluation of SAGAN. Raises WorkbenchError before n samples came."""
+        """The score of all n as one set, as in the official evaluation of SAGAN. Raises WorkbenchError before the last sample."""
         self._check_complete()
         return self._score(self._p.sum(0), self._negentropy.sum(), self.n)
 
     def splits(self) -> tuple[float, float]:
-        """Mean and (population) standard deviation of the scores of the splits. Raises WorkbenchError before n samples came."""
+        """Mean and (population) standard deviation of the scores of the splits. Raises WorkbenchError before the last sample."""
         self._check_complete()
         scores = [self._score(*sums) for sums in zip(self._p, self._negentropy, self._counts.tolist(), strict=True)]
         return float(np.mean(scores)), float(np.std(scores))
 
     def _check_complete(self) -> None:
         if self.seen < self.n:
-            raise WorkbenchError(f"the Inception score of n={self.n} samples was requested after {self.seen}; update with the others first")
+            raise WorkbenchError(f"the Inception score of n={self.n} samples was requested after {self.seen}; add the others first")
 
     @staticmethod
     def _score(p: Tensor, negentropy: Tensor, count: int) -> float:

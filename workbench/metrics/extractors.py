@@ -1,7 +1,7 @@
-"""Feature extractors: networks whose features and logits scores are computed from.
+"""Feature extractors: networks whose features and logits are scored.
 
-Every extractor takes images (B, 3, H, W) of any size with pixels in [0, 255], uint8 or float32, and gives features (B, d) and class
-logits (B, K). Only `inception()` with the reference weights gives FID, IS and KID; scores from any other extractor carry its name and hash.
+An extractor takes images (B, 3, H, W) of any size with pixels in [0, 255], uint8 or float32, and gives features (B, d) and class
+logits (B, K). Only `inception()` with the reference weights gives FID, IS and KID; other extractors add their name and hash to the score.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import inspect
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,14 +31,14 @@ class Extractor:
     network
         Maps images (B, 3, H, W), float32 in [0, 255], to features (B, d), or to a pair of features and logits (B, K).
     name
-        What its scores are called after, by default the name of its class in lower case.
+        Part of the names of its scores, by default the name of its class in lower case.
     digest
         SHA-256 of its weights, by default computed from them.
 
     Attributes
     ----------
     reference : bool
-        Whether this is the Inception network that IS, FID and KID are defined by.
+        Whether this is the reference Inception, which defines IS, FID and KID.
     classes : list of str or None
         The classes of its logits, in order: the attribute `classes` of the network; None if it has none.
     """
@@ -56,7 +57,7 @@ class Extractor:
 
     @property
     def label(self) -> str:
-        """Name and hash, which distinguish its scores from those of another."""
+        """Name and hash, as in the names of its scores."""
         return f"{self.name}@{self.digest[:8]}"
 
     def to(self, device: torch.device | str) -> Extractor:
@@ -65,7 +66,7 @@ class Extractor:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, d) and logits (B, K), float32, of images (B, 3, H, W) in [0, 255]; K is 0 where the network gives no logits.
+        """Features (B, d) and logits (B, K), float32, of images (B, 3, H, W) in [0, 255]; K is 0 if the network has no logits.
 
         Raises
         ------
@@ -79,14 +80,14 @@ class Extractor:
                 output = self.network(x)
             features, logits = output if isinstance(output, tuple) and len(output) == 2 else (output, None)
             logits = torch.zeros(len(x), 0, device=x.device) if logits is None else logits
-        for what, value in (("features", features), ("logits", logits)):
-            if not isinstance(value, Tensor) or value.ndim != 2 or len(value) != len(x) or (what == "features" and not value.shape[1]):
+        for kind, value in (("features", features), ("logits", logits)):
+            if not isinstance(value, Tensor) or value.ndim != 2 or len(value) != len(x) or (kind == "features" and not value.shape[1]):
                 shape = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"as a {type(value).__name__}"
-                raise WorkbenchError(f"extractor {self.name!r} gave {what} {shape} for {len(x)} images; expected ({len(x)}, d)")
+                raise WorkbenchError(f"extractor {self.name!r} gave {kind} {shape} for {len(x)} images; expected ({len(x)}, d)")
             if value.is_complex() or value.layout != torch.strided:
-                raise WorkbenchError(f"extractor {self.name!r} gave {what} of {value.dtype}, {value.layout}; expected dense real numbers")
+                raise WorkbenchError(f"extractor {self.name!r} gave {kind} of {value.dtype}, {value.layout}; expected dense real numbers")
             if not torch.isfinite(value.float()).all():
-                raise WorkbenchError(f"extractor {self.name!r} gave {what} that are not finite")
+                raise WorkbenchError(f"extractor {self.name!r} gave {kind} that are not finite")
         widths = (features.shape[1], logits.shape[1])
         if widths != (self._widths or widths):
             raise WorkbenchError(f"extractor {self.name!r} gave {widths} features and logits of an image, and {self._widths} before")
@@ -94,16 +95,11 @@ class Extractor:
         return features.float(), logits.float()
 
     def widths(self, size: int) -> tuple[int, int]:
-        """How many features and logits an image of this height and width has, tried on a grey one.
-
-        Raises
-        ------
-        WorkbenchError
-            As a call.
-        """
-        if self._widths is None:
-            self(torch.full((1, 3, size, size), 128.0))
-        return self._widths
+        """The number of features and of logits of an image of this height and width; raises a WorkbenchError as a call does."""
+        if self._widths:
+            return self._widths
+        features, logits = self(torch.full((1, 3, size, size), 128.0))
+        return features.shape[1], logits.shape[1]
 
 
 def open_extractor(extractor, weights_file: str = "", verify: bool = True) -> Extractor:
@@ -135,30 +131,32 @@ def open_extractor(extractor, weights_file: str = "", verify: bool = True) -> Ex
 
 
 def _named_network(text: str) -> Extractor:
-    """The user's network that "package.module:attribute" names, or makes."""
+    """The network that "package.module:attribute" names or makes."""
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", text):
         raise ParameterError(
-            f"extractor={short_repr(text)} is not known; use inception, twins, or 'package.module:attribute' for a network of yours"
+            f"extractor={short_repr(text)} is not known; use inception, twins, or 'package.module:attribute' for your own network"
         )
     module, _, attribute = text.partition(":")
     with _in_one_line(f"extractor={short_repr(text)} cannot be made", ParameterError):
         maker = getattr(importlib.import_module(module), attribute)
     # Nothing else is called: `sys:exit` and `os:abort` would end this process.
     makes = (isinstance(maker, type) and issubclass(maker, nn.Module)) or inspect.isfunction(maker) or isinstance(maker, partial)
-    what = "a torch.nn.Module, or a class or function that makes one"
+    expected = "a torch.nn.Module, or a class or function that makes one"
     if not makes and not isinstance(maker, nn.Module):
         name = getattr(maker, "__name__", None)
-        raise ParameterError(f"extractor={short_repr(text)} is of type {type(maker).__name__}{f' ({name})' if name else ''}, not {what}")
+        raise ParameterError(
+            f"extractor={short_repr(text)} is of type {type(maker).__name__}{f' ({name})' if name else ''}, not {expected}"
+        )
     with _in_one_line(f"extractor={short_repr(text)} cannot be made", ParameterError):
         network = maker() if makes else maker
         if isinstance(network, nn.Module):
             return Extractor(network)
-    raise ParameterError(f"extractor={short_repr(text)} made a {type(network).__name__}, not {what}")
+    raise ParameterError(f"extractor={short_repr(text)} made a {type(network).__name__}, not {expected}")
 
 
 @contextmanager
-def _in_one_line(what: str, kind: type[WorkbenchError]):
-    """Context around the user's code: whatever it raises, `SystemExit` too, becomes an error of one line; interrupts pass."""
+def _in_one_line(failure: str, kind: type[WorkbenchError]) -> Iterator[None]:
+    """Context around code of the user: any exception, `SystemExit` too, becomes an error of one line; interrupts pass."""
     try:
         yield
     except (KeyboardInterrupt, WorkbenchError):
@@ -168,18 +166,18 @@ def _in_one_line(what: str, kind: type[WorkbenchError]):
             text = " ".join(str(error).split())
         except Exception:  # str() is the user's code too
             text = "(no message)"
-        raise kind(f"{what}: {type(error).__name__}: {text[:500]}") from error
+        raise kind(f"{failure}: {type(error).__name__}: {text[:500]}") from error
 
 
 def inception(weights_file: str | Path | None = None, verify: bool = True) -> Extractor:
-    """The Inception network of 2015-12-05 that IS, FID and KID are defined by: 2048 features (pool 3), 1008 logits without bias.
+    """The Inception network of 2015-12-05, which defines IS, FID and KID: 2048 features (pool 3), 1008 logits without bias.
 
     Parameters
     ----------
     weights_file
-        By default the one in the data folder; it is downloaded there if it is absent.
+        By default the one in the data folder, which is downloaded if it is absent.
     verify
-        Refuse any other weights. With False they are taken, and the scores are not called FID and IS.
+        Refuse other weights. If False they are used, but the scores are not called FID and IS.
 
     Raises
     ------
@@ -191,7 +189,7 @@ def inception(weights_file: str | Path | None = None, verify: bool = True) -> Ex
 
 
 def twins() -> Extractor:
-    """The small classifier of twins that ships with the package: 64 features, 6 logits. Its scores are `fd_twins@...`, never FID."""
+    """The small classifier of twins in this package: 64 features, 6 logits. Its scores are `fd_twins@...`, never FID."""
     return Extractor(twins_classifier.load(), "twins", hashlib.sha256(twins_classifier.WEIGHTS.read_bytes()).hexdigest())
 
 
@@ -205,8 +203,8 @@ def _digest(network: nn.Module) -> str:
 
 
 @contextmanager
-def _float32(device: str):
-    """Context in which float32 means float32: no TF32, no bf16, no autocast."""
+def _float32(device: str) -> Iterator[None]:
+    """Context of full float32 precision: no TF32, no bf16, no autocast."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False

@@ -1,4 +1,4 @@
-"""Features and logits as the scores take them: a row per sample, as a tensor on any device or a NumPy array, of any float type."""
+"""Checks of features and logits: a row per sample, as a tensor on any device or a NumPy array, of any float type."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def matrix(x: Tensor | np.ndarray, name: str, rows: int = 1) -> Tensor:
 
 
 def as_tensor(x: Tensor | np.ndarray) -> Tensor:
-    """x as a tensor that shares its memory: of a memory-mapped array, only the rows that are indexed later are read."""
+    """x as a tensor that shares its memory; of a memory-mapped array, only rows that are indexed are read."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing here writes into its input
         return torch.as_tensor(x)
@@ -37,6 +37,6 @@ def as_tensor(x: Tensor | np.ndarray) -> Tensor:
 def float64(x: Tensor, name: str) -> Tensor:
     """x in float64; a ParameterError if it holds NaN or infinity."""
     x = x.to(torch.float64)
-    if not x.sum().isfinite():  # without a temporary of the size of x
+    if not x.sum().isfinite():  # needs no temporary of the size of x
         raise ParameterError(f"{name} holds NaN or infinity; all values must be finite")
     return x

@@ -35,12 +35,12 @@ def frechet_distance(
     cov1, cov2
         (d, d), symmetric.
     factor2
-        `square_root_factor(cov2)`, where it is at hand: half the work.
+        `square_root_factor(cov2)`, if known: it halves the work.
 
     Returns
     -------
     float
-        At least 0, in squared units of the features. Rounding makes less than 1e-9 (tr C1 + tr C2) of it.
+        At least 0, in squared units of the features; its rounding error is below 1e-9 (tr C1 + tr C2).
 
     Raises
     ------
@@ -50,10 +50,10 @@ def frechet_distance(
     Notes
     -----
     Dowson & Landau (1982), Heusel et al. (2017). With C2 = F2 F2^T, the trace of the root is the sum of the roots of the eigenvalues w
-    of F2^T C1 F2. Each w is off by about delta = EPSILON max(w), its root by min(delta^(1/2), delta / (2 w^(1/2))); the sum of these
-    was at least 4 times the true error wherever that was measured (d = 256 and 2048, full and deficient rank, eigenvalues spanning up
-    to 1e-12). It is too much where many w are near 0, as with fewer samples than dimensions. The singular values of F1^T F2 are those
-    roots themselves, and right to 1e-15, but cost three times as much.
+    of F2^T C1 F2. The error of each w is about delta = EPSILON max(w), that of its root min(delta^(1/2), delta / (2 w^(1/2))); the sum of
+    these was at least 4 times the true error in every measurement (d = 256 and 2048, full and deficient rank, eigenvalues spanning up
+    to 1e-12). It is too large if many w are near 0, as with fewer samples than dimensions. The singular values of F1^T F2 are those
+    roots themselves, correct to 1e-15, but cost three times as much.
     """
     mean1, cov1 = _gaussian(mean1, cov1, "1")
     mean2, cov2 = (v.to(cov1.device) for v in _gaussian(mean2, cov2, "2"))  # references are read to the CPU
@@ -70,13 +70,13 @@ def frechet_distance(
     traces = cov1.trace() + cov2.trace()
     w = torch.linalg.eigvalsh(factor2.T @ cov1 @ factor2).clamp(min=0)
     delta = EPSILON * w[-1:]  # empty where cov2 is 0
-    doubt = torch.minimum(delta.sqrt(), delta / (2 * w.sqrt())).sum()
-    roots = w.sqrt() if doubt <= 1e-9 * traces else torch.linalg.svdvals(square_root_factor(cov1).T @ factor2)
+    error = torch.minimum(delta.sqrt(), delta / (2 * w.sqrt())).sum()
+    roots = w.sqrt() if error <= 1e-9 * traces else torch.linalg.svdvals(square_root_factor(cov1).T @ factor2)
     return _distance(mean1, mean2, traces, roots)
 
 
 def square_root_factor(cov: Tensor | np.ndarray) -> Tensor:
-    """F (d, r) float64 with F F^T = cov (d, d), r its numerical rank: eigenvalues up to d EPSILON times the largest are rounding, dropped.
+    """F (d, r) float64 with F F^T = cov (d, d), r its numerical rank: eigenvalues up to d EPSILON times the largest are rounding errors.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def square_root_factor(cov: Tensor | np.ndarray) -> Tensor:
 def frechet_distance_of_features(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> float:
     """`frechet_distance` of the Gaussians with the means and unbiased covariances of x (n1, d) and y (n2, d).
 
-    Where n1 or n2 is at most d, no covariance of that side is made: its centred features are the factor, and
+    If n1 or n2 is at most d, the centred features of that side replace its covariance as the factor F, and
     tr (C1 C2)^(1/2) = |F1^T F2|_* is the nuclear norm of a matrix no larger than min(n1, d) x min(n2, d).
 
     Raises
@@ -101,8 +101,8 @@ def frechet_distance_of_features(x: Tensor | np.ndarray, y: Tensor | np.ndarray)
     """
     x, y = pair(x, "x", y, "y", rows=2)
     if min(len(x), len(y)) > x.shape[1]:
-        x, y = Moments.of(float64(x, "x")), Moments.of(float64(y, "y"))
-        return frechet_distance(x.mean, x.covariance, y.mean, y.covariance)
+        moments1, moments2 = Moments.of(float64(x, "x")), Moments.of(float64(y, "y"))
+        return frechet_distance(moments1.mean, moments1.covariance, moments2.mean, moments2.covariance)
     mean1, factor1 = _factor(float64(x, "x"))
     mean2, factor2 = _factor(float64(y, "y"))
     traces = torch.linalg.vector_norm(factor1).square() + torch.linalg.vector_norm(factor2).square()
@@ -131,8 +131,8 @@ def intra_frechet_distance(
     Returns
     -------
     Tensor
-        (num_classes,) float64 on the CPU; NaN where a side has fewer than 2 samples. Its bias depends on the number of samples per
-        class: compare only where that is the same.
+        (num_classes,) float64 on the CPU; NaN if a side has fewer than 2 samples. The bias depends on the number of samples per class:
+        compare only equal ones.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def _symmetric(cov: Tensor | np.ndarray, name: str) -> Tensor:
     cov = float64(as_tensor(cov), name)
     if cov.ndim != 2 or cov.shape[0] != cov.shape[1] or not len(cov):
         raise ParameterError(f"{name} has shape {tuple(cov.shape)}; a covariance must be (d, d)")
-    if (cov - cov.T).abs().amax() > 1e-6 * cov.abs().amax():  # computed in float32, as published statistics are, it is off by 1e-7
+    if (cov - cov.T).abs().amax() > 1e-6 * cov.abs().amax():  # published statistics, computed in float32, deviate by 1e-7
         raise ParameterError(f"{name} differs from its transpose by up to {(cov - cov.T).abs().amax():.3g}; a covariance is symmetric")
     return cov
 

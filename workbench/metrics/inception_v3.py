@@ -1,6 +1,6 @@
 """The Inception network of 2015-12-05, and the file of its weights.
 
-torch-fidelity's network, which agrees with the TensorFlow graph, with batch norm folded into the convolutions, in channels-last
+It is torch-fidelity's network, which agrees with the TensorFlow graph, with batch norm folded into the convolutions, in channels-last
 layout, and with the resize of TensorFlow 1 as two matrix products.
 """
 
@@ -21,7 +21,7 @@ from ..parameters import WorkbenchError
 from ..places import data_dir
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
-SHA256 = "6726825d"  # that of the reference weights begins with it
+SHA256 = "6726825d"  # the first digits, of the reference weights
 SIZE = 299  # height and width of the images inside the network
 LARGEST_FILE = 2**30  # bytes of a weights file; Inception's has 91 MB
 
@@ -30,8 +30,8 @@ def load(weights_file: str | Path | None = None, verify: bool = True) -> tuple[I
     """The network, and the SHA-256 of its weights; see `extractors.inception`."""
     path = Path(os.path.expanduser(weights_file)) if weights_file else _downloaded()
     if not os.path.isfile(path):
-        what = "it is not a regular file" if os.path.exists(path) else "there is no such file"
-        raise WorkbenchError(f"weights_file={short_repr(str(path), 200)}: {what}; leave it out, or give the path of {FILE}")
+        reason = "it is not a regular file" if os.path.exists(path) else "there is no such file"
+        raise WorkbenchError(f"weights_file={short_repr(str(path), 200)}: {reason}; leave it out, or give the path of {FILE}")
     try:
         size = path.stat().st_size
         if size > LARGEST_FILE:
@@ -48,19 +48,19 @@ def load(weights_file: str | Path | None = None, verify: bool = True) -> tuple[I
     weights = _load_weights(path)
     try:
         return Inception(weights), digest
-    except Exception as error:  # tensors of any name, shape, type and layout can be in a file
+    except Exception as error:  # a file can hold tensors of any name, shape, type and layout
         raise WorkbenchError(f"{path} holds the weights of another network: {' '.join(str(error).split())[:200]}") from None
 
 
 class Inception(nn.Module):
-    """Images (B, 3, H, W) in [0, 255] -> features (B, 2048), logits without bias (B, 1008); `logit_bias` (1008,) is what those with bias add."""
+    """Images (B, 3, H, W) in [0, 255] -> features (B, 2048), logits without bias (B, 1008); their bias is `logit_bias` (1008,)."""
 
     def __init__(self, weights: dict[str, Tensor]):
         super().__init__()
         from torch.nn.utils.fusion import fuse_conv_bn_eval
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        # Its constructor would unpickle the file with code and all: it gets our own copy of the checked tensors instead.
+        # Its constructor would unpickle the file and run code in it: it gets a copy of the checked tensors instead.
         copy = io.BytesIO()
         torch.save(weights, copy)
         copy.seek(0)
@@ -88,11 +88,11 @@ def resize_matrix(size: int, to: int) -> Tensor:
 
     Row i mixes the pixels floor(s) and floor(s) + 1 at s = i * size / to, computed in float32 as there.
     """
-    at = torch.arange(to, dtype=torch.float32) * torch.tensor(size / to, dtype=torch.float32)
-    low = at.long()
+    s = torch.arange(to, dtype=torch.float32) * torch.tensor(size / to, dtype=torch.float32)
+    low = s.long()
     matrix = torch.zeros(to, size)
-    matrix[torch.arange(to), low] = 1 - (at - low)
-    matrix[torch.arange(to), (low + 1).clamp(max=size - 1)] += at - low
+    matrix[torch.arange(to), low] = 1 - (s - low)
+    matrix[torch.arange(to), (low + 1).clamp(max=size - 1)] += s - low
     return matrix
 
 
@@ -107,7 +107,7 @@ def _downloaded() -> Path:
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=SHA256)  # written beside, then renamed
         except (OSError, RuntimeError) as error:
             raise WorkbenchError(
-                f"the Inception weights are not there, and could not be downloaded ({error}): put {FILE} into {data_dir()}, or give "
+                f"the Inception weights are missing and could not be downloaded ({error}): put {FILE} into {data_dir()}, or give "
                 f"its path as weights_file; it is at {URL_INCEPTION_V3}"
             ) from None
     return path
@@ -116,7 +116,7 @@ def _downloaded() -> Path:
 def _load_weights(path: Path) -> dict[str, Tensor]:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a file that is no weights can raise anything
+    except Exception:  # any other file can raise anything
         weights = None
     if not isinstance(weights, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise WorkbenchError(f"{path} is not a state_dict: expected a file of named tensors and nothing else, as torch.save writes it")

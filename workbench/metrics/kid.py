@@ -35,9 +35,8 @@ def kernel_distance(
     Returns
     -------
     mean, std
-        Mean and population standard deviation over the subsets; torch-fidelity reports the same two. The mean can be negative. The
-        second tells how one subset varies; what drawing the subsets adds to the error of the mean is std / subsets^(1/2), the
-        standard error.
+        Mean and population standard deviation over the subsets, as in torch-fidelity. The mean can be negative; drawing the subsets adds
+        the standard error std / subsets^(1/2) to it.
 
     Raises
     ------

@@ -1,11 +1,10 @@
-"""What a machine has room and time for: an evaluation that is too much is refused before it begins."""
+"""Memory, disk and time of an evaluation: what is too large for this machine is refused before it begins."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
@@ -18,18 +17,18 @@ from ..places import data_dir
 from .extractors import Extractor
 
 IN_MEMORY = 2**30  # bytes of features that are held in memory; more go to the disk
-LONGEST = 30 * 86400  # seconds of work that are begun
+LONGEST = 30 * 86400  # seconds of work
 
 
 def require_room(names: tuple[str, str], n: int, reference_n: int, kept: int, extractor: Extractor, size: int) -> None:
-    """Refuse what cannot be done: more memory, disk or time than there is.
+    """Refuse an evaluation that needs more memory, disk or time than there is.
 
     Parameters
     ----------
     names
-        Of the parameters that decide `n`, the generated, and `reference_n`, the real images.
+        The parameters behind `n` and `reference_n`, the numbers of generated and of real images: messages name them.
     kept
-        Of how many generated images the features are kept: `Plan.features`.
+        How many generated images' features are kept: `Plan.features`.
     size
         Height and width of the images.
 
@@ -41,14 +40,14 @@ def require_room(names: tuple[str, str], n: int, reference_n: int, kept: int, ex
     images = f"{names[0]}={n:,} and {names[1]}={reference_n:,}"
     width = extractor.widths(size)[0]
     features = 4 * width * kept
-    # Labels, the splits and their order, and what ground truth says, of every sample; places and labels of real images.
+    # Labels, the splits and their order, and ground truth of every sample; indices and labels of real images.
     memory = 120 * n + 48 * reference_n + (features if features <= IN_MEMORY else 0)
     available = psutil.virtual_memory().available
-    covariances = 5 * 8 * width**2  # of both sides, and what is needed for their roots
+    covariances = 5 * 8 * width**2  # of both sides, and their roots
     if covariances > available:
         raise ParameterError(
             f"extractor {extractor.name!r} gives {width:,} features of an image, whose covariances need {covariances / 1e9:,.1f} GB of memory, "
-            f"and {available / 1e9:,.1f} GB are free: use one with fewer"
+            f"and {available / 1e9:,.1f} GB are free: use an extractor with fewer"
         )
     if memory + covariances > available:
         raise ParameterError(f"{images} need {memory / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free: set lower ones")
@@ -67,17 +66,17 @@ def require_room(names: tuple[str, str], n: int, reference_n: int, kept: int, ex
 
 
 def feature_array(rows: int, columns: int) -> np.ndarray:
-    """An array (rows, columns) float32, in memory or, if it is large, in a file that vanishes with it.
+    """An array (rows, columns) float32, in memory or, if it is large, in a temporary file.
 
     Raises
     ------
     StorageError
-        If the disk has no room for it: now, and not by a signal that ends the process when the last page is written.
+        If the disk has no room for it. It is allocated at once: a full disk would later end the process by a signal.
     """
     size = rows * columns * 4
     if size <= IN_MEMORY:
         return np.empty((rows, columns), np.float32)
-    folder: Path = data_dir() / "cache"
+    folder = data_dir() / "cache"
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = TemporaryFile(dir=folder)  # noqa: SIM115 (the array keeps it open)

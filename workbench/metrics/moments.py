@@ -10,10 +10,10 @@ from ..parameters import ParameterError, WorkbenchError
 
 
 class Moments:
-    """Number, mean and covariance of the rows seen so far, which may come in batches of any size and from several processes.
+    """Number, mean and covariance of rows that arrive in batches of any size.
 
     Each batch is centred before it is squared, and batches are merged with the formula of Chan, Golub & LeVeque (1983): raw sums of
-    squares lose the digits that the spread shares with the mean.
+    squares lose digits if the mean is large.
 
     Attributes
     ----------
@@ -41,12 +41,12 @@ class Moments:
         return self.scatter / (self.n - 1)
 
     def update(self, x: Tensor | np.ndarray) -> Moments:
-        """Take in the rows of x (B, d), of any float type; no rows are fine. Returns itself.
+        """Add the rows of x (B, d), of any float type, B >= 0; returns itself.
 
         Raises
         ------
         ParameterError
-            If x is not (B, d), is of another width than what came before, or holds NaN or infinity. Nothing is taken in then.
+            If x is not (B, d), is of another width than the rows before, or holds NaN or infinity. Nothing is added then.
         """
         x = torch.as_tensor(x)
         if x.ndim != 2:
@@ -62,7 +62,7 @@ class Moments:
         return self
 
     def merge(self, other: Moments) -> Moments:
-        """Take in all that `other` has seen. Returns itself; raises ParameterError if the widths differ."""
+        """Add the rows of `other`; returns itself. Raises ParameterError if the widths differ."""
         if other.n:
             self._join(other.n, other.mean, other.scatter)
         return self

@@ -1,4 +1,4 @@
-"""Scores by nearest neighbours: precision, recall, density and coverage (PRDC); and the neighbours. All arithmetic is in float64."""
+"""Nearest neighbours, and the scores by them: precision, recall, density and coverage (PRDC). All arithmetic is in float64."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .features import float64, pair
 def precision_recall(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: int = 3, block: int = 1000) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al., 2019).
 
-    Precision is the share of fake samples that lie in a ball around a real one, recall that of real samples in a ball around a fake
-    one; the radius of a ball is the distance to the k-th nearest other sample of its own set, and its boundary belongs to it.
+    Precision is the share of fake samples in a closed ball around a real one, recall that of real samples in a ball around a fake one;
+    the radius of a ball is the distance to the k-th nearest other sample of its own set.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def precision_recall(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: in
     real_radii, fake_radii = _radii(real, "real", k, block), _radii(fake, "fake", k, block)
     precise, recalled = 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
     for rows, distances in _distances(fake, real, block):
-        precise += (distances <= real_radii).any(1).sum().item()
+        precise += int((distances <= real_radii).any(1).sum())
         recalled |= (distances <= fake_radii[rows, None]).any(0)
     return precise / len(fake), recalled.double().mean().item()
 
@@ -49,8 +49,8 @@ def precision_recall(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: in
 def density_coverage(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: int = 5, block: int = 1000) -> tuple[float, float]:
     """Density and coverage (Naeem et al., 2020).
 
-    With the balls around the real samples of `precision_recall`: density is the mean number of balls that hold a fake sample, over k;
-    coverage is the share of balls that hold any. The authors' code leaves boundaries out, where only copies of real samples can lie.
+    With the balls around real samples of `precision_recall`: density is the mean number of balls that hold a fake sample, over k;
+    coverage is the share of balls that hold any. The authors' balls are open, which differs only for copies of real samples.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def density_coverage(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: in
     held, covered = 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
     for _, distances in _distances(fake, real, block):
         inside = distances <= radii
-        held += inside.sum().item()
+        held += int(inside.sum())
         covered |= inside.any(0)
     return held / (k * len(fake)), covered.double().mean().item()
 
@@ -113,9 +113,9 @@ def nearest_neighbours(x: Tensor | np.ndarray, reference: Tensor | np.ndarray, c
         part = float64(reference[start : start + block], "reference")
         nearest = torch.cat([nearest, _squared_distances(x - centre, part - centre)], 1)
         indices = torch.cat([indices, torch.arange(start, start + len(part), device=x.device).expand(len(x), -1)], 1)
-        nearest, kept = nearest.topk(min(count, nearest.shape[1]), largest=False)
-        indices = indices.gather(1, kept)
-    # Those few again from the differences, which cancel exactly.
+        nearest, order = nearest.topk(min(count, nearest.shape[1]), largest=False)
+        indices = indices.gather(1, order)
+    # The distances of these few again, from differences: exactly 0 for copies.
     distances = torch.stack([(float64(reference[column], "reference") - x).square().sum(1).sqrt() for column in indices.T], 1)
     distances, order = distances.sort(dim=1, stable=True)
     return indices.gather(1, order), distances
@@ -131,15 +131,15 @@ def _balls_input(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, block: in
 
 
 def _radii(x: Tensor, name: str, k: int, block: int) -> Tensor:
-    """Squared distance (n,) of each row of x (n, d) to the k-th nearest other one, more by what makes up for rounding."""
+    """Squared distance (n,) of each row of x (n, d) to the k-th nearest other one, rounded up."""
     if not 1 <= k < len(x):
         raise ParameterError(f"k={k} must be at least 1 and below the number of {name} samples, {len(x)}")
-    radii = []
+    blocks = []
     for rows, distances in _distances(x, x, block):
         distances.diagonal(rows.start).fill_(torch.inf)  # each sample's distance to itself
-        radii.append(distances.topk(k, largest=False).values[:, -1])
-    radii = torch.cat(radii)
-    # The same distance computed in another block may differ by some EPSILON of the squared norms; what is on the boundary is to be inside.
+        blocks.append(distances.topk(k, largest=False).values[:, -1])
+    radii = torch.cat(blocks)
+    # The same distance in another block may differ by some EPSILON of the squared norms; samples on the boundary count as inside.
     return radii + 1e-12 * (radii + x.square().sum(1))
 
 

@@ -1,6 +1,6 @@
-"""Protocols: everything that a score depends on besides the generator, fixed and written beside every number.
+"""Protocols: everything that a score depends on besides the generator, stored with every score.
 
-The same weights scored by two protocols differ by points of FID, so scores of different protocols are not compared (`require_comparable`).
+The FID of the same weights differs by points between two protocols, so their scores are not compared (`require_comparable`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
 
 @dataclass(frozen=True)
 class Protocol(Parameters):
-    """How images are sampled, treated and scored. The defaults are those of the authors' released code, "official".
+    """How images are sampled, quantised and scored. The defaults are those of the authors' released code, "official".
 
     Raises
     ------
@@ -25,7 +25,7 @@ class Protocol(Parameters):
         For a value out of range.
     """
 
-    name: str = parameter("official", "name of the protocol that it is derived from")
+    name: str = parameter("official", "the protocol in PROTOCOLS that it derives from")
     n: int = parameter(50_000, "generated images", low=2)
     per_class: int = parameter(0, "generated images per class, from which n follows; 0: n counts", low=0)
     reference_n: int = parameter(50_000, "real images, or all if there are fewer; 0: all", low=0)
@@ -42,9 +42,7 @@ class Protocol(Parameters):
     pixels: str = parameter(
         "float", "of generated images: not quantised, rounded to 8 bits, or floored to 8 bits", choices=("float", "round", "floor")
     )
-    white: int = parameter(
-        256, "white (255) as the extractor gets it: 255, or 256, so that Inception's input ends at 1", choices=(255, 256)
-    )
+    white: int = parameter(256, "white (255) for the extractor: 255, or 256, so that Inception's input ends at 1", choices=(255, 256))
     logit_bias: bool = parameter(True, "whether Inception's logits keep their bias")
     splits: int = parameter(10, "parts of the samples that IS is also computed on", low=1)
     shuffle_seed: int | None = parameter(None, "of the order in which the splits are filled; None: the order of generation", low=0)
@@ -56,7 +54,7 @@ class Protocol(Parameters):
     none: ClassVar[str] = "the protocol's value"
 
     def to_pixels(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), uint8 or floats in [-1, 1], as the extractor gets them: float32 in [0, `white`]."""
+        """Images (B, 3, H, W), uint8 or floats in [-1, 1], converted for the extractor: float32 in [0, `white`]."""
         if images.dtype == torch.uint8:
             x = images.float()
         else:
@@ -98,11 +96,11 @@ class Protocol(Parameters):
     def brief(self) -> str:
         """Its name, and the values that were replaced."""
         base = PROTOCOLS[self.name]
-        left_open = {"weights"} if base.weights == "auto" or self.weights == "none" else set()
-        left_open |= {"n"} if base.per_class else set()
-        names = [f.name for f in fields(self) if f.name not in left_open and getattr(self, f.name) != getattr(base, f.name)]
-        changed = [f"{name}={getattr(self, name)}" for name in names]
-        return f"{self.name} (but {', '.join(changed)})" if changed else self.name
+        free = {"weights"} if base.weights == "auto" or self.weights == "none" else set()
+        free |= {"n"} if base.per_class else set()
+        names = [f.name for f in fields(self) if f.name not in free and getattr(self, f.name) != getattr(base, f.name)]
+        changes = [f"{name}={getattr(self, name)}" for name in names]
+        return f"{self.name} (but {', '.join(changes)})" if changes else self.name
 
 
 PROTOCOLS = {
@@ -128,7 +126,7 @@ PROTOCOLS = {
 
 
 def brief(line: str) -> str:
-    """The name of a protocol, the values that were replaced, and the extractor, from the full line of a record."""
+    """`Protocol.brief` and the extractor, from the full line of a record."""
     head, colon, rest = line.partition(": ")
     _, semicolon, extractor = rest.rpartition("; ")
     return f"{head}; {extractor}" if semicolon else head if colon else line
@@ -148,26 +146,16 @@ def protocol(name: str, **changes) -> Protocol:
 
 
 def differences(a: dict, b: dict) -> list[str]:
-    """What keeps two records of `evaluations.jsonl` from being compared; empty if nothing does.
-
-    Sample seeds may differ, and so may the runs; extractor, reference and every value of the protocol may not. Scores that need no extractor
-    or no real images, such as the disagreement of twins, have None there.
-    """
+    """Why two records of `evaluations.jsonl` do not compare: the protocol values, extractor and reference that differ; empty if they compare."""
     a, b = (record["settings"] | {"extractor": record["extractor"], "reference": record["reference"]} for record in (a, b))
     return [f"{key}: {a.get(key)} and {b.get(key)}" for key in a | b if a.get(key) != b.get(key) and key != "name"]
 
 
 def require_comparable(records: list[dict]) -> None:
-    """Refuse records of different protocols.
-
-    Raises
-    ------
-    WorkbenchError
-        Says how they differ.
-    """
+    """Raise a WorkbenchError, which lists the differences, if records are of different protocols."""
     for record in records[1:]:
-        if different := differences(records[0], record):
+        if difference := differences(records[0], record):
             raise WorkbenchError(
-                f"these scores do not compare, their protocols differ ({'; '.join(different)}): select one protocol, or set across_protocols=True "
+                f"these scores do not compare, their protocols differ ({'; '.join(difference)}): select one protocol, or set across_protocols=True "
                 "to see them together"
             )

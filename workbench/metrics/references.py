@@ -1,6 +1,6 @@
-"""Statistics of real images by an extractor: computed once and cached in `<data folder>/cache`, where anything may be deleted.
+"""Statistics of real images by an extractor: computed once and cached in `<data folder>/cache`, which may be deleted.
 
-A folder of statistics is sealed with the SHA-256 of its files, which are checked before it is used: a damaged one is computed again.
+A folder of statistics is sealed with the SHA-256 of its files, which are checked before use: damaged statistics are computed again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,25 +30,25 @@ from .moments import Moments
 from .stream import everywhere, features_in_order, is_main
 
 VERSION = 2  # of the cache's content: raise it with every change of its meaning
-KEPT = 50_000  # features of at most this many images are kept, unless a score needs all
+KEPT = 50_000  # features of at most this many images are kept, unless a score needs them all
 FILES = {"moments.safetensors", "factor.safetensors", "features.npy", "labels.npy", "indices.npy"}
 
 
 @dataclass
 class Reference:
-    """Statistics of N real images, of which the features of some are kept."""
+    """Statistics of N real images, and the features of M of them."""
 
     folder: Path
-    facts: dict  # data, fingerprint, size, n, kept, extractor
+    facts: dict  # data, fingerprint, size, n, extractor
 
     @cached_property
     def moments(self) -> Moments:
-        """Of all N images."""
+        """The moments of all N images."""
         return Moments.from_state(load_tensors(self.folder / "moments.safetensors"))
 
     @cached_property
     def factor(self) -> Tensor:
-        """(d, r): F with F F^T the covariance, which halves the work of a Fréchet distance."""
+        """(d, r): F with F F^T the covariance, see `square_root_factor`."""
         return load_tensors(self.folder / "factor.safetensors")["factor"]
 
     @cached_property
@@ -57,12 +58,12 @@ class Reference:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """(M,) classes of those whose features are kept."""
+        """(M,) the classes of the M images."""
         return np.load(self.folder / "labels.npy")
 
     @cached_property
     def indices(self) -> np.ndarray:
-        """(M,) where in the data set they are."""
+        """(M,) the indices of the M images in the data set."""
         return np.load(self.folder / "indices.npy")
 
 
@@ -80,14 +81,13 @@ def reference(
     Parameters
     ----------
     data
-        A data set: `batch(indices)`, `length`, `name`, `fingerprint`, `size`. Of a longer one, a fixed random draw of `n` images is taken; of
-        an endless one, the first `n`.
+        A data set: `batch(indices)`, `length`, `name`, `fingerprint`, `size`; see `drawn` for the choice of `n` images.
     n
         0: all.
     keep_all
         Keep the features of all of them, for scores per class, instead of those of 50,000.
     progress
-        Called as `progress(total, text)`: a context manager that yields a function to be called with the number of images done.
+        Called as `progress(total, text)`: a context manager that yields a function, which is called with numbers of images.
 
     Raises
     ------
@@ -99,43 +99,33 @@ def reference(
     kept = n if keep_all else min(n, KEPT)
     key = hashlib.sha256(json.dumps([VERSION, facts, _probe(pixels), kept]).encode()).hexdigest()[:20]
     folder = data_dir() / "cache" / f"reference-{key}"
-    arguments = (folder, data, n, kept, extractor, pixels, batch_size, progress)
-    if not is_main():
-        if not everywhere(None):
-            _compute(*arguments)
-        return Reference(folder, facts | dict(kept=kept))
-    with locked(folder, f"waiting for the process that measures {data.name}"):
-        if not everywhere(_is_intact(folder, data.name)):  # checked once, so that all processes do the same
-            _compute(*arguments)
-    return Reference(folder, facts | dict(kept=kept))
+    main = is_main()
+    with locked(folder, f"waiting for the process that measures {data.name}") if main else nullcontext():
+        if not everywhere(main and _is_intact(folder, data.name)):  # checked by one, so that all processes do the same
+            _compute(folder, data, n, kept, extractor, pixels, batch_size, progress)
+    return Reference(folder, facts)
 
 
 def real_number(data, n: int) -> int:
-    """How many real images `n` stands for; 0: all.
-
-    Raises
-    ------
-    WorkbenchError
-        If the data has fewer, or fewer than two, or `n` is 0 and it has no end.
-    """
+    """The number of real images, 0 standing for all; a WorkbenchError if the data has fewer, or fewer than two, or has no end for "all"."""
     if n == 0 and data.length is None:
         raise WorkbenchError(f"reference_n=0 means all images, but {data.name} has no end: give a number")
     if data.length is not None and n > data.length:
         raise WorkbenchError(f"reference_n={n}, but {data.name} has {data.length} images; give at most that, or 0 for all of them")
     if (n or data.length) < 2:
-        raise ParameterError(f"reference_n={n or data.length} of {data.name}: it takes at least 2 real images to score against")
+        raise ParameterError(f"reference_n={n or data.length} of {data.name} is too few; give at least 2 real images")
     return n or data.length
 
 
 def drawn(data, n: int) -> np.ndarray:
-    """Indices (n,), ascending, of the images that stand for a data set: a fixed random draw; of an endless one, the first."""
+    """Indices (n,), ascending, of the images that represent a data set: a fixed random draw; of an endless one, the first."""
     if data.length is not None and n < data.length:
         return np.sort(np.random.default_rng(0).permutation(data.length)[:n])
     return np.arange(n)
 
 
 def fewest(data, n: int) -> int:
-    """How many of the `n` images that stand for a data set are of the rarest class."""
+    """How many of the `n` images that represent a data set are of the rarest class."""
     if data.length is None and n > 100 * len(data.classes):
         return n // (4 * len(data.classes))  # a lower bound: classes of an endless set are drawn uniformly
     indices = drawn(data, n)
@@ -144,7 +134,7 @@ def fewest(data, n: int) -> int:
 
 
 def _is_intact(folder: Path, name: str) -> bool:
-    """Whether the statistics exist and are as they were written. Damaged ones are deleted and reported."""
+    """Whether the statistics exist undamaged. Damaged ones are deleted and reported."""
     if not os.path.lexists(folder):
         return False
     try:
@@ -163,7 +153,7 @@ def _is_intact(folder: Path, name: str) -> bool:
 
 
 def _compute(folder: Path, data, n: int, kept: int, extractor: Extractor, pixels, batch_size: int, progress) -> None:
-    """Compute the statistics with all processes; the main one writes the folder."""
+    """Compute the statistics by all processes; the main one writes the folder."""
     indices = drawn(data, n)
     rows = np.arange(n) if kept == n else np.sort(np.random.default_rng(1).permutation(n)[:kept])
 
@@ -182,23 +172,24 @@ def _compute(folder: Path, data, n: int, kept: int, extractor: Extractor, pixels
             features = new / "features.npy"
             for chunk in chunks(advance):
                 moments.update(chunk.features)
-                of_chunk = rows[np.searchsorted(rows, chunk.start) : np.searchsorted(rows, chunk.start + len(chunk.features))]
-                labels.append(chunk.labels.cpu().numpy()[of_chunk - chunk.start])
-                with storing(features), open(features, "ab") as file:
-                    if not file.tell():
+                first, last = np.searchsorted(rows, [chunk.start, chunk.start + len(chunk.features)])
+                rows_of_chunk = rows[first:last] - chunk.start
+                labels.append(chunk.labels.cpu().numpy()[rows_of_chunk])
+                with storing(features), open(features, "ab") as stream:
+                    if not stream.tell():
                         shape = (kept, chunk.features.shape[1])
-                        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-                    file.write(chunk.features.cpu().numpy()[of_chunk - chunk.start])
+                        np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+                    stream.write(chunk.features.cpu().numpy()[rows_of_chunk])
             for name, array in (("labels.npy", np.concatenate(labels)), ("indices.npy", indices[rows])):
                 with storing(new / name), synced(new / name) as file:
                     np.save(file, array)
             save_tensors(new / "moments.safetensors", moments.state())
             save_tensors(new / "factor.safetensors", {"factor": square_root_factor(moments.covariance)})
-            seal(new)  # new_folder then flushes all of it to the disk
+            seal(new)
     except StorageError as error:
         raise StorageError(f"{error}, or set WORKBENCH_DATA in the environment to a folder elsewhere") from None
 
 
 def _probe(pixels: Callable[[Tensor], Tensor]) -> list[float]:
-    """Three pixels as `pixels` treats them: different treatments need different statistics."""
+    """Three pixels converted by `pixels`, as a part of the cache's key."""
     return pixels(torch.tensor([0, 100, 255], dtype=torch.uint8).view(1, 1, 1, 3)).flatten().tolist()

@@ -1,4 +1,4 @@
-"""Numbers that others reported: the tables of the paper, and what scores of the same data, size and protocol are drawn beside."""
+"""Scores that others reported: the tables of the paper, and published scores with their data, size and protocol."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from .protocols import PROTOCOLS
 
-# Zhang et al. (2019), as reported: Frechet Inception distance and Inception score, by the labels of this package's experiments.
+# Zhang et al. (2019), as reported: Fréchet Inception distance and Inception score, by the labels of this package's experiments.
 PAPER = "as reported by Zhang et al. (2019): ImageNet at 128x128, one million steps, no spread is given"
 TABLE_1 = {
     "no attention": {"fid": 22.96, "is": 42.87},
@@ -24,7 +24,7 @@ TABLE_2 = {
     "SAGAN": {"fid": 18.65, "intra_fid": 83.7, "is": 52.52},
 }
 
-# Score, value, source. PyTorch-StudioGAN's are not here: its logs score against test or validation images, and resize by another method.
+# Score, value, source. Without PyTorch-StudioGAN's: its logs score against test or validation images, and resize by another method.
 PUBLISHED = {
     ("imagenet", 128, "official"): [
         (score, TABLE_2[method][score], f"{method} as reported") for method in ("SAGAN", "SNGAN-projection") for score in ("fid", "is")
@@ -39,7 +39,7 @@ PUBLISHED = {
 
 
 def published(record: dict) -> list[tuple[str, float, str]]:
-    """(score, value, source) of published numbers that a record compares with: same data, size and protocol, nothing changed."""
+    """(score, value, source) of published scores that a record compares with: of the same data, size and unchanged protocol."""
     settings, real = record["settings"], record["reference"]
     if settings["name"] not in PROTOCOLS or real is None or record["extractor"] is None:
         return []

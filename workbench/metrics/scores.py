@@ -1,7 +1,7 @@
-"""The scores of an evaluation: what each takes, and how it comes out of one pass over generated images.
+"""The scores of an evaluation: what each needs, and how one pass over generated images computes it.
 
-A score of your own is one more class here, listed in `SCORES`: `missing` says why it cannot be computed, `features` how many it needs,
-`update` takes in a chunk of the pass, `compute` yields the values.
+To add a score, write a subclass of `Score` and list it in `SCORES`: `missing` says why it cannot be computed, `features` how many samples'
+features it needs, `update` takes a chunk of the pass, `compute` yields the values.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from .stream import Chunk
 
 KID_SUBSET = 1000  # images
 
-# ------------------------------------------------------------------------------------- what is known beforehand
+# ------------------------------------------------------------------------------------------------------ inputs
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Generated or real images, as far as they are known before anything of them is computed."""
+    """Number and classes of generated or real images: known before anything is computed."""
 
     n: int
-    classes: Sequence[str] = ()  # by name, in the order of the labels; empty: none
+    classes: Sequence[str] = ()  # names in the order of the labels; empty: none
     fewest: int = 0  # images of the rarest class
-    reason: str = "there are no classes"  # why, where there are none
+    reason: str = "there are no classes"  # why not
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is to be scored, and by what."""
+    """What decides which scores can be computed."""
 
     extractor: Extractor
     protocol: Protocol
@@ -53,37 +53,35 @@ class Inputs:
     keep_all: bool = False  # whether the features of all real images are kept
 
     @cached_property
-    def real_classes(self) -> np.ndarray | None:
-        """(C,) the samples' label that each label of a real image stands for. Classes are matched by name."""
+    def real_classes(self) -> np.ndarray:
+        """(C,) the label of samples for each label of real images, of the same name; empty if the names differ."""
         return _positions(self.real.classes, self.samples.classes)
 
     @cached_property
-    def class_logits(self) -> np.ndarray | None:
-        """(C,) the logit that stands for each label of a sample."""
+    def class_logits(self) -> np.ndarray:
+        """(C,) the logit for each label of samples, of the same name; empty if the names differ."""
         return _positions(self.samples.classes, self.extractor.classes or ())
 
     @property
     def real_features(self) -> int:
-        """Of how many real images the features are kept."""
+        """The number of real images whose features are kept."""
         return self.real.n if self.keep_all else min(self.real.n, references.KEPT)
 
 
-def _positions(names: Sequence[str], others: Sequence[str]) -> np.ndarray | None:
-    """Where each name stands among the others; None unless both have the same names, each once."""
-    if len(set(names)) < len(names) or sorted(names) != sorted(others):
-        return None
-    place = {name: k for k, name in enumerate(others)}
-    return np.array([place[name] for name in names], np.int64)
+def _positions(names: Sequence[str], others: Sequence[str]) -> np.ndarray:
+    """The position of each name among the others; empty unless both have the same names, each once."""
+    same = len(set(names)) == len(names) and sorted(names) == sorted(others)
+    return np.array([others.index(name) for name in names] if same else [], np.int64)
 
 
-def _differ(who: str, names: Sequence[str], whom: str, others: Sequence[str]) -> str:
+def _difference(owner: str, names: Sequence[str], other_owner: str, others: Sequence[str]) -> str:
     """How two lists of classes differ, in words."""
     parts = []
-    for side, here, there in ((who, names, others), (whom, others, names)):
-        alone = [name for name in here if name not in set(there)]
-        if alone:
-            parts.append(f"{', '.join(map(repr, alone[:3]))}{f' and {len(alone) - 3} more' if len(alone) > 3 else ''} of {side} alone")
-    return f"the classes of {who} and of {whom} differ ({'; '.join(parts) or 'names occur twice'})"
+    for side, classes, other in ((owner, names, set(others)), (other_owner, others, set(names))):
+        extra = [name for name in classes if name not in other]
+        if extra:
+            parts.append(f"{', '.join(map(repr, extra[:3]))}{f' and {len(extra) - 3} more' if len(extra) > 3 else ''} of {side} alone")
+    return f"the classes of {owner} and of {other_owner} differ ({'; '.join(parts) or 'names occur twice'})"
 
 
 # ------------------------------------------------------------------------------------------------------- scores
@@ -102,11 +100,10 @@ class Value:
 
 @dataclass
 class Collected:
-    """What a pass leaves behind for all scores."""
+    """What a pass collects for all scores."""
 
     labels: np.ndarray  # (n,) int64
-    features: np.ndarray | None = None  # (k, d) float32, of the first k samples, k the most that a score needs
-    truths: Sequence[str] = ()  # names of the columns of `Chunk.truths`
+    features: np.ndarray  # (k, d) float32, of the first k samples, k the most that a score needs
 
 
 class Score:
@@ -115,8 +112,7 @@ class Score:
     Attributes
     ----------
     name, general
-        What it is called where the reference Inception computes it, and where another extractor does: the names of the field are defined
-        by that Inception alone.
+        Its name with the reference Inception, which defines the names of the field, and with any other extractor.
     """
 
     name = general = ""
@@ -137,23 +133,23 @@ class Score:
 
     @classmethod
     def features(cls, inputs: Inputs) -> int:
-        """Of how many samples, the first ones, the features are needed again."""
+        """Of how many samples, the first ones, `compute` needs the features."""
         return 0
 
     def update(self, chunk: Chunk) -> None:
-        """Take in the next samples, in the order of their index."""
+        """Add the next samples, in the order of their index."""
 
     def compute(self, collected: Collected) -> Iterator[Value]:
         """The values, after the last sample."""
         raise NotImplementedError
 
     def full_name(self, suffix: str = "", name: str = "") -> str:
-        """What a value is called: with the extractor's name and hash, but for the reference Inception."""
+        """The name of a value: with the extractor's name and hash, unless it is the reference Inception."""
         extractor = self.inputs.extractor
         return (name or self.name) + suffix if extractor.reference else f"{name or self.general}{suffix}_{extractor.label}"
 
     def per_class(self, values: Tensor, labels: np.ndarray, summary: Callable[[Tensor], Tensor]) -> list[float | None] | None:
-        """A summary of the values (n,) of each class; None where there is only one."""
+        """A summary of the values (n,) of each class; None with fewer than two classes."""
         if len(self.inputs.samples.classes) < 2:
             return None
         classes = [values[torch.as_tensor(labels == k)] for k in range(len(self.inputs.samples.classes))]
@@ -209,7 +205,7 @@ class KID(Score):
         if reason := _no_real(inputs):
             return reason
         n = min(cls.features(inputs), inputs.real_features)
-        return f"it takes {KID_SUBSET:,} images of either side, and there are {n:,}" if n < KID_SUBSET else ""
+        return f"needs {KID_SUBSET:,} images of either side; there are {n:,}" if n < KID_SUBSET else ""
 
     @classmethod
     def features(cls, inputs: Inputs) -> int:
@@ -232,13 +228,13 @@ class IntraFID(Score):
             return reason
         if not real.classes:
             return f"of the real images {real.reason}"
-        if inputs.real_classes is None:
-            return _differ("the samples", samples.classes, "the real images", real.classes)
+        if not inputs.real_classes.size:
+            return _difference("the samples", samples.classes, "the real images", real.classes)
         if min(samples.fewest, real.fewest) < 2:
-            least = f"the rarest class has {samples.fewest} of {samples.n:,} samples and {real.fewest} of {real.n:,} real images"
-            return f"it takes two images of each class on either side, and {least}"
+            rarest = f"the rarest class has {samples.fewest} of {samples.n:,} samples and {real.fewest} of {real.n:,} real images"
+            return f"needs two images of each class on either side; {rarest}"
         if inputs.real_features < real.n:
-            return f"it takes the features of all {real.n:,} real images, which are kept where it is requested by name"
+            return f"needs the features of all {real.n:,} real images, which are kept only if it is requested by name"
         return ""
 
     @classmethod
@@ -251,16 +247,13 @@ class IntraFID(Score):
         real_labels = self.inputs.real_classes[self.reference.labels]
         distances = intra_frechet_distance(self.reference.features, real_labels, collected.features, collected.labels, len(classes))
         per_class = [value if value == value else None for value in distances.tolist()]  # NaN: too few of a class
-        lacking = [classes[k] for k, value in enumerate(per_class) if value is None]
-        if not lacking:
-            yield Value(name, distances.mean().item(), per_class=per_class)
-        else:
-            reason = f"no mean, because there are fewer than two images of {len(lacking)} classes, such as {lacking[0]!r}"
-            yield Value(name, None, per_class=per_class, reason=reason)
+        too_few = [classes[k] for k, value in enumerate(per_class) if value is None]
+        reason = f"no mean: there are fewer than two images of {len(too_few)} classes, such as {too_few[0]!r}" if too_few else ""
+        yield Value(name, None if too_few else distances.mean().item(), per_class=per_class, reason=reason)
 
 
 class PrecisionRecall(Score):
-    """Two scores of the k nearest neighbours, on as many images of either side as the protocol says."""
+    """Precision and recall, by k nearest neighbours, on the protocol's number of images of either side."""
 
     name = general = "precision_recall"
     values = ("precision", "recall")
@@ -272,7 +265,7 @@ class PrecisionRecall(Score):
         if reason := _no_real(inputs):
             return reason
         k = getattr(inputs.protocol, cls.k)
-        return f"it takes more than {k} images of either side" if min(inputs.protocol.n, inputs.real_features) <= k else ""
+        return f"needs more than {k} images of either side" if min(inputs.protocol.n, inputs.real_features) <= k else ""
 
     @classmethod
     def features(cls, inputs: Inputs) -> int:
@@ -280,14 +273,14 @@ class PrecisionRecall(Score):
 
     def compute(self, collected: Collected) -> Iterator[Value]:
         real, n = self.reference.features, self.features(self.inputs)
-        some = np.sort(np.random.default_rng(2).permutation(len(real))[:n])
-        real, fake = torch.as_tensor(np.asarray(real[some])), torch.as_tensor(collected.features[:n])
+        sample = np.sort(np.random.default_rng(2).permutation(len(real))[:n])
+        real, fake = torch.as_tensor(np.asarray(real[sample])), torch.as_tensor(collected.features[:n])
         for name, value in zip(self.values, self.pair(real, fake, getattr(self.protocol, self.k)), strict=True):
             yield Value(self.full_name(name=name), value)
 
 
 class DensityCoverage(PrecisionRecall):
-    """The same of the neighbours of real images alone."""
+    """Density and coverage: the same, by the neighbours of real images alone."""
 
     name = general = "density_coverage"
     values = ("density", "coverage")
@@ -296,7 +289,7 @@ class DensityCoverage(PrecisionRecall):
 
 
 class Accuracy(Score):
-    """The share of samples that the extractor takes for their class."""
+    """The share of samples whose class the extractor recognises."""
 
     name = general = "accuracy"
 
@@ -307,13 +300,13 @@ class Accuracy(Score):
             return reason
         if extractor.classes is None:
             return f"extractor {extractor.name!r} does not name the classes of its logits (set `classes` of its network to a list of names)"
-        if inputs.class_logits is None:
-            return _differ("the samples", samples.classes, f"extractor {extractor.name!r}", extractor.classes)
+        if not inputs.class_logits.size:
+            return _difference("the samples", samples.classes, f"extractor {extractor.name!r}", extractor.classes)
         return ""
 
     def __init__(self, inputs: Inputs, reference: Reference | None):
         super().__init__(inputs, reference)
-        self.correct = []
+        self.correct: list[Tensor] = []
 
     def update(self, chunk: Chunk) -> None:
         self.correct.append((chunk.logits[:, self.inputs.class_logits].argmax(1) == chunk.labels).cpu())
@@ -324,25 +317,26 @@ class Accuracy(Score):
 
 
 class Truth(Score):
-    """Medians of what the ground truth says of each sample; of "readable", the mean."""
+    """Medians of the numbers that ground truth gives each sample; of "readable", the mean."""
 
     name = general = "truth"
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
-        return "" if inputs.truth else "it takes ground truth, which only runs on twins have"
+        return "" if inputs.truth else "needs ground truth, which only runs on twins have"
 
     def __init__(self, inputs: Inputs, reference: Reference | None):
         super().__init__(inputs, reference)
-        self.truths = []
+        self.truths: dict[str, list[Tensor]] = {}
 
     def update(self, chunk: Chunk) -> None:
-        self.truths.append(chunk.truths.double().cpu())
+        for name, values in chunk.truths.items():
+            self.truths.setdefault(name, []).append(values.double().cpu())
 
     def compute(self, collected: Collected) -> Iterator[Value]:
-        for name, column in zip(collected.truths, torch.cat(self.truths).unbind(1), strict=True):
-            summary = torch.mean if name.endswith("readable") else torch.median
-            yield Value(name, summary(column).item(), per_class=self.per_class(column, collected.labels, summary))
+        for name, parts in self.truths.items():
+            values, summary = torch.cat(parts), torch.mean if name.endswith("readable") else torch.median
+            yield Value(name, summary(values).item(), per_class=self.per_class(values, collected.labels, summary))
 
 
 def _no_real(inputs: Inputs) -> str:

@@ -1,7 +1,7 @@
-"""The frozen feature extractor of the data set `twins`: a small classifier, for where Inception is not at hand or means little.
+"""The frozen feature extractor of the data set `twins`: a small classifier, for images on which Inception says little.
 
-Its weights are part of the package, under a name that holds their hash: scores compare only where the extractor is the same. They are
-scores of their own kind, never to be called FID or Inception score. They were trained by `python -m workbench.metrics.twins_training`.
+Its weights are part of the package, trained by `python -m workbench.metrics.twins_training`. Their hash is part of the file's name, as
+scores compare only with the same extractor. These scores are never called FID or Inception score.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from ..data.twins import CLASSES
 from ..parameters import WorkbenchError
 
-SIZE = 32  # height and width of what the network sees
+SIZE = 32  # height and width of the network's input
 WEIGHTS = Path(__file__).with_name("twins-3d2861b8.safetensors")
 
 
 class TwinsClassifier(nn.Module):
     """A plain convolutional network without normalisation: every image is judged alone.
 
-    The class alone would make it blind to hue and place, so it is trained to read both halves (see `twins_training`) from the features, which
-    have no activation after them.
+    Trained on the class alone it would ignore hue and position, so its features, without activation, must encode both halves of the image
+    (see `twins_training`).
     """
 
     features = 64
-    classes = CLASSES  # what the logits stand for
+    classes = CLASSES  # of the logits
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ class TwinsClassifier(nn.Module):
             nn.SiLU(inplace=True),
             nn.Conv2d(64, 32, 3, stride=2, padding=1),  # (B, 32, 4, 4)
             nn.SiLU(inplace=True),
-            nn.Flatten(),  # places are kept apart: height and half matter
+            nn.Flatten(),  # no pooling: height and half matter
             nn.Linear(32 * 4 * 4, self.features),
         )
         self.logits = nn.Linear(self.features, len(CLASSES))
@@ -63,7 +63,7 @@ class TwinsClassifier(nn.Module):
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[3] % SIZE:
             raise WorkbenchError(
-                f"images of shape {tuple(images.shape)} do not suit the classifier of twins; right would be (B, 3, S, S), S a multiple of {SIZE}"
+                f"images of shape {tuple(images.shape)} do not fit the classifier of twins; give (B, 3, S, S), S a multiple of {SIZE}"
             )
         if images.shape[3] > SIZE:
             images = F.avg_pool2d(images, images.shape[3] // SIZE)
@@ -72,7 +72,7 @@ class TwinsClassifier(nn.Module):
 
 
 def load(path: Path = WEIGHTS) -> TwinsClassifier:
-    """The classifier with the weights of the package, frozen: in eval mode, without gradients, on the CPU.
+    """The classifier with the weights of the package, frozen, on the CPU.
 
     Raises
     ------
@@ -83,11 +83,11 @@ def load(path: Path = WEIGHTS) -> TwinsClassifier:
         content = path.read_bytes()
     except OSError as error:
         raise WorkbenchError(
-            f"the weights {path} of the classifier of twins cannot be read ({error.strerror}); install the package again"
+            f"{path}, the weights of the classifier of twins, cannot be read ({error.strerror}); install the package again"
         ) from None
     if path.name != weights_name(content):
         raise WorkbenchError(
-            f"the weights {path} of the classifier of twins are damaged: their hash makes them {weights_name(content)}; install the package again"
+            f"{path}, the weights of the classifier of twins, is damaged: its hash does not fit; install the package again"
         )
     net = TwinsClassifier()
     net.load_state_dict(load_tensors(content))
@@ -95,5 +95,5 @@ def load(path: Path = WEIGHTS) -> TwinsClassifier:
 
 
 def weights_name(content: bytes) -> str:
-    """The name of a weights file, which holds the hash of its content."""
+    """The name of a weights file, with the hash of its content."""
     return f"twins-{hashlib.sha256(content).hexdigest()[:8]}.safetensors"

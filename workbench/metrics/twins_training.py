@@ -1,4 +1,4 @@
-"""Training the classifier of twins: `python -m workbench.metrics.twins_training --out FOLDER` writes weights such as the package's."""
+"""Training the classifier of twins: `python -m workbench.metrics.twins_training --out FOLDER` writes its weights."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from ..messages import command
 from ..parameters import ParameterError
 from .twins_classifier import SIZE, TwinsClassifier, weights_name
 
-BATCH, POOL = 256, 200  # images per step; batches that are drawn, then used again and again
-LEARNING_RATE, WARM_UP = 2e-3, 100  # at its highest; steps until there
-WIDEN = 1.4  # spoiled images take attributes from ranges this much wider than those of twins: generators leave the ranges too
-MISSING = 0.1  # share of the halves of spoiled images that hold no glyph
+BATCH, POOL = 256, 200  # images per step; batches that are drawn once and reused
+LEARNING_RATE, WARM_UP = 2e-3, 100  # the largest; steps until it
+WIDEN = 1.4  # attributes of spoiled images have ranges this much wider than those of twins: generators leave the ranges too
+MISSING = 0.1  # share of the halves of spoiled images without a glyph
 NOISE, BRIGHTNESS, SATURATION = 0.15, 0.15, 0.5  # strongest corruptions, of images in [0, 1]
 BLURS = 4  # passes of the blur, each of up to half a square pixel of variance along each axis
-COARSE = 8  # height and width of what is reconstructed
-COVARIANCE = 0.5  # weight of what keeps features from idling
-HELD_OUT = 1_000_003  # seed of the twins that are tested on; those of the training have none
+COARSE = 8  # height and width of the reconstruction
+COVARIANCE = 0.5  # weight of the loss that decorrelates features
+HELD_OUT = 1_000_003  # seed of the test images
 
 
 def draw(rng: np.random.Generator, count: int) -> dict[str, Tensor]:
-    """Images to learn from: one half of them twins, the other half with any of their attributes drawn for left and right independently.
+    """Images to train on: one half of them twins, the other half spoiled, with attributes drawn for left and right independently.
 
     Returns
     -------
     dict of Tensor
         `images` (B, 3, 32, 32) in [0, 1]; `present` (B, 2), whether left and right half hold a glyph; `label` (B, 2); `attributes`
         (B, 2, 7): cosine and sine of the hue, radius, height, cosine and sine of symmetry times angle, grey, scaled to about unit
-        range; `readable` (B, 2, 7): which of those the image shows.
+        range; `readable` (B, 2, 7): which of them the image shows.
     """
     spoiled = np.arange(count) % 2 == 1
-    size = SIZE * 2 if rng.random() < 0.3 else SIZE  # averaged down, edges differ a little from those drawn small
+    size = SIZE * 2 if rng.random() < 0.3 else SIZE  # edges that are averaged down differ a little
     label = rng.integers(len(CLASSES), size=(2, count))
     label[1] = np.where(spoiled & (rng.random(count) < 0.3), label[1], label[0])
 
@@ -95,7 +95,7 @@ def corrupt(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 
 
 class Heads(nn.Module):
-    """Linear heads on the features, in training only: what they read, a Gaussian fitted to the features holds too."""
+    """Linear heads on the features, in training only: a Gaussian fitted to the features keeps what they read."""
 
     def __init__(self):
         super().__init__()
@@ -106,26 +106,26 @@ class Heads(nn.Module):
         return dict(zip(self.sizes, self.linear(features).split(list(self.sizes.values()), 1), strict=True))
 
 
-def loss(net: TwinsClassifier, heads: Heads, drawn: dict[str, Tensor], images: Tensor, strengths: Tensor) -> Tensor:
-    """What training minimises.
+def loss(net: TwinsClassifier, heads: Heads, batch: dict[str, Tensor], images: Tensor, strengths: Tensor) -> Tensor:
+    """The training loss.
 
-    The features must encode the class, what each half holds, how far the halves agree, how strongly the image is corrupted, and the image
-    itself, coarsely; and they are to be uncorrelated with unit variance over all that is drawn, so that no direction is idle.
+    The features must encode the class, the attributes of each half, their agreement, the strengths of the corruptions, and a coarse
+    reconstruction of the image; and they must be uncorrelated with unit variance, so that no direction is idle.
 
     Parameters
     ----------
-    drawn
+    batch
         From `draw`.
     images, strengths
-        From `corrupt`, applied to the drawn images.
+        From `corrupt`, applied to the images of the batch.
     """
-    label, present, attributes, readable = (drawn[k] for k in ("label", "present", "attributes", "readable"))
+    label, attributes, readable = (batch[k] for k in ("label", "attributes", "readable"))
+    present = batch["present"].float()
     features, logits = net(images * 255)
-    read = heads(features)
+    outputs = heads(features)
     one_hot = F.one_hot(label, len(CLASSES)).float()  # (B, 2, classes)
-    there = present.float()
-    # The classes of an image are those of its glyphs in equal shares; without any, all are.
-    shares = (one_hot * there[..., None]).sum(1) + (there.sum(1, keepdim=True) == 0) / len(CLASSES)
+    # The target is the classes of an image's glyphs in equal shares; without a glyph, all classes.
+    shares = (one_hot * present[..., None]).sum(1) + (present.sum(1, keepdim=True) == 0) / len(CLASSES)
     shares = shares / shares.sum(1, keepdim=True)
     same = label[:, 0] == label[:, 1]
     square = (attributes[:, 0] - attributes[:, 1]).square()  # (B, 7)
@@ -133,17 +133,17 @@ def loss(net: TwinsClassifier, heads: Heads, drawn: dict[str, Tensor], images: T
     both = readable.all(1)
     comparable = torch.stack([both[:, 0], both[:, 2], both[:, 3], both[:, 4] & same, both[:, 6], both[:, 0]], 1)
     coarse = F.adaptive_avg_pool2d(images, COARSE).flatten(1)
-    half_logits = read["label"].view(-1, 2, len(CLASSES)).transpose(1, 2)
+    half_logits = outputs["label"].view(-1, 2, len(CLASSES)).transpose(1, 2)
     centred = features - features.mean(0)
     covariance = centred.T @ centred / (len(features) - 1)
     return (
         F.cross_entropy(logits, shares)
-        + 0.5 * (F.cross_entropy(half_logits, label, reduction="none") * there).mean()
-        + F.binary_cross_entropy_with_logits(read["present"], there)
-        + 4 * _mean_square(read["attributes"].view(-1, 2, 7) - attributes, readable)
-        + 2 * _mean_square(read["agreement"] - agreement, comparable)
-        + 6 * F.mse_loss(read["strengths"], strengths)
-        + 4 * F.mse_loss(read["coarse"], coarse)
+        + 0.5 * (F.cross_entropy(half_logits, label, reduction="none") * present).mean()
+        + F.binary_cross_entropy_with_logits(outputs["present"], present)
+        + 4 * _mean_square(outputs["attributes"].view(-1, 2, 7) - attributes, readable)
+        + 2 * _mean_square(outputs["agreement"] - agreement, comparable)
+        + 6 * F.mse_loss(outputs["strengths"], strengths)
+        + 4 * F.mse_loss(outputs["coarse"], coarse)
         + COVARIANCE * (covariance - torch.eye(len(covariance))).square().sum() / len(covariance)
     )
 
@@ -165,8 +165,8 @@ def train(seed: int = 0, steps: int = 3000) -> TwinsClassifier:
         rate = LEARNING_RATE * min(1, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:
             group["lr"] = rate
-        drawn = pool[step % len(pool)]
-        value = loss(net, heads, drawn, *corrupt(drawn["images"], rng))  # corrupted in another way each time
+        batch = pool[step % len(pool)]
+        value = loss(net, heads, batch, *corrupt(batch["images"], rng))  # another corruption each time
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -176,30 +176,29 @@ def train(seed: int = 0, steps: int = 3000) -> TwinsClassifier:
 
 @torch.no_grad()
 def accuracy(net: TwinsClassifier, size: int = SIZE, count: int = 10_000, seed: int = HELD_OUT) -> float:
-    """Share of `count` twins of height and width `size`, never seen in training, whose class is recognised."""
-    right = 0
+    """Share of `count` twins of height and width `size`, not used in training, that are classified correctly."""
+    correct = 0
     for first in range(0, count, 500):
         images, labels = Twins(size, seed).batch(np.arange(first, min(first + 500, count)))
-        right += (net(images.float())[1].argmax(1) == labels).sum().item()
-    return right / count
+        correct += int((net(images.float())[1].argmax(1) == labels).sum())
+    return correct / count
 
 
 @command
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line, `python -m workbench.metrics.twins_training`."""
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m workbench.metrics.twins_training", description="Train the classifier of twins.")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the weights go, under a name with their hash")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=3000)
-    given = parser.parse_args(arguments)
-    if given.seed < 0 or given.steps < 1:
-        raise ParameterError(f"seed={given.seed}, steps={given.steps}: seed must be at least 0, steps at least 1")
+    arguments = parser.parse_args(argv)
+    if arguments.seed < 0 or arguments.steps < 1:
+        raise ParameterError(f"seed={arguments.seed}, steps={arguments.steps}: seed must be at least 0, steps at least 1")
     torch.set_num_threads(1)  # the same weights on any number of cores; the network is too small to gain from more
-    net = train(given.seed, given.steps)
+    net = train(arguments.seed, arguments.steps)
     print(f"{accuracy(net):.2%} of 10,000 held-out twins are classified correctly")
     content = save_tensors(net.state_dict())
-    given.out.mkdir(parents=True, exist_ok=True)
-    path = given.out / weights_name(content)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / weights_name(content)
     path.write_bytes(content)
     print(path)
 

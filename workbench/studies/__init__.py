@@ -1,5 +1,5 @@
-"""Whether what the paper claims holds: its experiments and claims, sweeps over their runs, what attention follows in a trained network, and
-the tests and verdicts of all of these."""
+"""Do the paper's claims hold? Its experiments and claims, sweeps over their runs, what attention follows in a trained network, and the
+tests and verdicts of all of these."""
 
 from . import groups, long_range, paper, patching, shape, significance, sweep
 

@@ -1,7 +1,4 @@
-"""Sets of runs to be compared: what they differ in, and which of them differ in the seed alone.
-
-A `Group` are runs of the same settings and different seeds: what has a mean and a spread.
-"""
+"""Groups of runs to compare: runs of a group differ in the seed alone, so a group has a mean and a standard deviation."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from ..messages import say_once
 from ..records import is_finite
 from ..runs import Run
 
-NAMES_OF_A_RUN = ("preset", "run", "note", "tags")  # what a run is called, which is no setting of it
+NAMES_OF_A_RUN = ("preset", "run", "note", "tags")  # parameters that do not change the training
 LONG = 44  # characters of a label
 AXES = {"steps": ("step", 1, "G step"), "images": ("images", 1, "images"), "hours": ("seconds", 3600, "hours of training")}
 
@@ -24,31 +21,25 @@ AXES = {"steps": ("step", 1, "G step"), "images": ("images", 1, "images"), "hour
 
 
 def settings(run: Run) -> dict:
-    """All parameters of a run that say how it was trained, by name; a fork's parent is one of them.
-
-    Raises
-    ------
-    UnreadableError
-        If its configuration cannot be read; the message names the file.
-    """
+    """The parameters of a run's training by name, including a fork's parent; raises an UnreadableError for a damaged configuration."""
     return {name: value for name, value in asdict(run.config).items() if name not in NAMES_OF_A_RUN}
 
 
 def readable(runs: Iterable[Run]) -> list[Run]:
     """The runs whose configuration can be read; each of the others is reported once, and left out."""
-    kept = []
+    result = []
     for run in runs:
         try:
             settings(run)
         except UnreadableError as error:
             say_once(f"{error}: left out")
         else:
-            kept.append(run)
-    return kept
+            result.append(run)
+    return result
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """The parameters that are not the same in all runs, in the order of their declaration; the seed is not one of them."""
+    """The parameters that differ between runs, except the seed, in the order of their declaration."""
     first, *others = [settings(run) for run in readable(runs)] or [{}]
     return [name for name in first if name != "seed" and any(other[name] != first[name] for other in others)]
 
@@ -70,7 +61,7 @@ class Group:
     Attributes
     ----------
     label
-        What tells this group from the others: the parameters that differ and the number of seeds, or its name.
+        The parameters that differ from other groups and the number of seeds, or its name.
     runs
         In the order of their seeds.
     values
@@ -87,9 +78,10 @@ class Group:
 
 
 def group(runs: Sequence[Run]) -> list[Group]:
-    """Runs in groups of the same settings but for the seed, in the order in which they are met; unreadable ones are left out."""
+    """Runs in groups of the same settings except the seed, in the order of the runs; unreadable ones are left out."""
     runs = readable(runs)
-    names, members = differing(runs), {}
+    names = differing(runs)
+    members: dict[tuple, list[Run]] = {}
     for run in runs:
         members.setdefault(tuple(settings(run)[name] for name in names), []).append(run)
     replicated = any(len(same) > 1 for same in members.values())
@@ -110,7 +102,7 @@ def group(runs: Sequence[Run]) -> list[Group]:
 
 
 def _name(runs: Sequence[Run]) -> str:
-    """What runs are called together."""
+    """The name of a group: the common beginning of its runs' names, or their preset."""
     common = os.path.commonprefix([run.name for run in runs]).rstrip("-_.= ").removesuffix("-seed")  # noqa: RUF071 (names, not paths)
     return common or runs[0].config.preset
 
@@ -119,25 +111,21 @@ def _name(runs: Sequence[Run]) -> str:
 
 
 def along(history: Sequence[dict], axis: str, steps: Sequence[int]) -> np.ndarray:
-    """Where steps are on an axis: "steps", "images" or "hours" (of training, by this run's own clock); NaN where nothing tells.
+    """Steps in units of an axis: "steps", "images" or "hours" (of the run's training); NaN without a history.
 
-    Between logged steps it is interpolated, and from the start on: step 0 is at 0.
+    Between logged steps it is interpolated; step 0 is at 0.
     """
     key, unit, _ = AXES[axis]
-    steps = np.asarray(steps, float)
-    rows = [row for row in history if is_finite(row.get("step")) and is_finite(row.get(key))]
     if key == "step":
-        return steps
+        return np.asarray(steps, float)
+    rows = [row for row in history if is_finite(row.get("step")) and is_finite(row.get(key))]
     if not rows:
         return np.full(len(steps), np.nan)
     return np.interp(steps, [0, *(row["step"] for row in rows)], [0, *(row[key] / unit for row in rows)])
 
 
 def mean_and_sd(lines: Sequence[dict[int, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and standard deviation (n - 1) of lines {step: value} at the steps (T,) that all of them have.
-
-    They end where the first of them does: a mean of those that went on would be another thing.
-    """
+    """Steps (T,) that all lines {step: value} have, and their mean and standard deviation (n - 1) there."""
     steps = sorted(set.intersection(*(set(line) for line in lines))) if lines else []
     values = np.array([[line[step] for step in steps] for line in lines], float).reshape(len(lines), len(steps))
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Does attention help where distant places must agree? Over runs: how far attention reaches, beside how well the glyphs of twins agree."""
+"""Does attention help distant positions to agree? Over runs: the attention distance, and the disagreement of the glyphs of twins."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from .probe import latents, require_twins
 from .significance import Verdict, against_nulls, rank_correlation
 
 TRUTH = ("twins_hue", "twins_size", "twins_height", "twins_angle", "twins_readable")
-SMALLEST_HUE = 0.0125  # on the hue circle: a twentieth of what independent hues differ by
+SMALLEST_HUE = 0.0125  # on the hue circle: a twentieth of the mean difference of independent hues
 
 
 def measure(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -> dict:
-    """How well distant places agree in a run's samples, how far its attention reaches, and its Frechet distance.
+    """The disagreement of twins in a run's samples, its attention distance, and its Fréchet distance.
 
     Parameters
     ----------
     run
-        A run of twins, looked at in its newest evaluated checkpoint.
+        A run of twins; its newest evaluated checkpoint is measured.
     n, seed
-        Samples that maps are taken of, and seed of their latents.
+        Number of samples whose maps are measured, and seed of their latents.
     weights
         As of `shape.study`.
 
     Returns
     -------
     dict
-        run, step, seed, attention (sites of G) and block (what stands there); the scores of its newest evaluation that tell the disagreement of
-        twins (`TRUTH`) and the Frechet distance, with their protocol; distance: how far attention reaches, in pixels, mean over queries and
-        layers of G (None without attention), and that of each layer.
+        run, step, seed, attention (sites of G) and block; from its newest evaluation the disagreement of twins (`TRUTH`), the Fréchet
+        distance and their protocol; distance: mean attention distance in pixels over queries and layers of G (None without attention), and
+        that of each layer.
 
     Raises
     ------
     WorkbenchError
-        If the run is not of twins, or has no evaluation of a checkpoint that is still there.
+        If the run is not of twins, or no evaluated checkpoint exists.
     """
     config = run.config
     require_twins(run)
@@ -62,23 +62,23 @@ def measure(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -> d
 
 
 def power_check(rows: Sequence[dict], image_size: int, pairs: int = 1, smallest: float = SMALLEST_HUE) -> Verdict:
-    """Whether networks without attention fail where distant places must agree: else attention has nothing to improve at this size.
+    """Whether networks without attention disagree more than real twins: if not, attention has nothing to improve at this size.
 
     Parameters
     ----------
     rows
-        Of `measure`, for runs without attention, in G and in D; at least two.
+        From `measure`, for at least two runs without attention in G and in D.
     image_size, pairs
         Of their images.
     smallest
-        Smallest disagreement of interest, in turns of the hue circle, beyond that which is read from real twins.
+        Smallest excess of interest over the disagreement of real twins, in turns of the hue circle.
     """
     real = disagreement(Twins(image_size, pairs=pairs).batch(np.arange(1000))[0], pairs=pairs)["hue"].median().item()
     return against_nulls({"real twins": [row["twins_hue"] - real for row in rows]}, smallest)
 
 
 def correlated_columns(rows: Sequence[dict]) -> list[tuple[str, str]]:
-    """The pairs of columns to correlate: the distance with the disagreement and the Frechet distance, and these two."""
+    """The pairs of columns to correlate: the distance with the disagreement and the Fréchet distance, and these two."""
     frechet = [name for name in (rows[0] if rows else ()) if name.startswith("fd_")]
     return [("distance", y) for y in ("twins_hue", *frechet)] + [("twins_hue", y) for y in frechet]
 
@@ -86,23 +86,22 @@ def correlated_columns(rows: Sequence[dict]) -> list[tuple[str, str]]:
 def rank_correlations(rows: Sequence[dict], columns: Sequence[tuple[str, str]], by: str = "") -> list[dict]:
     """Spearman's rank correlations between columns of `measure`: x, y, of, n, rho, low, high (95 % bootstrap) and p (permutations).
 
-    Runs without one of the two numbers are left out; pairs of which fewer than four are left have rho None.
+    Runs without one of the two numbers are left out; rho is None for fewer than four points.
 
     Parameters
     ----------
     columns
         Pairs (x, y).
     by
-        A column: correlate the means over the rows that share its value, which are independent where seeds of one arm are not.
+        A column: correlate the means over rows that share its value. Means over arms are independent; seeds of one arm are not.
     """
     correlations = []
     for x, y in columns:
-        both = [row for row in rows if row.get(x) is not None and row.get(y) is not None]
-        points = [(row[x], row[y]) for row in both]
-        if by:
-            values = list(dict.fromkeys(row[by] for row in both))
-            of_value = [[point for row, point in zip(both, points, strict=True) if row[by] == value] for value in values]
-            points = [tuple(np.mean(same, 0).tolist()) for same in of_value]
-        test = rank_correlation(*zip(*points, strict=True)) if len(points) >= 4 else dict(n=len(points), rho=None)
+        points: dict = {}  # by value of the column `by`, or by row
+        for k, row in enumerate(rows):
+            if row.get(x) is not None and row.get(y) is not None:
+                points.setdefault(row[by] if by else k, []).append((row[x], row[y]))
+        means = np.array([np.mean(values, 0) for values in points.values()]).reshape(-1, 2)
+        test = rank_correlation(means[:, 0], means[:, 1]) if len(means) >= 4 else dict(n=len(means), rho=None)
         correlations.append(dict(x=x, y=y, of=f"means by {by}" if by else "runs") | test)
     return correlations

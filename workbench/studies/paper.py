@@ -1,6 +1,6 @@
-"""The paper's experiments: the arms of each, as settings that differ, and what the paper claims of them.
+"""The paper's experiments: the arms of each, as settings that differ, and the paper's claims about them.
 
-An experiment is a function of the settings that all its runs have in common, so that it can be done at any size.
+An experiment is a function of the common settings of its runs, so that it can be repeated at any size.
 """
 
 from __future__ import annotations
@@ -16,15 +16,7 @@ from ..metrics.reported import TABLE_1, TABLE_2
 
 @dataclass(frozen=True)
 class Claim:
-    """Something the paper says: one arm scores better than another.
-
-    Attributes
-    ----------
-    text
-        In plain words.
-    better, worse
-        Labels of the arms.
-    """
+    """A claim of the paper in words: the arm `better` scores better than the arm `worse`, both given by label."""
 
     text: str
     better: str
@@ -38,7 +30,7 @@ class Experiment:
     Attributes
     ----------
     about
-        What it is, in a line.
+        A description in one line.
     arms
         Label -> parameters that differ from the common ones.
     reported
@@ -52,19 +44,19 @@ class Experiment:
 
 
 def attention_site(base: Config) -> Experiment:
-    """Table 1: attention at each feature map, against none, and against a residual block of equal size in its place."""
+    """Table 1: attention at each feature map, against none, and against a residual block of equal size."""
     sites = [site for site in base.maps_g if site < 128]
     arms = {"no attention": dict(attention_g="none", attention_d="none")}
     for site in sites:
-        where = dict(attention_g=str(site), attention_d=str(min(site, base.maps_d[0])))  # D has no map as large as its images
-        arms[f"feat{site}"] = where | dict(attention_block="attention")
-        arms[f"feat{site}, residual"] = where | dict(attention_block="residual")
+        sites_of_arm = dict(attention_g=str(site), attention_d=str(min(site, base.maps_d[0])))  # D has no map as large as its images
+        arms[f"feat{site}"] = sites_of_arm | dict(attention_block="attention")
+        arms[f"feat{site}, residual"] = sites_of_arm | dict(attention_block="residual")
     high = [f"feat{site}" for site in sites[-2:]]
     claims = [Claim(f"attention at {arm} improves on none", arm, "no attention") for arm in high]
     claims += [Claim(f"{arm}: attention improves on a residual block of equal size", arm, f"{arm}, residual") for arm in high]
     if len(sites) > 2:
         claims += [Claim(f"{high[0]} improves on feat{sites[0]}: middle-to-high maps are the place", high[0], f"feat{sites[0]}")]
-    return Experiment("Table 1: where attention stands, and whether it is more than its parameters", arms, tuple(claims), TABLE_1)
+    return Experiment("Table 1: the site of attention, and attention against a residual block", arms, tuple(claims), TABLE_1)
 
 
 def spectral_norm(base: Config) -> Experiment:
@@ -107,13 +99,13 @@ def sweep(grid: Mapping[str, list[str]]) -> Experiment:
     """Every combination of values of some parameters: name -> values."""
     arms = {}
     for values in itertools.product(*grid.values()):
-        chosen = dict(zip(grid, values, strict=True))
-        arms[", ".join(f"{name}={value}" for name, value in chosen.items())] = chosen
+        changes = dict(zip(grid, values, strict=True))
+        arms[", ".join(f"{name}={value}" for name, value in changes.items())] = changes
     return Experiment(f"A grid of {', '.join(grid)}", arms)
 
 
 def _rate(base: Config) -> float:
-    """The geometric mean of both learning rates, to three digits."""
+    """The geometric mean of both learning rates, to three significant digits."""
     return float(f"{math.sqrt(base.lr_g * base.lr_d):.3g}")
 
 

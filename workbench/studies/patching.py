@@ -1,6 +1,6 @@
 """Does attention carry colour from one glyph to its twin? Activation patching, with controls and a test.
 
-The values of one sample, the source, replace those of another, the target, under its left glyph. Where attention carries them, the right
+The values of one sample, the source, replace those of another, the target, under its left glyph. If attention carries them, the right
 glyph takes on the source's hue.
 
 Shapes: P pairs of samples, F fractions, M = key_side^2 keys; positions in row-major order.
@@ -26,7 +26,7 @@ from .probe import glyph_queries, latents, require_one_pair, split_layer
 from .significance import Verdict, against_nulls
 
 SMALLEST_SHIFT = 0.05  # of the way from one hue to the other
-HUE_RANGE = 1 / 12  # what still counts as a hue: 30 degrees to either side
+HUE_RANGE = 1 / 12  # tolerance of a hue: 30 degrees to either side
 RED, GREEN = 0.0, 1 / 3
 CONDITIONS = ("glyph", "background", "gamma = 0")
 
@@ -38,14 +38,14 @@ class PatchingStudy:
     Attributes
     ----------
     about
-        What was patched in what.
+        Run, step, layer, samples and hues.
     fractions
-        Of the keys whose values were replaced, (F,).
+        Of the keys whose values are patched, (F,).
     left, right
-        Condition -> (P, F): how far the hue of the left and the right glyph shifts, as a fraction of the way to the source's: 0 stays,
-        1 arrives. "glyph" and "background" say where the values were replaced; "gamma = 0" is the first of them without attention.
+        Condition -> (P, F): shift of the hue of the left and the right glyph, as a fraction of the way to the source's. "glyph" and
+        "background": the patched keys; "gamma = 0": patched under the glyph without attention.
     mass
-        (P, F): attention of the right glyph's positions on the keys that were replaced, under "glyph".
+        (P, F): attention of the right glyph's positions on the patched keys, under "glyph".
     verdict
         Whether the right glyph's hue shifts, at the largest fraction, more than under both controls.
     """
@@ -58,7 +58,7 @@ class PatchingStudy:
     verdict: Verdict
 
     def rows(self) -> list[dict]:
-        """For a table: condition, half, fraction, attention on what was replaced; mean, standard deviation and n of the shift."""
+        """Rows of a table: condition, half, fraction, attention on patched keys; mean, standard deviation and n of the shift."""
         mass = np.mean(self.mass, 0).tolist()
         rows = []
         for half, conditions in (("left", self.left), ("right", self.right)):
@@ -89,11 +89,10 @@ def study(
 ) -> PatchingStudy:
     """Patch the values of a red sample into a green one, under its left glyph: does its right glyph turn red?
 
-    Pairs are of one class, hues being read from the images; each target has the source, used once, whose glyphs overlap its own the most.
-    Keys are those that lie on the left glyph of both; a fraction replaces a random part of them, nested from fraction to fraction. One
-    control replaces as many keys of the background of both, in the left half (all, where those are fewer); the other switches the layer
-    off (gamma = 0), and shows that nothing else carries values. Maps stay the target's own; what later layers make of the change is part
-    of the effect.
+    Pairs are made by `pair_by_hue`. Patched are keys on the left glyph of both images; each fraction patches a random part of them, nested
+    from fraction to fraction. One control patches as many keys on the background of both, in the left half (all if there are fewer); the
+    other switches the layer off (gamma = 0), which shows that nothing else carries values. The target keeps its maps; the effect includes
+    later layers.
 
     Parameters
     ----------
@@ -108,7 +107,7 @@ def study(
     fractions
         Of the keys, ascending in [0, 1], the first 0.
     pool, seed
-        Samples among which pairs are looked for, and seed of their latents.
+        Samples to make pairs of, and seed of their latents.
     smallest
         Smallest effect of interest, as a fraction of the way to the source's hue.
 
@@ -124,7 +123,7 @@ def study(
     if network != "G":
         raise ParameterError(f"layer={layer!r}: D makes no images; give a layer of G")
     if len(fractions) < 2 or fractions[0] != 0 or list(fractions) != sorted(set(fractions)) or fractions[-1] > 1:
-        raise ParameterError(f"fractions={fractions!r} are not fractions of the keys; give two or more, ascending, from 0 to at most 1")
+        raise ParameterError(f"fractions={fractions!r} cannot be used; give two or more, ascending, from 0 to at most 1")
     step = int(run.checkpoint_path(step).name)
     generator = run.generator(step, weights)
     find_layer(generator, path)
@@ -133,9 +132,7 @@ def study(
     coverage = glyph_coverage(x)
     pairs = pair_by_hue(x, y, source_hue, target_hue)[:n]
     if len(pairs) < 2:
-        raise WorkbenchError(
-            f"among {pool} samples of run {run.name!r}, step {step}, there are {len(pairs)} pairs of these hues; raise pool={pool}"
-        )
+        raise WorkbenchError(f"{pool} samples of run {run.name!r}, step {step}, have {len(pairs)} pairs of these hues; raise pool={pool}")
     shifts, masses = [], []
     for k, pair in enumerate(map(list, pairs)):
         rng = sampling.rng(seed, 9, k)
@@ -144,7 +141,7 @@ def study(
         masses.append(mass)
     by_half = torch.stack(shifts).permute(3, 1, 0, 2).tolist()  # half, condition, P, F
     left, right = (dict(zip(CONDITIONS, conditions, strict=True)) for conditions in by_half)
-    last = {condition: np.array(of_pairs)[:, -1] for condition, of_pairs in right.items()}
+    last = {condition: np.array(shifts)[:, -1] for condition, shifts in right.items()}
     verdict = against_nulls({control: last["glyph"] - last[control] for control in CONDITIONS[1:]}, smallest)
     about = (
         f"{run.name}, step {step:,}, {layer} ({run.config.attention_variant}), {len(pairs)} pairs among {pool} samples of seed {seed}: "
@@ -154,9 +151,9 @@ def study(
 
 
 def pair_by_hue(images: Tensor, y: Tensor | None, source_hue: float, target_hue: float) -> list[tuple[int, int]]:
-    """Pairs (source, target) of samples of one class, whose glyphs have these hues (within 30 degrees) and overlap the most.
+    """Pairs (source, target) of samples of one class whose glyphs have these hues (within 30 degrees).
 
-    Targets choose in order, and every source is used once, so that pairs are independent.
+    Each target in turn takes the source whose glyphs overlap its own the most. A source is used once, so that pairs are independent.
     """
     readable, hues, coverage = disagreement(images)["readable"].bool(), glyph_hues(images), glyph_coverage(images).flatten(1)
 
@@ -175,12 +172,12 @@ def pair_by_hue(images: Tensor, y: Tensor | None, source_hue: float, target_hue:
 
 
 def hue_difference(a: Tensor, b: Tensor | float) -> Tensor:
-    """a - b on the hue circle, the shortest way round: in [-0.5, 0.5]."""
+    """a - b on the hue circle, in [-0.5, 0.5]."""
     return a - b - (a - b).round()
 
 
 def hue_shifts(before: Tensor, after: Tensor) -> Tensor:
-    """How far the hues of both glyphs shift towards the source's: (conditions, F, 2), of the images that `patch_pair` gives."""
+    """Shifts of the hues of both glyphs towards the source's, (conditions, F, 2), in the images of `patch_pair`."""
     source, target = glyph_hues(before)
     hues = glyph_hues(after.flatten(0, 1)).unflatten(0, after.shape[:2])
     return hue_difference(hues, hues[:, :1]) / hue_difference(source, target)
@@ -199,38 +196,38 @@ def patch_pair(
     z, y, coverage
         Latents (2, z_dim), labels (2,) and coverage by glyphs (2, S, S) of source and target.
     rng
-        Decides which keys are replaced first.
+        For the order in which keys are patched.
 
     Returns
     -------
     before, after, mass
         Images of source and target (2, 3, S, S); of the patched target (conditions, F, 3, S, S), see `CONDITIONS`; and attention of the
-        right glyph's positions on the keys that were replaced (F,).
+        right glyph's positions on the patched keys (F,).
     """
     with attention.capture_projections(generator) as captured:
         before = sampling.images(generator, z, y)
     layer = captured[path][1:]
     keys = [keys[torch.randperm(len(keys), generator=rng)] for keys in _patchable(coverage, layer.key_side)]
-    count = len(keys[0])  # of the background as many, where it has as many
+    count = len(keys[0])
     masks = torch.zeros(2, len(fractions), layer.key_side**2, dtype=torch.bool)
     for condition, order in zip(masks, keys, strict=True):
         for mask, fraction in zip(condition, fractions, strict=True):
             mask[order[: round(fraction * count)]] = True
-    # The source, whose mask changes nothing, and after it the target once for every mask.
+    # A batch of the source, whose mask changes nothing, and of the target once for every mask.
     masks = torch.cat([masks.new_zeros(1, layer.key_side**2), masks.flatten(0, 1)])
-    which = torch.tensor([0] + [1] * (len(masks) - 1))
+    samples = torch.tensor([0] + [1] * (len(masks) - 1))
     patched = []
     for gamma in (None, 0.0):
         with attention.intervene(generator, path, patch=(0, masks), gamma=gamma):
-            patched.append(sampling.images(generator, z[which], None if y is None else y[which], batch_size=len(which)))
-    after = torch.stack([*patched[0][1:].chunk(2), patched[1][1 : 1 + len(fractions)]])  # as CONDITIONS
+            patched.append(sampling.images(generator, z[samples], None if y is None else y[samples], batch_size=len(samples)))
+    after = torch.stack([*patched[0][1:].chunk(2), patched[1][1 : 1 + len(fractions)]])  # in the order of CONDITIONS
     queries, on_left = glyph_queries(coverage[1], layer.side)
     weights = layer.maps()[0, queries[~on_left]].mean(0)
     return before, after, torch.stack([weights[mask].sum() for mask in masks[1 : 1 + len(fractions)]])
 
 
 def _patchable(coverage: Tensor, key_side: int) -> tuple[Tensor, Tensor]:
-    """Keys on the left glyph of both images of a pair, and in the left half off the glyphs of both; coverage (2, S, S)."""
+    """Keys on the left glyph of both images, and in the left half on the background of both; coverage (2, S, S)."""
     cells = adaptive_avg_pool2d(coverage, key_side)
     left = torch.arange(key_side).repeat(key_side) < key_side // 2
     least, most = cells.amin(0).flatten().masked_fill(~left, 0), cells.amax(0).flatten().masked_fill(~left, 1)

@@ -1,7 +1,4 @@
-"""What a sweep may ask for: arms that are different runs, whose scores compare, and no more of them than can be done.
-
-All of it is checked before the first training starts: what would show up afterwards costs hours.
-"""
+"""Checks of a sweep before its first training: arms that are different runs, whose scores compare, and a feasible number of them."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ MOST_STEPS = 10**10  # of G and D, over all runs
 MOST_IMAGES = 10**10  # to evaluate, over all runs
 JOBS_PER_CORE = 4
 
-# Parameters of a training that a sweep decides, and by what.
+# Parameters of a training that a sweep sets itself, and instead of them.
 DECIDED = dict(
     preset="set the parameter preset", run="runs are named after their settings", resume="its runs start from scratch",
     seed="set the parameter seeds", note="its runs are tagged instead", tags="its runs have tags of their own",
@@ -46,13 +43,7 @@ NOT_VARIED = {
 
 
 def settings_of(text: str, parameter: str = "settings") -> dict[str, str]:
-    """The settings "a=1; b=2" as a dict, in which all names are parameters of a training that a sweep leaves open.
-
-    Raises
-    ------
-    ParameterError
-        Also for a name that is unknown or decided elsewhere.
-    """
+    """The settings "a=1; b=2" as a dict; a ParameterError for a name that is unknown, or that the sweep sets itself."""
     values = assignments(parameter, text)
     for name in values:
         try:
@@ -65,13 +56,7 @@ def settings_of(text: str, parameter: str = "settings") -> dict[str, str]:
 
 
 def grid_values(text: str) -> dict[str, list[str]]:
-    """The grid "a=1|2; b=3|4": parameter -> values.
-
-    Raises
-    ------
-    ParameterError
-        Also for a parameter that arms cannot differ in.
-    """
+    """The grid "a=1|2; b=3|4": parameter -> values; a ParameterError also for a parameter that arms cannot differ in."""
     settings_of(text, "grid")
     grid = alternatives("grid", text)
     for name, values in grid.items():
@@ -79,7 +64,7 @@ def grid_values(text: str) -> dict[str, list[str]]:
             raise ParameterError(f"{quote('grid', text)}: {name} cannot be varied: {NOT_VARIED[name]}")
         if name == "mixed_precision" and len(values) > 1 and "auto" in values:
             raise ParameterError(
-                f"{quote('grid', text)}: mixed_precision=auto is one of the others, depending on the machine: leave it out"
+                f"{quote('grid', text)}: mixed_precision=auto equals another value, depending on the machine: leave it out"
             )
     return grid
 
@@ -88,13 +73,7 @@ def grid_values(text: str) -> dict[str, list[str]]:
 
 
 def require_size(arms: int, seeds: int, base: Config, evaluations: int) -> None:
-    """Refuse more runs, steps or images than anybody can do, from their number alone.
-
-    Raises
-    ------
-    ParameterError
-        With the estimate.
-    """
+    """Refuse too many runs, steps or images, with the estimate."""
     runs = arms * seeds
     steps = runs * base.steps * (1 + base.d_steps)
     images = runs * evaluations * base.evaluate_n
@@ -102,12 +81,12 @@ def require_size(arms: int, seeds: int, base: Config, evaluations: int) -> None:
         raise ParameterError(
             f"{arms:,} arms (experiments, grid) times {seeds:,} seeds are {runs:,} runs: {steps:,} steps of G and D (steps, d_steps), "
             f"{images:,} images to evaluate (evaluations, n); at most {MOST_RUNS:,} runs, {MOST_STEPS:.0e} steps and "
-            f"{MOST_IMAGES:.0e} images: ask for less"
+            f"{MOST_IMAGES:.0e} images: reduce one of these parameters"
         )
 
 
 def require_jobs(jobs: int) -> None:
-    """Refuse more runs at a time than this machine can do."""
+    """Refuse too many runs at a time for this machine."""
     cores = os.cpu_count() or 1
     if jobs > JOBS_PER_CORE * cores:
         raise ParameterError(
@@ -117,19 +96,19 @@ def require_jobs(jobs: int) -> None:
 
 
 def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: bool = True) -> dict[str, Config]:
-    """The settings of each arm, which are those of different runs whose scores compare.
+    """The settings of each arm, checked: the arms are different runs, whose scores compare.
 
     Parameters
     ----------
     where
-        The parameter that the arms come from, with its value: how messages begin.
+        The parameter that defines the arms, with its value: the beginning of messages.
     train
-        Whether they are to be trained here: what was trained on a larger machine can be looked at on any.
+        Whether they are to be trained on this machine.
 
     Raises
     ------
     ParameterError
-        If an arm's values do not fit, or it is the same training as another, or is scored by other weights, or needs more than this machine
+        If an arm's values do not fit, it is the same training as another, its scores are of other weights, or it needs more than this machine
         has.
     """
     seen: dict[tuple, str] = {}
@@ -141,10 +120,9 @@ def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: 
             raise ParameterError(f"{where}: {error}") from None
         other = seen.setdefault(what_is_trained(configs[label]), label)
         if other != label:
-            cure = "leave one of them out" if name == "sweep" else f"leave {name} out of experiments, or change preset and settings"
+            fix = "leave one of them out" if name == "sweep" else f"leave {name} out of experiments, or change preset and settings"
             raise ParameterError(
-                f"{where}: the arms {short_repr(other)} and {short_repr(label)} of {name} are the same training at these settings, and would be compared with "
-                f"themselves; {cure}"
+                f"{where}: the arms {short_repr(other)} and {short_repr(label)} of {name} are the same training at these settings and cannot be compared with each other; {fix}"
             )
         if bool(configs[label].ema_decay) != bool(next(iter(configs.values())).ema_decay):
             raise ParameterError(f"{where}: scores with and without an average (ema_decay=0) do not compare")
@@ -157,10 +135,10 @@ def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: 
 
 
 def what_is_trained(config: Config) -> tuple:
-    """What two runs of the same seed differ in, if they differ at all: values that say nothing beside the others are left out."""
+    """A key of what is trained, equal for equal trainings: without parameters that have no effect at these settings."""
     values = {name: value for name, value in asdict(config).items() if name not in DECIDED and name not in NOT_VARIED}
     values |= {name: getattr(config, name) for name in ("data", "image_size", "pairs", "steps", "seed")}
-    # Widths and depths of D and G that come out the same.
+    # Different widths can give the same channels.
     del values["width"], values["width_d"], values["max_multiplier"]
     maps_g, maps_d = (4, *config.maps_g), config.maps_d
     values |= dict(
@@ -171,7 +149,7 @@ def what_is_trained(config: Config) -> tuple:
         values["attention_block"] = values["attention_variant"] = ""
     if not config.ema_decay or config.ema_start >= config.steps:  # no average, or a copy to the end
         values["ema_start"], values["ema_decay"] = 0, bool(config.ema_decay)
-    if config.dtype == "float64":  # no autocast, whatever was asked for
+    if config.dtype == "float64":  # no autocast
         values["mixed_precision"] = "no"
     return tuple(sorted(values.items()))
 
@@ -179,16 +157,16 @@ def what_is_trained(config: Config) -> tuple:
 def require_used(
     where: str, settings: Mapping[str, str], names: list[str], grid: Mapping, base_of: Callable[[Mapping[str, str]], Config]
 ) -> None:
-    """Refuse a setting that no arm would have, since all of them set that parameter themselves.
+    """Refuse a setting that every arm overrides.
 
     Parameters
     ----------
     where, settings
-        The parameter `settings` as it was given, and read.
+        The parameter `settings`, quoted and parsed.
     names, grid
         The experiments, and the grid of the sweep.
     base_of
-        Called with settings: what all runs have in common.
+        Called with settings: the common settings of all runs.
     """
     for setting in settings:
         if "sweep" in names and setting in grid:
@@ -198,34 +176,27 @@ def require_used(
 
 
 def _overrides(name: str, setting: str, settings: Mapping[str, str], base_of: Callable[[Mapping[str, str]], Config]) -> bool:
-    """Whether the arms of an experiment are the same without a setting, and all of them set that parameter."""
+    """Whether all arms of an experiment set that parameter, to values that do not depend on the setting."""
     try:
         without = EXPERIMENTS[name](base_of({key: value for key, value in settings.items() if key != setting})).arms
-    except ParameterError:  # it cannot be left out
+    except ParameterError:  # the setting is necessary
         return False
     arms = EXPERIMENTS[name](base_of(settings)).arms
     return arms == without and all(setting in changes for changes in arms.values())
 
 
 def require_score(score: str, base: Config) -> None:
-    """Refuse a score that evaluations during these runs do not have.
-
-    Raises
-    ------
-    ParameterError
-        That lists those they have; or if the extractor of their scores cannot be made.
-    """
+    """Refuse a score that evaluations during these runs do not have; also if their extractor cannot be made."""
     known = known_scores(base)
     names = [name.partition("@")[0] for name in known]
     if score in known or score in names:
         return
-    others = {}  # FID of another network than Inception is called FD, and so on
-    for inception, other in ((kind.name, kind.general) for kind in SCORES.values()):
-        others |= {
-            word: name for name in reversed(names) if name == inception or name.startswith(f"{other}_") for word in (inception, other)
-        }
+    synonyms: dict[str, str] = {}  # FID of another network than Inception is called FD, and so on
+    for kind in SCORES.values():
+        match = next((name for name in names if name == kind.name or name.startswith(f"{kind.general}_")), None)
+        synonyms |= {kind.name: match, kind.general: match} if match else {}
     raise ParameterError(
-        f"score={short_repr(score)} is no score of these runs; {nearest(score, names, others)}there are: {', '.join(names)}"
+        f"score={short_repr(score)} is not a score of these runs; {nearest(score, names, synonyms)}there are: {', '.join(names)}"
     )
 
 
@@ -244,5 +215,5 @@ def known_scores(config: Config) -> list[str]:
 
 
 def count_arms(names: list[str], grid: Mapping[str, list[str]], base: Config) -> int:
-    """How many arms experiments have, counted without making those of a grid."""
+    """The number of arms of experiments, without making those of a grid."""
     return sum(math.prod(map(len, grid.values())) if name == "sweep" else len(EXPERIMENTS[name](base).arms) for name in names)

@@ -1,4 +1,4 @@
-"""What the studies of attention share: a layer of a run on twins, its samples, and the positions on their glyphs.
+"""The common parts of studies of attention: a layer of a run on twins, its samples, and the positions on their glyphs.
 
 Shapes: B images, N = side^2 queries; positions in row-major order.
 """
@@ -14,16 +14,16 @@ from ..runs import Run
 
 
 def require_twins(run: Run) -> None:
-    """Refuse a run that was not trained on twins: of other images nobody knows where the glyphs are."""
+    """Refuse a run that was not trained on twins: other images have no known glyphs."""
     if run.config.data != "twins":
-        raise WorkbenchError(f"run {run.name!r} was trained on {run.config.data!r}; only in images of twins are the glyphs known")
+        raise WorkbenchError(f"run {run.name!r} was trained on {run.config.data!r}; only images of twins have known glyphs")
 
 
 def require_one_pair(run: Run) -> None:
-    """Refuse a run that was not trained on twins, or on several pairs of glyphs in an image: which one is whose twin is then unknown."""
+    """Refuse a run on other images than twins with one pair of glyphs: with several pairs, the twin of a glyph is unknown."""
     require_twins(run)
     if run.config.pairs > 1:
-        raise WorkbenchError(f"run {run.name!r} has pairs={run.config.pairs}; which glyph is whose twin is known of one pair alone")
+        raise WorkbenchError(f"run {run.name!r} has pairs={run.config.pairs}; the twin of a glyph is known only with pairs=1")
 
 
 def split_layer(layer: str) -> tuple[str, str]:
@@ -36,13 +36,13 @@ def split_layer(layer: str) -> tuple[str, str]:
 
 def latents(run: Run, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
     """Latents (n, z_dim) and labels (n,), every class in turn; None without classes."""
-    return sampling.latents(n, run.config.z_dim, seed), sampling.labels(n, run.config.num_classes)
+    return sampling.latents(n, run.config.z_dim, seed), sampling.labels(n, run.config.num_classes or 0)
 
 
 def glyph_queries(coverage: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """The positions on a glyph (Q,), and which of them are on the left one, (Q,) bool.
 
-    A position is on a glyph where that covers it at least half as much as it covers any.
+    A position is on a glyph if it is covered at least half as much as the most covered position.
 
     Parameters
     ----------

@@ -1,9 +1,10 @@
-"""The scores of groups of runs that compare with each other, out of their evaluations."""
+"""The scores of groups of runs, from their evaluations, as far as they compare."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..messages import nearest, say_once
 from ..metrics.protocols import brief, differences, require_comparable
@@ -43,15 +44,15 @@ def scores_by_name(
     Parameters
     ----------
     names
-        Scores, also as text with commas, with or without the hash of their extractor (`fd_twins`); by default all there are.
+        Scores, also as text with commas, with or without the hash of their extractor (`fd_twins`); by default all.
     protocol
-        Leave out those whose protocol does not contain this text.
+        Only those whose protocol contains this text.
     across_protocols
-        Give scores of different protocols together. Otherwise they are refused.
+        Allow scores of different protocols.
     like
-        A record: leave out those that do not compare with it.
+        A record: only scores that compare with it.
     records
-        How many evaluations count, by `Run.reference`: what a sidecar keeps, since a run may be evaluated further; by default all.
+        `Run.reference` -> number of evaluations to read, as stored in sidecars, since a run may be evaluated again; by default all.
 
     Raises
     ------
@@ -64,47 +65,44 @@ def scores_by_name(
         for run in group.runs:
             for record in run.evaluations()[: (records or {}).get(run.reference)]:
                 if not is_comparable(record):
-                    say_once(
-                        f"{run.path}/evaluations.jsonl: records without a complete protocol are left out: their scores compare with nothing"
-                    )
+                    say_once(f"{run.path}/evaluations.jsonl: records without a complete protocol are left out: their scores do not compare")
                     continue
                 if like and differences(like, record):
                     continue
                 protocols.append(record["protocol"])
                 if protocol in record["protocol"]:
-                    for name, value in _finite_scores(run, record):  # of the same step and protocol, the newest counts
+                    for name, value in _finite_scores(run, record):  # the newest of a step and protocol counts
                         scores[name, run.path, record["protocol"], record["step"]] = Score(group, run, name, record["step"], value, record)
     if protocol and protocols and not scores:
         known = "; ".join(dict.fromkeys(map(brief, protocols)))
-        raise WorkbenchError(f"protocol={protocol!r} is part of no protocol of these scores; there are: {known}")
+        raise WorkbenchError(f"protocol={protocol!r} matches no protocol of these scores; there are: {known}")
     by_name: dict[str, list[Score]] = {}
     for score in scores.values():
         by_name.setdefault(score.name, []).append(score)
-    chosen = _named(names, by_name)
-    for name in chosen if not across_protocols else ():
+    matches = _matching(names, list(by_name))
+    for name in matches if not across_protocols else ():
         require_comparable([score.record for score in by_name[name]])
     order = {run.path: k for k, run in enumerate(run for group in groups for run in group.runs)}
-    return {name: sorted(by_name[name], key=lambda score: (order[score.run.path], score.step)) for name in chosen}
+    return {name: sorted(by_name[name], key=lambda score: (order[score.run.path], score.step)) for name in matches}
 
 
 def _finite_scores(run: Run, record: dict) -> list[tuple[str, float]]:
-    """Names and values of an evaluation's scores; what is no finite number is reported once, and left out."""
+    """Names and values of an evaluation's scores; values that are not finite are reported once, and left out."""
     for name, value in record["scores"].items():
         if not is_finite(value):
             say_once(f"{run.path}/evaluations.jsonl: {name} of step {record['step']} is {str(value)[:20]!r}, not a finite number: left out")
     return [(name, value) for name, value in record["scores"].items() if is_finite(value)]
 
 
-def _named(names: str | Sequence[str], known: Sequence[str]) -> list[str]:
-    """The known scores that are meant."""
-    wanted = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
-    chosen = []
-    for name in filter(None, wanted):
+def _matching(names: str | Sequence[str], known: list[str]) -> list[str]:
+    """The known scores that `names` stand for; without names, all."""
+    result: list[str] = []
+    for name in filter(None, [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]):
         matches = [k for k in known if k == name] or [k for k in known if k.partition("@")[0] == name]
         if not matches:
             raise WorkbenchError(f"there is no score {name!r} yet; {nearest(name, known)}there are: {', '.join(known) or 'none'}")
-        chosen += matches
-    return list(dict.fromkeys(chosen)) or list(known)
+        result += matches
+    return list(dict.fromkeys(result)) or known
 
 
 def at_steps(scores: Sequence[Score], steps: str = "last") -> list[Score]:
@@ -116,17 +114,16 @@ def at_steps(scores: Sequence[Score], steps: str = "last") -> list[Score]:
         "last": the newest of each run; "common": the newest step that all of these runs have; or steps as "500,1000".
     """
     if steps not in ("last", "common"):
-        wanted = {int(step) for step in steps.split(",")}
-        return [score for score in scores if score.step in wanted]
-    chosen = []
+        numbers = {int(step) for step in steps.split(",")}
+        return [score for score in scores if score.step in numbers]
+    result = []
     for protocol in dict.fromkeys(score.protocol for score in scores):
-        same = [score for score in scores if score.protocol == protocol]
-        by_run: dict = {}
-        for score in same:
-            by_run.setdefault(score.run.path, {})[score.step] = score
-        if steps == "last":
-            chosen += [by_step[max(by_step)] for by_step in by_run.values()]
-        else:
-            common = set.intersection(*(set(by_step) for by_step in by_run.values()))
-            chosen += [by_step[max(common)] for by_step in by_run.values() if common]
-    return chosen
+        by_run: dict[Path, dict[int, Score]] = {}
+        for score in scores:
+            if score.protocol == protocol:
+                by_run.setdefault(score.run.path, {})[score.step] = score
+        common = set.intersection(*map(set, by_run.values()))
+        for by_step in by_run.values():
+            if steps == "last" or common:
+                result.append(by_step[max(by_step if steps == "last" else common)])
+    return result

@@ -1,7 +1,7 @@
-"""Does attention follow the shape of objects, or only places nearby? The question of the paper's figures, as a test.
+"""Does attention follow the shape of objects, or only locality? A test of the claim behind the paper's figures.
 
-In twin images the glyphs can be read from the pixels, so it is known what a position on one glyph should look at: the other one.
-Measured is how much of its attention falls there, against null maps that know less.
+In twin images the glyphs can be read from the pixels, so a position on one glyph should attend to the other one. The attention on it is
+tested against null maps that know less.
 
 Shapes: B images, N = side^2 queries, M = key_side^2 keys; positions in row-major order. A sample's Q queries are those on a glyph.
 """
@@ -27,34 +27,34 @@ from ..runs import Run
 from .probe import glyph_queries, latents, require_one_pair, split_layer
 from .significance import Verdict, against_nulls
 
-SMALLEST_MASS = 0.02  # of attention: a fifth to a half of what an even map gives to a glyph
+SMALLEST_MASS = 0.02  # of attention: a fifth to a half of the mass that a uniform map gives a glyph
 
 # ------------------------------------------------------------------------------------------- where attention falls
 
 
 @dataclass(frozen=True)
 class Mass:
-    """Attention of the positions on a glyph, averaged over them, that falls on their own glyph and on its twin: a share for each image."""
+    """Mean attention from the positions on a glyph to their own glyph and to its twin: a share for each image."""
 
     own: tuple[float, ...]
     twin: tuple[float, ...]
 
     @property
     def background(self) -> tuple[float, ...]:
-        """The share that falls on neither."""
+        """The share on neither."""
         return tuple(1 - own - twin for own, twin in zip(self.own, self.twin, strict=True))
 
 
 def mass(maps: Tensor | Projections, images: Tensor) -> Mass:
-    """How much attention falls on the own glyph and on its twin.
+    """Attention on the own glyph and on its twin.
 
-    The queries are those on a glyph (`probe.glyph_queries`). A key's weight is spread evenly over its cell, and falls on a glyph by how
-    much of the cell that covers (`twins.glyph_coverage`).
+    The queries are those on a glyph (`probe.glyph_queries`). A key's weight is spread evenly over its cell, and counts by the part of the
+    cell that a glyph covers (`twins.glyph_coverage`).
 
     Parameters
     ----------
     maps
-        Attention maps (B, N, M), or the projections that they follow from (which takes less memory).
+        Attention maps (B, N, M), or their projections, which need less memory.
     images
         The twin images (B, 3, S, S), floats in [-1, 1] or uint8, both glyphs readable.
     """
@@ -62,7 +62,7 @@ def mass(maps: Tensor | Projections, images: Tensor) -> Mass:
 
 
 def null_masses(maps: Tensor | Projections, images: Tensor, untrained: Tensor | Projections | None = None) -> dict[str, Mass]:
-    """The same of maps that know less than attention may, for the same queries of the same images.
+    """The masses of null maps, for the same queries of the same images.
 
     Parameters
     ----------
@@ -74,12 +74,12 @@ def null_masses(maps: Tensor | Projections, images: Tensor, untrained: Tensor | 
     Returns
     -------
     dict of Mass
-        uniform: every key alike.
-        distance: what a query gives to positions at a distance (in positions, rounded) is shared evenly by all that are as far away.
-        place: the mean map of the other images, which knows where things usually are and nothing of this image.
+        uniform: equal weights on all keys.
+        distance: the weight of a query on each distance (in positions, rounded) is spread evenly over the positions at it.
+        place: the mean map of the other images, which knows where objects usually are, but not this image.
         colour: a softmax over negative distances in RGB between the query's and the keys' mean colours, for every query at the temperature
-        at which its entropy is that of its attention (or nearest to it).
-        untrained: the maps given.
+        that gives its entropy of attention.
+        untrained: of these maps.
 
     Raises
     ------
@@ -88,25 +88,25 @@ def null_masses(maps: Tensor | Projections, images: Tensor, untrained: Tensor | 
     """
     count = len(images)
     if count < 2:
-        raise ParameterError(f"images holds {count}; the mean map of the other images takes at least two")
-    total = sum(_each(maps))
+        raise ParameterError(f"images holds {count}; the mean map of the other images needs at least two")
+    total = sum(_each(maps), start=torch.zeros(()))
     shares: dict[str, list[Tensor]] = {name: [] for name in ("uniform", "distance", "place", "colour")}
     for sample in _samples(maps, images):
         shares["uniform"].append(_shares(sample, torch.full_like(sample.weights, 1 / sample.weights.shape[1])))
         shares["distance"].append(_shares_by_distance(sample))
         shares["place"].append(_shares(sample, (total[sample.queries] - sample.weights) / (count - 1)))
         shares["colour"].append(_shares(sample, _weights_by_colour(sample)))
-    masses = {name: _stack(of_null) for name, of_null in shares.items()}
+    masses = {name: _stack(values) for name, values in shares.items()}
     return masses if untrained is None else masses | {"untrained": mass(untrained, images)}
 
 
 def more_on_twin(learned: Mass, nulls: Mapping[str, Mass]) -> dict[str, list[float]]:
-    """By how much more attention falls on the twin than under each null, image by image."""
+    """Attention on the twin minus that under each null, image by image."""
     return {name: np.subtract(learned.twin, null.twin).tolist() for name, null in nulls.items()}
 
 
 def follows_shape(learned: Mass, nulls: Mapping[str, Mass], smallest: float = SMALLEST_MASS) -> Verdict:
-    """Whether more attention falls on the twin than under every null; see `significance.against_nulls`."""
+    """Whether attention on the twin is larger than under every null; see `significance.against_nulls`."""
     return against_nulls(more_on_twin(learned, nulls), smallest)
 
 
@@ -126,7 +126,7 @@ class _Sample:
 
 
 def _each(maps: Tensor | Projections) -> Iterator[Tensor]:
-    """Maps (N, M) one by one: those of all images may not fit into memory."""
+    """Maps (N, M) one by one, as those of all images may not fit into memory."""
     if isinstance(maps, Tensor):
         yield from maps
     else:
@@ -136,7 +136,7 @@ def _each(maps: Tensor | Projections) -> Iterator[Tensor]:
 def _samples(maps: Tensor | Projections, images: Tensor) -> Iterator[_Sample]:
     count = len(maps) if isinstance(maps, Tensor) else len(maps.query)
     if count != len(images):
-        raise ParameterError(f"maps are of {count} images, and images holds {len(images)}; give the images that the maps are of")
+        raise ParameterError(f"maps are of {count} images, but images holds {len(images)}; give the images of the maps")
     x = images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
     for beta, image, coverage in zip(_each(maps), x, glyph_coverage(images), strict=True):
         side = math.isqrt(len(beta))
@@ -152,14 +152,14 @@ def _halves_apart(coverage: Tensor) -> Tensor:
 
 
 def _shares(sample: _Sample, weights: Tensor) -> Tensor:
-    """Where weights (Q, M) of the sample's queries fall: mean shares of own and twin, (2,)."""
+    """Mean shares of weights (Q, M) on own glyph and twin, (2,)."""
     key_side = math.isqrt(weights.shape[1])
     glyphs = adaptive_avg_pool2d(sample.glyphs.movedim(2, 0), key_side).flatten(1)  # a key's weight, spread evenly over its cell
     return _own_and_twin(sample, weights.double() @ glyphs.double().T)
 
 
 def _own_and_twin(sample: _Sample, sides: Tensor) -> Tensor:
-    """Shares on the left and the right glyph (Q, 2) as mean shares of own and twin, (2,)."""
+    """Mean shares on own glyph and twin, (2,), from shares on the left and the right glyph (Q, 2)."""
     return torch.where(sample.left[:, None], sides, sides.flip(1)).mean(0)
 
 
@@ -169,8 +169,8 @@ def _stack(shares: list[Tensor]) -> Mass:
 
 def _shares_by_distance(sample: _Sample) -> Tensor:
     side = len(sample.glyphs)
-    at = torch.stack([torch.arange(side**2) // side, torch.arange(side**2) % side], 1).double()
-    distance = torch.cdist(at[sample.queries], at).round().long()  # (Q, N)
+    positions = torch.stack([torch.arange(side**2) // side, torch.arange(side**2) % side], 1).double()
+    distance = torch.cdist(positions[sample.queries], positions).round().long()  # (Q, N)
     weights = attention.to_positions(sample.weights.double(), side).flatten(1)
     zeros = weights.new_zeros(len(distance), int(distance.max()) + 1)
     weight_at = zeros.scatter_add(1, distance, weights)
@@ -179,7 +179,7 @@ def _shares_by_distance(sample: _Sample) -> Tensor:
 
 
 def _weights_by_colour(sample: _Sample) -> Tensor:
-    """Weights (Q, M) that go by likeness of colour, as concentrated as those of the sample."""
+    """Weights (Q, M) by similarity of colour, with the entropy of the sample's weights."""
     key_side = math.isqrt(sample.weights.shape[1])
     query_colours = adaptive_avg_pool2d(sample.image, len(sample.glyphs)).flatten(1).T[sample.queries]
     key_colours = adaptive_avg_pool2d(sample.image, key_side).flatten(1).T
@@ -203,14 +203,14 @@ class ShapeStudy:
     Attributes
     ----------
     about
-        What was looked at: run, step, layer, images.
+        Run, step, layer and images.
     learned, nulls
         `Mass` of the layer, and of each null.
     verdict
-        Whether attention follows the shape of objects: over every null.
+        Whether attention follows the shape of objects: against every null.
     locality
-        Whether it at least goes beyond places: over every null but colour. On twins, whose glyphs share a hue on a grey background, likeness
-        of colour alone finds the other glyph.
+        Whether attention goes beyond locality: against every null but colour. On twins, whose glyphs share a hue on a grey background,
+        similarity of colour alone finds the other glyph.
     """
 
     about: str
@@ -220,19 +220,19 @@ class ShapeStudy:
     locality: Verdict
 
     def differences(self) -> dict[str, list[float]]:
-        """Null -> by how much more of the attention falls on the twin, (B,): what the verdict tests."""
+        """Null -> the differences that the verdict tests, (B,); see `more_on_twin`."""
         return more_on_twin(self.learned, self.nulls)
 
     def rows(self) -> list[dict]:
-        """For a table: mean shares of attention, and for each null the effect with its test (see `significance.Verdict`)."""
+        """Rows of a table: mean shares of attention, and for each null the effect with its test (see `significance.Verdict`)."""
         tests = {row["null"]: row for row in self.verdict.rows}
         columns = ("effect", "low", "high", "p_larger", "p_smaller", "detectable")
         rows = []
-        for name, of_map in {"attention": self.learned, **self.nulls}.items():
-            shares = {key: float(np.mean(getattr(of_map, key))) for key in ("own", "twin", "background")}
-            ratio = float(np.mean(self.learned.twin) / np.mean(of_map.twin))
+        for name, mass in {"attention": self.learned, **self.nulls}.items():
+            shares = {key: float(np.mean(getattr(mass, key))) for key in ("own", "twin", "background")}
+            ratio = float(np.mean(self.learned.twin) / np.mean(mass.twin))
             test = {key: tests[name][key] if name in tests else "" for key in columns}
-            rows.append(dict(map=name, n=len(of_map.twin), **shares, ratio=ratio, **test))
+            rows.append(dict(map=name, n=len(mass.twin), **shares, ratio=ratio, **test))
         return rows
 
 
@@ -248,13 +248,13 @@ def study(
     run
         A run trained on twins.
     layer
-        "G/attention.16", or "D/attention.16" (D looking at the same samples).
+        "G/attention.16", or "D/attention.16" (D on the same samples).
     n, seed
         Samples, and seed of their latents.
     step, weights
         Checkpoint (None: the newest), and weights of G: "ema", "raw", or "auto": EMA if available.
     smallest
-        Smallest effect of interest: by how much more of the attention should fall on the twin than under a null.
+        Smallest effect of interest: attention on the twin minus that under a null.
 
     Raises
     ------
@@ -269,14 +269,11 @@ def study(
     x = sampling.images(generator, z, y)
     readable = disagreement(x)["readable"].bool()
     if readable.sum() < 2:
-        raise WorkbenchError(
-            f"in {n} samples of run {run.name!r}, step {step}, glyphs can be read in {readable.sum()}; train it for longer"
-        )
+        raise WorkbenchError(f"glyphs can be read in {readable.sum()} of {n} samples of run {run.name!r}, step {step}; train it for longer")
     z, y, x = z[readable], None if y is None else y[readable], x[readable]
-    inputs, trained = (z, generator) if network == "G" else (x, run.discriminator(step))
-    maps = attention.collect_projections(trained, (inputs, y), path)
-    nulls = null_masses(maps, x, attention.collect_projections(_untrained(run, network), (inputs, y), path))
-    learned = mass(maps, x)
+    inputs, trained = ((z, y), generator) if network == "G" else ((x, y), run.discriminator(step))
+    maps = attention.collect_projections(trained, inputs, path)
+    learned, nulls = mass(maps, x), null_masses(maps, x, attention.collect_projections(_untrained(run, network), inputs, path))
     about = (
         f"{run.name}, step {step:,}, {layer} ({run.config.attention_variant}, gamma {maps.gamma:+.3f}), {len(x)} samples of seed {seed}"
         f"{f', {n - len(x)} unreadable ones left out' if len(x) < n else ''}"
@@ -286,9 +283,9 @@ def study(
 
 
 def _untrained(run: Run, network: str) -> nn.Module:
-    """The run's network with random weights of another seed, to which batch norm and spectral norm have settled."""
+    """The run's network with random weights of another seed, and batch norm and spectral norm that fit them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.config.seed + 1)
         fresh = (Generator if network == "G" else Discriminator)(run.config).to(getattr(torch, run.config.dtype))
-    sampling.recalibrate(fresh) if network == "G" else power_iteration(fresh, 10)
+    sampling.recalibrate(fresh) if isinstance(fresh, Generator) else power_iteration(fresh, 10)
     return fresh.eval().requires_grad_(False)

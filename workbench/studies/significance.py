@@ -1,9 +1,9 @@
-"""Verdicts from stated tests, for pairs and for groups; and rank correlations over runs.
+"""Tests and verdicts for paired differences and for groups; rank correlations over runs.
 
-Paired differences (of images, of pairs of samples) are tested by sign flips: under the hypothesis that a difference is symmetric around a
-value, each of its signs is as likely as the other. Groups (of runs) are tested by ranks: were there no difference, every division of all
-numbers into the groups would be as likely. Nothing else is assumed of a distribution. p values are exact where all flips or divisions can
-be gone through, else of random ones of a fixed seed.
+Paired differences (of images, of pairs of samples) are tested by sign flips: if a difference is symmetric around a value, both its signs
+are equally likely. Groups (of runs) are tested by ranks: without a difference, every division of all numbers into the groups is equally
+likely. Nothing else is assumed of a distribution. p values are exact if all flips or divisions can be enumerated, else of random ones of
+a fixed seed.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-import scipy  # and no `scipy.stats`: it takes a second to import, and SciPy does so when it is first used
+import scipy  # imports `scipy.stats`, which takes a second, at its first use
 
 from ..parameters import ParameterError
 
+Numbers = Sequence[float] | np.ndarray
+
 SUPPORTED, NOT_SUPPORTED, CANNOT_TELL = "supported", "not supported", "cannot tell at this size"
-ALPHA = 0.05  # level of a verdict, over all tests that it rests on or that stand beside it
+ALPHA = 0.05  # level of a verdict, over all its tests and over claims that are tested together
 RESAMPLES = 9_999
 POWER = 0.8
 
 
-def judge(for_it: float, against_it: float, alpha: float = ALPHA) -> str:
-    """The verdict from two p values: of the claimed effect being absent, and of an effect that matters being there.
+def judge(p_absent: float, p_relevant: float, alpha: float = ALPHA) -> str:
+    """The verdict from two p values: of the claimed effect being absent, and of an effect of interest being present.
 
     So absence of evidence never counts as evidence of absence.
     """
-    return SUPPORTED if for_it < alpha else NOT_SUPPORTED if against_it < alpha else CANNOT_TELL
+    return SUPPORTED if p_absent < alpha else NOT_SUPPORTED if p_relevant < alpha else CANNOT_TELL
 
 
 # -------------------------------------------------------------------------------------------------- paired differences
@@ -37,7 +39,7 @@ def judge(for_it: float, against_it: float, alpha: float = ALPHA) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a test says about a claim.
+    """The result of a test of a claim.
 
     Attributes
     ----------
@@ -46,13 +48,12 @@ class Verdict:
     reason
         Why, in a sentence, with the numbers.
     test
-        How it came about.
+        The test in words.
     smallest
         The smallest effect of interest.
     rows
-        One for each null: null, n, effect (mean difference), low and high (95 % bootstrap interval), p_larger and p_smaller (Holm-adjusted;
-        of the effect not being larger, not being smaller, than the smallest of interest), detectable (the true effect that this n would find
-        with a probability of 0.8).
+        One for each null: null, n, effect (mean difference), low and high (95 % bootstrap interval), p_larger and p_smaller (Holm-adjusted,
+        of the effect not being larger, or not smaller, than `smallest`), detectable (the effect that this n finds with power 0.8).
     """
 
     verdict: str
@@ -65,17 +66,17 @@ class Verdict:
         return f"{self.verdict}: {self.reason}"
 
 
-def against_nulls(differences: Mapping[str, Sequence[float]], smallest: float, alpha: float = ALPHA) -> Verdict:
+def against_nulls(differences: Mapping[str, Numbers], smallest: float, alpha: float = ALPHA) -> Verdict:
     """Whether a quantity is larger than under every null, by more than the smallest effect of interest.
 
-    Supported where the mean difference to every null is significantly larger than `smallest`; not supported where that to some null is
-    significantly smaller; else it cannot be told. Paired, one-sided sign-flip tests; p values adjusted over the nulls (Holm, 1979), once for
+    Supported if the mean difference to every null is significantly larger than `smallest`; not supported if that to some null is
+    significantly smaller; else "cannot tell". Paired, one-sided sign-flip tests; p values adjusted over the nulls (Holm, 1979), once for
     "larger" and once for "smaller".
 
     Parameters
     ----------
     differences
-        Null -> the quantity minus what it is under that null, one number for each unit (image, pair, run), finite.
+        Null -> the quantity minus its value under that null, one finite number for each unit (image, pair, run).
     smallest
         Smallest effect of interest, in the unit of the differences; >= 0.
     alpha
@@ -130,20 +131,19 @@ def _reason(verdict: str, rows: list[dict], smallest: float, alpha: float) -> st
     )
 
 
-def sign_flip(numbers: Sequence[float]) -> float:
+def sign_flip(numbers: Numbers) -> float:
     """One-sided p of "the mean is at most 0": the share of sign flips, the unflipped one among them, whose mean is as large."""
-    numbers = np.asarray(numbers, dtype=np.float64)
-    how = dict(permutation_type="samples", alternative="greater", n_resamples=RESAMPLES, vectorized=True, rng=0)
-    return float(scipy.stats.permutation_test((numbers,), np.mean, **how).pvalue)
+    options = dict(permutation_type="samples", alternative="greater", n_resamples=RESAMPLES, vectorized=True, rng=0)
+    return float(scipy.stats.permutation_test((np.asarray(numbers, np.float64),), np.mean, **options).pvalue)
 
 
-def bootstrap(numbers: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+def bootstrap(numbers: Numbers, level: float = 0.95) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean."""
-    numbers = np.asarray(numbers, dtype=np.float64)
-    if np.ptp(numbers) == 0:
-        return float(numbers[0]), float(numbers[0])
-    result = scipy.stats.bootstrap((numbers,), np.mean, confidence_level=level, n_resamples=RESAMPLES, method="percentile", rng=0)
-    return tuple(map(float, result.confidence_interval))
+    values = np.asarray(numbers, np.float64)
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    result = scipy.stats.bootstrap((values,), np.mean, confidence_level=level, n_resamples=RESAMPLES, method="percentile", rng=0)
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 # -------------------------------------------------------------------------------------------------------------- groups
@@ -151,8 +151,8 @@ def bootstrap(numbers: Sequence[float], level: float = 0.95) -> tuple[float, flo
 RELEVANT = 0.1  # the smallest improvement of interest, as a share of the control's median
 
 
-def lower(claims: Mapping[str, tuple[Sequence[float], Sequence[float]]], relevant: float = RELEVANT, alpha: float = ALPHA) -> list[dict]:
-    """Whether the numbers of one group are lower than those of its control, for claims that are made together.
+def lower(claims: Mapping[str, tuple[Numbers, Numbers]], relevant: float = RELEVANT, alpha: float = ALPHA) -> list[dict]:
+    """Whether the numbers of one group are lower than those of its control, for claims that are tested together.
 
     *supported*: a one-sided rank-sum test finds them lower. *not supported*: the same test rules out that they are lower by `relevant` times
     the control's median. Otherwise *cannot tell at this size*. p values are adjusted over the claims (Holm, 1979), once each.
@@ -160,33 +160,31 @@ def lower(claims: Mapping[str, tuple[Sequence[float], Sequence[float]]], relevan
     Parameters
     ----------
     claims
-        Claim -> numbers of the group and of the control, one for each run; infinite for one that failed. Positive, where they are finite.
+        Claim -> numbers of the group and of the control, one for each run; positive, and infinite for a run that diverged.
 
     Returns
     -------
     list of dict
-        For each claim: claim, improvement (Hodges-Lehmann estimate of how much lower, as a share of the control's median; None where that says
-        nothing), n, n_control, verdict, p, p_relevant.
+        For each claim: claim, improvement (Hodges-Lehmann estimate of the difference, as a share of the control's median; None if undefined),
+        n, n_control, verdict, p, p_relevant.
     """
-    p_lower, p_relevant, rows = {}, {}, []
-    for claim, (group, control) in claims.items():
-        group, control = np.asarray(group, dtype=np.float64), np.asarray(control, dtype=np.float64)
-        middle = float(np.median(control)) if len(control) else math.nan
-        p_lower[claim], p_relevant[claim] = rank_sum(group, control), rank_sum(control, group + relevant * middle)
+    p_lower, p_relevant, effects = {}, {}, {}
+    for claim, numbers in claims.items():
+        group, control = (np.asarray(values, np.float64) for values in numbers)
+        median = float(np.median(control)) if len(control) else math.nan
+        p_lower[claim], p_relevant[claim] = rank_sum(group, control), rank_sum(control, group + relevant * median)
         with np.errstate(invalid="ignore"):
-            differences = (control[:, None] - group).ravel()  # of two infinite numbers: NaN
-        usable = len(differences) > 0 and math.isfinite(middle) and not np.isnan(differences).any()
-        improvement = float(np.median(differences)) / middle if usable else None
-        rows.append(dict(claim=claim, improvement=improvement, n=len(group), n_control=len(control)))
+            differences = (control[:, None] - group).ravel()  # NaN for two infinite numbers
+        defined = len(differences) > 0 and math.isfinite(median) and not np.isnan(differences).any()
+        improvement = float(np.median(differences)) / median if defined else None
+        effects[claim] = dict(claim=claim, improvement=improvement, n=len(group), n_control=len(control))
     p_lower, p_relevant = holm(p_lower), holm(p_relevant)
-    for row in rows:
-        p, p_not = p_lower[row["claim"]], p_relevant[row["claim"]]
-        row |= dict(verdict=judge(p, p_not, alpha), p=p, p_relevant=p_not)
-    return rows
+    verdicts = {claim: judge(p_lower[claim], p_relevant[claim], alpha) for claim in claims}
+    return [effects[claim] | dict(verdict=verdicts[claim], p=p_lower[claim], p_relevant=p_relevant[claim]) for claim in claims]
 
 
-def rank_sum(low: Sequence[float], high: Sequence[float]) -> float:
-    """One-sided p of "`low` is not lower than `high`": the rank-sum test of Wilcoxon (1945), also with ties; 1 where a group has fewer than two."""
+def rank_sum(low: Numbers, high: Numbers) -> float:
+    """One-sided p of "`low` is not lower than `high`": the rank-sum test of Wilcoxon (1945), also with ties; 1 if a group has fewer than two."""
     if min(len(low), len(high)) < 2 or np.isnan([*low, *high]).any():
         return 1.0
     size = len(low)
@@ -195,14 +193,14 @@ def rank_sum(low: Sequence[float], high: Sequence[float]) -> float:
         return ranks.sum(axis)
 
     ranks = scipy.stats.rankdata([*low, *high])  # infinite numbers are the highest
-    how = dict(alternative="less", n_resamples=RESAMPLES, vectorized=True, rng=0)
-    return float(scipy.stats.permutation_test((ranks[:size], ranks[size:]), statistic, **how).pvalue)
+    options = dict(alternative="less", n_resamples=RESAMPLES, vectorized=True, rng=0)
+    return float(scipy.stats.permutation_test((ranks[:size], ranks[size:]), statistic, **options).pvalue)
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """p values adjusted for being several (Holm, 1979), by name."""
+    """p values by name, adjusted for multiple tests (Holm, 1979)."""
     adjusted, largest = {}, 0.0
-    for rank, name in enumerate(sorted(p, key=p.get)):
+    for rank, name in enumerate(sorted(p, key=p.__getitem__)):
         largest = max(largest, min(1.0, p[name] * (len(p) - rank)))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p}
@@ -211,33 +209,33 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 # -------------------------------------------------------------------------------------------------------- correlations
 
 
-def rank_correlation(x: Sequence[float], y: Sequence[float], level: float = 0.95) -> dict:
+def rank_correlation(x: Numbers, y: Numbers, level: float = 0.95) -> dict:
     """Spearman's rank correlation of two columns of finite numbers, with a percentile bootstrap interval and a two-sided p by permutation.
 
     Returns
     -------
     dict
-        n, rho, low, high, p; rho is NaN and p is 1 where a column is constant. Resamples in which one is are left out.
+        n, rho, low, high, p; rho is NaN and p is 1 if a column is constant. Resamples with a constant column are left out.
 
     Raises
     ------
     ParameterError
         If there are fewer than four pairs, or not as many x as y.
     """
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if x.shape != y.shape or x.ndim != 1 or len(x) < 4:
-        raise ParameterError(f"a rank correlation of {x.shape} and {y.shape} numbers says nothing; give two columns of at least four")
-    if not (np.ptp(x) and np.ptp(y)):
-        return dict(n=len(x), rho=math.nan, low=math.nan, high=math.nan, p=1.0)
-    drawn = np.random.default_rng(0).integers(0, len(x), (RESAMPLES, len(x)))
-    drawn = drawn[(np.ptp(x[drawn], axis=1) > 0) & (np.ptp(y[drawn], axis=1) > 0)]
-    low, high = np.quantile(_spearman(x[drawn], y[drawn]), [(1 - level) / 2, (1 + level) / 2]).tolist()
-    how = dict(permutation_type="pairings", n_resamples=RESAMPLES, vectorized=True, rng=0)
-    p = scipy.stats.permutation_test((x,), lambda shuffled, axis: _spearman(shuffled, y), **how).pvalue
-    return dict(n=len(x), rho=float(_spearman(x, y)), low=low, high=high, p=float(p))
+    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if a.shape != b.shape or a.ndim != 1 or len(a) < 4:
+        raise ParameterError(f"x and y of shapes {a.shape} and {b.shape} have no rank correlation; give two columns of at least four")
+    if not (np.ptp(a) and np.ptp(b)):
+        return dict(n=len(a), rho=math.nan, low=math.nan, high=math.nan, p=1.0)
+    resamples = np.random.default_rng(0).integers(0, len(a), (RESAMPLES, len(a)))
+    resamples = resamples[(np.ptp(a[resamples], axis=1) > 0) & (np.ptp(b[resamples], axis=1) > 0)]
+    low, high = np.quantile(_spearman(a[resamples], b[resamples]), [(1 - level) / 2, (1 + level) / 2]).tolist()
+    options = dict(permutation_type="pairings", n_resamples=RESAMPLES, vectorized=True, rng=0)
+    p = scipy.stats.permutation_test((a,), lambda shuffled, axis: _spearman(shuffled, b), **options).pvalue
+    return dict(n=len(a), rho=float(_spearman(a, b)), low=low, high=high, p=float(p))
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of many pairs of columns (..., n) at once; SciPy's own takes one at a time."""
+    """Rank correlations of pairs of columns (..., n); SciPy's function takes one pair at a time."""
     a, b = (scipy.stats.rankdata(v, axis=-1) - (v.shape[-1] + 1) / 2 for v in (x, y))
     return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))

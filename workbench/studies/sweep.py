@@ -1,8 +1,7 @@
 """The runs of a sweep: planned, submitted, and scheduled. Each is an ordinary run, in a folder that is named by its settings.
 
-`submit` starts the training of one run and gives a `Job`; `execute` schedules many. All that a sweep knows of a training is in its run
-folder. So a sweep can be interrupted and repeated, and several machines with one outputs folder can share it; whoever plans the same settings
-again finds them trained.
+`submit` starts the training of one run and returns a `Job`; `execute` schedules many. The state of a training is in its run folder alone.
+So a sweep can be interrupted and repeated, several machines with one outputs folder can share it, and equal settings are trained once.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from ..training import launch
 
 AT_REST = ("finished", "diverged")
 POLL = 0.5  # seconds
-PATIENCE = 60.0  # seconds until a run that another process trains is submitted again
+PATIENCE = 60.0  # seconds until a run in another process is submitted again
 
 # ------------------------------------------------------------------------------------------------------- planning
 
@@ -41,25 +40,26 @@ class PlannedRun:
     """A run of an experiment, begun or not: an arm with a seed."""
 
     arm: str
+    name: str  # of its folder
     config: Config
 
     @classmethod
     def of(cls, base: Config, arm: str, changes: Mapping, seed: int) -> PlannedRun:
-        """The run of an arm, named by what its experiments have in common (as a hash) and by what differs in it."""
+        """The run of an arm, named by a hash of the common settings and by the settings that differ."""
         config = Config.from_parameters({**_settings(base), **changes, "seed": seed})
         common = fingerprint(base)
         differs = [f"{name}={value}" for name, value in config.changes(base.replace(seed=seed)).items()] or ["base"]
         name = folder_name("-".join([base.preset, common, *differs, f"seed={seed}"]))
-        return cls(arm, config.replace(run=name, tags=f"ablation,{common}"))
+        return cls(arm, name, config.replace(run=name, tags=f"ablation,{common}"))
 
     @property
     def run(self) -> Run | None:
-        """The run, once it was begun."""
-        return Run(self.config.run) if (outputs_dir() / self.config.run / "config.json").exists() else None
+        """The run; None before it was begun."""
+        return Run(self.name) if (outputs_dir() / self.name / "config.json").exists() else None
 
     @property
     def state(self) -> str:
-        """As of `Run.status`, "unreadable" included; "waiting" before it was begun, "diverged" where that ended it."""
+        """The state of `Run.status`, or "waiting" before it was begun, or "diverged"."""
         run = self.run
         if run is None:
             return "waiting"
@@ -68,13 +68,13 @@ class PlannedRun:
 
     @property
     def at_rest(self) -> bool:
-        """Whether there is nothing left to do. That it diverged is a result."""
+        """Whether it is done; divergence is a result too."""
         return self.state in AT_REST
 
 
 @lru_cache
 def fingerprint(base: Config) -> str:
-    """What runs of these common settings are found by: part of their names, and a tag of theirs."""
+    """A hash of common settings: part of the names of their runs, and a tag."""
     return hashlib.sha256(json.dumps(_settings(base.replace(seed=0)), sort_keys=True).encode()).hexdigest()[:6]
 
 
@@ -87,34 +87,28 @@ def _settings(config: Config) -> dict:
 
 @dataclass(frozen=True)
 class Job:
-    """The training of a run, in a process of its own.
-
-    Attributes
-    ----------
-    signature
-        Of the process that was started; see `liveness.signature`.
-    """
+    """The training of a run in another process, whose `liveness.signature` is `signature`."""
 
     run: Run
     signature: dict
 
     @property
     def active(self) -> bool:
-        """Whether it goes on: its process lives, or one that this started."""
+        """Whether the process, or one that it started, still runs."""
         return alive(self.signature, self.run.path) or self.run.active
 
     def stop(self) -> None:
-        """Ask it to save and end at its next step."""
+        """Let it save and end at its next step."""
         self.run.stop()
 
     def wait(self) -> None:
-        """Return when it has ended."""
+        """Wait until it has ended."""
         while self.active:
             time.sleep(POLL)
 
 
 def submit(planned: PlannedRun, threads: int = 1) -> Job | None:
-    """Start a training, or go on with it; it ends with this process.
+    """Start or resume a training, which ends with this process.
 
     Parameters
     ----------
@@ -132,9 +126,9 @@ def submit(planned: PlannedRun, threads: int = 1) -> Job | None:
         If it cannot be started.
     """
     begun = planned.run
-    if begun and planned.at_rest:  # since the caller looked
+    if begun and planned.at_rest:  # by now
         return None
-    config = planned.config if begun is None else Config.from_parameters(dict(resume=planned.config.run))
+    config = planned.config if begun is None else Config.from_parameters(dict(resume=planned.name))
     try:
         with _environment(OMP_NUM_THREADS=str(threads)):
             run = launch(config, attached=True)
@@ -143,14 +137,14 @@ def submit(planned: PlannedRun, threads: int = 1) -> Job | None:
             return None
         raise _failure(planned, str(error)) from error
     status = run.status()
-    # `launch` returns a run that is being trained already as it is.
-    started = [signature(child.pid) for child in psutil.Process().children(recursive=True)]
-    return next((Job(run, process) for process in started if process.items() <= status.items()), None)
+    # If another process trains the run already, `launch` starts none.
+    children = [signature(child.pid) for child in psutil.Process().children(recursive=True)]
+    return next((Job(run, process) for process in children if process.items() <= status.items()), None)
 
 
 @contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """Context with these variables in the environment, which processes inherit that are started in it."""
+    """Context with these variables in the environment, for processes that are started in it."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -164,26 +158,26 @@ def _environment(**variables: str) -> Iterator[None]:
 
 
 def _failure(planned: PlannedRun, reason: str) -> WorkbenchError:
-    return WorkbenchError(f"the training of run {planned.config.run!r} failed: {reason}")
+    return WorkbenchError(f"the training of run {planned.name!r} failed: {reason}")
 
 
 # ------------------------------------------------------------------------------------------------------ scheduling
 
 
 def execute(planned: Sequence[PlannedRun], jobs: int = 1) -> None:
-    """Train the runs that are missing, `jobs` at a time, which share the cores; those that were stopped go on.
+    """Train or resume the runs that are not done, `jobs` at a time, which share the cores.
 
-    An interrupt, SIGTERM or SIGHUP lets trainings save and end before this returns; they also do when this process is killed. Runs that
-    another process or machine trains are waited for.
+    An interrupt, SIGTERM or SIGHUP lets trainings save and end before this returns; they also do when this process is killed. It waits for
+    runs that another process or machine trains.
 
     Raises
     ------
     WorkbenchError
-        If a training fails for another reason than that it diverged; or, after all others, if the folder of a run cannot be read.
+        If a training fails, except by divergence; or, after all others, if the folder of a run cannot be read.
     """
-    todo = {each.config.run: each for each in planned}
+    todo = {each.name: each for each in planned}
     submitted: dict[str, Job] = {}
-    retry_at: dict[str, float] = {}  # of runs that another process trains
+    retry_at: dict[str, float] = {}  # for runs in another process
     unreadable: list[str] = []
     with progress(len(todo), "runs") as advance, _deferred((signal.SIGTERM, signal.SIGHUP), interrupt=True):
         try:
@@ -203,7 +197,7 @@ def execute(planned: Sequence[PlannedRun], jobs: int = 1) -> None:
                         del todo[name]
                         advance(1)
                     elif state not in ACTIVE and retry_at.get(name, 0) <= time.monotonic():
-                        with _deferred((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):  # a job that was started is known
+                        with _deferred((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):  # no signal between start and `submitted`
                             job = submit(each, _threads(each.config, jobs))
                             if job:
                                 submitted[name] = job
@@ -223,9 +217,9 @@ def execute(planned: Sequence[PlannedRun], jobs: int = 1) -> None:
 
 
 def _require_result(planned: PlannedRun, state: str) -> None:
-    """Refuse that a job has ended without a result; one that somebody stopped is reported."""
+    """Raise if a job has ended without a result; report one that was stopped."""
     if state == "stopped":
-        say_once(f"run {planned.config.run!r} was stopped, and is left at step {planned.run.status()['step']}")
+        say_once(f"run {planned.name!r} was stopped at step {planned.run.status()['step']}")
     elif state not in (*AT_REST, *ACTIVE, "unreadable"):
         raise _failure(planned, planned.run.status()["message"] if planned.run else "its folder was deleted")
 
@@ -236,7 +230,7 @@ def _threads(config: Config, jobs: int) -> int:
 
 @contextmanager
 def _deferred(numbers: Iterable[int], interrupt: bool = False) -> Iterator[None]:
-    """Context that is left before signals have their effect; with `interrupt`, the first one ends it as Ctrl-C does."""
+    """Context at whose end signals take effect; with `interrupt`, the first one ends it like Ctrl-C."""
     received: list[int] = []
 
     def note(number, frame):
@@ -244,10 +238,8 @@ def _deferred(numbers: Iterable[int], interrupt: bool = False) -> Iterator[None]
         if interrupt and len(received) == 1:
             raise KeyboardInterrupt
 
-    # One that is ignored (nohup) stays ignored.
-    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     try:
-        with signals_to(note, heeded):
+        with signals_to(note, [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]):  # as under nohup
             yield
     finally:
         if received:
