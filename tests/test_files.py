@@ -91,6 +91,6 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path, special
     path = tmp_path / "file"
     dict(pipe=lambda: os.mkfifo(path), device=lambda: path.symlink_to("/dev/zero"), folder=path.mkdir)[special]()
     monkeypatch.setattr("workbench.messages._printed", set())
-    with pytest.raises(UnreadableError, match=r"unreadable: .*file \((not a regular file|Is a directory)\)"):
+    with pytest.raises(UnreadableError, match=r"file cannot be read: (not a regular file|Is a directory)"):
         read_json(path)
-    assert read_records(path) == [] and f"unreadable: {path}" in capsys.readouterr().err
+    assert read_records(path) == [] and f"{path} cannot be read: " in capsys.readouterr().err

@@ -141,7 +141,7 @@ def test_a_parameters_cell_is_written_anew_and_nothing_else(tmp_path):
     write_parameters_cell(path, "a: int = None\nb: int = None")
     cells[1]["source"] = ["a: int = None\n", "b: int = None"]
     assert json.loads(path.read_text()) == dict(cells=cells, nbformat=4) and path.read_text().startswith('{\n "cells"')
-    for content, says in (('{"cells": []}', "has no cell with the tag"), ("{", "unreadable: "), (None, "is not there")):
+    for content, says in (('{"cells": []}', "has no cell with the tag"), ("{", "cannot be read: "), (None, "is not there")):
         path.write_text(content) if content else path.unlink()
         with pytest.raises(WorkbenchError, match=says):
             write_parameters_cell(path, "")

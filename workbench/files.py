@@ -34,10 +34,10 @@ class StorageError(WorkbenchError):
 
 
 class UnreadableError(WorkbenchError):
-    """A file whose content is damaged or of another version; the message begins with `unreadable: <path>`."""
+    """A file whose content is damaged or of another version; the message is `<path> cannot be read: <reason>`."""
 
     def __init__(self, path: Path, reason: str):
-        super().__init__(f"unreadable: {path} ({reason})")
+        super().__init__(f"{path} cannot be read: {reason}")
         self.path, self.reason = path, reason
 
     def __reduce__(self):  # an exception of two arguments crosses processes by them, not by its text
@@ -276,7 +276,7 @@ def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True)
     except FileNotFoundError:
         return []
     except OSError as error:
-        say_once(f"unreadable: {path} ({error.strerror or error})")
+        say_once(f"{path} cannot be read: {error.strerror or error}")
         return []
     records, bad = [], []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
@@ -289,7 +289,7 @@ def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True)
             bad.append(number)
     if bad:
         lines = f"line {bad[0]}" if len(bad) == 1 else f"{len(bad)} lines, the first is line {bad[0]}"
-        say_once(f"unreadable: {path} ({lines}): left out, the rest is used")
+        say_once(f"{path} cannot be read: {lines}; left out, the rest is used")
     return records
 
 

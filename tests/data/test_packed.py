@@ -133,12 +133,13 @@ def test_damaged_packed_folders(damage, tmp_path, data_folder, capsys):
         packed = shutil.copytree(folder, tmp_path / f"own-{name}", dirs_exist_ok=True)
         DAMAGES[damage](packed / name)
         file = "" if (damage, name) == ("flipped bit", "SHA256SUMS") else name  # else the file that it no longer fits
-        assert f"unreadable: {packed}/{file}" in refused(packed) and "pack it again" in refused(packed)
+        message = refused(packed)
+        assert f"{packed}/{file}" in message and " cannot be read: " in message and "pack it again" in message
         DAMAGES[damage](folder / name)
         data = opened(root)
         assert np.array_equal(data.images, first.images) and data.fingerprint == first.fingerprint
         error = capsys.readouterr().err
-        assert f"unreadable: {folder}/{file}" in error and "pets is packed again" in error and error.count("\n") == 1
+        assert f"{folder}/{file}" in error and " cannot be read: " in error and "pets is packed again" in error and error.count("\n") == 1
     assert cached(data_folder) == [folder.name]
 
 
@@ -202,9 +203,9 @@ def test_packed_folders_that_do_not_fit(case, tmp_path, monkeypatch):
     repacked(out)
     assert opened(out).counts == [2, 2]
     repacked(out, **changes)
-    assert f"unreadable: {out}/{name} (" in refused(out)
+    assert f"{out}/{name} cannot be read: " in refused(out)
     monkeypatch.setattr(packed, "CHECKED", 4096)  # what is large is not compared with its SHA-256, but has to fit
-    assert f"unreadable: {out}/{name} (" in refused(out)
+    assert f"{out}/{name} cannot be read: " in refused(out)
 
 
 def test_large_images_are_compared_by_size(tmp_path, monkeypatch):
@@ -214,10 +215,10 @@ def test_large_images_are_compared_by_size(tmp_path, monkeypatch):
     DAMAGES["flipped bit"](out / "images.npy")
     assert opened(out).length == 4
     os.truncate(out / "images.npy", (out / "images.npy").stat().st_size - 1)
-    assert f"unreadable: {out}/images.npy (" in refused(out)
+    assert f"{out}/images.npy cannot be read: " in refused(out)
     with open(out / "labels.npy", "ab") as file:
         file.truncate(10**12)  # without a byte on the disk
-    assert f"unreadable: {out}/labels.npy (more than" in refused(out)
+    assert f"{out}/labels.npy cannot be read: more than" in refused(out)
 
 
 def test_another_version_packs_anew(tmp_path, data_folder, monkeypatch):
@@ -228,7 +229,9 @@ def test_another_version_packs_anew(tmp_path, data_folder, monkeypatch):
     monkeypatch.setattr(packed, "VERSION", version)
     monkeypatch.setattr(cache, "VERSION", version)
     assert opened(root).length == 2 and len(cached(data_folder)) == 2
-    assert f"{tmp_path}/out/meta.json (from another version" in refused(tmp_path / "out") and "pack it again" in refused(tmp_path / "out")
+    assert f"{tmp_path}/out/meta.json cannot be read: from another version" in refused(tmp_path / "out") and "pack it again" in refused(
+        tmp_path / "out"
+    )
 
 
 def test_progress_is_told_on_stderr(tmp_path, capsys):

@@ -241,8 +241,8 @@ def test_damaged_samples_are_told_and_the_rest_is_drawn(tiny, content):
     path.parent.mkdir()
     path.write_bytes(content)
     note = views.train.samples(run)
-    assert str(note).startswith(f"unreadable: {path} (") and "\n" not in str(note) and not note
-    with pytest.raises(WorkbenchError, match="unreadable"):
+    assert str(note).startswith(f"{path} cannot be read: ") and "\n" not in str(note) and not note
+    with pytest.raises(WorkbenchError, match=" cannot be read: "):
         note.save("x.png")
     assert Image.open(io.BytesIO(views.train.summary_png(run))).width > 900
 
@@ -266,7 +266,7 @@ def test_a_run_without_a_checkpoint_has_notes_in_place_of_figures(tiny):
     assert AttentionView(run=run.name).through_training() is None
     run.new_attention_path(4).parent.mkdir()
     run.new_attention_path(4).write_bytes(b"no tensors")
-    assert "unreadable" in str(AttentionView(run=run.name).through_training())
+    assert " cannot be read: " in str(AttentionView(run=run.name).through_training())
     drawing = views.across_runs.sample_rows([("young", run, 4)])
     assert any("has no checkpoint" in " ".join(word.split()) for word in words(drawing.picture))
 
@@ -274,7 +274,7 @@ def test_a_run_without_a_checkpoint_has_notes_in_place_of_figures(tiny):
 def test_a_damaged_configuration_is_one_line(tiny):
     run = recorded(tiny, "odd", [1.0])
     (run.path / "config.json").write_text("{")
-    assert "unreadable" in str(AttentionView(run=run.name).figure())
+    assert " cannot be read: " in str(AttentionView(run=run.name).figure())
 
 
 def test_an_unwritable_folder_is_one_line(tmp_path):

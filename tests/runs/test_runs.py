@@ -179,13 +179,13 @@ def test_a_damaged_folder_is_named_and_breaks_no_list(tiny, file, damage, monkey
     assert "finished" in out and "good" in out
     harmless = (file, damage) in {("status.json", "other"), ("provenance.json", "other")}
     if file != "provenance.json" and not harmless:
-        assert f"unreadable: {bad.path / file} (" in out + err
+        assert f"{bad.path / file} cannot be read: " in out + err
     assert [run.name for run in find_runs("good")] == ["good"] and [run.name for run in find_runs("x")] == ["good"]
-    warning = f"unreadable: {bad.path / file} ("
+    warning = f"{bad.path / file} cannot be read: "
     assert harmless or warning in err + out + capsys.readouterr().err
     assert "Traceback" not in out + err
     if file == "config.json":
-        with pytest.raises(UnreadableError, match="unreadable: "):
+        with pytest.raises(UnreadableError, match=" cannot be read: "):
             bad.config  # noqa: B018
 
 
@@ -201,7 +201,7 @@ def test_bad_lines_are_left_out_and_told_once(tiny, line, monkeypatch, capsys):
     monkeypatch.setattr("workbench.messages._printed", set())
     for _ in range(2):
         assert [row["step"] for row in run.history()] == [1, 2]
-    assert capsys.readouterr().err == f"unreadable: {run.path / 'history.jsonl'} (line 2): left out, the rest is used\n"
+    assert capsys.readouterr().err == f"{run.path / 'history.jsonl'} cannot be read: line 2; left out, the rest is used\n"
 
 
 def test_going_on_drops_what_is_written_again_and_nothing_else(tiny, monkeypatch):
@@ -220,7 +220,7 @@ def test_going_on_drops_what_is_written_again_and_nothing_else(tiny, monkeypatch
     before = (run.path / "history.jsonl").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr("workbench.files.read_bytes", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
-        with pytest.raises(UnreadableError, match=r"history.jsonl \(Input/output error\)"):
+        with pytest.raises(UnreadableError, match=r"history.jsonl cannot be read: Input/output error"):
             run.begin_records(run, 1)
     assert (run.path / "history.jsonl").read_bytes() == before
     run.begin_records(None, 0)
@@ -265,10 +265,7 @@ def test_damaged_checkpoints_give_no_other_weights(trained_once, file, damage):
         read_checkpoint(run.checkpoint_path())
     text = str(error.value)
     assert (
-        text.startswith("unreadable: ")
-        and str(path.parent) in text
-        and "newest good checkpoint is that of step 2" in text
-        and "\n" not in text
+        " cannot be read: " in text and str(path.parent) in text and "newest good checkpoint is that of step 2" in text and "\n" not in text
     )
     if file == "ema.safetensors":
         with pytest.raises(WorkbenchError, match=r"ema\.safetensors"):

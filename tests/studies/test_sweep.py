@@ -233,7 +233,7 @@ def test_one_whose_folder_cannot_be_read_is_left_and_reported_and_the_others_are
     with pytest.raises(WorkbenchError, match=r"1 of 2 runs are left out.*restore their files or delete these folders") as error:
         execute([broken, other])
     assert other.state == "finished" and broken.config.run in str(error.value) and "\n" not in str(error.value)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unreadable: ")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if " cannot be read: " in line]
     assert any(str(run.path / file) in line and line.endswith("this run is left out") for line in lines)
 
 

@@ -334,7 +334,7 @@ def test_a_run_that_cannot_be_read_is_left_out_of_the_tables(file, content):
     run = ablation.planned_runs("variant")[0].run
     (run.path / file).write_bytes(content)
     assert [row["n"] for row in ablation.table("variant").rows] == ([1, 2] if file == "config.json" else [2, 2])
-    assert any(note.startswith(f"unreadable: {run.path / file}") for note in ablation.check().notes)
+    assert any(note.startswith(f"{run.path / file} cannot be read: ") for note in ablation.check().notes)
 
 
 def test_with_runs_that_cannot_be_read_all_views_go_on(capsys):
@@ -347,7 +347,7 @@ def test_with_runs_that_cannot_be_read_all_views_go_on(capsys):
     ablation.plot(), ablation.verdicts(), ablation.shape(), ablation.long_range()
     record = json.loads((ablation.export() / "results.json").read_text())
     assert record["runs"]["n"] == 3 and record["runs"]["commits"] == ["unknown"]
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unreadable: ")]
+    said = [line for line in capsys.readouterr().err.splitlines() if " cannot be read: " in line]
     assert len(said) == len(set(said)) == 2 and str(files[0]) in said[0] and str(files[2]) in said[1]
 
 

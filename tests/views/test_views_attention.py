@@ -328,7 +328,7 @@ def test_weights_that_a_run_lacks(inspected, monkeypatch):
     with pytest.raises(ParameterError, match="no such weights; use 'ema'"):
         AttentionView(weights="raw").weights_of(inspected)
     monkeypatch.setattr(InspectedRun, "weights", [])
-    with pytest.raises(WorkbenchError, match=r"unreadable: .* \(it holds no weights of G"):
+    with pytest.raises(WorkbenchError, match=r"cannot be read: it holds no weights of G"):
         inspected.inspect(REQUEST)
 
 

@@ -177,30 +177,30 @@ def test_unchanged_files_are_not_read_again(run, monkeypatch):
     view.refresh()
 
 
-def short_repr(widgets) -> bytes | None:
+def shown(widgets) -> bytes | None:
     return None if widgets._image.layout.display == "none" else bytes(widgets._image.value)
 
 
 def test_samples_are_found_with_the_slider_and_the_newest_follow(run, view):
     board, widgets = view()
-    assert short_repr(widgets) is None and "no samples yet; they come every" in widgets._caption.value and widgets._slider.disabled
+    assert shown(widgets) is None and "no samples yet; they come every" in widgets._caption.value and widgets._slider.disabled
     first = sample(run, 0)
     board.refresh()
-    assert short_repr(widgets) == first and "step 0, the newest" in widgets._caption.value
+    assert shown(widgets) == first and "step 0, the newest" in widgets._caption.value
     second = sample(run, 100)
     board.refresh()
-    assert short_repr(widgets) == second and (widgets._slider.value, widgets._slider.max) == (1, 1)
+    assert shown(widgets) == second and (widgets._slider.value, widgets._slider.max) == (1, 1)
     widgets._slider.value = 0  # back through time
-    assert short_repr(widgets) == first
+    assert shown(widgets) == first
     third = sample(run, 200)
     board.refresh()
-    assert short_repr(widgets) == first and (widgets._slider.value, widgets._slider.max) == (0, 2)  # what is new does not take it along
+    assert shown(widgets) == first and (widgets._slider.value, widgets._slider.max) == (0, 2)  # what is new does not take it along
     widgets._newest.click()
-    assert short_repr(widgets) == third
+    assert shown(widgets) == third
     widgets._slider.value = 1
     run.sample_path(100).unlink()  # a resumed run has dropped it
     board.refresh()
-    assert short_repr(widgets) == third
+    assert shown(widgets) == third
 
 
 def test_a_large_grid_is_kept_in_the_notebook_as_a_small_picture(run, view):
@@ -216,16 +216,16 @@ def test_damaged_samples_are_told_where_they_would_be(run, view, content):
     png = sample(run, 50)
     run.sample_path(100).write_bytes(content)
     board, widgets = view()
-    assert board.samples == [50, 100] and "unreadable" in board.head["alarms"][0]
-    assert short_repr(widgets) is None and "step 100, the newest: unreadable: " in widgets._caption.value
+    assert board.samples == [50, 100] and " cannot be read: " in board.head["alarms"][0]
+    assert shown(widgets) is None and "step 100, the newest: " in widgets._caption.value and " cannot be read: " in widgets._caption.value
     widgets._slider.value = 0
-    assert short_repr(widgets) == png
+    assert shown(widgets) == png
     run.set_status(state="finished", step=400)
     assert "image/png" in Dashboard(run)._repr_mimebundle_()
     sample(run, 100)
     board.refresh()
     widgets._newest.click()
-    assert short_repr(widgets) and not board.head["alarms"]
+    assert shown(widgets) and not board.head["alarms"]
 
 
 @pytest.mark.parametrize("message", [None, [], {}, dict(kind=3), dict(kind="sample"), dict(kind="free")])
@@ -269,12 +269,12 @@ def test_damaged_files_leave_the_rest_of_the_view(run, view, monkeypatch):
     for file in ("status.json", "config.json"):
         (run.path / file).write_text("{")
         view.refresh()
-        assert view.head["state"] == "unreadable" and f"unreadable: {run.path / file}" in view.head["alarms"][0]
+        assert view.head["state"] == "unreadable" and f"{run.path / file} cannot be read: " in view.head["alarms"][0]
         json.dumps(view.head, allow_nan=False)
         assert view.line() and repr(view) and Dashboard(run).rows
         monkeypatch.undo()
         monkeypatch.setenv("WORKBENCH_OUTPUTS", str(run.path.parent))
-        with pytest.raises(WorkbenchError, match="unreadable"):
+        with pytest.raises(WorkbenchError, match=" cannot be read: "):
             follow(run)
 
 

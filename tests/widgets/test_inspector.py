@@ -270,10 +270,10 @@ def test_a_damaged_checkpoint_is_reported_where_the_picture_would_be(run, tmp_pa
     shutil.copytree(run.path, damaged)
     (damaged / "checkpoints" / "4" / "ema.safetensors").write_bytes(b"")
     inspector = AttentionInspector(Run(damaged))
-    assert "unreadable" in sent(inspector, inspector.messages()[0])[0]["error"]
+    assert " cannot be read: " in sent(inspector, inspector.messages()[0])[0]["error"]
     assert "reply" in sent(inspector, inspector.messages(steps=[2])[0])[0]
     data, _ = inspector._repr_mimebundle_()
-    assert "unreadable" in data["text/plain"] and "image/png" not in data
+    assert " cannot be read: " in data["text/plain"] and "image/png" not in data
     shutil.rmtree(damaged / "checkpoints" / "2")
     assert "has no checkpoint at step 2" in sent(inspector, inspector.messages(steps=[2], sample=3, weights="raw")[0])[0]["error"]
 

@@ -38,11 +38,11 @@ def _usable(folder: Path, listing: Listing, size: int) -> Images | None:
     try:
         images = read_packed(folder)
     except UnreadableError as error:
-        say_once(f"{error}: {listing.name} is packed again")
+        say_once(f"{error}; {listing.name} is packed again")
         return None
     facts = (images.size, images.classes, images.conditional, images.length + len(images.skipped))
     if facts != (size, listing.classes, listing.conditional, len(listing.paths)):
-        say_once(f"unreadable: {folder} (of other images): {listing.name} is packed again")
+        say_once(f"{folder} cannot be read: it holds other images; {listing.name} is packed again")
         return None
     retries = decode_all([f"{listing.root}/{path}" for path in images.skipped], size)
     readable = any(image.pixels is not None for image in retries)  # permissions or the disk were fixed

@@ -160,7 +160,7 @@ def open_packed(folder: Path, size: int) -> Images:
     try:
         data = read_packed(folder)
     except UnreadableError as error:
-        raise DataError(f"{error}: the packed data in {folder} cannot be used", "delete the folder, and pack it again") from None
+        raise DataError(f"{error}; the packed data in {folder} cannot be used", "delete the folder, and pack it again") from None
     if data.size != size:
         raise DataError(
             f"{folder} was packed at {data.size}x{data.size}, not at {size}x{size}",

@@ -118,7 +118,7 @@ class InspectedRun:
         """`weights`; WorkbenchError if there are none."""
         folder = self.run.checkpoint_path()  # raises if there is none
         if not self.weights:
-            raise WorkbenchError(f"unreadable: {folder} (it holds no weights of G: neither ema.safetensors nor generator.safetensors)")
+            raise WorkbenchError(f"{folder} cannot be read: it holds no weights of G, neither ema.safetensors nor generator.safetensors")
         return self.weights
 
     @property
