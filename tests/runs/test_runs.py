@@ -330,7 +330,7 @@ def test_what_a_training_died_of_is_told_in_its_own_words(tiny):
 
 def test_commands_to_be_pasted_are_quoted(tiny):
     run = create_run(tiny(run="my run"))
-    assert run.resume_hint() == "nothing was saved yet; start again with: papermill train.ipynb -p resume 'my run'"
+    assert run.resume_hint() == "nothing was saved yet; start again with: papermill train.ipynb out.ipynb -p resume 'my run'"
 
 
 def test_showing_deletes_nothing(tmp_path, monkeypatch, capsys):

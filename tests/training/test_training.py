@@ -425,7 +425,7 @@ def test_a_disk_that_fails_ends_in_one_line_and_the_run_goes_on_later(tiny, trai
     assert (
         status["state"] == "failed"
         and "cannot be written" in status["message"]
-        and "papermill train.ipynb -p resume full" in status["message"]
+        and "papermill train.ipynb out.ipynb -p resume full" in status["message"]
     )
     assert not [path for path in run.path.rglob(".*")], "leftovers"
     assert equal(train(Config.from_parameters(dict(resume="full"))), trained_once(run="straight", **settings))
@@ -495,7 +495,10 @@ def test_signals_save_and_say_how_to_go_on(tiny, how):
 def saved_and_goes_on(run):
     status = run.status()
     assert status["state"] == "stopped", run.log_tail()
-    assert f"saved at step {run.checkpoint_steps()[-1]}; resume with: papermill train.ipynb -p resume {run.name}" in status["message"]
+    assert (
+        f"saved at step {run.checkpoint_steps()[-1]}; resume with: papermill train.ipynb out.ipynb -p resume {run.name}"
+        in status["message"]
+    )
     step = run.checkpoint_steps()[-1]
     resumed = train(Config.from_parameters(dict(resume=run.name, steps=step + 1)))
     assert resumed.checkpoint_steps() == [step, step + 1]
@@ -517,7 +520,7 @@ def test_a_killed_training_resumes_bit_for_bit(tiny):
     os.kill(run.status()["pid"], signal.SIGKILL)
     wait(run)
     assert run.status()["state"] == "lost" and run.checkpoint_steps()
-    assert "resume with: papermill train.ipynb -p resume killed" in run.status()["message"]
+    assert "resume with: papermill train.ipynb out.ipynb -p resume killed" in run.status()["message"]
     end = run.checkpoint_steps()[-1] + 5
     train(Config.from_parameters(dict(resume="killed", steps=end)))
     assert run.status()["state"] == "finished" and run.checkpoint_steps()[-1] == end

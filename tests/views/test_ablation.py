@@ -191,7 +191,8 @@ def test_everything_is_written(capsys):
     record = json.loads((folder / "results.json").read_text())
     rows = record["tables"]["attention_site"]["rows"]
     assert (
-        record["command"].startswith("papermill ablation.ipynb -p experiments attention_site,ttur") and "-p seeds 0,1" in record["command"]
+        record["command"].startswith("papermill ablation.ipynb out.ipynb -p experiments attention_site,ttur")
+        and "-p seeds 0,1" in record["command"]
     )
     assert record["runs"]["n"] == 4 and rows[0]["fd_twins"]["mean"] == 3.5
     assert len(record["tables"]["verdicts"]["rows"]) == 7

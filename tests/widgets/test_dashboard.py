@@ -376,7 +376,7 @@ def test_follow_tells_how_to_go_on_after_a_stop(run, capsys):
     "change, reason",
     [
         (dict(state="failed", message="training diverged at step 120"), "training diverged at step 120"),
-        (dict(born=0), "died without reporting; nothing was saved yet; start again with: papermill train.ipynb -p resume demo"),
+        (dict(born=0), "died without reporting; nothing was saved yet; start again with: papermill train.ipynb out.ipynb -p resume demo"),
     ],
     ids=["failed", "lost"],
 )

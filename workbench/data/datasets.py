@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from ..config import Config
 from ..files import open_regular, remove_abandoned, storing
 from ..presets import BUILT_IN_DATA
@@ -168,12 +170,12 @@ def short_sides(source: str | Path) -> Counter:
     config = Config.preset("twins32", data=source, num_classes=0)
     if config.data == "twins":
         return Counter({32: 1})  # drawn at any size
-    if config.data == "cifar10":
-        return Counter({32: 50_000})
     if config.data not in BUILT_IN_DATA and is_packed(Path(config.data)):
         data = read_packed(Path(config.data))
         return Counter({data.size: data.length})
     items, chunk = list_images(config.data, unconditional=True).items, 256
+    if isinstance(items, np.ndarray):  # decoded already, (N, h, w, 3)
+        return Counter({min(items.shape[1:3]): len(items)})
     with warnings.catch_warnings(), ThreadPoolExecutor(16) as pool:
         warnings.simplefilter("ignore")
         return sum(pool.map(_sides, (items[start : start + chunk] for start in range(0, len(items), chunk))), Counter())

@@ -125,4 +125,4 @@ def require_resumable(config: Config, folder: Path) -> None:
 
 def resume_command(resume: str) -> str:
     """The shell command that resumes a run, or forks it ("run@step")."""
-    return shlex.join(["papermill", "train.ipynb", "-p", "resume", resume])
+    return shlex.join(["papermill", "train.ipynb", "out.ipynb", "-p", "resume", resume])

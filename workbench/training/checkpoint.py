@@ -100,11 +100,16 @@ def _optimizer_tensors(net: nn.Module, optimizer) -> dict[str, Tensor]:
 
 
 def _restore_optimizer(net: nn.Module, optimizer, saved: dict[str, Tensor]) -> None:
+    by_parameter: dict[str, dict[str, Tensor]] = {}
+    for name, value in saved.items():
+        parameter_name, _, key = name.rpartition(".")
+        by_parameter.setdefault(parameter_name, {})[key] = value
     state = {}
     for index, (name, parameter) in enumerate(net.named_parameters()):
-        values = {key: saved[f"{name}.{key}"] for key in ("exp_avg", "exp_avg_sq") if f"{name}.{key}" in saved}
-        if values:
-            # In the parameter's own memory layout: fused Adam walks over both as they lie in memory.
-            state[index] = {key: torch.empty_like(parameter).copy_(value) for key, value in values.items()}
-            state[index]["step"] = saved[f"{name}.step"]
+        if values := by_parameter.get(name):
+            # Moments in the parameter's own memory layout: fused Adam walks over both as they lie in memory.
+            state[index] = {
+                key: torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape and key != "step" else value
+                for key, value in values.items()
+            }
     optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))

@@ -84,7 +84,8 @@ def g_step(nets: Networks, step: int) -> dict[str, Tensor]:
         with synchronised:
             with accelerator.autocast():
                 x_fake = nets.ddp_generator(z[indices], y_fake)
-                x_fake = augment.apply(config.augment, x_fake, u[1][indices], real=False)
+            x_fake = augment.apply(config.augment, x_fake.to(z.dtype), u[1][indices], real=False)
+            with accelerator.autocast():
                 logits = nets.discriminator(x_fake, y_fake)
             loss = hinge_generator(logits.to(z.dtype))
             accelerator.backward(loss / config.gradient_accumulation)

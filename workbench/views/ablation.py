@@ -201,7 +201,9 @@ class Ablation(Parameters):
     def command(self) -> str:
         """The command that repeats all of this, in the folder of the notebooks."""
         values = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "train" and getattr(self, f.name) != f.default]
-        return shlex.join(["papermill", "ablation.ipynb", *(word for name, value in values for word in ("-p", name, str(value)))])
+        return shlex.join(
+            ["papermill", "ablation.ipynb", "out.ipynb", *(word for name, value in values for word in ("-p", name, str(value)))]
+        )
 
     # -------------------------------------------------------------------------------------------------------- runs
 
@@ -223,7 +225,7 @@ class Ablation(Parameters):
         notes = (
             f"{len(all_runs)} runs of {base.steps:,} G steps each, {sum(each.at_rest for each in all_runs)} of them done: {steps:,} steps of G "
             f"or D, of batches of {base.batch_size}",
-            f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: papermill compare.ipynb -p runs {fingerprint(base)}",
+            f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: papermill compare.ipynb out.ipynb -p runs {fingerprint(base)}",
         )
         unreadable = [each.run.status()["message"] for each in all_runs if each.state == "unreadable"]
         return Table(rows, (*notes, *unreadable))
