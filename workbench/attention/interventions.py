@@ -69,8 +69,11 @@ def intervene(
         query, key, value = project_exactly(attention, x)
         if patch:
             value = _patched(value, *patch)
-        masks = None if forbid is None else _masks(forbid, len(x), query.shape[1], key.shape[1]).to(x.device)
-        fixed = None if replace is None else _fixed_scores(replace, query.shape[1], key.shape[1]).to(query)
+        shape = (query.shape[1], key.shape[1])
+        if forbid is not None and forbid.shape not in (shape, (len(x), *shape)):
+            raise ParameterError(f"forbid has shape {tuple(forbid.shape)}; this layer takes {shape} or {(len(x), *shape)}")
+        masks = None if forbid is None else forbid.expand(len(x), *shape).to(x.device)
+        fixed = None if replace is None else _fixed_scores(replace, *shape).to(query)
         mixed = []
         for image in range(len(x)):  # one by one: the maps of a whole batch may not fit into memory
             scores = query[image] @ key[image].T if fixed is None else fixed
@@ -105,15 +108,6 @@ def _patched(value: Tensor, source: int, keys: Tensor) -> Tensor:
     if keys.shape not in ((count,), (images, count)):
         raise ParameterError(f"patch has a mask of shape {tuple(keys.shape)}; this layer takes ({count},) or ({images}, {count})")
     return torch.where(keys.to(value.device)[..., None], value[source], value)
-
-
-def _masks(forbid: Tensor, images: int, queries: int, keys: int) -> Tensor:
-    """`forbid` for each image: (B, N, M)."""
-    if forbid.shape not in ((queries, keys), (images, queries, keys)):
-        raise ParameterError(
-            f"forbid has shape {tuple(forbid.shape)}; this layer takes ({queries}, {keys}) or ({images}, {queries}, {keys})"
-        )
-    return forbid.expand(images, queries, keys)
 
 
 def _fixed_scores(replace: str, queries: int, keys: int) -> Tensor:

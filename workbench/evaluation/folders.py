@@ -70,9 +70,8 @@ def common_size(evaluation: Evaluation) -> int:
     if (len(sizes) == 1 and sizes <= set(SIZES)) or not sizes:  # no image can be read: opening the folder reports it
         return min(sizes, default=SIZES[0])
     counts = "; ".join(f"{name} has {_counts(counter)}" for name, counter in sides.items())
-    allowed = ", ".join(map(str, SIZES))
     raise ParameterError(
-        f"image_size is not given, and the images are not all of one of its sizes: {counts}; set image_size to one of {allowed}"
+        f"image_size is not given, and the images are not all of one of its sizes: {counts}; set image_size to one of {', '.join(map(str, SIZES))}"
     )
 
 

@@ -38,7 +38,8 @@ def during_training(config: Config) -> Callable[[Generator, int], dict | None]:
     evaluation = Evaluation(extractor=config.evaluate_extractor, n=config.evaluate_n, reference_n=reference_n, protocol="workbench")
     extractor = evaluation.open_extractor(config.data)
     scores = {"is", "fid", "truth"} if config.data == "twins" else {"is", "fid"}
-    require_room(("evaluate_n", "real images"), config.evaluate_n, reference_n or 0, 0, extractor, config.image_size)
+    n = evaluation.resolved_protocol(config.num_classes).n
+    require_room(("evaluate_n", "real images"), n, reference_n or 0, 0, extractor, config.image_size)
     truth = truth_of(config)
 
     @cache

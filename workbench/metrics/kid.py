@@ -53,16 +53,13 @@ def kernel_distance(
     random = np.random.RandomState(seed)
     values = []
     for _ in range(subsets):
-        a, b = (float64(side[_draw(random, side, subset_size)], name) for side, name in ((x, "x"), (y, "y")))
+        draws = [torch.from_numpy(random.choice(len(side), subset_size, replace=False)).to(side.device) for side in (x, y)]
+        a, b = float64(x[draws[0]], "x"), float64(y[draws[1]], "y")
         within = sum(kernel.sum() - kernel.trace() for kernel in (_cubic(a, a), _cubic(b, b)))
         values.append((within / (subset_size * (subset_size - 1)) - 2 * _cubic(a, b).mean()).item())
         if progress:
             progress()
     return float(np.mean(values)), float(np.std(values))
-
-
-def _draw(random: np.random.RandomState, x: Tensor, count: int) -> Tensor:
-    return torch.from_numpy(random.choice(len(x), count, replace=False)).to(x.device)
 
 
 def _cubic(a: Tensor, b: Tensor) -> Tensor:

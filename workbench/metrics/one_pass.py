@@ -16,7 +16,7 @@ from .extractors import Extractor
 from .limits import feature_array
 from .protocols import Protocol
 from .references import Reference
-from .scores import SCORES, Collected, ImageSet, Inputs, Score, Value
+from .scores import SCORES, Collected, ImageSet, Inputs, Score
 from .stream import features_in_order, is_main
 
 
@@ -142,22 +142,19 @@ def measure(
                 features[first:last] = chunk.features[: plan.features - first].cpu().numpy()
     if not is_main():
         return None
-    result = dict(scores={}, errors={}, per_class={}, left_out=dict(plan.left_out))
+    result: dict[str, dict] = dict(scores={}, errors={}, per_class={}, left_out=dict(plan.left_out))
     with (progress or silent)(len(scores), "scores") as advance:
         for score in scores:
             try:
                 for value in score.compute(collected):
-                    _add(result, value)
+                    parts = dict(scores=value.value, errors=value.error, per_class=value.per_class, left_out=value.reason or None)
+                    for key, part in parts.items():
+                        if part is not None:
+                            result[key][value.name] = part
             except (WorkbenchError, RuntimeError) as error:  # no memory, no convergence; the other scores are kept
                 result["left_out"][score.request(inputs.extractor)] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             advance(1)
     return result | header(reference, inputs.extractor, protocol) | dict(seconds=round(time.monotonic() - began, 1))
-
-
-def _add(result: dict, value: Value) -> None:
-    for key, part in (("scores", value.value), ("errors", value.error), ("per_class", value.per_class), ("left_out", value.reason or None)):
-        if part is not None:
-            result[key][value.name] = part
 
 
 def header(reference: Reference | None, extractor: Extractor, protocol: Protocol) -> dict:

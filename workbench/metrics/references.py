@@ -97,7 +97,8 @@ def reference(
     n = real_number(data, n)
     facts = dict(data=data.name, fingerprint=data.fingerprint, size=data.size, n=n, extractor=extractor.digest)
     kept = n if keep_all else min(n, KEPT)
-    key = hashlib.sha256(json.dumps([VERSION, facts, _probe(pixels), kept]).encode()).hexdigest()[:20]
+    probe = pixels(torch.tensor([0, 100, 255], dtype=torch.uint8).view(1, 1, 1, 3)).flatten().tolist()  # tells conversions apart
+    key = hashlib.sha256(json.dumps([VERSION, facts, probe, kept]).encode()).hexdigest()[:20]
     folder = data_dir() / "cache" / f"reference-{key}"
     main = is_main()
     with locked(folder, f"waiting for the process that measures {data.name}") if main else nullcontext():
@@ -188,8 +189,3 @@ def _compute(folder: Path, data, n: int, kept: int, extractor: Extractor, pixels
             seal(new)
     except StorageError as error:
         raise StorageError(f"{error}, or set WORKBENCH_DATA in the environment to a folder elsewhere") from None
-
-
-def _probe(pixels: Callable[[Tensor], Tensor]) -> list[float]:
-    """Three pixels converted by `pixels`, as a part of the cache's key."""
-    return pixels(torch.tensor([0, 100, 255], dtype=torch.uint8).view(1, 1, 1, 3)).flatten().tolist()

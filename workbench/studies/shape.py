@@ -140,15 +140,10 @@ def _samples(maps: Tensor | Projections, images: Tensor) -> Iterator[_Sample]:
     x = images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
     for beta, image, coverage in zip(_each(maps), x, glyph_coverage(images), strict=True):
         side = math.isqrt(len(beta))
-        glyphs = _halves_apart(adaptive_avg_pool2d(coverage[None], side)[0])
+        covered, on_left = adaptive_avg_pool2d(coverage[None], side)[0], torch.arange(side) < side // 2
+        glyphs = torch.stack([covered * on_left, covered * ~on_left], 2)
         queries, left = glyph_queries(coverage, side)
         yield _Sample(queries, beta[queries].float(), glyphs, left, image)
-
-
-def _halves_apart(coverage: Tensor) -> Tensor:
-    """Coverage (side, side) by the left glyph and by the right one: (side, side, 2)."""
-    left = torch.arange(coverage.shape[1]) < coverage.shape[1] // 2
-    return torch.stack([coverage * left, coverage * ~left], 2)
 
 
 def _shares(sample: _Sample, weights: Tensor) -> Tensor:

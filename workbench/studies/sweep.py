@@ -198,7 +198,7 @@ def execute(planned: Sequence[PlannedRun], jobs: int = 1) -> None:
                         advance(1)
                     elif state not in ACTIVE and retry_at.get(name, 0) <= time.monotonic():
                         with _deferred((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):  # no signal between start and `submitted`
-                            job = submit(each, _threads(each.config, jobs))
+                            job = submit(each, threads=max(1, (os.cpu_count() or 1) // (jobs * each.config.num_processes)))
                             if job:
                                 submitted[name] = job
                             else:
@@ -222,10 +222,6 @@ def _require_result(planned: PlannedRun, state: str) -> None:
         say_once(f"run {planned.name!r} was stopped at step {planned.run.status()['step']}")
     elif state not in (*AT_REST, *ACTIVE, "unreadable"):
         raise _failure(planned, planned.run.status()["message"] if planned.run else "its folder was deleted")
-
-
-def _threads(config: Config, jobs: int) -> int:
-    return max(1, (os.cpu_count() or 1) // (jobs * config.num_processes))
 
 
 @contextmanager
