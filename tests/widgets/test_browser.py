@@ -231,6 +231,7 @@ def test_the_stop_square_asks_the_training_to_save_and_stop(lab, page, monkeypat
     notebook.output(0).get_by_text("interrupted trains on").wait_for()
     run.set_status(state="failed", message="no room left on the disk")
     view.locator(".badge").get_by_text("failed").wait_for()
+    wait_until(lambda: "no room left on the disk" in view.get_by_role("alert").inner_text())
     assert view.get_by_role("alert").inner_text().splitlines() == ["collapse: all samples look the same", "no room left on the disk"]
     assert notebook.errors == []
 
