@@ -34,7 +34,6 @@ LAYERS = {
 EXCEPTIONS = {
     "training.__main__": ("evaluation",),  # a command line, which wires training and evaluation together
     "figures.images": ("attention.Inspection",),  # the result of an inspection: plain data
-    "views.tour": ("widgets.inspector",),  # its cells show the widget
 }
 FREE = {"__main__", "bench"}  # command lines of the whole package
 

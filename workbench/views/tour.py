@@ -13,7 +13,6 @@ from ..parameters import WorkbenchError
 from ..runs import Run
 from ..studies import shape
 from ..studies.probe import require_one_pair
-from ..widgets.inspector import AttentionInspector
 from . import train
 
 
@@ -56,10 +55,6 @@ class Tour:
     def curves(self) -> Plot:
         """Losses, D's output on real and generated images, and gamma, over the steps of the training."""
         return train.curves(self.run)
-
-    def inspector(self) -> AttentionInspector:
-        """Where each position of a sample looks, interactively."""
-        return AttentionInspector(self.run.reference)
 
     def attention(self) -> Drawing | Note | None:
         """Where the generator looks, as a figure."""
