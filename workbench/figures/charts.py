@@ -24,6 +24,7 @@ DARK = "#222222"
 MOST_POINTS = 40_000  # of all lines of a chart; more make notebooks and pages large, and show nothing more
 MOST_PANELS = 2_000
 EMPTY = -1  # `Cell.image` of a cell without an image
+MAX_PIXELS = 50_000_000  # of an image; a usual sample grid has a twentieth of it
 Number = float | None
 
 

@@ -14,10 +14,9 @@ from PIL import Image
 
 from ..attention import Inspection
 from ..parameters import ParameterError
-from .charts import EMPTY, Cell, Row, Sheet
+from .charts import EMPTY, MAX_PIXELS, Cell, Row, Sheet
 from .figure import Drawing
 
-MAX_PIXELS = 50_000_000  # of an image; a usual sample grid has a twentieth of it
 QUERY_COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ff9f0a", "#bf5af2", "#00b8c4", "#ff6fb5", "#a2845e")  # as in the inspector
 
 

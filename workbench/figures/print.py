@@ -10,8 +10,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from .charts import EMPTY, Axis, Chart, Line, Panel, Row, Sheet
-from .images import MAX_PIXELS
+from .charts import EMPTY, MAX_PIXELS, Axis, Chart, Line, Panel, Row, Sheet
 from .interactive import LINE_OF_NOTES
 from .pictures import Picture
 

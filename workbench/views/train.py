@@ -16,7 +16,7 @@ from ..config import Config, read_config
 from ..data import Images, augment, batch_indices, to_unit
 from ..data.twins import Twins
 from ..figures import Drawing, Note, Plot
-from ..figures.images import MAX_PIXELS
+from ..figures.charts import MAX_PIXELS
 from ..files import UnreadableError
 from ..model import sampling
 from ..parameters import ParameterError, WorkbenchError, in_words
