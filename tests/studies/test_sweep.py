@@ -249,12 +249,13 @@ def test_one_that_was_stopped_by_somebody_is_reported(monkeypatch, capsys):
 def test_two_sweeps_at_once_share_the_work(monkeypatch):
     """Both look before either starts, once: who claims the run first trains it, the other one waits for it."""
     todo = {planned.config.run: planned for planned in planned_runs(seeds="0,1,2,3")}
-    claimed, both = [], threading.Barrier(2)
+    claimed, both, one_at_a_time = [], threading.Barrier(2), threading.Lock()  # both are threads of this process
 
     def together(planned, threads):
         if not claimed:
             both.wait(10)
-        job = submit(planned, threads)
+        with one_at_a_time:
+            job = submit(planned, threads)
         claimed.append((planned.config.run, job is not None))
         return job
 

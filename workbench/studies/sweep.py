@@ -129,6 +129,7 @@ def submit(planned: PlannedRun, threads: int = 1) -> Job | None:
     if begun and planned.at_rest:  # by now
         return None
     config = planned.config if begun is None else Config.from_parameters(dict(resume=planned.name))
+    children = psutil.Process().children(recursive=True)
     try:
         with _environment(OMP_NUM_THREADS=str(threads)):
             run = launch(config, attached=True)
@@ -138,8 +139,8 @@ def submit(planned: PlannedRun, threads: int = 1) -> Job | None:
         raise _failure(planned, str(error)) from error
     status = run.status()
     # If another process trains the run already, `launch` starts none.
-    children = [signature(child.pid) for child in psutil.Process().children(recursive=True)]
-    return next((Job(run, process) for process in children if process.items() <= status.items()), None)
+    started = [signature(child.pid) for child in psutil.Process().children(recursive=True) if child not in children]
+    return next((Job(run, process) for process in started if process.items() <= status.items()), None)
 
 
 @contextmanager
