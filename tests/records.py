@@ -1,6 +1,7 @@
 """Runs with a history and scores, made without training; folders of images; and a check of tables in LaTeX."""
 
 import re
+from dataclasses import asdict
 
 import numpy as np
 from PIL import Image
@@ -23,7 +24,7 @@ def scored(run, step, settings=None, data="imagenet", **scores):
     settings = settings or protocol("official")
     record = dict(
         step=step, scores=scores, errors={"kid": 0.01} if "kid" in scores else {}, per_class={}, protocol=f"{settings}; inception@6726825d",
-        settings={name: getattr(settings, name) for name in settings.__dataclass_fields__}, n=settings.n,
+        settings=asdict(settings), n=settings.n,
         extractor=dict(name="inception", sha256="6726825d", reference=True),
         reference=dict(data=data, fingerprint="f", size=128, n=50_000),
     )  # fmt: skip

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -192,5 +193,5 @@ def test_help_explains_every_parameter(main, capsys):
         main("--help")
     out = capsys.readouterr().out
     assert end.value.code == 0
-    for name in Evaluation.__dataclass_fields__:
-        assert f"\n{name} " in out
+    for field in fields(Evaluation):
+        assert f"\n{field.name} " in out

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_what_is_wrong_with_a_folder_is_said_in_words_of_an_evaluation(tmp_path)
     for k in range(4):
         Image.new("RGB", (32, 32), (k, 0, 0)).save(tmp_path / "broken" / f"{k}.png")
     (tmp_path / "broken" / "broken.png").write_bytes(b"no image")
-    known = {*Evaluation.__dataclass_fields__}
+    known = {field.name for field in fields(Evaluation)}
     for name, says in cases.items():
         for a, b, parameter in ((tmp_path / name, good, "samples"), (good, tmp_path / name, "data")):
             with pytest.raises(WorkbenchError, match=says) as error:

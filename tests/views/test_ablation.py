@@ -321,7 +321,8 @@ def test_data_that_cannot_be_used_is_told_before_the_trainings(tmp_path):
 def test_the_command_can_be_pasted():
     ablation = small("variant", seeds="7", study="demo", out="my $out; 007")
     words = shlex.split(ablation.command)
-    assert words[:2] == ["papermill", "ablation.ipynb"] and dict(zip(words[3::3], words[4::3], strict=True))["out"] == "my $out; 007"
+    assert words[:3] == ["papermill", "ablation.ipynb", "out.ipynb"]
+    assert dict(zip(words[4::3], words[5::3], strict=True))["out"] == "my $out; 007"
 
 
 # ---------------------------------------------------------------------------------------- what others left, or damaged
