@@ -17,15 +17,15 @@ Part = str | tuple[str, str]  # text, or the name of a parameter and what follow
 class DataError(WorkbenchError):
     """Data that cannot be used: one line with the problem and its fixes, whatever the names of the files.
 
+    Each part is a text or, about a parameter, the parameter's name and the text after it: ("data", "='/pets' is a file") as a problem,
+    ("image_size", "=64") as a fix, which reads "set image_size=64". `renamed` adapts them to a caller with other parameters.
+
     Parameters
     ----------
     problem
         What is wrong, with the path.
     fixes
         Alternatives to fix it.
-
-    Each is a text or, about a parameter, the parameter's name and the text after it: ("data", "='/pets' is a file") as a problem,
-    ("image_size", "=64") as a fix, which reads "set image_size=64". `renamed` adapts them to a caller with other parameters.
     """
 
     def __init__(self, problem: Part, *fixes: Part):
