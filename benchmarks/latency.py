@@ -10,14 +10,13 @@ import random
 import shutil
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 
 from workbench import Config, train
 from workbench.places import DEMO
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # for the tests' driver of JupyterLab
-from lab import Lab, Notebook, chromium, wait_until
+from lab import Notebook, lab_in_browser, wait_until
 
 LISTEN = """() => {
   window.waited = { hover: [], click: [], look: [] };
@@ -65,26 +64,20 @@ def measure(notebook: Notebook, view, side: int, count: int) -> dict[str, list[f
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
-        if not browser:
-            sys.exit("this needs Chromium (Debian: apt install chromium) and playwright (pip install playwright)")
-        lab = Lab(Path(folder))
-        try:
-            shutil.copytree(DEMO, lab.outputs / "demo")
-            shutil.move(train(Config.preset("twins32", **LARGE)).path, lab.outputs / "large")
-            for run, side, layer in (("demo", 16, 16), ("large", 64, 64)):
-                page = browser.new_context(viewport={"width": 1500, "height": 1600}).new_page()
-                view = f"workbench.AttentionView(run={run!r}, layer={layer})"
-                notebook = Notebook(page, lab.write(f"{run}.ipynb", f"import workbench\nworkbench.AttentionInspector(view={view})"))
-                notebook.run(0)
-                for action, times in measure(notebook, notebook.output(0).locator(".wb.inspector"), side, 60).items():
-                    high = sorted(times)[int(0.95 * (len(times) - 1))]
-                    median = statistics.median(times)
-                    print(f"{run:<6} {side}x{side} queries  {action:<36} median {median:6.1f} ms  95 % {high:6.1f} ms  ({len(times)})")
-                page.close()
-                lab.end_sessions()
-        finally:
-            lab.close()
+    with lab_in_browser() as (lab, browser):
+        shutil.copytree(DEMO, lab.outputs / "demo")
+        shutil.move(train(Config.preset("twins32", **LARGE)).path, lab.outputs / "large")
+        for run, side, layer in (("demo", 16, 16), ("large", 64, 64)):
+            page = browser.new_context(viewport={"width": 1500, "height": 1600}).new_page()
+            view = f"workbench.AttentionView(run={run!r}, layer={layer})"
+            notebook = Notebook(page, lab.write(f"{run}.ipynb", f"import workbench\nworkbench.AttentionInspector(view={view})"))
+            notebook.run(0)
+            for action, times in measure(notebook, notebook.output(0).locator(".wb.inspector"), side, 60).items():
+                high = sorted(times)[int(0.95 * (len(times) - 1))]
+                median = statistics.median(times)
+                print(f"{run:<6} {side}x{side} queries  {action:<36} median {median:6.1f} ms  95 % {high:6.1f} ms  ({len(times)})")
+            page.close()
+            lab.end_sessions()
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ Needs Chromium and playwright, as the browser tests do. The clock of the animati
 
 import io
 import sys
-import tempfile
 from pathlib import Path
 
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # what drives JupyterLab is shared with the tests
-from lab import Lab, Notebook, chromium, wait_until
+from lab import Notebook, lab_in_browser, wait_until
 
 DOCS = Path(__file__).resolve().parent
 SIZE = (1120, 1072)  # CSS pixels of the inspector that are recorded
@@ -119,24 +118,16 @@ def record(page, view) -> Film:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
-        if not browser:
-            sys.exit("this needs Chromium (Debian: apt install chromium) and playwright (pip install playwright)")
-        lab = Lab(Path(folder))
-        try:
-            page = browser.new_context(viewport={"width": SIZE[0] + 480, "height": SIZE[1] + 300}).new_page()
-            notebook = Notebook(page, lab.write("inspector.ipynb", CELL))
-            notebook.do("jupyterapp.commands.execute('application:toggle-left-area')")
-            notebook.run(0)
-            view = notebook.output(0).locator(".wb.inspector")
-            wait_until(lambda: view.locator(".thumbs button").count() == 8, 180)
-            view.evaluate(
-                "(node, [width, height]) => Object.assign(node.style, { width: `${width}px`, minHeight: `${height}px` })", list(SIZE)
-            )
-            page.evaluate(POINTER)
-            film = record(page, view)
-        finally:
-            lab.close()
+    with lab_in_browser() as (lab, browser):
+        page = browser.new_context(viewport={"width": SIZE[0] + 480, "height": SIZE[1] + 300}).new_page()
+        notebook = Notebook(page, lab.write("inspector.ipynb", CELL))
+        notebook.do("jupyterapp.commands.execute('application:toggle-left-area')")
+        notebook.run(0)
+        view = notebook.output(0).locator(".wb.inspector")
+        wait_until(lambda: view.locator(".thumbs button").count() == 8, 180)
+        view.evaluate("(node, [width, height]) => Object.assign(node.style, { width: `${width}px`, minHeight: `${height}px` })", list(SIZE))
+        page.evaluate(POINTER)
+        film = record(page, view)
     path = DOCS / "inspector.gif"
     film.save(path, WIDTH)
     size = path.stat().st_size

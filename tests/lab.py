@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -126,3 +127,16 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
         yield browser
         browser.close()
+
+
+@contextmanager
+def lab_in_browser():
+    """A JupyterLab and a headless Chromium for a program, which ends with a line if there is no Chromium."""
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        if not browser:
+            sys.exit("this needs Chromium (Debian: apt install chromium) and playwright (pip install playwright)")
+        lab = Lab(Path(folder))
+        try:
+            yield lab, browser
+        finally:
+            lab.close()

@@ -1,6 +1,5 @@
 import errno
 import os
-import subprocess
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -84,15 +83,6 @@ def test_a_full_disk_makes_no_run(tiny, monkeypatch):
     with pytest.raises(StorageError, match=r"config.json cannot be written: No space left on device"):
         create_run(tiny(run="r"))
     assert not (outputs_dir() / "r").exists()
-
-
-@pytest.fixture
-def other():
-    """A process that does nothing, as if it trained."""
-    process = subprocess.Popen(["sleep", "600"])
-    yield process
-    process.kill()
-    process.wait()
 
 
 def test_a_run_is_held_by_one(tiny, other, monkeypatch):

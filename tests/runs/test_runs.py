@@ -96,15 +96,6 @@ def test_loading_keeps_the_memory_layout():
     assert torch.equal(target["w"], saved["w"]) and target["w"].is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.fixture
-def other():
-    """A process that does nothing, as if it trained."""
-    process = subprocess.Popen(["sleep", "600"])
-    yield process
-    process.kill()
-    process.wait()
-
-
 def test_a_dead_process_is_noticed(tiny, other):
     run = create_run(tiny())
     assert run.status()["state"] == "created" and not run.active

@@ -351,7 +351,7 @@ def test_signals_that_are_ignored_stay_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-# ------------------------------------------------------------------------------------------------- real trainings
+# ------------------------------------------------------------------------------------------------------- real runs
 
 
 @pytest.mark.slow

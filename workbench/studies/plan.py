@@ -135,7 +135,7 @@ def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: 
 
 
 def what_is_trained(config: Config) -> tuple:
-    """A key of what is trained, equal for equal trainings: without parameters that have no effect at these settings."""
+    """A key of what is trained, equal for equal runs: without parameters that have no effect at these settings."""
     values = {name: value for name, value in asdict(config).items() if name not in DECIDED and name not in NOT_VARIED}
     values |= {name: getattr(config, name) for name in ("data", "image_size", "pairs", "steps", "seed")}
     # Different widths can give the same channels.

@@ -168,7 +168,7 @@ def _failure(planned: PlannedRun, reason: str) -> WorkbenchError:
 def execute(planned: Sequence[PlannedRun], jobs: int = 1) -> None:
     """Train or resume the runs that are not done, `jobs` at a time, which share the cores.
 
-    An interrupt, SIGTERM or SIGHUP lets trainings save and end before this returns; they also do when this process is killed. It waits for
+    An interrupt, SIGTERM or SIGHUP lets runs save and end before this returns; they also do when this process is killed. It waits for
     runs that another process or machine trains.
 
     Raises
