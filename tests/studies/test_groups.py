@@ -146,7 +146,6 @@ def test_scores_of_runs(make):
     assert set(found) == {"fid", "kid", "fd_twins@abc"}
     assert [(score.run.name, score.step, score.value) for score in found["fid"]] == [("a", 10, 1.0), ("a", 20, 2.5), ("b", 10, 3.0)]
     assert list(scores_by_name(members, "fd_twins, kid")) == ["fd_twins@abc", "kid"]
-    assert [score.value for score in scores_by_name(members, "fid", records={"a": 1})["fid"]] == [2.0, 3.0]
     with pytest.raises(WorkbenchError, match="there is no score 'fi' yet; did you mean 'fid'"):
         scores_by_name(members, "fi")
 

@@ -37,7 +37,6 @@ def scores_by_name(
     protocol: str = "",
     across_protocols: bool = False,
     like: dict | None = None,
-    records: dict[str, int] | None = None,
 ) -> dict[str, list[Score]]:
     """All scores of groups of runs, by name, in the order of groups, runs and steps.
 
@@ -51,8 +50,6 @@ def scores_by_name(
         Allow scores of different protocols.
     like
         A record: only scores that compare with it.
-    records
-        `Run.reference` -> number of evaluations to read, as stored in sidecars, since a run may be evaluated again; by default all.
 
     Raises
     ------
@@ -63,7 +60,7 @@ def scores_by_name(
     protocols = []
     for group in groups:
         for run in group.runs:
-            for record in run.evaluations()[: (records or {}).get(run.reference)]:
+            for record in run.evaluations():
                 if not is_comparable(record):
                     say_once(f"{run.path}/evaluations.jsonl: records without a complete protocol are left out: their scores do not compare")
                     continue
