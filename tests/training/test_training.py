@@ -26,7 +26,7 @@ from workbench.metrics.reported import published
 from workbench.records import is_comparable
 from workbench.runs import create_run
 from workbench.training import __main__ as command_line
-from workbench.training import checkpoint, loop, setup
+from workbench.training import checkpoint, loop, setup, start
 from workbench.training.samples import FixedSamples, write_samples
 from workbench.training.setup import build, make_accelerator
 from workbench.training.status import Status
@@ -228,7 +228,7 @@ def killed_at(monkeypatch, where, count=1):
         return real(*arguments, **more)
 
     monkeypatch.setattr(loop, where, call)
-    monkeypatch.setattr(loop, "report_end", lambda run, error: run.set_status(state="running", born="1"))
+    monkeypatch.setattr(start, "report_end", lambda run, error: run.set_status(state="running", born="1"))
 
 
 @pytest.mark.parametrize("where", ["load", "d_step", "save"])
@@ -436,7 +436,7 @@ def test_the_end_of_a_training_is_told_on_a_disk_without_room(tiny, monkeypatch)
     run = create_run(tiny(run="r"))
     run.set_status(state="running")
     monkeypatch.setattr("workbench.files.synced", lambda path: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
-    loop.report_end(run, StorageError("x cannot be written"))
+    start.report_end(run, StorageError("x cannot be written"))
     assert run.status()["state"] == "failed" and "x cannot be written" in run.status()["message"]
     with pytest.raises(StorageError):
         run.set_status(step=3)

@@ -1,6 +1,7 @@
-"""Training: one D step, one G step (`steps`), the loop around them (`loop`), and starting it in a separate process (`launcher`)."""
+"""Training: one D step, one G step (`steps`), the loop around them (`loop`), and starting it
+here (`start`) or in a separate process (`launcher`)."""
 
 from .launcher import launch
-from .loop import train
+from .start import train
 
 __all__ = ["launch", "train"]

@@ -12,7 +12,7 @@ from ..files import read_bytes
 from ..messages import command
 from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run, holding
-from .loop import train
+from .start import train
 
 
 @command
