@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from workbench import Config, train
-from workbench.places import DEMO
+from workbench.paths import DEMO
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # for the tests' driver of JupyterLab
 from lab import Notebook, lab_in_browser, wait_until

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from workbench import Config, Run, train
-from workbench.places import outputs_dir
+from workbench.paths import outputs_dir
 
 # Few examples, the same every time and of no time limit on a shared machine; `make faults` tries thousands of others.
 hypothesis_settings.register_profile(

@@ -9,10 +9,10 @@ from papermill.translators import PythonTranslator
 
 from workbench import Config, ParameterError, WorkbenchError
 from workbench.evaluation import Evaluation
-from workbench.places import find_run_folder
+from workbench.paths import find_run_folder
 from workbench.presets import BUILT_IN_DATA, PRESETS
 from workbench.runs.create import derived_name, require_startable
-from workbench.training.estimate import require_feasible
+from workbench.training.memory import require_feasible
 from workbench.views.ablation import Ablation
 from workbench.views.attention import AttentionView
 from workbench.views.compare import Comparison

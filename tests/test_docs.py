@@ -31,7 +31,7 @@ from PIL import Image
 import workbench
 from workbench import Ablation, AttentionView, Comparison, Config, Evaluation, ParameterError, train
 from workbench.metrics.scores import SCORES
-from workbench.places import DEMO
+from workbench.paths import DEMO
 from workbench.studies.paper import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parent.parent

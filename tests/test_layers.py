@@ -11,7 +11,7 @@ PACKAGE = Path(workbench.__file__).parent
 
 # The modules beside the packages, lowest first: each may import those before it, and every package all of them.
 BASE = (
-    "messages", "parameters", "readers", "presets", "synonyms", "files", "places", "config", "records", "tensors", "progress", "processes",
+    "messages", "parameters", "readers", "presets", "synonyms", "files", "paths", "config", "records", "tensors", "progress", "processes",
     "notebook", "machine",
 )  # fmt: skip
 
@@ -84,7 +84,7 @@ def test_imports_go_one_way_down():
         ("training.loop", "from ..evaluation import during_training"),
         ("figures.images", "from ..attention import intervene"),
         ("widgets.inspector.deep.module", "from ....bench import main"),
-        ("files", "from .places import DEMO"),
+        ("files", "from .paths import DEMO"),
         ("config", "from .model import Generator"),
     ],
 )

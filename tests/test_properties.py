@@ -11,7 +11,7 @@ from workbench import Config, Run
 from workbench.files import read_json, read_records
 from workbench.metrics.protocols import Protocol
 from workbench.parameters import Parameters, WorkbenchError
-from workbench.places import outputs_dir
+from workbench.paths import outputs_dir
 from workbench.runs import create_run, list_runs
 
 KINDS = sorted((kind for kind in Parameters.__subclasses__() if kind.__module__.startswith("workbench.")), key=lambda kind: kind.__name__)

@@ -9,7 +9,7 @@ from .config import Config
 from .messages import command
 from .notebook import write_parameters_cell
 from .runs import Run, list_runs, release, reserve
-from .training.estimate import require_feasible
+from .training.memory import require_feasible
 
 
 @command

@@ -17,7 +17,7 @@ from pathlib import Path
 from .files import UnreadableError, open_regular
 from .messages import ParameterError, short_repr, short_text
 from .parameters import Parameters, parameter, read_text, whole
-from .places import DEMO, data_dir, explicit_path, name_fault, outputs_dir, run_folder
+from .paths import DEMO, data_dir, explicit_path, name_fault, outputs_dir, run_folder
 from .presets import BUILT_IN_DATA, DEFAULT, FOLDER_DATA, PRESETS
 from .readers import read_list, read_sites, split_step
 from .synonyms import SYNONYMS

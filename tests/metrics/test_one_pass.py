@@ -12,18 +12,18 @@ from torch.utils.data import Dataset
 from workbench import ParameterError, WorkbenchError
 from workbench.data import twins
 from workbench.files import StorageError
-from workbench.metrics import limits, one_pass
+from workbench.metrics import one_pass, resources
 from workbench.metrics import scores as score_kinds
 from workbench.metrics import twins as small_classifier
 from workbench.metrics.class_score import inception_score
 from workbench.metrics.extractors import Extractor, inception
 from workbench.metrics.fid import frechet_distance_of_features, intra_frechet_distance
 from workbench.metrics.kid import kernel_distance
-from workbench.metrics.limits import require_room
 from workbench.metrics.one_pass import measure, plan, select
 from workbench.metrics.prdc import density_coverage, precision_recall
 from workbench.metrics.protocols import PROTOCOLS, protocol
 from workbench.metrics.references import reference
+from workbench.metrics.resources import require_room
 from workbench.metrics.scores import ImageSet
 from workbench.records import evaluation_record
 
@@ -140,7 +140,7 @@ def test_shuffled_labels_are_noticed():
 def test_features_are_kept_only_where_a_score_needs_them(measured, monkeypatch):
     _, real, extractor = measured
     rooms = []
-    room = limits.feature_array
+    room = resources.feature_array
     monkeypatch.setattr(one_pass, "feature_array", lambda rows, columns: rooms.append(rows) or room(rows, columns))
     settings = protocol("official", n=N, neighbours_n=50, kid_n=1000)
     for scores, rows in (({"fid", "is"}, []), ({"precision_recall"}, [50]), ({"kid", "density_coverage"}, [1000]), ({"intra_fid"}, [N])):
@@ -150,10 +150,10 @@ def test_features_are_kept_only_where_a_score_needs_them(measured, monkeypatch):
 
 
 def test_large_features_go_to_the_disk(monkeypatch):
-    monkeypatch.setattr(limits, "IN_MEMORY", 100)
-    on_disk = limits.feature_array(10, 10)
+    monkeypatch.setattr(resources, "IN_MEMORY", 100)
+    on_disk = resources.feature_array(10, 10)
     on_disk[3] = 5
-    assert isinstance(on_disk, np.memmap) and on_disk[3].sum() == 50 and not isinstance(limits.feature_array(5, 5), np.memmap)
+    assert isinstance(on_disk, np.memmap) and on_disk[3].sum() == 50 and not isinstance(resources.feature_array(5, 5), np.memmap)
 
 
 @pytest.mark.parametrize(
@@ -239,10 +239,10 @@ def test_images_that_are_not_finite_are_told_before_the_extractor_is_blamed(meas
 )
 def test_what_is_too_much_is_refused_with_an_estimate(measured, n, reference_n, says, monkeypatch):
     _, _, extractor = measured
-    monkeypatch.setattr(limits.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**11))
-    monkeypatch.setattr(limits.shutil, "disk_usage", lambda place: SimpleNamespace(free=10**9))
+    monkeypatch.setattr(resources.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**11))
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda place: SimpleNamespace(free=10**9))
     if n == 2 * 10**6:
-        monkeypatch.setattr(limits, "LONGEST", 1)
+        monkeypatch.setattr(resources, "LONGEST", 1)
     settings = protocol("official", n=n)
     chosen = plan(
         {"intra_fid"} if n == 10**8 else {"fid"}, extractor, settings, ImageSet(n, list("ab"), n), ImageSet(100, list("ab"), 50), (6, 6)
@@ -263,10 +263,10 @@ def test_a_disk_without_room_for_features_is_told_before_they_are_written(monkey
     def full(handle, start, size):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(limits, "IN_MEMORY", 100)
+    monkeypatch.setattr(resources, "IN_MEMORY", 100)
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(StorageError, match=r"cache cannot be written: No space left on device.*make room"):
-        limits.feature_array(10, 10)
+        resources.feature_array(10, 10)
 
 
 def test_without_real_images_and_without_logits(measured):

@@ -9,7 +9,7 @@ import torch
 
 from workbench import Config, ParameterError, Run, WorkbenchError
 from workbench.files import StorageError
-from workbench.places import outputs_dir
+from workbench.paths import outputs_dir
 from workbench.runs import create_run, fork_point, holding, release, require_startable, reserve
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.create import derived_name

@@ -14,7 +14,7 @@ from workbench import Config, ParameterError, Run, WorkbenchError, list_runs
 from workbench.__main__ import main
 from workbench.data.twins import Twins
 from workbench.files import StorageError, UnreadableError, delete_folder
-from workbench.places import DEMO, outputs_dir
+from workbench.paths import DEMO, outputs_dir
 from workbench.runs import create_run, find_runs, holding, write_provenance
 from workbench.runs.checkpoints import newest_good_checkpoint, read_checkpoint, save_checkpoint
 from workbench.runs.liveness import signature

@@ -14,7 +14,7 @@ import pytest
 from lab import wait_until
 
 from workbench import Ablation, ParameterError, Run, WorkbenchError, list_runs
-from workbench.places import outputs_dir
+from workbench.paths import outputs_dir
 from workbench.runs import create_run
 from workbench.runs.liveness import signature
 from workbench.studies import sweep

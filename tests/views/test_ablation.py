@@ -14,7 +14,7 @@ from workbench import Ablation, Comparison, Generator, ParameterError, Run, Work
 from workbench.data import DataError
 from workbench.files import StorageError
 from workbench.metrics.reported import TABLE_1
-from workbench.places import outputs_dir
+from workbench.paths import outputs_dir
 from workbench.runs import create_run
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.studies import shape

@@ -12,7 +12,7 @@ from records import parsed, recorded, scored
 from workbench import Comparison, ParameterError, WorkbenchError, figures, train
 from workbench.metrics.protocols import protocol
 from workbench.model import sampling
-from workbench.places import outputs_dir
+from workbench.paths import outputs_dir
 from workbench.runs import create_run
 
 

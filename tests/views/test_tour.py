@@ -5,7 +5,7 @@ from PIL import Image
 
 from workbench import Tour, WorkbenchError
 from workbench.figures import Drawing
-from workbench.places import outputs_dir
+from workbench.paths import outputs_dir
 from workbench.runs import create_run
 
 

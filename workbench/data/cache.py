@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..files import UnreadableError, delete_folder, locked, remove_abandoned
 from ..messages import say_once
-from ..places import data_dir
+from ..paths import data_dir
 from .decode import decode_all
 from .packed import VERSION, Images, open_packed, pack, read_packed
 from .sources import Listing

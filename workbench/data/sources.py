@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..files import locked
 from ..messages import nearest
-from ..places import data_dir
+from ..paths import data_dir
 from ..presets import BUILT_IN_DATA
 from .errors import DataError, printable, reason
 from .folders import ignored, scan, subfolders, walk

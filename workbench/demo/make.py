@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..messages import command
-from ..places import DEMO
+from ..paths import DEMO
 from ..runs import Run
 from ..tensors import load_tensors, save_tensors, seal
 from ..training import train

@@ -9,10 +9,10 @@ from ..config import Config
 from ..data import DataError, Images, has_class_folders, is_image_folder, is_split, open_data, printable, training_split, twins
 from ..messages import ParameterError, say_once, short_repr
 from ..metrics.extractors import Extractor
-from ..metrics.limits import require_room
 from ..metrics.one_pass import Plan, plan
 from ..metrics.protocols import Protocol
 from ..metrics.references import Reference, fewest, real_number, reference
+from ..metrics.resources import require_room
 from ..metrics.scores import ImageSet
 from ..progress import progress
 from .parameters import Evaluation

@@ -9,10 +9,10 @@ import torch
 
 from ..config import Config
 from ..data import open_data
-from ..metrics.limits import require_room
 from ..metrics.one_pass import Plan, measure
 from ..metrics.protocols import Protocol
 from ..metrics.references import Reference
+from ..metrics.resources import require_room
 from ..metrics.scores import ImageSet
 from ..model import Generator
 from ..records import evaluation_record

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..files import replace_text, storing
 from ..records import is_number
-from ..studies.scores import Score
+from ..studies.scores import CheckpointScore
 
 LATEX = {  # characters that LaTeX takes for markup, or that its default fonts lack
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -171,7 +171,7 @@ def score_table(records: list[dict]) -> Table:
     return Table(rows, tuple(dict.fromkeys([*about, *missing])))
 
 
-def measured(scores: Sequence[Score], n: int | None = None) -> dict[str, Measured]:
+def measured(scores: Sequence[CheckpointScore], n: int | None = None) -> dict[str, Measured]:
     """Scores of several runs by name, as cells of a table: mean and deviation, and their number unless it is `n`."""
     values: dict[str, list[float]] = {}
     for score in scores:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..files import UnreadableError
 from ..messages import short_repr
 from ..parameters import WorkbenchError
-from ..places import data_dir
+from ..paths import data_dir
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d"  # the first digits, of the reference weights

@@ -13,9 +13,9 @@ from ..messages import nearest, short_repr
 from ..parameters import ParameterError, WorkbenchError
 from ..progress import silent
 from .extractors import Extractor
-from .limits import feature_array
 from .protocols import Protocol
 from .references import Reference
+from .resources import feature_array
 from .scores import SCORES, Collected, ImageSet, Inputs, Score
 from .stream import features_in_order, is_main
 

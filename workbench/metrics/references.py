@@ -21,7 +21,7 @@ from torch import Tensor
 from ..files import StorageError, UnreadableError, delete_folder, locked, new_folder, storing, synced
 from ..messages import say_once
 from ..parameters import ParameterError, WorkbenchError
-from ..places import data_dir
+from ..paths import data_dir
 from ..progress import silent
 from ..tensors import load_tensors, save_tensors, seal, verify
 from .extractors import Extractor

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..files import UnreadableError, delete_folder, flush, new_folder, read_json, storing, synced
 from ..messages import WorkbenchError
-from ..places import numbered
+from ..paths import numbered
 from ..tensors import first_not_finite, load_into, load_tensors, save_tensors, seal, sums, verify
 
 Network = TypeVar("Network", bound=nn.Module)

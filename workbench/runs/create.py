@@ -14,7 +14,7 @@ import psutil
 from ..config import Config, read_config
 from ..files import StorageError, claim_text, storing
 from ..parameters import ParameterError, WorkbenchError
-from ..places import DEMO, outputs_dir, short_name
+from ..paths import DEMO, outputs_dir, short_name
 from ..readers import split_step
 from .folder import Run
 from .liveness import BusyError, Hold, hold, moves, signature

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..files import UnreadableError
 from ..messages import say_once
 from ..parameters import WorkbenchError
-from ..places import outputs_dir
+from ..paths import outputs_dir
 from ..readers import words
 from .folder import Run
 

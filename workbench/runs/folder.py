@@ -26,7 +26,7 @@ from ..files import (
 )
 from ..model import Discriminator, Generator
 from ..parameters import ParameterError, WorkbenchError
-from ..places import DEMO, find_run_folder, no_such_run, numbered, outputs_dir
+from ..paths import DEMO, find_run_folder, no_such_run, numbered, outputs_dir
 from ..records import BY_TRAINING, is_evaluation, is_history, is_spectra
 from . import status as status_file
 from .checkpoints import checkpoint_steps, load_network

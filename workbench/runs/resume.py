@@ -9,7 +9,7 @@ from pathlib import Path
 from ..config import Config, read_config
 from ..messages import short_repr
 from ..parameters import ParameterError, whole
-from ..places import DEMO, run_folder
+from ..paths import DEMO, run_folder
 from ..readers import split_step
 from .checkpoints import checkpoint_steps
 

@@ -12,8 +12,8 @@ from ..data.twins import Twins, disagreement
 from ..parameters import WorkbenchError
 from ..records import is_finite
 from ..runs import Run
-from .probe import latents, require_twins
 from .significance import Verdict, against_nulls, rank_correlation
+from .twin_runs import latents, require_twins
 
 TRUTH = ("twins_hue", "twins_size", "twins_height", "twins_angle", "twins_readable")
 SMALLEST_HUE = 0.0125  # on the hue circle: a twentieth of the mean difference of independent hues

@@ -22,8 +22,8 @@ from ..data.twins import disagreement, glyph_coverage, glyph_hues
 from ..model import Generator, sampling
 from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
-from .probe import glyph_queries, latents, require_one_pair, split_layer
 from .significance import Verdict, against_nulls
+from .twin_runs import glyph_queries, latents, require_one_pair, split_layer
 
 SMALLEST_SHIFT = 0.05  # of the way from one hue to the other
 HUE_RANGE = 1 / 12  # tolerance of a hue: 30 degrees to either side

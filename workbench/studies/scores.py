@@ -15,7 +15,7 @@ from .groups import Group
 
 
 @dataclass(frozen=True)
-class Score:
+class CheckpointScore:
     """One score of one checkpoint of one run."""
 
     group: Group = field(repr=False)
@@ -37,7 +37,7 @@ def scores_by_name(
     protocol: str = "",
     across_protocols: bool = False,
     like: dict | None = None,
-) -> dict[str, list[Score]]:
+) -> dict[str, list[CheckpointScore]]:
     """All scores of groups of runs, by name, in the order of groups, runs and steps.
 
     Parameters
@@ -56,7 +56,7 @@ def scores_by_name(
     WorkbenchError
         If there is no such score or protocol, or scores do not compare.
     """
-    scores: dict[tuple, Score] = {}
+    scores: dict[tuple, CheckpointScore] = {}
     protocols = []
     for group in groups:
         for run in group.runs:
@@ -69,11 +69,13 @@ def scores_by_name(
                 protocols.append(record["protocol"])
                 if protocol in record["protocol"]:
                     for name, value in _finite_scores(run, record):  # the newest of a step and protocol counts
-                        scores[name, run.path, record["protocol"], record["step"]] = Score(group, run, name, record["step"], value, record)
+                        scores[name, run.path, record["protocol"], record["step"]] = CheckpointScore(
+                            group, run, name, record["step"], value, record
+                        )
     if protocol and protocols and not scores:
         known = "; ".join(dict.fromkeys(map(brief, protocols)))
         raise WorkbenchError(f"protocol={protocol!r} matches no protocol of these scores; there are: {known}")
-    by_name: dict[str, list[Score]] = {}
+    by_name: dict[str, list[CheckpointScore]] = {}
     for score in scores.values():
         by_name.setdefault(score.name, []).append(score)
     matches = _matching(names, list(by_name))
@@ -102,7 +104,7 @@ def _matching(names: str | Sequence[str], known: list[str]) -> list[str]:
     return list(dict.fromkeys(result)) or known
 
 
-def at_steps(scores: Sequence[Score], steps: str = "last") -> list[Score]:
+def at_steps(scores: Sequence[CheckpointScore], steps: str = "last") -> list[CheckpointScore]:
     """Scores of one name at some steps.
 
     Parameters
@@ -115,7 +117,7 @@ def at_steps(scores: Sequence[Score], steps: str = "last") -> list[Score]:
         return [score for score in scores if score.step in numbers]
     result = []
     for protocol in dict.fromkeys(score.protocol for score in scores):
-        by_run: dict[Path, dict[int, Score]] = {}
+        by_run: dict[Path, dict[int, CheckpointScore]] = {}
         for score in scores:
             if score.protocol == protocol:
                 by_run.setdefault(score.run.path, {})[score.step] = score

@@ -24,8 +24,8 @@ from ..model import Discriminator, Generator, sampling
 from ..model.layers import power_iteration
 from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
-from .probe import glyph_queries, latents, require_one_pair, split_layer
 from .significance import Verdict, against_nulls
+from .twin_runs import glyph_queries, latents, require_one_pair, split_layer
 
 SMALLEST_MASS = 0.02  # of attention: a fifth to a half of the mass that a uniform map gives a glyph
 
@@ -48,7 +48,7 @@ class Mass:
 def mass(maps: Tensor | Projections, images: Tensor) -> Mass:
     """Attention on the own glyph and on its twin.
 
-    The queries are those on a glyph (`probe.glyph_queries`). A key's weight is spread evenly over its cell, and counts by the part of the
+    The queries are those on a glyph (`twin_runs.glyph_queries`). A key's weight is spread evenly over its cell, and counts by the part of the
     cell that a glyph covers (`twins.glyph_coverage`).
 
     Parameters

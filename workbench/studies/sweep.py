@@ -21,7 +21,7 @@ import psutil
 from ..config import Config
 from ..messages import say_once
 from ..parameters import ParameterError, WorkbenchError
-from ..places import folder_name, outputs_dir
+from ..paths import folder_name, outputs_dir
 from ..processes import signals_to
 from ..progress import progress
 from ..runs import ACTIVE, Run

@@ -12,7 +12,7 @@ from ..files import storing
 from ..processes import launch_command, launch_environment
 from ..runs import MAY_CHANGE_ON_RESUME, Run, command_line, create_run, fork_point, holding, parent_folder, require_startable, resumes
 from ..runs.liveness import BusyError, signature
-from .estimate import require_feasible
+from .memory import require_feasible
 from .stopping import waiting_processes
 
 

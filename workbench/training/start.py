@@ -18,8 +18,8 @@ from ..processes import LostProcessError, process_group, rank
 from ..records import evaluation_record
 from ..runs import Run, create_run, fork_point, holding, parent_folder, require_resumable, resumes
 from ..runs.liveness import Hold
-from .estimate import require_feasible
 from .loop import Evaluate, training_loop
+from .memory import require_feasible
 from .setup import build, decide_precision, make_accelerator
 from .stopping import interrupts
 

@@ -22,19 +22,19 @@ from ..figures import Drawing, Plot, Table
 from ..files import replace_text, storing
 from ..messages import short_repr, short_text
 from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
-from ..places import outputs_dir
+from ..paths import outputs_dir
 from ..presets import PRESETS
 from ..progress import progress, silent
 from ..readers import quote, read_list, read_seeds, words
 from ..runs import Run, find_runs
-from ..studies import plan
+from ..studies import sweep_checks
 from ..studies.groups import Group, readable
 from ..studies.long_range import correlated_columns, power_check, rank_correlations
 from ..studies.paper import EXPERIMENTS, Experiment, sweep
-from ..studies.probe import require_one_pair
-from ..studies.scores import Score, scores_by_name
+from ..studies.scores import CheckpointScore, scores_by_name
 from ..studies.significance import lower
 from ..studies.sweep import PlannedRun, execute, fingerprint
+from ..studies.twin_runs import require_one_pair
 from . import ablation_tables as tables
 from .ablation_export import results
 from .across_runs import experiments
@@ -88,15 +88,17 @@ class Ablation(Parameters):
             raise ParameterError(f"{quote('grid', self.grid)} goes with experiments='sweep', not with {short_repr(self.experiments)}")
         if self.evaluations > max(base.steps, Ablation.evaluations):
             raise ParameterError(f"evaluations={self.evaluations} does not fit runs of {base.steps} steps: at most one in each step")
-        plan.require_size(plan.count_arms(names, self._grid, base), len(self._seeds), base, min(self.evaluations, base.steps))
-        plan.require_jobs(self.jobs)
+        sweep_checks.require_size(
+            sweep_checks.count_arms(names, self._grid, base), len(self._seeds), base, min(self.evaluations, base.steps)
+        )
+        sweep_checks.require_jobs(self.jobs)
         where = quote("settings", self.settings)
-        plan.require_used(where, self._settings, names, self._grid, self._base_of)
+        sweep_checks.require_used(where, self._settings, names, self._grid, self._base_of)
         for name in names:
             where = quote("grid", self.grid) if name == "sweep" else quote("experiments", self.experiments)
-            plan.arms_of(name, self.experiment(name), base, where, self.train)
+            sweep_checks.arms_of(name, self.experiment(name), base, where, self.train)
         if self.score:
-            plan.require_score(self.score, base)
+            sweep_checks.require_score(self.score, base)
         if self.study:
             self._check_study()
         require_folder("out", self.out, self.folder)
@@ -128,11 +130,11 @@ class Ablation(Parameters):
 
     @cached_property
     def _grid(self) -> dict[str, list[str]]:
-        return plan.grid_values(self.grid)
+        return sweep_checks.grid_values(self.grid)
 
     @cached_property
     def _settings(self) -> dict[str, str]:
-        settings = plan.settings_of(self.settings)
+        settings = sweep_checks.settings_of(self.settings)
         for name in ("data", "steps"):
             if name in settings and getattr(self, name):
                 raise ParameterError(
@@ -248,7 +250,7 @@ class Ablation(Parameters):
 
     # ------------------------------------------------------------------------------------------- scores and verdicts
 
-    def scores(self, name: str) -> list[Score]:
+    def scores(self, name: str) -> list[CheckpointScore]:
         """All scores of an experiment's last checkpoints.
 
         Raises

@@ -13,13 +13,16 @@ from ..parameters import WorkbenchError
 from ..studies.long_range import SMALLEST_HUE
 from ..studies.paper import Experiment
 from ..studies.patching import SMALLEST_SHIFT, PatchingStudy
-from ..studies.scores import Score
+from ..studies.scores import CheckpointScore
 from ..studies.shape import SMALLEST_MASS, ShapeStudy
 from ..studies.significance import ALPHA, RELEVANT, Verdict
 
 
 def score_table(
-    experiments: Mapping[str, Experiment], scores: Mapping[str, Sequence[Score]], diverged: Mapping[str, Mapping[str, int]], base: Config
+    experiments: Mapping[str, Experiment],
+    scores: Mapping[str, Sequence[CheckpointScore]],
+    diverged: Mapping[str, Mapping[str, int]],
+    base: Config,
 ) -> Table:
     """Scores by arm, mean ± standard deviation over the seeds, beside what the paper reports.
 

@@ -19,7 +19,7 @@ from ..readers import words
 from ..runs import Run
 from ..studies import groups
 from ..studies.groups import AXES, Group
-from ..studies.scores import Score, at_steps, scores_by_name
+from ..studies.scores import CheckpointScore, at_steps, scores_by_name
 
 MAX_COLUMNS = 100  # of a row of samples
 
@@ -201,12 +201,12 @@ def _records(members: Sequence[Group]) -> list[RunRecords]:
     return [RunRecords(group.label, run.reference, run.history(), run.spectra()) for group in members for run in group.runs]
 
 
-def _point(score: Score, axis: str = "steps", histories: Mapping = {}) -> ScorePoint:
+def _point(score: CheckpointScore, axis: str = "steps", histories: Mapping = {}) -> ScorePoint:
     x = groups.along(histories.get(score.run.path, ()), axis, [score.step]).item()
     return ScorePoint(score.group.label, score.run.reference, score.step, score.value, score.protocol, x)
 
 
-def _published(score: Score) -> list[tuple[str, float]]:
+def _published(score: CheckpointScore) -> list[tuple[str, float]]:
     """Source and value of the published numbers that a score compares with; none if its record is incomplete."""
     try:
         return [(source, value) for name, value, source in published(score.record) if name == score.name]

@@ -19,7 +19,7 @@ from ..records import is_finite, with_margin
 from ..runs import Run, find_runs
 from ..studies import groups
 from ..studies.groups import AXES, Group
-from ..studies.scores import Score, at_steps, scores_by_name
+from ..studies.scores import CheckpointScore, at_steps, scores_by_name
 from . import across_runs
 from .export import export_folder, page, require_folder
 
@@ -244,7 +244,7 @@ def all_scores(members: Sequence[Group]) -> Table:
     ])  # fmt: skip
 
 
-def _error(score: Score) -> float | None:
+def _error(score: CheckpointScore) -> float | None:
     """The standard deviation of a score, if its record has one."""
     errors = score.record.get("errors")
     error = errors.get(score.name) if isinstance(errors, dict) else None

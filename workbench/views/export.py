@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..figures import Drawing, Plot, Table
 from ..messages import ParameterError, short_repr
-from ..places import folder_name, outputs_dir
+from ..paths import folder_name, outputs_dir
 
 STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1080px; padding: 0 1em; color: #1d2126; background: #fff }

@@ -12,7 +12,7 @@ from ..model import sampling
 from ..parameters import WorkbenchError
 from ..runs import Run
 from ..studies import shape
-from ..studies.probe import require_one_pair
+from ..studies.twin_runs import require_one_pair
 from . import train
 
 

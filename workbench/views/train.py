@@ -23,7 +23,7 @@ from ..parameters import ParameterError, WorkbenchError, in_words
 from ..runs import Run, require_startable
 from ..runs.create import derived_name
 from ..runs.resume import parent_folder
-from ..training.estimate import require_feasible
+from ..training.memory import require_feasible
 from .attention import AttentionView
 
 __all__ = ["attention", "check", "curves", "diagnostics", "real_images", "sample_grid", "samples", "singular_values", "summary_png"]

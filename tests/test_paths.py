@@ -1,7 +1,7 @@
 import pytest
 
 from workbench import ParameterError
-from workbench.places import DEMO, data_dir, find_run_folder, folder_name, numbered, outputs_dir, run_folder, short_name
+from workbench.paths import DEMO, data_dir, find_run_folder, folder_name, numbered, outputs_dir, run_folder, short_name
 
 
 def test_a_bare_name_is_a_run_in_the_outputs_folder_and_never_one_in_the_working_directory(make, folders, monkeypatch):

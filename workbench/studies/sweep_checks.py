@@ -15,7 +15,7 @@ from ..metrics.scores import SCORES
 from ..parameters import ParameterError
 from ..readers import alternatives, assignments, quote
 from ..runs import MAY_CHANGE_ON_RESUME
-from ..training.estimate import require_feasible
+from ..training.memory import require_feasible
 from .long_range import TRUTH
 from .paper import EXPERIMENTS, Experiment
 

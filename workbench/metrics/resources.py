@@ -13,7 +13,7 @@ import torch
 
 from ..files import storing
 from ..parameters import ParameterError
-from ..places import data_dir
+from ..paths import data_dir
 from .extractors import Extractor
 
 IN_MEMORY = 2**30  # bytes of features that are held in memory; more go to the disk

@@ -9,8 +9,8 @@ import torch
 from workbench import Config, ParameterError
 from workbench.model import Discriminator, Generator
 from workbench.presets import PRESETS
-from workbench.training import estimate
-from workbench.training.estimate import activations_d, activations_g, device_bytes, host_bytes, parameters_d, parameters_g, require_feasible
+from workbench.training import memory
+from workbench.training.memory import activations_d, activations_g, device_bytes, host_bytes, parameters_d, parameters_g, require_feasible
 
 GB = 10**9
 SHAPES = [
@@ -27,8 +27,8 @@ SHAPES = [
 def machine(monkeypatch):
     """A machine without GPUs and with so much memory: `machine(24 * GB)`."""
 
-    def make(memory):
-        monkeypatch.setattr(estimate, "host_memory", lambda: memory)
+    def make(available):
+        monkeypatch.setattr(memory, "host_memory", lambda: available)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     make(24 * GB)
@@ -167,6 +167,6 @@ def test_gpus_hold_networks_and_the_host_the_rest(machine, monkeypatch):
 
 
 def test_a_container_may_have_less_than_the_machine(tmp_path, monkeypatch):
-    assert 0 < estimate.host_memory() < 2**60
-    monkeypatch.setattr(estimate, "_cgroup_limits", lambda: [3 * GB])
-    assert estimate.host_memory() == 3 * GB
+    assert 0 < memory.host_memory() < 2**60
+    monkeypatch.setattr(memory, "_cgroup_limits", lambda: [3 * GB])
+    assert memory.host_memory() == 3 * GB

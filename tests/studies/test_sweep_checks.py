@@ -6,7 +6,7 @@ import pytest
 
 from workbench import Ablation, Config, ParameterError
 from workbench.studies.paper import EXPERIMENTS
-from workbench.studies.plan import MOST_RUNS, known_scores, what_is_trained
+from workbench.studies.sweep_checks import MOST_RUNS, known_scores, what_is_trained
 
 
 def refused(*says, **given):
