@@ -61,7 +61,7 @@ def _start(run: Run, config: Config, attached: bool) -> Run:
         environment["WORKBENCH_WAITING"] = ",".join(map(str, [*waiting_processes(), os.getpid()]))
     with storing(run.path / "train.log"), open(run.path / "train.log", "ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
-    # Signed with the new process, so that a slow start can be told from a failed one before the process writes its own status.
+    # Signed with the new process, to distinguish a slow start from a failed one before the process writes its own status.
     status = dict(state="starting", step=0, steps=config.steps, message="", alarms=[], seconds_per_step=None)
     run.set_status(**status, **signature(process.pid))
     return run
