@@ -75,7 +75,7 @@ def test_the_fast_step_is_the_plain_one(tiny, changes):
 
 
 PLANTED = {
-    "a kernel summed over a box the wrong way round": (layers, "_summed_over_a_box", lambda f: lambda w, scale=1.0, mirrored=False: f(w, scale)),
+    "a kernel summed over a box the wrong way round": (layers, "_box_filter", lambda f: lambda w, scale=1.0, mirrored=False: f(w, scale)),
     "scores divided by the square root of the width": (
         torch.nn.functional, "scaled_dot_product_attention", lambda f: lambda q, k, v, scale: f(q, k, v),
     ),

@@ -90,7 +90,7 @@ def test_steps(run):
         (dict(data="nowhere"), "there is no such folder"),
     ],
 )
-def test_what_does_not_fit_is_told_in_one_line(run, given, says, monkeypatch):
+def test_invalid_parameters_are_refused_in_one_line(run, given, says, monkeypatch):
     def no_network(*arguments, **options):
         raise OSError("no network")
 
@@ -102,32 +102,32 @@ def test_what_does_not_fit_is_told_in_one_line(run, given, says, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [dict(seed=10**17), dict(truncation=1e-300), dict(truncation=1e300, statistics="running")])
-def test_extreme_numbers_that_make_sense_are_taken(run, options):
+def test_extreme_but_valid_numbers_are_accepted(run, options):
     (record,) = evaluate(run="one", scores="cs", **QUICK, **options)
     assert all(np.isfinite(value) for value in record["scores"].values())
 
 
-def test_what_cannot_be_computed_is_said_wherever_scores_are_shown(run, main):
-    """KID of fewer than 1,000 images was left out without a word."""
+def test_scores_left_out_are_reported_wherever_scores_are_shown(run, main):
+    """KID of fewer than 1,000 images, for example."""
     (record,) = evaluate(run="one", **QUICK)
     assert record["left_out"] == {"kd": "needs 1,000 images of either side; there are 60"}
     assert run.evaluations()[-1]["left_out"] == record["left_out"]
     assert any("kd (needs 1,000" in note for note in figures.score_table([record]).notes)
     code, out, _ = main("-p", "run", "one", "-p", "n", 60, "-p", "reference_n", 200)
     assert code == 0 and "left out: kd (needs 1,000 images of either side; there are 60)" in out
-    # What was left out is not taken for computed when there is enough for it.
+    # A score that was left out does not count as computed.
     assert not checkpoints.covers(record, 4, 0, record, {"kid"}, SimpleNamespace(reference=False))
     assert checkpoints.covers(record, 4, 0, record, {"fid"}, SimpleNamespace(reference=False))
 
 
-def test_what_cannot_be_computed_is_refused_before_anything_is(run, monkeypatch):
+def test_requested_scores_that_cannot_be_computed_are_refused_first(run, monkeypatch):
     monkeypatch.setattr(images, "reference", lambda *a, **k: pytest.fail("real images are measured"))
     for scores, says in {"kd": "1,000 images", "fd,intra_fd": "rarest class has 1 of 10 samples"}.items():
         with pytest.raises(ParameterError, match=says):
             evaluate(run="one", scores=scores, n=10, reference_n=200)
 
 
-def test_the_protocol_says_how_many_real_images_there_were(run, tmp_path):
+def test_the_protocol_names_the_number_of_real_images(run, tmp_path):
     (record,) = evaluate(run="one", data=image_folder(tmp_path / "real", 10, 0), scores="fd", n=60)
     assert "against 20 real images" in record["protocol"] and record["reference"]["n"] == 20
     assert "20 real images" not in record["protocol"].partition(": ")[0] and "50,000" not in record["protocol"]
@@ -137,7 +137,7 @@ def test_the_protocol_says_how_many_real_images_there_were(run, tmp_path):
         require_comparable([record, other])
 
 
-def test_an_evaluation_writes_into_a_run_by_its_records_alone(trained_once):
+def test_an_evaluation_only_writes_records_into_a_run(trained_once):
     run = trained_once(run="one", checkpoint_every=2)
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     evaluate(run="one", scores="fd", steps="all", **QUICK)
@@ -145,7 +145,7 @@ def test_an_evaluation_writes_into_a_run_by_its_records_alone(trained_once):
     assert after.keys() - before.keys() == {run.path / "evaluations.jsonl"} and all(after[path] == before[path] for path in before)
 
 
-def test_a_full_disk_is_told_and_the_record_is_written_when_there_is_room(run, monkeypatch):
+def test_a_full_disk_is_reported_and_the_record_written_later(run, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -163,7 +163,7 @@ def test_variables_of_a_cluster_change_nothing(run, monkeypatch, main):
     assert code == 0 and "fd_twins@" in out, error
 
 
-def test_json_is_all_that_goes_to_stdout(run, main, monkeypatch, tmp_path):
+def test_only_json_goes_to_stdout(run, main, monkeypatch, tmp_path):
     (tmp_path / "talkative.py").write_text(
         "import torch\nprint('imported')\nclass Mean(torch.nn.Module):\n"
         "    def forward(self, x):\n        print('called')\n        return x.mean((2, 3))\n"
@@ -180,7 +180,7 @@ def test_without_a_run():
         evaluate()
 
 
-def test_a_run_without_average(tiny):
+def test_a_run_without_ema(tiny):
     train(tiny(run="plain", ema_decay=0))
     (record,) = evaluate(run="plain", scores="fd", **QUICK)
     assert record["settings"]["weights"] == "raw"

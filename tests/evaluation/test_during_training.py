@@ -3,8 +3,6 @@ import pytest
 from workbench import ParameterError, WorkbenchError, evaluate, train
 from workbench.evaluation import during_training
 
-QUICK = dict(n=60, reference_n=200)
-
 
 def test_training_evaluates(tiny):
     config = tiny(evaluate_every=2, evaluate_n=30)
@@ -18,12 +16,12 @@ def test_training_evaluates(tiny):
         assert value == pytest.approx(record["scores"][name], rel=1e-4)
 
 
-def test_an_extractor_that_is_missing_is_told_before_training(tiny):
+def test_a_missing_extractor_is_reported_before_training(tiny):
     with pytest.raises(ParameterError, match="is not known"):
         during_training(tiny(evaluate_every=2, evaluate_extractor="nothing"))
 
 
-def test_an_evaluation_that_cannot_work_is_told_before_training(tiny, tmp_path, monkeypatch):
+def test_an_evaluation_that_cannot_work_is_reported_before_training(tiny, tmp_path, monkeypatch):
     (tmp_path / "networks_of_mine.py").write_text(
         "import torch\nclass Fails(torch.nn.Module):\n    def forward(self, x): raise SystemExit\n"
         "class Plain(torch.nn.Module):\n    def forward(self, x): return x.mean((2, 3))\n"

@@ -10,8 +10,6 @@ from torch import nn
 from workbench import Evaluation, ParameterError, WorkbenchError, evaluate, train
 from workbench.evaluation import folders
 
-QUICK = dict(n=60, reference_n=200)
-
 
 def command(*words):
     """Exit status, output and errors of `python -m workbench.evaluation`, in a process of its own."""
@@ -25,8 +23,8 @@ class Mean(nn.Module):
         return x.mean((2, 3)) / 255
 
 
-def test_more_images_than_there_are_are_refused_where_they_are_asked_for(run, tmp_path):
-    """The protocol's numbers are as many as there are; numbers that were given were cut without a word."""
+def test_a_given_number_of_images_above_those_available_is_refused(run, tmp_path):
+    """The protocol's own numbers, in contrast, are upper bounds."""
     a, b = image_folder(tmp_path / "a", 6, 0), image_folder(tmp_path / "b", 7, 1)
     assert (of_folders(a, b)["n"], of_folders(a, b, n=12, reference_n=14)["reference"]["n"]) == (12, 14)
     for given, says in (
@@ -77,7 +75,7 @@ def test_a_run_is_scored_by_the_names_of_its_classes(tiny, tmp_path):
         assert "differ" in record["left_out"]["intra_fd"] and not any(name.startswith("intra") for name in record["scores"])
         with pytest.raises(ParameterError, match="scores='intra_fd' cannot be computed: the classes"):
             evaluate(**options, data=other, scores="intra_fd")
-    # The data may have changed in its place, too: what counts is what the run was trained with.
+    # If the data itself has changed, the classes are still those that the run was trained with.
     (tmp_path / "a" / "ant").rename(tmp_path / "a" / "dog")
     assert "'ant' of the samples alone" in evaluate(**options)[0]["left_out"]["intra_fd"]
     (run.path / "provenance.json").write_text("{")
@@ -100,8 +98,8 @@ def test_a_folder_is_scored_against_another_from_the_command_line(tmp_path, ince
     assert code == 0 and "fd_inception@" in out and "torch-fidelity (but n=12)" in out
 
 
-def test_a_folder_is_scored_in_an_order_of_its_own(tmp_path, monkeypatch):
-    """Class by class, splits of the class score would hold one class each."""
+def test_a_folder_is_scored_in_random_order(tmp_path, monkeypatch):
+    """In the order of the folder, each split of the class score would contain one class only."""
     a = image_folder(tmp_path / "a", 20, 0)
     seen = []
     real = folders.measure

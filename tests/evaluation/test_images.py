@@ -1,4 +1,4 @@
-"""Any folder of images can be scored, and scored against."""
+"""Folders of images of any layout can be scored and serve as real images."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from workbench.tensors import seal
 
 
 def test_folders_are_scored_at_their_own_size(tmp_path):
-    """At 32 pixels, to which they were brought without a word, folders of 64 looked alike that are not."""
+    """Not resized to 32 pixels, at which folders of 64 pixels would look more alike."""
     a, b = image_folder(tmp_path / "a", 10, 0, size=64), image_folder(tmp_path / "b", 10, 1, size=64)
     own, small = of_folders(a, b), of_folders(a, b, image_size=32)
     assert own["reference"]["size"] == 64 and small["reference"]["size"] == 32 and own["scores"] != small["scores"]
@@ -37,7 +37,7 @@ def test_folders_are_scored_at_their_own_size(tmp_path):
 
 
 def test_any_folder_of_images_is_scored(tmp_path):
-    """Flat folders, folders in folders, with and without classes: no cure names what an evaluation does not have."""
+    """Flat and nested folders, with and without classes."""
     image_folder(tmp_path / "classes", 10, 0)
     for k in range(20):
         for place in (tmp_path / "flat", tmp_path / "deep" / "a" / "b"):
@@ -52,8 +52,7 @@ def test_any_folder_of_images_is_scored(tmp_path):
         of_folders(tmp_path / "flat", tmp_path / "classes", scores="intra_fd")
 
 
-def test_of_a_folder_with_splits_it_is_said_which_is_scored(tmp_path, capsys):
-    """The rest of the splits was left out without a word."""
+def test_the_split_that_is_scored_is_reported(tmp_path, capsys):
     real = image_folder(tmp_path / "real", 6, 0)
     for k, split in enumerate(("train", "val")):
         image_folder(tmp_path / "split" / split, 4 + k, k + 1)
@@ -67,7 +66,7 @@ def test_of_a_folder_with_splits_it_is_said_which_is_scored(tmp_path, capsys):
     assert f"data='{tmp_path}/split': only its split 'train' is used" in capsys.readouterr().err
 
 
-def test_what_is_wrong_with_a_folder_is_said_in_words_of_an_evaluation(tmp_path):
+def test_errors_about_a_folder_name_parameters_of_an_evaluation(tmp_path):
     good, bad = image_folder(tmp_path / "good", 5, 0), tmp_path / "bad"
     bad.mkdir()
     cases = {
@@ -94,7 +93,7 @@ def test_what_is_wrong_with_a_folder_is_said_in_words_of_an_evaluation(tmp_path)
 
 
 def test_classes_of_folders_are_matched_by_name(tmp_path):
-    """Ant, bee, cat against bee, cat, dog were scored by position; equal classes in another order are mapped."""
+    """Not by position: different classes are not compared, and equal classes in another order are mapped."""
     ours = image_folder(tmp_path / "ours", 5, 0, ("ant", "bee", "cat"))
     record = of_folders(ours, image_folder(tmp_path / "theirs", 5, 0, ("bee", "cat", "dog")), scores="all")
     assert "'ant' of the samples alone; 'dog' of the real images alone" in record["left_out"]["intra_fd"]

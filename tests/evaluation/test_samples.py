@@ -5,8 +5,6 @@ from workbench.evaluation import Samples
 from workbench.metrics.protocols import protocol
 from workbench.model import sampling
 
-QUICK = dict(n=60, reference_n=200)
-
 
 def test_samples_are_functions_of_their_index(run):
     samples = Samples(run.generator(), protocol("official"), seed=3, batch_size=7)
@@ -33,7 +31,7 @@ def test_statistics_and_truncation_are_options_that_change_images(run):
     assert seen == [(64, True)] * 2
 
 
-def test_truncation_re_estimates_the_statistics_unless_told_otherwise():
+def test_truncation_re_estimates_the_statistics_by_default():
     assert Evaluation(truncation=0.5).resolved_protocol(6).statistics == "standing"
     assert Evaluation(truncation=0.5, statistics="running").resolved_protocol(6).statistics == "running"
     assert Evaluation().resolved_protocol(6).statistics == "running"

@@ -10,14 +10,12 @@ import pytest
 from workbench import WorkbenchError, evaluate
 from workbench.evaluation import workers
 
-QUICK = dict(n=60, reference_n=200)
-
 
 @pytest.mark.slow
 def test_several_processes_give_the_same_scores(run):
     (one,) = evaluate(run="one", n=600, reference_n=600)
     for path in (run.path.parent.parent / "data" / "cache").glob("reference-*"):
-        path.unlink() if path.is_file() else [f.unlink() for f in path.iterdir()] and path.rmdir()  # statistics are made again
+        path.unlink() if path.is_file() else [f.unlink() for f in path.iterdir()] and path.rmdir()  # so that statistics are computed again
     (two,) = evaluate(run="one", n=600, reference_n=600, num_processes=2, again=True)
     assert two["scores"].keys() == one["scores"].keys()
     for name, value in two["scores"].items():
@@ -51,7 +49,7 @@ class Network(torch.nn.Module):
         ("raise SystemExit(0)", "1", "extractor 'network' cannot take images of shape .*: SystemExit"),
     ],
 )
-def test_why_a_process_failed_is_told_in_one_line(run, deed, failing, says, tmp_path, monkeypatch):
+def test_the_cause_of_a_failed_process_is_reported_in_one_line(run, deed, failing, says, tmp_path, monkeypatch):
     (tmp_path / "failing.py").write_text(NETWORKS.format(deed=deed))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("FAILING", failing)

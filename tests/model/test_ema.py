@@ -12,7 +12,7 @@ def moved(generator, seed):
             tensor.add_(torch.randn_like(tensor) * 0.1)
 
 
-def test_average_of_weights_against_the_closed_form(tiny):
+def test_ema_equals_its_closed_form(tiny):
     generator = Generator(tiny())
     ema = EMA(generator, decay=0.9)
     track = [generator.output.parametrizations.weight.original.detach().double().clone()]
@@ -46,6 +46,6 @@ def test_until_the_start_the_average_is_a_copy(tiny):
     assert not torch.equal(ema.average.linear.bias, generator.linear.bias)
 
 
-def test_the_average_does_not_learn(tiny):
+def test_the_average_has_no_gradients(tiny):
     average = EMA(Generator(tiny()), decay=0.9).average
     assert not average.training and not any(p.requires_grad for p in average.parameters())

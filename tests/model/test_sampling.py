@@ -39,7 +39,7 @@ def test_images_do_not_depend_on_the_batch_size(tiny):
     assert generator.training  # modes are restored
 
 
-def test_interpolation_keeps_to_the_sphere():
+def test_interpolation_stays_on_the_sphere():
     a, b = sampling.latents(50, 64, seed=1), sampling.latents(50, 64, seed=2)
     torch.testing.assert_close(sampling.interpolate(a, b, 0.0), a)
     torch.testing.assert_close(sampling.interpolate(a, b, 1.0), b)
@@ -50,7 +50,7 @@ def test_interpolation_keeps_to_the_sphere():
     torch.testing.assert_close((middle * unit[0]).sum(1), (middle * unit[1]).sum(1))
 
 
-def test_interpolation_is_defined_where_there_is_no_single_great_circle():
+def test_interpolation_where_the_great_circle_is_not_unique():
     z = sampling.latents(4, 8, seed=1)
     nothing = torch.zeros_like(z)
     for t in (0.0, 0.3, 0.5, 1.0, -1.0, 2.0):
@@ -73,7 +73,7 @@ def test_truncated_latents_are_finite_and_within_their_bounds(threshold):
         torch.testing.assert_close(inside[:-1], z[:-1])
 
 
-def test_numbers_that_no_latents_go_by_are_refused_in_one_line():
+def test_invalid_numbers_are_refused_in_one_line():
     z = sampling.latents(3, 8)
     for call in (
         lambda: sampling.truncate(z, math.nan),
@@ -97,7 +97,7 @@ def spectral_errors(net):
     return [abs(torch.linalg.svdvals(m.weight.detach().flatten(1))[0].item() - 1) for m in layers]
 
 
-def test_settle_fits_statistics_and_spectral_vectors_to_the_weights(tiny):
+def test_recalibrate_fits_running_statistics_and_sigma_to_the_weights(tiny):
     """Standing statistics equal the average over the same batches computed by hooks; sigma equals an SVD's."""
     generator = Generator(tiny(batch_norm_group=4)).double().eval()
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_settle_fits_statistics_and_spectral_vectors_to_the_weights(tiny):
     assert sum(after) < 0.2 * sum(before)
 
 
-def test_an_error_while_statistics_are_estimated_leaves_batch_norm_as_it_was(tiny):
+def test_recalibrate_restores_batch_norm_after_an_error(tiny):
     generator = Generator(tiny(batch_norm_group=4)).train()
     before = generator.norm.momentum, generator.norm.group_size
 
@@ -128,15 +128,15 @@ def test_an_error_while_statistics_are_estimated_leaves_batch_norm_as_it_was(tin
     assert (generator.norm.momentum, generator.norm.group_size) == before and generator.training
 
 
-def test_modes_of_single_modules_are_restored(tiny):
+def test_train_mode_restores_the_mode_of_each_module(tiny):
     generator = Generator(tiny()).train()
     generator.norm.eval()
-    with sampling.evaluating(generator):
+    with sampling.train_mode(generator, False):
         assert not generator.training
     assert generator.training and not generator.norm.training
 
 
-def test_a_grid_holds_the_images_row_by_row_on_black():
+def test_tile_lays_images_out_row_by_row_on_black():
     for count, columns in ((7, 3), (6, 3), (2, 5)):
         x = torch.randn(count, 3, 8, 8)
         across, down = min(columns, count), math.ceil(count / columns)

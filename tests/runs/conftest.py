@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def other():
-    """A process that does nothing, as if it trained."""
+    """A process that stands for a training."""
     process = subprocess.Popen(["sleep", "600"])
     yield process
     process.kill()

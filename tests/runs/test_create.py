@@ -10,13 +10,13 @@ import torch
 from workbench import Config, ParameterError, Run, WorkbenchError
 from workbench.files import StorageError
 from workbench.paths import outputs_dir
-from workbench.runs import create_run, fork_point, holding, release, require_startable, reserve
+from workbench.runs import create_run, fork_point, lock_run, release, require_startable, reserve
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.runs.create import derived_name
-from workbench.runs.liveness import BusyError, hold, moves, signature
+from workbench.runs.liveness import BusyError, RunLock, heart_beats, signature
 
 
-def test_names_say_what_differs():
+def test_derived_names_list_what_differs_from_the_preset():
     assert derived_name(Config.preset("twins32")) == "twins32"
     assert derived_name(Config.preset("twins32", lr_d=4e-4)) == "twins32-lr_d=0.0004"
     assert derived_name(Config.preset("twins32", data="/some/where/my cats", note="x")) == "twins32-data=my_cats"
@@ -45,7 +45,7 @@ def _create(_):
     return create_run(Config.preset("twins32", seed=1)).name
 
 
-def test_runs_started_at_once_get_folders_of_their_own():
+def test_runs_created_at_the_same_time_get_different_folders():
     with ProcessPoolExecutor(4) as pool:
         names = list(pool.map(_create, range(40)))
     assert len(set(names)) == 40
@@ -60,7 +60,7 @@ def test_a_reserved_name_is_kept_for_the_run_of_that_name():
     assert create_run(config.replace(run=name)).name == "twins32"
 
 
-def test_a_reservation_is_given_back_and_nothing_else(tiny):
+def test_release_deletes_only_a_reservation(tiny):
     name = reserve(Config.preset("twins32"))
     (outputs_dir() / name / "train.ipynb").touch()
     release(name)
@@ -74,33 +74,33 @@ def test_a_reservation_is_given_back_and_nothing_else(tiny):
     for odd in ("", "..", "../outputs/" + name, "/"):
         with pytest.raises(ParameterError, match="is not the name of a run"):
             release(odd)
-    with pytest.raises(ParameterError, match="exists already"):  # before its notebook is written over that of the run
+    with pytest.raises(ParameterError, match="exists already"):  # before its notebook replaces that of the run
         reserve(Config.preset("twins32", run=name))
 
 
-def test_a_full_disk_makes_no_run(tiny, monkeypatch):
+def test_a_full_disk_leaves_no_run_folder(tiny, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     with pytest.raises(StorageError, match=r"config.json cannot be written: No space left on device"):
         create_run(tiny(run="r"))
     assert not (outputs_dir() / "r").exists()
 
 
-def test_a_run_is_held_by_one(tiny, other, monkeypatch):
+def test_only_one_process_can_lock_a_run(tiny, other, monkeypatch):
     run = create_run(tiny())
     monkeypatch.setattr("workbench.runs.liveness.HEARTBEAT", 0.05)
-    with holding(run) as lock:
-        assert (run.path / ".lock").exists() and moves(run.path, 2) and not lock.lost
-        with pytest.raises(BusyError), hold(run.path, patience=0.1):
-            pass
+    with lock_run(run) as lock:
+        assert (run.path / ".lock").exists() and heart_beats(run.path, 2) and not lock.lost
+        with pytest.raises(BusyError):
+            RunLock(run.path, patience=0.1)
     assert not (run.path / ".lock").exists()
     run.set_status(state="starting", **signature(other.pid))
-    with pytest.raises(BusyError, match=rf"is being trained already \(process {other.pid}"), holding(run):
+    with pytest.raises(BusyError, match=rf"is being trained already \(process {other.pid}"), lock_run(run):
         pass
     other.kill()
     other.wait()
-    with holding(run):  # after a death, whatever the lock file of the dead says
+    with lock_run(run):  # its process has died
         pass
-    # Another machine's run that the clocks say is dead, and whose heart beats all the same.
+    # A run on another machine, whose heartbeat is old by this machine's clock, but is renewed.
     run.set_status(state="running", **signature() | dict(machine="another", host="elsewhere", pid=1))
     beating = threading.Event()
 
@@ -114,35 +114,35 @@ def test_a_run_is_held_by_one(tiny, other, monkeypatch):
     thread.start()
     try:
         assert run.status()["state"] in ("lost", "running")
-        with pytest.raises(BusyError, match="on elsewhere"), holding(run):
+        with pytest.raises(BusyError, match="on elsewhere"), lock_run(run):
             pass
     finally:
         beating.set()
         thread.join()
 
 
-def test_whoever_slept_notices_that_the_run_is_anothers(tiny):
+def test_a_suspended_process_notices_that_it_has_lost_the_lock(tiny):
     run = create_run(tiny())
-    with holding(run) as lock:
-        (run.path / ".lock").unlink()  # as another machine does it that has no locks in common with this one
+    with lock_run(run) as lock:
+        (run.path / ".lock").unlink()  # as another machine does that does not see this machine's locks
         (run.path / ".lock").touch()
         assert lock.lost
-    assert (run.path / ".lock").exists()  # the other one's
+    assert (run.path / ".lock").exists()  # that of the other process
 
 
-def test_without_locks_the_heartbeat_alone_tells(tiny, monkeypatch):
+def test_a_file_system_without_locks(tiny, monkeypatch):
     def no_locks(*arguments):
         raise OSError(errno.ENOLCK, "no locks available")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with holding(create_run(tiny())) as lock:
+    with lock_run(create_run(tiny())) as lock:
         assert not lock.lost
 
 
 @pytest.mark.parametrize(
     ("resume", "message"), [("a@x", "'x' is not a step"), ("a@5", "no checkpoint at step 5"), ("b@5", "there is no run 'b'")]
 )
-def test_a_fork_point_that_is_not_there(tiny, resume, message):
+def test_a_missing_fork_point_is_refused(tiny, resume, message):
     save_checkpoint(create_run(tiny(run="a")).path, 4, {"g": {"w": torch.zeros(1)}}, {})
     with pytest.raises(WorkbenchError, match=message):
         fork_point(tiny(resume=resume, steps=5))

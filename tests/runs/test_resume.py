@@ -9,7 +9,7 @@ from workbench.runs import require_startable
 
 
 def refused(parameters, error=ParameterError) -> str:
-    """What is said of a run that cannot be started like this."""
+    """The message that refuses to start a run with these parameters."""
     with pytest.raises(error) as refusal:
         require_startable(Config.from_parameters(parameters))
     text = str(refusal.value)
@@ -44,7 +44,7 @@ def startable(parameters) -> Config:
         (dict(steps=4), {}, "steps=4 is not above 4"),
     ],
 )
-def test_a_fork_that_cannot_take_its_parents_weights_or_no_step_is_refused(make, parent, changes, message):
+def test_a_fork_whose_parent_does_not_fit_or_without_steps_is_refused(make, parent, changes, message):
     make("cats", 4, **parent)
     assert message in refused(dict(resume="cats@4", **changes))
 
@@ -61,19 +61,19 @@ def test_a_fork_that_cannot_take_its_parents_weights_or_no_step_is_refused(make,
         dict(steps=5),
     ],
 )
-def test_a_fork_may_change_what_shapes_no_weight(make, changes):
+def test_a_fork_may_change_parameters_that_change_no_shape(make, changes):
     make("cats", 4)
     assert startable(dict(resume="cats@4") | changes).resume == "cats@4"
 
 
-def test_a_resumed_run_ends_no_earlier_than_its_newest_checkpoint(make):
+def test_a_resumed_run_cannot_have_fewer_steps_than_its_newest_checkpoint(make):
     make("cats", 4, 80, steps=100)
     assert "steps=79 is below 80, the newest checkpoint" in refused(dict(resume="cats", steps=79))
     assert startable(dict(resume="cats", steps=80)).steps == 80
     assert "fork the run: resume='cats@80'" in refused(dict(resume="cats", lr_d=1e-3))
 
 
-def test_a_resumed_fork_goes_on_with_its_own_settings(make):
+def test_a_resumed_fork_keeps_its_own_settings(make):
     make("cats", 4)
     kittens = make("kittens", 8, resume="cats@4", lr_d=1e-3)
     config = startable(dict(resume="kittens", steps=3000))
@@ -81,7 +81,7 @@ def test_a_resumed_fork_goes_on_with_its_own_settings(make):
     assert config.changes(read_config(kittens)) == dict(steps=3000)
 
 
-def test_the_demo_is_neither_made_nor_continued_nor_forked():
+def test_the_demo_cannot_be_created_resumed_or_forked():
     for parameters in (dict(run="demo"), dict(resume="demo"), dict(resume="demo@500")):
         assert "ships" in refused(parameters)
 
@@ -97,11 +97,11 @@ def test_what_is_wrong_with_the_run_to_resume_is_named(make):
         (folder / "config.json").write_text(damage)
         assert refused(dict(resume="cats"), UnreadableError).startswith(f"{folder}/config.json cannot be read: "), damage
     (folder / "config.json").unlink()
-    os.mkfifo(folder / "config.json")  # whoever opened it would wait for ever
+    os.mkfifo(folder / "config.json")  # opening it would block forever
     assert "not a regular file" in refused(dict(resume="cats"), UnreadableError)
 
 
-def test_given_values_are_compared_as_they_are_read(make, folders, monkeypatch):
+def test_values_are_compared_after_parsing(make, folders, monkeypatch):
     (folders / "data" / "my cats").mkdir(parents=True)
     (folders / "link").symlink_to(folders / "data")
     monkeypatch.chdir(folders / "data")

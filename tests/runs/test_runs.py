@@ -15,7 +15,7 @@ from workbench.__main__ import main
 from workbench.data.twins import Twins
 from workbench.files import StorageError, UnreadableError, delete_folder
 from workbench.paths import DEMO, outputs_dir
-from workbench.runs import create_run, find_runs, holding, write_provenance
+from workbench.runs import create_run, find_runs, lock_run, write_provenance
 from workbench.runs.checkpoints import newest_good_checkpoint, read_checkpoint, save_checkpoint
 from workbench.runs.liveness import signature
 from workbench.tensors import load_into, seal
@@ -46,7 +46,7 @@ def test_checkpoints_are_complete_or_absent(tiny, monkeypatch):
     save_checkpoint(run.path, 1, tensors, dict(step=1))
     assert sorted(p.name for p in run.checkpoint_path().iterdir()) == ["SHA256SUMS", "generator.safetensors", "state.json"]
     assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=run.checkpoint_path()).returncode == 0
-    # Killed while writing or deleting: nothing that looks like a checkpoint remains, and what was left is cleaned up.
+    # Killed while writing or deleting: no incomplete checkpoint remains, and `clean` deletes the leftovers.
     monkeypatch.setattr(Path, "rename", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr("workbench.files.shutil.rmtree", lambda *a, **k: None)
     with pytest.raises(KeyboardInterrupt):
@@ -59,14 +59,14 @@ def test_checkpoints_are_complete_or_absent(tiny, monkeypatch):
     assert list((run.path / "checkpoints").iterdir()) == []
 
 
-def test_only_the_newest_checkpoints_are_kept_when_asked(tiny):
+def test_keep_checkpoints_deletes_older_ones(tiny):
     run = create_run(tiny())
     for step in range(1, 12):
         save_checkpoint(run.path, step, {"g": {"w": torch.zeros(1)}}, {}, keep=2)
     assert run.checkpoint_steps() == [10, 11]
 
 
-def test_models_come_back_as_they_were_saved(tiny):
+def test_networks_are_loaded_as_they_were_saved(tiny):
     from workbench import train
 
     run = train(tiny(attention_g="8,16"))
@@ -104,20 +104,20 @@ def test_a_dead_process_is_noticed(tiny, other):
     run.stop()
     assert run.status()["state"] == "stopping"
     other.kill()
-    while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:  # dead, and its parent has not asked yet
+    while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:  # dead, but its parent has not waited for it yet
         pass
     assert run.status()["state"] == "lost" and not run.active
     assert "died without reporting; nothing was saved yet; start again with: papermill" in run.status()["message"]
 
 
-def test_a_process_number_used_again_is_not_the_training(tiny):
+def test_a_reused_process_number_is_not_the_training(tiny):
     run = create_run(tiny())
     run.set_status(state="running", born="1")
     assert run.status()["state"] == "lost"
 
 
 @pytest.mark.parametrize("step", [3, -3, 3600, -86400])
-def test_a_clock_that_is_set_makes_no_training_lost(tiny, other, monkeypatch, step):
+def test_setting_the_clock_makes_no_training_lost(tiny, other, monkeypatch, step):
     run = create_run(tiny())
     run.set_status(state="running", **signature(other.pid))
     for name in ("time", "time_ns"):
@@ -134,7 +134,7 @@ def test_another_machine_is_known_by_its_heartbeat(tiny, monkeypatch):
     (run.path / ".lock").touch()
     for name, age in (("status.json", 7200), (".lock", 20)):
         os.utime(run.path / name, (time.time() - age,) * 2)
-    assert run.active  # an evaluation that takes two hours, and a heart that beats
+    assert run.active  # as in an evaluation that takes two hours
     os.utime(run.path / ".lock", (time.time() - 1200,) * 2)
     assert run.status()["state"] == "lost"
 
@@ -143,7 +143,7 @@ def test_another_machine_is_known_by_its_heartbeat(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("signed", [dict(pid=float("inf")), dict(pid="7"), dict(pid=2**70), dict(born=7), dict(pid=None), dict(machine=[])])
-def test_a_status_with_an_odd_signature_is_told_and_no_error(tiny, signed):
+def test_a_status_with_an_invalid_signature_raises_no_error(tiny, signed):
     run = create_run(tiny(run="r"))
     run.set_status(state="running", **signed)
     assert run.status()["state"] in ("lost", "unreadable")
@@ -157,7 +157,7 @@ DAMAGE = dict(
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("file", ["config.json", "status.json", "provenance.json"])
-def test_a_damaged_folder_is_named_and_breaks_no_list(tiny, file, damage, monkeypatch, capsys):
+def test_a_damaged_file_is_reported_and_breaks_no_list(tiny, file, damage, monkeypatch, capsys):
     good = create_run(tiny(run="good", tags="x"))
     good.set_status(state="finished")
     write_provenance(good, good.config, Twins(32), 0)
@@ -183,11 +183,11 @@ def test_a_damaged_folder_is_named_and_breaks_no_list(tiny, file, damage, monkey
 @pytest.mark.parametrize(
     "line", [b"\0" * 40, b"\xff\xfe", b"{", b"7", b'{"step": "x"}', b"{}", b'{"step": -1}', b'{"step": 5, "loss_d": "high"}']
 )
-def test_bad_lines_are_left_out_and_told_once(tiny, line, monkeypatch, capsys):
+def test_damaged_lines_are_left_out_and_reported_once(tiny, line, monkeypatch, capsys):
     run = create_run(tiny(run="r"))
     run.append("history.jsonl", dict(step=1, loss_d=0.5))
     with open(run.path / "history.jsonl", "ab") as file:
-        file.write(line)  # torn: no end of a line
+        file.write(line)  # torn: no line end
     run.append("history.jsonl", dict(step=2, loss_d=0.25))
     monkeypatch.setattr("workbench.messages._printed", set())
     for _ in range(2):
@@ -195,7 +195,7 @@ def test_bad_lines_are_left_out_and_told_once(tiny, line, monkeypatch, capsys):
     assert capsys.readouterr().err == f"{run.path / 'history.jsonl'} cannot be read: line 2; left out, the rest is used\n"
 
 
-def test_going_on_drops_what_is_written_again_and_nothing_else(tiny, monkeypatch):
+def test_resuming_drops_only_records_of_later_steps(tiny, monkeypatch):
     run = create_run(tiny(run="r"))
     for step in (1, 2, 3):
         run.append("history.jsonl", dict(step=step))
@@ -207,7 +207,7 @@ def test_going_on_drops_what_is_written_again_and_nothing_else(tiny, monkeypatch
     assert (run.path / "history.jsonl").read_bytes() == b'{"step": 1}\n{"step": 2}\n\0\0 a bad line\n{"step": 2, "loss_d": null}\n'
     evaluations = [(row["step"], row["protocol"]) for row in run.evaluations()]
     assert evaluations == [(1, "by hand"), (1, "p"), (2, "by hand"), (2, "p"), (3, "by hand")]
-    # What cannot be read is not taken for empty.
+    # An unreadable file is not treated as empty.
     before = (run.path / "history.jsonl").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr("workbench.files.read_bytes", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
@@ -248,7 +248,7 @@ def cut(path):
 @pytest.mark.parametrize(
     "damage", [flip, cut, os.remove, lambda path: path.write_bytes(b""), "other"], ids=["flip", "cut", "missing", "empty", "other"]
 )
-def test_damaged_checkpoints_give_no_other_weights(trained_once, file, damage):
+def test_damaged_checkpoints_are_refused(trained_once, file, damage):
     run = trained_once(steps=4, checkpoint_every=2, log_every=3)
     path = run.checkpoint_path(4) / file
     shutil.copy(run.checkpoint_path(2) / file, path) if damage == "other" else damage(path)
@@ -263,10 +263,10 @@ def test_damaged_checkpoints_give_no_other_weights(trained_once, file, damage):
             run.generator()
         run.generator(weights="raw"), run.generator(step=2)
     flip(run.checkpoint_path(2) / "optimizer_d.safetensors")
-    assert newest_good_checkpoint(run.path, but=4) is None
+    assert newest_good_checkpoint(run.path, exclude=4) is None
 
 
-def test_a_checkpoint_under_another_number_is_refused(trained_once):
+def test_a_checkpoint_under_the_wrong_step_is_refused(trained_once):
     run = trained_once(steps=4, checkpoint_every=2)
     shutil.copytree(run.checkpoint_path(2), run.path / "checkpoints" / "3")
     with pytest.raises(WorkbenchError, match="it is of step 2"):
@@ -279,14 +279,14 @@ def test_the_demo_is_never_written_to(tiny):
     assert Run("demo").evaluations()[-1]["scores"] == {"x": 1.0} and (outputs_dir() / "demo" / "evaluations.jsonl").exists()
     assert demo.path == DEMO == Run("demo").path and demo.reference == "demo"
     demo.stop()
-    with pytest.raises(WorkbenchError, match="ships with the package"), holding(demo):
+    with pytest.raises(WorkbenchError, match="ships with the package"), lock_run(demo):
         pass
     with pytest.raises(WorkbenchError, match=r"keeps no generator; it has: discriminator, ema"):
         demo.generator(weights="raw")
     assert {path: path.stat().st_mtime_ns for path in DEMO.rglob("*")} == before
 
 
-def test_a_bare_name_is_no_folder_of_the_working_directory(tiny, tmp_path, monkeypatch):
+def test_a_bare_name_is_not_looked_up_in_the_working_directory(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.move(create_run(tiny(run="same", seed=5)).path, tmp_path / "same")
     with pytest.raises(WorkbenchError, match="there is no run 'same'"):
@@ -296,7 +296,7 @@ def test_a_bare_name_is_no_folder_of_the_working_directory(tiny, tmp_path, monke
     assert Run("same").config.seed == 6
 
 
-def test_what_defines_a_run_is_never_rewritten(tiny):
+def test_update_config_refuses_what_defines_a_run(tiny):
     run = create_run(tiny(run="a", num_classes=None, mixed_precision="auto"))
     config = run.update_config(run.config.replace(resume="a", steps=9, mixed_precision="bf16", num_classes=6))
     assert config == run.config and (config.resume, config.steps, config.mixed_precision) == (None, 9, "bf16")
@@ -306,7 +306,7 @@ def test_what_defines_a_run_is_never_rewritten(tiny):
     assert run.config == config
 
 
-def test_what_a_training_died_of_is_told_in_its_own_words(tiny):
+def test_the_status_of_a_dead_training_quotes_its_last_error(tiny):
     run = create_run(tiny(run="a"))
     run.set_status(state="running", born="1")
     for log, message in (
@@ -319,12 +319,12 @@ def test_what_a_training_died_of_is_told_in_its_own_words(tiny):
         assert message in run.status()["message"] or not log
 
 
-def test_commands_to_be_pasted_are_quoted(tiny):
+def test_commands_in_messages_are_quoted_for_the_shell(tiny):
     run = create_run(tiny(run="my run"))
     assert run.resume_hint() == "nothing was saved yet; start again with: papermill train.ipynb out.ipynb -p resume 'my run'"
 
 
-def test_showing_deletes_nothing(tmp_path, monkeypatch, capsys):
+def test_show_deletes_nothing(tmp_path, monkeypatch, capsys):
     (outputs_dir() / "notes").mkdir(parents=True)
     (outputs_dir() / "notes" / "mine.ipynb").write_text("{}")
     for place in ("notes", "../outputs/notes", str(outputs_dir() / "notes"), ".", "", "\0", "x" * 5000):
@@ -335,7 +335,7 @@ def test_showing_deletes_nothing(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_command_line_tells_of_runs(tiny, monkeypatch, capsys):
+def test_command_line_of_runs(tiny, monkeypatch, capsys):
     create_run(tiny(run="here")).set_status(state="finished", message="finished after 4 steps")
 
     def call(*words):  # what `python -m workbench` calls, in this process: its exit status, and what it prints
@@ -346,7 +346,7 @@ def test_command_line_tells_of_runs(tiny, monkeypatch, capsys):
     assert "finished after 4 steps" in call("show", "here")[1]
     assert "lr_d" in call("parameters")[1]
     assert call("reserve", "-p", "seed", "3")[1] == "twins32-seed=3\n"
-    assert call("release", "twins32-seed=3")[0] == 0  # refused before it began: the name is free again
+    assert call("release", "twins32-seed=3")[0] == 0  # the name is free again
     assert call("reserve", "-p", "seed", "3")[1] == "twins32-seed=3\n"
     assert call("show", "her")[2].startswith("WorkbenchError: there is no run 'her'")
     words = [sys.executable, "-m", "workbench", "reserve", "-p", "lrd", "1"]

@@ -1,4 +1,4 @@
-"""Gradient norms, saturation and spectra against slow references, and planted troubles that they must show."""
+"""Gradient norms, saturation and spectra against slow references, and planted problems that they must show."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def test_the_gradient_norm_is_that_of_all_gradients_as_one_vector():
     assert abs(norm / squares**0.5 - 1) < 1e-6 and taken == 1
 
 
-def test_the_factor_of_a_scaled_loss_is_taken_out_and_overflow_is_told_apart():
+def test_the_factor_of_the_loss_scaler_is_divided_out_and_overflow_is_reported():
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     net = nn.Linear(3, 1)
     scaler.scale(net(torch.ones(1, 3)).sum()).backward()
@@ -86,7 +86,7 @@ def test_the_steps_report_norms_and_saturation(tiny, accumulation):
     assert report["grad_norm_g"].item() == pytest.approx(norms["g"], rel=1e-12) and report["finite_g"] == 1
 
 
-def test_the_history_has_means_and_the_largest_of_a_window(tiny, monkeypatch):
+def test_history_has_means_and_the_largest_norms(tiny, monkeypatch):
     reports = dict(d=[], g=[])
     for letter, step in (("d", loop.d_step), ("g", loop.g_step)):
         record = lambda *a, step=step, to=reports[letter]: to.append(step(*a)) or to[-1]  # noqa: E731
@@ -135,11 +135,11 @@ def test_spectra_are_those_of_torch_for_every_layer(tiny, changes):
     generator, discriminator = networks(tiny(**{"num_classes": 6, **changes}))
     with torch.no_grad():
         for parameter in (*generator.parameters(), *discriminator.parameters()):
-            parameter.add_(0.05 * torch.randn_like(parameter))  # the estimate is that of other weights now
+            parameter.add_(0.05 * torch.randn_like(parameter))  # now the estimate does not fit the weights
     before = {k: v.clone() for net in (generator, discriminator) for k, v in net.state_dict().items()}
     rows_by_layer = diagnostics.spectra(generator, discriminator)
     after = {k: v for net in (generator, discriminator) for k, v in net.state_dict().items()}
-    assert all(torch.equal(v, before[k]) for k, v in after.items() if k in before)  # looking changes nothing
+    assert all(torch.equal(v, before[k]) for k, v in after.items() if k in before)  # spectra change nothing
 
     nets = dict(G=generator, D=discriminator)
     ends = (".parametrizations.weight.original", ".weight")
@@ -164,7 +164,7 @@ def test_spectra_are_those_of_torch_for_every_layer(tiny, changes):
             assert row["estimate"] == pytest.approx(rows_by_layer[name]["renewed"], rel=1e-5)
 
 
-def test_a_layer_that_blows_up_is_seen_and_spectral_normalization_hides_it(tiny):
+def test_a_layer_that_blows_up_shows_and_spectral_normalization_hides_it(tiny):
     rows_by_layer = {}
     for sn in (True, False):
         generator, discriminator = networks(tiny(num_classes=6, sn_g=sn))
@@ -186,8 +186,8 @@ def test_a_layer_that_blows_up_is_seen_and_spectral_normalization_hides_it(tiny)
     assert abs(used[True] - 1) < 0.05 and used[False] > 50
 
 
-def test_an_estimate_that_lags_behind_is_seen():
-    """Weights with a new largest direction: the net divides by too little until the power iteration has found it."""
+def test_an_estimate_that_lags_behind_shows():
+    """Weights with a new largest singular vector: the layer divides by too little until power iteration has found it."""
     layer = nn.Linear(8, 8, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.diag(torch.tensor([1.0, *[0.1] * 7])))

@@ -119,7 +119,7 @@ def test_a_training_takes_about_what_is_estimated():
         (dict(width=2**63 - 1, z_dim=2**63 - 1, batch_size=2**62), "width=9223372036854775807", "EB"),
     ],
 )
-def test_what_no_machine_can_hold_is_refused(machine, settings, blamed, needs):
+def test_settings_that_fit_into_no_machine_are_refused(machine, settings, blamed, needs):
     if settings.get("gradient_accumulation") == 10**9:
         settings = settings | dict(batch_norm_group=1)
     message = refusal(Config.preset("twins32", device="cpu", **settings))
@@ -134,7 +134,7 @@ def refusal(config) -> str:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_what_fits_is_not_refused(machine, preset):
+def test_settings_that_fit_are_not_refused(machine, preset):
     config = Config.preset(preset, mixed_precision="no")
     needed = sum(host_bytes(config).values())
     machine(needed)

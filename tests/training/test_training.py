@@ -87,7 +87,7 @@ def wait(run, until=lambda run: not run.active, seconds=120):
 
 def test_each_step_leaves_the_other_network_alone(nets, real):
     d_step(nets, 0, 0, real)
-    g_step(nets, 0)  # both optimisers have state now
+    g_step(nets, 0)  # now both optimisers have state
     g_before, d_before = snapshot(nets.generator, nets.optimizer_g), snapshot(nets.discriminator, nets.optimizer_d)
     d_step(nets, 1, 0, real)
     assert same(snapshot(nets.generator, nets.optimizer_g), g_before)
@@ -103,7 +103,7 @@ def test_each_step_leaves_the_other_network_alone(nets, real):
 def test_a_d_step_equals_the_plain_formula(nets, real):
     """Loss and update of a D step against autograd on two separate passes and an Adam written out."""
     config = nets.config
-    d_step(nets, 0, 0, real)  # u and v are used to the weights
+    d_step(nets, 0, 0, real)  # now u and v fit the weights
     generator, discriminator = (copy.deepcopy(net) for net in (nets.generator, nets.discriminator))
     second_moment = {k: v["exp_avg_sq"].clone() for k, v in nets.optimizer_d.state_dict()["state"].items()}
     loss = d_step(nets, 1, 0, real)["loss_d"]
@@ -169,13 +169,13 @@ def test_the_run_folder_is_as_promised(tiny):
     assert not list(run.path.rglob("*partial*"))
 
 
-def test_auto_is_decided_once_and_does_not_show_in_the_name(tiny):
+def test_auto_is_resolved_once_and_is_not_part_of_the_name(tiny):
     run = train(Config.preset("twins32", width=8, batch_size=8, steps=1, evaluate_every=0))
     assert run.config.mixed_precision in ("no", "bf16")
     assert run.name == "twins32-width=8-batch_size=8-steps=1-evaluate_every=0"
 
 
-# ------------------------------------------------------------------------------------------------ going on, forking
+# --------------------------------------------------------------------------------------------- resuming, forking
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny, settings):
     shutil.copytree(straight.path, again)
     config = Config.from_json((again / "config.json").read_text()).replace(run="again")
     (again / "config.json").write_text(config.to_json())
-    shutil.rmtree(again / "checkpoints" / "8")  # as if it had been killed after step 4, two rows of history later
+    shutil.rmtree(again / "checkpoints" / "8")  # as if killed at step 7, two lines of history after checkpoint 4
     resumed = train(Config.from_parameters(dict(resume="again")))
     assert resumed.name == "again"
     assert equal(resumed, straight)
@@ -219,7 +219,7 @@ def test_forks_name_their_parent_and_unchanged_ones_equal_it(tiny):
 
 
 def killed_at(monkeypatch, where, count=1):
-    """Let this training die, as if by SIGKILL, at the n-th call of a function of the loop: nothing is tidied up, and no status tells."""
+    """End this training as SIGKILL would, at the n-th call of a function of the loop: without cleaning up or writing the status."""
     calls, real = iter(range(1, 10_000)), getattr(loop, where)
 
     def call(*arguments, **more):
@@ -248,12 +248,12 @@ def test_a_fork_that_was_killed_before_its_first_checkpoint_is_still_a_fork(tiny
     assert [row["step"] for row in resumed.spectra()] == [0, 2, 4]
     groups = workbench.studies.groups.group([resumed, parent])
     assert groups[0].values == {"resume": "parent@2"}
-    shutil.rmtree(parent.path)  # which it needs no more
+    shutil.rmtree(parent.path)  # no longer needed
     assert train(Config.from_parameters(dict(resume="fork", steps=5)), run=Run("fork")).checkpoint_steps() == [4, 5]
 
 
 @pytest.mark.parametrize("where", ["write_samples", "history_row", "save"])
-def test_records_are_written_once_however_often_it_is_killed(tiny, monkeypatch, where):
+def test_records_are_written_once_after_repeated_kills(tiny, monkeypatch, where):
     for attempt in range(2):
         with monkeypatch.context() as patch:
             killed_at(patch, where)
@@ -266,7 +266,7 @@ def test_records_are_written_once_however_often_it_is_killed(tiny, monkeypatch, 
     assert not [path for path in run.path.rglob(".*")], "leftovers"
 
 
-def test_old_checkpoints_go_also_after_a_kill_before_their_deletion(tiny, monkeypatch):
+def test_old_checkpoints_are_deleted_after_a_kill_too(tiny, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("workbench.runs.checkpoints.prune", lambda run, keep: None)
         run = train(tiny(run="r", checkpoint_every=2, keep_checkpoints=1))
@@ -274,7 +274,7 @@ def test_old_checkpoints_go_also_after_a_kill_before_their_deletion(tiny, monkey
     assert train(Config.from_parameters(dict(resume="r"))).checkpoint_steps() == [4]
 
 
-def test_a_run_goes_on_only_where_a_step_is_left(tiny, trained_once):
+def test_a_run_is_resumed_or_forked_only_if_steps_are_left(tiny, trained_once):
     run = trained_once(run="a", steps=4, checkpoint_every=2)
     for config, message in (
         (tiny(resume="a@4"), "steps=4 is not above 4, the step that resume='a@4' starts at; set steps above 4"),
@@ -317,7 +317,7 @@ def test_a_damaged_newest_checkpoint_stops_a_resume_in_one_line(trained_once):
 
 
 @pytest.mark.parametrize(("settings", "what"), [(dict(log_every=1), "losses"), (dict(log_every=9), "weights of G .*")])
-def test_a_training_that_diverges_stops_and_says_so(tiny, monkeypatch, settings, what):
+def test_a_training_that_diverges_stops_with_advice(tiny, monkeypatch, settings, what):
     calls = iter(range(100))
     monkeypatch.setattr("workbench.training.steps.hinge_generator", lambda fake: -fake.mean() * (float("nan") if next(calls) == 5 else 1))
     with pytest.raises(
@@ -344,7 +344,7 @@ def test_nothing_that_is_not_finite_is_saved(tiny, trained_once, monkeypatch, wh
         WorkbenchError, match=rf"training diverged: {message} became NaN or infinite by step 5; fork from before it, .*resume='a@4'"
     ):
         checkpoint.save(nets, run, progress)
-    # The advice is a checkpoint that is whole and finite, not the newest one.
+    # The message suggests an undamaged and finite checkpoint, not the newest one.
     for step, damage in ((4, float("inf")), (2, None)):
         file = run.checkpoint_path(step) / "discriminator.safetensors"
         tensors = load_file(file)
@@ -388,7 +388,7 @@ def test_evaluations_are_recorded_and_must_be_given(tiny, tmp_path):
     (dict(device="cuda"), "torch finds no GPU"),
     (dict(mixed_precision="fp16"), "needs a GPU"),
 ])  # fmt: skip
-def test_what_this_machine_cannot_do_is_refused(tiny, changes, message):
+def test_settings_that_this_machine_cannot_run_are_refused(tiny, changes, message):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ParameterError, match=message):
@@ -402,7 +402,7 @@ def test_what_this_machine_cannot_do_is_refused(tiny, changes, message):
 @pytest.mark.parametrize(("file", "number"), [
     ("checkpoints", errno.ENOSPC), ("history.jsonl", errno.EROFS), ("samples", errno.EDQUOT), ("attention", errno.ENOSPC), ("spectra.jsonl", errno.EIO),
 ])  # fmt: skip
-def test_a_disk_that_fails_ends_in_one_line_and_the_run_goes_on_later(tiny, trained_once, monkeypatch, file, number):
+def test_a_disk_error_ends_in_one_line_and_the_run_can_be_resumed(tiny, trained_once, monkeypatch, file, number):
     """From the second file that is opened there on, nothing can be written to `file`."""
     opened, real_open, real_os_open = iter(range(1000)), open, os.open
 
@@ -432,7 +432,7 @@ def test_a_disk_that_fails_ends_in_one_line_and_the_run_goes_on_later(tiny, trai
     assert [row["step"] for row in run.history()] == [1, 2, 3]
 
 
-def test_the_end_of_a_training_is_told_on_a_disk_without_room(tiny, monkeypatch):
+def test_the_end_of_a_training_is_reported_on_a_full_disk(tiny, monkeypatch):
     run = create_run(tiny(run="r"))
     run.set_status(state="running")
     monkeypatch.setattr("workbench.files.synced", lambda path: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
@@ -449,7 +449,7 @@ def test_variables_of_another_job_change_nothing(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(0), OSError(errno.ENOENT, "No such file")])
-def test_a_failing_evaluation_costs_no_step(tiny, error):
+def test_a_failing_evaluation_loses_no_step(tiny, error):
     def evaluate(generator, step):
         raise error
 
@@ -484,15 +484,15 @@ def test_two_processes_give_what_one_gives(tiny):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_signals_save_and_say_how_to_go_on(tiny, how):
+def test_signals_save_a_checkpoint_and_report_how_to_resume(tiny, how):
     run = launch(tiny(steps=100_000, checkpoint_every=100_000, sample_every=100_000))
     wait(run, lambda run: run.status()["step"] > 3 or not run.active)
     os.kill(run.status()["pid"], how)
     wait(run)
-    saved_and_goes_on(run)
+    assert_saved_and_resumable(run)
 
 
-def saved_and_goes_on(run):
+def assert_saved_and_resumable(run):
     status = run.status()
     assert status["state"] == "stopped", run.log_tail()
     assert (
@@ -505,7 +505,7 @@ def saved_and_goes_on(run):
 
 
 @pytest.mark.slow
-def test_a_stop_asked_for_while_it_starts_is_kept(tiny):
+def test_a_stop_during_the_start_is_obeyed(tiny):
     run = launch(tiny(steps=100_000))
     run.stop()
     wait(run)
@@ -528,7 +528,7 @@ def test_a_killed_training_resumes_bit_for_bit(tiny):
 
 
 @pytest.mark.slow
-def test_an_attached_training_saves_when_its_caller_goes_away(tiny, tmp_path):
+def test_an_attached_training_saves_when_its_caller_ends(tiny, tmp_path):
     file = tmp_path / "config.json"
     file.write_text(tiny(run="attached", steps=100_000, checkpoint_every=100_000).to_json())
     code = (
@@ -577,18 +577,18 @@ def test_a_run_that_is_being_trained_is_not_trained_twice_and_can_be_stopped(tin
     assert launch(Config.from_parameters(dict(resume="busy"))).status()["pid"] == run.status()["pid"]  # re-attached
     with pytest.raises(WorkbenchError, match="is being trained already"):
         train(Config.from_parameters(dict(resume="busy")))
-    # Nor by the command line, which is handed the run's own folder; and the refusal leaves the live one's status alone.
+    # The command line with the run's config.json is refused too, and leaves the status of the live training alone.
     monkeypatch.setattr(sys, "argv", ["training", "--config", str(run.path / "config.json")])
     assert command_line.main() == 2 and "is being trained already" in capsys.readouterr().err
     assert psutil.pid_exists(run.status()["pid"]) and run.status()["state"] == "running"
     wait(run, lambda run: run.status()["step"] > 3 or not run.active)
     run.stop()
     wait(run)
-    saved_and_goes_on(run)
+    assert_saved_and_resumable(run)
 
 
-def test_precision_is_decided_once_and_kept(tiny, monkeypatch):
-    """`auto` takes bf16 on a CPU only where it is measured to be faster; the run keeps the choice, whatever a later measurement says."""
+def test_precision_is_chosen_once_and_kept(tiny, monkeypatch):
+    """`auto` chooses bf16 on a CPU only if it is measured to be faster; a resumed run keeps the choice."""
     for faster, chosen in ((True, "bf16"), (False, "no")):
         monkeypatch.setattr(setup, "_faster_in_bf16", lambda faster=faster: faster)
         run = train(tiny(mixed_precision="auto", device="cpu", run=chosen, steps=2))

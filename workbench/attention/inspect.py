@@ -140,7 +140,7 @@ def _forward(network: nn.Module, inputs: tuple) -> Tensor:
     """The output, float32 on the CPU, for inputs of any device; None stays None."""
     weight = next(network.parameters())
     inputs = tuple(x if x is None else x.to(weight if x.is_floating_point() else weight.device) for x in inputs)
-    with sampling.evaluating(network), parametrize.cached():
+    with sampling.train_mode(network, False), parametrize.cached():
         return network(*inputs).float().cpu()
 
 

@@ -1,4 +1,4 @@
-"""Evaluations: which checkpoints or folder, against which images, by which protocol. The scores are in `metrics`."""
+"""Evaluation of checkpoints or folders of images, by a protocol. The arithmetic of the scores is in `metrics`."""
 
 import torch.distributed as _dist
 
@@ -18,12 +18,12 @@ def evaluate(evaluation: Evaluation | None = None, **parameters) -> list[dict]:
     Parameters
     ----------
     evaluation, parameters
-        An `Evaluation`, or the values of one: `evaluate(run="twins32", n=1000)`.
+        An `Evaluation`, or its parameters: `evaluate(run="twins32", n=1000)`.
 
     Returns
     -------
     list of dict
-        The records, one for each step in order, earlier ones included; see `records.evaluation_record`. Those of a run are also
+        A record per step, in order, including those of earlier evaluations; see `records.evaluation_record`. New records of a run are
         appended to its `evaluations.jsonl`.
 
     Raises

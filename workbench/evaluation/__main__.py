@@ -1,4 +1,4 @@
-"""`python -m workbench.evaluation -p NAME VALUE ...`."""
+"""`python -m workbench.evaluation`: score checkpoints of a run, or a folder of images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def table(record: dict) -> str:
-    """The scores of a record as text, with the protocol, and why others are left out."""
+    """The scores of a record as text, with the protocol and the scores left out."""
     values, errors = record["scores"], record["errors"]
     width = max(map(len, values), default=0)
     lines = [f"  {name:<{width}}  {value:.6g}" + (f" +- {errors[name]:.2g}" if name in errors else "") for name, value in values.items()]

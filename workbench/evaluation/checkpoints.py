@@ -1,7 +1,4 @@
-"""Evaluating checkpoints of a run.
-
-Records are appended to `evaluations.jsonl` of the run, checkpoint by checkpoint; existing scores are not computed again.
-"""
+"""Evaluation of checkpoints of a run: a record of each is appended to `evaluations.jsonl`; existing scores are not computed again."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from .samples import Samples, suitable_batch, truth_of
 
 
 def evaluate_checkpoints(evaluation: Evaluation) -> list[dict]:
-    """The records of checkpoints of a run, in the order of the steps; earlier ones included."""
+    """The records of checkpoints of a run in the order of the steps, including records of earlier evaluations."""
     evaluated = EvaluatedRun(evaluation)
     scores = select(evaluation.scores, evaluated.extractor)
     plan = evaluated.plan(scores)  # raises before anything is computed
@@ -53,7 +50,7 @@ def evaluate_checkpoints(evaluation: Evaluation) -> list[dict]:
 
 
 def covers(record: dict, step: int, seed: int, head: dict, scores: set[str] | None, extractor: Extractor) -> bool:
-    """Whether a record is of this step, seed and protocol (by its `header`), and holds the requested scores."""
+    """Whether a record is of this step, seed and protocol (its `header`), and has the requested scores."""
     if record["step"] != step or record.get("seed") != seed or not is_comparable(record) or differences(record, head):
         return False
     requested = record.get("requested", ())
@@ -63,16 +60,7 @@ def covers(record: dict, step: int, seed: int, head: dict, scores: set[str] | No
 
 
 class EvaluatedRun:
-    """The run, checkpoints, protocol, extractor and real images of an evaluation.
-
-    Attributes
-    ----------
-    run, config, steps
-        The run, its configuration, and the steps of the checkpoints.
-    data
-        The real images.
-    extractor, protocol, device
-        The extractor is on the device.
+    """What an evaluation needs: the run, the steps of its checkpoints, protocol, extractor (on `device`), and `data`, the real images.
 
     Raises
     ------
@@ -82,19 +70,19 @@ class EvaluatedRun:
 
     def __init__(self, evaluation: Evaluation):
         self.evaluation = evaluation
-        self.run = evaluated_run(evaluation)
+        self.run = run_to_evaluate(evaluation)
         self.config = config = self.run.config
         self.protocol = evaluation.resolved_protocol(config.num_classes)
         if self.protocol.weights == "auto":
             self.protocol = self.protocol.replace(weights="ema" if config.ema_decay else "raw")
         self.steps = _steps(evaluation, self.run)
-        self.run.generator(self.steps[0], self.protocol.weights)  # raises now, before anything long, if weights are missing
+        self.run.generator(self.steps[0], self.protocol.weights)  # raises before anything takes long if weights are missing
         self.device = evaluation.torch_device
         self.extractor = evaluation.open_extractor(config.data).to(self.device)
-        place = evaluation.data or config.data
-        pairs = config.pairs if place == "twins" else 1
+        source = evaluation.data or config.data
+        pairs = config.pairs if source == "twins" else 1
         conditional = bool(evaluation.data or config.num_classes)  # other data may have classes even if the run has none
-        self.data = open_images("data", place, config.image_size, evaluation, pairs, conditional, config.skip_unreadable)
+        self.data = open_images("data", source, config.image_size, evaluation, pairs, conditional, config.skip_unreadable)
 
     @property
     def batch_size(self) -> int:
@@ -103,7 +91,7 @@ class EvaluatedRun:
 
     @property
     def image_set(self) -> ImageSet:
-        """Number and classes of the samples of a checkpoint; classes have their names in the run's provenance."""
+        """Number and classes of the samples of a checkpoint; the run's provenance has the names of the classes."""
         n, count = self.protocol.n, self.config.num_classes or 0
         if not count:
             return ImageSet(n, reason="the run was trained without classes")
@@ -116,11 +104,11 @@ class EvaluatedRun:
         return ImageSet(n, [str(name) for name in names], n // count)
 
     def plan(self, scores: set[str] | None = None) -> Plan:
-        """The plan of these scores (None: all); see `plan_scores`."""
+        """The plan for computing scores (None: all); see `plan_scores`."""
         return plan_scores(scores, self.extractor, self.protocol, self.image_set, self.data, truth_of(self.config) is not None)
 
     def samples(self, step: int | None = None) -> Samples:
-        """The samples of a checkpoint, by default the last one."""
+        """The samples of a checkpoint, by default of the last one."""
         generator = self.run.generator(self.steps[-1] if step is None else step, self.protocol.weights).to(self.device)
         return Samples(generator, self.protocol, self.evaluation.seed, self.evaluation.batch_size)
 
@@ -129,8 +117,8 @@ class EvaluatedRun:
         return real_statistics(self.data, self.protocol, self.extractor, self.batch_size, keep_all)
 
 
-def evaluated_run(evaluation: Evaluation) -> Run:
-    """The run to evaluate; by default the newest one with a checkpoint."""
+def run_to_evaluate(evaluation: Evaluation) -> Run:
+    """The run to evaluate, by default the newest one with a checkpoint."""
     if evaluation.run:
         return Run(evaluation.run)
     runs = [run for run in list_runs() if run.checkpoint_steps()]

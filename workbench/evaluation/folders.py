@@ -1,4 +1,4 @@
-"""Evaluating a folder of images against another."""
+"""Evaluation of a folder of images against another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .samples import suitable_batch
 
 
 def evaluate_folder(evaluation: Evaluation) -> list[dict]:
-    """The record of a folder of images; empty on any but the main process."""
+    """The record of a folder of images; no record in other processes than the main one."""
     size = evaluation.image_size or common_size(evaluation)
     device = evaluation.torch_device
     extractor = evaluation.open_extractor(evaluation.data).to(device)
@@ -32,7 +32,7 @@ def evaluate_folder(evaluation: Evaluation) -> list[dict]:
     length = protocol.n if images.length is None else images.length
     protocol = protocol.replace(n=min(protocol.n, length))
     require_room_for(protocol, data, extractor)
-    # In random order, because folders are sorted by class and the splits of IS are filled in order.
+    # In random order: folders are sorted by class, but each split of IS must contain all classes.
     order = torch.randperm(length, generator=sampling.rng(evaluation.seed, 4)).numpy()[: protocol.n]
     sample_set = image_set(images, protocol.n)
     if sample_set.classes and images.length is not None:
@@ -56,18 +56,18 @@ def common_size(evaluation: Evaluation) -> int:
     Raises
     ------
     ParameterError
-        If they differ: resizing changes scores, so the user decides.
+        If the sizes differ: resizing changes scores, so the user must choose.
     """
-    places = {name: getattr(evaluation, name) for name in ("samples", "data")}
-    of_fixed_size = {name: place for name, place in places.items() if place not in ("twins", "imagenet")}
+    sources = {name: getattr(evaluation, name) for name in ("samples", "data")}
+    fixed = {name: source for name, source in sources.items() if source not in ("twins", "imagenet")}  # which exist in any size
     sides: dict[str, Counter] = {}
-    for name, place in (of_fixed_size or places).items():
+    for name, source in (fixed or sources).items():
         try:
-            sides[name] = short_sides(place)
+            sides[name] = short_sides(source)
         except DataError as error:
             raise error.renamed(data=name) from None
     sizes = set().union(*sides.values())
-    if (len(sizes) == 1 and sizes <= set(SIZES)) or not sizes:  # no image can be read: opening the folder reports it
+    if (len(sizes) == 1 and sizes <= set(SIZES)) or not sizes:  # opening a folder without readable images reports that
         return min(sizes, default=SIZES[0])
     counts = "; ".join(f"{name} has {_counts(counter)}" for name, counter in sides.items())
     raise ParameterError(
@@ -76,6 +76,6 @@ def common_size(evaluation: Evaluation) -> int:
 
 
 def _counts(counts: Counter) -> str:
-    """The sizes in a folder as text, the most frequent first."""
+    """The sizes in a folder as text, most frequent first."""
     frequent = ", ".join(f"{count:,} of {side} px" for side, count in counts.most_common(3))
     return frequent + (f" and {len(counts) - 3} more sizes" if len(counts) > 3 else "") or "none that can be read"

@@ -1,4 +1,4 @@
-"""The images of an evaluation: folders of any layout, and the scores that can be computed of them."""
+"""The real or given images of an evaluation, and the plan of its scores."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..metrics.scores import ImageSet
 from ..progress import progress
 from .parameters import Evaluation
 
-ENDLESS = 50_000  # reference images of a data set without end, if the protocol uses all
+ENDLESS = 50_000  # real images of a data set without end, if the protocol uses all
 
 
 def open_images(
-    name: str, place: str, size: int, evaluation: Evaluation, pairs: int = 1, conditional: bool = True, skip_unreadable: bool = False
+    name: str, source: str, size: int, evaluation: Evaluation, pairs: int = 1, conditional: bool = True, skip_unreadable: bool = False
 ) -> Images | twins.Twins:
-    """The images at `place`, which the parameter `name` ("samples" or "data") or the run says; without class folders, without classes."""
-    config = Config.preset("twins32", data=place, image_size=size, pairs=pairs, num_classes=None, batch_size=2)
+    """The images of `source`, for the parameter `name` ("samples" or "data"); they have classes if the folder has class folders."""
+    config = Config.preset("twins32", data=source, image_size=size, pairs=pairs, num_classes=None, batch_size=2)
     config = config.replace(skip_unreadable=skip_unreadable or evaluation.skip_unreadable)
     try:
         if not conditional or not has_class_folders(config):
@@ -34,18 +34,18 @@ def open_images(
         root = Path(config.data)
         split = training_split(root, config.num_classes == 0) if value and is_image_folder(config) else root
     except DataError as error:
-        # Parameters of a training that an evaluation does not have.
+        # The message must not name parameters that an evaluation does not have.
         size_parameter = "image_size" if evaluation.samples else None
         raise error.renamed(data=name, image_size=size_parameter, batch_size=None) from None
     if split != root:
         say_once(
             f"{name}={short_repr(value)}: only its split {short_repr(split.name)} is used; for another, set {name} to the folder of that one"
         )
-    if isinstance(images, Images) and name == "samples" and is_split(split.name):  # the name of a data set leaves its split out
+    if isinstance(images, Images) and name == "samples" and is_split(split.name):  # the name of a data set does not name its split
         images = replace(images, name=f"{images.name}/{printable(split.name)}")
     count = dict(samples="n", data="reference_n")[name]
     number = getattr(evaluation, count)
-    if number and images.length is not None and number > images.length:  # the protocol's number, in contrast, is an upper bound
+    if number and images.length is not None and number > images.length:  # the protocol's own number is only an upper bound
         raise ParameterError(
             f"{count}={number}, but {name}, {images.name}, has {images.length:,} images: give at most that, or leave {count} out"
         )
@@ -66,21 +66,21 @@ def real_count(data: Images | twins.Twins, protocol: Protocol) -> int:
 
 
 def require_room_for(protocol: Protocol, data: Images | twins.Twins, extractor: Extractor, features: int = 0) -> None:
-    """Refuse an evaluation for which this machine has no room; `features`: generated images whose features are kept."""
+    """Refuse an evaluation that needs more memory than is free; `features`: generated images whose features are kept."""
     require_room(("n", "reference_n"), protocol.n, real_count(data, protocol), features, extractor, data.size)
 
 
 def plan_scores(
     scores: set[str] | None, extractor: Extractor, protocol: Protocol, samples: ImageSet, data: Images | twins.Twins, truth: bool, **options
 ) -> Plan:
-    """The plan of these scores (None: all), against the real images `data`; see `metrics.one_pass.plan`.
+    """The plan for computing scores (None: all) against the real images `data`; see `metrics.one_pass.plan`.
 
     Raises
     ------
     ParameterError
-        If a requested score cannot be computed, or there is no room for so many images.
+        If a requested score cannot be computed, or the images need too much memory.
     """
-    require_room_for(protocol, data, extractor)  # before their labels are read
+    require_room_for(protocol, data, extractor)  # before the labels are read
     real = image_set(data, real_count(data, protocol))
     if real.classes:
         real = replace(real, fewest=fewest(data, real.n))

@@ -21,7 +21,7 @@ SIZES = (32, 64, 128, 256)  # heights and widths of images
 
 @dataclass(frozen=True)
 class Evaluation(Parameters):
-    """What to evaluate, and how; a ParameterError for values that do not fit, or do not go together."""
+    """What to evaluate, and how. Raises a ParameterError for values that do not fit, or do not fit together."""
 
     run: str = parameter("", "name of the run", none="the newest")
     steps: str = parameter("last", "checkpoints to evaluate: last, all, or steps such as 500,1000", read=read_steps("last", "all"))
@@ -57,11 +57,11 @@ class Evaluation(Parameters):
             raise ParameterError(f"image_size={self.image_size} goes with samples; a run has its own")
 
     def resolved_protocol(self, num_classes: int | None) -> Protocol:
-        """The protocol, with the values that these parameters replace."""
+        """The protocol, with the values that parameters replace."""
         base = protocol(self.protocol)
         statistics = self.statistics
         if self.truncation and statistics is None and base.statistics == "running":
-            statistics = "standing"  # the saved ones are of latents that are not truncated
+            statistics = "standing"  # the saved ones are those of latents without truncation
         n = self.n or base.per_class * (num_classes or 0) or None
         return base.replace(n=n, weights=self.weights, statistics=statistics, truncation=self.truncation, reference_n=self.reference_n)
 
@@ -75,5 +75,5 @@ class Evaluation(Parameters):
         """The device of this process."""
         if on_cpu(self.device):
             return torch.device("cpu")
-        # A launcher's variables count only where this package started it.
+        # LOCAL_RANK counts only if this package has started the launcher.
         return torch.device("cuda", whole(os.environ.get("LOCAL_RANK", "")) or 0 if dist.is_initialized() else 0)

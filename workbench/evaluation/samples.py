@@ -1,4 +1,4 @@
-"""Samples of a generator by index, and their ground truth."""
+"""Samples of a generator by index, and the ground truth of twins."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Samples:
             self.batch_size = 64
             for norm in generator.modules():
                 if isinstance(norm, BatchNorm):
-                    norm.group_size = 0  # the whole batch
+                    norm.group_size = None  # the whole batch
 
     def __call__(self, start: int, count: int) -> tuple[Tensor, Tensor | None]:
         """Images (count, 3, S, S) in [-1, 1], float32, and classes (count,)."""
@@ -42,12 +42,12 @@ class Samples:
 
 
 def suitable_batch(extractor: Extractor, device: torch.device) -> int:
-    """Images per call of an extractor: few for Inception on a CPU, where each needs 20 MB."""
+    """Images per call of an extractor: few for Inception on a CPU, where each image needs 20 MB."""
     return 32 if extractor.name == "inception" and device.type == "cpu" else 256
 
 
 def truth_of(config: Config) -> Callable[[Tensor, Tensor | None], dict[str, Tensor]] | None:
-    """The disagreement of twins, as `truth` of `measure`; None for other data."""
+    """The function `truth` for `measure`: the disagreement of twins; None for other data."""
     if config.data != "twins":
         return None
 

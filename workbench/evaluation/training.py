@@ -1,4 +1,4 @@
-"""The evaluation during training, every `evaluate_every` steps."""
+"""Evaluation during training, every `evaluate_every` steps."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from .samples import Samples, suitable_batch, truth_of
 
 
 def during_training(config: Config) -> Callable[[Generator, int], dict | None]:
-    """The evaluation for `train(config, evaluate)`: Fréchet distance, class score and, for twins, the disagreement.
+    """A function `evaluate` for `train(config, evaluate)`: Fréchet distance, class score and, for twins, the disagreement.
 
     Returns
     -------
     function
-        `evaluate(generator, step)`, to be called by all processes of the training; the main one gets a record.
+        `evaluate(generator, step)`, which all processes of the training call; it returns a record in the main one.
 
     Raises
     ------
     WorkbenchError
-        If the extractor cannot be opened or does not take such images, or there is no room for so many: at once, not hours later.
+        If the extractor cannot be opened or does not accept the images, or they need too much memory: now, not hours later.
     """
-    reference_n = 10 * config.evaluate_n if config.data == "twins" else None  # twins are cheap; more make no difference
+    reference_n = 10 * config.evaluate_n if config.data == "twins" else None  # twins are cheap, and more real images change nothing
     evaluation = Evaluation(extractor=config.evaluate_extractor, n=config.evaluate_n, reference_n=reference_n, protocol="workbench")
     extractor = evaluation.open_extractor(config.data)
     scores = {"is", "fid", "truth"} if config.data == "twins" else {"is", "fid"}

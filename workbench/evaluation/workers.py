@@ -1,4 +1,4 @@
-"""An evaluation by several processes: it starts them, passes the parameters, and collects the records or the cause of a failure."""
+"""Evaluation by several processes: start them with the parameters, and collect the records or the cause of a failure."""
 
 from __future__ import annotations
 
@@ -26,16 +26,14 @@ MODULE = "workbench.evaluation"
 
 
 def evaluate_in_processes(evaluation: Evaluation) -> list[dict]:
-    """The records, computed by `num_processes` processes of `python -m workbench.evaluation --worker FOLDER`, each running `work`.
-
-    The main one prints its progress on stdout; it is printed here on stderr.
+    """The records, computed by `num_processes` processes that run `work`. The progress is printed on stderr.
 
     Raises
     ------
     ParameterError
         If there are not that many GPUs or cores.
     WorkbenchError
-        If they fail, with the first cause.
+        If a process fails; the message is the first cause.
     """
     count, device = evaluation.num_processes, evaluation.device
     most = 4 * (os.cpu_count() or 1) if on_cpu(device) else torch.cuda.device_count()
@@ -63,11 +61,11 @@ def evaluate_in_processes(evaluation: Evaluation) -> list[dict]:
 
 
 def work(folder: Path, evaluate: Callable[[Evaluation], list[dict]]) -> None:
-    """What each process runs: the main one writes the records, and each writes the error that ends it, which launchers do not print."""
+    """Run by each process (`--worker FOLDER`): the main one writes the records, and any process the error that ends it."""
     try:
         evaluation = Evaluation(**json.loads((folder / "evaluation.json").read_text()))
         with process_group(evaluation.num_processes, evaluation.device, MODULE):
-            # Progress goes through stdout, as stderr is full of messages of launchers and libraries.
+            # Progress goes to stdout, because launchers and libraries write messages to stderr.
             with redirect_stderr(sys.stdout) if is_main() else nullcontext():
                 records = evaluate(evaluation)
             main = is_main()
@@ -82,7 +80,7 @@ def work(folder: Path, evaluate: Callable[[Evaluation], list[dict]]) -> None:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a launcher and its processes, which are in sessions of their own."""
+    """End a launcher and its processes, which do not belong to its session."""
     children = []
     with suppress(psutil.Error):
         children = psutil.Process(process.pid).children(recursive=True)
@@ -103,7 +101,7 @@ def _first_cause(folder: Path, num_processes: int) -> str:
     if causes:
         return min(causes, key=lambda failure: not failure["expected"])["message"]
     log = (folder / "log").read_text(errors="replace")
-    # From the log of torch's launcher: the process that ended first; the launcher ends the others.
+    # The log of torch's launcher names the process that ended first; the launcher ends the others.
     for status, number in re.findall(r"exitcode: -(\d+)\)? local_rank: (\d+)", log):
         with suppress(ValueError):
             name = signal.Signals(int(status)).name

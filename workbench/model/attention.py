@@ -34,7 +34,7 @@ class SelfAttention(nn.Module):
     Attributes
     ----------
     query, key, value, output
-        1x1 convolutions without biases. Alone they have no spectral normalization; the networks add it.
+        1x1 convolutions without biases. The networks add spectral normalization to them.
     gamma
         0-d parameter.
     """
@@ -63,8 +63,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.project(x)  # x: (B, C, H, W)
-        # Zero-padding query and key to the value's width changes no product, and lets the fused kernel run, which never
-        # writes the (N, M) map. The scale is 1: SAGAN does not divide by the square root of the width.
+        # The fused kernel never stores the (N, M) map, but needs equal widths: zero padding leaves the dot products unchanged.
+        # The scale is 1: SAGAN does not divide by the square root of the width.
         pad = (0, value.shape[-1] - query.shape[-1])
         query, key, value = F.pad(query, pad)[:, None], F.pad(key, pad)[:, None], value[:, None]  # one head
         o = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (B, 1, N, D), Eq. 1 and the sum of 2
@@ -73,14 +73,14 @@ class SelfAttention(nn.Module):
 
 
 def _positions(x: Tensor) -> Tensor:
-    """(B, D, H, W) -> (B, H * W, D), each position's D numbers side by side: else the fused kernel does not run on a CPU."""
+    """(B, D, H, W) -> (B, H * W, D), contiguous, which the fused kernel requires on a CPU."""
     return x.flatten(2).transpose(1, 2).contiguous()
 
 
 class ResidualBlock(nn.Module):
-    """The block that Table 1 of the paper puts in attention's place: a residual block with as many parameters (without gamma).
+    """Residual block that replaces self-attention in Table 1 of the paper, with as many parameters (not counting gamma).
 
-    ReLU, conv3x3 to c channels, ReLU, conv1x1 back, with 10 * C * c weights equal to those of the attention.
+    ReLU, conv3x3 to c channels, ReLU, conv1x1 back to C. c is chosen so that its 10 * C * c weights match those of the attention.
     """
 
     def __init__(self, channels: int, variant: str = "official"):

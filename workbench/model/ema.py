@@ -1,4 +1,4 @@
-"""The averaged generator: an exponential moving average of G's weights."""
+"""Exponential moving average (EMA) of the generator's weights."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from .networks import Generator
 
 
 class EMA:
-    """Keeps `average`, a generator in eval mode whose weights are the moving average of those of another.
+    """`average`, a generator in eval mode, holds the moving average of the weights of another generator.
 
-    Only weights are averaged. Buffers (power-iteration vectors, running statistics) are copied, since an average of unit vectors is no unit
-    vector. They do not fit the averaged weights exactly: call `sampling.recalibrate` before using the average.
+    Buffers (power-iteration vectors, running statistics) are copied: an average of unit vectors is not a unit vector. They do not fit the
+    averaged weights exactly, so call `sampling.recalibrate` before using the average.
 
     Parameters
     ----------
     generator
-        The generator to follow, not yet wrapped for several processes.
+        The generator to follow, not wrapped in DistributedDataParallel.
     decay
         Weight of the past in each update, in [0, 1).
     start
-        Until this step the average is a copy.
+        Up to this G step, the average is a copy of the weights.
     """
 
     def __init__(self, generator: Generator, decay: float, start: int = 0):
@@ -31,10 +31,8 @@ class EMA:
 
     @torch.no_grad()
     def update(self, generator: Generator, step: int) -> None:
-        """Take in the weights that `generator` has after G step number `step` (counted from 1)."""
-        average, weights = dict(self.average.named_parameters()), dict(generator.named_parameters())
+        """Update the average with the weights of `generator` after G step `step` (counted from 1)."""
         decay = self.decay if step > self.start else 0.0
-        torch._foreach_lerp_(list(average.values()), [weights[name].detach() for name in average], 1 - decay)
-        buffers = dict(generator.named_buffers())
-        for name, buffer in self.average.named_buffers():
-            buffer.copy_(buffers[name])
+        torch._foreach_lerp_([*self.average.parameters()], [*generator.parameters()], 1 - decay)
+        for buffer, source in zip(self.average.buffers(), generator.buffers(), strict=True):
+            buffer.copy_(source)

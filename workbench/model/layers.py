@@ -30,7 +30,7 @@ class SpectralNorm(nn.Module):
 
     def __init__(self, weight: Tensor):
         super().__init__()
-        # Some iterations make a fresh network usable; in double precision, so that they do not depend on the number of threads.
+        # A fresh network needs a few iterations; in double precision, so that they do not depend on the number of threads.
         matrix = weight.detach().flatten(1).double()
         self.register_buffer("u", F.normalize(torch.randn(matrix.shape[0], dtype=matrix.dtype), dim=0))
         self.register_buffer("v", torch.empty(matrix.shape[1], dtype=matrix.dtype))
@@ -74,7 +74,7 @@ def spectral_norm(layer: Layer) -> Layer:
     return layer
 
 
-def initialised(layer: Layer, sn: bool) -> Layer:
+def initialise(layer: Layer, sn: bool) -> Layer:
     """Initialise a layer as the released code does (Xavier-uniform, zero bias), with spectral normalization if `sn`."""
     nn.init.xavier_uniform_(layer.weight)
     bias = getattr(layer, "bias", None)
@@ -85,10 +85,10 @@ def initialised(layer: Layer, sn: bool) -> Layer:
 
 def conv(inputs: int, outputs: int, kernel: int, sn: bool, bias: bool = True, kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Conv2d:
     """A convolution that keeps the size of the map (`kind` may resample), initialised."""
-    return initialised(kind(inputs, outputs, kernel, padding=kernel // 2, bias=bias), sn)
+    return initialise(kind(inputs, outputs, kernel, padding=kernel // 2, bias=bias), sn)
 
 
-def bias_without_gradient(layer: nn.Conv2d) -> None:
+def zero_gradient_of_bias(layer: nn.Conv2d) -> None:
     """Zero the gradient of a bias that batch norm cancels: it is rounding noise, which Adam would scale up to full steps."""
     layer.bias.register_hook(torch.zeros_like)
 
@@ -102,34 +102,34 @@ def upsample(x: Tensor) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """The memory layout in which convolutions, and attention after them, are fastest; later layers keep it."""
+    """x in the memory layout in which convolutions and attention are fastest; later layers keep it."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 class UpConv(nn.Conv2d):
     """Nearest x2, then a 3x3 convolution: (B, C, H, W) -> (B, C', 2H, 2W).
 
-    Equal to one transposed convolution with stride 2, whose 4x4 kernel is the 3x3 one summed over a 2x2 box: 4/9 of the products.
+    Computed as one transposed convolution with stride 2, whose 4x4 kernel is the 3x3 one summed over a 2x2 box: 4/9 of the products.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) * x.shape[2] * x.shape[3] < 256:  # making the larger kernel would cost more than it saves
+        if len(x) * x.shape[2] * x.shape[3] < 256:  # computing the larger kernel would cost more than it saves
             return super().forward(upsample(x))
-        kernel = _summed_over_a_box(channels_last(self.weight.transpose(0, 1)), mirrored=True)
+        kernel = _box_filter(channels_last(self.weight.transpose(0, 1)), mirrored=True)
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
 
 class DownConv(nn.Conv2d):
     """A 3x3 convolution, then 2x2 average pooling: (B, C, H, W) -> (B, C', H/2, W/2).
 
-    Equal to one convolution with stride 2, whose 4x4 kernel is the 3x3 one averaged over a 2x2 box: 4/9 of the products.
+    Computed as one convolution with stride 2, whose 4x4 kernel is the 3x3 one averaged over a 2x2 box: 4/9 of the products.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, _summed_over_a_box(self.weight, scale=0.25), self.bias, stride=2, padding=1)
+        return F.conv2d(x, _box_filter(self.weight, scale=0.25), self.bias, stride=2, padding=1)
 
 
-def _summed_over_a_box(weight: Tensor, scale: float = 1.0, mirrored: bool = False) -> Tensor:
+def _box_filter(weight: Tensor, scale: float = 1.0, mirrored: bool = False) -> Tensor:
     """Kernels (C', C, 3, 3) convolved with a 2x2 box: (C', C, 4, 4), times `scale`; `mirrored`: flipped in both directions."""
     side = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]], device=weight.device, dtype=weight.dtype)
     side = side.flip(0) if mirrored else side
@@ -161,17 +161,17 @@ class _AllReduceSum(torch.autograd.Function):
 class BatchNorm(nn.Module):
     """Batch norm whose statistics span groups of images, and processes.
 
-    In training mode each group of `group_size` consecutive images (None or a number that does not divide the batch: all of it) is
-    normalised by its own mean and biased variance, and the running statistics take in one group after the other, in the order of the
-    global batch. So results depend neither on the number of processes nor on gradient accumulation, as long as a group fits.
-    torch's SyncBatchNorm refuses CPU tensors and has no groups.
+    In training mode each group of `group_size` consecutive images is normalised by its own mean and biased variance; the group is the whole
+    batch if `group_size` is None or does not divide it. The running statistics are updated group by group, in the order of the global batch.
+    So results depend neither on the number of processes nor on gradient accumulation, as long as a group fits into a pass.
+    torch's SyncBatchNorm has no groups and does not run on a CPU.
 
     Parameters
     ----------
     channels
         C of the (B, C, H, W) input.
     num_classes
-        Gains and biases are looked up by class (conditional batch norm); 0: one set.
+        Each class has its own gain and bias (conditional batch norm); 0: one for all.
     momentum
         Weight of a new group in the running statistics (unbiased variance, as in torch).
     """
@@ -186,7 +186,7 @@ class BatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(max(1, num_classes), channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
-        # Number of processes, how many of them a group of images spans, and their process group: set by `span_processes`.
+        # Set by `span_processes`: the number of processes, how many of them a group of images spans, and their process group.
         self.world, self.span = 1, 1
         self.span_group: dist.ProcessGroup | None = None
 
@@ -233,17 +233,11 @@ class BatchNorm(nn.Module):
 
 
 def span_processes(generator: nn.Module, share: int) -> None:
-    """Set up the batch norms of `generator` for the processes of the running process group.
-
-    Parameters
-    ----------
-    share
-        Images of one process in each forward pass.
-    """
+    """Set up the batch norms of `generator` for all processes; `share`: images per process and forward pass."""
     world = dist.get_world_size()
     norms = [module for module in generator.modules() if isinstance(module, BatchNorm)]
     span = max(1, (norms[0].group_size or world * share) // share)
-    # Process groups apart from the one that averages gradients: their collectives may interleave.
+    # Not the process group that averages gradients: the collectives of both may interleave.
     span_group = dist.new_subgroups(span)[0] if span > 1 else None
     for norm in norms:
         norm.world, norm.span, norm.span_group = world, span, span_group

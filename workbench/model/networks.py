@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..config import Config
 from ..parameters import ParameterError
 from .attention import ResidualBlock, SelfAttention
-from .layers import BatchNorm, DownConv, UpConv, bias_without_gradient, channels_last, conv, initialised, spectral_norm, upsample
+from .layers import BatchNorm, DownConv, UpConv, channels_last, conv, initialise, spectral_norm, upsample, zero_gradient_of_bias
 
 # --------------------------------------------------------------------------------------------------- generator
 
@@ -31,7 +31,7 @@ class GeneratorBlock(nn.Module):
         self.norm1, self.norm2 = norm(inputs), norm(outputs)
         self.conv1, self.conv2 = conv(inputs, outputs, 3, sn, kind=UpConv), conv(outputs, outputs, 3, sn)
         self.shortcut = conv(inputs, outputs, 1, sn)
-        bias_without_gradient(self.conv1)
+        zero_gradient_of_bias(self.conv1)
 
     def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
         h = self.conv1(F.relu_(self.norm1(x, y)))  # (B, C', 2H, 2W)
@@ -59,7 +59,7 @@ class Generator(nn.Module):
         def norm(channels):
             return BatchNorm(channels, self.num_classes, config.batch_norm_group, momentum)
 
-        self.linear = initialised(nn.Linear(config.z_dim, 4 * 4 * config.channels_g(4)), sn)
+        self.linear = initialise(nn.Linear(config.z_dim, 4 * 4 * config.channels_g(4)), sn)
         sizes = (4, *config.maps_g)
         blocks = {str(b): GeneratorBlock(config.channels_g(a), config.channels_g(b), sn, norm) for a, b in pairwise(sizes)}
         self.blocks = nn.ModuleDict(blocks)
@@ -67,15 +67,15 @@ class Generator(nn.Module):
         for size, block in reversed(blocks.items()):
             if size in self.attention:
                 break
-            # These add constants, which pass the later shortcuts unchanged, until the last norm cancels them.
-            bias_without_gradient(block.conv2)
-            bias_without_gradient(block.shortcut)
-        # The released code lets the statistics of this last, unconditional norm move ten times more slowly.
+            # Behind the last attention, shortcuts pass these constants on unchanged to the last norm, which cancels them.
+            zero_gradient_of_bias(block.conv2)
+            zero_gradient_of_bias(block.shortcut)
+        # As in the released code, the running statistics of this unconditional norm move ten times more slowly.
         self.norm = BatchNorm(config.channels_g(config.image_size), 0, config.batch_norm_group, momentum / 10)
         self.output = conv(config.channels_g(config.image_size), 3, 3, sn)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Images (B, 3, S, S) in [-1, 1] from latents z (B, z_dim) and classes y (B,); y may be None when unconditional."""
+        """Images (B, 3, S, S) in [-1, 1] from latents z (B, z_dim) and classes y (B,), or None if unconditional."""
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ParameterError(f"z has shape {tuple(z.shape)}; the generator takes (B, {self.z_dim})")
         _check_labels(y, self.num_classes)
@@ -131,12 +131,12 @@ class Discriminator(nn.Module):
             *(DiscriminatorBlock(channels[-1], channels[-1], sn, downsample=False) for _ in range(config.d_flat_blocks))
         )
         self.attention = _attention_sites(config, config.sites_d, config.channels_d, sn)
-        self.linear = initialised(nn.Linear(channels[-1], 1), sn)
+        self.linear = initialise(nn.Linear(channels[-1], 1), sn)
         if self.num_classes:
-            self.embedding = initialised(nn.Embedding(self.num_classes, channels[-1]), sn)
+            self.embedding = initialise(nn.Embedding(self.num_classes, channels[-1]), sn)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Logits (B,) from images x (B, 3, S, S) in [-1, 1] and classes y (B,); y may be None when unconditional."""
+        """Logits (B,) from images x (B, 3, S, S) in [-1, 1] and classes y (B,), or None if unconditional."""
         _check_labels(y, self.num_classes)
         x = channels_last(x)  # (B, 3, S, S)
         for size, block in self.blocks.items():

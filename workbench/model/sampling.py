@@ -1,4 +1,4 @@
-"""Seeded latents, images from a generator, and recalibration of its statistics."""
+"""Seeded latents and classes, images of a generator, and recalibration of its buffers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..parameters import ParameterError
 from .layers import BatchNorm, power_iteration
 from .networks import Generator
 
-CHUNK = 256  # latents are drawn in chunks of this many sample indices, so that each depends on its index alone
+CHUNK = 256  # latents are drawn in fixed chunks of sample indices, so that a latent depends only on its index and the seed
 
 
 def rng(*key: int) -> torch.Generator:
-    """A CPU random generator that is a pure function of its key of integers >= 0, of any size."""
+    """A CPU random generator, seeded by a key of integers >= 0 of any size."""
     if min(key, default=0) < 0:
         raise ParameterError(f"seeds and sample indices are at least 0; given: {', '.join(map(str, key))}")
     entropy = (len(key), *key)  # NumPy ignores trailing zeros
@@ -49,8 +49,8 @@ def latents(count: int, z_dim: int, seed: int = 0, start: int = 0, truncation: f
 def truncate(z: Tensor, threshold: float) -> Tensor:
     """Latents truncated to [-threshold, threshold] (the truncation trick, Brock et al., 2019); 0: no truncation.
 
-    Each number is mapped to the same quantile of the truncated normal distribution instead of being resampled: latents, and so images,
-    change continuously with the threshold.
+    Each number is mapped to the same quantile of the truncated normal distribution, not resampled: latents, and so images, change
+    continuously with the threshold.
 
     Raises
     ------
@@ -62,17 +62,17 @@ def truncate(z: Tensor, threshold: float) -> Tensor:
     if not threshold:
         return z
     tail = torch.special.ndtr(torch.tensor(-threshold, dtype=torch.float64))
-    # The lower tail for either sign: in the upper one, quantiles round to 1 and latents to infinity.
+    # Use the lower tail for both signs: in the upper tail, quantiles round to 1 and latents to infinity.
     size = z.double().abs()
     inside = -torch.special.ndtri(tail + torch.special.ndtr(-size) * (1 - 2 * tail))
     return inside.clamp(max=threshold).minimum(size).copysign(z.double()).to(z.dtype)
 
 
 def interpolate(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """From latents a (B, z_dim) at t=0 to b at t=1 along great circles (White, 2016).
+    """Spherical interpolation from latents a (B, z_dim) at t=0 to b at t=1 (White, 2016).
 
-    Between two normal latents, linear interpolation passes norms far below those the generator was trained on. It is used only where no
-    single great circle exists: between parallel or opposite latents, or from 0.
+    Linear interpolation passes through latents of smaller norm than the generator was trained on. It is the fallback where the great circle
+    is not unique: between parallel or opposite latents, and for latents of norm 0.
 
     Raises
     ------
@@ -86,12 +86,12 @@ def interpolate(a: Tensor, b: Tensor, t: float) -> Tensor:
     angle = torch.acos(((x * y).sum(1, keepdim=True) / norms).clamp(-1, 1))
     circle = (torch.sin((1 - t) * angle) * x + torch.sin(t * angle) * y) / torch.sin(angle)
     straight = (1 - t) * x + t * y
-    single = (norms > 0) & (torch.sin(angle) > 1e-6)
-    return torch.where(single, circle, straight).to(a.dtype)
+    unique = (norms > 0) & (torch.sin(angle) > 1e-6)
+    return torch.where(unique, circle, straight).to(a.dtype)
 
 
 def labels(count: int, num_classes: int | None, start: int = 0) -> Tensor | None:
-    """Classes (count,) of the samples with global index `start`, ...: every class in turn; None without classes."""
+    """Classes (count,) of the samples with global index `start`, `start + 1`, ...: every class in turn; None without classes."""
     return torch.arange(start, start + count) % num_classes if num_classes else None
 
 
@@ -110,7 +110,7 @@ def grid(num_classes: int | None, z_dim: int, seed: int, columns: int = 10, rows
 
 
 def tile(x: Tensor, columns: int) -> Tensor:
-    """Images (B, 3, S, S) in [-1, 1] in a grid, row by row, 2 black pixels around each: (3, H, W) uint8."""
+    """A grid (3, H, W) uint8 of images (B, 3, S, S) in [-1, 1], row by row, with 2 black pixels between them."""
     from torchvision.utils import make_grid  # here, because torchvision takes long to import
 
     return (make_grid(x.clamp(-1, 1), nrow=columns, padding=2, normalize=True, value_range=(-1, 1)) * 255).round().byte()
@@ -120,12 +120,12 @@ def tile(x: Tensor, columns: int) -> Tensor:
 def images(generator: Generator, z: Tensor, y: Tensor | None = None, batch_size: int = 64, batch_statistics: bool = False) -> Tensor:
     """Images (B, 3, S, S) in [-1, 1], float32 on the CPU, from latents (B, z_dim) and classes (B,), in batches.
 
-    With `batch_statistics`, batch norm normalises as in training (and moves its running statistics): an image then depends on its batch.
+    With `batch_statistics`, batch norm normalises as in training and updates its running statistics: an image depends on its batch.
     """
     weight = next(generator.parameters())
     result = []
-    # Cached: the spectrally normalised weights are the same for every batch.
-    with training(generator) if batch_statistics else evaluating(generator), parametrize.cached():
+    # Compute the spectrally normalised weights once for all batches.
+    with train_mode(generator, batch_statistics), parametrize.cached():
         for first in range(0, len(z), batch_size):
             part = slice(first, first + batch_size)
             classes = None if y is None else y[part].to(weight.device)
@@ -135,17 +135,17 @@ def images(generator: Generator, z: Tensor, y: Tensor | None = None, batch_size:
 
 @torch.no_grad()
 def recalibrate(generator: Generator, seed: int = 0, batches: int = 8, batch_size: int = 64, truncation: float = 0.0) -> None:
-    """Re-estimate the buffers of `generator` for its weights: needed after averaging weights, and for truncated latents.
+    """Re-estimate the buffers of `generator` after its weights were averaged, or for truncated latents.
 
     Runs power iterations to convergence, and averages the statistics of batch norm over `batches` batches of fresh samples ("standing
-    statistics", Brock et al., 2019). `truncation` must be that of the latents that the generator will be used on.
+    statistics", Brock et al., 2019). `truncation` must be that of the latents that images will be generated from.
     """
     power_iteration(generator, 10)
     weight = next(generator.parameters())
     norms = [module for module in generator.modules() if isinstance(module, BatchNorm)]
     before = [(norm.momentum, norm.group_size) for norm in norms]
     try:
-        with training(generator):
+        with train_mode(generator):
             for k in range(batches):
                 for norm in norms:
                     norm.momentum, norm.group_size = 1 / (k + 1), None
@@ -158,21 +158,12 @@ def recalibrate(generator: Generator, seed: int = 0, batches: int = 8, batch_siz
 
 
 @contextmanager
-def _mode(net: nn.Module, train: bool):
+def train_mode(net: nn.Module, train: bool = True):
+    """Context in which `net` is in training mode, or with `train=False` in eval mode; afterwards every module is in its mode of before."""
     before = {module: module.training for module in net.modules()}
     net.train(train)
     try:
-        yield net
+        yield
     finally:
         for module, mode in before.items():
             module.training = mode
-
-
-def evaluating(net: nn.Module):
-    """Context manager: `net` in eval mode; afterwards each module returns to its mode."""
-    return _mode(net, False)
-
-
-def training(net: nn.Module):
-    """Context manager: `net` in training mode; afterwards each module returns to its mode."""
-    return _mode(net, True)

@@ -1,6 +1,6 @@
 """Runs: the folder that a training writes and everything else reads."""
 
-from .create import create_run, fork_point, holding, release, require_startable, reserve
+from .create import create_run, fork_point, lock_run, release, require_startable, reserve
 from .find import find_runs, list_runs
 from .folder import Run
 from .provenance import command_line, write_provenance
@@ -8,6 +8,6 @@ from .resume import MAY_CHANGE_ON_RESUME, parent_folder, require_resumable, resu
 from .status import ACTIVE
 
 __all__ = [
-    "ACTIVE", "MAY_CHANGE_ON_RESUME", "Run", "command_line", "create_run", "find_runs", "fork_point", "holding", "list_runs", "parent_folder", "release",
-    "require_resumable", "require_startable", "reserve", "resumes", "write_provenance",
+    "ACTIVE", "MAY_CHANGE_ON_RESUME", "Run", "command_line", "create_run", "find_runs", "fork_point", "list_runs", "lock_run",
+    "parent_folder", "release", "require_resumable", "require_startable", "reserve", "resumes", "write_provenance",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
-"""The checkpoints in a run's folder: complete or absent, and checked when they are read.
+"""The checkpoints of a run: written completely or not at all, and verified when they are read.
 
-`checkpoints/<step>/` holds `<name>.safetensors` for each dict of tensors, `state.json`, and the SHA-256 of them all.
+`checkpoints/<step>/` holds `<name>.safetensors` for each dict of tensors, `state.json`, and the SHA-256 of each file.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def checkpoint_steps(run: Path) -> list[int]:
-    """The steps that a run's folder has checkpoints of, ascending."""
+    """The steps at which a run has checkpoints, ascending."""
     return numbered(run / "checkpoints")
 
 
 def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict, keep: int | None = None) -> None:
-    """Write a checkpoint into a run's folder, then delete all but the newest `keep` (None: none)."""
+    """Write a checkpoint into the folder of a run, then keep only the newest `keep` (None: all)."""
     target = run / "checkpoints" / str(step)
     if not target.exists():
-        for file in ("history.jsonl", "spectra.jsonl", "evaluations.jsonl"):  # no power cut leaves gaps before a checkpoint
+        for file in ("history.jsonl", "spectra.jsonl", "evaluations.jsonl"):  # a power cut must not lose records from before a checkpoint
             if (run / file).exists():
                 flush(run / file)
         with new_folder(target) as folder:
@@ -43,20 +43,20 @@ def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, Tensor]],
 
 
 def prune(run: Path, keep: int | None) -> None:
-    """Delete all but the newest `keep` checkpoints (None: none)."""
+    """Keep only the newest `keep` checkpoints (None: all)."""
     for step in checkpoint_steps(run)[:-keep] if keep else ():
         delete_folder(run / "checkpoints" / str(step))
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
-    """The tensors by file, and the state, of a checkpoint's folder.
+    """The tensors by file name, and the state, of the checkpoint in `folder`.
 
     Raises
     ------
     WorkbenchError
-        If anything in it is not what was written; the message names the file and the newest good checkpoint.
+        If a file is missing or damaged; the message names it and the newest good checkpoint.
     """
-    with _naming_a_good_one(folder):
+    with _suggesting_a_good_checkpoint(folder):
         digests = verify(folder)
         tensors = {
             name.removesuffix(".safetensors"): load_tensors(folder / name, digest)
@@ -69,15 +69,15 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
 
 
 def load_network(net: Network, folder: Path, name: str) -> Network:
-    """`net` with the weights `name` of a checkpoint's folder, in eval mode and without gradients.
+    """`net` with the weights `name` of the checkpoint in `folder`, in eval mode and without gradients.
 
     Raises
     ------
     WorkbenchError
-        If the checkpoint has no such weights, is damaged, or is of another network.
+        If the checkpoint does not have these weights, is damaged, or does not fit `net`.
     """
     file = f"{name}.safetensors"
-    with _naming_a_good_one(folder):
+    with _suggesting_a_good_checkpoint(folder):
         digests = sums(folder)
         if file not in digests:
             others = ", ".join(other.removesuffix(".safetensors") for other in digests if other.endswith(".safetensors"))
@@ -90,25 +90,25 @@ def load_network(net: Network, folder: Path, name: str) -> Network:
 
 
 @contextmanager
-def _naming_a_good_one(folder: Path) -> Iterator[None]:
-    """Context in which an UnreadableError also names the newest good checkpoint."""
+def _suggesting_a_good_checkpoint(folder: Path) -> Iterator[None]:
+    """Context that adds the newest good checkpoint to the message of an UnreadableError."""
     try:
         yield
     except UnreadableError as error:
         step = int(folder.name)
-        good = newest_good_checkpoint(folder.parents[1], but=step)
+        good = newest_good_checkpoint(folder.parents[1], exclude=step)
         advice = "no other checkpoint is good" if good is None else f"the newest good checkpoint is that of step {good}"
         if good is not None and good < step:
             advice += f": to resume from it, delete {folder}"
         raise WorkbenchError(f"{error}; {advice}") from None
 
 
-def newest_good_checkpoint(run: Path, but: int | None = None) -> int | None:
-    """The step of the newest checkpoint, but for that at `but`, that is what was written and holds no NaN; None if there is none."""
+def newest_good_checkpoint(run: Path, exclude: int | None = None) -> int | None:
+    """The step of the newest undamaged checkpoint without NaN or infinity, other than `exclude`; None if there is none."""
     for step in reversed(checkpoint_steps(run)):
         folder = run / "checkpoints" / str(step)
         with suppress(UnreadableError):
-            names = verify(folder) if step != but else {}
+            names = verify(folder) if step != exclude else {}
             files = [load_tensors(folder / name) for name in names if name.endswith(".safetensors")]
             if files and all(first_not_finite(tensors) is None for tensors in files):
                 return step

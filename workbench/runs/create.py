@@ -1,4 +1,4 @@
-"""Starting a run: its name, its folder, the run it is forked from, and the lock under which it is trained."""
+"""Creating a run: its name, its folder, the checkpoint it is forked from, and the lock under which it is trained."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -17,18 +17,15 @@ from ..parameters import ParameterError, WorkbenchError
 from ..paths import DEMO, outputs_dir, short_name
 from ..readers import split_step
 from .folder import Run
-from .liveness import BusyError, Hold, hold, moves, signature
+from .liveness import BusyError, RunLock, heart_beats, signature
 from .resume import parent_folder, require_forkable, require_resumable, resumes, start_step
 from .status import ACTIVE
 
 RESERVED = ".reserved"  # marks a folder from `reserve` in which no run has started
 
 
-# ------------------------------------------------------------------------------------------------------- names
-
-
 def derived_name(config: Config) -> str:
-    """The name of a run without one: its preset or parent, and each parameter that differs from it."""
+    """The name of a run that was given none: its preset or parent, and each parameter that differs from it."""
     base, start = Config.preset(config.preset), config.preset
     if config.resume:
         base = read_config(parent_folder(config))
@@ -39,15 +36,15 @@ def derived_name(config: Config) -> str:
 
 
 def _slug(value) -> str:
-    """A value as part of a folder name: the last part of a path, other signs as '_'."""
+    """A value as part of a folder name: of a path its last part; special characters as '_'."""
     text = str(value)
     if "/" in text or os.sep in text:
         text = Path(text).name or "root"
-    return "".join(sign if sign.isalnum() or sign in "._+-" else "_" for sign in text)
+    return "".join(character if character.isalnum() or character in "._+-" else "_" for character in text)
 
 
 def _names(config: Config) -> Iterator[str]:
-    """The names to try in turn: that of the configuration, or the derived one, alone and with numbers."""
+    """The names to try in turn: the given one, or the derived one, alone and with numbers."""
     if config.run:
         yield config.run
         return
@@ -61,7 +58,7 @@ def _taken(name: str) -> ParameterError:
 
 
 def require_startable(config: Config) -> None:
-    """Refuse now what would be refused when the run starts: a taken name, or a run that cannot be resumed or forked with these settings.
+    """Refuse a name that is taken, and a run that cannot be resumed or forked with these settings.
 
     Raises
     ------
@@ -77,7 +74,7 @@ def require_startable(config: Config) -> None:
 
 
 def fork_point(config: Config) -> tuple[Run, int] | None:
-    """The parent run and step that a fork starts from; None for any other run.
+    """The parent run and step that a fork starts from; None if the run is not a fork.
 
     Raises
     ------
@@ -87,18 +84,15 @@ def fork_point(config: Config) -> tuple[Run, int] | None:
     step = start_step(config)
     if step is None:
         return None
-    require_forkable(config)
+    require_forkable(config, step)
     return Run(parent_folder(config)), step
-
-
-# ------------------------------------------------------------------------------------------------------ folders
 
 
 def create_run(config: Config) -> Run:
     """Make the folder of a new run, and write its `config.json`.
 
-    Without a name, the run is named after its preset and the parameters that differ, with a number if that name is taken. `config.json` is
-    created atomically, which claims the folder: runs that start at the same time never collide.
+    A run without a name is named after its preset and the parameters that differ, with a number if that name is taken. `config.json` is
+    created atomically, so that two runs that start at the same time never share a folder.
 
     Raises
     ------
@@ -110,11 +104,11 @@ def create_run(config: Config) -> Run:
     for name in _names(config):
         path = outputs_dir() / name
         new = _make_folder(path)
-        if not (new or config.run):  # a folder from `reserve` is for the run of that name
+        if not (new or config.run):  # a folder from `reserve` is only for a run with that name
             continue
         try:
             if claim_text(path / "config.json", config.replace(run=name).to_json()):
-                with suppress(OSError):  # beside a config.json it has no meaning
+                with suppress(OSError):  # it has no effect beside a config.json
                     (path / RESERVED).unlink(missing_ok=True)
                 return Run(path)
         except StorageError:
@@ -142,7 +136,7 @@ def reserve(config: Config) -> str:
 
 
 def release(name: str) -> None:
-    """Delete a folder from `reserve` in which no run has started, with the executed notebook; other files stay."""
+    """Delete a folder from `reserve`, with the executed notebook, if no run has started in it; other files stay."""
     if name in ("", "..") or name != Path(name).name:
         raise ParameterError(f"run={name!r} is not the name of a run")
     folder = outputs_dir() / name
@@ -150,7 +144,7 @@ def release(name: str) -> None:
         with storing(folder):
             for file in (RESERVED, "train.ipynb"):
                 (folder / file).unlink(missing_ok=True)
-        with suppress(OSError):  # it is not empty
+        with suppress(OSError):  # the folder is not empty
             folder.rmdir()
 
 
@@ -166,17 +160,13 @@ def _make_folder(path: Path) -> bool:
     return True
 
 
-# --------------------------------------------------------------------------------------------------------- lock
-
-
-@contextmanager
-def holding(run: Run) -> Iterator[Hold]:
-    """Context in which no other process trains a run, on this machine or another.
+def lock_run(run: Run) -> RunLock:
+    """The lock of a run, so that no other process trains it, on this machine or another.
 
     Raises
     ------
     BusyError
-        If one does. An ancestor of this process may have signed the run's status for it.
+        If another process trains it: not this one, nor an ancestor of it, for which `launch` has signed the status.
     """
     if run.path == DEMO:
         raise WorkbenchError(f"run {run.name!r} ships with the package and cannot be trained; start a new run")
@@ -185,7 +175,7 @@ def holding(run: Run) -> Iterator[Hold]:
     def busy(status: dict) -> bool:
         here = status.get("machine") == signature()["machine"]
         lost_elsewhere = status["state"] == "lost" and not here
-        return (status["state"] in ACTIVE and not (here and status["pid"] in family)) or (lost_elsewhere and moves(run.path))
+        return (status["state"] in ACTIVE and not (here and status["pid"] in family)) or (lost_elsewhere and heart_beats(run.path))
 
     def refuse(status: dict) -> BusyError:
         return BusyError(
@@ -195,11 +185,11 @@ def holding(run: Run) -> Iterator[Hold]:
     status = run.status()
     if busy(status):  # before the lock is taken, which renews the heartbeat
         raise refuse(status)
-    with ExitStack() as stack:
-        try:
-            lock = stack.enter_context(hold(run.path, patience=10))
-        except BusyError:
-            raise refuse(run.status()) from None
-        if run.status() != status and busy(run.status()):  # signed in the meantime
+    try:
+        lock = RunLock(run.path, patience=10)
+    except BusyError:
+        raise refuse(run.status()) from None
+    if run.status() != status and busy(run.status()):  # another process has signed the status in the meantime
+        with lock:
             raise refuse(run.status())
-        yield lock
+    return lock

@@ -1,4 +1,4 @@
-"""Lists of runs: all of them, or by names, patterns and tags."""
+"""Lists of runs: all, or by names, patterns and tags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .folder import Run
 
 
 def list_runs() -> list[Run]:
-    """All runs in the outputs folder, the oldest first. Runs with unreadable settings are reported once and left out."""
+    """All runs in the outputs folder, oldest first; those with unreadable settings are reported once and left out."""
     runs = []
     for path in outputs_dir().glob("*/config.json"):
         run = Run(path.parent)
@@ -29,12 +29,12 @@ def list_runs() -> list[Run]:
 
 
 def find_runs(text: str = "") -> list[Run]:
-    """Runs by names, patterns of names such as `cats-*`, or tags, separated by commas; without any, all runs that have a history.
+    """Runs by names, patterns such as `cats-*`, or tags, separated by commas; if `text` is empty, all runs that have a history.
 
     Returns
     -------
     list of Run
-        Each once, in the order of the text; those of a pattern or a tag the oldest first.
+        In the order of `text`, each run once; the runs of a pattern or tag oldest first.
 
     Raises
     ------
@@ -48,12 +48,12 @@ def find_runs(text: str = "") -> list[Run]:
     for word in words(text):
         if any(run.name == word for run in all_runs):
             matches = [Run(word)]
-        elif any(sign in word for sign in "*?["):
+        elif any(character in word for character in "*?["):
             matches = [run for run in all_runs if fnmatchcase(run.name, word)]
             if not matches:
                 raise WorkbenchError(f"no run in {outputs_dir()} matches {word!r}; it has {len(all_runs)} runs")
         else:
-            matches = [run for run in all_runs if word in _tags(run)] or [Run(word)]  # raises, and names the nearest
+            matches = [run for run in all_runs if word in _tags(run)] or [Run(word)]  # raises, and suggests the nearest name
         runs |= {run.path: run for run in matches if run.path not in runs}
     return list(runs.values())
 

@@ -1,13 +1,14 @@
 """The run folder: name, configuration, provenance, records, samples, status, and the networks of its checkpoints.
 
-Training writes it, everything else reads it; nothing else connects the two. Files are replaced atomically, so a reader never sees half a
-file. Readers trust nothing: a damaged line is left out, a damaged file is an `UnreadableError` that names it.
+Training writes it, and everything else reads it. Files are replaced atomically, so that readers never see half a file. Readers check
+everything: a damaged line is left out and reported, a damaged file raises an `UnreadableError` that names it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import torch
@@ -20,7 +21,6 @@ from ..files import (
     read_json,
     read_records,
     remove_leftovers,
-    replace_bytes,
     replace_text,
     storing,
 )
@@ -28,10 +28,10 @@ from ..model import Discriminator, Generator
 from ..parameters import ParameterError, WorkbenchError
 from ..paths import DEMO, find_run_folder, no_such_run, numbered, outputs_dir
 from ..records import BY_TRAINING, is_evaluation, is_history, is_spectra
-from . import status as status_file
 from .checkpoints import checkpoint_steps, load_network
 from .liveness import alive
-from .resume import may_change, require_resumable, resume_command
+from .resume import may_change, require_resumable
+from .status import ACTIVE, last_error, log_tail, read_status, write_status
 
 
 class Run:
@@ -40,8 +40,8 @@ class Run:
     Parameters
     ----------
     path
-        The name of a run in the outputs folder, or an explicit path (see `places.find_run_folder`). "demo" is a small run that ships
-        with the package and is never written to: new files about it go to `outputs/demo`.
+        The name of a run in the outputs folder, or an explicit path (see `paths.find_run_folder`). "demo" is a small run that ships with
+        the package and is never written to: new files about it go to `outputs/demo`.
 
     Raises
     ------
@@ -61,12 +61,12 @@ class Run:
 
     @property
     def reference(self) -> str:
-        """The text that `Run` opens this run by: its name, or its path if it lies outside the outputs folder."""
+        """The argument of `Run` that opens this run: its name, or its path if it lies outside the outputs folder."""
         return self.name if self.path in (outputs_dir() / self.name, DEMO) else str(self.path)
 
     @property
     def home(self) -> Path:
-        """The folder for new files about this run: its own, or one in the outputs folder for the demo."""
+        """The folder for new files about this run: `path`, or for the demo a folder in the outputs folder."""
         return outputs_dir() / self.name if self.path == DEMO else self.path
 
     @property
@@ -84,12 +84,12 @@ class Run:
         Raises
         ------
         UnreadableError
-            If `config.json` is damaged, or of another version.
+            If `config.json` is damaged or of another version.
         """
         return read_config(self.path)
 
     def update_config(self, config: Config) -> Config:
-        """Write the parameters of `config` that may change when a run is resumed into `config.json`, and return the result.
+        """Update `config.json` with the parameters of `config` that may change when a run is resumed, and return the result.
 
         Raises
         ------
@@ -104,7 +104,7 @@ class Run:
 
     @property
     def provenance(self) -> dict:
-        """Where the run comes from, see `write_provenance`; {} before its first start.
+        """Command, commit, versions, machine, data and parent of the run, see `write_provenance`; {} before its first start.
 
         Raises
         ------
@@ -138,8 +138,8 @@ class Run:
 
     def evaluations(self) -> list[dict]:
         """The evaluations in order, see `records.evaluation_record`."""
-        places = dict.fromkeys((self.path, self.home))
-        return [record for place in places for record in read_records(place / "evaluations.jsonl", is_evaluation)]
+        folders = dict.fromkeys((self.path, self.home))
+        return [record for folder in folders for record in read_records(folder / "evaluations.jsonl", is_evaluation)]
 
     def append(self, file: str, record: dict) -> None:
         """Append a record to `history.jsonl`, `spectra.jsonl` or `evaluations.jsonl`.
@@ -147,42 +147,37 @@ class Run:
         Raises
         ------
         StorageError
-            If it cannot be written; the file then ends where it ended before.
+            If it cannot be written; the file is then unchanged.
         """
         with storing(self.home):
             self.home.mkdir(parents=True, exist_ok=True)
         append_record(self.home / file, record)
 
     def begin_records(self, origin: Run | None, step: int) -> None:
-        """Prepare the records for a training that starts at `step`: drop those of later steps, but evaluations by hand.
+        """Prepare the records for a training that starts at `step`: drop later ones, except evaluations made after training.
 
         Parameters
         ----------
         origin
-            The run whose checkpoint the training starts from: this one, or a fork's parent, whose records are copied; None: no checkpoint.
+            The run whose checkpoint the training starts from: this run, or the parent of a fork, whose records are copied; None for fresh
+            weights.
 
         Raises
         ------
         UnreadableError, StorageError
-            If records cannot be read or written; they are then as they were.
+            If records cannot be read or written; they are then unchanged.
         """
         if origin is not None and origin.path == self.path:
             for file in ("history.jsonl", "spectra.jsonl"):
                 drop_records(self.path / file, lambda record: record["step"] > step)
             drop_records(self.path / "evaluations.jsonl", lambda record: record["step"] > step and bool(record.get(BY_TRAINING)))
             return
-        # Evaluations belong to a run itself: a fork does not copy them.
+        # A fork does not copy its parent's evaluations.
         before = {} if origin is None else {"history.jsonl": origin.history(), "spectra.jsonl": origin.spectra()}
         for file in ("history.jsonl", "spectra.jsonl", "evaluations.jsonl"):
             lines = [json.dumps(row) + "\n" for row in before.get(file, ()) if row["step"] <= step]
             if lines or (self.path / file).exists():
                 replace_text(self.path / file, "".join(lines))
-
-    def save_sample(self, step: int, png: bytes) -> None:
-        """Write the sample grid of a step."""
-        with storing(self.path / "samples"):
-            (self.path / "samples").mkdir(exist_ok=True)
-        replace_bytes(self.sample_path(step), png)
 
     def sample_steps(self) -> list[int]:
         return numbered(self.path / "samples", ".png")
@@ -195,18 +190,16 @@ class Run:
         return numbered(self.path / "attention", ".safetensors")
 
     def attention_path(self, step: int | None = None) -> Path:
-        """The attention snapshot of `step`, by default the newest; `attention.snapshots.load_snapshot` reads it.
+        """The file of the attention snapshot of `step`, by default the newest; `attention.snapshots.load_snapshot` reads it.
 
         Raises
         ------
         WorkbenchError
-            If there is none; the message lists those there are.
+            If there is none; the message lists the steps there are.
         """
-        step = self._pick_step(self.attention_steps(), step, "attention snapshot")
-        return self.new_attention_path(step)
+        return self.new_attention_path(self._pick_step(self.attention_steps(), step, "attention snapshot"))
 
     def new_attention_path(self, step: int) -> Path:
-        """The path for a new attention snapshot of `step`."""
         return self.path / "attention" / f"{step}.safetensors"
 
     def _pick_step(self, steps: list[int], step: int | None, kind: str) -> int:
@@ -218,8 +211,8 @@ class Run:
         return steps[-1] if step is None else step
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last lines that a training started by `launch` printed."""
-        return status_file.log_tail(self.path, lines)
+        """The last lines of `train.log`, the output of a training that `launch` started."""
+        return log_tail(self.path, lines)
 
     # ------------------------------------------------------------------------------------------------- status
 
@@ -232,38 +225,38 @@ class Run:
         status = dict(state="created", message="", step=0, steps=0, alarms=[], seconds_per_step=None, pid=None, host=None)
         try:
             status["steps"] = self.config.steps
-            status |= status_file.read_status(self.path)
+            status |= read_status(self.path)
         except UnreadableError as error:
             return status | dict(state="unreadable", message=str(error))
-        if status["state"] in status_file.ACTIVE:
+        if status["state"] in ACTIVE:
             if not alive(status, self.path):
-                reason = status_file.last_error(self.path)
-                log = f" ({reason[:300]})" if reason else ""
-                status |= dict(state="lost", message=f"died without reporting{log}; {self.resume_hint()}")
+                log_error = last_error(self.path)
+                reason = f" ({log_error[:300]})" if log_error else ""
+                status |= dict(state="lost", message=f"died without reporting{reason}; {self.resume_hint()}")
             elif (self.path / "stop").exists():
                 status["state"] = "stopping"
         return status
 
     def set_status(self, **changes) -> None:
         """Merge changes into `status.json`, see `write_status`."""
-        status_file.write_status(self.path, **changes)
+        write_status(self.path, **changes)
 
     @property
     def active(self) -> bool:
         """Whether a training process works on this run."""
-        return self.status()["state"] in status_file.ACTIVE
+        return self.status()["state"] in ACTIVE
 
     def stop(self) -> None:
-        """Ask the training, if one is active, to save and stop at its next step."""
+        """Make the training, if it is active, save and stop after its current step."""
         if self.active:
             with storing(self.path / "stop"):
                 (self.path / "stop").touch()
 
     def resume_hint(self) -> str:
-        """How to resume this run, in one line."""
+        """How to resume this run, in one line with the shell command."""
         steps = self.checkpoint_steps()
         state = f"saved at step {steps[-1]}; resume with" if steps else "nothing was saved yet; start again with"
-        return f"{state}: {resume_command(self.reference)}"
+        return f"{state}: {shlex.join(['papermill', 'train.ipynb', 'out.ipynb', '-p', 'resume', self.reference])}"
 
     # -------------------------------------------------------------------------------------------- checkpoints
 
@@ -271,13 +264,7 @@ class Run:
         return checkpoint_steps(self.path)
 
     def checkpoint_step(self, step: int | None = None) -> int:
-        """`step`, by default that of the newest checkpoint.
-
-        Raises
-        ------
-        WorkbenchError
-            If there is none; the message lists those there are.
-        """
+        """`step`, by default that of the newest checkpoint; a WorkbenchError if there is no such checkpoint."""
         return self._pick_step(self.checkpoint_steps(), step, "checkpoint")
 
     def checkpoint_path(self, step: int | None = None) -> Path:
@@ -286,12 +273,12 @@ class Run:
         Raises
         ------
         WorkbenchError
-            If there is none; the message lists those there are.
+            If there is none; the message lists the steps there are.
         """
         return self.path / "checkpoints" / str(self.checkpoint_step(step))
 
     def clean(self) -> None:
-        """Delete unfinished files and the `stop` file of a killed training; only for the process that holds the run."""
+        """Delete the unfinished files and the `stop` file of a killed training; only for the process that has locked the run."""
         for folder in (self.path, *(self.path / name for name in ("checkpoints", "samples", "attention"))):
             remove_leftovers(folder)
         with storing(self.path / "stop"):
@@ -303,14 +290,14 @@ class Run:
         Parameters
         ----------
         step
-            G step; by default the newest checkpoint's.
+            Step of the checkpoint; by default the newest.
         weights
-            "ema": the exponential moving average; "raw": the trained weights; "auto": EMA if available.
+            "ema": exponential moving average; "raw": the trained weights; "auto": EMA if available.
 
         Raises
         ------
         WorkbenchError
-            If there is no such checkpoint, it is damaged, or the run has no EMA.
+            If there is no such checkpoint or EMA, or the checkpoint is damaged.
         """
         config = self.config
         if weights not in ("ema", "raw", "auto"):

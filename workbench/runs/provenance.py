@@ -18,8 +18,8 @@ from .folder import Run
 
 
 def command_line() -> list[str]:
-    """The command that the user typed: papermill's if a notebook runs under it, else that of this process."""
-    if os.environ.get("WORKBENCH_COMMAND"):  # from `launch`
+    """The command that the user typed: that of papermill if it runs this notebook, else that of this process."""
+    if os.environ.get("WORKBENCH_COMMAND"):  # set by `launch`
         return json.loads(os.environ["WORKBENCH_COMMAND"])
     return parent_command("papermill", "jupyter-nbconvert") or [sys.executable, *sys.orig_argv[1:]]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from pathlib import Path
 
@@ -21,12 +20,12 @@ MAY_CHANGE_ON_RESUME = {
 
 
 def resumes(config: Config) -> bool:
-    """Whether a run is resumed, and neither new nor a fork."""
+    """Whether `config` resumes a run, and is neither a new run nor a fork."""
     return config.resume is not None and split_step(config.resume)[1] is None
 
 
 def parent_folder(config: Config) -> Path:
-    """The folder of the run that is resumed or forked.
+    """The folder of the run that `config` resumes or forks.
 
     Raises
     ------
@@ -40,12 +39,12 @@ def parent_folder(config: Config) -> Path:
 
 
 def start_step(config: Config) -> int | None:
-    """The step that a fork starts at; None for a run that is no fork.
+    """The step that a fork starts at; None if the run is not a fork.
 
     Raises
     ------
     ParameterError
-        If the run has no checkpoint of that step; the message lists those there are.
+        If the parent has no checkpoint at that step; the message lists its steps.
     """
     name, text = split_step(config.resume or "")
     if text is None:
@@ -58,17 +57,17 @@ def start_step(config: Config) -> int | None:
     return step
 
 
-def require_forkable(config: Config) -> None:
-    """Refuse a fork whose networks do not fit its parent's weights, or that has no step left to train.
+def require_forkable(config: Config, start: int) -> None:
+    """Refuse a fork at step `start` if its parent's weights do not fit its networks, or no step is left to train.
 
-    The number of classes of a folder of images is known once it is opened: check again then.
+    The number of classes of a folder of images is only known after opening it: check again then.
 
     Raises
     ------
     ParameterError
         The message names the parameter, with the value of the fork and of its parent.
     """
-    start, base = start_step(config), read_config(parent_folder(config))
+    base = read_config(parent_folder(config))
     fork, parent = _shapes(config), _shapes(base)
     for name, value in fork.items():
         if value != parent.get(name) and not (name == "num_classes" and None in (value, parent[name])):
@@ -97,13 +96,13 @@ def _shapes(config: Config) -> dict:
 
 
 def may_change(base: Config) -> set[str]:
-    """The parameters of a run that may change when it is resumed, and those that its first start has still to decide."""
+    """The parameters of a run that may change when it is resumed, and those that its first start has not decided yet."""
     undecided = {"mixed_precision": "auto", "num_classes": None}
     return MAY_CHANGE_ON_RESUME | {name for name, value in undecided.items() if getattr(base, name) == value}
 
 
 def require_resumable(config: Config, folder: Path) -> None:
-    """Refuse to resume the run in `folder` with other settings than its weights come from, another name, or fewer steps than it has.
+    """Refuse to resume the run in `folder` with another name, settings that may not change, or fewer steps than it has done.
 
     Raises
     ------
@@ -112,7 +111,7 @@ def require_resumable(config: Config, folder: Path) -> None:
     """
     base, steps = read_config(folder), checkpoint_steps(folder)
     fork = f"to change it, fork the run: resume='{folder.name}@{steps[-1] if steps else '<step>'}'"
-    # A run keeps its name, note and tags; None means no change.
+    # Name, note and tags may be left out (None), but not changed.
     identity = [name for name in ("run", "note", "tags") if getattr(config, name) not in (None, getattr(base, name))]
     for name in [name for name in config.changes(base) if name not in may_change(base)] + identity:
         value, base_value = (short_repr(getattr(c, name)) for c in (config, base))
@@ -121,8 +120,3 @@ def require_resumable(config: Config, folder: Path) -> None:
         raise ParameterError(
             f"steps={config.steps} is below {steps[-1]}, the newest checkpoint of run {short_repr(folder.name)}; set steps to {steps[-1]} or more"
         )
-
-
-def resume_command(resume: str) -> str:
-    """The shell command that resumes a run, or forks it ("run@step")."""
-    return shlex.join(["papermill", "train.ipynb", "out.ipynb", "-p", "resume", resume])

@@ -14,6 +14,9 @@ from .liveness import signature
 
 ACTIVE = ("starting", "running", "stopping")
 STATES = ("created", *ACTIVE, "stopped", "finished", "failed")
+KINDS = dict(
+    state=str, message=str, step=int, steps=int, alarms=list, seconds_per_step=int | float | None, pid=int, host=str, machine=str,
+)  # fmt: skip
 
 
 def read_status(folder: Path) -> dict:
@@ -29,20 +32,14 @@ def read_status(folder: Path) -> dict:
         status = read_json(path)
     except FileNotFoundError:
         return {}
-    fits = {
-        name: isinstance(status.get(name, kind()), kind)
-        for name, kind in dict(state=str, message=str, step=int, steps=int, alarms=list, pid=int, host=str, machine=str).items()
-    }
-    fits["state"] = status.get("state", "created") in STATES
-    fits["seconds_per_step"] = isinstance(status.get("seconds_per_step"), int | float | None)
-    for name, fit in fits.items():
-        if not fit:
-            raise UnreadableError(path, f"{name}={status[name]!r} is of another version")
+    for name, value in status.items():
+        if not isinstance(value, KINDS.get(name, object)) or (name == "state" and value not in STATES):
+            raise UnreadableError(path, f"{name}={value!r} is of another version")
     return status | dict(alarms=[alarm for alarm in status.get("alarms", []) if isinstance(alarm, str)])
 
 
 def write_status(folder: Path, **changes) -> None:
-    """Merge changes into `status.json`, and sign them with this process.
+    """Merge changes into `status.json`, with the `signature` of this process.
 
     Raises
     ------
@@ -56,7 +53,7 @@ def write_status(folder: Path, **changes) -> None:
     try:
         replace_text(path, text)
     except StorageError:
-        # A full disk has no room for a new file, but the old one has room for how the training ended.
+        # A full disk has no room for a new file, but the old file can be overwritten to report how the training ended.
         if changes.get("state") in (None, *ACTIVE) or not path.exists():
             raise
         with storing(path), open(path, "r+b") as file:
@@ -65,7 +62,7 @@ def write_status(folder: Path, **changes) -> None:
 
 
 def log_tail(folder: Path, lines: int) -> str:
-    """The last lines of `train.log`; empty without one."""
+    """The last lines of `train.log`; empty if there is none."""
     try:
         with open(folder / "train.log", "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 65_536))
@@ -75,7 +72,7 @@ def log_tail(folder: Path, lines: int) -> str:
 
 
 def last_error(folder: Path) -> str:
-    """Why the training died, from its log: the last error of this package, else any other error, else the last line."""
+    """Why the training died, according to its log: the last error of this package, else any other error, else the last line."""
     lines = [line.strip() for line in log_tail(folder, 400).splitlines() if any(map(str.isalnum, line))]
     for pattern in (
         r"(Workbench|Parameter|Data|Storage|Unreadable|Busy)Error: .",

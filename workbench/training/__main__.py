@@ -1,4 +1,4 @@
-"""`python -m workbench.training --config FILE`, which `accelerate launch` starts: training with evaluation."""
+"""`python -m workbench.training`: train with evaluation, in one process or in all that `accelerate launch` starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..evaluation import during_training
 from ..files import read_bytes
 from ..messages import command
 from ..parameters import ParameterError, WorkbenchError
-from ..runs import Run, holding
+from ..runs import Run, lock_run
 from .start import train
 
 
@@ -21,9 +21,9 @@ def main() -> None:
         prog="python -m workbench.training",
         description="Train a SAGAN. For several processes: accelerate launch --multi_gpu --num_processes N -m workbench.training ...",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON object of parameters; the config.json of a run resumes it")
-    about = "a parameter; `python -m workbench parameters` lists them"
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=about)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON object of parameters; the config.json of a run resumes that run")
+    help_p = "set a parameter; `python -m workbench parameters` lists them"
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=help_p)
     arguments = parser.parse_args()
     parameters, run = dict(arguments.p), None
     if not arguments.config:
@@ -40,7 +40,7 @@ def main() -> None:
         evaluate = during_training(config) if config.evaluate_every else None
     except WorkbenchError as error:
         if run:
-            with holding(run):
+            with lock_run(run):
                 run.set_status(state="failed", message=str(error))
         raise
     train(config, evaluate, run)

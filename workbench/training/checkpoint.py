@@ -1,4 +1,4 @@
-"""The content of a checkpoint: everything that the next step depends on, restored bit for bit."""
+"""The content of a checkpoint: everything that the next step depends on, so that a resumed run is bit-exact."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .setup import Networks
 
 @dataclass
 class Progress:
-    """The progress of a training."""
+    """How far a training has come."""
 
     step: int = 0  # G steps done
     seconds: float = 0.0  # of training
     logged: int = 0  # step of the last line of history
-    window: Window = field(default_factory=Window)  # reports since then
+    window: Window = field(default_factory=Window)  # reports of the steps since that line
 
 
 class DivergedError(WorkbenchError):
-    """Losses or weights are not finite; the message names the newest checkpoint to fork from."""
+    """Losses or weights are not finite; the message names the newest good checkpoint to fork from."""
 
     def __init__(self, values: str, step: int, run: Run):
         good = newest_good_checkpoint(run.path)
@@ -37,12 +37,12 @@ class DivergedError(WorkbenchError):
 
 
 def save(nets: Networks, run: Run, progress: Progress) -> None:
-    """Write a checkpoint, whose EMA the caller has recalibrated.
+    """Write a checkpoint. The caller has recalibrated the EMA.
 
     Raises
     ------
     DivergedError
-        If a number in it is not finite: such a checkpoint is useless, and could displace a good one.
+        If it would contain NaN or infinity.
     StorageError
         If it cannot be written.
     """
@@ -51,7 +51,7 @@ def save(nets: Networks, run: Run, progress: Progress) -> None:
         discriminator=nets.discriminator.state_dict(),
         optimizer_g=_optimizer_tensors(nets.generator, nets.optimizer_g),
         optimizer_d=_optimizer_tensors(nets.discriminator, nets.optimizer_d),
-        window=progress.window.state(),
+        window=progress.window.state,
     )
     if nets.ema:
         tensors["ema"] = nets.ema.average.state_dict()
@@ -70,12 +70,12 @@ CONTENT = {  # file of a checkpoint -> what it holds
 
 
 def load(nets: Networks, run: Run, step: int | None = None) -> Progress:
-    """Restore what `save` wrote, by default from the newest checkpoint.
+    """Restore the networks, optimisers and progress from a checkpoint of a run, by default the newest.
 
     Raises
     ------
     WorkbenchError
-        If the checkpoint is damaged, or of other networks.
+        If the checkpoint is damaged or incomplete, or does not fit the networks.
     """
     folder = run.checkpoint_path(step)
     files, state = read_checkpoint(folder)
@@ -107,7 +107,7 @@ def _restore_optimizer(net: nn.Module, optimizer, saved: dict[str, Tensor]) -> N
     state = {}
     for index, (name, parameter) in enumerate(net.named_parameters()):
         if values := by_parameter.get(name):
-            # Moments in the parameter's own memory layout: fused Adam walks over both as they lie in memory.
+            # Fused Adam needs its moments in the memory layout of the parameter.
             state[index] = {
                 key: torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape and key != "step" else value
                 for key, value in values.items()

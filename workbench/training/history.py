@@ -1,4 +1,4 @@
-"""The lines of `history.jsonl`: means of what the steps report, gathered on the device so that no step waits for it."""
+"""The lines of `history.jsonl`: means of what the steps report, summed on the device so that no step waits for it."""
 
 from __future__ import annotations
 
@@ -10,49 +10,41 @@ from .setup import Networks
 
 
 class Window:
-    """Reports of the steps since the last line of history: sums by name, and the largest norms of gradients.
+    """The reports of the steps since the last line of history.
 
-    Its `state` is part of a checkpoint, so that a resumed run writes the same lines as an uninterrupted one.
+    Attributes
+    ----------
+    state
+        0-d float64 by name: of each quantity the sum over steps, of means over the D steps of each; and `largest_d` and `largest_g`, the
+        largest gradient norms. Empty before the first step. A checkpoint contains it, so that a resumed run writes the same lines.
     """
 
     def __init__(self, state: dict[str, Tensor] | None = None):
-        self._loaded = state or {}  # from a checkpoint, until the next step
-        self._names: tuple[str, ...] = ()
-        self._sums: Tensor | None = None  # (names,) float64: sums over steps, of means over the D steps of each
-        self._largest: Tensor | None = None  # (2,) float64: largest norms of D's and of G's gradient
+        self.state = state or {}
 
     def add(self, d_reports: list[dict[str, Tensor]], g_report: dict[str, Tensor]) -> None:
-        """Add the reports of the D steps and of the G step of a step."""
-        names = (*d_reports[0], *g_report)
+        """Add the reports of the D steps and of the G step of one step."""
         d = torch.stack([torch.stack([*report.values()]) for report in d_reports]).double()  # (d_steps, names of D)
-        values = torch.cat([d.mean(0), torch.stack([*g_report.values()]).double()])  # (names,)
-        norms = torch.stack([d[:, names.index("grad_norm_d")].amax(), values[names.index("grad_norm_g")]])
-        if self._loaded:
-            self._sums = torch.stack([self._loaded[name] for name in names]).to(values)
-            self._largest = torch.stack([self._loaded["largest_d"], self._loaded["largest_g"]]).to(values)
-            self._loaded = {}
-        self._sums = values if self._sums is None else self._sums + values
-        self._largest = norms if self._largest is None else torch.maximum(self._largest, norms)
-        self._names = names
-
-    def state(self) -> dict[str, Tensor]:
-        """Its numbers by name, for a checkpoint; {} if it is empty."""
-        if self._sums is None or self._largest is None:
-            return self._loaded
-        return dict(zip((*self._names, "largest_d", "largest_g"), torch.cat([self._sums, self._largest]).cpu().unbind(), strict=True))
+        g = torch.stack([*g_report.values()]).double()  # (names of G,)
+        sums = dict(zip((*d_reports[0], *g_report), (*d.mean(0), *g), strict=True))
+        largest = dict(largest_d=d[:, [*d_reports[0]].index("grad_norm_d")].amax(), largest_g=sums["grad_norm_g"])
+        before = {name: value.to(d.device) for name, value in self.state.items()}  # those from a checkpoint are on the CPU
+        zero = d.new_zeros(())
+        sums = {name: before.get(name, zero) + value for name, value in sums.items()}
+        self.state = sums | {name: before.get(name, zero).maximum(value) for name, value in largest.items()}
 
     def take(self, accelerator: Accelerator, steps: int) -> dict[str, float]:
         """Means over `steps` steps and all processes by name, `largest_d` and `largest_g`; empties the window. All processes call this."""
-        means = (accelerator.reduce(self._sums, "mean") / steps).tolist()
-        largest = self._largest.tolist()  # the same in all processes, as the gradients are
-        self._sums = self._largest = None
-        return dict(zip(self._names, means, strict=True)) | dict(largest_d=largest[0], largest_g=largest[1])
+        largest = {name: self.state.pop(name).item() for name in ("largest_d", "largest_g")}  # equal in all processes, as gradients are
+        means = accelerator.reduce(torch.stack([*self.state.values()]), "mean") / steps
+        names, self.state = [*self.state], {}
+        return dict(zip(names, means.tolist(), strict=True)) | largest
 
 
 def history_row(nets: Networks, window: Window, step: int, steps: int, seconds: float) -> dict[str, float]:
-    """The line of history of a step: means over the last `steps` steps. All processes call this.
+    """The line of history at `step`: means over the last `steps` steps. All processes call this.
 
-    Norms of gradients are means over the steps with finite gradients: with float16 the others are skipped.
+    Gradient norms are means over the steps with finite gradients; with float16, the others are skipped.
     """
     config, means = nets.config, window.take(nets.accelerator, steps)
     line = dict(step=step, images=step * config.batch_size, seconds=round(seconds, 3))

@@ -1,4 +1,4 @@
-"""Starting a training in a separate process, or several."""
+"""`launch(config)`: start a training in a separate process, or several."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from ..config import Config
 from ..data import open_data
 from ..files import storing
 from ..processes import launch_command, launch_environment
-from ..runs import MAY_CHANGE_ON_RESUME, Run, command_line, create_run, fork_point, holding, parent_folder, require_startable, resumes
+from ..runs import MAY_CHANGE_ON_RESUME, Run, command_line, create_run, fork_point, lock_run, parent_folder, require_startable, resumes
 from ..runs.liveness import BusyError, signature
 from .memory import require_feasible
 from .stopping import waiting_processes
 
 
 def launch(config: Config, attached: bool = False) -> Run:
-    """Start training in a separate process (or several), and return at once.
+    """Start training in a separate process (or several), and return without waiting for it.
 
-    The process has its own session: it outlives this one, and no interrupt of this one reaches it. Its output is in `train.log` of the run
-    folder. A run that is being trained already is returned as it is.
+    The process survives this one and does not receive its interrupts. Its output goes to `train.log` in the run folder. If the run is being
+    trained already, nothing is started.
 
     Parameters
     ----------
     config
         All settings; `resume` continues or forks a run.
     attached
-        The caller waits: the training saves and stops when this process ends.
+        Whether the training saves and stops when this process ends.
 
     Raises
     ------
     ParameterError, WorkbenchError
-        If the run cannot be made or continued.
+        If the run cannot be created or resumed.
     """
     require_startable(config)
     require_feasible(config)
@@ -43,7 +43,7 @@ def launch(config: Config, attached: bool = False) -> Run:
             fork_point(config.replace(num_classes=open_data(config).num_classes))
         run = create_run(config)
     try:
-        with holding(run):
+        with lock_run(run):
             return _start(run, run.update_config(config), attached)
     except BusyError:
         changes = config.changes(run.config)
@@ -61,7 +61,7 @@ def _start(run: Run, config: Config, attached: bool) -> Run:
         environment["WORKBENCH_WAITING"] = ",".join(map(str, [*waiting_processes(), os.getpid()]))
     with storing(run.path / "train.log"), open(run.path / "train.log", "ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
-    # Signed for the new process: until it writes its status, whether it lives tells a slow start from a failed one.
+    # Signed with the new process, to distinguish a slow start from a failed one before the process writes its own status.
     status = dict(state="starting", step=0, steps=config.steps, message="", alarms=[], seconds_per_step=None)
     run.set_status(**status, **signature(process.pid))
     return run

@@ -1,6 +1,6 @@
-"""The training loop: steps, and what is written when.
+"""The training loop: the order of the steps, and when each file of a run is written.
 
-A step is in `steps`, the content of a checkpoint in `checkpoint`. `start` prepares a run for the loop, and reports how it ended.
+One step is in `steps`, the content of a checkpoint in `checkpoint`. `start` prepares the run for the loop, and reports how it ended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..parameters import WorkbenchError
 from ..records import BY_TRAINING
 from ..runs import Run, fork_point, write_provenance
 from ..runs.checkpoints import prune
-from ..runs.liveness import BusyError, Hold
+from ..runs.liveness import BusyError, RunLock
 from .checkpoint import DivergedError, Progress, load, save
 from .history import history_row
 from .samples import FixedSamples, write_samples
@@ -30,8 +30,8 @@ from .stopping import stop_requested, stop_signals
 Evaluate = Callable[[Generator, int], dict | None]
 
 
-def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = None, hold: Hold | None = None) -> None:
-    """Train until done or stopped. All processes of a training run this together; the main one writes.
+def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = None, lock: RunLock | None = None) -> None:
+    """Train until the last step or a request to stop. All processes of a training call this; only the main one writes.
 
     Parameters
     ----------
@@ -39,12 +39,12 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
         The opened data set.
     evaluate
         See `train`.
-    hold
-        The main process's hold on the run.
+    lock
+        The run's lock, in the main process.
     """
     config, accelerator, main = nets.config, nets.accelerator, nets.accelerator.is_main_process
 
-    # Resume: from the newest checkpoint of the run, from the one that a fork starts at, or from fresh weights.
+    # Resume: start from the newest checkpoint of the run, from the parent's checkpoint if it is a fork, or from fresh weights.
     progress = Progress()
     origin = (run, None) if run.checkpoint_steps() else fork_point(config)
     if origin:
@@ -52,7 +52,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
     if main:
         with storing(run.path):
             run.begin_records(origin and origin[0], progress.step)
-            prune(run.path, config.keep_checkpoints)  # a killed training may have left one too many
+            prune(run.path, config.keep_checkpoints)  # a training that was killed may have left one too many
             write_provenance(run, config, data, progress.step)
     accelerator.wait_for_everyone()
 
@@ -63,22 +63,23 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
         write_samples(nets, recalibrated(nets), run, 0, fixed)
     clock = time.monotonic()
 
+    def due(every: int) -> bool:
+        """Whether to do after this step what is done every `every` steps (0: never) and after the last one."""
+        return every > 0 and (progress.step % every == 0 or progress.step == config.steps)
+
     with stop_signals() as signals, closing(batches), storing(run.path):
         while progress.step < config.steps and not stop_requested(accelerator, run, signals):
-            if hold and hold.lost:
-                raise BusyError(f"another process has taken over run {run.name!r}: this one was suspended for too long, and ends")
+            if lock and lock.lost:
+                raise BusyError(f"another process has taken over run {run.name!r}, because this one was suspended for too long")
 
-            # Step: D learns `d_steps` times, then G once.
+            # Step: `d_steps` steps of D, then one of G.
             step, real = next(batches)
             d_reports = [d_step(nets, step, k, real[k]) for k in range(config.d_steps)]
             progress.window.add(d_reports, g_step(nets, step))
             progress.step = step = step + 1
             progress.seconds, clock = progress.seconds + time.monotonic() - clock, time.monotonic()
 
-            def due(every: int, step: int = step) -> bool:
-                return every > 0 and (step % every == 0 or step == config.steps)
-
-            # Log: a line of history, with means over all processes.
+            # Log: a line of history, the means since the last line over all processes.
             if due(config.log_every):
                 row = history_row(nets, progress.window, step, step - progress.logged, progress.seconds)
                 progress.logged = step
@@ -88,18 +89,18 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
                     run.append("history.jsonl", row)
                     status.watch_history(row)
 
-            # The generator to show, save and evaluate; all processes evaluate, with the same EMA.
+            # Recalibrate the EMA before it is sampled, evaluated or saved. All processes evaluate, and need the same EMA.
             if (evaluate and due(config.evaluate_every)) or (main and (due(config.sample_every) or due(config.checkpoint_every))):
                 generator = recalibrated(nets)
 
-            # Sample: the grid, its attention, and the spectra.
+            # Sample: the grid, attention snapshots and spectra.
             if main and due(config.sample_every):
                 status.watch_samples(write_samples(nets, generator, run, step, fixed), step, fixed)
 
-            # Evaluate: if it fails, no step of the training is lost.
+            # Evaluate: if that fails, save a checkpoint, so that no step is lost.
             if evaluate and due(config.evaluate_every):
                 try:
-                    with sampling.evaluating(generator):
+                    with sampling.train_mode(generator, False):
                         record = evaluate(generator, step)
                     if record and main:
                         run.append("evaluations.jsonl", dict(step=step) | record | {BY_TRAINING: True})
@@ -110,13 +111,13 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
                         raise WorkbenchError(f"the evaluation at step {step} failed: {error}; {run.resume_hint()}") from error
                     raise
 
-            # Checkpoint: everything that the next step depends on.
+            # Checkpoint: save everything that the next step depends on.
             if main and due(config.checkpoint_every):
                 save(nets, run, progress)
             if main:
                 status.update(step)
 
-        # Stop: if steps are left, with a checkpoint to resume from.
+        # Stop: if steps are left, save a checkpoint to resume from.
         finished = progress.step >= config.steps
         if main and not finished:
             recalibrated(nets)
@@ -129,7 +130,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
 
 
 def recalibrated(nets: Networks) -> Generator:
-    """The generator to show: the EMA, recalibrated, or G itself without an EMA."""
+    """The generator to sample and evaluate: the EMA, recalibrated, or G if there is no EMA."""
     if not nets.ema:
         return nets.generator
     sampling.recalibrate(nets.ema.average, nets.config.seed)

@@ -1,6 +1,7 @@
-"""The memory that a training needs, in closed form, and a refusal in one line if the machine has less.
+"""The peak memory of a training in bytes, and a refusal in one line if the machine has less.
 
-No network is built and nothing slow imported, so the answer is quick for any settings. Bytes are those of the peak.
+Parameters and activations are counted in closed form, not from the networks: the answer takes milliseconds also for settings with which
+the networks could not be built. A test compares both counts.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
+import torch
+
 from ..config import Config
 from ..parameters import ParameterError
+from ..processes import on_cpu
 
-# ------------------------------------------------------------------------------------------------------ parameters
+# ------------------------------------------------------------------------------------------ parameters and activations
 
 
 def parameters_g(config: Config) -> int:
@@ -40,7 +45,7 @@ def _conv(inputs: int, outputs: int, kernel: int) -> int:
 
 
 def _site(config: Config, channels: int) -> int:
-    """Parameters of the attention, or of the residual block, at a map with this number of channels."""
+    """Parameters of the attention, or of the residual block, on a feature map with this number of channels."""
     inner = channels // 8
     weights = 2 * channels * inner + 2 * channels * _values(config, channels)
     if config.attention_block == "attention":
@@ -52,14 +57,11 @@ def _values(config: Config, channels: int) -> int:
     return channels // 2 if config.attention_variant == "official" else channels // 8
 
 
-# ----------------------------------------------------------------------------------------------------- activations
-
-
 def activations_g(config: Config) -> int:
     """Activations per image that G's forward pass saves for the backward pass."""
     count = 0
     for before, after in pairwise((4, *config.maps_g)):
-        # For each norm its input, its normalised output, and the input of the next convolution.
+        # Of each norm: its input, its normalised output, and the input of the next convolution.
         count += 3 * config.channels_g(before) * before**2 + 3 * config.channels_g(after) * after**2
     count += sum(_kept_at_site(config, config.channels_g(size), size) for size in config.sites_g)
     return count + (3 * config.channels_g(config.image_size) + 6) * config.image_size**2
@@ -85,32 +87,32 @@ def _kept_at_site(config: Config, channels: int, size: int) -> int:
 
 # ----------------------------------------------------------------------------------------------------- bytes
 
-PROCESS = 300_000_000  # a Python process with torch, without memory it shares with others
+PROCESS = 300_000_000  # a Python process with torch, not counting memory shared with other processes
 SAMPLES = 64  # images per batch of sample grids and of recalibration
-WORKSPACE = 1.5  # saved activations with gradients and the workspace of convolutions: measured over shapes, 1.4 to 1.8
-HALF = 0.6  # share of activations under autocast: some stay in full precision
-DOUBT = 0.85  # measured runs took 0.9 to 1.1 times the estimate: refuse only if this share of it is too large
+WORKSPACE = 1.5  # times the saved activations: with gradients and the workspace of convolutions; measured 1.4 to 1.8
+HALF = 0.6  # times the activations under autocast, which keeps some in full precision
+MARGIN = 0.85  # refuse if this share of the estimate is too large; measured runs took 0.9 to 1.1 times the estimate
 
 
 def host_bytes(config: Config, gpu: bool = False) -> dict[str, float]:
-    """The host memory of all processes of a training, by use; `gpu`: networks and activations are on GPUs."""
+    """The host memory of all processes of a training, by purpose; with `gpu`, networks and activations are on GPUs."""
     processes, classes = config.num_processes, config.num_classes or 0
     image = 3 * config.image_size**2 + 8  # uint8, and a class
     latents = max(256, config.evaluate_n if config.evaluate_every and config.evaluate_n else 0)
     parts: dict[str, float] = {
         "processes": processes * PROCESS,
-        "batches of images": 2 * config.d_steps * config.batch_size * image,  # a thread prepares the next step's
-        "noise": processes * config.batch_size * (8 * config.z_dim + 64),  # every process draws that of the whole batch
+        "batches of images": 2 * config.d_steps * config.batch_size * image,  # a thread prepares those of the next step
+        "noise": processes * config.batch_size * (8 * config.z_dim + 64),  # every process draws the noise of the whole batch
         "latents of samples": 8 * latents * config.z_dim + 8 * classes,
     }
     return parts if gpu else parts | device_bytes(config, processes)
 
 
 def device_bytes(config: Config, processes: int = 1, gpu: bool = False) -> dict[str, float]:
-    """The memory of networks and activations of this number of processes, by use."""
+    """The memory of networks and activations of this number of processes, by purpose."""
     size = 8 if config.dtype == "float64" else 4
     g, d = parameters_g(config), parameters_d(config)
-    # Weights, Adam's two moments, the EMA, and the gradients of the network that learns; then copies during a step: kernels of the
+    # Weights, Adam's two moments, the EMA, gradients of the network that learns, and copies of weights during a step: kernels of the
     # convolutions that change resolution, and weights divided by sigma.
     networks = 3 * (g + d) + (g if config.ema_decay else 0) + max(g, d) + g * (1 + config.sn_g) + d * (1 + config.sn_d)
     if config.num_processes > 1:
@@ -126,13 +128,11 @@ def device_bytes(config: Config, processes: int = 1, gpu: bool = False) -> dict[
 
 
 def _half_precision(config: Config, gpu: bool) -> bool:
-    """Whether autocast may be in half precision."""
+    """Whether the training may run in half precision."""
     if config.dtype == "float64" or config.mixed_precision == "no":
         return False
     if config.mixed_precision != "auto" or gpu:
         return True
-    import torch
-
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
@@ -140,9 +140,7 @@ def _half_precision(config: Config, gpu: bool) -> bool:
 
 
 def host_memory() -> int:
-    """Bytes that this process and its children may use: the machine's memory, or less in a container."""
-    import psutil
-
+    """The memory of this machine, or less if a container limits it, in bytes."""
     return min([psutil.virtual_memory().total, *_cgroup_limits()])
 
 
@@ -157,7 +155,7 @@ def _cgroup_limits() -> list[int]:
             base, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
             here = base / group.lstrip("/")
             for folder in (here, *here.parents):
-                with suppress(OSError, ValueError):  # "max": none
+                with suppress(OSError, ValueError):  # "max": no limit
                     limits.append(int((folder / name).read_text()))
                 if folder == base:
                     break
@@ -166,9 +164,9 @@ def _cgroup_limits() -> list[int]:
 
 # --------------------------------------------------------------------------------------------------------- refusal
 
-# Each parameter that costs memory, with its cheapest value. The message blames the one that alone makes the training fit; of several, the one
-# that exceeds its preset's value by the largest factor.
-_LEAST = dict(
+# Parameters that cost memory, with their cheapest values. The message blames the parameter whose cheapest value alone makes the training fit; of
+# several, the one that exceeds its value in the preset by the largest factor.
+CHEAPEST = dict(
     batch_size=2, width=8, width_d=8, z_dim=1, num_classes=0, num_processes=1, d_steps=1, d_flat_blocks=0, evaluate_n=10, max_multiplier=1,
     image_size=32,
 )  # fmt: skip
@@ -182,13 +180,9 @@ def require_feasible(config: Config) -> None:
     ParameterError
         The message names the parameter most to blame, with the memory that the training needs and that the machine has.
     """
-    from ..processes import on_cpu
-
     gpu = not on_cpu(config.device)
     _require_memory(config, "memory", lambda c: host_bytes(c, gpu), 0.95 * host_memory())
     if gpu:
-        import torch
-
         if config.num_processes > torch.cuda.device_count():
             raise ParameterError(
                 f"num_processes={config.num_processes}: there is one process per GPU, and torch finds {torch.cuda.device_count()}; "
@@ -201,15 +195,15 @@ def require_feasible(config: Config) -> None:
 def _require_memory(config: Config, kind: str, estimate, available: float) -> None:
     parts = estimate(config)
     needed = sum(parts.values())
-    if needed * DOUBT <= available:
+    if needed * MARGIN <= available:
         return
-    reduced = {name: sum(estimate(_changed(config, name, value)).values()) for name, value in _LEAST.items() if getattr(config, name)}
+    reduced = {name: sum(estimate(_changed(config, name, value)).values()) for name, value in CHEAPEST.items() if getattr(config, name)}
     preset = Config.preset(config.preset)
 
     def excess(name: str) -> float:
         return getattr(config, name) / max(1, getattr(preset, name) or 0)
 
-    enough = [name for name, size in reduced.items() if size * DOUBT <= available]
+    enough = [name for name, size in reduced.items() if size * MARGIN <= available]
     name = max(enough, key=excess) if enough else min(reduced, key=reduced.__getitem__)
     largest = max(parts, key=parts.__getitem__)
     fix = f"lower {name}"
@@ -222,7 +216,7 @@ def _require_memory(config: Config, kind: str, estimate, available: float) -> No
 
 
 def _changed(config: Config, name: str, value) -> Config:
-    """`config` with another value, unchecked: for estimates only."""
+    """`config` with another value that is not checked, for estimates only."""
     changed = copy.copy(config)
     object.__setattr__(changed, name, value)
     return changed

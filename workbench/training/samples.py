@@ -1,4 +1,4 @@
-"""What a training records to look at: a grid of fixed samples, their attention, and the spectra of all layers."""
+"""Sample grids, attention snapshots and spectra that a training records every `sample_every` steps."""
 
 from __future__ import annotations
 
@@ -13,25 +13,18 @@ from ..attention.capture import capture_projections
 from ..attention.snapshots import Snapshot, save_snapshot
 from ..config import Config
 from ..data import to_uint8, to_unit
+from ..files import replace_bytes, storing
 from ..model import Generator, sampling
 from ..runs import Run
 from .diagnostics import spectra
 from .setup import Networks
 
-COLUMNS = 10  # of the grid; a row for each of at most 10 classes
-SNAPSHOTS = 4  # latents whose attention is recorded
+COLUMNS = 10  # of the grid, which has a row for each of at most 10 classes
+SNAPSHOTS = 4  # samples whose attention is recorded
 
 
 class FixedSamples:
-    """The latents and classes of all sample grids of a run, and the spread of real images.
-
-    Attributes
-    ----------
-    z, y
-        (B, z_dim), and (B,) or None.
-    real_spread
-        Standard deviation of the pixels over real images, mean over the pixels.
-    """
+    """The latents z (B, z_dim) and classes y (B,) or None of all sample grids of a run, and the `spread` of real images."""
 
     def __init__(self, config: Config, data):
         self.z, self.y = sampling.grid(config.num_classes, config.z_dim, config.seed, COLUMNS)
@@ -39,27 +32,21 @@ class FixedSamples:
 
 
 def spread(x: Tensor) -> float:
-    """How much images (B, 3, S, S) differ: the standard deviation of each pixel over them, mean over the pixels."""
+    """How much images (B, 3, S, S) differ: the standard deviation of each pixel over the images, averaged over the pixels."""
     return x.std(0).mean().item()
 
 
 def write_samples(nets: Networks, generator: Generator, run: Run, step: int, fixed: FixedSamples) -> Tensor:
-    """Write `samples/<step>.png`, `attention/<step>.safetensors` and a line of `spectra.jsonl`.
+    """Write `samples/<step>.png`, `attention/<step>.safetensors` and a line of `spectra.jsonl`; return the samples (B, 3, S, S) in [-1, 1].
 
-    Parameters
-    ----------
-    generator
-        The EMA if available, else G.
-
-    Returns
-    -------
-    Tensor
-        The samples (B, 3, S, S) in [-1, 1].
+    `generator` is the EMA if available, else G.
     """
     x = sampling.images(generator, fixed.z, fixed.y)
     png = io.BytesIO()
     Image.fromarray(sampling.tile(x, COLUMNS).permute(1, 2, 0).numpy()).save(png, "PNG")
-    run.save_sample(step, png.getvalue())
+    with storing(run.path / "samples"):
+        run.sample_path(step).parent.mkdir(exist_ok=True)
+    replace_bytes(run.sample_path(step), png.getvalue())
     few = torch.linspace(0, len(x) - 1, SNAPSHOTS).long()
     snapshot = _snapshot(nets, generator, fixed.z[few], None if fixed.y is None else fixed.y[few])
     save_snapshot(run.new_attention_path(step), snapshot)

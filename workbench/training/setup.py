@@ -25,8 +25,8 @@ from ..processes import keep_memory, on_cpu
 class Networks:
     """The state of a training: both networks, their optimisers, and the EMA of G.
 
-    `ddp_generator` and `ddp_discriminator` are the networks wrapped for several processes: a step calls the network that learns through its
-    wrapper, the other one directly.
+    `ddp_generator` and `ddp_discriminator` wrap the networks in DistributedDataParallel if there are several processes. A step calls the
+    network that learns through its wrapper, and the other directly.
     """
 
     config: Config
@@ -45,7 +45,7 @@ class Networks:
 
 
 def build(config: Config, accelerator: Accelerator) -> Networks:
-    """Networks with fresh weights, a function of `config.seed`, on the accelerator's device."""
+    """Networks with fresh weights, drawn with `config.seed`, on the accelerator's device."""
     keep_memory()
     torch.manual_seed(config.seed)
     dtype = getattr(torch, config.dtype)
@@ -58,30 +58,26 @@ def build(config: Config, accelerator: Accelerator) -> Networks:
     adam_d = torch.optim.Adam(discriminator.parameters(), lr=config.lr_d, betas=betas, fused=True)
     if accelerator.num_processes > 1:
         span_processes(generator, config.batch_size // config.gradient_accumulation // accelerator.num_processes)
-    with warnings.catch_warnings():  # torch renames `broadcast_buffers`, but older releases have no other name for it
+    with warnings.catch_warnings():  # newer releases of torch warn of `broadcast_buffers`, older ones have no other name for it
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
         ddp_generator, ddp_discriminator, adam_g, adam_d = accelerator.prepare(generator, discriminator, adam_g, adam_d)
     return Networks(config, accelerator, generator, discriminator, ddp_generator, ddp_discriminator, adam_g, adam_d, ema)
 
 
 def make_accelerator(config: Config) -> Accelerator:
-    """The devices, processes and precision that `config` asks for."""
+    """The devices, processes and precision of `config`."""
     cpu = on_cpu(config.device)
     if cpu and config.mixed_precision == "fp16":
         raise ParameterError("mixed_precision='fp16' needs a GPU, and torch finds none; use 'bf16' or 'no'")
-    if not cpu and config.num_processes > torch.cuda.device_count():
-        raise ParameterError(
-            f"num_processes={config.num_processes}, but there are {torch.cuda.device_count()} GPUs; use at most that, or device='cpu'"
-        )
-    # Buffers are equal in all processes by construction: broadcasting them in every forward pass would only cost time.
+    # Buffers are equal in all processes, so they need not be broadcast in every forward pass.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    # Accelerate keeps the settings of the first Accelerator of a process for all later ones: reset them.
+    # Reset what accelerate keeps of the first Accelerator of a process for all later ones.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(cpu=cpu, mixed_precision=config.mixed_precision, kwargs_handlers=[ddp])
 
 
 def decide_precision(config: Config) -> Config:
-    """Replace `mixed_precision="auto"` by the choice of the main process, which the run keeps: results depend on it."""
+    """Replace `mixed_precision="auto"` by the choice of the main process; the run keeps it, since results depend on it."""
     if config.mixed_precision != "auto":
         return config
     if config.dtype != "float32":

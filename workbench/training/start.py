@@ -1,4 +1,4 @@
-"""`train(config)`: trains in this process. Claims and prepares the run, runs the loop, and reports why it ended."""
+"""`train(config)`: lock and prepare a run, train it in this process, and report why it ended."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..model import Generator, sampling
 from ..parameters import ParameterError, WorkbenchError
 from ..processes import LostProcessError, process_group, rank
 from ..records import evaluation_record
-from ..runs import Run, create_run, fork_point, holding, parent_folder, require_resumable, resumes
-from ..runs.liveness import Hold
+from ..runs import Run, create_run, fork_point, lock_run, parent_folder, require_resumable, resumes
+from ..runs.liveness import RunLock
 from .loop import Evaluate, training_loop
 from .memory import require_feasible
 from .setup import build, decide_precision, make_accelerator
@@ -32,13 +32,13 @@ def train(config: Config, evaluate: Evaluate | None = None, run: Run | None = No
     Parameters
     ----------
     config
-        All settings. `resume` continues or forks a run.
+        All settings; `resume` continues or forks a run.
     evaluate
-        Called as `evaluate(generator, step)` every `evaluate_every` steps, in all processes, with the EMA if available, else G; its result
-        on the main process is a record of `evaluations.jsonl`. By default the disagreement of twins, if these are the data; the command
-        line, and so `launch`, passes `evaluation.during_training(config)`.
+        Called as `evaluate(generator, step)` every `evaluate_every` steps, in all processes, with the EMA if available, else G; what it
+        returns in the main process is appended to `evaluations.jsonl`. The default computes the disagreement of twins, for these data only;
+        the command line, and so `launch`, passes `evaluation.during_training(config)`.
     run
-        The run folder to train in, by default a new one; a run with checkpoints is resumed.
+        The run to train, by default a new one; a run with checkpoints is resumed.
 
     Returns
     -------
@@ -48,35 +48,35 @@ def train(config: Config, evaluate: Evaluate | None = None, run: Run | None = No
     Raises
     ------
     ParameterError, WorkbenchError
-        For settings that do not fit, unusable data, or a training that diverges.
+        If settings do not fit, the data cannot be used, or the training diverges.
     """
-    with _Claim() as claim, interrupts(), process_group(config.num_processes, config.device, "workbench.training --config FILE"):
+    with ExitStack() as stack, interrupts(), process_group(config.num_processes, config.device, "workbench.training --config FILE"):
         evaluate = evaluate or (partial(evaluate_twins, pairs=config.pairs) if config.data == "twins" else None)
         if config.evaluate_every and evaluate is None:
             raise ParameterError(
                 f"evaluate_every={config.evaluate_every}: train() has no evaluation for data={config.data!r} by itself; pass "
                 "evaluate=evaluation.during_training(config), or use launch(), or evaluate_every=0"
             )
-        run, config, accelerator, data = _begin(config, run, claim)
-        training_loop(build(config, accelerator), run, data, evaluate, claim.hold)
+        run, config, accelerator, data, lock = _prepare(config, run, stack)
+        training_loop(build(config, accelerator), run, data, evaluate, lock)
         return run
 
 
-def _begin(config: Config, run: Run | None, claim: _Claim) -> tuple[Run, Config, Accelerator, object]:
-    """The claimed run to train, its settings, devices and data. Everything that can be refused is refused before a folder is made."""
-    main = rank() == 0
+def _prepare(config: Config, run: Run | None, stack: ExitStack) -> tuple[Run, Config, Accelerator, object, RunLock | None]:
+    """The run, its settings, devices, data and lock; refuses whatever can be refused before a folder is made."""
+    main, lock = rank() == 0, None
     if main:
         if run is None and resumes(config):
             run = Run(parent_folder(config))
         if run:
             require_resumable(config, run.path)
-            claim.take(run)
+            lock = _lock(run, stack)
         else:
             fork_point(config)
     require_feasible(config)
     first_config, config = config, decide_precision(config)
     accelerator = make_accelerator(config)
-    with accelerator.main_process_first():  # one process packs the data, the others find it packed
+    with accelerator.main_process_first():  # the main process packs the data, the others find it packed
         data = open_data(config, progress=main)
     if config.num_classes is None:
         config = config.replace(num_classes=data.num_classes)
@@ -84,34 +84,20 @@ def _begin(config: Config, run: Run | None, claim: _Claim) -> tuple[Run, Config,
         if run is None:
             fork_point(config)  # again, now that the number of classes is known
             run = create_run(first_config)
-            claim.take(run)
+            lock = _lock(run, stack)
         config = run.update_config(config)
         run.set_status(state="starting", step=0, steps=config.steps, message="", alarms=[])
     path, settings = broadcast_object_list([run and str(run.path), config.to_json()])
-    return Run(Path(path)), Config.from_json(settings), accelerator, data
+    return Run(Path(path)), Config.from_json(settings), accelerator, data, lock
 
 
-class _Claim:
-    """Context that holds the run of this process, from `take` until the status tells how the training ended."""
-
-    def __init__(self) -> None:
-        self.run: Run | None = None
-        self.hold: Hold | None = None
-        self._stack = ExitStack()
-
-    def take(self, run: Run) -> None:
-        self.hold = self._stack.enter_context(holding(run))
-        self.run = run
-        if not run.active:  # else `launch` has cleaned up, and a `stop` file is newer
-            run.clean()
-
-    def __enter__(self) -> _Claim:
-        return self
-
-    def __exit__(self, kind, error: BaseException | None, trace) -> None:
-        with self._stack:
-            if error and self.run and not self.hold.lost:
-                report_end(self.run, error)
+def _lock(run: Run, stack: ExitStack) -> RunLock:
+    """Lock the run until the stack is closed, which also writes an error into its status."""
+    lock = stack.enter_context(lock_run(run))
+    stack.push(lambda kind, error, trace: report_end(run, error) if error and not lock.lost else None)
+    if not run.active:  # else `launch` has cleaned up already, and a `stop` file is a request to this training
+        run.clean()
+    return lock
 
 
 def report_end(run: Run, error: BaseException) -> None:
@@ -122,7 +108,7 @@ def report_end(run: Run, error: BaseException) -> None:
         state = "failed"
         message = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
         message += f"; {run.resume_hint()}" if isinstance(error, StorageError | LostProcessError) else ""
-    # On a full disk the status shows that the process is gone.
+    # If the disk is full, readers of the status still see that the process has ended.
     with suppress(WorkbenchError):
         run.clean()
     with suppress(WorkbenchError):
@@ -130,7 +116,7 @@ def report_end(run: Run, error: BaseException) -> None:
 
 
 def evaluate_twins(generator: Generator, step: int, count: int = 500, pairs: int = 1) -> dict:
-    """A record of the medians of the twins' disagreement over `count` samples of all classes."""
+    """A record of the twins' disagreement, as medians over `count` samples of all classes."""
     y = sampling.labels(count, generator.num_classes)
     x = sampling.images(generator, sampling.latents(count, generator.z_dim, seed=1), y)
     values = twins.disagreement(x, y if generator.num_classes == len(twins.CLASSES) else None, pairs)

@@ -1,4 +1,4 @@
-"""The status of a training: `status.json`, alarms, and a progress bar in a terminal, or lines in a log."""
+"""Progress of a training: `status.json`, alarms, and a progress bar in a terminal or lines in a log."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..runs import Run
 from .samples import FixedSamples, spread
 
 LINE_EVERY = 30.0  # seconds between lines in a log
-COLLAPSED = 0.05  # of the spread of real images
+COLLAPSED = 0.05  # share of the spread of real images below which samples count as collapsed
 
 
 class Status:
-    """Reports of the main process of a training that starts at `step`; `status.json` is written at most once a second."""
+    """Reports the progress of a training that starts at `step`, in its main process; writes `status.json` at most once a second."""
 
     def __init__(self, run: Run, config: Config, step: int):
         self.run, self.config = run, config
@@ -38,21 +38,21 @@ class Status:
             pace = (now - start) / (step - first)
             self.run.set_status(step=step, seconds_per_step=pace)
             self._status_at = now
-            self._status_every = max(1.0, 50 * (time.monotonic() - now))  # on a slow disk, at most 2 % of the time
+            self._status_every = max(1.0, 50 * (time.monotonic() - now))  # at most 2 % of the time, on a slow disk too
             if self._bar.disable and now - self._line_at > LINE_EVERY:
                 left, speed = pace * (self.config.steps - step), self.config.batch_size / pace
                 say(f"step {step}/{self.config.steps}  {speed:.0f} images/s  {left / 60:.1f} minutes left")
                 self._line_at = now
 
     def watch_history(self, row: dict) -> None:
-        """Raise an alarm if D's loss is about 0, so that it no longer learns."""
+        """Raise an alarm if D's loss is almost 0, so that D no longer learns."""
         if row["loss_d"] < 1e-3 and row["d_real"] - row["d_fake"] > 2 and row["step"] >= 100:
             self.alarm(
                 f"D wins: at step {row['step']} its loss is {row['loss_d']:.2g}, so it no longer learns; lower lr_d, or set sn_d=True"
             )
 
     def watch_samples(self, x: Tensor, step: int, fixed: FixedSamples) -> None:
-        """Raise an alarm if samples (B, 3, S, S) of a trained generator are nearly equal."""
+        """Raise an alarm if the samples x (B, 3, S, S) of a trained generator are nearly equal."""
         if step > 0 and spread(x) < COLLAPSED * fixed.real_spread:
             self.alarm(
                 f"collapse: at step {step} all samples look nearly the same "
@@ -60,7 +60,7 @@ class Status:
             )
 
     def alarm(self, text: str) -> None:
-        """Warn of a problem while training continues; once per kind, which is the text before the colon."""
+        """Warn of a problem once per kind, which is the text before the colon; the training continues."""
         if not any(alarm.split(":")[0] == text.split(":")[0] for alarm in self.alarms):
             self.alarms.append(text)
             self.run.set_status(alarms=self.alarms)
@@ -76,6 +76,6 @@ class Status:
 
 
 def say(text: str) -> None:
-    """Print a line; a closed pipe or a full disk of the log ends no training."""
+    """Print a line; a closed pipe or a full disk does not end the training."""
     with suppress(OSError):
         print(text, flush=True)

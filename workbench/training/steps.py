@@ -1,7 +1,7 @@
-"""One step of the training: D learns from real and generated images, then G learns from D (Zhang et al., 2019, Section 4).
+"""The training steps of D and of G, on the hinge loss (Zhang et al., 2019, Section 4).
 
 All randomness is a function of (seed, step, index in the global batch), independent of the number of processes and of gradient
-accumulation. B is the batch of this process in one pass: batch_size / (gradient_accumulation * num_processes) images.
+accumulation. B is the number of images per process and pass: batch_size / (gradient_accumulation * num_processes).
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from .setup import Networks
 
 
 def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """One step of D: its hinge loss on real and fake images. G's weights and optimiser stay as they are.
+    """One step of D on its hinge loss. G does not learn.
 
-    G runs in training mode, as in the released code: its power-iteration vectors and running statistics move.
+    As in the released code, G is in training mode: its power-iteration vectors and running statistics are updated.
 
     Parameters
     ----------
     step, k
-        Number of the G step, and of this D step within it: the noise is a function of both.
+        Index of the G step, and of this D step within it; the noise depends on both.
     real
         `gradient_accumulation` micro-batches of this process: (uint8 images (B, 3, S, S), classes (B,)).
 
     Returns
     -------
     dict
-        0-d tensors of this process: `loss_d`; `d_real`, `d_fake`, the mean logits; `saturated_real`, `saturated_fake`, the shares of images
-        at which D's loss is flat; `grad_norm_d` and `finite_d`, see `gradient_norm`.
+        0-d tensors of this process: `loss_d`; `d_real`, `d_fake`, mean logits; `saturated_real`, `saturated_fake`, see `saturation`;
+        `grad_norm_d` and `finite_d`, see `gradient_norm`.
     """
     config, accelerator = nets.config, nets.accelerator
     power_iteration(nets.generator)
@@ -67,7 +67,7 @@ def d_step(nets: Networks, step: int, k: int, real: list[tuple[Tensor, Tensor]])
 
 
 def g_step(nets: Networks, step: int) -> dict[str, Tensor]:
-    """One step of G on its hinge loss, then of the EMA. D's weights and optimiser stay as they are.
+    """One step of G on its hinge loss, and an update of the EMA. D does not learn.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def g_step(nets: Networks, step: int) -> dict[str, Tensor]:
     power_iteration(nets.generator)
     z, y, u = draw_noise(nets, step, config.d_steps)
     reports = []
-    nets.discriminator.requires_grad_(False)  # no gradients for weights that do not learn here
+    nets.discriminator.requires_grad_(False)  # do not compute gradients of D's weights
     for indices, synchronised in _micro_batches(nets, nets.ddp_generator):
         y_fake = None if y is None else y[indices]
         with synchronised:
@@ -100,7 +100,7 @@ def g_step(nets: Networks, step: int) -> dict[str, Tensor]:
 
 
 def draw_noise(nets: Networks, step: int, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Latents, independent uniform classes, and random numbers for augmentation (real, fake), for the global batch of (step, k)."""
+    """For the global batch of (step, k): latents (N, z_dim), uniform classes (N,) or None, and random numbers for augmentation (2, N, ...)."""
     config, count = nets.config, nets.config.batch_size
     rng = sampling.rng(config.seed, 0, step, k)
     z = torch.randn(count, config.z_dim, generator=rng)
@@ -110,9 +110,9 @@ def draw_noise(nets: Networks, step: int, k: int) -> tuple[Tensor, Tensor | None
 
 
 def _micro_batches(nets: Networks, learning: nn.Module) -> Iterator[tuple[slice, AbstractContextManager]]:
-    """For each micro-batch: the indices of this process's images in the global batch (as in `data.loader`), and the context for its passes.
+    """For each micro-batch: the indices of this process's images in the global batch (as in `data.loader`), and a context for its passes.
 
-    Only in the last context are the gradients of the network that learns averaged over the processes.
+    The gradients of the network that learns are averaged over the processes only in the last context.
     """
     micro = nets.config.batch_size // nets.config.gradient_accumulation
     size = micro // nets.accelerator.num_processes
@@ -123,5 +123,5 @@ def _micro_batches(nets: Networks, learning: nn.Module) -> Iterator[tuple[slice,
 
 
 def _mean(reports: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean over micro-batches of equal size."""
+    """Mean of reports of micro-batches, which have equal sizes."""
     return {name: torch.stack([report[name] for report in reports]).mean() for name in reports[0]} if len(reports) > 1 else reports[0]

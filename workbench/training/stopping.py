@@ -1,4 +1,4 @@
-"""Requests to save and stop: signals, the `stop` file, and the end of a process that waits for the training."""
+"""Requests to save and stop: signals, the `stop` file, or the end of a process that waits for the training."""
 
 from __future__ import annotations
 
@@ -20,17 +20,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def interrupts():
-    """Context in which each of the signals raises KeyboardInterrupt: for when there is nothing to save."""
-
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
-
-    return signals_to(interrupt, SIGNALS)
+    """Context in which the signals raise KeyboardInterrupt, for the time before there is anything to save."""
+    return signals_to(signal.default_int_handler, SIGNALS)
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Context with a list of received signals, so that training can save and stop after the current step."""
+    """Context in which signals are only noted, so that the training can save and stop after its current step."""
     received: list[int] = []
 
     def note(number, frame):
@@ -44,9 +40,9 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def stop_requested(accelerator: Accelerator, run: Run, signals: list[int]) -> bool:
-    """Whether any process received a signal, the `stop` file exists, or a waiting process is gone; equal in all processes."""
+    """Whether any process received a signal, the `stop` file exists, or a waiting process has ended; the same in all processes."""
     stop = bool(signals) or (run.path / "stop").exists() or any(not psutil.pid_exists(pid) for pid in waiting_processes())
-    if accelerator.num_processes > 1:  # all stop at the same step
+    if accelerator.num_processes > 1:  # all must stop at the same step
         flag = torch.tensor(float(stop), device=accelerator.device)
         stop = accelerator.reduce(flag, "sum").item() > 0
     return stop
@@ -54,5 +50,5 @@ def stop_requested(accelerator: Accelerator, run: Run, signals: list[int]) -> bo
 
 def waiting_processes() -> list[int]:
     """The processes that wait for the training: a notebook, and the sweep that started it."""
-    numbers = (whole(pid) for pid in os.environ.get("WORKBENCH_WAITING", "").split(","))
-    return [pid for pid in numbers if pid]
+    pids = (whole(pid) for pid in os.environ.get("WORKBENCH_WAITING", "").split(","))
+    return [pid for pid in pids if pid]

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import figures
 from ..data import to_unit
 from ..evaluation import Evaluation
-from ..evaluation.checkpoints import EvaluatedRun, evaluated_run
+from ..evaluation.checkpoints import EvaluatedRun, run_to_evaluate
 from ..metrics.prdc import nearest_neighbours
 from ..model import sampling
 from . import across_runs
@@ -30,7 +30,7 @@ class EvaluationView:
 
     def scores_over_steps(self) -> figures.Plot:
         """All evaluations of the run that compare with these."""
-        runs = [] if self.evaluation.samples else [evaluated_run(self.evaluation)]
+        runs = [] if self.evaluation.samples else [run_to_evaluate(self.evaluation)]
         return across_runs.scores(runs, like=self.records[-1])
 
     def best_and_worst_classes(self, count: int = 3, columns: int = 10) -> figures.Drawing | None:
