@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .files import UnreadableError, open_regular
+from .files import UnreadableError, open_regular, reading
 from .messages import ParameterError, short_repr, short_text
 from .parameters import Parameters, parameter, read_text, whole
 from .paths import DEMO, data_dir, explicit_path, name_fault, outputs_dir, run_folder
@@ -290,11 +290,8 @@ def read_config(folder: Path) -> Config:
         If its `config.json` is damaged or of another version.
     """
     path = folder / "config.json"
-    try:
-        with open_regular(path) as file:
-            content = file.read(MAX_JSON + 1)
-    except OSError as error:
-        raise UnreadableError(path, error.strerror or str(error)) from None
+    with reading(path), open_regular(path) as file:
+        content = file.read(MAX_JSON + 1)
     try:
         return Config.from_json(content)
     except ParameterError as error:

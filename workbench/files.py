@@ -53,18 +53,13 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(_cannot_write(path, error)) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> str:
-    reason = error.strerror or str(error)
-    path = Path(os.fsdecode(error.filename)) if error.filename and not isinstance(error.filename, int) else path
-    place = next((p for p in (path, *path.parents) if os.path.isdir(p)), Path("/"))
-    if error.errno in NO_ROOM:
-        with suppress(OSError):
-            free = shutil.disk_usage(place).free
-            return f"{path} cannot be written: {reason}; the disk of {place} has {free / 1e6:,.1f} MB left: make room, then go on"
-    return f"{path} cannot be written: {reason}; check the permissions of {place} and that its disk can be written to"
+        path = Path(os.fsdecode(error.filename)) if error.filename and not isinstance(error.filename, int) else path
+        folder = next((p for p in (path, *path.parents) if os.path.isdir(p)), Path("/"))
+        fix = f"check the permissions of {folder} and that its disk can be written to"
+        if error.errno in NO_ROOM:
+            with suppress(OSError):
+                fix = f"the disk of {folder} has {shutil.disk_usage(folder).free / 1e6:,.1f} MB left: make room, then go on"
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}; {fix}") from error
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -79,7 +74,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """`replace_text` for bytes."""
+    """Replace a file by bytes, as `replace_text` does by text."""
     with _beside(path, content) as temporary:
         os.replace(temporary, path)
 
@@ -173,12 +168,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 def delete_folder(path: Path) -> None:
     """Delete a folder, renamed first so that it is whole or gone at any time. A missing folder is no error."""
     old = path.with_name(f".{path.name}.old-{secrets.token_hex(4)}")
-    try:
+    with storing(path), suppress(FileNotFoundError):
         os.replace(path, old)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StorageError(_cannot_write(path, error)) from error
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -226,6 +217,17 @@ def flush(path: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- reading
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Context in which an OSError ends as an UnreadableError about `path`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UnreadableError(path, "missing") from None
+    except OSError as error:
+        raise UnreadableError(path, error.strerror or str(error)) from None
 
 
 @contextmanager
@@ -301,12 +303,10 @@ def drop_records(path: Path, drop: Callable[[dict], bool]) -> None:
     UnreadableError, StorageError
         If it cannot be read or written; it is then as it was.
     """
-    try:
-        content = read_bytes(path)
-    except FileNotFoundError:
+    if not path.exists():
         return
-    except OSError as error:
-        raise UnreadableError(path, error.strerror or str(error)) from None
+    with reading(path):
+        content = read_bytes(path)
 
     def dropped(line: bytes) -> bool:
         try:
