@@ -9,8 +9,8 @@ import stat
 import unicodedata
 from pathlib import Path
 
-from .messages import nearest, short_repr
-from .parameters import ParameterError, whole
+from .messages import ParameterError, nearest, short_repr
+from .parameters import whole
 
 DEMO = Path(__file__).resolve().parent / "demo"  # a run that ships with the package
 MAX_NAME = 200  # bytes of a run's name: with the suffixes of temporary files it stays below the 255 of most file systems

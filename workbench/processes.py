@@ -19,7 +19,8 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
-from .parameters import ParameterError, WorkbenchError, whole
+from .messages import ParameterError, WorkbenchError
+from .parameters import whole
 
 
 class LostProcessError(WorkbenchError):
