@@ -8,7 +8,7 @@ from workbench.readers import (
     alternatives,
     assignments,
     latents,
-    positions,
+    map_positions,
     read_list,
     read_seeds,
     read_sites,
@@ -116,7 +116,7 @@ def test_settings_that_cannot_be_read(text, says):
 
 
 def test_positions_and_latents():
-    assert map_positions("queries", "1,2; (0,15)", 16) == [18, 15] and positions("queries", "", 16) == []
+    assert map_positions("queries", "1,2; (0,15)", 16) == [18, 15] and map_positions("queries", "", 16) == []
     assert latents("seeds", "3, 3:7") == [(3, 0), (3, 7)] and latents("seeds", "") == []
     for text in ("16,0", "1", "1,2,3", "a,b", "-1,0"):
         with pytest.raises(ParameterError, match=r'is not "row,column", each from 0 to 15'):
