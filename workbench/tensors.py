@@ -1,6 +1,6 @@
 """Files and folders of tensors, checked by SHA-256: a changed or damaged file is an error.
 
-A sealed folder has a `SHA256SUMS`, which `sha256sum -c SHA256SUMS` checks too.
+A sealed folder has a file `SHA256SUMS`, as `sha256sum -c SHA256SUMS` reads it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHANGED = f"its SHA-256 is not the one in {SUMS}: the file was changed or damage
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors, from any device and in any memory layout; a StorageError if that fails."""
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    with storing(path), synced(path) as file:  # not by safetensors, which reports a full disk in its own words
+    with storing(path), synced(path) as file:  # safetensors would not name a full disk
         file.write(content)
 
 
@@ -128,7 +128,7 @@ def verify(folder: Path) -> dict[str, str]:
 
 @torch.no_grad()
 def load_into(target: dict[str, Tensor], saved: dict[str, Tensor], where: str) -> None:
-    """Copy saved tensors into those of `target`, which keep their memory layout.
+    """Copy saved tensors into those of `target`, whose memory layout stays.
 
     Raises
     ------
