@@ -86,7 +86,7 @@ class Config(Parameters):
     batch_norm_group: int | None = parameter(None, "images that batch norm in G averages over", low=1, none="the whole batch")
     batch_norm_momentum: float = parameter(0.1, "weight of a new batch in the running statistics of batch norm", above=0, high=1)
 
-    data: str = parameter("twins", "twins, cifar10, imagenet or a folder (folder/<class>/*)", read=_read_data, section="Data")
+    data: str = parameter("twins", f"{', '.join(BUILT_IN_DATA)} or a folder (folder/<class>/*)", read=_read_data, section="Data")
     image_size: int = parameter(32, "height and width of the images in pixels", choices=(32, 64, 128, 256))
     num_classes: int | None = parameter(None, "classes to condition on; 0: unconditional", low=0, none="as many as the data has")
     pairs: int = parameter(1, "glyph pairs per image (twins); more is harder", choices=(1, 2, 4))
