@@ -39,7 +39,7 @@ def _read_data(value, refuse) -> str:
 
 
 def _read_resume(value, refuse) -> str:
-    """ "run" or "run@step"; an explicit path becomes absolute, or a name if it lies in the outputs folder."""
+    """ "run" or "run@step"; an explicit path becomes absolute, or a bare name if it lies in the outputs folder."""
     text = read_text(value, refuse).strip()
     name, step = split_step(text)
     try:
@@ -146,12 +146,12 @@ class Config(Parameters):
 
     @property
     def maps_g(self) -> tuple[int, ...]:
-        """Sizes of the feature maps that G's blocks put out: 8, 16, ..., image_size."""
+        """Sizes of the feature maps that G's blocks output: 8, 16, ..., image_size."""
         return tuple(2**k for k in range(3, int(math.log2(self.image_size)) + 1))
 
     @property
     def maps_d(self) -> tuple[int, ...]:
-        """Sizes of the feature maps that D's down-sampling blocks put out: image_size / 2, ..., 4 by default."""
+        """Sizes of the feature maps that D's down-sampling blocks output: image_size / 2, ..., 4 by default."""
         count = self.d_downsamples or int(math.log2(self.image_size)) - 2
         return tuple(self.image_size // 2 ** (k + 1) for k in range(count))
 

@@ -21,8 +21,6 @@ Refuse = Callable[..., NoReturn]  # refuse("a number") raises a ParameterError: 
 
 WIDEST = 100  # characters of a comment in the parameters cell of a notebook
 
-# ------------------------------------------------------------------------------------------------- declaring them
-
 
 def parameter(
     default,
@@ -79,9 +77,9 @@ class Parameters:
 
     @classmethod
     def from_parameters(cls, parameters: Mapping):
-        """From any mapping of names to values: None means the default.
+        """From a mapping of names to values; None means the default.
 
-        Values are coerced to the declared type, whatever papermill or a shell made of them ("4e-4", 1e3, "false").
+        Values are coerced to the declared type, since papermill and shells pass "4e-4", 1e3 or "false".
 
         Raises
         ------
@@ -154,8 +152,6 @@ def whole(text: str) -> int | None:
     """The number in a text of ASCII digits; None for any other text, such as "²", "-1" or thousands of digits."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
-
-# ----------------------------------------------------------------------------------------------------- checking
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 

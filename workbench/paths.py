@@ -79,13 +79,13 @@ def run_folder(parameter: str, text: str) -> Path:
 
 
 def no_such_run(text: str) -> str:
-    """The message that there is no such run, with the nearest name."""
+    """The message that a run does not exist, with the nearest name."""
     known = sorted(path.parent.name for path in outputs_dir().glob("*/config.json"))
     return f"there is no run {short_repr(text)} in {outputs_dir()}; {nearest(text, known)}it has {len(known)} runs"
 
 
 def numbered(folder: Path, suffix: str = "") -> list[int]:
-    """The numbers that name entries of a folder, ascending; [] without such a folder. "007" does not count."""
+    """The numbers that are names of files or folders in `folder`, ascending; [] if it does not exist. "007" does not count."""
     try:
         names = [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]
     except OSError:

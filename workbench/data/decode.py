@@ -165,7 +165,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     else:
         return image
     values = values / top * 255
-    if tags.get(PHOTOMETRIC) == 0:  # 0 is white, which Pillow heeds up to 8 bits
+    if tags.get(PHOTOMETRIC) == 0:  # 0 is white, which Pillow considers only up to 8 bits
         values = 255 - values
     grey = Image.fromarray(np.rint(values).astype(np.uint8))
     grey.getexif().update(image.getexif())

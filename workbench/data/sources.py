@@ -28,7 +28,7 @@ class Listing:
     paths: list[str]  # relative to the root
     labels: Sequence[int]
     items: Sequence  # to decode: (N,) paths, or (N, h, w, 3) uint8
-    identity: list  # all that decides about the images, for JSON: the cache packs anew when it changes
+    identity: list  # for JSON: whatever the images depend on; if it changes, they are packed again
     conditional: bool = True
     ignored: dict[str, int] = field(default_factory=dict)  # other files, see `Images.ignored`
 
