@@ -52,16 +52,15 @@ def opened_folders(data_folder):
     return [name for name in cached(data_folder) if not name.startswith(".")]
 
 
-def saved(image, kind, **options):
+def saved(image, kind, **options) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
-    file.seek(0)
-    return file
+    return file.getvalue()
 
 
 def spoil(root):
     """Files that cannot be read, of every kind."""
-    whole = saved(Image.fromarray(pixels(0, 200, 200)), "JPEG").getvalue()
+    whole = saved(Image.fromarray(pixels(0, 200, 200)), "JPEG")
     (root / "cat/cut.jpg").write_bytes(whole[: len(whole) // 2])
     (root / "cat/empty.jpg").touch()
     (root / "dog/text.png").write_text("not a picture")

@@ -30,8 +30,10 @@ from PIL import Image
 
 import workbench
 from workbench import Ablation, AttentionView, Comparison, Config, Evaluation, ParameterError, train
+from workbench.data.sources import SOURCES
 from workbench.metrics.scores import SCORES
 from workbench.paths import DEMO
+from workbench.presets import BUILT_IN_DATA
 from workbench.studies.paper import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -253,7 +255,7 @@ def run_block(block: str, namespace: dict, name: str) -> None:
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
 def test_python_examples_run(page, place):
     namespace = {}
-    with patch.dict(SCORES), patch.dict(EXPERIMENTS):  # what examples add to these goes again
+    with patch.dict(SCORES), patch.dict(EXPERIMENTS), patch.dict(SOURCES), patch.dict(BUILT_IN_DATA):  # restored after the examples
         for block in fences(page, "python"):
             run_block(block, namespace, page.name)
 

@@ -63,7 +63,7 @@ def test_a_parameter_without_none_refuses_it():
 
 
 def test_everything_is_explained():
-    assert Example.explain("kind") == "which animal, one of cat, horse"
+    assert "str    which animal, one of cat, horse [cat]" in Example.explain_all()
     assert Example.cell().splitlines()[:3] == [
         "# Parameters: None stands for what is usual",
         "count: int = None  # how many (3)",

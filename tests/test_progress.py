@@ -12,7 +12,8 @@ from workbench.progress import clock, interactive, silent
 def test_lines_tell_how_far_it_is(capsys, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with progress.progress(1000, "things", every=10) as advance:
+    monkeypatch.setattr(progress, "LOG_INTERVAL", 10)
+    with progress.progress(1000, "things") as advance:
         for _ in range(10):
             now[0] += 4
             advance(100)
@@ -40,7 +41,7 @@ def test_in_a_notebook_a_bar_is_replaced_by_a_line(monkeypatch):
         time.sleep(0.25)
         advance(2)
         advance(2)
-    assert '<progress value="2" max="4"' in shown[0] and "&lt;things&gt;" in shown[0] and "left" in shown[0]
+    assert '<progress value="0.5000"' in shown[0] and "&lt;things&gt;" in shown[0] and "left" in shown[0]
     assert len(shown) == 2 and shown[1].startswith("4 of 4 &lt;things&gt; in")
 
 

@@ -4,7 +4,18 @@ import pytest
 
 from workbench import ParameterError
 from workbench.parameters import read_text
-from workbench.readers import alternatives, assignments, latents, places, read_list, read_seeds, read_sites, read_steps, split_step, words
+from workbench.readers import (
+    alternatives,
+    assignments,
+    latents,
+    map_positions,
+    read_list,
+    read_seeds,
+    read_sites,
+    read_steps,
+    split_step,
+    words,
+)
 
 
 class Refused(Exception):
@@ -104,12 +115,12 @@ def test_settings_that_cannot_be_read(text, says):
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
-def test_places_and_latents():
-    assert places("queries", "1,2; (0,15)", 16) == [18, 15] and places("queries", "", 16) == []
+def test_positions_and_latents():
+    assert map_positions("queries", "1,2; (0,15)", 16) == [18, 15] and map_positions("queries", "", 16) == []
     assert latents("seeds", "3, 3:7") == [(3, 0), (3, 7)] and latents("seeds", "") == []
     for text in ("16,0", "1", "1,2,3", "a,b", "-1,0"):
         with pytest.raises(ParameterError, match=r'is not "row,column", each from 0 to 15'):
-            places("queries", text, 16)
+            map_positions("queries", text, 16)
     for text in ("x", ":3", "3:-1", "1:2:3", str(2**53)):
         with pytest.raises(ParameterError, match="is not a seed such as 3"):
             latents("seeds", text)

@@ -6,9 +6,9 @@ if _os.name != "posix":  # locks, signals and process groups are those of POSIX
     raise ImportError("the SAGAN workbench runs on Linux and macOS; on Windows, use it in WSL")
 
 from .config import Config
+from .messages import ParameterError, WorkbenchError
 from .model import Discriminator, Generator, SelfAttention, losses
 from .notebook import notebook_parameters
-from .parameters import ParameterError, WorkbenchError
 from .runs import Run, list_runs
 
 _LAZY = {  # what needs accelerate, Jupyter or plotting is imported when it is first used

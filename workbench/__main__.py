@@ -17,25 +17,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m workbench", description="Look at parameters and runs.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("parameters", help="all parameters, with meaning, allowed values and [default]")
-    cells = commands.add_parser("cells", help="write the parameters cells of the notebooks anew")
+    cells = commands.add_parser("cells", help="rewrite the parameters cells of the notebooks")
     cells.add_argument("folder", nargs="?", type=Path, default=Path("notebooks"))
     commands.add_parser("runs", help="all runs, with their states")
     reserving = commands.add_parser("reserve", help="make a folder for a new run and print its name")
     reserving.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter of the run")
     releasing = commands.add_parser("release", help="delete the folder from `reserve`, if no run has started in it")
     releasing.add_argument("run")
-    showing = commands.add_parser("show", help="wait until a run is not being trained, then print its state")
+    showing = commands.add_parser("show", help="wait while a run trains, then print its state")
     showing.add_argument("run")
     arguments = parser.parse_args()
     if arguments.command == "parameters":
         print(Config.explain_all())
     elif arguments.command == "cells":
-        _write_cells(arguments.folder)
+        from . import Ablation, AttentionView, Comparison, Evaluation  # here, because they import plotting libraries
+
+        notebooks = dict(train=Config, evaluate=Evaluation, attention=AttentionView, compare=Comparison, ablation=Ablation)
+        for name, parameters in notebooks.items():
+            write_parameters_cell(arguments.folder / f"{name}.ipynb", parameters.cell())
     elif arguments.command == "runs":
         for run in list_runs():
             status = run.status()
-            damage = f"  {status['message']}" if status["state"] == "unreadable" else ""
-            print(f"{status['state']:<10} {status['step']:>8}/{status['steps']:<8} {run.name}{damage}")
+            error = f"  {status['message']}" if status["state"] == "unreadable" else ""
+            print(f"{status['state']:<10} {status['step']:>8}/{status['steps']:<8} {run.name}{error}")
     elif arguments.command == "reserve":
         config = Config.from_parameters(dict(arguments.p))
         require_feasible(config)
@@ -43,23 +47,11 @@ def main() -> None:
     elif arguments.command == "release":
         release(arguments.run)
     else:
-        _show(arguments.run)
-
-
-def _show(name: str) -> None:
-    run = Run(name)
-    while run.active:
-        time.sleep(0.2)
-    status = run.status()
-    print(f"{status['state']}: {status['message']}\n{run.path}")
-
-
-def _write_cells(folder: Path) -> None:
-    from . import Ablation, AttentionView, Comparison, Evaluation  # here: they load what draws
-
-    kinds = dict(train=Config, evaluate=Evaluation, attention=AttentionView, compare=Comparison, ablation=Ablation)
-    for name, kind in kinds.items():
-        write_parameters_cell(folder / f"{name}.ipynb", kind.cell())
+        run = Run(arguments.run)
+        while run.active:
+            time.sleep(0.2)
+        status = run.status()
+        print(f"{status['state']}: {status['message']}\n{run.path}")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ from pathlib import Path
 def main() -> int:
     checkout = Path(__file__).resolve().parent.parent
     if not (checkout / "benchmarks" / "training.py").is_file():
-        print(
-            f"the benchmarks are no part of the installed package, and {checkout} is no checkout: run this in a checkout", file=sys.stderr
-        )
+        print(f"the installed package has no benchmarks, and {checkout} is not a checkout: run this in a checkout", file=sys.stderr)
         return 2
-    sys.path.insert(0, str(checkout))  # here and in the processes that are timed
+    sys.path.insert(0, str(checkout))  # also for the processes that are timed
     from benchmarks import training
 
     return training.main()

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .files import UnreadableError, open_regular
+from .files import UnreadableError, open_regular, reading
 from .messages import ParameterError, short_repr, short_text
 from .parameters import Parameters, parameter, read_text, whole
 from .paths import DEMO, data_dir, explicit_path, name_fault, outputs_dir, run_folder
@@ -22,11 +22,9 @@ from .presets import BUILT_IN_DATA, DEFAULT, FOLDER_DATA, PRESETS
 from .readers import read_list, read_sites, split_step
 from .synonyms import SYNONYMS
 
-# ----------------------------------------------------------------------------------------------------- parameters
-
 
 def _read_data(value, refuse) -> str:
-    """A built-in name, or the absolute path of a folder of images; relative paths that do not exist are looked up in the data folder."""
+    """A built-in name, or the absolute path of a folder; a relative path that does not exist is looked up in the data folder."""
     text = read_text(value, refuse)
     if text.strip() in BUILT_IN_DATA:
         return text.strip()
@@ -41,7 +39,7 @@ def _read_data(value, refuse) -> str:
 
 
 def _read_resume(value, refuse) -> str:
-    """ "run" or "run@step"; an explicit path becomes absolute, or a name if it lies in the outputs folder."""
+    """ "run" or "run@step"; an explicit path becomes absolute, or a bare name if it lies in the outputs folder."""
     text = read_text(value, refuse).strip()
     name, step = split_step(text)
     try:
@@ -88,7 +86,7 @@ class Config(Parameters):
     batch_norm_group: int | None = parameter(None, "images that batch norm in G averages over", low=1, none="the whole batch")
     batch_norm_momentum: float = parameter(0.1, "weight of a new batch in the running statistics of batch norm", above=0, high=1)
 
-    data: str = parameter("twins", "twins, cifar10, imagenet or a folder (folder/<class>/*)", read=_read_data, section="Data")
+    data: str = parameter("twins", f"{', '.join(BUILT_IN_DATA)} or a folder (folder/<class>/*)", read=_read_data, section="Data")
     image_size: int = parameter(32, "height and width of the images in pixels", choices=(32, 64, 128, 256))
     num_classes: int | None = parameter(None, "classes to condition on; 0: unconditional", low=0, none="as many as the data has")
     pairs: int = parameter(1, "glyph pairs per image (twins); more is harder", choices=(1, 2, 4))
@@ -136,8 +134,6 @@ class Config(Parameters):
                 object.__setattr__(self, name, value)
         _check(self)
 
-    # ------------------------------------------------------------------------------------------------- derived
-
     @property
     def sites_g(self) -> tuple[int, ...]:
         """Feature-map sizes of G that carry attention."""
@@ -150,12 +146,12 @@ class Config(Parameters):
 
     @property
     def maps_g(self) -> tuple[int, ...]:
-        """Sizes of the feature maps that G's blocks put out: 8, 16, ..., image_size."""
+        """Sizes of the feature maps that G's blocks output: 8, 16, ..., image_size."""
         return tuple(2**k for k in range(3, int(math.log2(self.image_size)) + 1))
 
     @property
     def maps_d(self) -> tuple[int, ...]:
-        """Sizes of the feature maps that D's down-sampling blocks put out: image_size / 2, ..., 4 by default."""
+        """Sizes of the feature maps that D's down-sampling blocks output: image_size / 2, ..., 4 by default."""
         count = self.d_downsamples or int(math.log2(self.image_size)) - 2
         return tuple(self.image_size // 2 ** (k + 1) for k in range(count))
 
@@ -184,19 +180,11 @@ class Config(Parameters):
             skip |= {name for name, value in self._data_defaults.items() if values[name] == value}
         return {name: value for name, value in values.items() if name not in skip and value != base_values[name]}
 
-    # ------------------------------------------------------------------------------------------------- making one
-
     @classmethod
     def from_parameters(cls, parameters: Mapping) -> Config:
-        """Settings from notebook parameters or any mapping: None means the value of the preset, or of the run that `resume` names.
+        """As `Parameters.from_parameters`; None means the value of the preset, or of the run that `resume` names.
 
-        Values are coerced to the declared type, whatever papermill or a shell made of them ("4e-4", 1e3, "false"). Whether the run can be
-        resumed with them is up to `runs.require_startable`.
-
-        Raises
-        ------
-        ParameterError
-            For an unknown name (the message suggests the nearest known one) or a value that does not fit.
+        `runs.require_startable` checks whether the run can be resumed with these values.
         """
         cls.refuse_unknown(parameters)
         values = {name: cls.read(name, value) for name, value in parameters.items() if value is not None}
@@ -211,13 +199,13 @@ class Config(Parameters):
             raise ParameterError(
                 f"preset={values['preset']!r} does not go with resume={short_repr(resume)}, which has preset {base.preset!r}: leave preset out"
             )
-        if values.get("data", base.data) != base.data:  # what followed from the parent's data follows from this data
+        if values.get("data", base.data) != base.data:  # defaults of the parent's data give way to those of this data
             values = {k: None for k, v in base._data_defaults.items() if k == "num_classes" or getattr(base, k) == v} | values
-        identity = {} if step is None else dict(run=None, note=None, tags=None)  # a fork has its own
+        identity = {} if step is None else dict(run=None, note=None, tags=None)  # a fork does not inherit them
         return base.replace(**identity | values | dict(resume=resume))
 
     def replace(self, /, **changes) -> Config:
-        """A copy with some parameters replaced."""
+        """A copy with other values of some parameters."""
         self.refuse_unknown(changes)
         return replace(self, **changes)
 
@@ -232,7 +220,7 @@ class Config(Parameters):
         Raises
         ------
         ParameterError
-            For text that is no JSON object of parameters and values that fit.
+            If the text is not a JSON object of known parameters with values that fit.
         """
         return _from_json(text, data_dir())
 
@@ -241,7 +229,7 @@ MAX_JSON = 1_000_000  # bytes of settings
 
 
 @functools.lru_cache(maxsize=1024)
-def _from_json(text: str | bytes, data_dir: Path) -> Config:  # lists of runs read the same text again and again
+def _from_json(text: str | bytes, data_dir: Path) -> Config:  # a list of runs reads the same text repeatedly
     def refuse_duplicates(pairs: list) -> dict:
         values = dict(pairs)
         if len(values) < len(pairs):
@@ -277,7 +265,7 @@ def _preset(cls, name: str, /, **overrides) -> Config:
     return cls(**{"preset": name, **PRESETS[name], **overrides})
 
 
-# Attached here because `preset` is a parameter too: on a Config it is that value, on the class this constructor.
+# Attached here because `preset` is a parameter too: an instance has its value, the class this constructor.
 Config.preset = classmethod(_preset)  # type: ignore[assignment]
 
 
@@ -287,21 +275,15 @@ def read_config(folder: Path) -> Config:
     Raises
     ------
     UnreadableError
-        If its `config.json` is damaged or of another version.
+        If its `config.json` is damaged or from another version.
     """
     path = folder / "config.json"
-    try:
-        with open_regular(path) as file:
-            content = file.read(MAX_JSON + 1)
-    except OSError as error:
-        raise UnreadableError(path, error.strerror or str(error)) from None
+    with reading(path), open_regular(path) as file:
+        content = file.read(MAX_JSON + 1)
     try:
         return Config.from_json(content)
     except ParameterError as error:
         raise UnreadableError(path, str(error)) from None
-
-
-# ----------------------------------------------------------------------------------------------------- checking
 
 
 def _sites(text: str) -> tuple[int, ...]:
@@ -309,34 +291,34 @@ def _sites(text: str) -> tuple[int, ...]:
 
 
 def _check(c: Config) -> None:
-    """Refuse values that do not go together."""
+    """Refuse combinations of values that cannot work."""
     if c.run and name_fault(c.run):
         raise ParameterError(f"run={short_repr(c.run)} cannot name a folder: {name_fault(c.run)}")
     if c.pairs > 1 and (c.data != "twins" or c.image_size < 16 * c.pairs):
         raise ParameterError(
             f"pairs={c.pairs} is for data='twins' with 16 pixels or more for each, not {c.data!r} at image_size={c.image_size}"
         )
-    if c.d_downsamples and c.d_downsamples > int(math.log2(c.image_size)) - 2:
-        raise ParameterError(
-            f"d_downsamples={c.d_downsamples} leaves less than a 4x4 map at image_size={c.image_size}; at most {int(math.log2(c.image_size)) - 2}"
-        )
+    most = int(math.log2(c.image_size)) - 2
+    if c.d_downsamples and c.d_downsamples > most:
+        raise ParameterError(f"d_downsamples={c.d_downsamples} leaves less than a 4x4 map at image_size={c.image_size}; at most {most}")
     for name, sites, maps in (("attention_g", c.sites_g, c.maps_g), ("attention_d", c.sites_d, c.maps_d)):
         missing = [site for site in sites if site not in maps]
         if missing:
-            net = name[-1].upper()
             raise ParameterError(
-                f"{name}={getattr(c, name)!r}: {net} has no feature map of size {missing[0]} at image_size={c.image_size}; allowed: none, or a list from {', '.join(map(str, sorted(maps)))}"
+                f"{name}={getattr(c, name)!r}: {name[-1].upper()} has no feature map of size {missing[0]} at image_size={c.image_size}; "
+                f"allowed: none, or a list from {', '.join(map(str, sorted(maps)))}"
             )
     parts = c.num_processes * c.gradient_accumulation
     if c.batch_size % parts:
         raise ParameterError(
-            f"batch_size={c.batch_size} cannot be shared by num_processes={c.num_processes} times gradient_accumulation={c.gradient_accumulation}; use a multiple of {parts}"
+            f"batch_size={c.batch_size} cannot be shared by num_processes={c.num_processes} times "
+            f"gradient_accumulation={c.gradient_accumulation}; use a multiple of {parts}"
         )
     micro, share = c.batch_size // c.gradient_accumulation, c.batch_size // parts
     if micro % c.group_size:
         fix = f"a divisor of {micro}" if c.batch_norm_group else f"batch_norm_group, a divisor of {micro} (this changes what G learns from)"
         raise ParameterError(
-            f"batch_norm_group={c.batch_norm_group} ({c.group_size} images) does not fit into the {micro} images that are worked on at once "
+            f"batch_norm_group={c.batch_norm_group} ({c.group_size} images) does not divide the micro-batch of {micro} images "
             f"(batch_size={c.batch_size}, gradient_accumulation={c.gradient_accumulation}); set {fix}"
         )
     if c.group_size % share and share % c.group_size:

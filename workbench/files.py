@@ -1,7 +1,7 @@
-"""Files: written whole or not at all, checked when read, with errors that name the disk.
+"""Files: written completely or not at all, checked when read, with errors that name path, reason and disk.
 
-Temporary files are called `.<name>.tmp-<random>`, unfinished folders `.<name>.part-<random>`, folders that are being deleted
-`.<name>.old-<random>`: a killed process leaves nothing else, and `remove_leftovers` deletes it.
+A killed process leaves only temporary files `.<name>.tmp-<random>`, unfinished folders `.<name>.part-<random>` and half-deleted folders
+`.<name>.old-<random>`, which `remove_leftovers` and `remove_abandoned` delete.
 """
 
 from __future__ import annotations
@@ -34,17 +34,14 @@ class StorageError(WorkbenchError):
 
 
 class UnreadableError(WorkbenchError):
-    """A file whose content is damaged or of another version; the message is `<path> cannot be read: <reason>`."""
+    """A file is missing, damaged or from another version; the message is `<path> cannot be read: <reason>`."""
 
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path} cannot be read: {reason}")
         self.path, self.reason = path, reason
 
-    def __reduce__(self):  # an exception of two arguments crosses processes by them, not by its text
+    def __reduce__(self):  # pickle would pass the message as the only argument
         return type(self), (self.path, self.reason)
-
-
-# ----------------------------------------------------------------------------------------------------- writing
 
 
 @contextmanager
@@ -53,39 +50,34 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(_cannot_write(path, error)) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> str:
-    reason = error.strerror or str(error)
-    path = Path(os.fsdecode(error.filename)) if error.filename and not isinstance(error.filename, int) else path
-    place = next((p for p in (path, *path.parents) if os.path.isdir(p)), Path("/"))
-    if error.errno in NO_ROOM:
-        with suppress(OSError):
-            free = shutil.disk_usage(place).free
-            return f"{path} cannot be written: {reason}; the disk of {place} has {free / 1e6:,.1f} MB left: make room, then go on"
-    return f"{path} cannot be written: {reason}; check the permissions of {place} and that its disk can be written to"
+        path = Path(os.fsdecode(error.filename)) if error.filename and not isinstance(error.filename, int) else path
+        folder = next((p for p in (path, *path.parents) if os.path.isdir(p)), Path("/"))
+        fix = f"check the permissions of {folder} and that its disk can be written to"
+        if error.errno in NO_ROOM:
+            with suppress(OSError):
+                fix = f"the disk of {folder} has {shutil.disk_usage(folder).free / 1e6:,.1f} MB left: make room, then go on"
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}; {fix}") from error
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace a file atomically: readers, also after a power cut, see all of the old text or all of the new one.
+    """Replace a file atomically: readers, also after a power cut, see all of the old text or all of the new text.
 
     Raises
     ------
     StorageError
-        If it cannot be written; the old file is then as it was.
+        If it cannot be written; the old file is then unchanged.
     """
     replace_bytes(path, text.encode())
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """`replace_text` for bytes."""
+    """Replace a file by bytes, as `replace_text` does by text."""
     with _beside(path, content) as temporary:
         os.replace(temporary, path)
 
 
 def claim_text(path: Path, text: str) -> bool:
-    """Write a new file atomically; False, and nothing written, if it exists."""
+    """Write a new file atomically, and return True; if the file exists, write nothing and return False."""
     with _beside(path, text.encode()) as temporary:
         try:
             os.link(temporary, path)
@@ -115,12 +107,12 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
 
 
 def append_record(path: Path, record: dict) -> None:
-    """Append a line to a JSON-lines file, whole or not at all; a torn last line is ended first.
+    """Append a complete line to a JSON-lines file, after a newline if the last line has none.
 
     Raises
     ------
     StorageError
-        If it cannot be written; the file is then as it was.
+        If it cannot be written; the file is then unchanged.
     """
     line = json.dumps(record).encode() + b"\n"
     with storing(path):
@@ -143,9 +135,9 @@ def append_record(path: Path, record: dict) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which is moved to `path` at the end, and deleted after an error.
+    """Context with a folder to write into. It is moved to `path` at the end, or deleted after an error.
 
-    If two processes make the same folder, the first to finish wins. A lock tells `remove_abandoned` that a process is still at work.
+    If two processes make the same folder, the first to finish wins. The folder is locked, so that `remove_abandoned` leaves it alone.
     """
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +145,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         folder.mkdir()
     lock = ExitStack()
     try:
-        with suppress(OSError):  # no locks on this file system
+        with suppress(OSError):  # a file system without locks
             lock.enter_context(_held(folder, fcntl.LOCK_EX))
         yield folder
         with storing(path):
@@ -171,19 +163,15 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def delete_folder(path: Path) -> None:
-    """Delete a folder, renamed first so that it is whole or gone at any time. A missing folder is no error."""
+    """Delete a folder, if there is one. It is renamed first, so that nobody sees half of it."""
     old = path.with_name(f".{path.name}.old-{secrets.token_hex(4)}")
-    try:
+    with storing(path), suppress(FileNotFoundError):
         os.replace(path, old)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StorageError(_cannot_write(path, error)) from error
     shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes left directly in `folder`, to which no other process may be writing."""
+    """Delete what killed processes left in `folder` itself; no other process may be writing to it."""
     for path in folder.glob(".*") if folder.is_dir() else ():
         if any(mark in path.name for mark in LEFTOVERS):
             if path.is_dir() and not path.is_symlink():
@@ -194,22 +182,22 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
-    """Delete what killed processes left of the folder `name` (None: any) in `folder`, where other processes may be at work.
+    """Delete what killed processes left of the folder `name` (None: any) in `folder`; other processes may be writing to it.
 
-    Folders that another process has locked stay; on a file system without locks, those that changed within a day.
+    Folders that another process has locked stay; without locks, those that changed within a day.
     """
     pattern = "*" if name is None else glob.escape(name)
     for path in (path for mark in LEFTOVERS for path in folder.glob(f".{pattern}{mark}*")):
         with suppress(OSError):
             age = time.time() - path.stat().st_mtime
             with _held(path, fcntl.LOCK_EX | fcntl.LOCK_NB) if age < DAY else nullcontext():
-                if age > 60 or any(path.iterdir()):  # else its process may be about to lock it
+                if age > 60 or any(path.iterdir()):  # a new, empty folder may be about to be locked
                     shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
 def synced(path: Path) -> Iterator[BinaryIO]:
-    """A new file, flushed to the disk at the end: a power cut never keeps the name and loses the content."""
+    """A new file, flushed to the disk at the end: after a power cut, a file that is there has its content."""
     with open(path, "wb") as file:
         yield file
         file.flush()
@@ -225,12 +213,20 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-# ----------------------------------------------------------------------------------------------------- reading
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Context in which an OSError ends as an UnreadableError about `path`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UnreadableError(path, "missing") from None
+    except OSError as error:
+        raise UnreadableError(path, error.strerror or str(error)) from None
 
 
 @contextmanager
 def open_regular(path: str | Path) -> Iterator[BufferedReader]:
-    """A regular file, opened for reading; an OSError for a pipe or a device, which may have no end."""
+    """A regular file, opened for reading; an OSError for a pipe or a device, where reading may never end."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -267,9 +263,9 @@ def read_json(path: Path) -> dict:
 
 
 def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True) -> list[dict]:
-    """The objects of a JSON-lines file, in order. Invalid lines, and those that do not fit, are reported once and left out.
+    """The objects of a JSON-lines file, in order. Invalid lines, and objects for which `fits` is false, are left out and reported once.
 
-    A last line without an end is still being written, and left out silently.
+    A last line without a newline is still being written: it is left out silently.
     """
     try:
         content = read_bytes(path)
@@ -294,19 +290,17 @@ def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True)
 
 
 def drop_records(path: Path, drop: Callable[[dict], bool]) -> None:
-    """Delete the records for which `drop` is true from a JSON-lines file; invalid lines stay, but a last line without an end goes too.
+    """Delete the objects for which `drop` is true, and a last line without a newline, from a JSON-lines file; invalid lines stay.
 
     Raises
     ------
     UnreadableError, StorageError
-        If it cannot be read or written; it is then as it was.
+        If the file cannot be read or written; it is then unchanged.
     """
-    try:
-        content = read_bytes(path)
-    except FileNotFoundError:
+    if not path.exists():
         return
-    except OSError as error:
-        raise UnreadableError(path, error.strerror or str(error)) from None
+    with reading(path):
+        content = read_bytes(path)
 
     def dropped(line: bytes) -> bool:
         try:
@@ -320,12 +314,9 @@ def drop_records(path: Path, drop: Callable[[dict], bool]) -> None:
         replace_bytes(path, rest)
 
 
-# ----------------------------------------------------------------------------------------------------- locks
-
-
 @contextmanager
 def _held(path: Path, operation: int) -> Iterator[None]:
-    """Hold a lock on a folder until this process ends, however it does; an OSError without locks, or if another process holds it."""
+    """Context with a lock on a folder, which also ends with the process; an OSError if it is not to be had."""
     handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, operation)
@@ -338,7 +329,7 @@ def _held(path: Path, operation: int) -> Iterator[None]:
 def locked(path: Path, waiting: str = "") -> Iterator[bool]:
     """Context in which no other process makes the folder `path`; a process that has to wait prints `waiting` on stderr.
 
-    Yields False on a file system without locks: then work may be done twice, but not wrongly.
+    Yields False on a file system without locks: two processes may then do the same work, which does no harm.
     """
     with ExitStack() as stack:
         exclusive = False
@@ -352,6 +343,6 @@ def locked(path: Path, waiting: str = "") -> Iterator[bool]:
                     print(waiting, file=sys.stderr)
                 fcntl.flock(file, fcntl.LOCK_EX)
             exclusive = True
-        for unfinished in path.parent.glob(f".{path.name}.part-*") if exclusive else ():  # left by a process that died
+        for unfinished in path.parent.glob(f".{path.name}.part-*") if exclusive else ():  # left by a killed process
             shutil.rmtree(unfinished, ignore_errors=True)
         yield exclusive

@@ -1,4 +1,4 @@
-"""The machine, the versions and the commit that results come from."""
+"""The machine, versions and commit that produced results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def describe_machine() -> dict:
-    """Versions and machine: `python`, `versions` of packages (None: not installed) and `machine`."""
+    """`python`: its version. `versions` of packages; None: not installed. `machine`: host, system, processor, cores and GPUs."""
     versions: dict[str, str | None] = {}
     for package in ("torch", "torchvision", "accelerate", "numpy", "pillow", "papermill", "jupyterlab"):
         try:
@@ -34,7 +34,7 @@ def _processor() -> str:
 
 
 def git_state() -> dict:
-    """`commit` of the checkout that the package lies in, and whether that is `dirty`; both None without git."""
+    """`commit` of the checkout around the package, and whether it is `dirty`; both are None without git."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]

@@ -1,4 +1,4 @@
-"""Messages to the user: errors that can be fixed, values in one line, and suggestions for misspelt names."""
+"""Messages to the user: errors that the user can fix, values in one line, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 
 class WorkbenchError(Exception):
-    """A mistake that the user can fix: its text is the whole message, in one line where possible."""
+    """A mistake that the user can fix. Its text is all that is shown, if possible one line."""
 
     def _render_traceback_(self) -> list[str]:  # what IPython (hence Jupyter and papermill) shows instead of a traceback
         return [f"{type(self).__name__}: {self}"]
@@ -33,17 +33,17 @@ def say_once(text: str) -> None:
 
 
 def command(main):
-    """Decorator for the function of a command line; the result returns the exit status.
+    """Decorator for the function of a command line, which then returns the exit status.
 
-    A WorkbenchError or a failing disk ends it with one line on stderr; an interrupt or a closed pipe (`| head`) silently.
+    A WorkbenchError or a failing disk prints one line on stderr; an interrupt or a closed pipe (`| head`) prints nothing.
     """
 
     @functools.wraps(main)
     def run(*arguments) -> int:
         for name in ("stdout", "stderr"):
-            if getattr(sys, name) is None:  # closed by whoever started this
-                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (to the end of the process)
-        with suppress(AttributeError):  # names of files and classes are printed whatever the terminal's encoding is
+            if getattr(sys, name) is None:  # the parent process closed it
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (open until the process ends)
+        with suppress(AttributeError):  # names of files and classes may not fit the terminal's encoding
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             main(*arguments)
@@ -54,7 +54,7 @@ def command(main):
         except KeyboardInterrupt:
             return 130
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tells of it when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter reports it at exit
             return 141
         except OSError as error:
             where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the output"
@@ -66,12 +66,12 @@ def command(main):
 
 
 def nearest(name, known: Iterable[str], synonyms: Mapping[str, str] = MappingProxyType({})) -> str:
-    """A suggestion for a misspelt name, as the beginning of a sentence; empty if nothing is near. Case does not matter.
+    """A suggestion for a misspelt name: "did you mean 'steps'? ", or "". Case does not matter.
 
     Parameters
     ----------
     synonyms
-        Other name -> one of `known`, or several, separated by blanks, or none. Only the exact name counts: "optimizer" is no "imsize".
+        Other name -> one or several of `known`, separated by blanks, or "". They must match exactly, known names roughly.
     """
     word, known = _plain(name[:100]) if isinstance(name, str) else "", list(known)
     exact = {_joined(other): names.split() for other, names in synonyms.items()} | {_joined(item): [item] for item in known}
@@ -91,15 +91,15 @@ def _plain(word: str) -> str:
 
 
 def short_repr(value, length: int = 80) -> str:
-    """A value in a message: its repr in one line, the middle of a long one left out."""
+    """A value in a message: its repr in one line; of a long one, beginning and end."""
     try:
         text = repr(value)
-    except Exception:  # thousands of digits, or of lists in lists, or whatever an object of the user's raises
+    except Exception:  # thousands of digits, deeply nested lists, objects with a broken repr
         text = f"<{type(value).__name__} that cannot be shown>"
     return short_text(text, length)
 
 
 def short_text(text: str, length: int = 200) -> str:
-    """Text in a message: in one line of printable characters, the middle of a long one left out."""
+    """Text in a message: one line of printable characters; of a long one, beginning and end."""
     text = "".join(sign if sign.isprintable() else " " for sign in text)
     return text if len(text) <= length else f"{text[: length - length // 3]}...{text[-(length // 3) :]}"

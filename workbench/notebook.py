@@ -1,4 +1,4 @@
-"""Parameters of a notebook: read from its cells and from papermill's command line, and its generated parameters cell."""
+"""Parameters of a notebook: read from its cells and from papermill's command line; and writing its parameters cell."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .messages import WorkbenchError
 
 
 def notebook_parameters(namespace: Mapping) -> dict:
-    """The parameters that a notebook's `parameters` cell, and papermill after it, assigned.
+    """The parameters that a notebook's `parameters` cell, and papermill's after it, assigned.
 
     Parameters
     ----------
     namespace
-        The notebook's `globals()`. Cells that start with the comment "# Parameters" (papermill's do too) are where
-        parameters come from, so that a misspelt `papermill -p` name is seen, and a variable of another cell is not.
+        The notebook's `globals()`. Only cells that start with "# Parameters", as papermill's does, count: a misspelt name of `papermill -p`
+        is in them, and variables of other cells are not.
     """
     names: list[str] = []
     for source in namespace.get("In", ()):
@@ -30,9 +30,9 @@ def notebook_parameters(namespace: Mapping) -> dict:
             continue
         try:
             statements = ast.parse(source).body
-        except (SyntaxError, ValueError):  # it has not run
+        except (SyntaxError, ValueError):  # this cell did not run
             continue
-        if source.startswith("# Parameters:"):  # the cell of the notebook itself, rather than papermill's
+        if source.startswith("# Parameters:"):  # the notebook's cell, not papermill's
             names.clear()
         for statement in statements:
             targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
@@ -42,7 +42,7 @@ def notebook_parameters(namespace: Mapping) -> dict:
         return values
     # papermill parses what looks like a number: `-p run 0001` arrives as 1, `-p run 1e5` as 100000.0.
     typed = _typed_in(parent_command("papermill"))
-    return {name: typed[name] if name in typed and _stands_for(typed[name], value) else value for name, value in values.items()}
+    return {name: typed[name] if name in typed and _parses_to(typed[name], value) else value for name, value in values.items()}
 
 
 _INJECTED_PATHS = ("PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH")  # of `papermill --inject-paths`
@@ -51,7 +51,7 @@ _INJECTED_PATHS = ("PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH")  # of `paper
 def parent_command(*programs: str) -> list[str]:
     """The command line of the nearest ancestor process that runs one of these programs; [] if there is none.
 
-    The search ends at a kernel: then papermill was called by its Python API, and what lies above belongs to another notebook.
+    The search ends at a kernel: processes above it belong to another notebook, which called papermill's Python API.
     """
     with suppress(psutil.Error):
         for process in psutil.Process().parents():
@@ -65,7 +65,7 @@ def parent_command(*programs: str) -> list[str]:
 
 
 def _typed_in(words: Iterable[str]) -> dict[str, str]:
-    """The text of `-p NAME VALUE` and `--parameters NAME VALUE` among papermill's arguments, by name; the last one counts."""
+    """Name -> text of the last `-p NAME VALUE` or `--parameters NAME VALUE` among papermill's arguments."""
     typed, rest = {}, iter(words)
     for word in rest:
         attached = re.fullmatch(r"(-[pr]|--parameters(?:_raw)?=)(.+)", word, re.DOTALL)
@@ -76,29 +76,28 @@ def _typed_in(words: Iterable[str]) -> dict[str, str]:
         else:
             continue
         value = next(rest, "")
-        if option not in ("-r", "--parameters_raw", "--parameters_raw="):  # text that papermill leaves alone
+        if option not in ("-r", "--parameters_raw", "--parameters_raw="):  # papermill does not parse these
             typed[name] = value
     return typed
 
 
-def _stands_for(text: str, value) -> bool:
-    """Whether papermill makes `value`, a number or a truth value, of `text`."""
+def _parses_to(text: str, value) -> bool:
+    """Whether papermill parses `text` as `value`, a number or a bool."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return isinstance(value, bool) and text == str(value)
     try:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return isinstance(value, bool) and text == str(value)
-        number = type(value)(text)
+        return repr(type(value)(text)) == repr(value)  # their text, because nan != nan
     except ValueError:
         return False
-    return number == value or (number != number and value != value)  # nan
 
 
 def write_parameters_cell(path: Path, source: str) -> None:
-    """Replace the cell of a notebook that is tagged `parameters`; everything else stays as it is.
+    """Replace the cell of a notebook that has the tag `parameters`.
 
     Raises
     ------
     WorkbenchError
-        If there is no such notebook or cell, or it cannot be read or written.
+        If there is no such notebook or cell, or the notebook cannot be read or written.
     """
     try:
         notebook = read_json(path)

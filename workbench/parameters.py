@@ -6,6 +6,7 @@ A frozen dataclass that derives from `Parameters` declares each parameter with `
 from __future__ import annotations
 
 import math
+import operator
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
@@ -16,13 +17,9 @@ from typing import ClassVar, NoReturn
 
 from .messages import ParameterError, WorkbenchError, nearest, short_repr
 
-__all__ = ["ParameterError", "Parameters", "WorkbenchError", "in_words", "parameter", "read_text", "whole"]
-
-Refuse = Callable[..., NoReturn]  # called with what a value is not
+Refuse = Callable[..., NoReturn]  # refuse("a number") raises a ParameterError: "x='a' is not a number"; a 2nd argument is a suggestion
 
 WIDEST = 100  # characters of a comment in the parameters cell of a notebook
-
-# ------------------------------------------------------------------------------------------------- declaring them
 
 
 def parameter(
@@ -39,22 +36,22 @@ def parameter(
     longest: int = 100_000,
     read: Callable[[object, Refuse], object] | None = None,
 ):
-    """A dataclass field with what a user needs to know.
+    """A dataclass field that describes itself to users.
 
     Parameters
     ----------
     default, meaning
-        The default value (None: the parameter is optional); what it is, in a few words.
+        The default value (None: optional), and a description in a few words.
     none
-        What a default of None stands for, in words.
+        What a default of None stands for.
     section
         Heading of the section that begins here.
     low, high, above, below, choices
         Allowed values (`above`, `below`: exclusive).
     longest
-        Maximal length of a text.
+        Largest number of characters of a text.
     read
-        Reader of values that are more than their type: `read(value, refuse)` returns the value, or calls `refuse(what it is not)`.
+        Parses values that need more than a type: `read(value, refuse)` returns the value to store, or calls `refuse`.
     """
     allowed = dict(low=low, high=high, above=above, below=below, choices=choices and tuple(choices))
     return field(default=default, metadata=dict(meaning=meaning, none=none, section=section, read=read, longest=longest, **allowed))
@@ -70,9 +67,9 @@ class Parameters:
         If a value does not fit; the message names parameter, value and fix.
     """
 
-    first: ClassVar[tuple[str, ...]] = ()  # what people change first: on top of the parameters cell
-    none: ClassVar[str] = "the value in brackets"  # what None means in the parameters cell of a notebook
-    synonyms: ClassVar[Mapping[str, str]] = {}  # other names, in lower case -> one or more parameters, separated by blanks
+    first: ClassVar[tuple[str, ...]] = ()  # the most used parameters: on top of the parameters cell
+    none: ClassVar[str] = "the value in brackets"  # what None means in the parameters cell
+    synonyms: ClassVar[Mapping[str, str]] = {}  # for `nearest`
 
     def __post_init__(self):
         for f in fields(self):
@@ -80,9 +77,9 @@ class Parameters:
 
     @classmethod
     def from_parameters(cls, parameters: Mapping):
-        """From any mapping of names to values: None means the default.
+        """From a mapping of names to values; None means the default.
 
-        Values are coerced to the declared type, whatever papermill or a shell made of them ("4e-4", 1e3, "false").
+        Values are coerced to the declared type, since papermill and shells pass "4e-4", 1e3 or "false".
 
         Raises
         ------
@@ -108,19 +105,13 @@ class Parameters:
         return _coerce(next(f for f in fields(cls) if f.name == name), value)
 
     @classmethod
-    def explain(cls, name: str) -> str:
-        """The meaning and the allowed values of a parameter, in one line."""
-        f = next(f for f in fields(cls) if f.name == name)
-        allowed = _allowed(f)
-        return f.metadata["meaning"] + (f", {allowed}" if allowed else "")
-
-    @classmethod
     def explain_all(cls) -> str:
         """A line for every parameter: name, type, meaning, allowed values and default; under the headings of their sections."""
         lines = []
         for f in fields(cls):
             lines += ["", f.metadata["section"]] if f.metadata["section"] else []
-            lines.append(f"{f.name:<22} {_type(f):<6} {cls.explain(f.name)} [{in_words(f, f.default)}]")
+            meaning = ", ".join(filter(None, [f.metadata["meaning"], _allowed(f)]))
+            lines.append(f"{f.name:<22} {_type(f):<6} {meaning} [{in_words(f, f.default)}]")
         return "\n".join(lines).strip("\n")
 
     @classmethod
@@ -149,7 +140,7 @@ class Parameters:
 
 
 def in_words(f: Field, value) -> str:
-    """A value of a parameter as text, or what None stands for; empty where there is nothing to say."""
+    """A value of a parameter as text; for None and "" what they stand for."""
     if value is None or value == "":
         return f.metadata["none"]
     if isinstance(value, bool):
@@ -162,13 +153,11 @@ def whole(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
-# ----------------------------------------------------------------------------------------------------- checking
-
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 
 
 def _declared(f: Field) -> str:
-    """The type of a field as it is written: "float | None"."""
+    """The type of a field as its declaration spells it: "float | None"."""
     return f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
 
 
@@ -177,12 +166,11 @@ def _type(f: Field) -> str:
 
 
 def _optional(f: Field) -> bool:
-    """Whether None is a value of a field, or stands for one."""
     return f.default is None or "None" in _declared(f)
 
 
 def _coerce(f: Field, value):
-    """`value` as the declared type of field `f`, or a ParameterError that says what would be right."""
+    """`value` as the declared type of field `f`; a ParameterError if it does not fit."""
 
     def refuse(what: str, guess: str = "") -> NoReturn:
         allowed = f"; {guess}allowed: {_allowed(f)}" if _allowed(f) else ""
@@ -194,13 +182,13 @@ def _coerce(f: Field, value):
             return None
         refuse(_KINDS[kind])
     try:
-        if optional and kind != "str" and isinstance(value, str) and value.strip().lower() == "none":  # where a preset has another value
+        if optional and kind != "str" and isinstance(value, str) and value.strip().lower() == "none":  # overrides a preset's value
             return None
         result = _read(f, kind, value, refuse)
         return None if optional and result == "" else result  # one spelling of "not given"
     except WorkbenchError:
         raise
-    except Exception:  # of lists nested too deep, or of an object that cannot be turned into text or a number
+    except Exception:  # lists nested too deep, objects that fail to become text or a number
         refuse(_KINDS[kind])
 
 
@@ -209,7 +197,7 @@ def _read(f: Field, kind: str, value, refuse: Refuse):
         result = f.metadata["read"](value, refuse)
     elif kind == "bool":
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        readable = _is_scalar(value) or isinstance(value, bool) or hasattr(value, "dtype")  # the truth values of NumPy are no numbers
+        readable = _is_scalar(value) or isinstance(value, bool) or hasattr(value, "dtype")  # bool, also NumPy's
         result = words.get(str(value).strip().lower() if readable else "")
         if result is None:
             refuse("true or false")
@@ -231,7 +219,7 @@ def _read(f: Field, kind: str, value, refuse: Refuse):
 
 
 def _is_scalar(value) -> bool:
-    """Whether a value is text or a number, of NumPy too; truth values are neither."""
+    """Whether a value is text or a number, also NumPy's, and not a bool."""
     return isinstance(value, (str, Real, Decimal)) and not isinstance(value, bool)
 
 
@@ -242,9 +230,9 @@ def _whole_number(value) -> int | None:
     if _number(value) is None:
         return None
     try:
-        exact = Decimal(value.strip()) if isinstance(value, str) else value  # not by way of a float, which rounds from 2**53 on
+        exact = Decimal(value.strip()) if isinstance(value, str) else value  # a float would round from 2**53 on
         return int(exact) if exact == int(exact) else None
-    except (InvalidOperation, ValueError, OverflowError):  # exponents of twenty digits, and what is finite as a float alone
+    except (InvalidOperation, ValueError, OverflowError):  # exponents of twenty digits, numbers that are finite only as a float
         return None
 
 
@@ -260,38 +248,39 @@ def _number(value) -> float | None:
 
 
 def read_text(value, refuse: Refuse) -> str:
-    """Text, a number as text, or a path as text; containers and truth values are none."""
+    """Text, a number or a path as text; containers and bools are refused."""
     if not _is_scalar(value) and not isinstance(value, os.PathLike):
         refuse("text")
     try:
         text = os.fsdecode(value) if isinstance(value, os.PathLike) else str(value)
-        text.encode()  # lone surrogates stand for bytes of a name that is not UTF-8, and nothing can print them
-    except ValueError:  # these, and numbers of thousands of digits
+        text.encode()
+    except ValueError:  # lone surrogates (a name that is not UTF-8 and cannot be printed), numbers of thousands of digits
         refuse("text")
     if any(unicodedata.category(sign) == "Cc" and sign not in "\n\r\t" for sign in text):
         refuse("text without control characters")
     return text
 
 
+_BOUNDS = {
+    "above": ("above", operator.gt),
+    "low": ("at least", operator.ge),
+    "below": ("below", operator.lt),
+    "high": ("at most", operator.le),
+}
+
+
 def _within(f: Field, x) -> bool:
     m = f.metadata
-    return (
-        (m["low"] is None or x >= m["low"])
-        and (m["high"] is None or x <= m["high"])
-        and (m["above"] is None or x > m["above"])
-        and (m["below"] is None or x < m["below"])
-        and (m["choices"] is None or x in m["choices"])
-    )
+    in_bounds = all(m[name] is None or compare(x, m[name]) for name, (_, compare) in _BOUNDS.items())
+    return in_bounds and (m["choices"] is None or x in m["choices"])
 
 
 def _allowed(f: Field) -> str:
-    """The allowed values of a field in words; empty when anything goes."""
+    """The allowed values of a field in words; empty if all are allowed."""
     m = f.metadata
     if m["choices"]:
         return "one of " + ", ".join(map(str, m["choices"]))
-    if _declared(f) == "bool":
+    if _type(f) == "bool":
         return "true or false"
-    lower = f"above {m['above']}" if m["above"] is not None else f"at least {m['low']}" if m["low"] is not None else ""
-    upper = f"below {m['below']}" if m["below"] is not None else f"at most {m['high']}" if m["high"] is not None else ""
-    allowed = " and ".join(part for part in (lower, upper) if part)
+    allowed = " and ".join(f"{words} {m[name]}" for name, (words, _) in _BOUNDS.items() if m[name] is not None)
     return f"{allowed}, or none" if allowed and _optional(f) else allowed

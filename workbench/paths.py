@@ -1,4 +1,4 @@
-"""Where runs and data are, and the names of folders."""
+"""The folders of runs and data, and the names of folders."""
 
 from __future__ import annotations
 
@@ -9,37 +9,34 @@ import stat
 import unicodedata
 from pathlib import Path
 
-from .messages import nearest, short_repr
-from .parameters import ParameterError, whole
+from .messages import ParameterError, nearest, short_repr
+from .parameters import whole
 
 DEMO = Path(__file__).resolve().parent / "demo"  # a run that ships with the package
 MAX_NAME = 200  # bytes of a run's name: with the suffixes of temporary files it stays below the 255 of most file systems
-SHORT_NAME = 150  # bytes of a name that is made of settings: numbers and endings are added to it
-
-
-# ----------------------------------------------------------------------------------------------------- folders
+SHORT_NAME = 150  # bytes of a name that is made of settings, before numbers and endings are added
 
 
 def outputs_dir() -> Path:
     """The folder that holds the runs: `WORKBENCH_OUTPUTS`, or `outputs/` beside the package."""
-    return _place("WORKBENCH_OUTPUTS", "outputs")
+    return _base_folder("WORKBENCH_OUTPUTS", "outputs")
 
 
 def data_dir() -> Path:
     """The folder that holds datasets: `WORKBENCH_DATA`, or `data/` beside the package."""
-    return _place("WORKBENCH_DATA", "data")
+    return _base_folder("WORKBENCH_DATA", "data")
 
 
-def _place(variable: str, name: str) -> Path:
-    # Never the working directory: papermill and Jupyter run notebooks from anywhere. An installed (not editable) package
-    # has no checkout around it, and only then is the working directory the sensible place.
+def _base_folder(variable: str, name: str) -> Path:
+    # Not the working directory: papermill and Jupyter run notebooks from anywhere. Only an installed (not editable) package uses it,
+    # because no checkout surrounds it.
     checkout = Path(__file__).resolve().parent.parent
     default = checkout / name if (checkout / "pyproject.toml").exists() else Path.cwd() / name
     text = os.environ.get(variable) or str(default)
     path = Path(os.path.realpath(os.path.expanduser(text)))
     try:
         reason = "" if stat.S_ISDIR(os.stat(path).st_mode) else "not a folder"
-    except FileNotFoundError:  # made when something is written there
+    except FileNotFoundError:  # made by the first write
         reason = "there is no such user" if os.path.expanduser(text).startswith("~") else ""
     except OSError as error:  # a loop of links, a name too long, no permission
         reason = error.strerror or str(error)
@@ -49,23 +46,20 @@ def _place(variable: str, name: str) -> Path:
 
 
 def find_run_folder(text: str | os.PathLike) -> Path | None:
-    """The folder of a run, or None if there is none: this never raises.
+    """The folder of a run; None if there is none. It never raises.
 
     Parameters
     ----------
     text
-        A bare name is looked up in the outputs folder, and "demo" then is the run that ships with the package. The working directory
-        counts for explicit paths only: text with a separator, or that begins with "~" or ".", and path objects.
+        A bare name is looked up in the outputs folder; "demo", if not there, is the run that ships with the package. Only explicit paths
+        are relative to the working directory: text with a separator, or that begins with "~" or ".", and path objects.
     """
     try:
         path = explicit_path(text)
-        if path:
-            places = [path]
-        elif os.fspath(text).strip():
-            places = [outputs_dir() / text, *([DEMO] if text == DEMO.name else [])]
-        else:
+        if not path and not os.fspath(text).strip():
             return None
-        return next((Path(os.path.realpath(place)) for place in places if os.path.exists(place / "config.json")), None)
+        folders = [path] if path else [outputs_dir() / text, *([DEMO] if text == DEMO.name else [])]
+        return next((Path(os.path.realpath(folder)) for folder in folders if os.path.exists(folder / "config.json")), None)
     except (OSError, ValueError, TypeError, RuntimeError):  # NUL, no UTF-8, too long, no such user, no permission
         return None
 
@@ -85,13 +79,13 @@ def run_folder(parameter: str, text: str) -> Path:
 
 
 def no_such_run(text: str) -> str:
-    """The message that there is no such run, with the nearest name."""
+    """The message that a run does not exist, with the nearest name."""
     known = sorted(path.parent.name for path in outputs_dir().glob("*/config.json"))
     return f"there is no run {short_repr(text)} in {outputs_dir()}; {nearest(text, known)}it has {len(known)} runs"
 
 
 def numbered(folder: Path, suffix: str = "") -> list[int]:
-    """The numbers that name entries of a folder, ascending; [] without such a folder. "007" does not count."""
+    """The numbers that are names of files or folders in `folder`, ascending; [] if it does not exist. "007" does not count."""
     try:
         names = [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]
     except OSError:
@@ -105,18 +99,15 @@ def explicit_path(text: str | os.PathLike) -> Path | None:
     return Path(os.path.expanduser(text)) if explicit else None
 
 
-# ----------------------------------------------------------------------------------------------------- names
-
-
 def short_name(name: str, limit: int = SHORT_NAME) -> str:
-    """A name of at most `limit` bytes. A longer one is cut and ends in its hash, so that different names stay different."""
+    """A name of at most `limit` bytes: a longer one is cut and gets its hash at the end, so that different names stay different."""
     if len(name.encode(errors="replace")) <= limit:
         return name
     return f"{_cut(name, limit - 9).rstrip('-. ')}-{_hash(name)}"
 
 
 def folder_name(text: str) -> str:
-    """Text as the name of a folder. If characters are replaced or cut off, it ends in the text's hash: different texts stay different."""
+    """Text as the name of a folder. If it is not the text itself, it has the text's hash at the end: different texts stay different."""
     name = _cut(re.sub(r"[^\w.=+-]+", "_", text), SHORT_NAME).strip("_-.")
     return name if name == text else f"{name}-{_hash(text)}".lstrip("-")
 

@@ -2,15 +2,14 @@
 
 DEFAULT = "twins32"
 
-# Defaults that depend on the data. The twins are simple and bear high learning rates; real images do not. The number of classes of a folder
-# is known once it is opened.
+# Defaults that depend on the data. The twins are simple and allow high learning rates; real images do not. The number of classes of a folder
+# is known only after opening it.
 FOLDER_DATA: dict = dict(num_classes=None, lr_g=3e-4, lr_d=8e-4, evaluate_every=0, evaluate_n=5000)
 BUILT_IN_DATA: dict[str, dict] = {
     "twins": dict(num_classes=6, lr_g=1.5e-3, lr_d=2.5e-3, evaluate_every=250, evaluate_n=500),
     "cifar10": {**FOLDER_DATA, "num_classes": 10},
     "imagenet": {**FOLDER_DATA, "num_classes": 1000},
 }
-
 
 _IMAGENET = dict(
     data="imagenet", image_size=128, width=64, attention_g="32", attention_d="32", lr_g=1e-4, lr_d=4e-4, beta2=0.999,
@@ -31,7 +30,7 @@ PRESETS: dict[str, dict] = {
     "imagenet128": _IMAGENET,
     # The formula and the Adam of the paper.
     "imagenet128-paper": {**_IMAGENET, "attention_variant": "paper", "beta2": 0.9},
-    # The schedule of the best reproduction (mmgeneration, IS 69.54, FID 12.83): 8 x 32 images, each batch norm for itself.
+    # The schedule of the best reproduction (mmgeneration, IS 69.54, FID 12.83): 8 x 32 images, batch norm over each 32.
     "imagenet128-biggan": {**_IMAGENET, "batch_norm_group": 32, "ema_decay": 0.999, "ema_start": 2000, "augment": "none"},
     # The baseline of Table 2: spectral normalization in D only, no attention, five D steps.
     "sngan-projection": {

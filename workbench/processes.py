@@ -1,7 +1,7 @@
-"""Jobs of one or several processes: launching them by `accelerate launch`, their process group, signals and devices.
+"""Jobs of one or several processes: `accelerate launch`, the process group, signals and devices.
 
 Clusters and launchers leave variables in the environment (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, ...). Those of another job have no effect:
-processes are launched without them, and a process reads them only if a launcher started it.
+processes start without them, and a process reads them only if a launcher started it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
-from .parameters import ParameterError, WorkbenchError, whole
+from .messages import ParameterError, WorkbenchError
+from .parameters import whole
 
 
 class LostProcessError(WorkbenchError):
-    """Another process of the job is gone, and this one needs it."""
+    """Another process of the job died while this one needed it."""
 
 
-# What torch and Accelerate read in the environment of a process to find its place in a job.
+# Variables from which torch and Accelerate read the rank of a process and the size of its job.
 PLACEMENT = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK",
     "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
@@ -34,23 +35,23 @@ PLACEMENT = (
 PLACEMENT_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MV2_COMM_WORLD_")
 
 
-def launch_words(num_processes: int, device: str) -> list[str]:
-    """The arguments of `accelerate` that start this many processes, on CPUs too."""
-    words = f"launch --num_processes {num_processes} --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+def launch_options(num_processes: int, device: str) -> list[str]:
+    """The options of `accelerate launch` that start this many processes, also on CPUs."""
+    options = f"--num_processes {num_processes} --num_machines 1 --mixed_precision no --dynamo_backend no".split()
     if num_processes > 1:
-        words += ["--multi_gpu", "--main_process_port", "0"]  # also without a GPU: `--cpu` would quietly start one process
+        options += ["--multi_gpu", "--main_process_port", "0"]  # also without a GPU: `--cpu` would silently start one process
     elif on_cpu(device):
-        words += ["--cpu"]
-    return words
+        options += ["--cpu"]
+    return options
 
 
 def launch_command(module: str, num_processes: int, device: str) -> list[str]:
-    """The command that runs `python -m module` in that many processes."""
-    return [sys.executable, "-m", "accelerate.commands.launch", *launch_words(num_processes, device)[1:], "-m", module]
+    """The command that runs `python -m module` in this many processes."""
+    return [sys.executable, "-m", "accelerate.commands.launch", *launch_options(num_processes, device), "-m", module]
 
 
 def launch_environment(num_processes: int) -> dict[str, str]:
-    """The environment for `launch_command`: with this package and a share of the cores, without variables of other jobs."""
+    """The environment for `launch_command`: finds this package, limits threads to a share of the cores, has no variables of other jobs."""
     environment = {name: value for name, value in os.environ.items() if not _is_placement(name)}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
     environment.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // num_processes)))
@@ -62,8 +63,10 @@ def _is_placement(name: str) -> bool:
 
 
 def rank() -> int:
-    """The number of this process in its job; 0 is the main one."""
-    return dist.get_rank() if dist.is_initialized() else whole(os.environ.get("RANK", "")) or 0 if _launched() else 0
+    """The rank of this process in its job; 0 is the main process."""
+    if dist.is_initialized():
+        return dist.get_rank()
+    return whole(os.environ.get("RANK", "")) or 0 if _launched() else 0
 
 
 def _launched() -> bool:
@@ -78,25 +81,25 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
     Parameters
     ----------
     module
-        The module and its arguments, for the message that tells how to start it: "workbench.training --config FILE".
+        The module and its arguments, for the command in an error message: "workbench.training --config FILE".
 
     Raises
     ------
     ParameterError
-        If another number of processes was started than `num_processes`: `accelerate launch --cpu` quietly starts one.
+        If the job does not have `num_processes` processes: `accelerate launch --cpu` silently starts one.
     LostProcessError
-        If another process of the job ended while this one needed it.
+        If another process of the job died while this one needed it.
     """
-    place = {name: value for name, value in os.environ.items() if _is_placement(name)}
-    world_size, has_rank = whole(place.get("WORLD_SIZE", "")), whole(place.get("RANK", "")) is not None
+    placement = {name: value for name, value in os.environ.items() if _is_placement(name)}
+    world_size, has_rank = whole(placement.get("WORLD_SIZE", "")), whole(placement.get("RANK", "")) is not None
     # Processes may also be started by hand, or by `srun` with these variables; they count only if they agree with the parameters.
-    by_hand = num_processes > 1 and world_size == num_processes and has_rank and "MASTER_ADDR" in place
+    by_hand = num_processes > 1 and world_size == num_processes and has_rank and "MASTER_ADDR" in placement
     world = (world_size or 1) if _launched() or by_hand else 1
     if world != num_processes:
-        command = shlex.join(["accelerate", *launch_words(num_processes, device), "-m"]) + f" {module}"
+        command = shlex.join(["accelerate", "launch", *launch_options(num_processes, device), "-m"]) + f" {module}"
         raise ParameterError(f"num_processes={num_processes}, but {world} process(es) were started; use this command: {command}")
     if world == 1:
-        for name in place:
+        for name in placement:
             del os.environ[name]
     owner = not dist.is_initialized()
     try:
@@ -106,16 +109,15 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
         if world > 1 and owner:
             dist.barrier()  # no process leaves while another still needs it
     except RuntimeError as error:
-        if world > 1 and _lost_another(error):
-            raise LostProcessError(
-                f"another of the {world} processes ended early (killed, out of memory, or with the error above)"
-            ) from error
+        if world > 1 and _is_lost_connection(error):
+            cause = "killed, out of memory, or with the error above"
+            raise LostProcessError(f"another of the {world} processes ended early ({cause})") from error
         raise
     finally:
         if world > 1 and owner and dist.is_initialized():
             dist.destroy_process_group()
         if world == 1:
-            os.environ.update(place)
+            os.environ.update(placement)
 
 
 @contextmanager
@@ -132,15 +134,10 @@ def signals_to(handler: Callable, numbers: Iterable[int]) -> Iterator[None]:
             signal.signal(number, previous)
 
 
-def _lost_another(error: RuntimeError) -> bool:
-    """Whether an error is what gloo or NCCL raise when a process of the group is gone."""
-    text = str(error).lower()
-    return isinstance(error, dist.DistError) or any(
-        word in text for word in ("gloo", "nccl", "connection closed by peer", "connection reset")
-    )
-
-
-# ------------------------------------------------------------------------------------------- devices and memory
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Whether gloo or NCCL raise this error when a process of the group is gone."""
+    causes = ("gloo", "nccl", "connection closed by peer", "connection reset")
+    return isinstance(error, dist.DistError) or any(cause in str(error).lower() for cause in causes)
 
 
 def on_cpu(device: str) -> bool:
@@ -157,10 +154,10 @@ def on_cpu(device: str) -> bool:
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory that it frees, if its C library is glibc.
+    """Make this process keep the memory that it frees, if its C library is glibc.
 
-    A training step allocates and frees the same large blocks again and again. Once returned to the system, each of their pages costs a
-    fault and a zeroing in the next step: a fifth of a step on a CPU.
+    A training step allocates and frees the same large blocks again and again. If they went back to the system, each of their pages would
+    cost a fault and a zeroing in the next step: a fifth of a step on a CPU.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -11,6 +11,8 @@ from os import environ
 
 from tqdm import tqdm
 
+LOG_INTERVAL = 30.0  # seconds between lines in a log
+
 
 def interactive() -> bool:
     """Whether a user runs this notebook in JupyterLab or VS Code: false under papermill, nbconvert or in a script.
@@ -19,45 +21,38 @@ def interactive() -> bool:
     """
     if "WORKBENCH_HEADLESS" in environ:
         return environ["WORKBENCH_HEADLESS"] in ("", "0")
-    # A front end says with every cell whether its user can answer `input()`. JPY_SESSION_NAME would not do: a papermill
-    # that is started from a notebook inherits it.
+    # A front end sends with every cell whether its user can answer `input()`. JPY_SESSION_NAME is no sign of a user: papermill inherits
+    # it when a notebook starts it.
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     request: dict = getattr(shell, "get_parent", dict)()
     return bool(request.get("content", {}).get("allow_stdin"))
 
 
 @contextmanager
-def progress(total: int, items: str, every: float = 30.0) -> Iterator[Callable[[int], None]]:
-    """Show the progress of some work, with speed and time left.
+def progress(total: int, items: str) -> Iterator[Callable[[int], None]]:
+    """Show the progress of work on `total` items ("real images of twins"), with speed and time left.
 
-    Parameters
-    ----------
-    total, items
-        Number of items and what they are: "real images of twins".
-    every
-        Seconds between lines, where there is neither a terminal nor JupyterLab.
-
-    Yields
-    ------
-    function
-        To be called with the number of items done since the last call.
+    Yields a function to call with the number of items done since the last call.
     """
     if not interactive() and sys.stderr.isatty():
         with tqdm(total=total, desc=items, unit="") as bar:
             yield bar.update
         return
-    output = _NotebookBar(total) if interactive() else _Lines(every)
-    start, done = time.monotonic(), 0
+    show, interval = (_bar_in_notebook(), 0.2) if interactive() else (_print_line, LOG_INTERVAL)
+    start = shown_at = time.monotonic()
+    done = 0
 
     def advance(count: int) -> None:
-        nonlocal done
+        nonlocal done, shown_at
         done += count
-        output.update(done, _line(done, total, items, time.monotonic() - start))
+        if time.monotonic() - shown_at >= interval:
+            shown_at = time.monotonic()
+            show(_line(done, total, items, shown_at - start), done / max(total, 1))
 
     try:
         yield advance
     finally:
-        output.close(_line(done, total, items, time.monotonic() - start))
+        show(_line(done, total, items, time.monotonic() - start))
 
 
 @contextmanager
@@ -66,36 +61,21 @@ def silent(total: int, items: str) -> Iterator[Callable[[int], None]]:
     yield lambda count: None
 
 
-class _Lines:
-    def __init__(self, every: float):
-        self.every, self.printed_at = every, time.monotonic()
-
-    def update(self, done: int, line: str) -> None:
-        if time.monotonic() - self.printed_at >= self.every:
-            self.printed_at = time.monotonic()
-            self.close(line)
-
-    def close(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+def _print_line(line: str, fraction: float | None = None) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
-class _NotebookBar:
-    """A bar that a line replaces at the end, so that no bar is saved with the notebook."""
+def _bar_in_notebook() -> Callable:
+    """A function that shows a line and, for a fraction, a bar: the last line has none, so that no bar is saved with the notebook."""
+    from IPython.display import HTML, display
 
-    def __init__(self, total: int):
-        from IPython.display import HTML, display
+    handle = display(HTML(""), display_id=True)
 
-        self.html, self.total, self.updated_at = HTML, total, time.monotonic()
-        self.handle = display(HTML(""), display_id=True)
+    def show(line: str, fraction: float | None = None) -> None:
+        bar = "" if fraction is None else f'<progress value="{fraction:.4f}" style="width: 20em; vertical-align: middle"></progress> '
+        handle.update(HTML(bar + html.escape(line)))
 
-    def update(self, done: int, line: str) -> None:
-        if time.monotonic() - self.updated_at >= 0.2:
-            self.updated_at = time.monotonic()
-            bar = f'<progress value="{done}" max="{self.total}" style="width: 20em; vertical-align: middle"></progress>'
-            self.handle.update(self.html(f"{bar} {html.escape(line)}"))
-
-    def close(self, line: str) -> None:
-        self.handle.update(self.html(html.escape(line)))
+    return show
 
 
 def _line(done: int, total: int, items: str, seconds: float) -> str:

@@ -1,17 +1,17 @@
-"""Readers of parameters that hold more than a value: lists, steps, seeds, settings, grids, places on a map, latents, run@step.
+"""Readers of parameters that hold several values.
 
-| language | example | of |
+| syntax | example | used by |
 |---|---|---|
 | list | `a, b` or `["a", "b"]` | runs, scores, classes, tags, ... |
 | whole numbers | `500,1000` or `last` | steps, seeds, attention sites |
 | settings | `lr_d=1e-3; width=16` | settings of a sweep |
 | grid | `lr_d=1e-3 or 4e-3; width=16 or 24`, with `|` for `or` | grid of a sweep |
-| places | `row,column; row,column` | queries |
+| positions | `row,column; row,column` | queries |
 | latents | `3, 3:7` | seeds of attention.ipynb |
 | run@step | `cats@500`, `@500` | resume, compare |
 
-Readers of a dataclass field are called as `read(value, refuse)`, see `parameters.parameter`; the others raise a ParameterError that begins
-with the parameter and its text.
+`read_list`, `read_sites` and the like are called as `read(value, refuse)`, see `parameters.parameter`. The others raise a ParameterError
+that begins with the parameter and its text.
 """
 
 from __future__ import annotations
@@ -23,31 +23,27 @@ from collections.abc import Callable
 from .messages import ParameterError, short_repr
 from .parameters import Refuse, read_text, whole
 
-MOST = 2**53  # the largest integer of JavaScript
+MAX_INTEGER = 2**53  # JavaScript rounds integers from here on
 
 
 def quote(parameter: str, text: str) -> str:
-    """parameter='text', long text cut: how messages begin."""
+    """The beginning of a message, parameter='text'; long text is shortened."""
     return f"{parameter}={short_repr(text, 120)}"
 
 
 def words(text: str, sign: str = ",") -> list[str]:
-    """The parts of a text between signs, without blanks around them and without empty ones."""
+    """The non-empty parts of a text between signs, stripped."""
     return [word for part in text.split(sign) if (word := part.strip())]
 
 
-# ------------------------------------------------------------------------------------------------ readers of fields
-
-
 def read_list(value, refuse: Refuse) -> str:
-    """Items separated by commas, also from a list or a tuple: without blanks around them, and without empty ones."""
+    """Non-empty items separated by commas, also from a list or a tuple."""
     items = value if isinstance(value, list | tuple) else [value]
     return ",".join(words(",".join(read_text(item, refuse) for item in items)))
 
 
 def read_steps(*names: str) -> Callable:
-    """A reader of steps such as 500,1000, or one of these names."""
-
+    """A reader of steps such as 500,1000, or of one of these names."""
     known = ", ".join(f'"{name}"' for name in names)
 
     def read(value, refuse: Refuse) -> str:
@@ -83,7 +79,7 @@ def _items(value, refuse: Refuse) -> list[str]:
 
 
 def _numbers(items: list[str], refuse: Refuse, what: str) -> str:
-    """Whole numbers as text, each once."""
+    """Whole numbers as text, without duplicates."""
     numbers = [_number(item) for item in items]
     if not numbers or None in numbers:
         refuse(what)
@@ -94,11 +90,8 @@ def _number(item: str) -> int | None:
     return whole(item.removesuffix(".0"))  # papermill makes 500.0 of 5e2
 
 
-# ------------------------------------------------------------------------------------------------------- languages
-
-
 def split_step(text: str) -> tuple[str, str | None]:
-    """The run, and the step as text (None: not given), of "run" or "run@step"; the run may be a path that contains "@"."""
+    """The parts of "run" (the step is None) or "run@step"; the run may be a path that contains "@"."""
     name, at, step = text.rpartition("@")
     return (name, step) if at and os.sep not in step else (text, None)
 
@@ -109,7 +102,7 @@ def assignments(parameter: str, text: str) -> dict[str, str]:
     Raises
     ------
     ParameterError
-        For a part that is empty or assigns nothing, or a name that is assigned twice.
+        For a part or a value that is empty, or a name that is assigned twice.
     """
     values = {}
     parts = [part.strip() for part in text.split(";")]
@@ -141,36 +134,30 @@ def alternatives(parameter: str, text: str) -> dict[str, list[str]]:
     return grid
 
 
-def places(parameter: str, text: str, side: int) -> list[int]:
-    """Places "row,column; row,column" on a side x side map, in row-major order.
+def map_positions(parameter: str, text: str, side: int) -> list[int]:
+    """Row-major indices of the positions "row,column; row,column" on a side x side map.
 
     Raises
     ------
     ParameterError
-        For a place that is not on the map.
+        For a position outside the map.
     """
-    positions = []
+    indices = []
     for part in filter(None, (part.strip(" ()[]") for part in text.split(";"))):
         numbers = [whole(number.strip()) for number in part.split(",")]
         if len(numbers) != 2 or not all(number is not None and number < side for number in numbers):
             raise ParameterError(f'{quote(parameter, text)}: {short_repr(part)} is not "row,column", each from 0 to {side - 1}')
-        positions.append(numbers[0] * side + numbers[1])
-    return positions
+        indices.append(numbers[0] * side + numbers[1])
+    return indices
 
 
 def latents(parameter: str, text: str) -> list[tuple[int, int]]:
-    """Latents "3, 3:7" as pairs of a seed and the number of its sample.
-
-    Raises
-    ------
-    ParameterError
-        For anything else.
-    """
+    """Latents "3, 3:7" as pairs (seed, sample of that seed); a ParameterError for other text."""
     pairs = []
     for part in words(text):
         seed, _, sample = part.partition(":")
         first, second = whole(seed), whole(sample or "0")
-        if first is None or second is None or max(first, second) >= MOST:
+        if first is None or second is None or max(first, second) >= MAX_INTEGER:
             raise ParameterError(f"{quote(parameter, text)}: {short_repr(part)} is not a seed such as 3, or a sample of it such as 3:7")
         pairs.append((first, second))
     return pairs

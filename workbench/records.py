@@ -1,6 +1,6 @@
-"""The records in `history.jsonl`, `spectra.jsonl` and `evaluations.jsonl`: which are valid, and what follows from them.
+"""The records in `history.jsonl`, `spectra.jsonl` and `evaluations.jsonl`: which are valid, and quantities computed from them.
 
-Readers check every line: a file may be damaged, or of another version.
+Readers check every line: a file may be damaged, or from another version.
 """
 
 from __future__ import annotations
@@ -10,36 +10,31 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from .messages import ParameterError, short_repr
+from .readers import MAX_INTEGER
 
-BY_TRAINING = "during_training"  # key of evaluations that a training repeats when it is resumed from before them
-MAX_STEP = 2**53  # the largest integer of JSON in every language
+BY_TRAINING = "during_training"  # marks evaluations that a run made itself, and repeats after a resume from an earlier step
 
 EXTRACTOR = dict(name=str, sha256=str, reference=bool)
 REFERENCE = dict(data=str, fingerprint=str, size=int, n=int)
 
-# ------------------------------------------------------------------------------------------------------- values
-
 
 def is_number(value) -> bool:
-    """Whether a value of a record is a number, NaN and infinities included; truth values are none."""
+    """Whether a value is a number, also NaN or an infinity, and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_finite(value) -> bool:
-    """Whether a value of a record is a finite number that a float holds."""
+    """Whether a value is a finite number that fits into a float."""
     return is_number(value) and abs(value) <= sys.float_info.max
 
 
 def is_step(value) -> bool:
-    """Whether a value of a record is a step."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_STEP
-
-
-# -------------------------------------------------------------------------------------------------------- lines
+    """Whether a value is a step: an integer from 0 to 2**53 - 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_INTEGER
 
 
 def is_history(row: dict) -> bool:
-    """Whether a line of `history.jsonl` is valid: a step, and numbers for the names that every line has."""
+    """Whether a line of `history.jsonl` is valid: a step, and numbers under the usual names."""
     names = ("images", "seconds", "loss_d", "loss_g", "d_real", "d_fake")
     return is_step(row.get("step")) and all(is_number(row[name]) for name in names if name in row)
 
@@ -56,7 +51,7 @@ def is_spectra(row: dict) -> bool:
 
 
 def is_evaluation(row: dict) -> bool:
-    """Whether a line of `evaluations.jsonl` is valid: a step, its protocol in words, and scores that are numbers."""
+    """Whether a line of `evaluations.jsonl` is valid: a step, its protocol as text, and scores that are numbers."""
     scores = row.get("scores")
     return (
         is_step(row.get("step"))
@@ -67,12 +62,12 @@ def is_evaluation(row: dict) -> bool:
 
 
 def is_comparable(record: dict) -> bool:
-    """Whether a valid evaluation can be compared with others: it has the settings of its protocol, extractor and real images."""
+    """Whether a valid evaluation can be compared with others: it describes its protocol, extractor and real images."""
     return (
         {"settings", "extractor", "reference"} <= record.keys()
         and _is_settings(record["settings"])
-        and _is_record_of(EXTRACTOR, record["extractor"])
-        and _is_record_of(REFERENCE, record["reference"])
+        and _is_none_or(EXTRACTOR, record["extractor"])
+        and _is_none_or(REFERENCE, record["reference"])
     )
 
 
@@ -80,28 +75,28 @@ def _is_settings(value) -> bool:
     return isinstance(value, dict) and isinstance(value.get("name"), str)
 
 
-def _is_record_of(kinds: Mapping[str, type], value) -> bool:
-    return value is None or (isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items()))
-
-
-# ------------------------------------------------------------------------------------------- derived from lines
+def _is_none_or(types: Mapping[str, type], value) -> bool:
+    return value is None or (isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in types.items()))
 
 
 def effective(spectrum: dict) -> float | None:
-    """The largest singular value of a layer's weight at work: after spectral normalization, if the layer has it."""
+    """The largest singular value of the weight that a layer applies: after spectral normalization, if the layer has it."""
     largest, divisor = spectrum["exact"][0], spectrum.get("estimate", 1.0)
     return largest / divisor if largest is not None and divisor else None
 
 
 def largest_of_all(layers: dict[str, dict]) -> dict[str, float]:
-    """The largest singular value over the layers of each network: `sigma_g`, `sigma_d` of weights, `at_work_g`, `at_work_d` of weights at work.
-
-    Four numbers that compare the growth of networks with different layers. Layers without a finite value are left out.
+    """The largest singular value over the layers of each network, to compare the growth of networks with different layers.
 
     Parameters
     ----------
     layers
-        What `diagnostics.spectra` returns, or `layers` of a row of `Run.spectra`.
+        As `diagnostics.spectra` returns, or `layers` of a row of `Run.spectra`. Layers without a finite value are left out.
+
+    Returns
+    -------
+    dict
+        `sigma_g`, `sigma_d`: of the weights. `at_work_g`, `at_work_d`: see `effective`.
     """
     largest = {}
     for kind, value in (("sigma", lambda layer: layer["exact"][0]), ("at_work", effective)):
@@ -112,17 +107,9 @@ def largest_of_all(layers: dict[str, dict]) -> dict[str, float]:
     return largest
 
 
-def margin(row: dict) -> float | None:
-    """D's margin, from a row of `Run.history`: its mean output on real images minus that on fakes; None if the row lacks them."""
-    return row["d_real"] - row["d_fake"] if "d_real" in row and "d_fake" in row else None
-
-
 def with_margin(history: list[dict]) -> list[dict]:
-    """The rows of `Run.history` with D's margin as `margin_d`."""
-    return [row if margin(row) is None else row | {"margin_d": margin(row)} for row in history]
-
-
-# ---------------------------------------------------------------------------------------------------- evaluations
+    """The rows of `Run.history` with D's margin as `margin_d`: its mean output on real images minus that on fakes."""
+    return [row | {"margin_d": row["d_real"] - row["d_fake"]} if {"d_real", "d_fake"} <= row.keys() else row for row in history]
 
 
 def evaluation_record(
@@ -145,10 +132,10 @@ def evaluation_record(
 
     Parameters
     ----------
-    scores
-        Name -> value. Values that are not finite go to `left_out`.
+    scores, errors, per_class
+        Score -> its value; its standard deviation; its value for each class, or None. Values that are not finite go to `left_out`.
     protocol
-        Everything that the scores depend on besides the generator, in one line.
+        One line with everything that the scores depend on besides the generator.
     settings
         The same by name; `name` is that of the protocol. Records compare if settings (without `name`), extractor and reference are equal.
     n
@@ -157,14 +144,8 @@ def evaluation_record(
         `name`, `sha256` of its weights, and whether it is the `reference` Inception; None: the scores need none.
     reference
         The real images: `data`, `fingerprint`, `size` in pixels, and their number `n`; None: the scores need none.
-    step
-        G step of the checkpoint; None: the images are of no run.
-    seed
-        Seed of the latents; None: the images are of no run.
-    errors
-        Standard deviations of some scores.
-    per_class
-        Score -> a value for each class, or None.
+    step, seed
+        G step of the checkpoint; seed of the latents. None: the images come from no run.
     left_out
         Score -> why it has no value.
     requested
@@ -200,13 +181,12 @@ def evaluation_record(
     )
     fits = dict(
         scores=all(map(is_number, scores.values())), protocol=isinstance(protocol, str), settings=_is_settings(record["settings"]),
-        extractor=_is_record_of(EXTRACTOR, record["extractor"]), reference=_is_record_of(REFERENCE, record["reference"]),
+        extractor=_is_none_or(EXTRACTOR, record["extractor"]), reference=_is_none_or(REFERENCE, record["reference"]),
     )  # fmt: skip
     for name, fit in fits.items():
         if not fit:
-            raise ParameterError(
-                f"{name}={short_repr(scores if name == 'scores' else record[name])} does not fit an evaluation: see evaluation_record"
-            )
+            value = scores if name == "scores" else record[name]
+            raise ParameterError(f"{name}={short_repr(value)} does not fit an evaluation: see evaluation_record")
     if step is None:
         return record
     if not is_step(step):

@@ -1,14 +1,13 @@
 """Files and folders of tensors, checked by SHA-256: a changed or damaged file is an error.
 
-A sealed folder has a `SHA256SUMS`, which `sha256sum -c SHA256SUMS` checks too.
+A sealed folder has a file `SHA256SUMS`, as `sha256sum -c SHA256SUMS` reads it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .files import UnreadableError, open_regular, read_bytes, storing, synced
+from .files import UnreadableError, open_regular, read_bytes, reading, storing, synced
 from .messages import WorkbenchError
 
 SUMS = "SHA256SUMS"
@@ -24,15 +23,9 @@ CHANGED = f"its SHA-256 is not the one in {SUMS}: the file was changed or damage
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, from any device and in any memory layout; in the file they are contiguous.
-
-    Raises
-    ------
-    StorageError
-        If the file cannot be written.
-    """
+    """Write tensors as safetensors, from any device and in any memory layout; a StorageError if that fails."""
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    with storing(path), synced(path) as file:  # not by safetensors, which reports a full disk in its own words
+    with storing(path), synced(path) as file:  # safetensors would not name a full disk
         file.write(content)
 
 
@@ -49,7 +42,8 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     UnreadableError
         If the file is missing, damaged, or not what was written.
     """
-    content = _read(path)
+    with reading(path):
+        content = read_bytes(path)
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise UnreadableError(path, CHANGED)
     try:
@@ -79,7 +73,7 @@ def load_sealed(path: Path, step: int) -> dict[str, Tensor]:
     if words[2:] != ["sha256", hashlib.sha256(save(tensors)).hexdigest()]:
         raise UnreadableError(path, "its SHA-256 is not the one in its header: the file was changed or damaged")
     if words[:2] != ["step", str(step)]:
-        raise UnreadableError(path, f"it is of {' '.join(words[:2])}")
+        raise UnreadableError(path, f"from {' '.join(words[:2])}")
     return tensors
 
 
@@ -91,14 +85,8 @@ def seal(folder: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, which need not fit into memory.
-
-    Raises
-    ------
-    UnreadableError
-        If it cannot be read.
-    """
-    with _reading(path), open_regular(path) as file:
+    """The SHA-256 of a file, which need not fit into memory; an UnreadableError if it cannot be read."""
+    with reading(path), open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -110,12 +98,9 @@ def sums(folder: Path) -> dict[str, str]:
     UnreadableError
         If the list is missing or damaged.
     """
-    path = folder / SUMS
-    try:
-        lines = _read(path).decode().splitlines()
-    except UnicodeDecodeError:
-        raise UnreadableError(path, "not text") from None
-    hashes = {}
+    path, hashes = folder / SUMS, {}
+    with reading(path):
+        lines = read_bytes(path).decode(errors="replace").splitlines()
     for line in lines:
         match = re.fullmatch(r"([0-9a-f]{64})  ([\w.-]+)", line)
         if not match:
@@ -143,7 +128,7 @@ def verify(folder: Path) -> dict[str, str]:
 
 @torch.no_grad()
 def load_into(target: dict[str, Tensor], saved: dict[str, Tensor], where: str) -> None:
-    """Copy saved tensors into those of `target`, which keep their memory layout.
+    """Copy saved tensors into those of `target`, whose memory layout stays.
 
     Raises
     ------
@@ -160,18 +145,3 @@ def load_into(target: dict[str, Tensor], saved: dict[str, Tensor], where: str) -
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The name of the first floating-point tensor that holds a NaN or an infinity; None if all are finite."""
     return next((name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()), None)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise UnreadableError(path, "missing") from None
-    except OSError as error:
-        raise UnreadableError(path, error.strerror or str(error)) from None
-
-
-def _read(path: Path) -> bytes:
-    with _reading(path):
-        return read_bytes(path)

@@ -203,4 +203,4 @@ def test_without_a_checkout_it_says_so(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(bench, "__file__", str(tmp_path / "site-packages" / "workbench" / "bench.py"))
     assert run(monkeypatch) == 2
     error = capsys.readouterr().err
-    assert f"{tmp_path}/site-packages is no checkout" in error and error.count("\n") == 1
+    assert f"{tmp_path}/site-packages is not a checkout" in error and error.count("\n") == 1

@@ -12,6 +12,13 @@ from image_folders import S, opened, pixels, refused, tree
 from PIL import Image
 
 from workbench.data import cache, prepare, short_sides
+from workbench.data.sources import SOURCES
+from workbench.presets import BUILT_IN_DATA
+
+
+def test_every_built_in_data_set_has_defaults_and_a_source():
+    assert {"twins", *SOURCES} == set(BUILT_IN_DATA)
+    assert all(defaults.keys() == BUILT_IN_DATA["twins"].keys() for defaults in BUILT_IN_DATA.values())
 
 
 def test_a_folder_of_class_folders(tmp_path):

@@ -9,14 +9,14 @@ NUMBERS = 8  # uniform random numbers per image
 
 
 def apply(policy: str, x: Tensor, u: Tensor, real: bool) -> Tensor:
-    """Images augmented by `Config.augment`: none, flip (real images only) or diffaug (real and fake)."""
+    """Images (B, 3, S, S) augmented as `Config.augment` says: none, flip (real images only) or diffaug (real and fake)."""
     if policy == "diffaug":
         return diffaug(x, u)
     return flip(x, u) if real and policy == "flip" else x
 
 
 def flip(x: Tensor, u: Tensor) -> Tensor:
-    """Images (B, 3, S, S) mirrored where the first of their uniform numbers u (B, NUMBERS) is below one half."""
+    """Images (B, 3, S, S), mirrored where the first of their uniform numbers u (B, NUMBERS) is below 0.5."""
     return torch.where(u[:, 0, None, None, None] < 0.5, x.flip(3), x)
 
 
@@ -31,7 +31,7 @@ def diffaug(x: Tensor, u: Tensor) -> Tensor:
     x
         (B, 3, S, S) in [-1, 1].
     u
-        (B, NUMBERS) uniform in [0, 1): all randomness, so that the caller decides what it is a function of.
+        (B, NUMBERS) uniform in [0, 1): the only randomness, which the caller controls.
     """
     size = x.shape[-1]
     u = u.to(x.dtype)
@@ -43,13 +43,13 @@ def diffaug(x: Tensor, u: Tensor) -> Tensor:
     x = (x - mean) * (contrast + 0.5) + mean
 
     at = torch.arange(size, device=x.device)
-    reach = size // 8
-    dy, dx = ((u[:, k] * (2 * reach + 1)).long() - reach for k in (3, 4))
+    farthest = size // 8
+    dy, dx = ((u[:, k] * (2 * farthest + 1)).long() - farthest for k in (3, 4))
     rows, columns = at[None] - dy[:, None], at[None] - dx[:, None]  # (B, S): the source of each row and column
     inside = _within(rows, size)[:, None, :, None] & _within(columns, size)[:, None, None, :]
     image = torch.arange(len(x), device=x.device)[:, None, None]
-    moved = x.permute(0, 2, 3, 1)[image, rows.clamp(0, size - 1)[:, :, None], columns.clamp(0, size - 1)[:, None, :]]
-    x = moved.permute(0, 3, 1, 2) * inside
+    translated = x.permute(0, 2, 3, 1)[image, rows.clamp(0, size - 1)[:, :, None], columns.clamp(0, size - 1)[:, None, :]]
+    x = translated.permute(0, 3, 1, 2) * inside
 
     side = size // 2
     top, left = ((u[:, k] * (size + 1)).long() - side // 2 for k in (5, 6))

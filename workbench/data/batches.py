@@ -1,4 +1,4 @@
-"""Batches: the images of each step, read ahead; and conversion of pixels."""
+"""Batches: the images of each step, prefetched; and conversion of pixels."""
 
 from __future__ import annotations
 
@@ -17,25 +17,18 @@ from .twins import Twins
 
 
 def batch_indices(length: int | None, seed: int, position: int, count: int) -> np.ndarray:
-    """The indices of the next images: a pure function, so that a resumed run sees the same images.
+    """The indices (count,) int64 of the next images: a pure function, so that a resumed run sees the same images.
 
-    Every epoch is another permutation; a batch may begin in one epoch and end in the next.
+    Every epoch has its own permutation; a batch may begin in one epoch and end in the next.
 
     Parameters
     ----------
     length
-        Images in the data set. None: endless, served in order.
+        Images in the data set; None: endless, served in order.
     seed
-        Of the order.
+        Seed of the permutations.
     position
         Images served since the start of training.
-    count
-        Images to serve.
-
-    Returns
-    -------
-    np.ndarray
-        (count,) int64.
     """
     if length is None:
         return np.arange(position, position + count)
@@ -47,19 +40,19 @@ def batch_indices(length: int | None, seed: int, position: int, count: int) -> n
     return np.concatenate(parts)
 
 
-@lru_cache(maxsize=2)  # a batch that crosses a border touches two epochs
+@lru_cache(maxsize=2)  # a batch may touch two epochs
 def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
-    data_order = 0xDA7A  # distinguishes this use of the seed from others
+    data_order = 0xDA7A  # separates this use of the seed from others
     return np.random.default_rng([seed, epoch, data_order]).permutation(length)
 
 
 def loader(
     data: Images | Twins, config: Config, start_step: int = 0, rank: int = 0, world: int = 1
 ) -> Generator[tuple[int, list], None, None]:
-    """The batches of process `rank` of `world` for every G step from `start_step` on, without end.
+    """The batches of process `rank` of `world`, for every G step from `start_step` on.
 
-    The global batch is split into `gradient_accumulation` micro-batches, and each of these into one share per process: a micro-batch is
-    the same for any number of processes. A thread prepares one step ahead; its errors surface here, and it ends when the generator is
+    The global batch is split into `gradient_accumulation` micro-batches, and each of these into one share per process: the micro-batches
+    do not depend on the number of processes. A thread prepares the next step; its errors are raised here, and it ends when the generator is
     closed.
 
     Yields

@@ -1,4 +1,4 @@
-"""Images packed once for all runs, in `<data folder>/cache`, from which anything may be deleted at any time."""
+"""Images packed once for all runs, in `<data folder>/cache`, which may be deleted at any time."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def cached(listing: Listing, size: int, progress: bool) -> Images:
             return images
         if folder.exists():
             delete_folder(folder)
-        remove_abandoned(folder.parent)  # of any data, which may never be opened again
-        # Unreadable files are skipped here and refused by `open_data`, so that nothing is decoded twice.
+        remove_abandoned(folder.parent)  # also for other data, which may never be opened again
+        # Unreadable files are skipped here and refused by `open_data`: with skip_unreadable nothing is decoded again.
         pack(listing, size, folder, progress, True, "set WORKBENCH_DATA in the environment to a folder on another disk")
     return open_packed(folder, size)
 
@@ -40,10 +40,10 @@ def _usable(folder: Path, listing: Listing, size: int) -> Images | None:
     except UnreadableError as error:
         say_once(f"{error}; {listing.name} is packed again")
         return None
-    facts = (images.size, images.classes, images.conditional, images.length + len(images.skipped))
-    if facts != (size, listing.classes, listing.conditional, len(listing.paths)):
+    content = (images.size, images.classes, images.conditional, images.length + len(images.skipped))
+    if content != (size, listing.classes, listing.conditional, len(listing.paths)):
         say_once(f"{folder} cannot be read: it holds other images; {listing.name} is packed again")
         return None
     retries = decode_all([f"{listing.root}/{path}" for path in images.skipped], size)
-    readable = any(image.pixels is not None for image in retries)  # permissions or the disk were fixed
+    readable = any(image.pixels is not None for image in retries)  # the user fixed permissions or the disk
     return None if readable else images

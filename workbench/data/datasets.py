@@ -26,13 +26,13 @@ from .twins import Twins
 def open_data(config: Config, progress: bool = True) -> Images | Twins:
     """The data set `config.data` at `config.image_size`, checked.
 
-    The first opening decodes and packs it; later ones only compare the names, sizes and times of the files. If several processes open the
-    same data at the same time, one packs it and the others wait.
+    The first opening decodes and packs it; later ones only compare the names, sizes and times of the files. If several processes open it
+    at the same time, one packs it and the others wait.
 
     Parameters
     ----------
     config
-        `data`, `image_size`, `num_classes` (None: all), `pairs`, `skip_unreadable` and `batch_size` matter here.
+        Uses `data`, `image_size`, `num_classes` (None: all), `pairs`, `skip_unreadable` and `batch_size`.
     progress
         Report the progress of packing on stderr.
 
@@ -46,7 +46,7 @@ def open_data(config: Config, progress: bool = True) -> Images | Twins:
     data: Images | Twins
     if config.data == "twins":
         data = Twins(size, seed=0, pairs=config.pairs)
-    elif config.data not in BUILT_IN_DATA and is_packed(Path(config.data)):
+    elif is_packed(config.data):
         data = open_packed(Path(config.data), size)
     else:
         listing = list_images(config.data, config.num_classes == 0)
@@ -92,17 +92,16 @@ def prepare(
     DataError
         As `open_data`; and if `out` is not empty, or `source` needs no packing.
     ParameterError
-        If no network can have this size.
+        If no network has this size.
     """
-    num_classes = {"num_classes": 0} if unconditional else {}
-    config = Config.preset("twins32", data=source, image_size=size, **num_classes)
+    config = Config.preset("twins32", data=source, image_size=size)
     if not str(out).strip() or "\0" in str(out):
         raise DataError(f"out={str(out)!r} is no folder", "give one that is empty or does not exist yet")
     out = Path(os.path.realpath(os.path.expanduser(out)))
     with storing(out):
         if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
             raise DataError(f"{out} exists and is not empty", "give another folder to pack into")
-    if config.data == "twins" or is_packed(Path(config.data)):
+    if config.data == "twins" or is_packed(config.data):
         raise DataError(f"{config.data} needs no packing", "use it as data directly")
     if out.is_relative_to(config.data):
         raise DataError(f"{out} lies in the data to pack", f"give a folder outside of {config.data}")
@@ -113,7 +112,7 @@ def prepare(
 
 
 def describe(data: Images | Twins) -> str:
-    """A data set in a few lines: name, number of images, classes with their counts, files that were left out."""
+    """A data set in a few lines: name, number of images, classes with their counts, skipped and ignored files."""
     length = "endless" if data.length is None else f"{data.length:,}"
     names, spread = data.classes, ""
     if data.counts is not None:
@@ -131,16 +130,13 @@ def describe(data: Images | Twins) -> str:
     return "\n".join(map(printable, lines))
 
 
-# ----------------------------------------------------------------------------------------------------- before opening
-
-
 def is_image_folder(config: Config) -> bool:
-    """Whether `data` is a folder of image files, neither built in nor packed."""
-    return config.data not in BUILT_IN_DATA and not is_packed(Path(config.data))
+    """Whether `config.data` is a folder of image files, neither built in nor packed."""
+    return config.data not in BUILT_IN_DATA and not is_packed(config.data)
 
 
 def has_class_folders(config: Config) -> bool:
-    """Whether the data have classes: all but folders with another layout than `folder/<class>/*` do."""
+    """Whether the data have classes: only folders of images may lack them."""
     if not is_image_folder(config):
         return True
     try:
@@ -151,14 +147,14 @@ def has_class_folders(config: Config) -> bool:
 
 
 def short_sides(source: str | Path) -> Counter:
-    """Counts of the shorter sides of the images, in pixels: which `image_size` enlarges none of them.
+    """How many images have which shorter side, in pixels: an `image_size` above it enlarges them.
 
-    Only the headers of image files are read. Unreadable files are left out; `open_data` reports them.
+    It reads only the headers of image files, and leaves out unreadable files, which `open_data` reports.
 
     Parameters
     ----------
     source
-        As `Config.data`. In a folder all images count, with or without class folders, or those of its training split.
+        As `Config.data`. All images of a folder count, or those of its training split.
 
     Raises
     ------
@@ -167,15 +163,15 @@ def short_sides(source: str | Path) -> Counter:
     UnreadableError
         If it is a packed folder that is damaged.
     """
-    config = Config.preset("twins32", data=source, num_classes=0)
-    if config.data == "twins":
+    data = Config.read("data", source)
+    if data == "twins":
         return Counter({32: 1})  # drawn at any size
-    if config.data == "cifar10":
+    if data == "cifar10":
         return Counter({32: 50_000})  # known without a download
-    if config.data not in BUILT_IN_DATA and is_packed(Path(config.data)):
-        data = read_packed(Path(config.data))
-        return Counter({data.size: data.length})
-    items, chunk = list_images(config.data, unconditional=True).items, 256
+    if is_packed(data):
+        packed = read_packed(Path(data))
+        return Counter({packed.size: packed.length})
+    items, chunk = list_images(data, unconditional=True).items, 256
     if isinstance(items, np.ndarray):  # decoded already, (N, h, w, 3)
         return Counter({min(items.shape[1:3]): len(items)})
     with warnings.catch_warnings(), ThreadPoolExecutor(16) as pool:
@@ -186,6 +182,6 @@ def short_sides(source: str | Path) -> Counter:
 def _sides(paths: Sequence[str]) -> Counter:
     sides: Counter[int] = Counter()
     for path in paths:
-        with suppress(Exception), open_regular(path) as file, open_image(file) as image:  # Pillow raises almost anything on a broken file
+        with suppress(Exception), open_regular(path) as file, open_image(file) as image:  # Pillow may raise anything
             sides[min(image.size)] += 1
     return sides

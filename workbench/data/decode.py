@@ -1,4 +1,4 @@
-"""Decode untrusted image files: none starts a program or blocks, and damaged metadata costs no good image."""
+"""Decode untrusted image files: no file starts a program or blocks, and an intact picture with damaged metadata is still read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from io import BytesIO
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -25,14 +24,13 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from ..files import open_regular
 from .errors import reason
 
-# The only formats that are opened, whatever the name of a file. Other formats of Pillow start programs (EPS: Ghostscript), open embedded
-# files (IPTC), or hold no picture. TGA is last, because its files have no signature.
+# The only formats that are opened, whatever the extension. Pillow's other formats start programs (EPS: Ghostscript), open embedded files
+# (IPTC), or hold no picture. TGA is last, because its files have no signature.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "QOI", "PCX", "PSD", "SGI", "SUN", "TGA")
-# Bytes: the largest image that Pillow opens, uncompressed, with 16 bits in each of 4 channels.
-LARGEST = 8 * 178_956_970
+LARGEST = 8 * 178_956_970  # bytes of the largest image that Pillow opens, uncompressed, with 16 bits in each of 4 channels
 
 PHOTOMETRIC, BITS_PER_SAMPLE, SAMPLE_FORMAT = 262, 258, 339  # tags of TIFF
-DRAWN = {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 338, 339, 347, 530, 532}
+PICTURE_TAGS = {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 338, 339, 347, 530, 532}
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # keeps its messages off stderr
 
@@ -41,14 +39,6 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # keeps its messages
 def suffixes() -> frozenset[str]:
     """Extensions of image files, in lower case."""
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in _formats())
-
-
-def read_file(path: str | Path) -> bytes:
-    """The content of an image file; an OSError if it is not a regular file, or too large for an image."""
-    with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > LARGEST:
-            raise OSError(errno.EFBIG, f"more than {LARGEST / 1e9:.1f} GB, which no image takes")
-        return file.read(LARGEST)
 
 
 def open_image(file: BinaryIO) -> Image.Image:
@@ -73,8 +63,8 @@ class Decoded(NamedTuple):
 def decode_all(items: Sequence, size: int) -> Generator[Decoded, None, None]:
     """Decode many images, paths or (N, h, w, 3) uint8, in order.
 
-    In threads: Pillow releases the GIL while it decodes. Processes would be faster only for tiny images (CIFAR-10 as JPEG files, on two
-    cores: 3 s instead of 8 s), and cannot be started safely from everywhere.
+    It uses threads, because Pillow releases the GIL. Processes would be faster only for tiny images (CIFAR-10 as JPEG files, on two cores:
+    3 s instead of 8 s), and cannot be started safely from everywhere.
     """
     workers, chunk = min(os.cpu_count() or 1, 16), 16
     Image.init()  # here, because several threads must not load plugins
@@ -94,27 +84,25 @@ def decode_all(items: Sequence, size: int) -> Generator[Decoded, None, None]:
 
 def _try_to_decode(item: str | np.ndarray, size: int) -> Decoded:
     try:
-        content = item.tobytes() if isinstance(item, np.ndarray) else read_file(item)
-        return Decoded(decode(item if isinstance(item, np.ndarray) else content, size), hashlib.sha256(content).hexdigest())
+        if isinstance(item, np.ndarray):
+            return Decoded(decode(item, size), hashlib.sha256(item.tobytes()).hexdigest())
+        with open_regular(item) as file:
+            if os.fstat(file.fileno()).st_size > LARGEST:
+                raise OSError(errno.EFBIG, f"more than {LARGEST / 1e9:.1f} GB, which no image takes")
+            content = file.read(LARGEST)
+        return Decoded(decode(content, size), hashlib.sha256(content).hexdigest())
     except UnidentifiedImageError:
         return Decoded(None, error="not an image" if content else "empty file")
     except Exception as error:  # Pillow raises almost anything on a broken file
         return Decoded(None, error=reason(error))
 
 
-def decode(source: str | Path | bytes | BytesIO | np.ndarray, size: int) -> np.ndarray:
-    """An image file, or the pixels of one, as (size, size, 3) uint8.
+def decode(source: bytes | np.ndarray, size: int) -> np.ndarray:
+    """The content of an image file, or RGB pixels (h, w, 3) uint8, as (size, size, 3) uint8.
 
     Turned upright (by EXIF or XMP, if readable), converted to 8-bit RGB on white, resized to a shorter side of `size` (antialiased;
-    unchanged if it has that already), cropped at the centre. Of an animation: the first frame. Unsigned integers of up to 16 bits are
+    unchanged if it has that already), cropped at the centre. An animation gives its first frame. Unsigned integers of up to 16 bits are
     scaled by the largest value of their depth, floats by 1.
-
-    Parameters
-    ----------
-    source
-        Path or content of an image file; or RGB pixels (h, w, 3) uint8.
-    size
-        Height and width of the result.
 
     Raises
     ------
@@ -122,12 +110,7 @@ def decode(source: str | Path | bytes | BytesIO | np.ndarray, size: int) -> np.n
         If the range of the values is unknown (32-bit or signed integers, floats outside of 0 to 1). Pillow may raise any exception on a
         broken file.
     """
-    if isinstance(source, np.ndarray):
-        image = Image.fromarray(source)
-    else:
-        if isinstance(source, (str, Path)):
-            source = read_file(source)
-        image = _upright(source if isinstance(source, bytes) else source.getvalue())
+    image = _upright(source) if isinstance(source, bytes) else Image.fromarray(source)
     short = min(image.size)
     left, top = ((side - short) // 2 for side in image.size)  # whole pixels: without resizing, no interpolation
     return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + short, top + short)))
@@ -167,7 +150,7 @@ def _keep_orientation(image: Image.Image) -> None:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey values of any depth as 8 bits; Pillow's own conversion clips deep ones to white."""
+    """Grey values of any depth as 8 bits; Pillow's conversion would clip more than 8 bits to white."""
     tags = getattr(image, "tag_v2", {})  # of TIFF
     if set(tags.get(SAMPLE_FORMAT, ())) & {2, 5, 6}:
         raise ValueError("signed values, whose range is unknown: save them as unsigned integers of 8 or 16 bits")
@@ -182,7 +165,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     else:
         return image
     values = values / top * 255
-    if tags.get(PHOTOMETRIC) == 0:  # 0 is white, which Pillow heeds up to 8 bits
+    if tags.get(PHOTOMETRIC) == 0:  # 0 is white, which Pillow considers only up to 8 bits
         values = 255 - values
     grey = Image.fromarray(np.rint(values).astype(np.uint8))
     grey.getexif().update(image.getexif())
@@ -190,7 +173,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as 8-bit RGB on white; Pillow's own conversion shows the colours of transparent pixels."""
+    """Any mode as 8-bit RGB on white; Pillow's conversion would show the colours of transparent pixels."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -201,9 +184,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _without_metadata(content: bytes) -> bytes:
-    """An image file without metadata but a valid orientation; unchanged for other formats than PNG, JPEG, TIFF and AVIF.
+    """An image file without its metadata, except a valid orientation. Formats other than PNG, JPEG, TIFF and AVIF are unchanged.
 
-    Pillow and its libraries refuse files with an intact picture and a damaged colour profile, comment or EXIF.
+    Pillow refuses files with an intact picture and a damaged colour profile, comment or EXIF.
     """
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         return _bare_png(content)
@@ -245,6 +228,6 @@ def _bare_tiff(content: bytes) -> bytes:
         (start,) = struct.unpack_from(f"{order}L", content, 4)
         (count,) = struct.unpack_from(f"{order}H", content, start)
         for at in range(start + 2, start + 2 + 12 * count, 12):
-            if struct.unpack_from(f"{order}H", content, at)[0] not in DRAWN:
+            if struct.unpack_from(f"{order}H", content, at)[0] not in PICTURE_TAGS:
                 struct.pack_into(f"{order}H", bare, at + 2, 0)  # an unknown type: the tag is ignored
     return bytes(bare)

@@ -8,24 +8,20 @@ from collections.abc import Sequence
 from ..messages import WorkbenchError, short_text
 
 UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, surrogates, separators of lines and paragraphs
-INVISIBLE = {"Cf"}  # direction and joining of text: usual in some languages, but names that differ in them look the same
-
+INVISIBLE = {"Cf"}  # direction and joining of text: usual in some languages, but names that differ only in them look the same
 
 Part = str | tuple[str, str]  # text, or the name of a parameter and what follows it
 
 
 class DataError(WorkbenchError):
-    """Data that cannot be used: one line with the problem and its fixes, whatever the names of the files.
-
-    Each part is a text or, about a parameter, the parameter's name and the text after it: ("data", "='/pets' is a file") as a problem,
-    ("image_size", "=64") as a fix, which reads "set image_size=64". `renamed` adapts them to a caller with other parameters.
+    """Data that cannot be used: one printable line with the problem and its fixes.
 
     Parameters
     ----------
     problem
-        What is wrong, with the path.
+        What is wrong, with the path: a text or, about a parameter, its name and the text after it, ("data", "='/pets' is a file").
     fixes
-        Alternatives to fix it.
+        Alternative fixes, likewise: ("image_size", "=64") reads "set image_size=64".
     """
 
     def __init__(self, problem: Part, *fixes: Part):
@@ -34,7 +30,7 @@ class DataError(WorkbenchError):
         super().__init__(short_text(printable("".join(problem) + (f": {text}" if text else "")), 1000))  # a path may be long
 
     def renamed(self, **names: str | None) -> DataError:
-        """The same error for a caller with other names of the parameters; None: without that parameter, and so without its fixes."""
+        """The same error with the caller's names of parameters; None: the caller lacks the parameter, so its fixes are left out."""
 
         def rename(part: Part) -> Part:
             return part if isinstance(part, str) else (names.get(part[0], part[0]) or "", part[1])
@@ -44,12 +40,12 @@ class DataError(WorkbenchError):
 
 
 def printable(text: str) -> str:
-    """Text with escapes for control characters, invisible characters and bytes that are not UTF-8, as in names of files."""
+    """Text, such as the name of a file, with escapes for control characters, invisible characters and bytes that are not UTF-8."""
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in UNPRINTABLE | INVISIBLE else c for c in text)
 
 
 def first_of(names: Sequence[str]) -> str:
-    """The first ten names, and the number of others."""
+    """The first ten names, and how many more there are."""
     return ", ".join(names[:10]) + (f", and {len(names) - 10} more" if len(names) > 10 else "")
 
 

@@ -1,4 +1,4 @@
-"""The content of folders of images, without files of operating systems and photo tools."""
+"""The content of folders of images, without the files of operating systems and photo tools."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def scan(path: Path) -> Folder:
 
 
 def walk(root: Path) -> Iterator[tuple[Path, Folder]]:
-    """`root` and every folder below it, training splits first, then by name; links are followed, but no folder is visited twice."""
+    """`root` and every folder below it, training splits first, then by name; links are followed, each folder is visited once."""
     seen, stack = set(), [root]
     while stack:
         path = stack.pop()
@@ -70,16 +70,14 @@ def class_folders(root: Path) -> list[str]:
 
 
 def ignored(folders: Iterable[Folder]) -> dict[str, int]:
-    """Counts of other files and folders by kind: extension, name of a system's folder, or "hidden"; the most frequent first."""
+    """Counts of other files and folders by extension, name of a system folder, or "hidden"; the most frequent first."""
     return dict(Counter(_kind(name) for folder in folders for name in folder.others).most_common())
 
 
 def _kind(name: str) -> str:
     if name.startswith("."):
         return "hidden"
-    if is_system(name):
-        return printable(name)
-    return printable(_suffix(name)) or "without extension"
+    return printable(name if is_system(name) else os.path.splitext(name)[1].lower()) or "without extension"
 
 
 def _entries(path: str | Path) -> list[os.DirEntry]:
@@ -92,20 +90,16 @@ def _entries(path: str | Path) -> list[os.DirEntry]:
 
 
 def _is_hidden(entry: os.DirEntry) -> bool:
-    """Whether an entry is hidden, or belongs to the system."""
+    """Whether an entry is hidden, or belongs to a system or a photo tool."""
     return entry.name.startswith(".") or is_system(entry.name)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself
         return False
 
 
 def _is_image(entry: os.DirEntry) -> bool:
-    return _suffix(entry.name) in suffixes()
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+    return os.path.splitext(entry.name)[1].lower() in suffixes()

@@ -1,4 +1,4 @@
-"""Whether the layout of a folder is `folder/<class>/*` without test images. Doubtful layouts are refused, not guessed."""
+"""Check that a folder has the layout `folder/<class>/*`, without test images. In doubt it is refused."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .splits import is_split, is_training_split, kind_of_split, split_order, wit
 
 
 def training_split(root: Path, unconditional: bool) -> Path:
-    """The folder to train on: `root`, or the training split in it; a DataError if that is in doubt."""
+    """The folder to train on: `root`, or the training split in it; a DataError in doubt."""
     splits = _splits(root)
     if not splits:
         return root
     classes = [name for name in class_folders(root) if name not in splits]
     if classes:
         if [name.lower() for name in splits] == ["train"] and not class_folders(root / splits[0]):
-            say_once(f"{printable(str(root / splits[0]))} is taken as a class: rename it if it is a split")  # trains are a common class
+            say_once(f"{printable(str(root / splits[0]))} is taken as a class: rename it if it is a split")  # trains are a usual class
             return root
         raise DataError(
             f"{root} has class folders ({first_of(classes)}) and what looks like splits ({first_of(splits)})",
@@ -38,15 +38,15 @@ def training_split(root: Path, unconditional: bool) -> Path:
     if unconditional and len(splits) == 1:
         return root
     flat = "" if unconditional or any(class_folders(root / name) for name in training or splits) else ", and num_classes=0"
-    place = f"={str(root / training[0])!r}" if training else " to one of them"
-    raise DataError(f"the folders of {root} ({first_of(splits)}) are splits, not classes", ("data", place + flat))
+    fix = f"={str(root / training[0])!r}" if training else " to one of them"
+    raise DataError(f"the folders of {root} ({first_of(splits)}) are splits, not classes", ("data", fix + flat))
 
 
 def _splits(root: Path) -> list[str]:
     """The folders in `root` that are splits, with images in or below them.
 
-    A folder is a split by its whole name. Words in names decide if they occur for training and for testing, and the rest of two such names
-    is equal ("trainA", "testA") or most folders have them: so "train" and "test tube" may be two of many classes.
+    A whole name such as "train" is always that of a split. Words in names ("trainA") count only if they stand for training and for testing,
+    and the rest of two names is equal ("trainA", "testA") or most folders have them: "train" and "test tube" may be two of many classes.
     """
     named = [name for name in scan(root).folders if is_split(name) or kind_of_split(name)]
     named = [name for name in named if any(folder.images for _, folder in walk(root / name))]
@@ -64,7 +64,7 @@ def _splits(root: Path) -> list[str]:
 
 def check_layout(root: Path, top: Folder, classes: dict[str, Folder]) -> None:
     """Refuse any layout but `root/<class>/*`, and suggest the right folder; `classes` are the folders in `root`, by name."""
-    _check_place(root, top, classes)
+    _check_root(root, top, classes)
     _check_depth(root, classes)
     empty = [name for name, folder in classes.items() if not folder.images]
     if empty:
@@ -85,7 +85,7 @@ def no_images(root: Path) -> DataError:
 WITHOUT_CLASSES = ("num_classes", "=0 to train without classes")
 
 
-def _check_place(root: Path, top: Folder, classes: dict[str, Folder]) -> None:
+def _check_root(root: Path, top: Folder, classes: dict[str, Folder]) -> None:
     """Refuse a class folder, a folder above that of the class folders, and images beside class folders."""
     siblings = class_folders(root.parent) if top.images else []
     if siblings:
@@ -104,15 +104,15 @@ def _check_place(root: Path, top: Folder, classes: dict[str, Folder]) -> None:
             WITHOUT_CLASSES,
         )
     if not any(folder.images for folder in classes.values()):
-        places = [path for path, _ in walk(root) if class_folders(path)]
-        if not places:
+        candidates = [path for path, _ in walk(root) if class_folders(path)]
+        if not candidates:
             raise no_images(root)
-        deeper = training_split(min(places, key=lambda path: split_order(*path.relative_to(root).parts)), False)
+        deeper = training_split(min(candidates, key=lambda path: split_order(*path.relative_to(root).parts)), False)
         raise DataError(f"{root} is not the folder of the class folders, {deeper} is", ("data", f"={str(deeper)!r}"), WITHOUT_CLASSES)
 
 
 def _check_depth(root: Path, classes: dict[str, Folder]) -> None:
-    """Refuse images in folders below a class folder, which would be left out."""
+    """Refuse images in folders below a class folder: they would be left out."""
     for name, folder in classes.items():
         for inner, content in itertools.chain.from_iterable(walk(root / name / sub) for sub in folder.folders):
             if content.images:

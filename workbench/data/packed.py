@@ -1,6 +1,6 @@
 """The packed format: decoded images in a folder, which training reads through a memory map.
 
-All images are decoded before training starts, so that errors show then and not hours later. A packed folder holds `images.npy`
+All images are decoded before training starts, so that errors show at once and not hours later. A packed folder holds `images.npy`
 (N, S, S, 3) uint8, `labels.npy` (N,) int64 and `meta.json`, with their SHA-256 in `SHA256SUMS`.
 """
 
@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import StorageError, UnreadableError, new_folder, read_json, storing, synced
+from ..files import StorageError, UnreadableError, new_folder, read_json, reading, storing, synced
 from ..messages import short_repr
+from ..presets import BUILT_IN_DATA
 from ..progress import progress as show_progress
 from ..progress import silent
 from ..tensors import CHANGED, SUMS, digest, seal, sums
@@ -32,7 +33,7 @@ from .sources import Listing
 
 VERSION = 2  # of the packed format and of `decode`: raise it when their results change
 FILES = ("meta.json", "labels.npy", "images.npy")
-CHECKED = 2**28  # files up to this size are compared with their SHA-256 at every opening: a second at most; CIFAR-10 is smaller
+CHECKED = 2**28  # bytes: smaller files, also CIFAR-10, are compared with their SHA-256 at every opening, in a second at most
 
 
 @dataclass
@@ -70,12 +71,9 @@ class Images:
         return pixels.permute(0, 3, 1, 2), torch.from_numpy(self.labels[indices])
 
 
-def is_packed(folder: Path) -> bool:
-    """Whether a folder is packed, though perhaps damaged."""
-    return sum(os.path.isfile(folder / name) for name in FILES) >= 2
-
-
-# ----------------------------------------------------------------------------------------------------- writing
+def is_packed(data: str) -> bool:
+    """Whether `Config.data` is a packed folder, perhaps a damaged one."""
+    return data not in BUILT_IN_DATA and sum(os.path.isfile(f"{data}/{name}") for name in FILES) >= 2
 
 
 def pack(listing: Listing, size: int, out: Path, progress: bool, skip_unreadable: bool, elsewhere: str) -> None:
@@ -84,7 +82,7 @@ def pack(listing: Listing, size: int, out: Path, progress: bool, skip_unreadable
     Parameters
     ----------
     elsewhere
-        How to pack to another disk: a fix if this one is full.
+        The fix for a full disk: how to pack to another one.
 
     Raises
     ------
@@ -128,7 +126,7 @@ def _write(listing: Listing, size: int, folder: Path, progress: bool, skip_unrea
             file.write(image.pixels.data)  # not through a memory map, where a full disk would kill the process
             labels.append(label)
             content.update(json.dumps([path, image.sha256]).encode())
-        file.truncate(end)  # the header counts skipped files too: as many rows at the end are unused
+        file.truncate(end)  # the header counts skipped files too: their rows, at the end, are unused
     present = set(labels)
     lost = [name for index, name in enumerate(listing.classes) if index not in present]
     if lost or (skipped and not skip_unreadable):
@@ -152,9 +150,6 @@ def unreadable_files(listing: Listing, skipped: dict[str, str], lost: Sequence[s
     return DataError(f"{len(skipped)} of {len(listing.paths)} files in {listing.root} cannot be read{classes}, {files}", *fixes)
 
 
-# ----------------------------------------------------------------------------------------------------- reading
-
-
 def open_packed(folder: Path, size: int) -> Images:
     """A packed folder; a DataError if it has another size, or is damaged."""
     try:
@@ -176,9 +171,9 @@ def read_packed(folder: Path) -> Images:
     Raises
     ------
     UnreadableError
-        If a file is missing, changed or damaged (of large images only the shape is compared), or does not fit the others.
+        If a file is missing, changed or damaged (for large images only the shape is checked), or does not fit the others.
     """
-    try:
+    with reading(folder):
         for name in (SUMS, *FILES):
             if not os.path.isfile(folder / name):
                 raise UnreadableError(folder / name, "missing")
@@ -195,14 +190,12 @@ def read_packed(folder: Path) -> Images:
         _check_meta(folder / "meta.json", meta)
         data = Images(images=_array(folder / "images.npy"), labels=np.array(_array(folder / "labels.npy")), **meta)
         _check_arrays(folder, data)
-    except OSError as error:
-        raise UnreadableError(folder, error.strerror or str(error)) from None
     data.images = data.images[: len(data.labels)]
     return data
 
 
 def _array(path: Path) -> np.ndarray:
-    """An array as a memory map, so that a false header allocates nothing."""
+    """An array as a memory map, so that a wrong header allocates no memory."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, OverflowError, MemoryError, SyntaxError, TypeError) as error:
@@ -213,24 +206,24 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _check_meta(path: Path, meta: dict) -> None:
-    """Raise an UnreadableError unless every entry exists and has its type."""
+    """Raise an UnreadableError unless every entry exists and is valid."""
 
-    def texts(value) -> bool:
-        return all(isinstance(item, str) for item in value)
+    def are_texts(values) -> bool:
+        return all(isinstance(value, str) for value in values)
 
-    fits = {
-        "name": lambda value: isinstance(value, str),
-        "classes": lambda value: isinstance(value, list) and value and texts(value) and len(set(value)) == len(value),
-        "size": lambda value: type(value) is int and value > 0,
-        "fingerprint": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value),
+    valid = {
+        "name": lambda name: isinstance(name, str),
+        "classes": lambda names: isinstance(names, list) and names and are_texts(names) and len(set(names)) == len(names),
+        "size": lambda size: type(size) is int and size > 0,
+        "fingerprint": lambda digits: isinstance(digits, str) and re.fullmatch("[0-9a-f]{64}", digits),
         "conditional": lambda value: isinstance(value, bool),
-        "skipped": lambda value: isinstance(value, dict) and texts(value.values()),
-        "ignored": lambda value: isinstance(value, dict) and all(type(count) is int for count in value.values()),
+        "skipped": lambda reasons: isinstance(reasons, dict) and are_texts(reasons.values()),
+        "ignored": lambda counts: isinstance(counts, dict) and all(type(count) is int for count in counts.values()),
     }
-    if meta.keys() != fits.keys():
-        raise UnreadableError(path, f"missing or unknown: {', '.join(sorted(meta.keys() ^ fits.keys()))}")
-    for name, fit in fits.items():
-        if not fit(meta[name]):
+    if meta.keys() != valid.keys():
+        raise UnreadableError(path, f"missing or unknown: {', '.join(sorted(meta.keys() ^ valid.keys()))}")
+    for name, is_valid in valid.items():
+        if not is_valid(meta[name]):
             raise UnreadableError(path, f"{name} is {short_repr(meta[name])}")
     if not meta["conditional"] and meta["classes"] != ["all"]:
         raise UnreadableError(path, f"classes is {short_repr(meta['classes'])}, of images without classes")

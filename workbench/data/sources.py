@@ -1,10 +1,10 @@
-"""Lists of the images to pack, of a folder, cifar10 or imagenet. A new data set is a function here."""
+"""List the images of a folder, cifar10 or imagenet. A new data set is a function here, and an entry of `SOURCES`."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,17 +28,15 @@ class Listing:
     paths: list[str]  # relative to the root
     labels: Sequence[int]
     items: Sequence  # to decode: (N,) paths, or (N, h, w, 3) uint8
-    identity: list  # all that the images depend on, without reading them
+    identity: list  # for JSON: whatever the images depend on; if it changes, they are packed again
     conditional: bool = True
-    ignored: dict[str, int] = field(default_factory=dict)  # as in `Images`
+    ignored: dict[str, int] = field(default_factory=dict)  # other files, see `Images.ignored`
 
 
 def list_images(data: str, unconditional: bool) -> Listing:
     """The images of `Config.data`."""
-    if data == "cifar10":
-        return _cifar10(unconditional)
-    if data == "imagenet":
-        return _imagenet(unconditional)
+    if data in SOURCES:
+        return SOURCES[data](unconditional)
     path = Path(data)
     if os.path.isdir(path):
         return _folder(path, unconditional)
@@ -53,7 +51,7 @@ def list_images(data: str, unconditional: bool) -> Listing:
 
 
 def _folder(root: Path, unconditional: bool) -> Listing:
-    """The images of `root/<class>/*`, or, unconditionally, all images below `root`; of its training split if it has splits."""
+    """The images `root/<class>/*`, or, without classes, all images below `root`; of the training split if `root` has splits."""
     root = training_split(root, unconditional)
     if unconditional:
         classes = ["all"]
@@ -65,8 +63,8 @@ def _folder(root: Path, unconditional: bool) -> Listing:
         classes = top.folders
         folders = {name: scan(root / name) for name in classes}
         check_layout(root, top, folders)
-        folders["."] = top  # without images, but perhaps with other files
-    files = [(os.path.normpath(f"{place}/{name}"), size, time) for place, folder in folders.items() for name, size, time in folder.images]
+        folders["."] = top  # for its other files
+    files = [(os.path.normpath(f"{parent}/{name}"), size, time) for parent, folder in folders.items() for name, size, time in folder.images]
     paths = [path for path, *_ in files]
     label = {name: index for index, name in enumerate(classes)}
     return Listing(
@@ -76,7 +74,7 @@ def _folder(root: Path, unconditional: bool) -> Listing:
         paths=paths,
         labels=[0 if unconditional else label[path.partition("/")[0]] for path in paths],
         items=[f"{root}/{path}" for path in paths],
-        # With the path: folders may agree in the names, sizes and times of their files, but not in content.
+        # Includes the path: two folders may have files of the same names, sizes and times with other content.
         identity=[str(root), unconditional, files],
         conditional=not unconditional,
         ignored=ignored(folders.values()),
@@ -91,7 +89,7 @@ def _cifar10(unconditional: bool) -> Listing:
     try:
         with locked(data_dir() / "cache" / "cifar10"):
             dataset = CIFAR10(data_dir(), train=True, download=True)
-    except Exception as error:  # no network, a wrong hash, half an archive: torchvision raises almost anything
+    except Exception as error:  # no network, a wrong hash, half an archive: torchvision may raise anything
         raise DataError(
             f"CIFAR-10 is not in {root}, and could not be downloaded ({reason(error)})", f"fetch {CIFAR10.url} and put it into {data_dir()}"
         ) from None
@@ -123,3 +121,7 @@ def _imagenet(unconditional: bool) -> Listing:
         listing.classes = [name if uses[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, dataset.wnids, strict=True)]
     listing.name, listing.identity = "imagenet", [listing.identity, listing.classes]
     return listing
+
+
+# Built-in data set -> lists its images, with classes or (True) without. `twins` is not here: it is drawn.
+SOURCES: dict[str, Callable[[bool], Listing]] = {"cifar10": _cifar10, "imagenet": _imagenet}

@@ -1,4 +1,4 @@
-"""Names of folders: training and test splits, and folders of systems and photo tools, which hold no data."""
+"""Recognise folders by name: training and test splits, and folders of systems and photo tools, which hold no data."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import unicodedata
 
 from .errors import INVISIBLE
 
-# Names of splits, without case, digits, signs and the words of PADDING ("val2017", "Test_Set").
+# Names of splits in lower case, without what PADDING matches ("val2017", "Test_Set").
 TRAINING = {"train", "training", "trn"}
 SPLITS = TRAINING | {"val", "valid", "validate", "validation", "dev", "test", "testing", "tst", "eval", "evaluation", "holdout", "trainval"}
 PADDING = re.compile(r"[\W\d_]|set|images?|imgs?|data|split")
-# Words in names of splits ("trainA", "DIV2K_valid_HR", "minitest"). Classes may have them too, see `layout._splits`.
+# Words in names of splits ("trainA", "DIV2K_valid_HR", "minitest"). Names of classes may contain them too, see `layout._splits`.
 _TRAINING = (
     "training|train|treino|treinamento|entrenamiento|entrainement|apprentissage|addestramento|обуч\\w*|тренир\\w*|训练|訓練|学習|훈련|학습"
 )
@@ -41,13 +41,13 @@ def is_training_split(name: str) -> bool:
 
 
 def kind_of_split(name: str) -> str:
-    """The kind of split that a word in a name stands for: "training", "test" (also validation) or ""."""
+    """The kind of split that a name mentions: "training", "test" (also validation) or ""."""
     words = _words(name)
     return "training" if any(map(TRAINING_WORD.search, words)) else "test" if any(map(TEST_WORD.search, words)) else ""
 
 
 def without_split(name: str) -> tuple[str, ...]:
-    """The rest of a name without the words of splits: equal for "trainA" and "testA"."""
+    """The words of a name without those of splits: equal for "trainA" and "testA"."""
     rest = (PADDING.sub("", TEST_WORD.sub("", TRAINING_WORD.sub("", word))) for word in _words(name))
     return tuple(filter(None, rest))
 

@@ -1,8 +1,8 @@
 """`twins`: a data set that is drawn, not downloaded, and whose long-range consistency can be measured against the truth.
 
 Each image holds two copies of one glyph (the class), mirrored left and right, on a grey background. They share hue, size and height,
-and their angles are mirrored. Everything local is easy; an image is right if two distant places agree. More pairs are harder: they are
-stacked, of the same glyph, each with another hue, size, height and angle.
+and their angles are mirrored. Everything local is easy; an image is right if two distant positions agree. More pairs are harder: stacked
+pairs of the same glyph, each with another hue, size, height and angle.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 CLASSES = ["disc", "square", "ring", "cross", "triangle", "bar"]
-SYMMETRY = torch.tensor([0, 4, 0, 4, 3, 2])  # each glyph looks the same after 1/n of a turn; 0: after any
+SYMMETRY = torch.tensor([0, 4, 0, 4, 3, 2])  # n: the glyph looks the same after 1/n of a turn; 0: after any rotation
 
-# Ranges of what is drawn. Lengths are in units of half the image's width, with the glyphs centred at x = -0.5 and +0.5.
+# Ranges of the random quantities. Lengths are in units of half the image's width; the glyphs are centred at x = -0.5 and +0.5.
 RADIUS = (0.33, 0.43)
 HEIGHT = (-0.35, 0.35)
 ANGLE = (-math.pi / 12, math.pi / 12)  # +-15 degrees
@@ -34,10 +34,10 @@ class Twins:
     size
         S, height and width in pixels.
     seed
-        Another seed is another set.
+        Seed of the set.
     pairs
         Glyph pairs per image: k, a divisor of S. Each is drawn as in an image of size S / k; its halves are pulled apart until the glyphs
-        are centred where a single pair has them, and the pairs are stacked.
+        have the x of a single pair, and the pairs are stacked.
     """
 
     name = "twins"
@@ -53,7 +53,7 @@ class Twins:
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) uint8 and labels (B,) int64 of these indices (B,), all >= 0."""
-        # NumPy, because it uses no other threads: these would compete with the training step for cores.
+        # NumPy, because torch's threads would compete with the training step for cores.
         u = _uniform(np.asarray(indices, dtype=np.uint64), self.seed, 2 + 4 * self.pairs)
         label, grey = (u[0] * len(CLASSES)).astype(np.int64), _scale(u[5], GREY)
         glyphs = [
@@ -67,7 +67,7 @@ class Twins:
 
 
 def draw_half(label, hue, radius, height, angle, grey, size: int) -> np.ndarray:
-    """The left halves of twin images; the right half is the mirror image of a left one.
+    """The left halves of twin images; a right half is the mirror image of a left one.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def draw_half(label, hue, radius, height, angle, grey, size: int) -> np.ndarray:
 
 
 def disagreement(images: Tensor, labels: Tensor | None = None, pairs: int = 1) -> dict[str, Tensor]:
-    """How much the left and the right glyph of each image differ; about 0 on real data. With several pairs: their mean.
+    """How much the left and the right glyph of each image differ; about 0 on real data. With several pairs: the mean over the pairs.
 
     Parameters
     ----------
@@ -119,9 +119,9 @@ def disagreement(images: Tensor, labels: Tensor | None = None, pairs: int = 1) -
     dict of Tensor
         (B,) each, float64. `hue`: distance on the hue circle, 0 to 0.5 (independent hues: 0.25 in the mean and median).
         `size`: difference of the square roots of the areas, relative to their mean, 0 to 2. `height`: difference of the centres'
-        heights, in units of half the height of a pair's part of the image. `angle`: deviation from mirrored angles, as a share of the
-        turn after which the glyph looks the same, 0 to 0.5; 0 for disc and ring. `readable`: 1 if both halves hold a coloured object of
-        about a glyph's size, else 0, and then the other values are the worst: 0.5, 2, 2 and 0.5.
+        heights, in units of half the height of a pair's part of the image. `angle`: deviation from mirrored angles, as a fraction of the
+        turn after which the glyph looks the same, 0 to 0.5; 0 for disc and ring. `readable`: 1 if both halves contain a coloured object of
+        about a glyph's size, else 0; the other values are then the worst: 0.5, 2, 2 and 0.5.
     """
     halves, chroma = _mirrored_halves(images, pairs)
     size = halves.shape[-2]
@@ -157,7 +157,7 @@ def disagreement(images: Tensor, labels: Tensor | None = None, pairs: int = 1) -
 
 
 def glyph_hues(images: Tensor) -> Tensor:
-    """Hues of the left and the right glyph, as `disagreement` reads them: (B, 2) float64 in [0, 1), red at 0 and green at 1/3.
+    """Hues of the left and the right glyph, as in `disagreement`: (B, 2) float64 in [0, 1), red at 0 and green at 1/3.
 
     Images (B, 3, S, S) are floats in [-1, 1] or uint8. The hue of an unreadable half (see `disagreement`) is meaningless.
     """
@@ -166,11 +166,11 @@ def glyph_hues(images: Tensor) -> Tensor:
 
 
 def glyph_coverage(images: Tensor) -> Tensor:
-    """The share of each pixel that the glyph covers, read from the image: (B, S, S) float32 in [0, 1]; exact on real data.
+    """The fraction of each pixel that the glyph covers, read from the image: (B, S, S) float32 in [0, 1]; exact on real data.
 
-    In each half, a pixel is taken as a mixture of two colours: the background's (the median of the half) and the glyph's (the median of its
-    most colourful pixels). Images (B, 3, S, S) are floats in [-1, 1] or uint8; for an unreadable half (see `disagreement`) the result is
-    meaningless.
+    In each half, a pixel is a mixture of two colours: that of the background (the median of the half) and that of the glyph (the median of
+    the most colourful pixels). Images (B, 3, S, S) are floats in [-1, 1] or uint8. The coverage of an unreadable half (see `disagreement`)
+    is meaningless.
     """
     halves, chroma = _mirrored_halves(images)
     pixels, chroma = halves.flatten(3), chroma.flatten(2)
@@ -185,7 +185,7 @@ def glyph_coverage(images: Tensor) -> Tensor:
 
 
 def _columns(size: int, pairs: int) -> slice:
-    """The columns of a pair's glyph in a half of an image of this size."""
+    """The columns of a half of an image that hold a pair's glyph."""
     margin = (size - size // pairs) // 4
     return slice(margin, size // 2 - margin)
 

@@ -12,7 +12,7 @@ from ..attention import READINGS, STATISTICS, Inspection, salient_positions
 from ..messages import nearest, say_once, short_repr
 from ..parameters import ParameterError, Parameters, WorkbenchError, parameter, whole
 from ..progress import progress
-from ..readers import latents, places, quote, read_list, words
+from ..readers import latents, map_positions, quote, read_list, words
 from ..runs import Run, list_runs
 from .inspected_run import InspectedRun
 from .inspection_request import InspectionRequest
@@ -100,7 +100,7 @@ class AttentionView(Parameters):
         side = inspection.projections.side
         if self.queries == "auto":
             return list(salient_positions(inspection.image, side))
-        positions = places("queries", self.queries, side)
+        positions = map_positions("queries", self.queries, side)
         if not 1 <= len(positions) <= MAX_QUERIES:
             raise ParameterError(f"{quote('queries', self.queries)} are {len(positions)} places; give 1 to {MAX_QUERIES}, or auto")
         return positions

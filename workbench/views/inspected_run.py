@@ -6,7 +6,6 @@ Used by everything that shows attention: the view of `attention.ipynb` and the i
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import OrderedDict
 from dataclasses import replace
@@ -214,7 +213,7 @@ class InspectedRun:
         if len(content) > MAX_DROPPED_BYTES:
             raise WorkbenchError(f"{name!r} has {len(content) / 1e6:,.0f} MB; the limit is {MAX_DROPPED_BYTES / 1e6:,.0f} MB")
         try:
-            x = decode(io.BytesIO(content), self.config.image_size)
+            x = decode(bytes(content), self.config.image_size)
         except Exception as error:
             raise WorkbenchError(f"{name!r} cannot be read as an image: {' '.join(str(error).split())[:200]}") from None
         self.dropped.append((name, to_unit(torch.tensor(x).permute(2, 0, 1)[None])))

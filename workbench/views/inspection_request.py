@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..messages import short_repr
 from ..parameters import ParameterError
-from ..readers import MOST
+from ..readers import MAX_INTEGER
 
 SOURCES = ("samples", "real", "recorded", "dropped")
 
@@ -98,7 +98,7 @@ class InspectionRequest:
 
 def is_whole(value, low: int = 0) -> bool:
     """Whether a value is a whole number from `low` to the largest exact one of JavaScript."""
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value < MOST
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < MAX_INTEGER
 
 
 def require(fits: bool, name: str, value, right: str) -> None:
