@@ -12,7 +12,7 @@ from ...data import to_uint8
 from ...messages import short_repr
 from ...parameters import WorkbenchError
 from ...views.inspected_run import InspectedRun
-from .requests import DEFAULT_VIEW, resolve, strip_start
+from .requests import DEFAULT_VIEW, resolve
 
 MAX_CACHED = 16  # answers
 
@@ -32,7 +32,7 @@ class Answers:
         Parameters
         ----------
         message
-            {kind, run, view}; for a strip also `first`, the number of an image on it; for a causal map `query`.
+            {kind, run, view}; for a causal map also `query`.
         catalogs
             The `catalog` of every run.
 
@@ -52,11 +52,10 @@ class Answers:
             return {}, [_bytes(run.causal_map(request, message.get("query", -1)))]
         if kind == "offsets":
             return {}, [_bytes(run.offsets(request))]
-        start = strip_start(message.get("first"), request.source) if kind == "strip" else -1
-        key = (number, request, start, len(run.dropped))
+        key = (number, kind, request, len(run.dropped))
         if key not in self._cache:
             if kind == "strip":
-                self._cache[key] = pack_strip(start, *run.strip(request, start))
+                self._cache[key] = pack_strip(request.sample, *run.strip(request))
             else:
                 reply, buffers = pack(run.inspect(request))
                 self._cache[key] = reply | dict(step=request.step, weights=request.weights), buffers
@@ -73,7 +72,7 @@ class Answers:
 
 
 def pack(inspection: Inspection) -> Answer:
-    """Sizes and numbers; image, query, key, norms of values, log-sum-exp of each query's logits, statistics, and perhaps the changed image."""
+    """Sizes and numbers; image, query, key, norms of values, log-sum-exp of each query's logits, statistics, and the changed image if any."""
     layer = inspection.projections
     query, key = layer.query[0], layer.key[0]
     parts = [query, key, layer.value_norm[0], (query @ key.T).logsumexp(1), torch.stack([inspection.statistics[s] for s in STATISTICS])]

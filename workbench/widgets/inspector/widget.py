@@ -23,7 +23,7 @@ from ...views.inspection_request import InspectionRequest
 from .answers import Answer, Answers
 from .bundle import bundle
 from .export import FORMATS, free_path, page, page_answers
-from .requests import DEFAULT_VIEW, catalog, check_view, resolve
+from .requests import DEFAULT_VIEW, catalog, resolve
 
 SAVED_BYTES = 400_000  # limit of the answers in a saved notebook
 KINDS = ("inspection", "strip", "causal", "offsets", "drop", "export")
@@ -114,27 +114,31 @@ class AttentionInspector(anywidget.AnyWidget):
         """Save the answers to the view with the notebook, unless they are large: it is then shown without a kernel."""
         if self.view:
             try:
-                self._check(self.view)
-                answers = [*self._answered("strip"), *self._answered()]
+                answers = [*self._answered("strip", self.view), *self._answered("inspection", self.view)]
             except WorkbenchError:  # reported to the front end
                 answers = []
             size = sum(len(part) for answer in answers for part in answer["buffers"])
             self.answers = answers if size <= SAVED_BYTES else []
 
-    def _check(self, view: dict) -> dict:
-        return check_view(view, self.runs[0], len(self.runs))
+    def _requests(self, view: dict) -> list[InspectionRequest]:
+        """The request of a view for each run, checked."""
+        requests = [resolve("inspection", view, run, number, self.catalog[number]) for number, run in enumerate(self.runs)]
+        for run, request in zip(self.runs, requests, strict=True):
+            run.check(request)
+        return requests
 
     # ------------------------------------------------------------------------------------------------- messages
 
     def messages(self, kind: str = "inspection", query: int | None = None, **changes) -> list[dict]:
         """The messages of the front end that request the view with `changes`, for each run."""
-        view = self.view | changes
-        arguments: dict = dict(strip=dict(first=view["sample"]), causal=dict(query=query)).get(kind, {})
-        return [dict(kind=kind, run=number, view=view, **arguments) for number in range(len(self.runs))]
+        more = {} if query is None else dict(query=query)
+        return [dict(kind=kind, run=number, view=self.view | changes) | more for number in range(len(self.runs))]
 
-    def _answered(self, kind: str = "inspection", **changes) -> list[dict]:
+    def _answered(self, kind: str, view: dict) -> list[dict]:
+        """The messages that request a view, each with its answer."""
         answers = []
-        for message in self.messages(kind, **changes):
+        for number in range(len(self.runs)):
+            message = dict(kind=kind, run=number, view=view)
             reply, buffers = self.answer(message)
             answers.append(message | dict(reply=reply, buffers=buffers))
         return answers
@@ -159,8 +163,7 @@ class AttentionInspector(anywidget.AnyWidget):
         view = message.get("view", {})
         if not isinstance(view, dict):
             raise ParameterError(f"view={short_repr(view)} is not an object")
-        view = self._check(self.view | view)
-        path = self.save(free_path(self.views, view, message.get("format", "")), view)
+        path = self.save(free_path(self.views, self._requests(self.view | view), message.get("format", "")), view)
         return dict(path=str(path), text=f"written: {path}"), []
 
     def _receive(self, widget, content: dict, buffers: list) -> None:
@@ -182,12 +185,10 @@ class AttentionInspector(anywidget.AnyWidget):
         """The current view as a figure: image, dots, and a map for each dot; None without an attention layer."""
         if not self.view:
             return None
-        self.view = self._check(self.view | (view or {}))
-        queries, reading = tuple(self.view["pins"]), self.view["reading"]
-        inspections = []
-        for number, (run, offered) in enumerate(zip(self.runs, self.catalog, strict=True)):
-            inspections.append(replace(run.inspect(resolve("inspection", self.view, run, number, offered)), queries=queries))
-        return figures.attention_maps(inspections, "outgoing" if reading == "causal" else reading)
+        view = self.view | (view or {})
+        inspections = [run.inspect(request) for run, request in zip(self.runs, self._requests(view), strict=True)]
+        reading = "outgoing" if view["reading"] == "causal" else view["reading"]
+        return figures.attention_maps([replace(inspection, queries=tuple(view["pins"])) for inspection in inspections], reading)
 
     def save(self, path: str | os.PathLike, view: dict | None = None) -> Path:
         """Write the current view as a figure (.png, .svg, .pdf, with a sidecar for `figures.redraw`), or as a page (.html) that is interactive
@@ -205,10 +206,10 @@ class AttentionInspector(anywidget.AnyWidget):
             raise WorkbenchError(f"run {self.runs[0].name!r} has no attention layer: nothing to save")
         if path.suffix != ".html" and (figure := self.figure(view)):
             return figure.save(path)
-        self.view = self._check(self.view | (view or {}))
+        view = self.view | (view or {})
         layers = [layer["id"] for layer in self.runs[0].layers if all(layer in other.layers for other in self.runs)]
-        answers = page_answers(self.view, layers, self._answered)
-        state = dict(catalog=self.catalog, view=self.view, palette=self.palette, diverging=self.diverging, answers=answers)
+        answers = page_answers(view, layers, self._answered)
+        state = dict(catalog=self.catalog, view=view, palette=self.palette, diverging=self.diverging, answers=answers)
         text = page(repr(self), self._css, state)
         with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,12 +224,9 @@ class AttentionInspector(anywidget.AnyWidget):
         if not figure:
             print(f"run {self.runs[0].name!r} has no attention layer: nothing to write")
             return
-        for path in (
-            figure.save(self.views / "attention.png"),
-            figure.save(self.views / "attention.svg"),
-            self.save(self.views / "attention.html"),
-        ):
-            print(f"written: {path}")
+        for ending in ("png", "svg"):
+            print(f"written: {figure.save(self.views / f'attention.{ending}')}")
+        print(f"written: {self.save(self.views / 'attention.html')}")
 
     # ------------------------------------------------------------------------------------------------- the front end
 
