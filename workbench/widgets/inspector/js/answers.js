@@ -9,16 +9,16 @@ const DEBOUNCE = 150; // ms from the last change of the controls to the message 
 const SETTING = ["weights", "class", "seed", "truncation"];
 const PICTURE = [...SETTING, "layer", "source", "sample", "towards", "mix"];
 const DEPENDS = {
-  strip: [...SETTING, "source"],
+  strip: [...SETTING, "source", "sample"],
   inspection: [...PICTURE, "gamma0", "forbid", "replace"],
   causal: PICTURE,
   offsets: [...SETTING, "layer"],
 };
 
 /** Equal for requests that have the same answer. */
-function cacheKey({ kind, run, view, first, query }) {
+function cacheKey({ kind, run, view, query }) {
   const knockedOutFor = kind === "inspection" && view.forbid.length && view.scope === "pins" ? view.pins : null;
-  return JSON.stringify([kind, run, view.steps[run], first, query, knockedOutFor, DEPENDS[kind].map((name) => view[name])]);
+  return JSON.stringify([kind, run, view.steps[run], query, knockedOutFor, DEPENDS[kind].map((name) => view[name])]);
 }
 
 function unpack(kind, reply, buffers) {
