@@ -21,8 +21,8 @@ from workbench.tensors import seal
 from workbench.views.inspected_run import InspectedRun
 from workbench.views.inspection_request import InspectionRequest
 from workbench.widgets import AttentionInspector
+from workbench.widgets.bundle import SOURCES, bundle
 from workbench.widgets.inspector.answers import pack
-from workbench.widgets.inspector.bundle import SOURCES, bundle
 
 
 @pytest.fixture(scope="module")
@@ -388,7 +388,9 @@ def test_headless_it_is_a_picture_and_no_widget(run):
 def test_the_bundle_is_one_module():
     script = AttentionInspector._esm
     assert script.count("\nexport ") == script.count("\nexport default widget;") == 1 and "\nimport " not in script
-    assert all(path.name in ("widget.js", "page.js") or path.read_text().splitlines()[0] in script for path in SOURCES.glob("*.js"))
+    assert all(
+        path.name in ("widget.js", "page.js", "chart.js") or path.read_text().splitlines()[0] in script for path in SOURCES.glob("*.js")
+    )
     assert not any(word in script for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("))
     assert all(colour in script for colour in QUERY_COLOURS)  # a pin has the colour of its dot in a figure
 

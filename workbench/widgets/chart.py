@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 from plotly.basewidget import BaseFigureWidget
 from plotly.graph_objects import FigureWidget
 
 from ..figures.charts import Chart
 from ..figures.interactive import content
+from .bundle import bundle
 
 
 class LiveChart(FigureWidget):
@@ -25,7 +25,7 @@ class LiveChart(FigureWidget):
         In pixels.
     """
 
-    _esm = Path(__file__).parent / "chart.js"
+    _esm = bundle("chart.js")
 
     def __init__(self, chart: Chart, width: int):
         plotly = content(chart)

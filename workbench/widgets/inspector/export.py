@@ -13,7 +13,7 @@ from pathlib import Path
 from ...messages import short_repr
 from ...parameters import ParameterError
 from ...views.inspection_request import InspectionRequest
-from .bundle import bundle
+from ..bundle import bundle
 
 FORMATS = ("png", "svg", "pdf", "html")
 MAX_PAGE_BYTES = 24_000_000  # of answers

@@ -20,8 +20,8 @@ from ...runs import Run
 from ...views.attention import AttentionView
 from ...views.inspected_run import InspectedRun
 from ...views.inspection_request import InspectionRequest
+from ..bundle import bundle
 from .answers import Answer, Answers
-from .bundle import bundle
 from .export import FORMATS, free_path, page, page_answers
 from .requests import DEFAULT_VIEW, catalog, resolve
 

@@ -1,5 +1,6 @@
 // Answers of the kernel and the state of the controls, for all views of one widget.
 
+import { keepInNotebook } from "./notebook.js";
 import { bytesOf } from "./numbers.js";
 
 const LIMIT = 64; // cached answers
@@ -41,13 +42,6 @@ function send(model, message, buffers = []) {
   } catch {
     return false;
   }
-}
-
-/** Save the state of all widgets in the notebook, to be shown without a kernel; JupyterLab does so only with a setting. */
-function keepInNotebook(model) {
-  const manager = model.widget_manager, notebook = manager?.context?.model;
-  if (!notebook?.setMetadata || !manager.get_state_sync) return;
-  notebook.setMetadata("widgets", { "application/vnd.jupyter.widget-state+json": manager.get_state_sync({ drop_defaults: true }) });
 }
 
 /**
