@@ -225,8 +225,8 @@ def test_the_view_of_the_notebook(trained):
     (dict(queries="²,1"), "'²,1' is not"),
     (dict(queries="-1,1"), "'-1,1' is not"),
     (dict(queries="1," + "9" * 400), "is not \"row,column\""),
-    (dict(queries="; ;"), "are 0 places; give 1 to 8"),
-    (dict(queries="1,1;" * 9), "are 9 places; give 1 to 8"),
+    (dict(queries="; ;"), "are 0 positions; give 1 to 8"),
+    (dict(queries="1,1;" * 9), "are 9 positions; give 1 to 8"),
     (dict(seeds="²"), "'²' is not a seed such as 3"),
     (dict(seeds="1:²"), "'1:²' is not a seed"),
     (dict(seeds="-3"), "'-3' is not a seed"),
@@ -323,7 +323,7 @@ def test_odd_class_names(trained, monkeypatch):
 
 def test_weights_that_a_run_lacks(inspected, monkeypatch):
     monkeypatch.setattr(InspectedRun, "weights", ["ema"])
-    with pytest.raises(ParameterError, match="weights='raw': run 'looked' keeps no such weights; use 'ema'"):
+    with pytest.raises(ParameterError, match="weights='raw': run 'looked' has no such weights; use 'ema'"):
         AttentionView(weights="raw").requests(inspected)
     with pytest.raises(ParameterError, match="no such weights; use 'ema'"):
         AttentionView(weights="raw").weights_of(inspected)
@@ -359,4 +359,4 @@ def test_networks_are_opened_once_and_not_too_many_are_kept(inspected, monkeypat
         inspected.inspect(replace(REQUEST, step=step, weights=weights))
     assert opened == [(2, "ema"), (4, "ema"), (2, "raw"), (4, "raw")]
     inspected.inspect(InspectionRequest("D/attention.16", step=4))  # with G's samples: one network more
-    assert len(inspected._networks) == 4
+    assert inspected._open.cache_info().currsize == 4

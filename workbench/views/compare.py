@@ -53,7 +53,7 @@ class Comparison(Parameters):
 
     def __post_init__(self):
         super().__post_init__()
-        require_folder("out", self.out, self.folder)
+        require_folder(self.out, self.folder)
 
     # ------------------------------------------------------------------------------------------------- the runs
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import io
 import threading
-from collections import OrderedDict
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -62,7 +61,7 @@ class InspectedRun:
             self.run.checkpoint_path(step)  # raises if there is none
         self.start = step
         self.dropped: list[tuple[str, Tensor]] = []
-        self._networks: OrderedDict[tuple, nn.Module] = OrderedDict()
+        self._open = lru_cache(maxsize=MAX_OPEN_NETWORKS)(self._load)
         self._lock = threading.Lock()  # messages of the front end may arrive in several threads
 
     @classmethod
@@ -267,16 +266,10 @@ class InspectedRun:
         assert isinstance(generator, Generator)
         return generator
 
-    def _open(self, step: int, weights: str | None) -> nn.Module:
-        """G with these weights, or D (None), on the device; the latest networks stay open."""
-        key = (step, weights)
-        if key not in self._networks:
-            network = self.run.discriminator(step) if weights is None else self.run.generator(step, weights)
-            self._networks[key] = network.to("cuda" if torch.cuda.is_available() else "cpu")
-            while len(self._networks) > MAX_OPEN_NETWORKS:
-                self._networks.popitem(last=False)
-        self._networks.move_to_end(key)
-        return self._networks[key]
+    def _load(self, step: int, weights: str | None) -> nn.Module:
+        """G with these weights, or D (None), on the device."""
+        network = self.run.discriminator(step) if weights is None else self.run.generator(step, weights)
+        return network.to("cuda" if torch.cuda.is_available() else "cpu")
 
     # -------------------------------------------------------------------------------------------- images
 

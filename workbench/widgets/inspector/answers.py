@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from ...data import to_uint8
 from ...messages import short_repr
 from ...parameters import WorkbenchError
 from ...views.inspected_run import InspectedRun
+from ...views.inspection_request import InspectionRequest
 from .requests import DEFAULT_VIEW, resolve
 
 MAX_CACHED = 16  # answers
@@ -24,7 +25,7 @@ class Answers:
 
     def __init__(self, runs: list[InspectedRun]):
         self.runs = runs
-        self._cache: OrderedDict[tuple, Answer] = OrderedDict()
+        self._cached = lru_cache(maxsize=MAX_CACHED)(self._compute)
 
     def picture(self, message: dict, catalogs: list[dict]) -> Answer:
         """The answer to a message of kind inspection, strip, causal or offsets.
@@ -52,16 +53,15 @@ class Answers:
             return {}, [_bytes(run.causal_map(request, message.get("query", -1)))]
         if kind == "offsets":
             return {}, [_bytes(run.offsets(request))]
-        key = (number, kind, request, len(run.dropped))
-        if key not in self._cache:
-            if kind == "strip":
-                self._cache[key] = pack_strip(request.sample, *run.strip(request))
-            else:
-                reply, buffers = pack(run.inspect(request))
-                self._cache[key] = reply | dict(step=request.step, weights=request.weights), buffers
-            while len(self._cache) > MAX_CACHED:
-                self._cache.popitem(last=False)
-        return self._cache[key]
+        return self._cached(kind, number, request, len(run.dropped))
+
+    def _compute(self, kind: str, number: int, request: InspectionRequest, dropped: int) -> Answer:
+        """A strip or an inspection; a strip also depends on how many images were dropped."""
+        run = self.runs[number]
+        if kind == "strip":
+            return pack_strip(request.sample, *run.strip(request))
+        reply, buffers = pack(run.inspect(request))
+        return reply | dict(step=request.step, weights=request.weights), buffers
 
     def drop(self, message: dict, buffers: list | None) -> Answer:
         """Add an image file: {kind, name}, and its content."""

@@ -52,8 +52,7 @@ function render({ model, el, store }) {
     button(label, "Save what is shown, as a file", () => exportAs(format)));
   const footer = html("div", { class: "row exports" }, html("span", { class: "muted" }, "Save as"), ...exports, exported);
   const speech = html("div", { class: "speech", "aria-live": "polite" });
-  const root = html("div", { class: "wb inspector", role: "region" },
-    ...head.nodes, toolbar.node, workspace, footer, speech);
+  const root = html("div", { class: "wb inspector", role: "region" }, ...head.nodes, toolbar.node, workspace, footer, speech);
   el.append(root);
 
   // ------------------------------------------------------------------------------ actions of the user
@@ -69,7 +68,7 @@ function render({ model, el, store }) {
     change({ layer: id, pins: movePins(state.view.pins, state.layer.side, to.side), forbid: [] });
   }
 
-  /** Replace all pins by a place; with `add`, add or remove it. A pinned place becomes active. */
+  /** Replace all pins by one at a position; with `add`, add or remove it. A pinned position becomes active. */
   function pin(query, add) {
     const at = state.view.pins.indexOf(query);
     if (add && at >= 0) return unpin(at);
@@ -129,7 +128,7 @@ function render({ model, el, store }) {
       change(state.view.tool === "brush" ? { tool: "pin" } : { pins: [], active: -1 });
     } else if ((event.key === "Delete" || event.key === "Backspace") && state.view.active >= 0) unpin(state.view.active);
     else if (digit >= 0 && digit < state.view.pins.length) {
-      hover(null); // else the map of the hovered place would stay
+      hover(null); // else the map of the hovered position would stay
       change({ active: digit });
     } else return;
     event.preventDefault();
@@ -162,7 +161,7 @@ function render({ model, el, store }) {
 
   // ------------------------------------------------------------------------------ drawing
 
-  /** Everything but the hot path. Requests missing answers; meanwhile the former picture stays, pale. */
+  /** Draw everything but what follows the pointer. Requests missing answers; until they come, the former picture stays, pale. */
   function update() {
     const catalog = catalogOf(model), next = stateOf(catalog, store.view()), same = next?.layer.id === state?.layer.id;
     if (next && next.view.sample !== state?.view.sample) showInStrip(next.view.sample);
@@ -179,8 +178,8 @@ function render({ model, el, store }) {
     const absent = source === "dropped" && !(sample < strip?.count);
     const answers = catalog.map((_, run) => (absent ? null : store.ask(request("inspection", run))));
     current = answers.map(Boolean);
-    inspections = answers.map((answer, i) => answer ?? (same ? inspections[i] : null) ?? null); // a map of another layer does not fit
-    if (panel === "offsets" && source === "recorded") panel = "map"; // its network was not kept
+    inspections = answers.map((answer, i) => answer ?? (same ? inspections[i] : null) ?? null); // the map of another layer does not fit
+    if (panel === "offsets" && source === "recorded") panel = "map"; // snapshots keep no network
     if (panel === "offsets") catalog.forEach((_, run) => store.ask(request("offsets", run)));
     if (state.view.reading === "causal") askCausal();
     toolbar.draw(state, inspections[0]?.weights, frozen);
