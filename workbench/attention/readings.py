@@ -46,7 +46,7 @@ def upsample(heat: Tensor, size: int) -> Tensor:
 def overlap(side: int, key_side: int, radius: int) -> Tensor:
     """How much of the cell of each key lies within `radius` of each position, along one axis: (side, key_side), in [0, 1].
 
-    A square neighbourhood holds the product of what it holds along the two axes.
+    For a square neighbourhood, multiply the shares along both axes.
     """
     position = torch.arange(side)
     near = (position[:, None] - position).abs() <= radius
@@ -173,8 +173,8 @@ def statistics(projections: Projections, image_size: int) -> dict[str, Tensor]:
 
 
 def _distances(side: int, key_side: int) -> Tensor:
-    """Mean distances, in positions, from each position to those of each key's cell: (side, side, key_side, key_side), from the last row
-    and column of queries to the first, which makes it a view of a small table by offset."""
+    """Mean distances, in positions, from each position to those of each key's cell: (side, side, key_side, key_side). Rows and columns of
+    queries are in reverse order, so that the result is a view of a small table by offset."""
     factor = side // key_side
     offset = torch.arange(1 - side, side).float()
     table = F.avg_pool2d(torch.hypot(offset[:, None], offset)[None], factor, stride=1)[0]

@@ -300,7 +300,7 @@ class Ablation(Parameters):
             tests[name] = lower({claim.text: (self.values(name, claim.better), self.values(name, claim.worse)) for claim in claims})
         return tables.verdict_table(tests, self.deciding_score())
 
-    # --------------------------------------------------------------------------- what attention follows, and what it is for
+    # --------------------------------------------------------------------------- studies of attention
 
     def studied_runs(self) -> list[Run]:
         """The runs whose attention is studied: those of `study`, or those of the preset itself."""

@@ -32,7 +32,7 @@ from .inspection_request import InspectionRequest, is_whole, require
 
 STRIP = 8  # images on a page of the strip
 MAX_OPEN_NETWORKS = 4
-ENDLESS = 1_000_000  # real images to page through, whose number is unknown until the data is opened
+ENDLESS = 1_000_000  # real images to page through: their number is unknown until the data is opened
 MAX_DROPPED_BYTES = 100_000_000
 
 
@@ -153,7 +153,7 @@ class InspectedRun:
         with self._lock:
             if request.source == "recorded":
                 return self._recorded(request)
-            request = replace(request, step=self._step(request))  # None: the newest may change
+            request = replace(request, step=self._step(request))  # a fixed step: the newest may change meanwhile
             inputs, about = self._inputs(request)
             network = self._network(request)
             inspection = attention.inspect_layer(network, inputs, request.path, attention_off=self.gamma0, **self._intervention(request))

@@ -1,4 +1,4 @@
-"""A chart drawn by plotly in a notebook, which changes while it is shown."""
+"""A plotly chart in a notebook that is updated while it is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports of the inspector: names of files, and pages that are interactive without a kernel or a network."""
+"""Exports of the inspector: file names, and pages that are interactive without a kernel or a network."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def page_answers(view: dict, layers: list[str], answers: Callable[[str, dict], l
 
 def page(title: str, css: str, state: dict) -> str:
     """A page that shows the inspector, from the state of the widget."""
-    text = json.dumps(state, default=_encode).replace("<", "\\u003c")  # no tag may end the script that holds it
+    text = json.dumps(state, default=_encode).replace("<", "\\u003c")  # so that no text can end the script element
     return PAGE.format(title=html.escape(title), css=css, state=text, script=bundle("page.js"))
 
 

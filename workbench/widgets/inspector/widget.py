@@ -1,4 +1,4 @@
-"""The widget: its traits, the messages of its front end, and its picture where there is no front end."""
+"""The inspector as a widget: its traits, answers to the front end, exports, and a picture for where no widget can be shown."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class AttentionInspector(anywidget.AnyWidget):
             pins = view.queries_of(first.inspect(request))
         except ParameterError:
             raise
-        except WorkbenchError:  # reported in place of the picture; other steps may be readable
+        except WorkbenchError:  # the front end shows the reason; other steps may be readable
             pins = []
         names = ("layer", "weights", "source", "sample", "seed", "truncation")
         state = {name: getattr(request, name) for name in names} | {"class": request.label}
@@ -111,7 +111,7 @@ class AttentionInspector(anywidget.AnyWidget):
         self._keep_answers()
 
     def _keep_answers(self) -> None:
-        """Save the answers to the view with the notebook, unless they are large: it is then shown without a kernel."""
+        """Save the answers to the view with the notebook, unless they are large, so that it can be shown without a kernel."""
         if self.view:
             try:
                 answers = [*self._answered("strip", self.view), *self._answered("inspection", self.view)]
@@ -167,16 +167,16 @@ class AttentionInspector(anywidget.AnyWidget):
         return dict(path=str(path), text=f"written: {path}"), []
 
     def _receive(self, widget, content: dict, buffers: list) -> None:
-        """Answer a message of the front end. It may arrive in another thread (a subshell), so this sets no trait."""
+        """Answer a message of the front end. It may arrive in another thread (a subshell), so no trait may be set here."""
         number = content.get("id") if isinstance(content, dict) else None
         if not isinstance(number, str) or "request" not in content:
-            return say_once(f"{self!r} received a message that is no request: {short_repr(content)}")
+            return say_once(f"{self!r} received a message that is not a request: {short_repr(content)}")
         try:
             reply, parts = self.answer(content["request"], buffers)
             self.send(dict(id=number, reply=reply), parts)
         except WorkbenchError as error:
             self.send(dict(id=number, error=" ".join(str(error).split())))
-        except Exception as error:  # a bug, or a message of no front end: report it in the view
+        except Exception as error:  # a bug, or a malformed message
             self.send(dict(id=number, error=" ".join(f"{type(error).__name__}: {error}".split())))
 
     # ------------------------------------------------------------------------------------------------- export
