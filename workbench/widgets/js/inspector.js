@@ -17,7 +17,7 @@ import { toolbarOf } from "./toolbar.js";
 import { whatIfCard } from "./what_if.js";
 
 const RANK = { hover: 0, look: 1, click: 2 }; // a painting with several causes is named after the highest
-const MARKS = 1000; // in the performance log, which is then emptied
+const MARKS = 1000; // in the performance log, for benchmarks/latency.py; then it is emptied
 let views = 0; // of all widgets
 let paintings = 0;
 
