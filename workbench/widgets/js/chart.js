@@ -34,12 +34,12 @@ function themed(template) {
 }
 
 async function drawSaved(model, el) {
-  const type = "application/vnd.plotly.v1+json";
-  const renderer = model.widget_manager?.rendermime?.createRenderer(type);
-  if (!renderer) return null;
-  el.append(renderer.node);
+  const type = "application/vnd.plotly.v1+json", rendermime = model.widget_manager?.rendermime;
   const draw = () => {
-    const layout = model.get("_widget_layout"), data = { [type]: { data: model.get("_widget_data"), layout: { ...layout, template: themed(layout.template) } } };
+    const renderer = rendermime?.createRenderer(type), layout = model.get("_widget_layout"); // anew: a renderer draws only once
+    if (!renderer) return null;
+    el.replaceChildren(renderer.node);
+    const data = { [type]: { data: model.get("_widget_data"), layout: { ...layout, template: themed(layout.template) } } };
     return renderer.renderModel({ data, metadata: {}, trusted: true, setData() {} });
   };
   await draw();
