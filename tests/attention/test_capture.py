@@ -171,7 +171,8 @@ def test_a_map_that_is_not_the_layers_is_reported(monkeypatch, variant, fault, d
     for look in (capture, capture_projections):
         with (
             pytest.raises(
-                WorkbenchError, match=r"attention layer '' does not produce what its map says: relative error [\d.]+ in \w*float"
+                WorkbenchError,
+                match=r"attention layer '': its output differs from its map .* by a relative error of [\d.]+; rounding in \w*float",
             ),
             look(layer),
             torch.autocast("cpu", dtype=dtype, enabled=dtype.itemsize == 2),

@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_refused(tiny, layer):
         (dict(patch=(0, torch.zeros(16))), "patch has a mask of torch.float32"),
         (dict(forbid=everything[:, :9]), r"forbid has shape \(64, 9\); this layer takes \(64, 16\) or \(2, 64, 16\)"),
         (dict(forbid=everything.expand(3, -1, -1)), r"forbid has shape \(3, 64, 16\)"),
-        (dict(forbid=lonely), "forbid leaves query 5 no key to look at; leave at least one"),
+        (dict(forbid=lonely), "forbid leaves query 5 no key; leave every query at least one"),
         (dict(forbid=nothing_near, replace="local"), "forbid leaves query 0 no key"),
         (dict(patch=(2, everything[0])), "patch has source 2, not an image of a batch of 2; give one from 0 to 1"),
         (dict(patch=(0, everything[0, :4])), r"patch has a mask of shape \(4,\); this layer takes \(16,\)"),

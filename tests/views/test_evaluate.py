@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
-from workbench import Evaluation, evaluate
+from workbench import Evaluation, EvaluationView, evaluate
 from workbench.data import twins
 from workbench.evaluation import Samples
-from workbench.views import evaluate as view
 
 QUICK = dict(n=60, reference_n=200)
 
@@ -17,7 +16,7 @@ def run(trained_once):
 def test_best_and_worst_classes(run):
     settings = Evaluation(run="one", **QUICK)
     (record,) = evaluate(settings)
-    rows = view.class_rows(settings, record, count=2, columns=3)
+    rows = EvaluationView(settings, [record]).class_rows(count=2, columns=3)
     name = next(name for name in record["per_class"] if name.startswith("intra"))
     order = np.argsort(record["per_class"][name])
     assert [label.partition("\n")[0] for label, _ in rows] == [twins.CLASSES[k] for k in [*order[:2], *order[-2:]]]
@@ -27,7 +26,7 @@ def test_best_and_worst_classes(run):
 def test_nearest_real_images_are_found(run, monkeypatch):
     """A generator that repeats training images is caught: its samples are their own neighbours, at distance 0."""
     settings = Evaluation(run="one", **QUICK)
-    rows, text = view.nearest_real(settings, count=2, neighbours=3, among=64)
+    rows, text = EvaluationView(settings, []).nearest_rows(count=2, neighbours=3, among=64)
     assert len(rows) == 2 and all(images.shape == (4, 3, 32, 32) for _, images in rows)
     assert "from 64 samples" in text and "of 200 real images" in text
 
@@ -36,6 +35,6 @@ def test_nearest_real_images_are_found(run, monkeypatch):
         return x.float() / 127.5 - 1, y
 
     monkeypatch.setattr(Samples, "__call__", repeats)
-    rows, text = view.nearest_real(settings, count=2, neighbours=3, among=64)
+    rows, text = EvaluationView(settings, []).nearest_rows(count=2, neighbours=3, among=64)
     for _, images in rows:
         assert (images[0] - images[1]).abs().max() < 0.01 and (images[0] - images[2]).abs().max() > 0.1

@@ -61,6 +61,16 @@ def shown_step(view) -> int:
     return int(STEP.search(view.locator(".wb-samples .widget-html").first.inner_text())[1].replace(",", ""))
 
 
+def choose_theme(notebook, theme):
+    """Choose JupyterLab's theme "Light" or "Dark"."""
+    notebook.do(f"jupyterapp.commands.execute('apputils:change-theme', {{ theme: 'JupyterLab {theme}' }})")
+    wait_until(lambda: notebook.page.evaluate("document.body.dataset.jpThemeLight") == str(theme == "Light").lower())
+    notebook.page.locator("#jupyterlab-splash").wait_for(state="detached")  # a second change before that is an error of JupyterLab's own
+
+
+PAPER = "plot => getComputedStyle(plot.querySelector('.main-svg')).backgroundColor"
+
+
 def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     page.set_viewport_size({"width": 1500, "height": 2200})
     again = "import workbench\nawait workbench.Dashboard('watched').follow()"
@@ -120,9 +130,17 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     chart.locator(".legendtoggle").first.click()
     wait_until(lambda: chart.evaluate(visible) < 8)
 
+    # The chart follows the theme, and a new one begins with it.
+    choose_theme(notebook, "Light")
+    wait_until(lambda: chart.evaluate(PAPER) == "rgb(255, 255, 255)")
+    choose_theme(notebook, "Dark")
+    wait_until(lambda: chart.evaluate(PAPER) == "rgb(17, 17, 17)")
+    assert chart.evaluate("plot => plot.layout.xaxis.range") == zoomed
+
     # The diagnostics and the layers are drawn when they are looked at.
     view.get_by_role("tab", name="Diagnostics").click()
     chart.get_by_text("saturation of D").first.wait_for()
+    assert chart.evaluate(PAPER) == "rgb(17, 17, 17)"
     assert chart.locator(".annotation-text").all_text_contents()[0] == "gradient norms"
     view.get_by_role("tab", name="Layers").click()
     view.get_by_role("combobox").select_option("G/output")
@@ -173,6 +191,9 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     wait_until(lambda: view.locator(".wb-samples img").evaluate("image => image.naturalWidth") > 0)
     assert view.locator(".note:visible").all_inner_texts() == [told]
     wait_until(lambda: view.locator(".scatterlayer .js-line").count() == 8)
+    for theme, colour in (("Light", "rgb(255, 255, 255)"), ("Dark", "rgb(17, 17, 17)")):
+        choose_theme(again, theme)
+        wait_until(lambda colour=colour: view.locator(".js-plotly-plot").evaluate(PAPER) == colour)
 
     gone = [error for error in again.errors if "widget model not found" in error]  # of the two views whose kernel was restarted
     assert notebook.errors == [] and again.errors == gone
@@ -378,12 +399,10 @@ def test_an_image_is_clicked_on(lab, page, seen):
     view.get_by_text("written: ").wait_for()
     assert (seen.path / "views" / "attention-G16-4.svg").stat().st_size > 5000
 
-    # Both themes; which one it began with was left by the test before.
+    # Both themes.
     inks = set()
     for theme in ("Light", "Dark"):
-        notebook.do(f"jupyterapp.commands.execute('apputils:change-theme', {{ theme: 'JupyterLab {theme}' }})")
-        wait_until(lambda light=theme == "Light": page.evaluate("document.body.dataset.jpThemeLight") == str(light).lower())
-        page.locator("#jupyterlab-splash").wait_for(state="detached")  # a second change on top of it is an error of JupyterLab's own
+        choose_theme(notebook, theme)
         inks.add(view.evaluate("node => getComputedStyle(node).color"))
     assert len(inks) == 2
 

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -18,7 +17,8 @@ from PIL import Image
 
 from workbench import Config, WorkbenchError, figures
 from workbench.runs import Run, create_run
-from workbench.widgets import Dashboard, dashboard
+from workbench.widgets import Dashboard
+from workbench.widgets.chart import LiveChart
 from workbench.widgets.dashboard_view import TABS
 
 
@@ -301,7 +301,7 @@ def test_hostile_names_are_plain_text(run, view):
     values = [widget.value for widget in (widgets._name, widgets._facts, widgets._notes, widgets._caption)]
     values += [open_tab(widgets, name).to_json() for name in ("Curves", "Scores", "Layers")]
     assert not any("<img" in value for value in values) and "&lt;img" in widgets._notes.value
-    script = (Path(dashboard.__file__).parent / "chart.js").read_text()
+    script = LiveChart._esm
     assert not any(word in script for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("))
 
 

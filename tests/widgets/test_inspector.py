@@ -21,8 +21,8 @@ from workbench.tensors import seal
 from workbench.views.inspected_run import InspectedRun
 from workbench.views.inspection_request import InspectionRequest
 from workbench.widgets import AttentionInspector
+from workbench.widgets.bundle import SOURCES, bundle
 from workbench.widgets.inspector.answers import pack
-from workbench.widgets.inspector.bundle import SOURCES, bundle
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_every_kind_of_message(run):
     (dict(kind="drop", name="a.txt"), {}, "'a.txt' cannot be read as an image"),
     (dict(kind="dance"), {}, "kind='dance' is no request"),
     (dict(), dict(forbid=list(range(64))), "forbid leaves query 0 no key"),
-    (dict(kind="causal", query=0), dict(source="recorded"), "recorded image has no network, because"),
+    (dict(kind="causal", query=0), dict(source="recorded"), "snapshots keep no network"),
     (dict(kind=None), {}, "kind=None is no request"),
     (dict(kind=[]), {}, "kind=[] is no request"),
     (dict(run=1), {}, "run=1 is none of the 1 runs"),
@@ -143,7 +143,7 @@ def test_every_kind_of_message(run):
     (dict(), dict(towards=5, mix=0.5), "towards=5 of the view does not fit"),
     (dict(), dict(towards=[1], mix=0.5), "towards=(1,) is not"),
     (dict(), dict(mix="x", towards=[1, 2]), "mix='x' is not a number"),
-    (dict(), dict(forbid=[0] * 1_000_000), "is not a selection of the 64 places"),
+    (dict(), dict(forbid=[0] * 1_000_000), "is not a selection of the 64 positions"),
     (dict(), dict(forbid="all"), "forbid='all' of the view does not fit"),
     (dict(), dict(forbid=[0], pins=["x"], scope="pins"), "pins=['x'] of the view does not fit"),
     (dict(), dict(gamma0="yes"), "gamma0='yes' is not true or false"),
@@ -151,18 +151,19 @@ def test_every_kind_of_message(run):
     (dict(), dict(layer=7), "layer=7 is not"),
     (dict(), dict(weights=None), "weights=None of the view does not fit"),
     (dict(), {"class": "x"}, "class='x' of the view does not fit"),
-    (dict(kind="strip", first=[]), {}, "first=[] is not"),
-    (dict(kind="strip", first=-8), {}, "first=-8 is not"),
-    (dict(kind="strip"), {}, "first=None is not"),
-    (dict(kind="causal"), {}, "query=-1 is not a place"),
-    (dict(kind="causal", query="x"), {}, "query='x' is not a place"),
+    (dict(kind="strip"), dict(sample=[]), "sample=[] is not"),
+    (dict(kind="strip"), dict(sample=-8), "sample=-8 is not"),
+    (dict(kind="strip"), dict(sample=None), "sample=None is not"),
+    (dict(kind="causal"), {}, "query=-1 is not a position"),
+    (dict(kind="causal", query="x"), {}, "query='x' is not a position"),
     (dict(kind="drop"), {}, "is not the name of a dropped image file"),
     (dict(kind="drop", name=[]), {}, "is not the name of a dropped image file"),
     (dict(kind="export"), {}, "format='' is not one of"),
     (dict(kind="export", format="../x"), {}, "format='../x' is not one of"),
     (dict(kind="export", format="png", view=5), {}, "view=5 is not an object"),
     (dict(kind="export", format="png"), dict(pins="x"), "pins='x' of the view does not fit"),
-    (dict(kind="export", format="png"), dict(layer="../../x"), "layer='../../x' of the view does not fit"),
+    (dict(kind="export", format="png"), dict(layer="../../x"), "layer='../../x' is not a network and a layer"),
+    (dict(kind="export", format="html"), dict(layer="D/../../x"), "has no attention layer 'D/../../x'"),
     (dict(kind="export", format="png"), dict(steps=[[]]), "steps=[[]] of the view does not fit"),
     (dict(kind="export", format="png"), dict(pins=[10**6]), "is not a position"),
 ])  # fmt: skip
@@ -387,7 +388,9 @@ def test_headless_it_is_a_picture_and_no_widget(run):
 def test_the_bundle_is_one_module():
     script = AttentionInspector._esm
     assert script.count("\nexport ") == script.count("\nexport default widget;") == 1 and "\nimport " not in script
-    assert all(path.name in ("widget.js", "page.js") or path.read_text().splitlines()[0] in script for path in SOURCES.glob("*.js"))
+    assert all(
+        path.name in ("widget.js", "page.js", "chart.js") or path.read_text().splitlines()[0] in script for path in SOURCES.glob("*.js")
+    )
     assert not any(word in script for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("))
     assert all(colour in script for colour in QUERY_COLOURS)  # a pin has the colour of its dot in a figure
 

@@ -1,5 +1,5 @@
-"""Attention of a network: what each layer computed (`capture`), how to read it (`readings`), what it does to the output (`interventions`),
-and all of that for one image and layer (`inspect`)."""
+"""Attention of a network: maps of its layers (`capture`), ways to read them (`readings`), their effect on the output (`interventions`), and all
+of that for one image and layer (`inspect`)."""
 
 from .capture import Projections, attention_map, capture, capture_projections
 from .inspect import READINGS, STATISTICS, Inspection, collect_projections, inspect_layer, mean_offsets, salient_positions

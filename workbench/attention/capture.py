@@ -1,4 +1,4 @@
-"""What attention layers computed: recomputed in a hook, and checked against the output of the fused kernel.
+"""Attention maps and projections of a network, recomputed in hooks and checked against the output of the fused kernel.
 
 Shapes: B images, N = side^2 queries, M = key_side^2 keys, d channels of queries and keys, D of values; positions in row-major order.
 In the official variant keys are 2x2-pooled cells (key_side = side / 2), in the paper's they are positions.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Projections:
-    """What an attention layer computed, small enough to keep; float32, on the CPU.
+    """Queries, keys and norms of an attention layer, from which its maps follow; float32, on the CPU.
 
     Attributes
     ----------
@@ -82,7 +83,7 @@ def capture(module: nn.Module) -> AbstractContextManager[dict[str, Tensor]]:
     Raises
     ------
     WorkbenchError
-        From the forward pass, if a map does not explain the layer's output.
+        From the forward pass, if the map applied to the values is not the layer's output.
     """
     return _watch(module, _read_map)
 
@@ -105,40 +106,38 @@ def project_exactly(layer: SelfAttention, x: Tensor) -> tuple[Tensor, Tensor, Te
     return query, key, value
 
 
+def contribution(layer: SelfAttention, weighted: Tensor, gamma: float | None = None) -> Tensor:
+    """What the layer adds to its input, gamma o (..., C), from the weighted values (..., D); `gamma` replaces the learned scalar."""
+    # Without calling the output convolution, so that its hooks see only the layer's own forward pass.
+    o = weighted @ layer.output.weight.flatten(1).to(weighted.dtype).T
+    return (layer.gamma if gamma is None else gamma) * o
+
+
 @contextmanager
 def _watch(module: nn.Module, read: Callable[..., tuple[T, Tensor]]) -> Iterator[dict[str, T]]:
     """Context manager giving a dict: path of each attention layer -> the reading.
 
-    `read(layer, x, query, key, value)` returns the reading, and the values weighted by the recomputed map, (B, N, D).
+    `read(layer, x, query, key, value)` returns the reading and the values weighted by the recomputed map, (B, N, D).
     """
     readings: dict[str, T] = {}
     kernel_outputs: dict[str, Tensor] = {}
 
-    def keep_kernel_output(path):
-        def hook(output_convolution, inputs):
-            kernel_outputs[path] = inputs[0].detach()
+    def keep_kernel_output(path, output_convolution, inputs):
+        kernel_outputs[path] = inputs[0].detach()
 
-        return hook
+    @torch.no_grad()
+    def read_layer(path, layer, inputs, output):
+        x = inputs[0]
+        with torch.autocast(x.device.type, enabled=False):
+            reading, weighted = read(layer, x, *project_exactly(layer, x))
+        _check(path, weighted, kernel_outputs.pop(path))
+        readings[path] = reading
 
-    def read_layer(path):
-        @torch.no_grad()
-        def hook(layer, inputs, output):
-            x = inputs[0]
-            with torch.autocast(x.device.type, enabled=False):
-                reading, mixed = read(layer, x, *project_exactly(layer, x))
-            _check(path, mixed, kernel_outputs.pop(path))
-            readings[path] = reading
-
-        return hook
-
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for path, layer in attention_layers(module).items():
-            handles += [layer.output.register_forward_pre_hook(keep_kernel_output(path)), layer.register_forward_hook(read_layer(path))]
+            hooks.enter_context(layer.output.register_forward_pre_hook(partial(keep_kernel_output, path)))
+            hooks.enter_context(layer.register_forward_hook(partial(read_layer, path)))
         yield readings
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _read_map(layer: SelfAttention, x: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,29 +148,29 @@ def _read_map(layer: SelfAttention, x: Tensor, query: Tensor, key: Tensor, value
 def _read_projections(layer: SelfAttention, x: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Projections, Tensor]:
     # Image by image: the maps of a whole batch may not fit into memory.
     images = zip(query.split(1), key.split(1), value.split(1), strict=True)
-    mixed = torch.cat([attention_map(q, k) @ v for q, k, v in images])
-    o = mixed @ layer.output.weight.flatten(1).to(mixed.dtype).T  # (B, N, C); not by calling the layer, which would count as a forward
-    size = x.to(o.dtype).flatten(2).norm(dim=1)  # (B, N)
+    weighted = torch.cat([attention_map(q, k) @ v for q, k, v in images])
+    change = contribution(layer, weighted)
+    size = x.to(change.dtype).flatten(2).norm(dim=1)  # (B, N)
     floor = (1e-6 * size.amax(1, keepdim=True)).clamp_min(torch.finfo(torch.float32).tiny)
-    strength = (layer.gamma * o).norm(dim=-1) / size.maximum(floor)
+    strength = change.norm(dim=-1) / size.maximum(floor)
     query, key, value_norm, strength = (tensor.float().cpu() for tensor in (query, key, value.norm(dim=-1), strength))
-    return Projections(query, key, value_norm, strength, layer.gamma.item()), mixed
+    return Projections(query, key, value_norm, strength, layer.gamma.item()), weighted
 
 
-# Largest relative rounding errors, by the dtype of the fused kernel's output. They grow with the scores: measured in bfloat16, 0.01 where
-# maps are soft (scores to 30) and 0.07 where nearly every query has one key left (to 2,000).
+# Largest relative rounding error, by the dtype of the fused kernel's output. The error grows with the scores: in bfloat16, 0.01 was measured
+# for scores up to 30 and 0.07 for scores up to 2,000, where nearly all the weight of a query is on one key.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
 
 
-def _check(path: str, mixed: Tensor, output: Tensor) -> None:
-    """Raise unless `mixed` (B, N, D), from the recomputed maps, equals the `output` (B, D, H, W) of the fused kernel."""
-    dtype, output = output.dtype, output.flatten(2).transpose(1, 2).to(mixed.dtype)
+def _check(path: str, weighted: Tensor, output: Tensor) -> None:
+    """Raise unless the values weighted by the recomputed maps (B, N, D) equal the `output` (B, D, H, W) of the fused kernel."""
+    dtype, output = output.dtype, output.flatten(2).transpose(1, 2).to(weighted.dtype)
     # float32 on a GPU may be TF32, which rounds as float16 does.
     tolerance = _TOLERANCE[torch.float16 if dtype == torch.float32 and output.is_cuda else dtype]
-    error = ((output - mixed).norm() / mixed.norm().clamp_min(torch.finfo(torch.float32).tiny)).item()
-    # Both NaN or infinite: the network has diverged, which this check does not report.
-    if not error <= tolerance and (output.isfinite().all() or mixed.isfinite().all()):
+    error = ((output - weighted).norm() / weighted.norm().clamp_min(torch.finfo(torch.float32).tiny)).item()
+    # If both are NaN or infinite, the network has diverged, which this check does not report.
+    if not error <= tolerance and (output.isfinite().all() or weighted.isfinite().all()):
         raise WorkbenchError(
-            f"attention layer {path!r} does not produce what its map says: relative error {error:.2g} in "
-            f"{str(dtype).removeprefix('torch.')}, where rounding explains at most {tolerance:g}"
+            f"attention layer {path!r}: its output differs from its map applied to its values by a relative error of {error:.2g}; "
+            f"rounding in {str(dtype).removeprefix('torch.')} explains at most {tolerance:g}"
         )

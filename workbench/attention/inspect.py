@@ -1,7 +1,4 @@
-"""One image and one attention layer of a network: what the layer computed, and what an intervention changes.
-
-Takes any network with `SelfAttention` layers, and its inputs.
-"""
+"""What an attention layer computes for one image, and what an intervention changes; for any network with `SelfAttention` layers."""
 
 from __future__ import annotations
 
@@ -25,14 +22,15 @@ READINGS = ("outgoing", "incoming", "value_weighted", *STATISTICS)
 
 @dataclass(frozen=True)
 class Inspection:
-    """One image, and what one attention layer computed for it: the plain data of a figure or a widget.
+    """One image, and what one attention layer computed for it: the data of a figure or a widget.
 
     Attributes
     ----------
     layer
-        Its `named_modules` path, with the network before it where there are several ("G/attention.16").
+        Its `named_modules` path, after the name of the network if there are several ("G/attention.16").
     image, after
-        (3, S, S) in [-1, 1]: the output of a network of images, else its input. `after`: its output under the intervention; None without.
+        (3, S, S) in [-1, 1]: the output of a generator, or the input of another network; the output of a generator under the intervention,
+        None without one.
     projections
         Of this image.
     logit, logit_after
@@ -68,7 +66,7 @@ class Inspection:
         return {name: values[0] for name, values in statistics(self.projections, self.image.shape[-1]).items()}
 
     def heat(self, reading: str, query: int) -> Tensor:
-        """A map (side, side): one of READINGS, of a query; the statistics are of all queries.
+        """One of READINGS as a map (side, side): of one query, or for the statistics of all queries.
 
         Raises
         ------
@@ -96,7 +94,7 @@ def inspect_layer(network: nn.Module, inputs: tuple, layer: str, *, attention_of
     layer
         `named_modules` path of the attention layer.
     attention_off
-        The layer's gamma is 0 from the outset: its map is still the learned one, but adds nothing.
+        The layer's gamma is 0 also without the intervention; its map stays the learned one.
     intervention
         Arguments of `intervene`; those that are None change nothing.
 

@@ -1,4 +1,4 @@
-"""What attention does: interventions on an attention layer, and their effect on the output of its network.
+"""Interventions on an attention layer, and their effect on the output of its network.
 
 Shapes: B images, N = side^2 queries, M = key_side^2 keys, D channels of values; positions in row-major order.
 """
@@ -18,10 +18,8 @@ from ..messages import nearest
 from ..model import Generator, SelfAttention
 from ..model.layers import BatchNorm
 from ..parameters import ParameterError, WorkbenchError
-from .capture import attention_layers, project_exactly
+from .capture import attention_layers, contribution, project_exactly
 from .readings import check_query, overlap
-
-# ----------------------------------------------------------------------------------------------------- interventions
 
 
 @contextmanager
@@ -74,30 +72,20 @@ def intervene(
             raise ParameterError(f"forbid has shape {tuple(forbid.shape)}; this layer takes {shape} or {(len(x), *shape)}")
         masks = None if forbid is None else forbid.expand(len(x), *shape).to(x.device)
         fixed = None if replace is None else _fixed_scores(replace, *shape).to(query)
-        mixed = []
+        weighted = []
         for image in range(len(x)):  # one by one: the maps of a whole batch may not fit into memory
             scores = query[image] @ key[image].T if fixed is None else fixed
             if masks is not None:
                 scores = scores.masked_fill(masks[image], -torch.inf)
                 empty = scores.isneginf().all(-1)
                 if empty.any():
-                    raise ParameterError(
-                        f"forbid leaves query {int(empty.nonzero()[0])} no key to look at; leave at least one to every query"
-                    )
-            mixed.append(torch.softmax(scores, dim=-1) @ value[image])
-        return (x + _change(attention, torch.stack(mixed), gamma).transpose(1, 2).unflatten(2, x.shape[2:])).to(output.dtype)
+                    raise ParameterError(f"forbid leaves query {int(empty.nonzero()[0])} no key; leave every query at least one")
+            weighted.append(torch.softmax(scores, dim=-1) @ value[image])
+        change = contribution(attention, torch.stack(weighted), gamma)
+        return (x + change.transpose(1, 2).unflatten(2, x.shape[2:])).to(output.dtype)
 
-    with _hooked(find_layer(module, layer), hook):
+    with find_layer(module, layer).register_forward_hook(hook):
         yield
-
-
-@contextmanager
-def _hooked(layer: nn.Module, hook) -> Iterator[None]:
-    handle = layer.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _patched(value: Tensor, source: int, keys: Tensor) -> Tensor:
@@ -118,13 +106,6 @@ def _fixed_scores(replace: str, queries: int, keys: int) -> Tensor:
     return torch.einsum("yv,xu->yxvu", near, near).flatten(2).flatten(0, 1).log()
 
 
-def _change(attention: SelfAttention, mixed: Tensor, gamma: float | None = None) -> Tensor:
-    """What attention adds to positions, gamma o (..., C), from the weighted values (..., D)."""
-    # Not by calling the output convolution, where `capture` hooks into the layer's own output.
-    o = mixed @ attention.output.weight.flatten(1).to(mixed.dtype).T
-    return (attention.gamma if gamma is None else gamma) * o
-
-
 def find_layer(module: nn.Module, path: str) -> SelfAttention:
     """The attention layer at a `named_modules` path, or a WorkbenchError that lists the paths."""
     layers = attention_layers(module)
@@ -132,9 +113,6 @@ def find_layer(module: nn.Module, path: str) -> SelfAttention:
         known = f"{nearest(path, layers)}there are: {', '.join(map(repr, layers))}" if layers else "the network has none"
         raise WorkbenchError(f"there is no attention layer {path!r}; {known}")
     return layers[path]
-
-
-# ----------------------------------------------------------------------------------------------------------- effects
 
 
 @dataclass(frozen=True)
@@ -177,9 +155,9 @@ def effect(network: nn.Module, inputs: tuple, layer: str, **intervention) -> Eff
 def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, batch_size: int = 256, gamma: float | None = None) -> Tensor:
     """How much the output depends on each key of a query: (M,) float32, on the CPU.
 
-    Each key in turn is dropped for that query alone, and the query's other weights are renormalised. The layers before run for a single
-    image, those after for the M variants, `batch_size` at a time. After its last attention layer, G runs only around the query. Equal
-    to M calls of `effect` with `forbid`, up to rounding.
+    Each key in turn is dropped for that query alone, and the query's other weights are renormalised. Equal to M calls of `effect` with
+    `forbid`, up to rounding, but faster: earlier layers run once, later ones for `batch_size` variants at a time, and G after its last
+    attention layer only around the query.
 
     Parameters
     ----------
@@ -220,13 +198,13 @@ def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, bat
         features[:] = inputs[0], output
 
     with parametrize.cached():
-        with nullcontext() if gamma is None else intervene(network, layer, gamma=gamma), _hooked(attention, keep):
+        with nullcontext() if gamma is None else intervene(network, layer, gamma=gamma), attention.register_forward_hook(keep):
             network(*inputs)
         x, y = features
         side = check_query(query, x.shape[2] * x.shape[3])
-        # After its last attention a generator is convolutions alone: two of 3x3 at each doubled resolution and one at the last reach less
-        # than 1 + 1/2 + 1/4 + ... = 2 positions. So it may run on 5x5 positions around the query; the query's pixels do not change by that.
-        # D, and layers before another attention, need the whole map.
+        # After its last attention, a generator has only convolutions: two of 3x3 at each doubled resolution and one at the last, which reach
+        # less than 1 + 1/2 + 1/4 + ... = 2 positions. Running it on the 5x5 positions around the query gives the same pixels of the query.
+        # D, and layers before another attention layer, need the whole map.
         last = isinstance(network, Generator) and network.attention[max(network.attention, key=int)] is attention
         reach = 2 if last else side
         top, left = (max(0, at - reach) for at in divmod(query, side))
@@ -238,7 +216,7 @@ def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, bat
             # The unchanged output goes first, through the same arithmetic.
             variants = y.expand(1 + len(batch), -1, -1, -1).contiguous(memory_format=torch.channels_last)
             variants[:, :, row, column] = torch.cat([outputs[:1], batch]).to(y.dtype)
-            with _hooked(attention, lambda *_, variants=variants: variants):
+            with attention.register_forward_hook(lambda *_, variants=variants: variants):
                 pixels = _at_query(network(*inputs), row, column, y.shape[-1])
             changes.append((pixels[1:] - pixels[0]).norm(dim=1))
     return torch.cat(changes).float().cpu()
@@ -255,7 +233,7 @@ def _at_query(output: Tensor, row: int, column: int, width: int) -> Tensor:
 def _with_each_key_dropped(attention: SelfAttention, x: Tensor, query: int, gamma: float | None) -> Tensor:
     """The layer's output at a query of x (1, C, H, W), with all keys first, then with each one dropped: (1 + M, C)."""
     queries, key, value = (projection[0] for projection in project_exactly(attention, x))
-    # The softmax anew: (o - beta_m value_m) / (1 - beta_m) would lose its digits where beta_m is nearly 1.
+    # A new softmax for each: (o - beta_m value_m) / (1 - beta_m) is inexact where beta_m is nearly 1.
     scores = (key @ queries[query]).repeat(1 + len(key), 1)
     scores[1:].fill_diagonal_(-torch.inf)
-    return x.flatten(2)[0, :, query] + _change(attention, torch.softmax(scores, dim=-1) @ value, gamma)
+    return x.flatten(2)[0, :, query] + contribution(attention, torch.softmax(scores, dim=-1) @ value, gamma)

@@ -15,8 +15,6 @@ from torch import Tensor
 from ..parameters import ParameterError
 from .capture import Projections
 
-# ------------------------------------------------------------------------------------------------- from keys to positions
-
 
 def to_positions(weights: Tensor, side: int) -> Tensor:
     """Weights of keys (..., M) as weights of positions (..., side, side): the positions of a cell share its key's weight; sums are preserved.
@@ -48,14 +46,11 @@ def upsample(heat: Tensor, size: int) -> Tensor:
 def overlap(side: int, key_side: int, radius: int) -> Tensor:
     """How much of the cell of each key lies within `radius` of each position, along one axis: (side, key_side), in [0, 1].
 
-    A square neighbourhood holds the product of what it holds along the two axes.
+    For a square neighbourhood, multiply the shares along both axes.
     """
     position = torch.arange(side)
     near = (position[:, None] - position).abs() <= radius
     return near.float().unflatten(1, (key_side, side // key_side)).mean(2)
-
-
-# ------------------------------------------------------------------------------------------------------------ one query
 
 
 def outgoing(beta: Tensor, query: int) -> Tensor:
@@ -117,9 +112,6 @@ def _side_of(positions: int, kind: str) -> int:
     return side
 
 
-# ---------------------------------------------------------------------------------------------------------- all queries
-
-
 def relative_offsets(beta: Tensor) -> Tensor:
     """Mean weight by offset of the position from the query: (2 side - 1, 2 side - 1) float32, from maps (B, N, M).
 
@@ -133,7 +125,7 @@ def relative_offsets(beta: Tensor) -> Tensor:
     for row in range(side):  # a row of queries at a time, so that the weights of its positions stay small
         weights = (mean[row].transpose(0, 1) / factor**2).repeat_interleave(factor, -1)  # (key row, query column, column)
         # Shear, which brings weights of equal offset into one column: in lines of 2 side - 1 numbers cut out of lines of 2 side, each line
-        # starts one place further right than the line above.
+        # starts one column further right than the line above.
         sheared = F.pad(weights.flip(1), (0, side)).flatten(1)[:, :-side].unflatten(1, (side, 2 * side - 1))
         total[side - 1 - row : 2 * side - 1 - row] += sheared.sum(1).repeat_interleave(factor, 0)
     queries = side - torch.arange(1 - side, side, device=beta.device).abs()  # how many of a row have this offset inside
@@ -181,8 +173,8 @@ def statistics(projections: Projections, image_size: int) -> dict[str, Tensor]:
 
 
 def _distances(side: int, key_side: int) -> Tensor:
-    """Mean distances, in positions, from each position to those of each key's cell: (side, side, key_side, key_side), from the last row
-    and column of queries to the first, which makes it a view of a small table by offset."""
+    """Mean distances, in positions, from each position to those of each key's cell: (side, side, key_side, key_side). Rows and columns of
+    queries are in reverse order, so that the result is a view of a small table by offset."""
     factor = side // key_side
     offset = torch.arange(1 - side, side).float()
     table = F.avg_pool2d(torch.hypot(offset[:, None], offset)[None], factor, stride=1)[0]

@@ -1,7 +1,7 @@
-"""Snapshots of a run's attention, which show its course through training without checkpoints.
+"""Snapshots of a run's attention, which show it through training without checkpoints.
 
-A snapshot holds a few fixed latents, their images, and for every attention layer of G and of D (on these images) its queries and keys in
-half precision: 160 KB where a map of 64x64 queries is 8 MB. Whoever reads a snapshot takes the softmax.
+A snapshot holds a few fixed latents, their images, and the queries and keys of every attention layer of G and of D (on these images), in half
+precision: 160 KB where the map of 64x64 queries has 8 MB. The reader computes the softmax.
 """
 
 from __future__ import annotations
@@ -80,6 +80,20 @@ def load_snapshot(path: Path) -> Snapshot:
             raise UnreadableError(path, f"not a snapshot of attention: {name} {form} does not fit")
         return tensor
 
+    def take_float(name: str, fits: Callable[[Tensor], bool]) -> Tensor:
+        return take(name, lambda x: x.is_floating_point() and fits(x)).float()
+
+    def take_layer(name: str) -> Projections:
+        query = take_float(f"{name}.query", is_square)
+        side, width = math.isqrt(query.shape[1]), query.shape[2]
+        key = take_float(f"{name}.key", lambda x: is_square(x) and x.shape[2] == width > 0 and side % math.isqrt(x.shape[1]) == 0)
+        value_norm = take_float(f"{name}.value_norm", lambda x: x.shape == key.shape[:2])
+        strength = take_float(f"{name}.strength", lambda x: x.shape == query.shape[:2])
+        return Projections(query, key, value_norm, strength, take_float(f"{name}.gamma", lambda x: x.ndim == 0).item())
+
+    def is_square(x: Tensor) -> bool:
+        return x.ndim == 3 and len(x) == count and x.shape[1] > 0 and math.isqrt(x.shape[1]) ** 2 == x.shape[1]
+
     images = take(
         "images", lambda x: x.dtype == torch.uint8 and x.ndim == 4 and len(x) > 0 and x.shape[1] == 3 and x.shape[2] == x.shape[3] > 0
     )
@@ -90,21 +104,4 @@ def load_snapshot(path: Path) -> Snapshot:
     if bad:
         raise UnreadableError(path, f"{bad} is not finite: the training had diverged")
     names = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
-    return Snapshot(images, z, y, {name: _take_layer(take, name, count) for name in names})
-
-
-def _take_layer(take: Callable[[str, Callable[[Tensor], bool]], Tensor], name: str, count: int) -> Projections:
-    """The projections of a layer for `count` images."""
-
-    def part(part: str, fits: Callable[[Tensor], bool]) -> Tensor:
-        return take(f"{name}.{part}", lambda x: x.is_floating_point() and fits(x)).float()
-
-    def is_square(x: Tensor) -> bool:
-        return x.ndim == 3 and len(x) == count and x.shape[1] > 0 and math.isqrt(x.shape[1]) ** 2 == x.shape[1]
-
-    query = part("query", is_square)
-    side, width = math.isqrt(query.shape[1]), query.shape[2]
-    key = part("key", lambda x: is_square(x) and x.shape[2] == width > 0 and side % math.isqrt(x.shape[1]) == 0)
-    value_norm = part("value_norm", lambda x: x.shape == key.shape[:2])
-    strength = part("strength", lambda x: x.shape == query.shape[:2])
-    return Projections(query, key, value_norm, strength, part("gamma", lambda x: x.ndim == 0).item())
+    return Snapshot(images, z, y, {name: take_layer(name) for name in names})

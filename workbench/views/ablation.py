@@ -45,7 +45,7 @@ from .export import export_folder, require_folder
 CAPTIONS = {
     "verdicts": "The claims of the paper",
     "shape": "Whether attention follows the shape of objects",
-    "long-range": "Whether attention helps where distant places must agree",
+    "long-range": "Whether attention helps where distant positions must agree",
 }
 LONGEST = 10**7  # characters of a grid or of seeds; too many runs are refused by their number
 
@@ -101,7 +101,7 @@ class Ablation(Parameters):
             sweep_checks.require_score(self.score, base)
         if self.study:
             self._check_study()
-        require_folder("out", self.out, self.folder)
+        require_folder(self.out, self.folder)
 
     def _check_study(self) -> None:
         """Every run of `study` has to be readable, on twins with one pair."""
@@ -166,15 +166,16 @@ class Ablation(Parameters):
 
     def planned_runs(self, name: str) -> list[PlannedRun]:
         """The runs of an experiment: every arm with every seed. Experiments share runs of equal settings."""
-        if name not in self._planned:
-            arms = self.experiment(name).arms.items()
-            self._planned[name] = [PlannedRun.of(self.base, arm, changes, seed) for arm, changes in arms for seed in self._seeds]
         return self._planned[name]
 
     @cached_property
     def _planned(self) -> dict[str, list[PlannedRun]]:
-        """Cache: experiment -> its planned runs, which depend on settings alone."""
-        return {}
+        return {
+            name: [
+                PlannedRun.of(self.base, arm, changes, seed) for arm, changes in self.experiment(name).arms.items() for seed in self._seeds
+            ]
+            for name in self.names
+        }
 
     def all_planned_runs(self) -> list[PlannedRun]:
         """The runs of all experiments; a shared run has the arm of the first experiment."""
@@ -196,7 +197,7 @@ class Ablation(Parameters):
     def folder(self) -> Path:
         """The folder of the export: `outputs/ablations/<name>`; by default named after the preset, a hash of the common settings, and the
         experiments unless these are all."""
-        parts = [] if self.experiments == "all" else [*self.names, *([self.grid] if "sweep" in self.names else [])]
+        parts = [] if self.experiments == "all" else [*self.names, *filter(None, [self.grid])]
         return export_folder("ablations", self.out, "-".join([self.preset, fingerprint(self.base), *parts]))
 
     @property
@@ -263,10 +264,9 @@ class Ablation(Parameters):
     def deciding_score(self) -> str:
         """The score of the verdicts, with the hash of its extractor: `score`, or the Frechet distance; "" before the first evaluation."""
         known = list(dict.fromkeys(score.name for name in self.names for score in self.scores(name)))
-        if self.score:
-            matches = [name for name in known if self.score in (name, name.partition("@")[0])]
-        else:
-            matches = [name for name in known if name.startswith(("fid", "fd_"))]
+        matches = [
+            name for name in known if self.score in (name, name.partition("@")[0]) or (not self.score and name.startswith(("fid", "fd_")))
+        ]
         if self.score and known and not matches:
             raise WorkbenchError(f"score={short_repr(self.score)} is no score of these runs; there are: {', '.join(known)}")
         return matches[0] if matches else ""
@@ -300,7 +300,7 @@ class Ablation(Parameters):
             tests[name] = lower({claim.text: (self.values(name, claim.better), self.values(name, claim.worse)) for claim in claims})
         return tables.verdict_table(tests, self.deciding_score())
 
-    # --------------------------------------------------------------------------- what attention follows, and what it is for
+    # --------------------------------------------------------------------------- studies of attention
 
     def studied_runs(self) -> list[Run]:
         """The runs whose attention is studied: those of `study`, or those of the preset itself."""
@@ -339,7 +339,7 @@ class Ablation(Parameters):
         return next((draw(result) for result in studies if not isinstance(result, WorkbenchError)), None)
 
     def long_range(self) -> Table:
-        """Do distant places agree more where attention reaches further? Power check, and rank correlations over runs and over arms."""
+        """Do distant positions agree more where attention reaches further? Power check, and rank correlations over runs and over arms."""
         rows, left_out = self._long_range(progress)
         controls = [row for row in rows if row["control"]]
         power = power_check(controls, self.base.image_size, self.base.pairs) if len(controls) >= 2 else None

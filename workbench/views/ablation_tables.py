@@ -115,7 +115,7 @@ def shape_table(studies: Sequence[tuple[str, str, ShapeStudy | WorkbenchError, P
 
 
 def long_range_table(power: Verdict | None, correlations: Sequence[dict], left_out: Sequence[WorkbenchError]) -> Table:
-    """Do distant places agree more where attention reaches further?
+    """Do distant positions agree more where attention reaches further?
 
     Parameters
     ----------

@@ -173,11 +173,9 @@ def sample_rows(rows: Sequence[tuple[str, Run, int]], seed: int = 0, columns: in
     contents = [_samples(run, step, seed, columns, weights) for _, run, step in rows]
     labels = ["\n".join(textwrap.fill(line, 34) for line in label.splitlines()) for label, _, _ in rows]
     title = f"latents 0 to {columns - 1} of seed {seed}, the same in every row, classes in turn"
+    configs = [run.config for (_, run, _), content in zip(rows, contents, strict=True) if not isinstance(content, str)]
     for name, noun in (("z_dim", "latents"), ("num_classes", "classes")):
-        if (
-            len({getattr(run.config, name) for (_, run, _), content in zip(rows, contents, strict=True) if not isinstance(content, str)})
-            > 1
-        ):
+        if len({getattr(config, name) for config in configs}) > 1:
             title += f"; not the same {noun} where {name} differs"
     return figures.strips(list(zip(labels, contents, strict=True)), title)
 

@@ -40,7 +40,7 @@ class AttentionView(Parameters):
     source: str = parameter("samples", "images: G's samples, or for D real ones", choices=("samples", "real"))
     classes: str = parameter("all", "classes by name or number, separated by commas; all: the first six", read=read_list)
     seeds: str = parameter("", "seeds of the latents, separated by commas; seed:k is its sample k", read=read_list, none="one per class")
-    queries: str = parameter("auto", 'query positions from the top left, "row,column; row,column"; auto: what stands out')
+    queries: str = parameter("auto", 'query positions from the top left, "row,column; row,column"; auto: salient ones')
     reading: str = parameter("outgoing", "how the map is read", choices=READINGS)
     truncation: float = parameter(0.0, "latents are truncated to [-truncation, truncation]; 0: not", low=0)
     n: int = parameter(32, "images per checkpoint in the table of statistics", low=1)
@@ -64,7 +64,7 @@ class AttentionView(Parameters):
         step = int(run.run.checkpoint_path(run.start if self.step is None else self.step).name)
         weights = self.weights_of(run)
         labels, seeds = self._labels(run), latents("seeds", self.seeds)
-        if not seeds:  # one image per class, each from a latent of its own
+        if not seeds:  # one image per class, each from another latent
             pairs = [(label, (run.config.seed, k)) for k, label in enumerate(labels if labels != [-1] else [-1] * 6)]
         else:
             pairs = [(label, seed) for label in labels for seed in seeds]
@@ -79,7 +79,7 @@ class AttentionView(Parameters):
         """The weights of G to use: "ema" or "raw"."""
         saved = run.require_weights()
         if self.weights != "auto" and self.weights not in saved:
-            raise ParameterError(f"weights={self.weights!r}: run {run.name!r} keeps no such weights; use {saved[0]!r}")
+            raise ParameterError(f"weights={self.weights!r}: run {run.name!r} has no such weights; use {saved[0]!r}")
         return saved[0] if self.weights == "auto" else self.weights
 
     def layer_of(self, run: InspectedRun) -> dict | None:
@@ -102,7 +102,7 @@ class AttentionView(Parameters):
             return list(salient_positions(inspection.image, side))
         positions = map_positions("queries", self.queries, side)
         if not 1 <= len(positions) <= MAX_QUERIES:
-            raise ParameterError(f"{quote('queries', self.queries)} are {len(positions)} places; give 1 to {MAX_QUERIES}, or auto")
+            raise ParameterError(f"{quote('queries', self.queries)} are {len(positions)} positions; give 1 to {MAX_QUERIES}, or auto")
         return positions
 
     def _labels(self, run: InspectedRun) -> list[int]:

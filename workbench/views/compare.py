@@ -53,7 +53,7 @@ class Comparison(Parameters):
 
     def __post_init__(self):
         super().__post_init__()
-        require_folder("out", self.out, self.folder)
+        require_folder(self.out, self.folder)
 
     # ------------------------------------------------------------------------------------------------- the runs
 
@@ -163,7 +163,7 @@ class Comparison(Parameters):
         for group in members:
             for protocol in protocols:
                 same = [score for score in scores if score.group is group and score.protocol == protocol]
-                # Each of several given steps has its row; the newest steps of the runs of a group share one, which names them.
+                # Each given step has a row; the newest steps of a group's runs share one row, which names them.
                 steps_of_rows = sorted({score.step for score in same}) if self.steps not in ("last", "common") else []
                 for part in [[score for score in same if score.step == step] for step in steps_of_rows] or ([same] if same else []):
                     row: dict = {"runs": group.label} | ({"protocol": protocols.index(protocol) + 1} if len(protocols) > 1 else {})

@@ -29,7 +29,7 @@ def export_folder(kind: str, out: str, default: str) -> Path:
     return outputs_dir() / kind / (os.path.expanduser(out) if out else folder_name(default))
 
 
-def require_folder(parameter: str, out: str, folder: Path) -> None:
+def require_folder(out: str, folder: Path) -> None:
     """Refuse a folder that cannot be written to, before any work is done. An empty `out` always fits.
 
     Raises
@@ -41,7 +41,7 @@ def require_folder(parameter: str, out: str, folder: Path) -> None:
         return
     reason = ""
     relative = not os.path.isabs(os.path.expanduser(out))
-    existing = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not (out.strip() and out.isprintable()):
         reason = "names no folder"
     elif relative and (".." in folder.parts or out.startswith("~") or Path(out) == Path()):
@@ -53,7 +53,7 @@ def require_folder(parameter: str, out: str, folder: Path) -> None:
     elif not os.access(existing, os.W_OK | os.X_OK):
         reason = f"cannot be written to: check the permissions of {existing}, and that its disk can be written to"
     if reason:
-        raise ParameterError(f"{parameter}={short_repr(out)} {reason}")
+        raise ParameterError(f"out={short_repr(out)} {reason}")
 
 
 def page(title: str, about: str, sections: Mapping[str, Sequence[Table | Drawing | None]]) -> str:

@@ -7,9 +7,8 @@ Used by everything that shows attention: the view of `attention.ipynb` and the i
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from .inspection_request import InspectionRequest, is_whole, require
 
 STRIP = 8  # images on a page of the strip
 MAX_OPEN_NETWORKS = 4
-ENDLESS = 1_000_000  # real images to page through, whose number is unknown until the data is opened
+ENDLESS = 1_000_000  # real images to page through: their number is unknown until the data is opened
 MAX_DROPPED_BYTES = 100_000_000
 
 
@@ -61,7 +60,7 @@ class InspectedRun:
             self.run.checkpoint_path(step)  # raises if there is none
         self.start = step
         self.dropped: list[tuple[str, Tensor]] = []
-        self._networks: OrderedDict[tuple, nn.Module] = OrderedDict()
+        self._open = lru_cache(maxsize=MAX_OPEN_NETWORKS)(self._load)
         self._lock = threading.Lock()  # messages of the front end may arrive in several threads
 
     @classmethod
@@ -71,10 +70,11 @@ class InspectedRun:
             return cls(name)
         if name in ("gamma=0", "gamma0") and beside:
             return cls(beside.run, beside.start, gamma0=True)
-        run, step = split_step(str(name))
-        if step is not None and whole(step) is None:
-            raise ParameterError(f"{name!r}: {step!r} is not a step")
-        return cls(run or (beside.run if beside else run), whole(step) if step else None)
+        run, text = split_step(str(name))
+        step = None if text is None else whole(text)
+        if text is not None and step is None:
+            raise ParameterError(f"{name!r}: {text!r} is not a step")
+        return cls(beside.run if beside and not run else run, step)
 
     # -------------------------------------------------------------------------------------------- what a run offers
 
@@ -102,7 +102,7 @@ class InspectedRun:
 
     @property
     def recorded_steps(self) -> list[int]:
-        """Steps of the snapshots; none with `gamma0`, because they were recorded with attention on."""
+        """Steps of the snapshots; none with `gamma0`, since they show the learned gamma."""
         return [] if self.gamma0 else self.run.attention_steps()
 
     @property
@@ -148,11 +148,11 @@ class InspectedRun:
         ParameterError, WorkbenchError
             If there is no such layer, checkpoint or image.
         """
-        self._check(request)
+        self.check(request)
         with self._lock:
             if request.source == "recorded":
                 return self._recorded(request)
-            request = replace(request, step=self._step(request))  # None: the newest may change
+            request = replace(request, step=self._step(request))  # a fixed step: the newest may change meanwhile
             inputs, about = self._inputs(request)
             network = self._network(request)
             inspection = attention.inspect_layer(network, inputs, request.path, attention_off=self.gamma0, **self._intervention(request))
@@ -161,9 +161,9 @@ class InspectedRun:
 
     def causal_map(self, request: InspectionRequest, query: int) -> Tensor:
         """How much the image at a query (for D: the logit) changes without one key, for each key (M,)."""
-        self._check(request)
-        self._require_network(request)
-        require(is_whole(query), "query", query, "a place of the layer")
+        self.check(request)
+        request.require_network()
+        require(is_whole(query), "query", query, "a position of the layer")
         with self._lock:
             (x, y), _ = self._inputs(request)
             network = self._network(request)
@@ -178,17 +178,17 @@ class InspectedRun:
 
     def projections(self, request: InspectionRequest, count: int) -> Projections:
         """The projections of the request's layer for the first `count` samples of its class and seed."""
-        self._check(request)
-        self._require_network(request)
+        self.check(request)
+        request.require_network()
         with self._lock:
             z, y = self._latents(replace(request, sample=0, towards=None), count)
             x = z if request.network == "G" else sampling.images(self._generator(request), z, y)
             return attention.collect_projections(self._network(request), (x, y), request.path, attention_off=self.gamma0)
 
-    def strip(self, request: InspectionRequest, start: int = 0) -> tuple[list[str], Tensor]:
-        """Labels and images (B, 3, S, S) to choose from: `STRIP` samples or real images from number `start` on, or all others."""
-        self._check(request)
-        require(is_whole(start), "start", start, "the number of an image")
+    def strip(self, request: InspectionRequest) -> tuple[list[str], Tensor]:
+        """Labels and images (B, 3, S, S) to choose from: `STRIP` samples or real images from the request's on, or all of another source."""
+        self.check(request)
+        start = request.sample
         with self._lock:
             if request.source == "dropped":
                 return [name for name, _ in self.dropped], torch.cat([x for _, x in self.dropped]) if self.dropped else torch.empty(0)
@@ -198,7 +198,7 @@ class InspectedRun:
             if request.source == "real":
                 x, real_labels = self._real(start, STRIP)
                 return [self._about(label, f"image {start + k}") for k, label in enumerate(real_labels)], x
-            z, y = self._latents(replace(request, sample=start, towards=None), STRIP)
+            z, y = self._latents(replace(request, towards=None), STRIP)
             names = [self._about(None if y is None else y[k], f"sample {start + k}") for k in range(STRIP)]
             generator = self._generator(request)
             if not self.gamma0 or request.network == "D":
@@ -221,11 +221,10 @@ class InspectedRun:
 
     # -------------------------------------------------------------------------------------------- requests
 
-    def _check(self, request: InspectionRequest) -> None:
-        if self.gamma0 and request.source == "recorded":
-            raise ParameterError(
-                "a recorded image always has attention on, because its network was not kept; choose a checkpoint (source='samples')"
-            )
+    def check(self, request: InspectionRequest) -> None:
+        """Raise a WorkbenchError unless the run has the layer, positions and class of a request."""
+        if self.gamma0:
+            request.require_network()
         sides = self._sides
         if request.layer not in sides:
             raise WorkbenchError(
@@ -234,22 +233,17 @@ class InspectedRun:
             )
         side, key_side = sides[request.layer]
         for name, limit in (("forbid", key_side**2), ("queries", side**2)):
-            places = getattr(request, name) or ()
-            require(len(places) <= limit, name, places, f"a selection of the {limit} places of {request.layer}")
-            if outside := [k for k in places if k >= limit]:
-                raise ParameterError(f"{name}={outside[0]} is no place of {request.layer}, which has {limit}")
-        count = self.config.num_classes
-        if request.label >= (count or 1) or request.label < -1:
-            raise ParameterError(f"label={request.label} is no class of run {self.name!r}, which has {count or 0}")
+            positions = getattr(request, name) or ()
+            require(len(positions) <= limit, name, positions, f"a selection of the {limit} positions of {request.layer}")
+            if outside := [k for k in positions if k >= limit]:
+                raise ParameterError(f"{name}={outside[0]} is no position of {request.layer}, which has {limit}")
+        count = self.config.num_classes or 0
+        if request.label >= max(1, count):
+            raise ParameterError(f"label={request.label} is no class of run {self.name!r}, which has {count}")
 
     @property
     def _sides(self) -> dict[str, tuple[int, int]]:
         return {layer["id"]: (layer["side"], layer["key_side"]) for layer in self.layers}
-
-    @staticmethod
-    def _require_network(request: InspectionRequest) -> None:
-        if request.source == "recorded":
-            raise ParameterError("a recorded image has no network, because it was not kept; choose a checkpoint (source='samples')")
 
     def _intervention(self, request: InspectionRequest) -> dict:
         """The arguments of `intervene`; None where a request changes nothing."""
@@ -271,16 +265,10 @@ class InspectedRun:
         assert isinstance(generator, Generator)
         return generator
 
-    def _open(self, step: int, weights: str | None) -> nn.Module:
-        """G with these weights, or D (None), on the device; the latest networks stay open."""
-        key = (step, weights)
-        if key not in self._networks:
-            network = self.run.discriminator(step) if weights is None else self.run.generator(step, weights)
-            self._networks[key] = network.to("cuda" if torch.cuda.is_available() else "cpu")
-            while len(self._networks) > MAX_OPEN_NETWORKS:
-                self._networks.popitem(last=False)
-        self._networks.move_to_end(key)
-        return self._networks[key]
+    def _load(self, step: int, weights: str | None) -> nn.Module:
+        """G with these weights, or D (None), on the device."""
+        network = self.run.discriminator(step) if weights is None else self.run.generator(step, weights)
+        return network.to("cuda" if torch.cuda.is_available() else "cpu")
 
     # -------------------------------------------------------------------------------------------- images
 

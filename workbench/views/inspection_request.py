@@ -1,4 +1,4 @@
-"""A request to inspect one image and one attention layer of a run, perhaps with a change of the layer."""
+"""A request to inspect one image and one attention layer of a run, with or without an intervention on the layer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class InspectionRequest:
     towards, mix
         Another latent (seed, sample), and the fraction of the way to it on the sphere, 0 to 1.
     gamma0, forbid, queries, replace
-        Changes of the layer: gamma is 0; forbidden keys, for these queries (None: all); the map is "uniform" or "local".
+        Interventions on the layer: gamma is 0; forbidden keys, for these queries (None: all); the map is "uniform" or "local".
 
     Raises
     ------
@@ -53,32 +53,35 @@ class InspectionRequest:
     replace: str = ""
 
     def __post_init__(self):
-        for name, choices in (("weights", ("ema", "raw")), ("source", SOURCES), ("replace", ("", "uniform", "local"))):
-            if not isinstance(getattr(self, name), str) or getattr(self, name) not in choices:
-                raise ParameterError(f"{name}={getattr(self, name)!r} is not one of {', '.join(filter(None, choices))}")
-        require(self.step is None or is_whole(self.step), "step", self.step, "the step of a checkpoint")
-        require(is_whole(self.label, -1), "label", self.label, "a class, by number, or -1")
-        for name in ("seed", "sample"):
-            require(is_whole(getattr(self, name)), name, getattr(self, name), "a whole number from 0 on")
-        for name, high in (("truncation", 1e6), ("mix", 1)):
-            value = getattr(self, name)
-            fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= high
-            require(fits, name, value, f"a number from 0 to {high:g}")
-        require(isinstance(self.gamma0, bool), "gamma0", self.gamma0, "true or false")
-        for name in ("forbid", "queries"):
-            places = getattr(self, name)
-            fits = (places is None and name == "queries") or (isinstance(places, tuple) and all(is_whole(place) for place in places))
-            require(fits, name, places, "places of the layer, whole numbers from 0 on")
-        if self.towards is not None:
-            fits = isinstance(self.towards, tuple) and len(self.towards) == 2 and all(map(is_whole, self.towards))
-            require(fits, "towards", self.towards, "a seed and a sample")
-        if not isinstance(self.layer, str) or self.network not in ("G", "D") or not self.path:
-            raise ParameterError(f"layer={self.layer!r} is not a network and a layer, such as 'G/attention.32'")
+        positions = "positions of the layer, whole numbers from 0 on"
+        for name, fits, right in (
+            ("layer", isinstance(self.layer, str) and self.network in ("G", "D") and self.path, "a network and a layer, such as 'G/attention.32'"),
+            ("step", self.step is None or is_whole(self.step), "the step of a checkpoint"),
+            ("weights", self.weights in ("ema", "raw"), "one of ema, raw"),
+            ("source", self.source in SOURCES, f"one of {', '.join(SOURCES)}"),
+            ("label", is_whole(self.label, -1), "a class, by number, or -1"),
+            ("seed", is_whole(self.seed), "a whole number from 0 on"),
+            ("sample", is_whole(self.sample), "a whole number from 0 on"),
+            ("truncation", _is_number(self.truncation, 1e6), "a number from 0 to 1e+06"),
+            ("towards", self.towards is None or (are_whole(self.towards) and len(self.towards) == 2), "a seed and a sample"),
+            ("mix", _is_number(self.mix, 1), "a number from 0 to 1"),
+            ("gamma0", isinstance(self.gamma0, bool), "true or false"),
+            ("forbid", are_whole(self.forbid), positions),
+            ("queries", self.queries is None or are_whole(self.queries), positions),
+            ("replace", self.replace in ("", "uniform", "local"), "one of uniform, local"),
+        ):  # fmt: skip
+            require(fits, name, getattr(self, name), right)
         if self.network == "G" and self.source in ("real", "dropped"):
             raise ParameterError(f"source={self.source!r} needs a layer of D: G generates its images")
-        if self.source == "recorded" and self.changes_the_layer:
+        if self.gamma0 or self.forbid or self.replace:
+            self.require_network()
+
+    def require_network(self) -> None:
+        """Raise a ParameterError if the image is of a snapshot."""
+        if self.source == "recorded":
             raise ParameterError(
-                "a recorded image cannot be changed, because its network was not kept; choose a checkpoint (source='samples')"
+                "source='recorded': snapshots keep no network, so a recorded image cannot be changed or computed anew; choose a checkpoint "
+                "(source='samples')"
             )
 
     @property
@@ -91,17 +94,22 @@ class InspectionRequest:
         """The layer's `named_modules` path."""
         return self.layer.partition("/")[2]
 
-    @property
-    def changes_the_layer(self) -> bool:
-        return bool(self.gamma0 or self.forbid or self.replace)
-
 
 def is_whole(value, low: int = 0) -> bool:
     """Whether a value is a whole number from `low` to the largest exact one of JavaScript."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value < MAX_INTEGER
 
 
-def require(fits: bool, name: str, value, right: str) -> None:
+def are_whole(values) -> bool:
+    """Whether a value is a list or tuple of whole numbers."""
+    return isinstance(values, list | tuple) and all(map(is_whole, values))
+
+
+def _is_number(value, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= high
+
+
+def require(fits, name: str, value, right: str) -> None:
     """Raise a ParameterError that names the value and the right one, unless it fits."""
     if not fits:
         raise ParameterError(f"{name}={short_repr(value)} is not {right}")

@@ -1,4 +1,4 @@
-"""What `tour.ipynb` calls: views of one trained run, a call or two each."""
+"""What `tour.ipynb` calls: views of one trained run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Tour:
         return train.samples(self.run)
 
     def curves(self) -> Plot:
-        """Losses, D's output on real and generated images, and gamma, over the steps of the training."""
+        """Losses, D's outputs, gammas and learning rates over steps."""
         return train.curves(self.run)
 
     def attention(self) -> Drawing | Note | None:

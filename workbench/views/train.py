@@ -26,8 +26,6 @@ from ..runs.resume import parent_folder
 from ..training.memory import require_feasible
 from .attention import AttentionView
 
-__all__ = ["attention", "check", "curves", "diagnostics", "real_images", "sample_grid", "samples", "singular_values", "summary_png"]
-
 
 def check(config: Config) -> Settings:
     """All settings of a run that is about to start; those that differ from its preset, or from the run that it resumes, are marked.

@@ -1,17 +1,18 @@
-"""A chart drawn by plotly in a notebook, which changes while it is shown."""
+"""A plotly chart in a notebook that is updated while it is shown."""
 
 from __future__ import annotations
 
 import gzip
-from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 from plotly.basewidget import BaseFigureWidget
 from plotly.graph_objects import FigureWidget
 
 from ..figures.charts import Chart
 from ..figures.interactive import content
+from .bundle import bundle
+
+DATA = ("x", "y", "text", "error_y")  # entries of a trace that change while it is shown
 
 
 class LiveChart(FigureWidget):
@@ -25,27 +26,27 @@ class LiveChart(FigureWidget):
         In pixels.
     """
 
-    _esm = Path(__file__).parent / "chart.js"
+    _esm = bundle("chart.js")
 
     def __init__(self, chart: Chart, width: int):
         plotly = content(chart)
         height = plotly["layout"]["height"] + 90
         below = dict(orientation="h", y=-50 / height, yanchor="top", font=dict(size=11))
         super().__init__(data=plotly["data"], layout=plotly["layout"] | dict(width=width, height=height, legend=below))
-        self._chart = chart
+        self._drawn = plotly
         self.on_msg(self._receive)
 
     def draw(self, chart: Chart) -> bool:
         """Show a chart with the same lines but other data, of which only changes are sent; False if it has other lines."""
-        if _without_data(chart) != _without_data(self._chart):
+        before, now = self._drawn, content(chart)
+        if _without_data(before) != _without_data(now):
             return False
-        before, now = content(self._chart)["data"], content(chart)["data"]
         with self.batch_update():
-            for trace, old, new in zip(self.data, before, now, strict=True):
-                for name in ("x", "y", "text", "error_y"):
+            for trace, old, new in zip(self.data, before["data"], now["data"], strict=True):
+                for name in DATA:
                     if new.get(name) != old.get(name):
-                        trace[name] = new[name]
-        self._chart = chart
+                        trace[name] = new.get(name)
+        self._drawn = now
         return True
 
     def keep_in_notebook(self) -> None:
@@ -63,16 +64,6 @@ def _plotly() -> bytes:
     return gzip.compress(str(BaseFigureWidget._esm).encode(), 6)
 
 
-def _without_data(chart: Chart) -> Chart:
-    """A chart without data, except whether lines have points, which decides on the legend."""
-    return replace(
-        chart,
-        panels=tuple(
-            replace(
-                panel,
-                lines=tuple(replace(line, x=(0,) * bool(line.x), y=(), texts=(), low=(), high=()) for line in panel.lines),
-                bands=tuple(replace(band, x=(), low=(), high=()) for band in panel.bands),
-            )
-            for panel in chart.panels
-        ),
-    )
+def _without_data(plotly: dict) -> tuple[dict, list[dict]]:
+    """Layout and traces of `content`, without the entries that `draw` can change."""
+    return plotly["layout"], [{name: value for name, value in trace.items() if name not in DATA} for trace in plotly["data"]]

@@ -85,7 +85,7 @@ class Dashboard:
         """Show the run until its training ends; without a front end, print lines instead.
 
         Meanwhile the stop button and subshell consoles work; other cells wait, unless "Let other cells run" is clicked. An interrupt (the
-        stop square, Ctrl-C) asks the training to save and stop; after a second one it trains on without this cell.
+        stop square, Ctrl-C) asks the training to save and stop; a second one ends this cell and lets the training continue.
 
         Parameters
         ----------

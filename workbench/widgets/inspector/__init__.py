@@ -1,7 +1,7 @@
-"""The attention inspector: click on an image, and see where each layer looked from there, and what that does.
+"""The attention inspector: click a position in an image to see where a layer attends from there, and what changes without that.
 
-The front end (`js/`) gets the queries and keys of an image and computes the softmax itself, so hovering needs no kernel. The kernel computes
-whatever needs a network: `requests` reads messages, `answers` replies, `export` writes pages without a kernel.
+The front end (`widgets/js/inspector.js`) gets the queries and keys of an image and computes the softmax, so hovering needs no kernel. The kernel
+answers what needs a network: `requests` reads messages, `answers` replies, `export` writes pages that need no kernel.
 """
 
 from .widget import AttentionInspector

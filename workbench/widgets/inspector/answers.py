@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from ...data import to_uint8
 from ...messages import short_repr
 from ...parameters import WorkbenchError
 from ...views.inspected_run import InspectedRun
-from .requests import DEFAULT_VIEW, resolve, strip_start
+from ...views.inspection_request import InspectionRequest
+from .requests import DEFAULT_VIEW, resolve
 
 MAX_CACHED = 16  # answers
 
@@ -24,7 +25,7 @@ class Answers:
 
     def __init__(self, runs: list[InspectedRun]):
         self.runs = runs
-        self._cache: OrderedDict[tuple, Answer] = OrderedDict()
+        self._cached = lru_cache(maxsize=MAX_CACHED)(self._compute)
 
     def picture(self, message: dict, catalogs: list[dict]) -> Answer:
         """The answer to a message of kind inspection, strip, causal or offsets.
@@ -32,7 +33,7 @@ class Answers:
         Parameters
         ----------
         message
-            {kind, run, view}; for a strip also `first`, the number of an image on it; for a causal map `query`.
+            {kind, run, view}; for a causal map also `query`.
         catalogs
             The `catalog` of every run.
 
@@ -52,17 +53,15 @@ class Answers:
             return {}, [_bytes(run.causal_map(request, message.get("query", -1)))]
         if kind == "offsets":
             return {}, [_bytes(run.offsets(request))]
-        start = strip_start(message.get("first"), request.source) if kind == "strip" else -1
-        key = (number, request, start, len(run.dropped))
-        if key not in self._cache:
-            if kind == "strip":
-                self._cache[key] = pack_strip(start, *run.strip(request, start))
-            else:
-                reply, buffers = pack(run.inspect(request))
-                self._cache[key] = reply | dict(step=request.step, weights=request.weights), buffers
-            while len(self._cache) > MAX_CACHED:
-                self._cache.popitem(last=False)
-        return self._cache[key]
+        return self._cached(kind, number, request, len(run.dropped))
+
+    def _compute(self, kind: str, number: int, request: InspectionRequest, dropped: int) -> Answer:
+        """A strip or an inspection; a strip also depends on how many images were dropped."""
+        run = self.runs[number]
+        if kind == "strip":
+            return pack_strip(request.sample, *run.strip(request))
+        reply, buffers = pack(run.inspect(request))
+        return reply | dict(step=request.step, weights=request.weights), buffers
 
     def drop(self, message: dict, buffers: list | None) -> Answer:
         """Add an image file: {kind, name}, and its content."""
@@ -73,7 +72,7 @@ class Answers:
 
 
 def pack(inspection: Inspection) -> Answer:
-    """Sizes and numbers; image, query, key, norms of values, log-sum-exp of each query's logits, statistics, and perhaps the changed image."""
+    """Sizes and numbers; image, query, key, norms of values, log-sum-exp of each query's logits, statistics, and the changed image if any."""
     layer = inspection.projections
     query, key = layer.query[0], layer.key[0]
     parts = [query, key, layer.value_norm[0], (query @ key.T).logsumexp(1), torch.stack([inspection.statistics[s] for s in STATISTICS])]

@@ -1,4 +1,4 @@
-"""Exports of the inspector: names of files, and pages that are interactive without a kernel or a network."""
+"""Exports of the inspector: file names, and pages that are interactive without a kernel or a network."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import base64
 import html
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
 from ...messages import short_repr
 from ...parameters import ParameterError
-from .bundle import bundle
+from ...views.inspection_request import InspectionRequest
+from ..bundle import bundle
 
 FORMATS = ("png", "svg", "pdf", "html")
 MAX_PAGE_BYTES = 24_000_000  # of answers
@@ -34,18 +35,18 @@ PAGE = """<!DOCTYPE html>
 """
 
 
-def free_path(folder: Path, view: dict, ending: str) -> Path:
-    """A path that is free, named after the layer and the steps."""
+def free_path(folder: Path, requests: Sequence[InspectionRequest], ending: str) -> Path:
+    """A path without a file, named after the layer and the steps."""
     if ending not in FORMATS:
         raise ParameterError(f"format={short_repr(ending)} is not one of {', '.join(FORMATS)}")
-    words = [view["layer"].replace("/attention.", ""), *map(str, view["steps"])]
+    words = [requests[0].layer.replace("/attention.", ""), *(str(request.step) for request in requests)]
     stem, number = re.sub(r"[^A-Za-z0-9-]+", "-", f"attention-{'-'.join(words)}")[:100], 1
     while (path := folder / f"{stem}{f'-{number}' if number > 1 else ''}.{ending}").exists():
         number += 1
     return path
 
 
-def page_answers(view: dict, layers: list[str], answers: Callable[..., list[dict]]) -> list[dict]:
+def page_answers(view: dict, layers: list[str], answers: Callable[[str, dict], list[dict]]) -> list[dict]:
     """The answers in a page: this image and its neighbours in the strip, in every layer, up to `MAX_PAGE_BYTES`.
 
     Parameters
@@ -53,16 +54,17 @@ def page_answers(view: dict, layers: list[str], answers: Callable[..., list[dict
     layers
         The layers that all runs have.
     answers
-        `answers(kind, **changes)`: the answers of every run to the view with changes.
+        `answers(kind, view)`: the answers of every run to a view.
     """
-    strip = answers("strip")
+    strip = answers("strip", view)
     start, count = strip[0]["reply"]["start"], strip[0]["reply"]["count"]
     samples = sorted(range(start, start + count), key=lambda sample: sample != view["sample"])
     pages, size = [*strip], 0
     for sample, layer in product(samples, sorted(layers, key=lambda layer: layer != view["layer"])):
         if layer.startswith("G") and view["source"] in ("real", "dropped"):
             continue
-        pictures = answers("inspection", sample=sample, layer=layer, forbid=view["forbid"] if layer == view["layer"] else [])
+        forbid = view["forbid"] if layer == view["layer"] else []
+        pictures = answers("inspection", view | dict(sample=sample, layer=layer, forbid=forbid))
         size += sum(len(buffer) for answer in pictures for buffer in answer["buffers"])
         if len(pages) > len(strip) and size > MAX_PAGE_BYTES:
             break
@@ -72,7 +74,7 @@ def page_answers(view: dict, layers: list[str], answers: Callable[..., list[dict
 
 def page(title: str, css: str, state: dict) -> str:
     """A page that shows the inspector, from the state of the widget."""
-    text = json.dumps(state, default=_encode).replace("<", "\\u003c")  # no tag may end the script that holds it
+    text = json.dumps(state, default=_encode).replace("<", "\\u003c")  # so that no text can end the script element
     return PAGE.format(title=html.escape(title), css=css, state=text, script=bundle("page.js"))
 
 

@@ -1,7 +1,7 @@
 # ruff: noqa: RUF001
-"""From the view, the state of all controls of the front end, to requests for a run. Only this module interprets a view.
+"""Requests to a run from the view, the state of all controls of the front end. Only this module interprets a view.
 
-The front end sends the view and the kind of answer. It caches answers by the entries of the view that they depend on.
+The front end sends the view and the kind of answer, and caches answers by the entries of the view that they depend on.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from ...messages import short_repr
 from ...parameters import ParameterError, WorkbenchError
 from ...views.attention import MAX_QUERIES
 from ...views.inspected_run import ENDLESS, STRIP, InspectedRun
-from ...views.inspection_request import InspectionRequest, is_whole
+from ...views.inspection_request import InspectionRequest, are_whole, is_whole
 
-# The state of all controls. Entries that an InspectionRequest has not: `steps` of the runs; `class`, a label; `pins`, the pinned queries, of
+# The state of all controls. Entries that an InspectionRequest does not have: `steps` of the runs; `class`, a label; `pins`, the pinned queries, of
 # which one is `active`; `scope`, "all" or "pins": the queries whose attention to the forbidden keys is knocked out.
 DEFAULT_VIEW: dict = dict(
     layer="", steps=[], weights="ema", source="samples", seed=0, sample=0, truncation=0.0, towards=None, mix=0.0, reading="outgoing", pins=[],
@@ -33,30 +33,11 @@ def catalog(run: InspectedRun) -> dict:
     )  # fmt: skip
 
 
-def check_view(view: dict, run: InspectedRun, count: int) -> dict:
-    """Return a view of `count` runs, the first of them `run`, if it fits; an InspectionRequest checks the rest.
-
-    Raises
-    ------
-    ParameterError
-        Names the entry that does not fit.
-    """
-    for name, fits in (
-        ("layer", view["layer"] in [layer["id"] for layer in run.layers]),
-        ("pins", _are_whole(view["pins"]) and len(view["pins"]) <= MAX_QUERIES),
-        ("steps", _are_whole(view["steps"]) and len(view["steps"]) <= count),
-        ("reading", view["reading"] in ("causal", *READINGS)),
-        ("sample", is_whole(view["sample"])),
-    ):
-        if not fits:
-            raise ParameterError(f"{name}={short_repr(view[name])} of the view does not fit run {run.name!r}")
-    return view
-
-
 def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict) -> InspectionRequest:
     """The request of a view for one kind of answer of a run.
 
-    Entries without effect on the answer keep their defaults, so that equal pictures have equal requests.
+    Checks the entries that it interprets; an `InspectionRequest` checks the others. Entries without effect on the answer keep their
+    defaults, so that equal pictures have equal requests.
 
     Parameters
     ----------
@@ -73,9 +54,10 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
         If an entry does not fit, or the run has no layer for such images.
     """
     for name, fits in (
-        ("steps", _are_whole(view["steps"])), ("pins", _are_whole(view["pins"])), ("forbid", _are_whole(view["forbid"])),
+        ("steps", are_whole(view["steps"])), ("pins", are_whole(view["pins"]) and len(view["pins"]) <= MAX_QUERIES),
+        ("forbid", are_whole(view["forbid"])), ("towards", view["towards"] is None or are_whole(view["towards"])),
         ("weights", isinstance(view["weights"], str)), ("class", isinstance(view["class"], int)),
-        ("towards", view["towards"] is None or _are_whole(view["towards"])),
+        ("reading", view["reading"] in ("causal", *READINGS)),
     ):  # fmt: skip
         if not fits:
             raise ParameterError(f"{name}={short_repr(view[name])} of the view does not fit")
@@ -85,7 +67,7 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
     layers = [layer["id"] for layer in run.layers if source not in ("real", "dropped") or layer["network"] == "D"]
     if not layers:
         raise ParameterError(f"source={source!r}: run {run.name!r} has no attention layer for such images")
-    layer = view["layer"] or layers[0]
+    layer = layers[0] if view["layer"] in ("", None) else view["layer"]
     if kind == "strip" and not run.gamma0:
         layer = layers[0]  # all layers see the same samples
     request = dict(layer=layer, step=_step(view, number, offered, source), source=source)
@@ -96,13 +78,17 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
         request["label"] = view["class"]
     if source == "samples":
         request |= dict(seed=view["seed"], truncation=view["truncation"])
-    if kind in ("strip", "offsets"):
+    if kind == "offsets":
         return InspectionRequest(**request)
     request["sample"] = view["sample"]
+    if kind == "strip":
+        if is_whole(view["sample"]):  # the first image of its page; samples and real images have several pages
+            request["sample"] = view["sample"] // STRIP * STRIP if source in ("samples", "real") else 0
+        return InspectionRequest(**request)
     if source == "samples" and view["towards"] and view["mix"]:
         request |= dict(towards=tuple(view["towards"]), mix=view["mix"])
-    if kind == "inspection" and source != "recorded":  # the network of a recorded image was not kept
-        request |= _change(view)
+    if kind == "inspection" and source != "recorded":  # snapshots keep no network
+        request |= _intervention(view)
     return InspectionRequest(**request)
 
 
@@ -112,22 +98,11 @@ def _step(view: dict, number: int, offered: dict, source: str) -> int | None:
     return step if step in steps else next(reversed(steps), None)
 
 
-def _change(view: dict) -> dict:
-    """The change of the layer in a view."""
-    if view["gamma0"]:  # other changes have no effect then
+def _intervention(view: dict) -> dict:
+    """The intervention on the layer in a view."""
+    if view["gamma0"]:  # other interventions have no effect then
         return dict(gamma0=view["gamma0"])
     queries = tuple(sorted(view["pins"])) if view["scope"] == "pins" else None
     if not view["forbid"] or queries == ():
         return dict(replace=view["replace"])
     return dict(replace=view["replace"], forbid=tuple(sorted(view["forbid"])), queries=queries)
-
-
-def strip_start(first, source: str) -> int:
-    """The number of the first image on the page of the strip with image `first`."""
-    if not is_whole(first):
-        raise ParameterError(f"first={short_repr(first)} is not the number of an image")
-    return first // STRIP * STRIP if source in ("samples", "real") else 0  # other sources have one page
-
-
-def _are_whole(values) -> bool:
-    return isinstance(values, list | tuple) and all(map(is_whole, values))

@@ -1,4 +1,4 @@
-"""The widget: its traits, the messages of its front end, and its picture where there is no front end."""
+"""The inspector as a widget: its traits, answers to the front end, exports, and a picture for where no widget can be shown."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ...runs import Run
 from ...views.attention import AttentionView
 from ...views.inspected_run import InspectedRun
 from ...views.inspection_request import InspectionRequest
+from ..bundle import bundle
 from .answers import Answer, Answers
-from .bundle import bundle
 from .export import FORMATS, free_path, page, page_answers
-from .requests import DEFAULT_VIEW, catalog, check_view, resolve
+from .requests import DEFAULT_VIEW, catalog, resolve
 
 SAVED_BYTES = 400_000  # limit of the answers in a saved notebook
 KINDS = ("inspection", "strip", "causal", "offsets", "drop", "export")
@@ -95,7 +95,7 @@ class AttentionInspector(anywidget.AnyWidget):
             pins = view.queries_of(first.inspect(request))
         except ParameterError:
             raise
-        except WorkbenchError:  # reported in place of the picture; other steps may be readable
+        except WorkbenchError:  # the front end shows the reason; other steps may be readable
             pins = []
         names = ("layer", "weights", "source", "sample", "seed", "truncation")
         state = {name: getattr(request, name) for name in names} | {"class": request.label}
@@ -111,30 +111,34 @@ class AttentionInspector(anywidget.AnyWidget):
         self._keep_answers()
 
     def _keep_answers(self) -> None:
-        """Save the answers to the view with the notebook, unless they are large: it is then shown without a kernel."""
+        """Save the answers to the view with the notebook, unless they are large, so that it can be shown without a kernel."""
         if self.view:
             try:
-                self._check(self.view)
-                answers = [*self._answered("strip"), *self._answered()]
+                answers = [*self._answered("strip", self.view), *self._answered("inspection", self.view)]
             except WorkbenchError:  # reported to the front end
                 answers = []
             size = sum(len(part) for answer in answers for part in answer["buffers"])
             self.answers = answers if size <= SAVED_BYTES else []
 
-    def _check(self, view: dict) -> dict:
-        return check_view(view, self.runs[0], len(self.runs))
+    def _requests(self, view: dict) -> list[InspectionRequest]:
+        """The request of a view for each run, checked."""
+        requests = [resolve("inspection", view, run, number, self.catalog[number]) for number, run in enumerate(self.runs)]
+        for run, request in zip(self.runs, requests, strict=True):
+            run.check(request)
+        return requests
 
     # ------------------------------------------------------------------------------------------------- messages
 
     def messages(self, kind: str = "inspection", query: int | None = None, **changes) -> list[dict]:
         """The messages of the front end that request the view with `changes`, for each run."""
-        view = self.view | changes
-        arguments: dict = dict(strip=dict(first=view["sample"]), causal=dict(query=query)).get(kind, {})
-        return [dict(kind=kind, run=number, view=view, **arguments) for number in range(len(self.runs))]
+        more = {} if query is None else dict(query=query)
+        return [dict(kind=kind, run=number, view=self.view | changes) | more for number in range(len(self.runs))]
 
-    def _answered(self, kind: str = "inspection", **changes) -> list[dict]:
+    def _answered(self, kind: str, view: dict) -> list[dict]:
+        """The messages that request a view, each with its answer."""
         answers = []
-        for message in self.messages(kind, **changes):
+        for number in range(len(self.runs)):
+            message = dict(kind=kind, run=number, view=view)
             reply, buffers = self.answer(message)
             answers.append(message | dict(reply=reply, buffers=buffers))
         return answers
@@ -159,21 +163,20 @@ class AttentionInspector(anywidget.AnyWidget):
         view = message.get("view", {})
         if not isinstance(view, dict):
             raise ParameterError(f"view={short_repr(view)} is not an object")
-        view = self._check(self.view | view)
-        path = self.save(free_path(self.views, view, message.get("format", "")), view)
+        path = self.save(free_path(self.views, self._requests(self.view | view), message.get("format", "")), view)
         return dict(path=str(path), text=f"written: {path}"), []
 
     def _receive(self, widget, content: dict, buffers: list) -> None:
-        """Answer a message of the front end. It may arrive in another thread (a subshell), so this sets no trait."""
+        """Answer a message of the front end. It may arrive in another thread (a subshell), so no trait may be set here."""
         number = content.get("id") if isinstance(content, dict) else None
         if not isinstance(number, str) or "request" not in content:
-            return say_once(f"{self!r} received a message that is no request: {short_repr(content)}")
+            return say_once(f"{self!r} received a message that is not a request: {short_repr(content)}")
         try:
             reply, parts = self.answer(content["request"], buffers)
             self.send(dict(id=number, reply=reply), parts)
         except WorkbenchError as error:
             self.send(dict(id=number, error=" ".join(str(error).split())))
-        except Exception as error:  # a bug, or a message of no front end: report it in the view
+        except Exception as error:  # a bug, or a malformed message
             self.send(dict(id=number, error=" ".join(f"{type(error).__name__}: {error}".split())))
 
     # ------------------------------------------------------------------------------------------------- export
@@ -182,12 +185,10 @@ class AttentionInspector(anywidget.AnyWidget):
         """The current view as a figure: image, dots, and a map for each dot; None without an attention layer."""
         if not self.view:
             return None
-        self.view = self._check(self.view | (view or {}))
-        queries, reading = tuple(self.view["pins"]), self.view["reading"]
-        inspections = []
-        for number, (run, offered) in enumerate(zip(self.runs, self.catalog, strict=True)):
-            inspections.append(replace(run.inspect(resolve("inspection", self.view, run, number, offered)), queries=queries))
-        return figures.attention_maps(inspections, "outgoing" if reading == "causal" else reading)
+        view = self.view | (view or {})
+        inspections = [run.inspect(request) for run, request in zip(self.runs, self._requests(view), strict=True)]
+        reading = "outgoing" if view["reading"] == "causal" else view["reading"]
+        return figures.attention_maps([replace(inspection, queries=tuple(view["pins"])) for inspection in inspections], reading)
 
     def save(self, path: str | os.PathLike, view: dict | None = None) -> Path:
         """Write the current view as a figure (.png, .svg, .pdf, with a sidecar for `figures.redraw`), or as a page (.html) that is interactive
@@ -205,10 +206,10 @@ class AttentionInspector(anywidget.AnyWidget):
             raise WorkbenchError(f"run {self.runs[0].name!r} has no attention layer: nothing to save")
         if path.suffix != ".html" and (figure := self.figure(view)):
             return figure.save(path)
-        self.view = self._check(self.view | (view or {}))
+        view = self.view | (view or {})
         layers = [layer["id"] for layer in self.runs[0].layers if all(layer in other.layers for other in self.runs)]
-        answers = page_answers(self.view, layers, self._answered)
-        state = dict(catalog=self.catalog, view=self.view, palette=self.palette, diverging=self.diverging, answers=answers)
+        answers = page_answers(view, layers, self._answered)
+        state = dict(catalog=self.catalog, view=view, palette=self.palette, diverging=self.diverging, answers=answers)
         text = page(repr(self), self._css, state)
         with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,12 +224,9 @@ class AttentionInspector(anywidget.AnyWidget):
         if not figure:
             print(f"run {self.runs[0].name!r} has no attention layer: nothing to write")
             return
-        for path in (
-            figure.save(self.views / "attention.png"),
-            figure.save(self.views / "attention.svg"),
-            self.save(self.views / "attention.html"),
-        ):
-            print(f"written: {path}")
+        for ending in ("png", "svg"):
+            print(f"written: {figure.save(self.views / f'attention.{ending}')}")
+        print(f"written: {self.save(self.views / 'attention.html')}")
 
     # ------------------------------------------------------------------------------------------------- the front end
 

@@ -41,7 +41,7 @@ function outgoing({ d, query, key, lse }, q) {
   return weights;
 }
 
-/** beta[·, key of the query's place]: how much each query looks here. */
+/** beta[·, key of the query's position]: how much each query looks here. */
 function incoming(seen, q) {
   const { d, query, key, lse } = seen, first = keyOf(seen, q) * d, weights = new Float32Array(lse.length);
   for (let j = 0, i = 0; j < weights.length; j++) {
@@ -70,10 +70,10 @@ export function statistic({ stats, side }, row) {
 export function describe(seen, q) {
   const [entropy, distance, outside3, outside9, strength] = [0, 1, 2, 3, 4].map((row) => statistic(seen, row)[q]);
   const percent = (fraction) => `${format(Number((100 * fraction).toPrecision(2)))} %`;
-  const places = Math.exp(entropy);
+  const perplexity = Math.exp(entropy);
   return {
-    place: `row ${Math.floor(q / seen.side)}, column ${q % seen.side}`,
-    entropy: `${entropy.toFixed(2)} nats ≈ ${places < 10 ? places.toFixed(1) : Math.round(places).toLocaleString("en")} places`,
+    position: `row ${Math.floor(q / seen.side)}, column ${q % seen.side}`,
+    entropy: `${entropy.toFixed(2)} nats ≈ ${perplexity < 10 ? perplexity.toFixed(1) : Math.round(perplexity).toLocaleString("en")} places`,
     distance: `${distance.toFixed(1)} px`,
     "outside 3×3": percent(outside3),
     "outside 9×9": percent(outside9),

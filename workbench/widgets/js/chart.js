@@ -1,6 +1,8 @@
 // A chart of plotly's FigureWidget. plotly.js has 5 MB, which each widget would hold and a notebook would save: here a page gets it once,
 // from the kernel, with the first chart. Without a kernel, the plotly of the front end draws the saved chart.
 
+import { isDark, keepInNotebook, onTheme } from "./notebook.js";
+
 const WAIT = 30_000; // milliseconds
 
 function plotly(model) {
@@ -22,20 +24,26 @@ async function unpacked(buffers) {
   return import(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
 }
 
-/** Save the state of all widgets in the notebook, to be shown without a kernel; JupyterLab does so only with a setting. */
-function keep(model) {
-  const manager = model.widget_manager, notebook = manager?.context?.model;
-  if (!notebook?.setMetadata || !manager.get_state_sync) return;
-  notebook.setMetadata("widgets", { "application/vnd.jupyter.widget-state+json": manager.get_state_sync({ drop_defaults: true }) });
+/** The template of a chart in the colours of the theme. */
+function themed(template) {
+  const [paper, ink, line] = isDark() ? ["#111", "#d5d9de", "#3c4249"] : ["white", "#2a3f5f", "#ebf0f8"];
+  const axis = (of) => ({ ...of, gridcolor: line, linecolor: line, zerolinecolor: line }), { layout } = template;
+  const buttons = { bgcolor: "white", font: { color: "#2a3f5f" } }; // plotly draws the pressed one white in every theme
+  const colours = { paper_bgcolor: paper, plot_bgcolor: paper, font: { ...layout.font, color: ink }, updatemenudefaults: buttons };
+  return { ...template, layout: { ...layout, ...colours, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis) } };
 }
 
 async function drawSaved(model, el) {
-  const type = "application/vnd.plotly.v1+json";
-  const renderer = model.widget_manager?.rendermime?.createRenderer(type);
-  if (!renderer) return;
-  el.append(renderer.node);
-  const data = { [type]: { data: model.get("_widget_data"), layout: model.get("_widget_layout") } };
-  await renderer.renderModel({ data, metadata: {}, trusted: true, setData() {} });
+  const type = "application/vnd.plotly.v1+json", rendermime = model.widget_manager?.rendermime;
+  const draw = () => {
+    const renderer = rendermime?.createRenderer(type), layout = model.get("_widget_layout"); // anew: a renderer draws only once
+    if (!renderer) return null;
+    el.replaceChildren(renderer.node);
+    const data = { [type]: { data: model.get("_widget_data"), layout: { ...layout, template: themed(layout.template) } } };
+    return renderer.renderModel({ data, metadata: {}, trusted: true, setData() {} });
+  };
+  await draw();
+  return onTheme(draw);
 }
 
 export default () => {
@@ -45,14 +53,19 @@ export default () => {
       const updates = [];
       const remember = () => model.get("_py2js_update") && updates.push(model.get("_py2js_update"));
       model.on("change:_py2js_update", remember);
-      model.on("msg:custom", (content) => content.kind === "keep" && keep(model));
+      model.on("msg:custom", (content) => content.kind === "keep" && keepInNotebook(model));
       ready = plotly(model).then((module) => {
         const figure = module.default();
         model.off("change:_py2js_update", remember);
+        model.get("_widget_layout").template = themed(model.get("_widget_layout").template);
         figure.initialize({ model });
         for (const update of [...updates, null]) model.set("_py2js_update", update); // updates that arrived meanwhile
         return figure;
       }).catch(() => null);
+      return onTheme(() => { // like a change that Python makes
+        const template = themed(model.get("_widget_layout").template);
+        for (const change of [{ relayout_data: { template } }, null]) model.set("_py2js_relayout", change);
+      });
     },
     async render({ model, el }) {
       const figure = await ready;

@@ -1,4 +1,4 @@
-// The module that anywidget loads.
+// The inspector as the module that anywidget loads.
 
 import { widget } from "./inspector.js";
 

@@ -1,4 +1,4 @@
-// The image of one run with the map above it: the place for pointer and keys.
+// The image of one run with the map above it, which takes pointer and keys.
 
 import { slider } from "./controls.js";
 import { fill, html, svg } from "./dom.js";
@@ -7,7 +7,7 @@ import { clamp, format } from "./numbers.js";
 import { canvasOf, clear, paintHeat, paintPicture } from "./paint.js";
 import { PIN_COLOURS } from "./state.js";
 
-export const FACTS = ["place", "entropy", "distance", "outside 3×3", "outside 9×9", "strength"];
+export const FACTS = ["position", "entropy", "distance", "outside 3×3", "outside 9×9", "strength"];
 
 /** `actions` handles pointer and keys. */
 export function stageCard(index, hatch, actions) {
@@ -22,7 +22,7 @@ export function stageCard(index, hatch, actions) {
     svg("rect", { width: 6, height: 6, fill: "rgb(0 0 0 / 45%)" }), svg("rect", { width: 2, height: 6, fill: "white" }));
   const overlay = svg("svg", { class: "overlay", "aria-hidden": "true" }, svg("defs", {}, pattern), forbidden, cursor, pins);
   const stage = html("div", { class: "stage", tabindex: 0, role: "application" }, picture, heat, overlay);
-  const hint = html("span", { class: "muted" }), facts = FACTS.map((name) => html("span", {}, name === "place" ? "" : `${name} `, html("b")));
+  const hint = html("span", { class: "muted" }), facts = FACTS.map((name) => html("span", {}, name === "position" ? "" : `${name} `, html("b")));
   const readout = html("p", { class: "readout", "aria-hidden": "true" }, hint, ...facts);
   const node = html("section", { class: "card view" }, html("div", { class: "row title" }, label, gamma, about), step.node, stage, readout);
 
@@ -90,7 +90,7 @@ export function stageCard(index, hatch, actions) {
       drawPins(view.pins, view.active);
       drawForbidden(view.forbid);
     },
-    /** The hot path: a map, its query, and the cell under the pointer. */
+    /** Draw what follows the pointer: a map, its query, and the cell under the pointer. */
     paint(map, query, hovered, high, table, hintText) {
       [heat.values, heat.query] = [map?.values ?? null, query];
       if (map) paintHeat(heat, map.values, table, 0, high);
@@ -104,7 +104,7 @@ export function stageCard(index, hatch, actions) {
         span.hidden = !values;
         if (values) span.lastChild.textContent = values[FACTS[i]];
       });
-      return values ? FACTS.map((name) => `${name === "place" ? "" : name} ${values[name]}`).join(", ") : "";
+      return values ? FACTS.map((name) => `${name === "position" ? "" : name} ${values[name]}`).join(", ") : "";
     },
   };
 }

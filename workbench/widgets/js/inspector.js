@@ -2,8 +2,9 @@
 // hovering never waits for the kernel.
 
 import { answerStore } from "./answers.js";
-import { button, segmented, slider, toggle } from "./controls.js";
-import { html, say } from "./dom.js";
+import { button, slider, toggle } from "./controls.js";
+import { html } from "./dom.js";
+import { headCard } from "./head.js";
 import { READINGS, keyOf, statistic } from "./maps.js";
 import { clamp, largest } from "./numbers.js";
 import { colourTable, crisp } from "./paint.js";
@@ -12,43 +13,21 @@ import { sideCard } from "./side.js";
 import { stageCard } from "./stage.js";
 import { PIN_COLOURS, catalogOf, movePins, stateOf } from "./state.js";
 import { stripCard } from "./strip.js";
+import { toolbarOf } from "./toolbar.js";
 import { whatIfCard } from "./what_if.js";
 
-const HELP = [
-  ["click", "pin a place"], ["shift + click", "add a pin, or remove it"], ["arrow keys", "move over the image"], ["Enter", "pin the place"],
-  ["shift + Enter", "add it"], ["1 … 8", "make a pin active"], ["Delete", "remove the active pin"], ["Escape", "remove all pins"],
-];
 const RANK = { hover: 0, look: 1, click: 2 }; // a painting with several causes is named after the highest
-const MARKS = 1000; // in the performance log, which is then emptied
+const MARKS = 1000; // in the performance log, for benchmarks/latency.py; then it is emptied
 let views = 0; // of all widgets
 let paintings = 0;
 
 function render({ model, el, store }) {
   const serial = ++views, frozen = Boolean(model.get("frozen"));
   let state = null, inspections = [], current = [], images = null, stages = [];
-  let hovered = null, stroke = null, due = null, first = 0, panel = "map", size = 0, busyTimer = 0, spoken = 0, problem = "", tables;
+  let hovered = null, stroke = null, due = null, first = 0, panel = "map", size = 0, spoken = 0, problem = "", tables;
   const pinned = [];
 
-  // the head
-  const name = html("h2"), about = html("span", { class: "muted" }), status = html("span", { class: "muted", role: "status" });
-  const help = html("dl", { class: "help", hidden: "" }, ...HELP.flatMap(([key, what]) => [html("dt", {}, key), html("dd", {}, what)]));
-  const helper = toggle("?", "Keys and pointer", (on) => {
-    help.hidden = !on;
-    helper.show(on);
-  });
-  helper.node.setAttribute("aria-label", "Help");
-  const alarm = html("p", { class: "note alarm", role: "alert" }), gone = html("p", { class: "note warning", role: "status" });
-  const nothing = html("p", { class: "note" });
-  const networks = segmented("Network", (network) => pickLayer(state.layers.find((layer) => layer.network === network).id));
-  const layers = segmented("Attention layer", pickLayer);
-  const weights = segmented("Weights", (value) => change({ weights: value }));
-  const caption = (text, { node }) => html("span", { class: "row" }, html("span", { class: "muted" }, text), node);
-  const readings = ["one place", "all places"].map((label) => segmented(`Reading, ${label}`, (reading) => change({ reading })));
-  const meaning = html("span", { class: "muted meaning" });
-  const controls = html("div", { class: "row controls" }, networks.node, layers.node, weights.node,
-    caption("one place", readings[0]), caption("all places", readings[1]), meaning);
-
-  // the parts
+  const head = headCard(), toolbar = toolbarOf({ change, pickLayer });
   const picker = stripCard({ change, drop, page: (by) => {
     first = Math.max(0, first + state.catalog[0].page * by);
     update();
@@ -73,9 +52,7 @@ function render({ model, el, store }) {
     button(label, "Save what is shown, as a file", () => exportAs(format)));
   const footer = html("div", { class: "row exports" }, html("span", { class: "muted" }, "Save as"), ...exports, exported);
   const speech = html("div", { class: "speech", "aria-live": "polite" });
-  const root = html("div", { class: "wb inspector", role: "region" },
-    html("header", {}, name, about, html("span", { class: "spring" }), status, helper.node),
-    help, alarm, gone, nothing, controls, workspace, footer, speech);
+  const root = html("div", { class: "wb inspector", role: "region" }, ...head.nodes, toolbar.node, workspace, footer, speech);
   el.append(root);
 
   // ------------------------------------------------------------------------------ actions of the user
@@ -91,7 +68,7 @@ function render({ model, el, store }) {
     change({ layer: id, pins: movePins(state.view.pins, state.layer.side, to.side), forbid: [] });
   }
 
-  /** Replace all pins by a place; with `add`, add or remove it. A pinned place becomes active. */
+  /** Replace all pins by one at a position; with `add`, add or remove it. A pinned position becomes active. */
   function pin(query, add) {
     const at = state.view.pins.indexOf(query);
     if (add && at >= 0) return unpin(at);
@@ -151,7 +128,7 @@ function render({ model, el, store }) {
       change(state.view.tool === "brush" ? { tool: "pin" } : { pins: [], active: -1 });
     } else if ((event.key === "Delete" || event.key === "Backspace") && state.view.active >= 0) unpin(state.view.active);
     else if (digit >= 0 && digit < state.view.pins.length) {
-      hover(null); // else the map of the hovered place would stay
+      hover(null); // else the map of the hovered position would stay
       change({ active: digit });
     } else return;
     event.preventDefault();
@@ -184,29 +161,38 @@ function render({ model, el, store }) {
 
   // ------------------------------------------------------------------------------ drawing
 
-  /** Everything but the hot path. Requests missing answers; meanwhile the former picture stays, pale. */
+  /** Draw everything but what follows the pointer. Requests missing answers; until they come, the former picture stays, pale. */
   function update() {
     const catalog = catalogOf(model), next = stateOf(catalog, store.view()), same = next?.layer.id === state?.layer.id;
     if (next && next.view.sample !== state?.view.sample) showInStrip(next.view.sample);
     if (!same) hovered = null; // the other layer has another grid
     state = next;
-    drawHead(catalog);
+    head.draw(catalog, [problem, ...store.errors()], store.gone, !state);
+    root.setAttribute("aria-label", `Attention of ${catalog.map(({ label }) => label).join(" and ")}`);
+    toolbar.node.hidden = workspace.hidden = !state;
+    footer.hidden = !state || frozen;
+    exports.forEach((node) => (node.disabled = store.gone));
     if (!state) return;
-    const { source, sample } = state.view, strip = store.ask(request("strip", 0, { first }));
+    const { source, sample } = state.view, strip = store.ask({ kind: "strip", run: 0, view: { ...state.view, sample: first } });
     images = strip ?? images;
     const absent = source === "dropped" && !(sample < strip?.count);
     const answers = catalog.map((_, run) => (absent ? null : store.ask(request("inspection", run))));
     current = answers.map(Boolean);
-    inspections = answers.map((answer, i) => answer ?? (same ? inspections[i] : null) ?? null); // a map of another layer does not fit
-    if (panel === "offsets" && source === "recorded") panel = "map"; // its network was not kept
+    inspections = answers.map((answer, i) => answer ?? (same ? inspections[i] : null) ?? null); // the map of another layer does not fit
+    if (panel === "offsets" && source === "recorded") panel = "map"; // snapshots keep no network
     if (panel === "offsets") catalog.forEach((_, run) => store.ask(request("offsets", run)));
     if (state.view.reading === "causal") askCausal();
-    drawControls();
+    toolbar.draw(state, inspections[0]?.weights, frozen);
+    opacity.show(state.view.opacity);
+    smooth.show(state.view.smooth);
+    clearPins.disabled = !state.view.pins.length;
     picker.draw(state, strip, first, frozen);
     if (stages.length !== catalog.length) makeStages();
     fit();
     drawPins();
-    drawBusy();
+    root.toggleAttribute("data-busy", store.busy() !== null);
+    const missing = !current.every(Boolean) && (frozen || store.gone);
+    head.drawStatus(store, missing && `${frozen ? "this page" : "this view"} does not hold this picture`);
     schedule("look");
   }
 
@@ -231,54 +217,6 @@ function render({ model, el, store }) {
     };
     stages = state.catalog.map((_, i) => stageCard(i, `wb-hatch-${serial}-${i}`, { hover, press, release, click, key, step }));
     stagesNode.replaceChildren(...stages.map((stage) => stage.node));
-  }
-
-  function drawHead(catalog) {
-    name.textContent = catalog.map(({ label }) => label).join("  ·  ");
-    about.textContent = catalog.length === 1 ? catalog[0].about : "";
-    root.setAttribute("aria-label", `Attention of ${catalog.map(({ label }) => label).join(" and ")}`);
-    say(alarm, [problem, ...store.errors()].filter(Boolean).join("\n"));
-    say(gone, store.gone ? "The kernel of this view is gone; loaded data stays interactive." : "");
-    const none = catalog.length > 1 ? "These runs have no attention layer in common: nothing to compare."
-      : "This run has no attention layer: nothing to show.";
-    say(nothing, state ? "" : none);
-    controls.hidden = workspace.hidden = !state;
-    footer.hidden = !state || frozen;
-    exports.forEach((node) => (node.disabled = store.gone));
-  }
-
-  /** A status text, once the kernel is slow. */
-  function drawBusy() {
-    clearTimeout(busyTimer);
-    const since = store.busy(), seconds = since === null ? 0 : (performance.now() - since) / 1000;
-    const waiting = seconds >= 15 ? "still waiting: the kernel is busy elsewhere, or gone" : seconds >= 1 ? "the generator runs…" : "";
-    const missing = state && !current.every(Boolean) && (frozen || store.gone);
-    root.toggleAttribute("data-busy", since !== null);
-    say(status, missing ? `${frozen ? "this page" : "this view"} does not hold this picture` : waiting);
-    if (since !== null && seconds < 15) busyTimer = setTimeout(drawBusy, 1000 * ((seconds < 1 ? 1 : 15) - seconds) + 20);
-  }
-
-  function drawControls() {
-    const { view, layer } = state, titles = { G: "Generator", D: "Discriminator" };
-    const kinds = [...new Set(state.layers.map(({ network }) => network))];
-    networks.show(kinds.map((value) => ({ value, name: value, about: titles[value] })), layer.network);
-    networks.node.hidden = kinds.length < 2;
-    const ofNetwork = state.layers.filter(({ network }) => network === layer.network);
-    layers.show(ofNetwork.map(({ id, label }) => ({ value: id, name: label.split(" · ").at(-1), about: label })), layer.id);
-    const names = { ema: "EMA", raw: "raw" }, saved = Object.keys(names).filter((value) => state.catalog.some((info) => info.weights.includes(value)));
-    const current = state.catalog[0].weights.includes(view.weights) ? view.weights : inspections[0]?.weights;
-    weights.show(saved.map((value) => ({ value, name: names[value], about: "Weights of the generator" })), current);
-    weights.node.hidden = saved.length < 2 || view.source === "recorded";
-    const askable = !frozen && view.source !== "recorded";
-    const available = Object.entries(READINGS).filter(([value]) => askable || value !== "causal");
-    readings.forEach(({ show }, all) => {
-      const group = available.filter(([, { row }]) => Boolean(all) === (row !== undefined));
-      show(group.map(([value, { name, about }]) => ({ value, name, about })), state.view.reading);
-    });
-    meaning.textContent = READINGS[state.view.reading].about;
-    opacity.show(view.opacity);
-    smooth.show(view.smooth);
-    clearPins.disabled = !state.view.pins.length;
   }
 
   function drawPins() {
@@ -385,7 +323,7 @@ function render({ model, el, store }) {
   update();
   observer.observe(root);
   return () => {
-    clearTimeout(busyTimer);
+    head.stop();
     clearTimeout(spoken);
     observer.disconnect();
     for (const [names, callback] of Object.entries(changes)) model.off(names, callback);

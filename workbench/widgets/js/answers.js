@@ -1,5 +1,6 @@
 // Answers of the kernel and the state of the controls, for all views of one widget.
 
+import { keepInNotebook } from "./notebook.js";
 import { bytesOf } from "./numbers.js";
 
 const LIMIT = 64; // cached answers
@@ -9,16 +10,16 @@ const DEBOUNCE = 150; // ms from the last change of the controls to the message 
 const SETTING = ["weights", "class", "seed", "truncation"];
 const PICTURE = [...SETTING, "layer", "source", "sample", "towards", "mix"];
 const DEPENDS = {
-  strip: [...SETTING, "source"],
+  strip: [...SETTING, "source", "sample"],
   inspection: [...PICTURE, "gamma0", "forbid", "replace"],
   causal: PICTURE,
   offsets: [...SETTING, "layer"],
 };
 
 /** Equal for requests that have the same answer. */
-function cacheKey({ kind, run, view, first, query }) {
+function cacheKey({ kind, run, view, query }) {
   const knockedOutFor = kind === "inspection" && view.forbid.length && view.scope === "pins" ? view.pins : null;
-  return JSON.stringify([kind, run, view.steps[run], first, query, knockedOutFor, DEPENDS[kind].map((name) => view[name])]);
+  return JSON.stringify([kind, run, view.steps[run], query, knockedOutFor, DEPENDS[kind].map((name) => view[name])]);
 }
 
 function unpack(kind, reply, buffers) {
@@ -41,13 +42,6 @@ function send(model, message, buffers = []) {
   } catch {
     return false;
   }
-}
-
-/** Save the state of all widgets in the notebook, to be shown without a kernel; JupyterLab does so only with a setting. */
-function keepInNotebook(model) {
-  const manager = model.widget_manager, notebook = manager?.context?.model;
-  if (!notebook?.setMetadata || !manager.get_state_sync) return;
-  notebook.setMetadata("widgets", { "application/vnd.jupyter.widget-state+json": manager.get_state_sync({ drop_defaults: true }) });
 }
 
 /**

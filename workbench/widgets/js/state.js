@@ -29,7 +29,7 @@ export function stateOf(catalog, saved) {
   const source = sources.includes(saved.source) ? saved.source : "samples";
   const pins = [...new Set(saved.pins)].filter((q) => q >= 0 && q < layer.side ** 2).slice(0, PIN_COLOURS.length);
   const active = pins.length ? clamp(saved.active, 0, pins.length - 1) : -1;
-  const known = READINGS[saved.reading] && !(saved.reading === "causal" && source === "recorded"); // its network was not kept
+  const known = READINGS[saved.reading] && !(saved.reading === "causal" && source === "recorded"); // snapshots keep no network
   const forbid = saved.forbid.filter((key) => key >= 0 && key < layer.key_side ** 2);
   const view = { ...saved, layer: layer.id, source, pins, active, reading: known ? saved.reading : "outgoing", forbid };
   return { catalog, layers, layer, sources, view };
@@ -37,6 +37,6 @@ export function stateOf(catalog, saved) {
 
 /** Positions of one layer in the grid of another. */
 export function movePins(pins, from, to) {
-  const place = (i) => Math.floor(((i + 0.5) * to) / from);
-  return [...new Set(pins.map((q) => place(Math.floor(q / from)) * to + place(q % from)))];
+  const moved = (i) => Math.floor(((i + 0.5) * to) / from);
+  return [...new Set(pins.map((q) => moved(Math.floor(q / from)) * to + moved(q % from)))];
 }

@@ -26,10 +26,10 @@ export function pinPanel(i, onPick) {
       const columns = inspections.map((seen) => (seen ? describe(seen, query) : null));
       const short = (text) => text.replace(" nats", "").replace(columns.length > 1 ? " places" : "", "");
       node.classList.toggle("pair", inspections.length > 1);
-      table.replaceChildren(html("b", {}, columns.find(Boolean)?.place ?? ""), ...FACTS.slice(1).flatMap((name) =>
+      table.replaceChildren(html("b", {}, columns.find(Boolean)?.position ?? ""), ...FACTS.slice(1).flatMap((name) =>
         [html("span", { class: "muted" }, name), ...columns.map((column) => html("span", {}, column ? short(column[name]) : "…"))]));
       node.setAttribute("aria-pressed", i === view.active);
-      node.setAttribute("aria-label", `Pin ${i + 1}, ${columns.find(Boolean)?.place ?? ""}`);
+      node.setAttribute("aria-label", `Pin ${i + 1}, ${columns.find(Boolean)?.position ?? ""}`);
     },
   };
 }
