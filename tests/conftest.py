@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from collections import Counter
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are tiny: threads would wait for each other
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # and where some are started with more threads, asleep and not spinning
@@ -24,6 +25,13 @@ hypothesis_settings.load_profile("tests")
 
 # A shell that starts the tests in the background has them, and all that they start, ignore interrupts: here these are tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with many slow tests first, so that no process is left alone with them at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
 
 TINY = dict(
     width=8, z_dim=8, batch_size=8, steps=4, log_every=2, sample_every=4, checkpoint_every=4, evaluate_every=0, mixed_precision="no"

@@ -145,6 +145,7 @@ def test_papermill_trains_on_a_folder_from_anywhere_without_an_output_path(tmp_p
     ("compare", "-p steps newest", "ParameterError: steps='newest' is not"),
     ("ablation", "-p experiment ttur", "ParameterError: unknown parameter 'experiment'; did you mean 'experiments'?"),
     ("ablation", "-p experiments tture", "ParameterError: experiments='tture': 'tture' is not one of attention_site"),
+    ("ablation", "-p experiments variant -p data nowhere -p seeds 0", "DataError: data='"),
 ])  # fmt: skip
 def test_what_does_not_fit_ends_the_notebook_with_the_reason(trained_once, name, words, says):
     known = [trained_once(run="scored").name] if "scored" in words else []
@@ -156,9 +157,6 @@ def test_what_does_not_fit_ends_the_notebook_with_the_reason(trained_once, name,
 @pytest.mark.parametrize(("name", "words", "says"), [
     ("train", "-p lrd 4e-4", "ParameterError: unknown parameter 'lrd'; did you mean 'lr_d'?"),
     ("evaluate", "-p steps 3", "WorkbenchError: run 'scored' has no checkpoint at step 3; there are: 4"),
-    ("attention", "-p queries 99,0", "ParameterError: queries='99,0': '99,0' is not \"row,column\", each from 0 to 31"),
-    ("compare", "-p steps newest", "ParameterError: steps='newest' is not"),
-    ("ablation", "-p experiments variant -p data nowhere -p seeds 0", "DataError: data='"),
 ])  # fmt: skip
 def test_what_does_not_fit_ends_papermill_with_the_reason(tmp_path, trained_once, name, words, says):
     """The same as of the cells alone, and an exit status."""

@@ -94,8 +94,8 @@ def test_a_folder_is_scored_against_another_from_the_command_line(tmp_path, ince
     assert record["n"] == 12 and record["reference"]["n"] == 14
     scores = {name.partition("@")[0]: value for name, value in record["scores"].items()}
     assert scores["fd_inception"] > 0 and 1 <= scores["cs_inception"] < 1008 and scores["intra_fd_n6_inception"] > 0
-    code, out, error = main(*words, "-p", "verify_weights", "false", "-p", "scores", "fd")
-    assert code == 0 and "fd_inception@" in out and "torch-fidelity (but n=12)" in out
+    code, out, error = main(*words, "-p", "verify_weights", "false", "-p", "scores", "cs")
+    assert code == 0 and "cs_inception@" in out and "torch-fidelity (but n=12)" in out
 
 
 def test_a_folder_is_scored_in_random_order(tmp_path, monkeypatch):
