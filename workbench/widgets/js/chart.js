@@ -3,7 +3,8 @@
 
 import { isDark, keepInNotebook, onTheme } from "./notebook.js";
 
-const WAIT = 30_000; // milliseconds
+const WAIT = 30_000; // milliseconds until a kernel counts as gone
+const SOON = 5_000; // and until the saved chart is drawn, which the kernel's plotly then replaces
 
 function plotly(model) {
   globalThis.workbenchPlotly ??= new Promise((resolve, reject) => {
@@ -68,8 +69,19 @@ export default () => {
       });
     },
     async render({ model, el }) {
-      const figure = await ready;
-      return figure ? figure.render({ model, el }) : drawSaved(model, el);
+      let removed = false, clean = null;
+      const draw = async (figure) => {
+        clean?.();
+        el.replaceChildren();
+        clean = await (figure ? figure.render({ model, el }) : drawSaved(model, el));
+      };
+      const early = await Promise.race([ready, new Promise((resolve) => setTimeout(resolve, SOON))]);
+      await draw(early);
+      if (early === undefined) ready.then((figure) => figure && !removed && draw(figure));
+      return () => {
+        removed = true;
+        clean?.();
+      };
     },
   };
 };
