@@ -1,4 +1,4 @@
-"""The Inception score (IS), called class score with any other classifier. All arithmetic is in float64."""
+"""The Inception score (IS), in float64; with any other classifier it is called class score."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class StreamedInceptionScore:
     splits
         Number of parts; part i holds the positions from i n // splits to before (i + 1) n // splits.
     shuffle_seed
-        None: samples fill the splits in the order of arrival, which must mix the classes, as the score of few classes is low. Else in the
-        order `numpy.random.RandomState(shuffle_seed).permutation(n)`, as in torch-fidelity (2020 there).
+        None: samples fill the splits in the order of arrival, which must mix the classes, because the score of few classes is low.
+        Otherwise in the order `numpy.random.RandomState(shuffle_seed).permutation(n)`, as in torch-fidelity (whose seed is 2020).
 
     Raises
     ------
