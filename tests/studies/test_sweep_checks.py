@@ -50,7 +50,7 @@ def test_parameters_that_define_no_training_are_no_arms(name):
 
 @pytest.mark.parametrize("grid", ["data=twins|cifar10", "image_size=32|64", "pairs=1|2", "ema_decay=0|0.99"])
 def test_arms_whose_scores_would_not_compare_are_refused(grid):
-    refused(f"grid={grid!r}", "do not compare", experiments="sweep", grid=grid)
+    refused(f"grid={grid!r}", "cannot be compared", experiments="sweep", grid=grid)
 
 
 def test_arms_of_different_lengths_are_refused():

@@ -16,7 +16,7 @@ from .charts import DARK, Axis, Chart, Line, Panel, brief_numbers, colours, roun
 from .figure import Plot
 from .histories import Curve, lines_of_group, panel_of_groups
 
-MIXED = ": different protocols, which do not compare"
+MIXED = ": different protocols, which cannot be compared"
 
 
 class ScorePoint(NamedTuple):
@@ -80,7 +80,7 @@ def scores(
 
 
 def scores_of_run(name: str, evaluations: list[dict]) -> Plot:
-    """All scores of a run over steps, a panel for each score and protocol: scores of different protocols do not compare."""
+    """All scores of a run over steps, a panel for each score and protocol."""
     rows, panels = records.evaluations(evaluations), []
     for score, protocol in dict.fromkeys((score, row["protocol"]) for row in rows for score in row["scores"]):
         values = {row["step"]: row["scores"][score] for row in rows if row["protocol"] == protocol and score in row["scores"]}

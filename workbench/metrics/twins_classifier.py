@@ -1,7 +1,7 @@
-"""The frozen feature extractor of the data set `twins`: a small classifier, for images on which Inception says little.
+"""The feature extractor for the data set `twins`: a small frozen classifier, because Inception says little about these images.
 
-Its weights are part of the package, trained by `python -m workbench.metrics.twins_training`. Their hash is part of the file's name, as
-scores compare only with the same extractor. These scores are never called FID or Inception score.
+`python -m workbench.metrics.twins_training` made its weights, which are part of the package. The file's name has their hash, because only
+scores of the same extractor can be compared. They are never called FID or Inception score.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WEIGHTS = Path(__file__).with_name("twins-3d2861b8.safetensors")
 
 
 class TwinsClassifier(nn.Module):
-    """A plain convolutional network without normalisation: every image is judged alone.
+    """A plain convolutional network, without normalisation, so that images do not influence each other.
 
     Trained on the class alone it would ignore hue and position, so its features, without activation, must encode both halves of the image
     (see `twins_training`).

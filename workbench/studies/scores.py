@@ -54,7 +54,7 @@ def scores_by_name(
     Raises
     ------
     WorkbenchError
-        If there is no such score or protocol, or scores do not compare.
+        If there is no such score or protocol, or scores cannot be compared.
     """
     scores: dict[tuple, CheckpointScore] = {}
     protocols = []
@@ -62,7 +62,9 @@ def scores_by_name(
         for run in group.runs:
             for record in run.evaluations():
                 if not is_comparable(record):
-                    say_once(f"{run.path}/evaluations.jsonl: records without a complete protocol are left out: their scores do not compare")
+                    say_once(
+                        f"{run.path}/evaluations.jsonl: records without a complete protocol are left out: their scores cannot be compared"
+                    )
                     continue
                 if like and differences(like, record):
                     continue

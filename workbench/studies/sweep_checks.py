@@ -34,7 +34,7 @@ DECIDED = dict(
 # Parameters that arms cannot differ in, and why.
 NOT_VARIED = {
     **dict.fromkeys(MAY_CHANGE_ON_RESUME | {"gradient_accumulation", "skip_unreadable"}, "it changes nothing in what is trained"),
-    **dict.fromkeys(("data", "image_size", "pairs"), "scores against different images do not compare"),
+    **dict.fromkeys(("data", "image_size", "pairs"), "scores against different images cannot be compared"),
     "steps": "a longer training contains the shorter one; set the parameter steps for all",
 }
 
@@ -125,7 +125,7 @@ def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: 
                 f"{where}: the arms {short_repr(other)} and {short_repr(label)} of {name} are the same training at these settings and cannot be compared with each other; {fix}"
             )
         if bool(configs[label].ema_decay) != bool(next(iter(configs.values())).ema_decay):
-            raise ParameterError(f"{where}: scores with and without an average (ema_decay=0) do not compare")
+            raise ParameterError(f"{where}: scores with and without EMA (ema_decay=0) cannot be compared")
     for label, config in configs.items() if train else ():
         try:
             require_feasible(config)
