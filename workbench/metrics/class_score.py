@@ -22,11 +22,6 @@ class StreamedInceptionScore:
     shuffle_seed
         None: samples fill the splits in the order of arrival, which must mix the classes, because the score of few classes is low.
         Otherwise in the order `numpy.random.RandomState(shuffle_seed).permutation(n)`, as in torch-fidelity (whose seed is 2020).
-
-    Raises
-    ------
-    ParameterError
-        If n < splits or splits < 1.
     """
 
     def __init__(self, n: int, splits: int = 10, shuffle_seed: int | None = None):
@@ -44,10 +39,7 @@ class StreamedInceptionScore:
     def update(self, logits: Tensor | np.ndarray) -> StreamedInceptionScore:
         """Add the logits (B, K) of the next samples; returns itself.
 
-        Raises
-        ------
-        ParameterError
-            If logits are not (B, K), K changes, there are more than n samples, or a value is not finite.
+        A ParameterError if the shape does not fit, there are more than n samples, or a value is not finite; then nothing is added.
         """
         logits = float64(matrix(logits, "logits", 0), "logits")
         if not self._p.shape[1]:

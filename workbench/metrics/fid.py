@@ -77,10 +77,7 @@ def frechet_distance(
 def square_root_factor(cov: Tensor | np.ndarray) -> Tensor:
     """F (d, r) float64 with F F^T = cov (d, d), r its numerical rank: eigenvalues up to d EPSILON times the largest are rounding errors.
 
-    Raises
-    ------
-    ParameterError
-        If cov is not square, not symmetric or not finite.
+    A ParameterError if cov is not square, symmetric and finite.
     """
     w, v = torch.linalg.eigh(_symmetric(cov, "cov"))
     keep = w > len(w) * EPSILON * w[-1].clamp(min=0)

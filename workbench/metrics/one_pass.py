@@ -23,10 +23,7 @@ from .stream import features_in_order, is_main
 def select(scores: str | Iterable[str], extractor: Extractor) -> set[str] | None:
     """The keys of SCORES that a parameter names; None: all that can be computed.
 
-    Raises
-    ------
-    ParameterError
-        For an unknown score, or one that only the reference Inception defines.
+    A ParameterError for an unknown score, or one that only the reference Inception defines.
     """
     names = [name.strip() for name in (scores.split(",") if isinstance(scores, str) else scores)]
     names = [name for name in names if name]
@@ -69,7 +66,7 @@ def plan(
     truth: bool = False,
     among: Iterable[str] = SCORES,
 ) -> Plan:
-    """Decide which scores can be computed of these images; nothing is computed yet.
+    """Decide which scores can be computed of these images; a ParameterError says why a requested score cannot.
 
     Parameters
     ----------
@@ -81,11 +78,6 @@ def plan(
         Numbers of features and logits per image: `Extractor.widths`.
     truth
         Whether ground truth is known.
-
-    Raises
-    ------
-    ParameterError
-        If a requested score cannot be computed; the message says why.
     """
     inputs = Inputs(extractor, protocol, widths, samples, real, truth, keep_all=bool(scores and "intra_fid" in scores))
     considered = [score for name, score in SCORES.items() if name in (scores or set(among))]

@@ -21,7 +21,7 @@ LONGEST = 30 * 86400  # seconds of computing features
 
 
 def require_room(names: tuple[str, str], n: int, reference_n: int, kept: int, extractor: Extractor, size: int) -> None:
-    """Refuse an evaluation that needs more memory, disk or time than there is.
+    """Refuse an evaluation that needs more memory, disk or time than there is; the ParameterError gives the estimate.
 
     Parameters
     ----------
@@ -31,11 +31,6 @@ def require_room(names: tuple[str, str], n: int, reference_n: int, kept: int, ex
         Number of generated images whose features are kept: `Plan.features`.
     size
         Height and width of the images in pixels.
-
-    Raises
-    ------
-    ParameterError
-        The message gives the estimate.
     """
     images = f"{names[0]}={n:,} and {names[1]}={reference_n:,}"
     width = extractor.widths(size)[0]
@@ -66,13 +61,7 @@ def require_room(names: tuple[str, str], n: int, reference_n: int, kept: int, ex
 
 
 def feature_array(rows: int, columns: int) -> np.ndarray:
-    """An array (rows, columns) float32, in memory or, if it is large, in a temporary file.
-
-    Raises
-    ------
-    StorageError
-        If the disk has no room. The file is allocated at once: a full disk would later end the process by a signal.
-    """
+    """An array (rows, columns) float32, in memory or, if it is large, in a temporary file; a StorageError if the disk has no room."""
     size = rows * columns * 4
     if size <= IN_MEMORY:
         return np.empty((rows, columns), np.float32)
@@ -81,5 +70,5 @@ def feature_array(rows: int, columns: int) -> np.ndarray:
         folder.mkdir(parents=True, exist_ok=True)
         file = TemporaryFile(dir=folder)  # noqa: SIM115 (the array keeps it open)
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
+            os.posix_fallocate(file.fileno(), 0, size)  # now: later, a full disk would end the process by a signal
         return np.memmap(file, np.float32, "r+", shape=(rows, columns))

@@ -49,17 +49,9 @@ class TwinsClassifier(nn.Module):
         self.logits = nn.Linear(self.features, len(CLASSES))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, 64) and logits (B, 6) of images.
+        """Features (B, 64) and logits (B, 6) of images (B, 3, S, S), floats in [0, 255]; S, a multiple of 32, is averaged down to 32.
 
-        Parameters
-        ----------
-        images
-            (B, 3, S, S), floats in [0, 255], S a multiple of 32; larger ones are averaged down to 32 by area.
-
-        Raises
-        ------
-        WorkbenchError
-            For another shape.
+        A WorkbenchError for another shape.
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[3] % SIZE:
             raise WorkbenchError(
@@ -72,13 +64,7 @@ class TwinsClassifier(nn.Module):
 
 
 def load(path: Path = WEIGHTS) -> TwinsClassifier:
-    """The classifier with the weights of the package, frozen, on the CPU.
-
-    Raises
-    ------
-    WorkbenchError
-        If the file is missing, or its content does not have the hash in its name.
-    """
+    """The frozen classifier on the CPU; a WorkbenchError if its weights are missing, or do not have the hash in the file's name."""
     try:
         content = path.read_bytes()
     except OSError as error:
