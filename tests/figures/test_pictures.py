@@ -18,7 +18,6 @@ from workbench import AttentionView, ParameterError, WorkbenchError, figures, me
 from workbench.figures import pictures, records
 from workbench.figures.charts import Chart
 from workbench.figures.interactive import literal
-from workbench.figures.print import png as png_bytes
 from workbench.files import StorageError, UnreadableError
 from workbench.metrics.protocols import protocol
 from workbench.studies.groups import Group
@@ -65,7 +64,7 @@ def test_logarithmic_axes_need_no_mathematics(tiny):
     for run in runs:
         scored(run, 1, protocol("official"), fid=10)
     shown = views.across_runs.scatter(runs, against="lr_d").picture
-    png_bytes(shown, 30)
+    shown.savefig(io.BytesIO(), format="png", dpi=30)
     assert not any("$" in word for word in words(shown))
 
 
@@ -80,7 +79,7 @@ def test_names_without_a_font_are_readable_and_the_package_is_named(capsys, monk
     panel = picture.subplots()
     panel.set_title("犬")
     panel.set_xticks([0, 1], ["猫", "b"])
-    png_bytes(picture, 30)
+    picture.savefig(io.BytesIO(), format="png", dpi=30)
     assert {"U+72AC", "U+732B", "b"} <= set(words(picture))
 
 
@@ -151,7 +150,7 @@ def test_every_plot_shows_every_name_literally(tiny):
         ]
         assert not any("<b>" in text or "<a" in text or "$" in text or "%{x}猫" in text for text in strings), plot.description.title
         picture = plot.picture
-        png_bytes(picture, 30)
+        picture.savefig(io.BytesIO(), format="png", dpi=30)
         assert any("N" in word for word in words(picture)) and not any("&#" in word or "&lt;" in word for word in words(picture))
 
 

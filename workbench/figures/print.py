@@ -8,30 +8,21 @@ import textwrap
 import zlib
 
 import numpy as np
+from matplotlib.ticker import LogFormatter
 from PIL import Image
 
 from .charts import EMPTY, MAX_PIXELS, Axis, Chart, Line, Panel, Row, Sheet
 from .interactive import LINE_OF_NOTES
 from .pictures import Picture
 
-MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plotly's name: matplotlib's
-WIDTH = 980  # of a chart, in pixels; 100 are an inch
-NOTE_COLUMNS = 8  # width of a sheet that has nothing but notes
+MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plotly's name -> matplotlib's
+WIDTH = 980  # of a chart in pixels, at 100 per inch
+NOTE_COLUMNS = 8  # of a sheet that has notes alone
 
 
 def picture(description: Chart | Sheet) -> Picture:
     """The `matplotlib.figure.Figure` of a description."""
     return _chart(description) if isinstance(description, Chart) else _sheet(description)
-
-
-def png(figure: Picture, dpi: int) -> bytes:
-    """A `matplotlib.figure.Figure` as PNG bytes."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi)
-    return stream.getvalue()
-
-
-# ----------------------------------------------------------------------------------------------------------- charts
 
 
 def _chart(chart: Chart) -> Picture:
@@ -46,14 +37,14 @@ def _chart(chart: Chart) -> Picture:
     margins = dict(left=100, right=20, bottom=45 + below, top=65 + above)
     wide, tall = WIDTH - margins["left"] - margins["right"], height - margins["bottom"] - margins["top"]
     handles: dict = {}
-    for panel, (left, right, bottom, top) in zip(chart.panels, chart.places(), strict=True):
-        place = [(margins["left"] + wide * left) / WIDTH, (margins["bottom"] + tall * bottom) / height]
-        axes = figure.add_axes([*place, wide * (right - left) / WIDTH, tall * (top - bottom) / height])
+    for panel, (left, right, bottom, top) in zip(chart.panels, chart.domains(), strict=True):
+        corner = [(margins["left"] + wide * left) / WIDTH, (margins["bottom"] + tall * bottom) / height]
+        axes = figure.add_axes([*corner, wide * (right - left) / WIDTH, tall * (top - bottom) / height])
         of_panel = _panel(axes, panel)
         if chart.legend == "panels" and of_panel:
             axes.legend(of_panel.values(), of_panel.keys(), fontsize=8)
         handles |= {name: artist for name, artist in of_panel.items() if name not in handles}
-        x, y = place[0] + wide * (right - left) / 2 / WIDTH, place[1] + (tall * (top - bottom) + 3) / height
+        x, y = corner[0] + wide * (right - left) / 2 / WIDTH, corner[1] + (tall * (top - bottom) + 3) / height
         figure.text(x, y, panel.title, ha="center", va="bottom", fontsize=10)
     if names and handles:
         handles = {name: handles[name] for name in names if name in handles}
@@ -67,7 +58,7 @@ def _chart(chart: Chart) -> Picture:
 
 
 def _panel(axes, panel: Panel) -> dict:
-    """Draw a panel; returns the entries of its legend by name."""
+    """Draw a panel; returns the entries of its legend: name -> artist."""
     axes.set_xlabel(panel.x.title, labelpad=1)
     axes.set_ylabel(panel.y.title, fontsize=7 if panel.y.small else None)
     axes.grid(alpha=0.3)
@@ -94,12 +85,10 @@ def _panel(axes, panel: Panel) -> dict:
 
 
 def _axis(axes, letter: str, axis: Axis) -> None:
-    from matplotlib.ticker import LogFormatter
-
     if axis.log:
         getattr(axes, f"set_{letter}scale")("log")
         for set_formatter in ("set_major_formatter", "set_minor_formatter"):
-            getattr(getattr(axes, f"{letter}axis"), set_formatter)(LogFormatter())  # 0.5, not a power of ten, which would be mathematics
+            getattr(getattr(axes, f"{letter}axis"), set_formatter)(LogFormatter())  # shows 0.5; a power of ten would be mathematics
         axes.tick_params(axis=letter, which="minor", labelsize=6)
     if axis.ticks:
         getattr(axes, f"set_{letter}ticks")([at for at, _ in axis.ticks], [text for _, text in axis.ticks])
@@ -116,9 +105,6 @@ def _line(axes, line: Line):
     if line.high and len(x):
         return axes.errorbar(x, y, capsize=3, elinewidth=1, **{f"{line.bars}err": np.array([line.low, line.high], float)}, **style)
     return axes.plot(x, y, **style)[0]
-
-
-# ----------------------------------------------------------------------------------------------------------- sheets
 
 
 def _sheet(sheet: Sheet) -> Picture:
