@@ -1,4 +1,4 @@
-"""The scores of groups of runs, from their evaluations, as far as they compare."""
+"""The scores of groups of runs, from their evaluations."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def scores_by_name(
     Parameters
     ----------
     names
-        Scores, also as text with commas, with or without the hash of their extractor (`fd_twins`); by default all.
+        Names, with or without the hash of the extractor (`fd_twins`), as a list or as text with commas; by default all.
     protocol
-        Only those whose protocol contains this text.
+        Only scores whose protocol contains this text.
     across_protocols
         Allow scores of different protocols.
     like
-        A record: only scores that compare with it.
+        Only scores that can be compared with this record.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def scores_by_name(
                     continue
                 protocols.append(record["protocol"])
                 if protocol in record["protocol"]:
-                    for name, value in _finite_scores(run, record):  # the newest of a step and protocol counts
+                    for name, value in _finite_scores(run, record):  # of the same step and protocol, the newest counts
                         scores[name, run.path, record["protocol"], record["step"]] = CheckpointScore(
                             group, run, name, record["step"], value, record
                         )
@@ -88,7 +88,7 @@ def scores_by_name(
 
 
 def _finite_scores(run: Run, record: dict) -> list[tuple[str, float]]:
-    """Names and values of an evaluation's scores; values that are not finite are reported once, and left out."""
+    """Names and finite values of an evaluation's scores; other values are reported once."""
     for name, value in record["scores"].items():
         if not is_finite(value):
             say_once(f"{run.path}/evaluations.jsonl: {name} of step {record['step']} is {str(value)[:20]!r}, not a finite number: left out")
@@ -96,7 +96,7 @@ def _finite_scores(run: Run, record: dict) -> list[tuple[str, float]]:
 
 
 def _matching(names: str | Sequence[str], known: list[str]) -> list[str]:
-    """The known scores that `names` stand for; without names, all."""
+    """The known scores that `names` select; without names, all."""
     result: list[str] = []
     for name in filter(None, [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]):
         matches = [k for k in known if k == name] or [k for k in known if k.partition("@")[0] == name]
@@ -112,7 +112,7 @@ def at_steps(scores: Sequence[CheckpointScore], steps: str = "last") -> list[Che
     Parameters
     ----------
     steps
-        "last": the newest of each run; "common": the newest step that all of these runs have; or steps as "500,1000".
+        "last": the newest of each run; "common": the newest that all of these runs have; or steps such as "500,1000".
     """
     if steps not in ("last", "common"):
         numbers = {int(step) for step in steps.split(",")}

@@ -1,9 +1,8 @@
 """Tests and verdicts for paired differences and for groups; rank correlations over runs.
 
-Paired differences (of images, of pairs of samples) are tested by sign flips: if a difference is symmetric around a value, both its signs
-are equally likely. Groups (of runs) are tested by ranks: without a difference, every division of all numbers into the groups is equally
-likely. Nothing else is assumed of a distribution. p values are exact if all flips or divisions can be enumerated, else of random ones of
-a fixed seed.
+Paired differences (of images, of pairs of samples) are tested by sign flips: if a difference is symmetric around a value, both signs are
+equally likely. Groups (of runs) are tested by ranks: without a difference, every division of the numbers into groups is equally likely.
+Nothing else is assumed. p values are exact if all flips or divisions can be enumerated, else from random ones with a fixed seed.
 """
 
 from __future__ import annotations
@@ -14,27 +13,24 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-import scipy  # imports `scipy.stats`, which takes a second, at its first use
+import scipy  # `scipy.stats`, which takes a second to import, is imported at its first use
 
 from ..parameters import ParameterError
 
 Numbers = Sequence[float] | np.ndarray
 
 SUPPORTED, NOT_SUPPORTED, CANNOT_TELL = "supported", "not supported", "cannot tell at this size"
-ALPHA = 0.05  # level of a verdict, over all its tests and over claims that are tested together
+ALPHA = 0.05  # level of a verdict, over all tests and all claims that are tested together
 RESAMPLES = 9_999
 POWER = 0.8
 
 
 def judge(p_absent: float, p_relevant: float, alpha: float = ALPHA) -> str:
-    """The verdict from two p values: of the claimed effect being absent, and of an effect of interest being present.
+    """The verdict from two p values: of "the claimed effect is absent", and of "a relevant effect is present".
 
-    So absence of evidence never counts as evidence of absence.
+    Absence of evidence never counts as evidence of absence.
     """
     return SUPPORTED if p_absent < alpha else NOT_SUPPORTED if p_relevant < alpha else CANNOT_TELL
-
-
-# -------------------------------------------------------------------------------------------------- paired differences
 
 
 @dataclass(frozen=True)
@@ -76,9 +72,9 @@ def against_nulls(differences: Mapping[str, Numbers], smallest: float, alpha: fl
     Parameters
     ----------
     differences
-        Null -> the quantity minus its value under that null, one finite number for each unit (image, pair, run).
+        Null -> the quantity minus its value under that null: a finite number for each image, pair or run.
     smallest
-        Smallest effect of interest, in the unit of the differences; >= 0.
+        Smallest effect of interest, at least 0, in the unit of the differences.
     alpha
         Level of the tests.
 
@@ -146,16 +142,14 @@ def bootstrap(numbers: Numbers, level: float = 0.95) -> tuple[float, float]:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-# -------------------------------------------------------------------------------------------------------------- groups
-
 RELEVANT = 0.1  # the smallest improvement of interest, as a share of the control's median
 
 
 def lower(claims: Mapping[str, tuple[Numbers, Numbers]], relevant: float = RELEVANT, alpha: float = ALPHA) -> list[dict]:
     """Whether the numbers of one group are lower than those of its control, for claims that are tested together.
 
-    *supported*: a one-sided rank-sum test finds them lower. *not supported*: the same test rules out that they are lower by `relevant` times
-    the control's median. Otherwise *cannot tell at this size*. p values are adjusted over the claims (Holm, 1979), once each.
+    *supported*: a one-sided rank-sum test finds them lower. *not supported*: the test rules out that they are lower by `relevant` times the
+    control's median. Otherwise *cannot tell at this size*. Both p values are adjusted over the claims (Holm, 1979).
 
     Parameters
     ----------
@@ -204,9 +198,6 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, p[name] * (len(p) - rank)))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p}
-
-
-# -------------------------------------------------------------------------------------------------------- correlations
 
 
 def rank_correlation(x: Numbers, y: Numbers, level: float = 0.95) -> dict:
