@@ -61,7 +61,7 @@ def measure(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -> d
     return row | dict(protocol=record["protocol"])
 
 
-def power_check(rows: Sequence[dict], image_size: int, pairs: int = 1, smallest: float = SMALLEST_HUE) -> Verdict:
+def power_check(rows: Sequence[dict], image_size: int, pairs: int = 1) -> Verdict:
     """Whether samples of networks without attention disagree more than real twins. If not, attention has nothing to improve.
 
     Parameters
@@ -70,11 +70,9 @@ def power_check(rows: Sequence[dict], image_size: int, pairs: int = 1, smallest:
         From `measure`, for at least two runs without attention in G and in D.
     image_size, pairs
         Of their images.
-    smallest
-        Smallest excess of interest over the disagreement of real twins, in turns of the hue circle.
     """
     real = disagreement(Twins(image_size, pairs=pairs).batch(np.arange(1000))[0], pairs=pairs)["hue"].median().item()
-    return against_nulls({"real twins": [row["twins_hue"] - real for row in rows]}, smallest)
+    return against_nulls({"real twins": [row["twins_hue"] - real for row in rows]}, SMALLEST_HUE)
 
 
 def correlated_columns(rows: Sequence[dict]) -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ from .twin_runs import glyph_queries, latents, require_one_pair, split_layer
 
 SMALLEST_SHIFT = 0.05  # smallest effect of interest: fraction of the way to the source's hue
 HUE_RANGE = 1 / 12  # a glyph has a hue if it is within 30 degrees
-RED, GREEN = 0.0, 1 / 3
+RED, GREEN = 0.0, 1 / 3  # hues of source and target
 CONDITIONS = ("glyph", "background", "gamma = 0")
 
 
@@ -79,13 +79,10 @@ def study(
     *,
     n: int = 64,
     seed: int = 1,
-    source_hue: float = RED,
-    target_hue: float = GREEN,
     fractions: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     pool: int = 1024,
     step: int | None = None,
     weights: str = "auto",
-    smallest: float = SMALLEST_SHIFT,
 ) -> PatchingStudy:
     """Patch the values on the left glyph of a red sample into a green one: does the right glyph turn red?
 
@@ -101,14 +98,10 @@ def study(
         An attention layer of G: "G/attention.16".
     n
         Largest number of pairs.
-    source_hue, target_hue
-        On the hue circle, [0, 1).
     fractions
         Of the keys, ascending in [0, 1], the first 0.
     pool, seed
         Number of samples from which pairs are made, and seed of their latents.
-    smallest
-        Smallest effect of interest, see `SMALLEST_SHIFT`.
 
     Raises
     ------
@@ -129,9 +122,11 @@ def study(
     z, y = latents(run, pool, seed)
     x = sampling.images(generator, z, y)
     coverage = glyph_coverage(x)
-    pairs = pair_by_hue(x, y, source_hue, target_hue)[:n]
+    pairs = pair_by_hue(x, y)[:n]
     if len(pairs) < 2:
-        raise WorkbenchError(f"{pool} samples of run {run.name!r}, step {step}, have {len(pairs)} pairs of these hues; raise pool={pool}")
+        raise WorkbenchError(
+            f"{pool} samples of run {run.name!r}, step {step}, have {len(pairs)} pairs of a red and a green one; raise pool={pool}"
+        )
     shifts, masses = [], []
     for k, pair in enumerate(map(list, pairs)):
         rng = sampling.rng(seed, 9, k)
@@ -141,16 +136,16 @@ def study(
     by_half = torch.stack(shifts).permute(3, 1, 0, 2).tolist()  # half, condition, P, F
     left, right = (dict(zip(CONDITIONS, conditions, strict=True)) for conditions in by_half)
     last = {condition: np.array(shifts)[:, -1] for condition, shifts in right.items()}
-    verdict = against_nulls({control: last["glyph"] - last[control] for control in CONDITIONS[1:]}, smallest)
+    verdict = against_nulls({control: last["glyph"] - last[control] for control in CONDITIONS[1:]}, SMALLEST_SHIFT)
     about = (
         f"{run.name}, step {step:,}, {layer} ({run.config.attention_variant}), {len(pairs)} pairs among {pool} samples of seed {seed}: "
-        f"hue {source_hue:.2f} into {target_hue:.2f}"
+        f"hue {RED:.2f} into {GREEN:.2f}"
     )
     return PatchingStudy(about, tuple(fractions), left, right, torch.stack(masses).tolist(), verdict)
 
 
-def pair_by_hue(images: Tensor, y: Tensor | None, source_hue: float, target_hue: float) -> list[tuple[int, int]]:
-    """Pairs (source, target) of samples of one class whose glyphs have these hues, within 30 degrees.
+def pair_by_hue(images: Tensor, y: Tensor | None) -> list[tuple[int, int]]:
+    """Pairs (source, target) of samples of one class: the source has red glyphs, the target green ones, within 30 degrees.
 
     Each target is paired with the unused source whose glyphs overlap its glyphs the most. So pairs are independent.
     """
@@ -159,8 +154,8 @@ def pair_by_hue(images: Tensor, y: Tensor | None, source_hue: float, target_hue:
     def of_hue(hue: float) -> Tensor:
         return readable & (hue_difference(hues, hue).abs() < HUE_RANGE).all(1)
 
-    sources, pairs = of_hue(source_hue), []
-    for target in of_hue(target_hue).nonzero()[:, 0].tolist():
+    sources, pairs = of_hue(RED), []
+    for target in of_hue(GREEN).nonzero()[:, 0].tolist():
         overlap = torch.minimum(coverage, coverage[target]).sum(1) / torch.maximum(coverage, coverage[target]).sum(1)
         same = sources if y is None else sources & (y == y[target])
         if same.any():

@@ -102,9 +102,9 @@ def more_on_twin(learned: Mass, nulls: Mapping[str, Mass]) -> dict[str, list[flo
     return {name: np.subtract(learned.twin, null.twin).tolist() for name, null in nulls.items()}
 
 
-def follows_shape(learned: Mass, nulls: Mapping[str, Mass], smallest: float = SMALLEST_MASS) -> Verdict:
+def follows_shape(learned: Mass, nulls: Mapping[str, Mass]) -> Verdict:
     """Whether attention on the twin is larger than under every null; see `significance.against_nulls`."""
-    return against_nulls(more_on_twin(learned, nulls), smallest)
+    return against_nulls(more_on_twin(learned, nulls), SMALLEST_MASS)
 
 
 @dataclass(frozen=True)
@@ -221,9 +221,7 @@ class ShapeStudy:
         return rows
 
 
-def study(
-    run: Run, layer: str, *, n: int = 96, seed: int = 1, step: int | None = None, weights: str = "auto", smallest: float = SMALLEST_MASS
-) -> ShapeStudy:
+def study(run: Run, layer: str, *, n: int = 96, seed: int = 1, step: int | None = None, weights: str = "auto") -> ShapeStudy:
     """Does an attention layer follow the shape of objects? Measured on samples of a run's generator, of all classes.
 
     Samples with an unreadable glyph are left out, and counted in `about`.
@@ -238,8 +236,6 @@ def study(
         Number of samples, and seed of their latents.
     step, weights
         Checkpoint (None: the newest), and weights of G: "ema", "raw", or "auto": EMA if available.
-    smallest
-        Smallest effect of interest: attention on the twin minus that under a null.
 
     Raises
     ------
@@ -264,7 +260,7 @@ def study(
         f"{f', {n - len(x)} unreadable ones left out' if len(x) < n else ''}"
     )
     but_colour = {name: null for name, null in nulls.items() if name != "colour"}
-    return ShapeStudy(about, learned, nulls, follows_shape(learned, nulls, smallest), follows_shape(learned, but_colour, smallest))
+    return ShapeStudy(about, learned, nulls, follows_shape(learned, nulls), follows_shape(learned, but_colour))
 
 
 def _untrained(run: Run, network: str) -> nn.Module:
