@@ -82,8 +82,9 @@ def ablate(config: Config, rounds: int, variants: Iterable[str]) -> dict[str, fl
     return ratios
 
 
-def loading(config: Config, batches: int = 20, length: int = 4096) -> dict:
+def loading(config: Config) -> dict:
     """Images per second of the loader alone, from a memory map of decoded images in random order, as in training."""
+    length, batches = 4096, 20
     shape = (length, config.image_size, config.image_size, 3)
     with TemporaryDirectory() as folder:
         np.save(Path(folder) / "images.npy", np.random.default_rng(0).integers(0, 256, shape, np.uint8))

@@ -189,14 +189,13 @@ def _axis_of(parameter: str, values: list) -> tuple[Axis, Callable[..., float]]:
         few = sorted(set(numbers)) if len(set(numbers)) <= 6 else []
         ticks = tuple((value, written(value)) for value in few)
         return Axis(parameter, log=min(numbers) > 0 and max(numbers) >= 10 * min(numbers), ticks=ticks), float
-    order = sorted({written(value) for value in values}, key=lambda text: (text != "none", _numbers_in(text), text))
+
+    def natural(text: str) -> tuple:  # sorts "8", "16" and "8,16" by their numbers
+        return text != "none", [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)], text
+
+    order = sorted({written(value) for value in values}, key=natural)
     ticks = tuple((float(k), text) for k, text in enumerate(order))
     return Axis(parameter, ticks=ticks, range=(-0.5, len(order) - 0.5)), lambda value: float(order.index(written(value)))
-
-
-def _numbers_in(text: str) -> list[float]:
-    """The numbers in a text, which sort "8", "16" and "8,16" naturally."""
-    return [float(match) for match in re.findall(r"\d+(?:\.\d+)?", text)]
 
 
 def _score_axis(protocols: Sequence[str]) -> Axis:

@@ -33,7 +33,7 @@ LINEAR = ("margin of D", "saturation of D")
 GROWTH = {"sigma_g": "weights of G", "at_work_g": "G at work", "sigma_d": "weights of D", "at_work_d": "D at work"}
 MISSING_LAYER = dict(exact=[None])  # stands for a layer that a row of the spectra lacks
 OF_D, OF_G, OF_REAL, OF_FAKE = colours(4)
-Curve = dict[int, tuple[float, float]]  # step -> place on the x axis, value
+Curve = dict[int, tuple[float, float]]  # step -> (x, value)
 
 
 class RunRecords(NamedTuple):
@@ -235,16 +235,9 @@ def panel_of_groups(title: str, x: Axis, y: Axis, parts: Sequence[Part]) -> Pane
 def lines_of_group(
     label: str, colour: str, runs: Sequence[tuple[str, Curve]], about: str = "", mode: str = "lines", log: bool = False
 ) -> Part:
-    """Lines of the runs of one group; with several runs also their mean, with a band of one standard deviation.
+    """Lines of the runs (name, curve) of one group; with several runs also their mean, with a band of one standard deviation.
 
-    Parameters
-    ----------
-    runs
-        Names and curves.
-    about
-        Further text at the pointer.
-    log
-        Use mean and deviation of the logarithms, for a logarithmic axis and positive values.
+    `about` is further text at the pointer. With `log`, mean and deviation are those of the logarithms.
     """
     alone = len(runs) == 1
     line = partial(Line, name=label, colour=colour, mode=mode, about=about)

@@ -62,8 +62,8 @@ def _bars(panel: Panel, number: int) -> dict:
     bar: Bar = panel.bars[number]
     left = [sum(before) for before in zip(*(other.lengths for other in panel.bars[:number]), strict=True)] or [0] * len(bar.y)
     look = dict(marker=dict(color=bar.colour), hovertemplate=f"%{{customdata:.3g}}<extra>{literal(bar.name)}</extra>", showlegend=True)
-    place = dict(x=list(bar.lengths), y=list(bar.y), base=left, customdata=list(bar.lengths), width=0.8)
-    return dict(type="bar", orientation="h", name=literal(bar.name)) | place | look
+    lengths = dict(x=list(bar.lengths), y=list(bar.y), base=left, customdata=list(bar.lengths), width=0.8)
+    return dict(type="bar", orientation="h", name=literal(bar.name)) | lengths | look
 
 
 def _layout(chart: Chart) -> dict:
@@ -115,5 +115,5 @@ def _rule(rule: Rule, x: str, y: str, named: set[str]) -> dict:
 def _scales(axes: list[str]) -> dict:
     """Buttons that make these y axes linear or logarithmic."""
     buttons = [dict(label=kind, method="relayout", args=[dict.fromkeys(axes, kind)]) for kind in ("linear", "log")]
-    place = dict(x=1, xanchor="right", y=1, yanchor="bottom", pad=dict(b=28), font=dict(size=11), showactive=True)
-    return dict(type="buttons", direction="right", buttons=buttons) | place
+    corner = dict(x=1, xanchor="right", y=1, yanchor="bottom", pad=dict(b=28), font=dict(size=11), showactive=True)
+    return dict(type="buttons", direction="right", buttons=buttons) | corner

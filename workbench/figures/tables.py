@@ -125,7 +125,8 @@ class Table:
             For `\\ref`.
         """
         words = [part.rstrip(".") + "." for part in (caption, *self.notes) if part]
-        align = "".join("r" if self._numbers(name) else "l" for name in self.columns)
+        numeric = [all(_is_number(row[name]) for row in self.rows if row.get(name) is not None) for name in self.columns]
+        align = "".join("r" if is_numeric else "l" for is_numeric in numeric)
         lines = [r"\begin{table}", r"  \centering"]
         lines += [rf"  \caption{{{escaped(' '.join(words))}}}"] if words else []
         lines += [rf"  \label{{{label}}}"] if label else []
@@ -138,9 +139,6 @@ class Table:
         lines += [f"    {' & '.join(_latex(row.get(name)) for name in self.columns)} \\\\" for row in self.rows]
         lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
         return _write(path, "\n".join(lines) + "\n")
-
-    def _numbers(self, name: str) -> bool:
-        return all(_is_number(row[name]) for row in self.rows if row.get(name) is not None)
 
 
 def table(rows: list[dict], save: str | PathLike | None = None) -> Table | None:

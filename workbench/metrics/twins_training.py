@@ -158,11 +158,11 @@ def train(seed: int = 0, steps: int = 3000) -> TwinsClassifier:
 
 
 @torch.no_grad()
-def accuracy(net: TwinsClassifier, size: int = SIZE, count: int = 10_000, seed: int = HELD_OUT) -> float:
+def accuracy(net: TwinsClassifier, size: int = SIZE, count: int = 10_000) -> float:
     """Share of `count` held-out twins (3, size, size) that are classified correctly."""
     correct = 0
     for first in range(0, count, 500):
-        images, labels = Twins(size, seed).batch(np.arange(first, min(first + 500, count)))
+        images, labels = Twins(size, HELD_OUT).batch(np.arange(first, min(first + 500, count)))
         correct += int((net(images.float())[1].argmax(1) == labels).sum())
     return correct / count
 

@@ -68,12 +68,14 @@ def scores_by_name(
                     continue
                 if like and differences(like, record):
                     continue
-                protocols.append(record["protocol"])
-                if protocol in record["protocol"]:
-                    for name, value in _finite_scores(run, record):  # of the same step and protocol, the newest counts
-                        scores[name, run.path, record["protocol"], record["step"]] = CheckpointScore(
-                            group, run, name, record["step"], value, record
-                        )
+                step, of_record = record["step"], record["protocol"]
+                protocols.append(of_record)
+                for name, value in record["scores"].items() if protocol in of_record else ():
+                    if is_finite(value):  # of the same step and protocol, the newest counts
+                        scores[name, run.path, of_record, step] = CheckpointScore(group, run, name, step, value, record)
+                    else:
+                        text = f"{name} of step {step} is {str(value)[:20]!r}, not a finite number: left out"
+                        say_once(f"{run.path}/evaluations.jsonl: {text}")
     if protocol and protocols and not scores:
         known = "; ".join(dict.fromkeys(map(brief, protocols)))
         raise WorkbenchError(f"protocol={protocol!r} matches no protocol of these scores; there are: {known}")
@@ -85,14 +87,6 @@ def scores_by_name(
         require_comparable([score.record for score in by_name[name]])
     order = {run.path: k for k, run in enumerate(run for group in groups for run in group.runs)}
     return {name: sorted(by_name[name], key=lambda score: (order[score.run.path], score.step)) for name in matches}
-
-
-def _finite_scores(run: Run, record: dict) -> list[tuple[str, float]]:
-    """Names and finite values of an evaluation's scores; other values are reported once."""
-    for name, value in record["scores"].items():
-        if not is_finite(value):
-            say_once(f"{run.path}/evaluations.jsonl: {name} of step {record['step']} is {str(value)[:20]!r}, not a finite number: left out")
-    return [(name, value) for name, value in record["scores"].items() if is_finite(value)]
 
 
 def _matching(names: str | Sequence[str], known: list[str]) -> list[str]:

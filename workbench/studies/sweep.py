@@ -180,14 +180,16 @@ def execute(planned: Sequence[PlannedRun], jobs: int = 1) -> None:
                         say_once(f"{each.run.status()['message']}: this run is left out")
                     if job:
                         del submitted[name]
-                        _require_result(each, state)
+                        if state == "stopped":
+                            say_once(f"run {name!r} was stopped at step {each.run.status()['step']}")
+                        elif state not in (*AT_REST, *ACTIVE, "unreadable"):
+                            raise _failure(each, each.run.status()["message"] if each.run else "its folder was deleted")
                     if (job and state == "stopped") or state in (*AT_REST, "unreadable"):
                         del todo[name]
                         advance(1)
                     elif state not in ACTIVE and retry_at.get(name, 0) <= time.monotonic():
-                        with _deferred(
-                            (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-                        ):  # no signal between the start and its entry in `submitted`
+                        # No signal between the start of a training and its entry in `submitted`.
+                        with _deferred((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
                             job = submit(each, threads=max(1, (os.cpu_count() or 1) // (jobs * each.config.num_processes)))
                             if job:
                                 submitted[name] = job
@@ -204,14 +206,6 @@ def execute(planned: Sequence[PlannedRun], jobs: int = 1) -> None:
             f"{len(unreadable)} of {len(planned)} runs are left out, their folders in {outputs_dir()} cannot be read: {', '.join(unreadable)}; "
             "restore their files or delete these folders, then start the sweep again"
         )
-
-
-def _require_result(planned: PlannedRun, state: str) -> None:
-    """Raise an error if a run ended without a result; report a stopped run."""
-    if state == "stopped":
-        say_once(f"run {planned.name!r} was stopped at step {planned.run.status()['step']}")
-    elif state not in (*AT_REST, *ACTIVE, "unreadable"):
-        raise _failure(planned, planned.run.status()["message"] if planned.run else "its folder was deleted")
 
 
 @contextmanager
