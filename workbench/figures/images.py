@@ -95,7 +95,7 @@ def _title(inspections: Sequence[Inspection], reading: str) -> str:
 
 def _about(inspection: Inspection) -> str:
     """The description of the image, with the number of the class if no font can show its name."""
-    from .pictures import readable
+    from .literal_text import readable
 
     name = inspection.class_name
     if not name or readable(name) == name or not inspection.about.startswith(name):

@@ -13,19 +13,19 @@ from PIL import Image
 
 from .charts import EMPTY, MAX_PIXELS, Axis, Chart, Line, Panel, Row, Sheet
 from .interactive import LINE_OF_NOTES
-from .pictures import Picture
+from .literal_text import LiteralFigure
 
 MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plotly's name -> matplotlib's
 WIDTH = 980  # of a chart in pixels, at 100 per inch
 NOTE_COLUMNS = 8  # of a sheet that has notes alone
 
 
-def picture(description: Chart | Sheet) -> Picture:
+def picture(description: Chart | Sheet) -> LiteralFigure:
     """The `matplotlib.figure.Figure` of a description."""
     return _chart(description) if isinstance(description, Chart) else _sheet(description)
 
 
-def _chart(chart: Chart) -> Picture:
+def _chart(chart: Chart) -> LiteralFigure:
     names = [line.name for line in chart.lines if line.legend and len(line.x)]
     names += [bar.name for panel in chart.panels for bar in panel.bars] + [rule.name for panel in chart.panels for rule in panel.rules]
     names = list(dict.fromkeys(filter(None, names))) if chart.legend == "below" else []
@@ -33,7 +33,7 @@ def _chart(chart: Chart) -> Picture:
     below = 20 * -(-len(names) // across)
     above = LINE_OF_NOTES * len(chart.notes)
     height = 100 + chart.height * chart.rows + below + above
-    figure = Picture(figsize=(WIDTH / 100, height / 100), dpi=100, facecolor="white")
+    figure = LiteralFigure(figsize=(WIDTH / 100, height / 100), dpi=100, facecolor="white")
     margins = dict(left=100, right=20, bottom=45 + below, top=65 + above)
     wide, tall = WIDTH - margins["left"] - margins["right"], height - margins["bottom"] - margins["top"]
     handles: dict = {}
@@ -107,7 +107,7 @@ def _line(axes, line: Line):
     return axes.plot(x, y, **style)[0]
 
 
-def _sheet(sheet: Sheet) -> Picture:
+def _sheet(sheet: Sheet) -> LiteralFigure:
     images = [_pixels(image) for image in sheet.images]
     columns = max(len(row.cells) for row in sheet.rows) or NOTE_COLUMNS
     labels, gap = (2.6, 0.05) if sheet.labels else (0.0, 0.04)
@@ -116,7 +116,7 @@ def _sheet(sheet: Sheet) -> Picture:
     lines = [part for line in sheet.title.splitlines() for part in textwrap.wrap(line, max(20, int(14 * width)))]
     top = 0.14 + 0.15 * len(lines) + (0.12 if any(cell.title for cell in sheet.rows[0].cells) else 0.0)
     height = top + len(sheet.rows) * sheet.cell * (1.04 if sheet.labels else 1 + below - gap)
-    figure = Picture(figsize=(width, height), facecolor="white")
+    figure = LiteralFigure(figsize=(width, height), facecolor="white")
     grid = figure.subplots(len(sheet.rows), columns, squeeze=False, gridspec_kw=dict(wspace=gap, hspace=below))
     for row, panels in zip(sheet.rows, grid, strict=True):
         _row(row, panels, images, columns)

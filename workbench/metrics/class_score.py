@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..parameters import ParameterError, WorkbenchError
-from .features import float64, matrix
+from .checks import float64, matrix
 
 
 class StreamedInceptionScore:

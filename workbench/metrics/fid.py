@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..parameters import ParameterError
-from .features import as_tensor, float64, pair
+from .checks import as_tensor, float64, pair
 from .moments import Moments
 
 EPSILON = sys.float_info.epsilon

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..parameters import ParameterError
-from .features import float64, pair
+from .checks import float64, pair
 
 
 def kernel_distance(

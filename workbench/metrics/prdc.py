@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..parameters import ParameterError
-from .features import float64, pair
+from .checks import float64, pair
 
 BLOCK = 1000  # rows whose distances to all others are in memory at a time
 

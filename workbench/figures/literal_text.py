@@ -48,7 +48,7 @@ def _plain(method, draws_text: bool = False):
     return call
 
 
-class Picture(Figure):
+class LiteralFigure(Figure):
     """A figure with literal text, see this module."""
 
     add_axes, add_subplot = _plain(Figure.add_axes), _plain(Figure.add_subplot)
