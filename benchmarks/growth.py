@@ -1,4 +1,4 @@
-"""Time and memory of a step over the size of the images, the batch and the attention map, with and without attention."""
+"""Time and memory of a step over the sizes of images, batch and attention map, with and without attention."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .variants import StepProcess
 
 
 def growth(config: Config, rounds: int) -> list[dict]:
-    """Seconds and bytes per image of a full step, over image size, batch and the size of the attention map.
+    """Seconds and bytes per image of a full step, over image size, batch and size of the attention map.
 
-    The other settings are those of `config`; attention is at half the image's size, unless it varies.
+    Other settings are those of `config`; attention is at half the image's size unless it varies.
     """
 
     def at(attention: int | str, **changes) -> Config:
@@ -37,7 +37,7 @@ def growth(config: Config, rounds: int) -> list[dict]:
 
 
 def dominating(rows: list[dict]) -> int | None:
-    """The smallest measured map at which attention takes more than half of a step's time; None if there is none."""
+    """The smallest measured map whose attention takes more than half of a step; None if none does."""
     by_size = {(row["value"], row["attention"]): row["seconds"] for row in rows if row["axis"] == "size"}
     shares = {int(site): 1 - by_size[size, "none"] / seconds for (size, site), seconds in by_size.items() if site != "none"}
     return min((site for site, share in shares.items() if share > 0.5), default=None)

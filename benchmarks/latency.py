@@ -2,8 +2,8 @@
 
     python -m benchmarks.latency     medians and 95th percentiles, in milliseconds
 
-Measured on the run in the package (32x32 images), and on an untrained one at 128x128 with attention at 64x64: from the browser's time stamp
-of the event to the end of the painting script.
+Measured on the run in the package (32x32 images) and on an untrained one of 128x128 with attention at 64x64, from the browser's time stamp
+of the event to the end of the script that paints.
 """
 
 import random
@@ -40,16 +40,16 @@ def measure(notebook: Notebook, view, side: int, count: int) -> dict[str, list[f
     page.evaluate(LISTEN)
     box, rng = stage.bounding_box(), random.Random(0)
 
-    def place() -> tuple[float, float]:
+    def random_query() -> tuple[float, float]:
         column, row = ((rng.randrange(side) + 0.5) / side for _ in range(2))
         return box["x"] + column * box["width"], box["y"] + row * box["height"]
 
     for _ in range(count):
-        page.mouse.move(*place())
+        page.mouse.move(*random_query())
         page.wait_for_timeout(40)
     hovers = page.evaluate("() => window.waited.hover.splice(0)")
     for _ in range(count):
-        page.mouse.click(*place())
+        page.mouse.click(*random_query())
         page.wait_for_timeout(60)
     page.mouse.move(1, 1)
     clicks = page.evaluate("() => window.waited.click.splice(0)")

@@ -1,11 +1,11 @@
-"""The reference step: a plain training step, to which that of the package is compared in numbers and in time.
+"""The reference step: a plain training step, with which that of the package is compared in numbers and in time.
 
-The released formulation, layer by layer, without optimisations: up-sample, then convolve, in both branches; convolve, then pool; attention
-that stores its map; spectral normalization one layer after the other, its sigma shared by the passes of a step; D on real and on fake
-images in two passes; float32 and contiguous. It works on the networks of the package, with the same weights and the same noise.
+It follows the released formulation, layer by layer, without optimisations: up-sample, then convolve, in both branches; convolve, then pool;
+attention that stores its map; spectral normalization of one layer after the other, whose sigma the passes of a step share; D on real and
+fake images in two passes; contiguous float32. Networks, weights and noise are those of the package.
 """
 
-# To a type checker, the children of a module are any modules.
+# A type checker does not know the types of a module's children.
 # mypy: disable-error-code="arg-type, index"
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def batch_norm(norm: BatchNorm, x: Tensor, y: Tensor | None) -> Tensor:
 
 
 def attend(layer: SelfAttention | ResidualBlock, weights: Weights, x: Tensor) -> Tensor:
-    """The layer's output (B, C, H, W), by way of its map (B, N, M); N = H * W queries, M keys."""
+    """The layer's output (B, C, H, W), through its map (B, N, M) of N = H * W queries and M keys."""
     if isinstance(layer, ResidualBlock):
         return x + convolve(layer.conv2, weights, F.relu(convolve(layer.conv1, weights, F.relu(x))))
     query, key, value = (convolve(projection, weights, x) for projection in (layer.query, layer.key, layer.value))

@@ -1,4 +1,4 @@
-"""Timing several calls in turn, so that other work of the machine slows all of them alike."""
+"""Timing calls in turn, so that other work on the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def in_turn(timers: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Call every timer once a round: name -> the seconds that it returned, without warm-up rounds."""
+    """Call every timer once per round: name -> the seconds that it returned, without warm-up rounds."""
     times: dict[str, list[float]] = {name: [] for name in timers}
     for number in range(warmup + rounds):
         for name, timer in timers.items():
@@ -28,7 +28,7 @@ def in_turn(timers: Mapping[str, Callable[[], float]], rounds: int, warmup: int 
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median of the ratios of measurements of the same round."""
+    """The median of the ratios of measurements in the same round."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 

@@ -33,8 +33,6 @@ from .growth import dominating, draw_growth, growth
 from .timing import in_turn, median_ratio, seconds
 from .variants import WITH, WITHOUT, StepProcess
 
-# ------------------------------------------------------------------------------------------------------- measurements
-
 
 def against_reference(config: Config, rounds: int) -> dict:
     """Full steps against the reference step in float32, in turn: images per second of both, and their ratio."""
@@ -50,7 +48,7 @@ def against_reference(config: Config, rounds: int) -> dict:
             except WorkbenchError:
                 if plain_config.batch_size < 4 or on_cpu(config.device):
                     raise
-                # The reference holds the maps of all images at once: if they do not fit, a smaller batch is timed.
+                # The reference stores the maps of all images: if they do not fit, a smaller batch is timed.
                 plain_config = plain_config.replace(batch_size=plain_config.batch_size // 2, batch_norm_group=None)
         ceiling = fast.peak_flops()
     speeds = {name: [c.batch_size / s for s in times[name]] for name, c in (("fast", config), ("plain", plain_config))}
@@ -64,9 +62,9 @@ def against_reference(config: Config, rounds: int) -> dict:
 
 
 def ablate(config: Config, rounds: int, variants: Iterable[str]) -> dict[str, float | None]:
-    """The time of a step without each optimisation (or with each of `WITH`) over that of the fast step, as a median of steps in turn.
+    """Time of a step without each optimisation (or with each of `WITH`) over that of the fast step, the median of steps in turn.
 
-    1.2 is 20 % longer; None is impossible on this machine.
+    1.2: 20 % longer. None: not possible on this machine.
     """
     ratios: dict[str, float | None] = {}
     with StepProcess(config, "fast") as fast:
@@ -84,8 +82,9 @@ def ablate(config: Config, rounds: int, variants: Iterable[str]) -> dict[str, fl
     return ratios
 
 
-def loading(config: Config, batches: int = 20, length: int = 4096) -> dict:
-    """Images per second of the loader alone, from a memory map of decoded images, in the random order of training."""
+def loading(config: Config) -> dict:
+    """Images per second of the loader alone, from a memory map of decoded images in random order, as in training."""
+    length, batches = 4096, 20
     shape = (length, config.image_size, config.image_size, 3)
     with TemporaryDirectory() as folder:
         np.save(Path(folder) / "images.npy", np.random.default_rng(0).integers(0, 256, shape, np.uint8))
@@ -98,7 +97,7 @@ def loading(config: Config, batches: int = 20, length: int = 4096) -> dict:
 
 
 def generating(config: Config, count: int, rounds: int) -> dict:
-    """Seconds of an evaluation's `count` samples over those of bare forward passes in batches as large; in turn."""
+    """Time of `count` samples of an evaluation over that of bare forward passes in batches of the same size."""
     device = torch.device("cpu" if on_cpu(config.device) else "cuda")
     samples = Samples(Generator(config).to(device).eval(), protocol("workbench"), seed=0)
     generator, size = samples.generator, samples.batch_size
@@ -120,8 +119,6 @@ def generating(config: Config, count: int, rounds: int) -> dict:
     ratios = [a / b for a, b in zip(times["evaluation"], times["bare"], strict=True)]
     return dict(ratio=statistics.median(ratios), ratios=ratios, images=count, batch=size)
 
-
-# ------------------------------------------------------------------------------------------------------ command line
 
 PRECISIONS = {"auto": "auto", "fp32": "no", "tf32": "no", "bf16": "bf16", "fp16": "fp16"}
 PARTS = ("step", "switches", "loader", "sampling", "growth")

@@ -1,6 +1,6 @@
-"""Variants of the training step: the package's, the plain reference, and the package's with one optimisation less or one option more.
+"""Variants of the training step: that of the package, the plain reference, and the package's with one optimisation less or one option more.
 
-Each runs in its own process, with its own allocator, precision, peak memory and patches.
+Each runs in a separate process, so that variants do not share allocator, precision, peak memory or patches.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import multiprocessing
 from collections.abc import Callable
+from functools import partialmethod
 from unittest import mock
 
 import torch
@@ -58,7 +59,7 @@ def _in_two_passes(nets: Networks) -> None:
 
 
 _FREED_MEMORY = [(setup, "keep_memory", lambda: None)]
-# Optimisations to remove from a step, by patches (target, name, replacement) or by changing the networks.
+# Optimisations to remove from a step, by patches (target, name, replacement) or by a change of the networks.
 WITHOUT: dict[str, dict] = {
     "up-sampling inside the convolution": dict(patches=[(UpConv, "forward", lambda self, x: nn.Conv2d.forward(self, upsample(x)))]),
     "pooling inside the convolution": dict(patches=[(DownConv, "forward", lambda self, x: F.avg_pool2d(nn.Conv2d.forward(self, x), 2))]),
@@ -94,15 +95,7 @@ def change(variant: str, nets: Networks) -> None:
 
 
 class StepProcess:
-    """A process that runs training steps of one variant on request.
-
-    Parameters
-    ----------
-    config
-        All settings of the run.
-    variant
-        "fast", "plain", or a key of `WITHOUT` or `WITH`.
-    """
+    """A process that runs training steps of one variant on request: "fast", "plain", or a key of `WITHOUT` or `WITH`."""
 
     def __init__(self, config: Config, variant: str):
         self.config = config
@@ -120,22 +113,6 @@ class StepProcess:
             self._pipe.send(None)
         self._process.join()
 
-    def seconds(self) -> float:
-        """The duration of one step."""
-        return self._ask("seconds")
-
-    def flops(self) -> float:
-        """Floating-point operations of one step."""
-        return self._ask("flops")
-
-    def peak_flops(self) -> float:
-        """Floating-point operations per second of large matrix products in the step's precision, the best of several."""
-        return self._ask("peak_flops")
-
-    def peak_bytes(self) -> float:
-        """Peak memory so far, without that of the process before it built its networks."""
-        return self._ask("peak_bytes")
-
     def _ask(self, quantity: str) -> float:
         try:
             self._pipe.send(quantity)
@@ -148,9 +125,14 @@ class StepProcess:
             raise WorkbenchError(answer)
         return answer
 
+    seconds = partialmethod(_ask, "seconds")  # duration of one step
+    flops = partialmethod(_ask, "flops")  # floating-point operations of one step
+    peak_flops = partialmethod(_ask, "peak_flops")  # the best rate of large matrix products in the step's precision, per second
+    peak_bytes = partialmethod(_ask, "peak_bytes")  # peak memory so far, without that of the process before it built its networks
+
 
 def _serve(pipe, config: Config, variant: str) -> None:
-    """The process: answers requests with numbers, or with the text of an error."""
+    """Run in the process: answer requests with numbers, or with the text of an error."""
     with patched(variant):
         idle = peak_memory()
         nets = setup.build(config, setup.make_accelerator(config))

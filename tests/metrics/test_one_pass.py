@@ -224,16 +224,16 @@ def test_a_score_that_fails_is_left_out_and_the_others_are_kept(measured, monkey
 
 def test_images_that_are_not_finite_are_told_before_the_extractor_is_blamed(measured):
     _, real, extractor = measured
-    with pytest.raises(WorkbenchError, match="images 0 to 49 hold NaN or infinity: the weights that generate them have diverged"):
+    with pytest.raises(WorkbenchError, match="images 0 to 49 hold NaN or infinity: the weights of the generator have diverged"):
         measured_by(lambda start, count: (torch.full((count, 3, 32, 32), torch.nan), None), real, extractor, protocol("official", n=50))
 
 
 @pytest.mark.parametrize(
     ("n", "reference_n", "says"),
     [
-        (10**12, 100, r"n=1,000,000,000,000 and reference_n=100 need 120,000.0 GB of memory, and .* GB are free"),
+        (10**12, 100, r"n=1,000,000,000,000 and reference_n=100 need 120,000.0 GB of memory; .* GB are free"),
         (100, 10**12, r"need 48,000.0 GB of memory"),
-        (10**8, 100, r"need [\d,.]+ GB in .*, and 1.0 GB are free: make room, or set a lower n"),
+        (10**8, 100, r"need [\d,.]+ GB in .*; 1.0 GB are free: make room, or set a lower n"),
         (2 * 10**6, 100, r"take [\d,]+ days for their features alone"),
     ],
 )
@@ -255,7 +255,7 @@ def test_what_is_too_much_is_refused_with_an_estimate(measured, n, reference_n, 
 def test_an_extractor_of_too_many_features_is_refused_with_an_estimate():
     wide, settings = Extractor(nn.Flatten()), protocol("official", n=60)
     chosen = plan({"fid"}, wide, settings, ImageSet(60), ImageSet(60), wide.widths(256))
-    with pytest.raises(ParameterError, match=r"'flatten' gives 196,608 features of an image, whose covariances need 1,546.2 GB"):
+    with pytest.raises(ParameterError, match=r"'flatten' gives 196,608 features per image, whose covariances need 1,546.2 GB"):
         require_room(("n", "reference_n"), 60, 60, chosen.features, wide, 256)
 
 

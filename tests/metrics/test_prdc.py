@@ -26,32 +26,35 @@ def by_loops(real, fake, k):
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("block", [1, 7, 40, 1000])
-def test_neighbour_scores_against_their_definitions(k, block):
+def test_neighbour_scores_against_their_definitions(k, block, monkeypatch):
+    monkeypatch.setattr(prdc, "BLOCK", block)
     real, fake = normal(40, 3).float(), (normal(30, 3, seed=1) + 2).float()
     expected = by_loops(real.double(), fake.double(), k)
     assert all(0 < value < 1 for value in expected)  # something to tell
-    assert (*precision_recall(real, fake, k, block), *density_coverage(real, fake, k, block)) == pytest.approx(expected, rel=1e-12)
+    assert (*precision_recall(real, fake, k), *density_coverage(real, fake, k)) == pytest.approx(expected, rel=1e-12)
     real, fake = real.double().numpy() + 1000, fake.double().numpy() + 1000
-    assert (*precision_recall(real, fake, k, block), *density_coverage(real, fake, k, block)) == pytest.approx(expected, rel=1e-12)
+    assert (*precision_recall(real, fake, k), *density_coverage(real, fake, k)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_precision_and_recall_are_those_of_torch_fidelity():
+def test_precision_and_recall_are_those_of_torch_fidelity(monkeypatch):
+    monkeypatch.setattr(prdc, "BLOCK", 64)
     from torch_fidelity.metric_prc import calculate_precision_recall_full
 
     real, fake = features(300, 20).double(), features(250, 20, seed=1, scale=1.2).double()
-    assert precision_recall(real, fake, block=64) == pytest.approx(calculate_precision_recall_full(fake, real, 3), rel=1e-6)
+    assert precision_recall(real, fake) == pytest.approx(calculate_precision_recall_full(fake, real, 3), rel=1e-6)
     assert precision_recall(fake, real) == pytest.approx(precision_recall(real, fake)[::-1], rel=1e-12)
 
 
 @pytest.mark.parametrize("block", [3, 1000])
 @pytest.mark.parametrize("offset", [0, 0.1, 1e6])
-def test_boundaries_belong_to_the_balls(block, offset):
+def test_boundaries_belong_to_the_balls(block, offset, monkeypatch):
     """On a grid nearly all distances are ties, and repeated points make balls of radius 0."""
+    monkeypatch.setattr(prdc, "BLOCK", block)
     real = torch.cartesian_prod(*[torch.arange(3.0)] * 3).double()
     real = torch.cat([real, real[:5], real[:5], real[:5]])
     fake = torch.cat([real[::2], real[:1], real[:1], real + 5])
     expected = by_loops(real, fake, 3)
-    result = *precision_recall(real + offset, fake + offset, 3, block), *density_coverage(real + offset, fake + offset, 3, block)
+    result = *precision_recall(real + offset, fake + offset, 3), *density_coverage(real + offset, fake + offset, 3)
     assert result == pytest.approx(expected, rel=1e-12)
 
 
@@ -76,29 +79,32 @@ def test_no_more_than_a_block_of_distances_is_in_memory(monkeypatch):
     sizes = []
     squared_distances = prdc._squared_distances
     monkeypatch.setattr(prdc, "_squared_distances", lambda x, y: sizes.append(len(x) * len(y)) or squared_distances(x, y))
+    monkeypatch.setattr(prdc, "BLOCK", 50)
     x, y = normal(500, 3), normal(400, 3, seed=1)
-    precision_recall(x, y, block=50)
-    density_coverage(x, y, block=50)
-    nearest_neighbours(y, x, block=50)
+    precision_recall(x, y)
+    density_coverage(x, y)
+    nearest_neighbours(y, x)
     assert max(sizes) == 50 * 500
 
 
 @pytest.mark.parametrize("block", [1, 33, 1000])
 @pytest.mark.parametrize("count", [1, 4, 100])
-def test_nearest_neighbours_are_those_of_all_distances(block, count):
+def test_nearest_neighbours_are_those_of_all_distances(block, count, monkeypatch):
+    monkeypatch.setattr(prdc, "BLOCK", block)
     x, reference = features(20, 6), features(100, 6, seed=1)
-    indices, distances = nearest_neighbours(x, reference.numpy(), count, block)
+    indices, distances = nearest_neighbours(x, reference.numpy(), count)
     everything = torch.stack([torch.linalg.vector_norm(reference.double() - row, dim=1) for row in x.double()])
     expected = everything.sort(1)
     assert torch.equal(indices, expected.indices[:, :count])
     assert torch.allclose(distances, expected.values[:, :count], rtol=1e-12, atol=0)
 
 
-def test_the_distance_of_a_copy_is_exactly_0(tmp_path):
+def test_the_distance_of_a_copy_is_exactly_0(tmp_path, monkeypatch):
+    monkeypatch.setattr(prdc, "BLOCK", 30)
     reference = features(100, 50) + 1000
     np.save(tmp_path / "reference.npy", reference.numpy())
     stored = np.load(tmp_path / "reference.npy", mmap_mode="r")
-    indices, distances = nearest_neighbours(reference[[7, 93, 7]], stored, 2, block=30)
+    indices, distances = nearest_neighbours(reference[[7, 93, 7]], stored, 2)
     assert indices[:, 0].tolist() == [7, 93, 7] and distances[:, 0].tolist() == [0, 0, 0] and distances[:, 1].min() > 0.1
 
 
@@ -117,13 +123,11 @@ def test_neighbour_scores_refuse_what_cannot_be_right():
         (lambda: precision_recall(y, x, 5), "k=5 must be at least 1 and below the number of real samples, 5"),
         (lambda: precision_recall(x, y, 0), "k=0 must"),
         (lambda: density_coverage(x, y, 10), "below the number of real samples, 10"),
-        (lambda: density_coverage(x, y, block=0), "block=0 is not at least 1"),
         (lambda: precision_recall(x, y[:, :3]), "real has 4 features per sample and fake 3"),
         (lambda: precision_recall(x, y / 0), "fake holds NaN or infinity"),
         (lambda: density_coverage(x, y[:0]), r"fake has shape \(0, 4\); it must be a matrix with a row per sample, at least 1"),
         (lambda: nearest_neighbours(x, y, 6), "count=6 must be at least 1 and at most the 5 rows of reference"),
         (lambda: nearest_neighbours(x, y, 0), "count=0 must"),
-        (lambda: nearest_neighbours(x, y, block=0), "block=0 is not at least 1"),
         (lambda: nearest_neighbours(x * torch.inf, y), "x holds NaN or infinity"),
         (lambda: nearest_neighbours(x, y * torch.nan), "reference holds NaN or infinity"),
         (lambda: nearest_neighbours(x, y[:, :3]), "x has 4 features per sample and reference 3"),

@@ -173,7 +173,7 @@ def test_scores_that_need_no_extractor_and_no_real_images_are_compared(make):
     assert [score.step for score in scores_by_name(groups.group(runs))["twins_hue"]] == [10, 20]
     assert brief(about["protocol"]) == "twins" and published(runs[0].evaluations()[0]) == []
     scored(runs[0], 30, twins_hue=0.2)  # of another protocol
-    with pytest.raises(WorkbenchError, match="do not compare"):
+    with pytest.raises(WorkbenchError, match="cannot be compared"):
         scores_by_name(groups.group(runs))
 
 
@@ -200,7 +200,7 @@ def test_scores_of_different_protocols_are_refused_unless_asked_for_or_chosen(ma
     scored(a, 10, fid=1.0)
     scored(b, 10, protocol("official", n=70), fid=2.0)
     members = groups.group([a, b])
-    with pytest.raises(WorkbenchError, match=r"do not compare.*n: 50000 and 70"):
+    with pytest.raises(WorkbenchError, match=r"cannot be compared.*n: 50000 and 70"):
         scores_by_name(members)
     assert [score.value for score in scores_by_name(members, across_protocols=True)["fid"]] == [1.0, 2.0]
     assert [score.value for score in scores_by_name(members, protocol="n=70")["fid"]] == [2.0]

@@ -8,7 +8,7 @@ import torch
 from workbench import ParameterError, Run, WorkbenchError, figures
 from workbench.data.twins import Twins, draw_half, glyph_coverage, glyph_hues
 from workbench.model import sampling
-from workbench.studies.patching import GREEN, RED, hue_difference, pair_by_hue, patch_pair, study
+from workbench.studies.patching import hue_difference, pair_by_hue, patch_pair, study
 from workbench.studies.significance import SUPPORTED
 
 
@@ -20,7 +20,7 @@ def test_hues_of_each_half():
 
 def test_pairs_are_of_one_class_of_these_hues_and_independent():
     images, y = Twins(32).batch(np.arange(600))
-    pairs = pair_by_hue(images, y, 0.0, 1 / 3)
+    pairs = pair_by_hue(images, y)
     sources, targets = (list(side) for side in zip(*pairs, strict=True))
     assert len(pairs) > 30 and len(set(sources)) == len(sources) and len(set(targets)) == len(targets)
     assert (y[sources] == y[targets]).all()
@@ -48,7 +48,7 @@ def test_the_images_of_a_pair_say_the_same_read_again():
     generator = Run("demo").generator()
     z, y = sampling.latents(256, generator.z_dim, 1), sampling.labels(256, generator.num_classes)
     x = sampling.images(generator, z, y)
-    pair = list(pair_by_hue(x, y, RED, GREEN)[0])
+    pair = list(pair_by_hue(x, y)[0])
     fractions = (0.0, 0.5, 1.0)
     before, after, _ = patch_pair(generator, "attention.16", z[pair], y[pair], glyph_coverage(x[pair]), fractions, sampling.rng(1, 9, 0))
     assert torch.allclose(before, x[pair], atol=1e-5) and torch.allclose(after[:2, 0], before[1], atol=1e-5)

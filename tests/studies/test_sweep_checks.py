@@ -50,7 +50,7 @@ def test_parameters_that_define_no_training_are_no_arms(name):
 
 @pytest.mark.parametrize("grid", ["data=twins|cifar10", "image_size=32|64", "pairs=1|2", "ema_decay=0|0.99"])
 def test_arms_whose_scores_would_not_compare_are_refused(grid):
-    refused(f"grid={grid!r}", "do not compare", experiments="sweep", grid=grid)
+    refused(f"grid={grid!r}", "cannot be compared", experiments="sweep", grid=grid)
 
 
 def test_arms_of_different_lengths_are_refused():
@@ -142,8 +142,8 @@ def test_settings_that_a_sweep_would_not_use(settings, says):
 
 def test_settings_that_the_arms_override():
     refused("settings='lr_d=1e-3'", "varied by grid", experiments="sweep", grid="lr_d=1e-4|4e-4", settings="lr_d=1e-3")
-    refused("attention_variant", "variant has its own", experiments="variant", settings="attention_variant=paper")
-    refused("d_steps", "ttur has its own", experiments="ttur", settings="d_steps=2")
+    refused("attention_variant", "variant sets attention_variant", experiments="variant", settings="attention_variant=paper")
+    refused("d_steps", "ttur sets d_steps", experiments="ttur", settings="d_steps=2")
     assert Ablation(experiments="ttur", settings="lr_d=1e-3").base.lr_d == 1e-3  # what its rates are made of
     assert Ablation(experiments="variant,ttur", settings="attention_variant=paper").base.attention_variant == "paper"
 

@@ -158,7 +158,7 @@ def test_scores_of_different_protocols_are_refused():
     planted(ablation, "variant", official=[1.0, 2.0])
     (run, _), _ = (group.runs or (None, None) for group in ablation.arms("variant"))
     run.append("evaluations.jsonl", RECORD | dict(step=4, settings=RECORD["settings"] | dict(n=77), protocol="another"))
-    with pytest.raises(WorkbenchError, match="do not compare"):
+    with pytest.raises(WorkbenchError, match="cannot be compared"):
         ablation.table()
 
 

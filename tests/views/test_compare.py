@@ -89,7 +89,7 @@ def test_many_scores_stand_below_each_other(sweep):
 def test_scores_of_different_protocols_are_refused_unless_asked_for(sweep):
     scored(sweep[0], 3, protocol("official", n=70), fid=1.0)
     for view in (Comparison().score_table, Comparison().scores_over_time, Comparison().against_parameters, Comparison().export):
-        with pytest.raises(WorkbenchError, match="these scores do not compare"):
+        with pytest.raises(WorkbenchError, match="these scores cannot be compared"):
             view()
     table = Comparison(across_protocols=True, scores="fid").score_table()
     assert [(row["protocol"], row["n"]) for row in table.rows] == [(1, 3), (2, 1), (1, 3)]

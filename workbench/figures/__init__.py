@@ -1,7 +1,7 @@
-"""Figures and tables of plain data: functions that return something Jupyter can show, and never show it themselves.
+"""Figures and tables of plain data: functions that return objects which Jupyter can show.
 
-A figure is described by a `Chart` or a `Sheet` (`charts`): data that JSON holds. `histories`, `evaluations`, `studies` and `images` make
-them, `interactive` (plotly) and `print` (matplotlib) draw them. They are also the sidecars of saved figures: `redraw` needs no run.
+A `Chart` or a `Sheet` (`charts`) describes a figure as data that JSON can hold. `histories`, `evaluations`, `studies` and `images` make it;
+`interactive` (plotly) and `print` (matplotlib) draw it. It is also the sidecar of a saved figure, from which `redraw` works without runs.
 """
 
 from .charts import Chart, Sheet

@@ -1,7 +1,7 @@
 """What a figure shows, as plain data: a `Chart` of panels with lines, bands, bars and rules, or a `Sheet` of images.
 
-`interactive` (plotly) and `print` (matplotlib) draw the same description. A figure's sidecar is this description as JSON, so that the figure
-can be drawn again without its runs. Images are PNG and attention maps float32, both in base64.
+`interactive` (plotly) and `print` (matplotlib) draw the same description. As JSON, it is the sidecar of a figure, which can be drawn again
+without its runs. Images are PNG and attention maps float32, both in base64.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .records import LARGEST, number
 
 COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#c2185b", "#8c564b", "#17a2b8", "#7f7f7f", "#b5a300", "#003f88")
 DARK = "#222222"
-MOST_POINTS = 40_000  # of all lines of a chart; more make notebooks and pages large, and show nothing more
+MOST_POINTS = 40_000  # of all lines of a chart; more would enlarge notebooks and show nothing more
 MOST_PANELS = 2_000
 EMPTY = -1  # `Cell.image` of a cell without an image
 MAX_PIXELS = 50_000_000  # of an image; a usual sample grid has a twentieth of it
@@ -30,44 +30,30 @@ Number = float | None
 
 @dataclass(frozen=True)
 class Line:
-    """Points of a panel, joined by a line or not.
+    """Points of a panel, as a line or as markers. The legend shows and hides lines of one name together."""
 
-    Attributes
-    ----------
-    x, y
-        Coordinates; None: no value.
-    name, legend
-        Text in the legend, and whether it is shown there. Lines of one name are switched on and off together.
-    mode
-        "lines", "markers" or "lines+markers".
-    low, high
-        Lengths of error bars below and above each point, along `bars`: "x" or "y".
-    source, about, texts
-        Shown at the pointer: name of the line, what its values depend on, and a text for each point.
-    """
-
-    x: tuple[Number, ...]
+    x: tuple[Number, ...]  # None: no value
     y: tuple[Number, ...]
-    name: str = ""
+    name: str = ""  # in the legend
     colour: str = DARK
-    mode: str = "lines"
+    mode: str = "lines"  # or "markers" or "lines+markers"
     width: float = 1.6
     dash: bool = False
     opacity: float = 1.0
     symbol: str = "circle"
     size: float = 6
-    low: tuple[float, ...] = ()
+    low: tuple[float, ...] = ()  # lengths of the error bars below and above each point
     high: tuple[float, ...] = ()
-    bars: str = "y"
-    source: str = ""
-    about: str = ""
-    texts: tuple[str, ...] = ()
+    bars: str = "y"  # direction of the error bars, or "x"
+    source: str = ""  # at the pointer: name of the line,
+    about: str = ""  # what its values depend on,
+    texts: tuple[str, ...] = ()  # and a text for each point
     legend: bool = True
 
 
 @dataclass(frozen=True)
 class Band:
-    """The area between `low` and `high` over x; it is switched with the lines of its name."""
+    """The area between `low` and `high` over x; shown and hidden with the lines of its name."""
 
     x: tuple[float, ...]
     low: tuple[float, ...]
@@ -78,7 +64,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Bar:
-    """Horizontal bars of these lengths at heights y; further bars of a panel are stacked to the right."""
+    """Horizontal bars at heights y; those of further `Bar`s of the panel are stacked to their right."""
 
     y: tuple[float, ...]
     lengths: tuple[float, ...]
@@ -88,7 +74,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Rule:
-    """A line across the whole panel, at a place of the axis "x" or "y"."""
+    """A line across the panel, at a value of the axis "x" or "y"."""
 
     at: float
     axis: str
@@ -99,13 +85,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis; `ticks`: places and texts; `range`: its ends, in either order (default: those of the data); `small`: the size of the title."""
+    """An axis of a panel."""
 
     title: str = ""
     log: bool = False
-    ticks: tuple[tuple[float, str], ...] = ()
-    range: tuple[float, float] | None = None
-    small: bool = False
+    ticks: tuple[tuple[float, str], ...] = ()  # values and their texts
+    range: tuple[float, float] | None = None  # ends, in either order; None: those of the data
+    small: bool = False  # a small title
 
 
 @dataclass(frozen=True)
@@ -126,11 +112,11 @@ class Chart:
     Attributes
     ----------
     title, notes
-        Text above the panels, a line for each note.
+        Text above the panels; a line for each note.
     columns, height, gap, widths
-        Panels in a row; height of a row in pixels; share of the width between panels; widths of the columns as shares.
+        Panels per row; height of a row in pixels; share of the width between panels; shares of the widths of the columns.
     legend
-        "below": one for the whole figure; "panels": one for each panel.
+        "below": one legend for the figure; "panels": one for each panel.
     """
 
     title: str
@@ -161,8 +147,8 @@ class Chart:
     def lines(self) -> list[Line]:
         return [line for panel in self.panels for line in panel.lines]
 
-    def places(self) -> list[tuple[float, float, float, float]]:
-        """Left, right, bottom and top of every panel, as shares of the area of all panels."""
+    def domains(self) -> list[tuple[float, float, float, float]]:
+        """Left, right, bottom and top of each panel, as shares of the area of all panels."""
         gap = self.gap / self.across if self.across > 1 else 0.0
         between = min(75 / (self.height * self.rows), 0.9 / self.rows)
         shares = np.array(self.widths or [1] * self.across, float)
@@ -182,7 +168,7 @@ class Chart:
         return self._with_lines(lambda line: _thinned(line, each))
 
     def smoothed(self, weight: float) -> Chart:
-        """This chart with exponential moving averages as lines; `weight`, from 0 to below 1, is that of the past."""
+        """This chart with lines replaced by exponential moving averages; `weight` in [0, 1) is that of the past."""
         return self._with_lines(lambda line: replace(line, y=_average(line.y, weight))) if weight else self
 
     def _with_lines(self, change) -> Chart:
@@ -194,22 +180,12 @@ class Chart:
 
 @dataclass(frozen=True)
 class Cell:
-    """An image of a sheet.
+    """An image of a sheet, perhaps with a map drawn over it."""
 
-    Attributes
-    ----------
-    image
-        Index of the image in `Sheet.images`, or `EMPTY`.
-    heat, side
-        A map drawn over it, (side, side), float32 encoded by `images.packed`; "": none.
-    dots
-        (x, y, colour) in pixels of the image.
-    """
-
-    image: int
-    heat: str = ""
+    image: int  # index in `Sheet.images`, or `EMPTY`
+    heat: str = ""  # map (side, side), float32, encoded by `images.packed`
     side: int = 0
-    dots: tuple[tuple[float, float, str], ...] = ()
+    dots: tuple[tuple[float, float, str], ...] = ()  # x and y in pixels of the image, colour
     title: str = ""
 
 
@@ -247,11 +223,8 @@ class Sheet:
             raise ValueError("this many rows, or cells of this size, cannot be drawn")
 
 
-# ------------------------------------------------------------------------------------------------------------ JSON
-
-
 def to_plain(value):
-    """A description as values of JSON; defaults are left out."""
+    """A description as JSON values, without defaults."""
     if is_dataclass(value):
         pairs = ((field, getattr(value, field.name)) for field in fields(value))
         return {field.name: to_plain(entry) for field, entry in pairs if field.default is MISSING or entry != field.default}
@@ -259,13 +232,7 @@ def to_plain(value):
 
 
 def from_plain(value) -> Chart | Sheet:
-    """The inverse of `to_plain`.
-
-    Raises
-    ------
-    WorkbenchError
-        If the value is no description; the message names the entry.
-    """
+    """The inverse of `to_plain`; a WorkbenchError names the entry that does not fit."""
     kind = Chart if isinstance(value, dict) and "panels" in value else Sheet
     return _read(kind, value, "figure")
 
@@ -296,11 +263,8 @@ def _read(kind, value, where: str):
     raise WorkbenchError(f"{where} has an entry of another type: {' '.join(repr(value).split())[:60]}")
 
 
-# ---------------------------------------------------------------------------------------------------------- helpers
-
-
 def colours(count: int) -> list[str]:
-    """`count` colours: first the palette, then further ones around the hue circle."""
+    """`count` colours: the palette, then more around the hue circle."""
     more = max(0, count - len(COLOURS))
     around = (colorsys.hsv_to_rgb(k / more, 0.7, 0.75) for k in range(more))
     return [*COLOURS[:count], *("#" + "".join(f"{round(255 * part):02x}" for part in colour) for colour in around)]
@@ -313,7 +277,7 @@ def rounded(values: Sequence | np.ndarray) -> tuple[float, ...]:
 
 
 def brief_numbers(values: Sequence | np.ndarray) -> tuple[Number, ...]:
-    """The same for any values; None for what cannot be drawn."""
+    """As `rounded`, for any values; None for those that cannot be drawn."""
     numbers = map(number, values.tolist() if isinstance(values, np.ndarray) else values)
     return tuple(None if v is None or math.isnan(v) else rounded([v])[0] for v in numbers)
 
@@ -321,7 +285,7 @@ def brief_numbers(values: Sequence | np.ndarray) -> tuple[Number, ...]:
 def thin(y: np.ndarray, most: int) -> np.ndarray:
     """Indices of at most `most` points of a curve: its ends, and the extremes of each stretch.
 
-    Stretches are a power of two long and start at its multiples, so that a growing curve does not flicker.
+    The length of a stretch is a power of two, and it starts at a multiple of its length, so a growing curve does not flicker.
     """
     n = len(y)
     if n <= most:
@@ -344,7 +308,7 @@ def _thinned(line: Line, most: int) -> Line:
 
 
 def _average(values: tuple[Number, ...], weight: float) -> tuple[Number, ...]:
-    """Exponential moving average with Adam's correction of the bias at the start; None stays None and is skipped."""
+    """Exponential moving average with Adam's bias correction; None stays None."""
     means: list[Number] = []
     mean, mass = 0.0, 0.0
     for value in values:

@@ -16,7 +16,7 @@ from .charts import DARK, Axis, Chart, Line, Panel, brief_numbers, colours, roun
 from .figure import Plot
 from .histories import Curve, lines_of_group, panel_of_groups
 
-MIXED = ": different protocols, which do not compare"
+MIXED = ": different protocols, which cannot be compared"
 
 
 class ScorePoint(NamedTuple):
@@ -27,7 +27,7 @@ class ScorePoint(NamedTuple):
     group, run
         Names of the run and of its group of seeds.
     x
-        Its place on the axis: the step, images or hours of it.
+        The step, or its images or hours: the value on the x axis.
     """
 
     group: str
@@ -50,14 +50,14 @@ class Arm(NamedTuple):
 def scores(
     points: Mapping[str, Sequence[ScorePoint]], axis_title: str, title: str, reported: Mapping[str, Mapping[str, float]] = {}
 ) -> Plot:
-    """Scores over steps, images or hours, a panel for each; every group and protocol has lines and a colour of its own.
+    """Scores over steps, images or hours, a panel for each score; each group and protocol has a colour.
 
     Parameters
     ----------
     points
-        By name of the score.
+        Score -> its values.
     reported
-        Published numbers that compare with these: score -> {source: value}.
+        Published numbers that can be compared with these: score -> {source: value}.
     """
     panels, mixed = [], False
     groups = _unique(point.group for of_score in points.values() for point in of_score)
@@ -80,11 +80,11 @@ def scores(
 
 
 def scores_of_run(name: str, evaluations: list[dict]) -> Plot:
-    """All scores of a run over steps, a panel for each score and protocol: scores of different protocols do not compare."""
+    """All scores of a run over steps, a panel for each score and protocol."""
     rows, panels = records.evaluations(evaluations), []
     for score, protocol in dict.fromkeys((score, row["protocol"]) for row in rows for score in row["scores"]):
         values = {row["step"]: row["scores"][score] for row in rows if row["protocol"] == protocol and score in row["scores"]}
-        steps, numbers = zip(*sorted(values.items()), strict=True)  # of one step, the newest counts
+        steps, numbers = zip(*sorted(values.items()), strict=True)  # of the same step, the newest counts
         about = f"\n{wrapped(protocol)}"
         line = Line(brief_numbers(steps), brief_numbers(numbers), score, "#6a51a3", "lines+markers", about=about, legend=False)
         panels.append(Panel(score, Axis("G step"), _score_axis([protocol]), (line,)))
@@ -92,24 +92,24 @@ def scores_of_run(name: str, evaluations: list[dict]) -> Plot:
 
 
 def against(points: Mapping[tuple[str, str], Sequence[tuple[ScorePoint, object]]], title: str) -> Plot:
-    """Scores of runs against parameters in which they differ: a panel for each pair, a point for each run, with mean and deviation.
+    """Scores against the parameters in which runs differ: a panel for each pair, a point for each run, with mean and deviation.
 
-    Numbers that span a decade are on a logarithmic axis; other values are in a natural order, `none` first.
+    Numbers that span a decade have a logarithmic axis; other values are in natural order, `none` first.
 
     Parameters
     ----------
     points
-        (score, parameter) -> scores, each with the value of the parameter of its run.
+        (score, parameter) -> scores, each with its run's value of the parameter.
     """
     groups = _unique(point.group for pairs in points.values() for point, _ in pairs)
     panels, mixed = [], False
     for (score, parameter), pairs in points.items():
-        axis, place = _axis_of(parameter, [value for _, value in pairs])
+        axis, position = _axis_of(parameter, [value for _, value in pairs])
         protocols = _unique(point.protocol for point, _ in pairs)
         mixed |= len(protocols) > 1
         lines = []
         for group, colour in zip(groups, colours(len(groups)), strict=True):
-            lines += points_of_group(group, colour, [(p, place(value), written(value)) for p, value in pairs if p.group == group])
+            lines += points_of_group(group, colour, [(p, position(value), written(value)) for p, value in pairs if p.group == group])
         panels.append(Panel(score, axis, _score_axis(protocols), tuple(lines)))
     return Plot(Chart(title + MIXED * mixed, tuple(panels), height=240, gap=0.36))
 
@@ -132,9 +132,9 @@ def experiments(arms: Mapping[str, Sequence[Arm]], score: str, step: int) -> Plo
     panels, missing = [], 0
     for experiment, members in arms.items():
         by_arm, over_steps, losses = [], [], []
-        for place, arm in enumerate(members):
+        for k, arm in enumerate(members):
             colour = colour_of[arm.name]
-            last = [(point, float(place), arm.name) for point in arm.scores if point.step == step]
+            last = [(point, float(k), arm.name) for point in arm.scores if point.step == step]
             missing += len(arm.runs) - len(last)
             by_arm += points_of_group(arm.name, colour, last, legend=False)
             over_steps.append(lines_of_group(arm.name, colour, _by_run(arm.scores), mode="lines+markers"))
@@ -152,17 +152,14 @@ def experiments(arms: Mapping[str, Sequence[Arm]], score: str, step: int) -> Plo
     return Plot(Chart(title, tuple(panels), height=240, gap=0.2, widths=(0.46, 0.27, 0.27) if panels else ()).thinned())
 
 
-# ------------------------------------------------------------------------------------------------------------ their parts
-
-
 def points_of_group(label: str, colour: str, points: Sequence[tuple[ScorePoint, float, str]], legend: bool = True) -> list[Line]:
-    """Scores of the runs of one group, each with its place on the x axis and the name of that place.
+    """Scores of the runs of one group, each with its x and the text of this x.
 
-    If all are of one step and protocol, also their mean with a bar of one standard deviation.
+    If all have the same step and protocol, also their mean with a bar of one standard deviation.
     """
     if not points:
         return []
-    x, y = brief_numbers([place for _, place, _ in points]), brief_numbers([point.value for point, _, _ in points])
+    x, y = brief_numbers([x for _, x, _ in points]), brief_numbers([point.value for point, _, _ in points])
     texts = tuple(f"{point.value:.5g} at {name}\n{point.run}, step {point.step:,}\n{wrapped(point.protocol)}" for point, _, name in points)
     lines = [Line(x, y, label, colour, "markers", size=8, opacity=0.75, texts=texts, legend=legend)]
     numbers = [value for value in y if value is not None]
@@ -186,24 +183,23 @@ def _by_run(points: Sequence[ScorePoint]) -> list[tuple[str, Curve]]:
 
 
 def _axis_of(parameter: str, values: list) -> tuple[Axis, Callable[..., float]]:
-    """The axis of a parameter, and the function that gives the place of a value on it."""
+    """The axis of a parameter, and the function from a value to its x."""
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if numbers and len(numbers) == len(values):
         few = sorted(set(numbers)) if len(set(numbers)) <= 6 else []
         ticks = tuple((value, written(value)) for value in few)
         return Axis(parameter, log=min(numbers) > 0 and max(numbers) >= 10 * min(numbers), ticks=ticks), float
-    order = sorted({written(value) for value in values}, key=lambda text: (text != "none", _numbers_in(text), text))
+
+    def natural(text: str) -> tuple:  # sorts "8", "16" and "8,16" by their numbers
+        return text != "none", [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)], text
+
+    order = sorted({written(value) for value in values}, key=natural)
     ticks = tuple((float(k), text) for k, text in enumerate(order))
     return Axis(parameter, ticks=ticks, range=(-0.5, len(order) - 0.5)), lambda value: float(order.index(written(value)))
 
 
-def _numbers_in(text: str) -> list[float]:
-    """The numbers in a text, which put "8", "16" and "8,16" in a natural order."""
-    return [float(match) for match in re.findall(r"\d+(?:\.\d+)?", text)]
-
-
 def _score_axis(protocols: Sequence[str]) -> Axis:
-    """A y axis titled by the protocols in brief."""
+    """A y axis with the protocols, in brief, as its title."""
     return Axis("\n".join(textwrap.wrap(" | ".join(map(brief, protocols)), 30)), small=True)
 
 

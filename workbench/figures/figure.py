@@ -1,4 +1,4 @@
-"""Figures that notebooks show and save with a sidecar, from which `redraw` draws them again."""
+"""Figures that notebooks show and save, with a sidecar from which `redraw` draws them again."""
 
 from __future__ import annotations
 
@@ -40,11 +40,9 @@ class Drawing:
 
         return picture(self.description)
 
-    def png(self, dpi: int = 110) -> bytes:
+    def png(self, dpi: int = 100) -> bytes:
         """The figure as PNG bytes."""
-        from .print import png
-
-        return png(self.picture, dpi)
+        return self._file(".png", dpi)
 
     def save(self, path: str | PathLike) -> Path:
         """Write the figure as PNG, SVG or PDF, and beside it the sidecar that `redraw` reads.
@@ -52,12 +50,12 @@ class Drawing:
         Raises
         ------
         ParameterError
-            For another ending.
+            If the file name has another ending.
         """
         path = Path(path)
         if path.suffix not in FORMATS:
             raise ParameterError(f"path={str(path)!r} ends in {path.suffix!r}; a figure can be .png, .svg or .pdf")
-        content, machine = self._file(path.suffix), describe_machine()
+        content, machine = self._file(path.suffix, dpi=300), describe_machine()
         sidecar = dict(figure=to_plain(self.description), git=git_state(), python=machine["python"], versions=machine["versions"])
         with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,14 +63,14 @@ class Drawing:
         replace_text(path.with_name(path.name + ".json"), json.dumps(sidecar, allow_nan=False))
         return path
 
-    def _file(self, ending: str) -> bytes:
+    def _file(self, ending: str, dpi: int) -> bytes:
         from matplotlib import rc_context
 
-        # No Type 3 fonts, which publishers refuse; no date and no random names, so that a figure drawn again is the same file.
+        # No Type 3 fonts, which publishers refuse. No date and no random names: a figure drawn again is the same file.
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[ending]
         stream = io.BytesIO()
         with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "workbench"}):
-            self.picture.savefig(stream, format=ending[1:], dpi=300, metadata=metadata)
+            self.picture.savefig(stream, format=ending[1:], dpi=dpi, metadata=metadata)
         return stream.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -80,7 +78,7 @@ class Drawing:
 
 
 class Plot(Drawing):
-    """A chart: interactive in a notebook; drawn by matplotlib in files, and where no JavaScript runs (a page of a git host)."""
+    """A chart: interactive in a notebook, and drawn by matplotlib in files and where no JavaScript runs (a git host)."""
 
     description: Chart
 
@@ -91,16 +89,12 @@ class Plot(Drawing):
 
         return Figure(content(self.description))
 
-    def png(self, dpi: int = 100) -> bytes:
-        """The figure as PNG bytes."""
-        return super().png(dpi)
-
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {"application/vnd.plotly.v1+json": json.loads(self.figure.to_json())} | super()._repr_mimebundle_()
 
 
 class Note:
-    """Shown in place of a picture: the reason, in one line. Using it as a picture raises a WorkbenchError with that reason."""
+    """One line in place of a figure: why there is none. Using it as a figure raises a WorkbenchError with this reason."""
 
     def __init__(self, reason: object):
         self._reason = str(reason)
@@ -146,9 +140,9 @@ def write(folder: Path, tables: Mapping[str, Table], captions: Mapping[str, str]
     Parameters
     ----------
     tables, figures
-        By the names of their files.
+        By file name, without an ending.
     captions
-        Of the tables, by the same names; a table's label is `tab:<folder>-<name>`.
+        Of the tables, by the same names. The label of a table is `tab:<folder>-<name>`.
     """
     label = re.sub(r"[^A-Za-z0-9.:+=-]", "-", folder.name)  # nothing can be escaped in `\label`
     for name, table in tables.items():

@@ -31,13 +31,13 @@ UNITS = {  # title of a panel of `diagnostics` -> title of its y axis
 }  # fmt: skip
 LINEAR = ("margin of D", "saturation of D")
 GROWTH = {"sigma_g": "weights of G", "at_work_g": "G at work", "sigma_d": "weights of D", "at_work_d": "D at work"}
-MISSING_LAYER = dict(exact=[None])  # in place of a layer that a row of the spectra lacks
+MISSING_LAYER = dict(exact=[None])  # stands for a layer that a row of the spectra lacks
 OF_D, OF_G, OF_REAL, OF_FAKE = colours(4)
-Curve = dict[int, tuple[float, float]]  # step -> place on the x axis, value
+Curve = dict[int, tuple[float, float]]  # step -> (x, value)
 
 
 class RunRecords(NamedTuple):
-    """The records of a run: names of its group and itself, rows of `Run.history` and `Run.spectra`."""
+    """The records of a run: the names of its group and of the run, and the rows of `Run.history` and `Run.spectra`."""
 
     group: str
     name: str
@@ -65,8 +65,8 @@ def curves(name: str, history: list[dict]) -> Plot:
 def curves_by_group(runs: Sequence[RunRecords], axis: str = "steps", keys: str = "") -> Plot:
     """A panel for every column of the histories of several runs, and for D's margin.
 
-    Runs of one group have one colour: thin lines, and their mean with a band of one standard deviation (n - 1), which ends where the first
-    of them ends.
+    The runs of a group have one colour: thin lines, and their mean with a band of one standard deviation (n - 1), up to the end of the
+    shortest run.
 
     Parameters
     ----------
@@ -122,10 +122,10 @@ def _title(key: str) -> str:
 
 
 def diagnostics(name: str, history: list[dict], spectra: list[dict]) -> Plot:
-    """Why a training goes well or badly: gradient norms, D's margin and saturation, and the largest singular value of every layer.
+    """Signs of a healthy training: gradient norms, D's margin and saturation, and the largest singular value of each layer.
 
-    Margin: mean logit of D on real images less that on fakes. Saturation: shares of images where D's hinge loss is flat. The singular values
-    are those of the weights; the last panel shows those of the weights at work, after spectral normalization if the layer has it.
+    Margin: D's mean logit on real images minus that on fakes. Saturation: share of images where D's hinge loss is flat. Singular values are
+    those of the weights, and in the last panel those of the weights at work, after spectral normalization.
     """
     history, spectra = with_margin(records.history(history)), records.spectra(spectra)
     lines: dict[str, list[Line]] = {title: [] for title in UNITS}
@@ -179,9 +179,9 @@ def singular_values(name: str, spectra: list[dict], network: str = "G") -> Plot:
 
 
 def growth(runs: Sequence[RunRecords], axis: str = "steps") -> Plot:
-    """The largest singular value of any layer of G and of D through training, of several runs: of the weights, and of those at work.
+    """The largest singular value of any layer of G and of D through training: of the weights, and of the weights at work.
 
-    Runs of one group have one colour: thin lines, and their geometric mean with a band of one standard deviation of the logarithm. Runs
+    The runs of a group have one colour: thin lines, and their geometric mean with a band of one standard deviation of the logarithm. Runs
     without spectra are left out.
 
     Parameters
@@ -206,9 +206,7 @@ def growth(runs: Sequence[RunRecords], axis: str = "steps") -> Plot:
     return Plot(Chart(title, tuple(panels), columns=2, height=230).thinned())
 
 
-# ---------------------------------------------------------------------------------------------- lines of several runs
-
-Part = tuple[list[Line], list[Band]]  # of one group in a panel
+Part = tuple[list[Line], list[Band]]  # the lines and bands of one group in a panel
 
 
 def require_axis(axis: str) -> None:
@@ -225,28 +223,21 @@ def _by_group(runs: Sequence[RunRecords]) -> list[tuple[str, str, list[RunRecord
 
 
 def _along(run: RunRecords, axis: str, values: dict[int, float]) -> Curve:
-    places = along(run.history, axis, list(values)).tolist()
-    return {step: (place, value) for (step, value), place in zip(values.items(), places, strict=True)}
+    xs = along(run.history, axis, list(values)).tolist()
+    return {step: (x, value) for (step, value), x in zip(values.items(), xs, strict=True)}
 
 
 def panel_of_groups(title: str, x: Axis, y: Axis, parts: Sequence[Part]) -> Panel:
-    """A panel of what `lines_of_group` returns for each group."""
+    """A panel with the parts of all groups, see `lines_of_group`."""
     return Panel(title, x, y, tuple(line for lines, _ in parts for line in lines), tuple(band for _, bands in parts for band in bands))
 
 
 def lines_of_group(
     label: str, colour: str, runs: Sequence[tuple[str, Curve]], about: str = "", mode: str = "lines", log: bool = False
 ) -> Part:
-    """Lines of the runs of one group; with several runs also their mean, with a band of one standard deviation.
+    """Lines of the runs (name, curve) of one group; with several runs also their mean, with a band of one standard deviation.
 
-    Parameters
-    ----------
-    runs
-        Names and curves.
-    about
-        Further text at the pointer.
-    log
-        Mean and deviation are those of the logarithms, for a logarithmic axis; values are positive.
+    `about` is further text at the pointer. With `log`, mean and deviation are those of the logarithms.
     """
     alone = len(runs) == 1
     line = partial(Line, name=label, colour=colour, mode=mode, about=about)

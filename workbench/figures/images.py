@@ -21,7 +21,7 @@ QUERY_COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ff9f0a", "#bf5af2", "#00b8c4
 
 
 def strips(rows: Sequence[tuple[str, torch.Tensor | str]], title: str) -> Drawing | None:
-    """Rows of a label and images (B, 3, S, S) in [-1, 1], or a reason in their place; None without rows."""
+    """Rows of a label and images (B, 3, S, S) in [-1, 1], or the reason why there are none; None without rows."""
     if not rows:
         return None
     images: list[str] = []
@@ -36,7 +36,7 @@ def strips(rows: Sequence[tuple[str, torch.Tensor | str]], title: str) -> Drawin
 
 
 def attention_maps(inspections: Sequence[Inspection], reading: str = "outgoing", title: str = "", titles: Sequence[str] = ()) -> Drawing:
-    """Images with their queries, and a map for each query; if the layer was changed, also the changed image and the difference.
+    """Images with their queries, and a map for each query; after an intervention also the changed image and the difference.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def attention_maps(inspections: Sequence[Inspection], reading: str = "outgoing",
     reading
         See `Inspection.heat`.
     title
-        By default the networks, the layer and the reading.
+        By default networks, layer and reading.
     titles
         A title for each image.
 
@@ -67,7 +67,7 @@ def attention_maps(inspections: Sequence[Inspection], reading: str = "outgoing",
 
 
 def _cells(inspection: Inspection, reading: str, images: list[str]) -> list[Cell]:
-    """The image with its queries, a map for each, and perhaps the changed image and the difference; appends the images to `images`."""
+    """The cells of an inspection: image, maps, changed image and difference. Appends the images to `images`."""
     side, size, first = inspection.projections.side, inspection.image.shape[-1], len(images)
     images.append(encoded(inspection.image))
     dots = [((query % side + 0.5) * size / side - 0.5, (query // side + 0.5) * size / side - 0.5, colour)
@@ -94,8 +94,8 @@ def _title(inspections: Sequence[Inspection], reading: str) -> str:
 
 
 def _about(inspection: Inspection) -> str:
-    """The description of the image; with the number of the class if no font has its name."""
-    from .pictures import readable
+    """The description of the image, with the number of the class if no font can show its name."""
+    from .literal_text import readable
 
     name = inspection.class_name
     if not name or readable(name) == name or not inspection.about.startswith(name):

@@ -1,4 +1,4 @@
-"""A chart as a plotly figure: zoom, hover, a logarithmic scale, lines that can be hidden. All its text is shown literally."""
+"""A chart as a plotly figure: zoom, hover, logarithmic scale, hidden lines. All text is shown literally."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from .charts import Band, Bar, Chart, Line, Panel, Rule
 
 MARKUP = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;", "\n": "<br>"}  # plotly's markup
 MARGINS = dict(l=70, r=20, t=70, b=50)
-LINE_OF_NOTES = 15  # pixels
+LINE_OF_NOTES = 15  # height in pixels
 
 
 def literal(text: str) -> str:
-    """Text as plotly shows it literally: no tags, no links, no mathematics, no fields of a template."""
+    """Text that plotly shows literally: no tags, links, mathematics or fields of a template."""
     return "".join(MARKUP.get(character, character) for character in text).encode(errors="replace").decode()
 
 
 def content(chart: Chart) -> dict:
-    """`data` and `layout` of the plotly figure; its traces begin with `chart.lines`, in their order."""
+    """`data` and `layout` of the plotly figure; the first traces are `chart.lines`, in order."""
     named: set[tuple[str, str]] = set()
     of_panels = [(axes_of(k), panel) for k, panel in enumerate(chart.panels)]
-    grouped = chart.legend == "panels"
-    lines = [_line(line, axes, panel.title if grouped else "", named) for axes, panel in of_panels for line in panel.lines]
+    lines = [_line(line, axes, panel.title if chart.legend == "panels" else "", named) for axes, panel in of_panels for line in panel.lines]
     bands = [_band(band) | axes for axes, panel in of_panels for band in panel.bands]
     bars = [_bars(panel, k) | axes for axes, panel in of_panels for k in range(len(panel.bars))]
     return dict(data=[*lines, *bands, *bars], layout=_layout(chart))
@@ -63,8 +62,8 @@ def _bars(panel: Panel, number: int) -> dict:
     bar: Bar = panel.bars[number]
     left = [sum(before) for before in zip(*(other.lengths for other in panel.bars[:number]), strict=True)] or [0] * len(bar.y)
     look = dict(marker=dict(color=bar.colour), hovertemplate=f"%{{customdata:.3g}}<extra>{literal(bar.name)}</extra>", showlegend=True)
-    place = dict(x=list(bar.lengths), y=list(bar.y), base=left, customdata=list(bar.lengths), width=0.8)
-    return dict(type="bar", orientation="h", name=literal(bar.name)) | place | look
+    lengths = dict(x=list(bar.lengths), y=list(bar.y), base=left, customdata=list(bar.lengths), width=0.8)
+    return dict(type="bar", orientation="h", name=literal(bar.name)) | lengths | look
 
 
 def _layout(chart: Chart) -> dict:
@@ -79,7 +78,7 @@ def _layout(chart: Chart) -> dict:
     shapes: list[dict] = []
     annotations: list[dict] = []
     rule_names: set[str] = set()
-    for k, (panel, (left, right, bottom, upper)) in enumerate(zip(chart.panels, chart.places(), strict=True)):
+    for k, (panel, (left, right, bottom, upper)) in enumerate(zip(chart.panels, chart.domains(), strict=True)):
         names = axes_of(k)
         x, y = names["xaxis"], names["yaxis"]
         for letter, axis, name, anchor, domain in (("x", panel.x, x, y, (left, right)), ("y", panel.y, y, x, (bottom, upper))):
@@ -116,5 +115,5 @@ def _rule(rule: Rule, x: str, y: str, named: set[str]) -> dict:
 def _scales(axes: list[str]) -> dict:
     """Buttons that make these y axes linear or logarithmic."""
     buttons = [dict(label=kind, method="relayout", args=[dict.fromkeys(axes, kind)]) for kind in ("linear", "log")]
-    place = dict(x=1, xanchor="right", y=1, yanchor="bottom", pad=dict(b=28), font=dict(size=11), showactive=True)
-    return dict(type="buttons", direction="right", buttons=buttons) | place
+    corner = dict(x=1, xanchor="right", y=1, yanchor="bottom", pad=dict(b=28), font=dict(size=11), showactive=True)
+    return dict(type="buttons", direction="right", buttons=buttons) | corner

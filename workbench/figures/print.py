@@ -8,33 +8,24 @@ import textwrap
 import zlib
 
 import numpy as np
+from matplotlib.ticker import LogFormatter
 from PIL import Image
 
 from .charts import EMPTY, MAX_PIXELS, Axis, Chart, Line, Panel, Row, Sheet
 from .interactive import LINE_OF_NOTES
-from .pictures import Picture
+from .literal_text import LiteralFigure
 
-MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plotly's name: matplotlib's
-WIDTH = 980  # of a chart, in pixels; 100 are an inch
-NOTE_COLUMNS = 8  # width of a sheet that has nothing but notes
+MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plotly's name -> matplotlib's
+WIDTH = 980  # of a chart in pixels, at 100 per inch
+NOTE_COLUMNS = 8  # of a sheet that has notes alone
 
 
-def picture(description: Chart | Sheet) -> Picture:
+def picture(description: Chart | Sheet) -> LiteralFigure:
     """The `matplotlib.figure.Figure` of a description."""
     return _chart(description) if isinstance(description, Chart) else _sheet(description)
 
 
-def png(figure: Picture, dpi: int) -> bytes:
-    """A `matplotlib.figure.Figure` as PNG bytes."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi)
-    return stream.getvalue()
-
-
-# ----------------------------------------------------------------------------------------------------------- charts
-
-
-def _chart(chart: Chart) -> Picture:
+def _chart(chart: Chart) -> LiteralFigure:
     names = [line.name for line in chart.lines if line.legend and len(line.x)]
     names += [bar.name for panel in chart.panels for bar in panel.bars] + [rule.name for panel in chart.panels for rule in panel.rules]
     names = list(dict.fromkeys(filter(None, names))) if chart.legend == "below" else []
@@ -42,18 +33,18 @@ def _chart(chart: Chart) -> Picture:
     below = 20 * -(-len(names) // across)
     above = LINE_OF_NOTES * len(chart.notes)
     height = 100 + chart.height * chart.rows + below + above
-    figure = Picture(figsize=(WIDTH / 100, height / 100), dpi=100, facecolor="white")
+    figure = LiteralFigure(figsize=(WIDTH / 100, height / 100), dpi=100, facecolor="white")
     margins = dict(left=100, right=20, bottom=45 + below, top=65 + above)
     wide, tall = WIDTH - margins["left"] - margins["right"], height - margins["bottom"] - margins["top"]
     handles: dict = {}
-    for panel, (left, right, bottom, top) in zip(chart.panels, chart.places(), strict=True):
-        place = [(margins["left"] + wide * left) / WIDTH, (margins["bottom"] + tall * bottom) / height]
-        axes = figure.add_axes([*place, wide * (right - left) / WIDTH, tall * (top - bottom) / height])
+    for panel, (left, right, bottom, top) in zip(chart.panels, chart.domains(), strict=True):
+        corner = [(margins["left"] + wide * left) / WIDTH, (margins["bottom"] + tall * bottom) / height]
+        axes = figure.add_axes([*corner, wide * (right - left) / WIDTH, tall * (top - bottom) / height])
         of_panel = _panel(axes, panel)
         if chart.legend == "panels" and of_panel:
             axes.legend(of_panel.values(), of_panel.keys(), fontsize=8)
         handles |= {name: artist for name, artist in of_panel.items() if name not in handles}
-        x, y = place[0] + wide * (right - left) / 2 / WIDTH, place[1] + (tall * (top - bottom) + 3) / height
+        x, y = corner[0] + wide * (right - left) / 2 / WIDTH, corner[1] + (tall * (top - bottom) + 3) / height
         figure.text(x, y, panel.title, ha="center", va="bottom", fontsize=10)
     if names and handles:
         handles = {name: handles[name] for name in names if name in handles}
@@ -67,7 +58,7 @@ def _chart(chart: Chart) -> Picture:
 
 
 def _panel(axes, panel: Panel) -> dict:
-    """Draw a panel; returns the entries of its legend by name."""
+    """Draw a panel; returns the entries of its legend: name -> artist."""
     axes.set_xlabel(panel.x.title, labelpad=1)
     axes.set_ylabel(panel.y.title, fontsize=7 if panel.y.small else None)
     axes.grid(alpha=0.3)
@@ -94,12 +85,10 @@ def _panel(axes, panel: Panel) -> dict:
 
 
 def _axis(axes, letter: str, axis: Axis) -> None:
-    from matplotlib.ticker import LogFormatter
-
     if axis.log:
         getattr(axes, f"set_{letter}scale")("log")
         for set_formatter in ("set_major_formatter", "set_minor_formatter"):
-            getattr(getattr(axes, f"{letter}axis"), set_formatter)(LogFormatter())  # 0.5, not a power of ten, which would be mathematics
+            getattr(getattr(axes, f"{letter}axis"), set_formatter)(LogFormatter())  # shows 0.5; a power of ten would be mathematics
         axes.tick_params(axis=letter, which="minor", labelsize=6)
     if axis.ticks:
         getattr(axes, f"set_{letter}ticks")([at for at, _ in axis.ticks], [text for _, text in axis.ticks])
@@ -118,10 +107,7 @@ def _line(axes, line: Line):
     return axes.plot(x, y, **style)[0]
 
 
-# ----------------------------------------------------------------------------------------------------------- sheets
-
-
-def _sheet(sheet: Sheet) -> Picture:
+def _sheet(sheet: Sheet) -> LiteralFigure:
     images = [_pixels(image) for image in sheet.images]
     columns = max(len(row.cells) for row in sheet.rows) or NOTE_COLUMNS
     labels, gap = (2.6, 0.05) if sheet.labels else (0.0, 0.04)
@@ -130,7 +116,7 @@ def _sheet(sheet: Sheet) -> Picture:
     lines = [part for line in sheet.title.splitlines() for part in textwrap.wrap(line, max(20, int(14 * width)))]
     top = 0.14 + 0.15 * len(lines) + (0.12 if any(cell.title for cell in sheet.rows[0].cells) else 0.0)
     height = top + len(sheet.rows) * sheet.cell * (1.04 if sheet.labels else 1 + below - gap)
-    figure = Picture(figsize=(width, height), facecolor="white")
+    figure = LiteralFigure(figsize=(width, height), facecolor="white")
     grid = figure.subplots(len(sheet.rows), columns, squeeze=False, gridspec_kw=dict(wspace=gap, hspace=below))
     for row, panels in zip(sheet.rows, grid, strict=True):
         _row(row, panels, images, columns)

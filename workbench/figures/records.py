@@ -1,4 +1,4 @@
-"""The records of a run reduced to numbers and NaN that figures and the dashboard can draw, whatever the files hold."""
+"""The records of a run as numbers that figures and the dashboard can draw, whatever the files contain."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ LARGEST = 1e300  # larger numbers overflow axes
 
 
 def number(value) -> float | int | None:
-    """A number to draw: NaN if it is not finite or too large for an axis; None if the value is no number."""
+    """A number to draw: NaN if it is infinite or too large for an axis; None if the value is not a number."""
     if not is_number(value):
         return None
     return value if abs(value) < LARGEST else math.nan
 
 
 def history(rows: list[dict]) -> list[dict]:
-    """Rows of `Run.history` that have a step, without values that are no numbers."""
+    """Rows of `Run.history` that have a step; other values than numbers are left out."""
     numbers = ({key: number(value) for key, value in row.items()} for row in rows if is_step(row.get("step")))
     return [{key: value for key, value in row.items() if value is not None} for row in numbers]
 
 
 def spectra(rows: list[dict]) -> list[dict]:
-    """Valid rows of `Run.spectra`, with the layers of G and D; singular values that cannot be drawn are None."""
+    """Valid rows of `Run.spectra`; singular values that cannot be drawn are None."""
     return [
         dict(step=row["step"], layers={name: _layer(layer) for name, layer in row["layers"].items() if name[:2] in ("G/", "D/")})
         for row in rows

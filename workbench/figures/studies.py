@@ -17,22 +17,22 @@ BLUE, RED, GREY = "#0a84ff", "#ff3b30", "#999999"
 
 
 def shape_study(study: ShapeStudy) -> Plot:
-    """Where attention on a glyph falls, beside the nulls; and how much more of it falls on the twin, image by image, with the verdict."""
+    """Where the attention of a glyph falls, beside the nulls; and how much more falls on the twin, for each image, with the verdict."""
     rows = study.rows()
-    places = tuple(float(k) for k in range(len(rows)))
+    heights = tuple(float(k) for k in range(len(rows)))
     parts = (("own", "own glyph", BLUE), ("twin", "twin glyph", RED), ("background", "background", "#d8d8d8"))
-    bars = tuple(Bar(places, rounded([row[key] for row in rows]), name, colour) for key, name, colour in parts)
+    bars = tuple(Bar(heights, rounded([row[key] for row in rows]), name, colour) for key, name, colour in parts)
     ticks = tuple((float(k), row["map"]) for k, row in enumerate(rows))
     x = Axis("share of the attention of a glyph's positions", range=(0.0, 1.0))
     shares = Panel("", x, Axis(ticks=ticks, range=(len(rows) - 0.5, -0.5)), bars=bars)
     lines = []
-    for place, row in enumerate(rows[1:], 1):
+    for k, row in enumerate(rows[1:], 1):
         null, differences = row["map"], study.differences()[row["map"]]
         # Spread by the order of the images, not at random: the figure is reproducible.
-        spread = brief_numbers(place + 0.5 * (np.linspace(0, 1, len(differences)) - 0.5))
+        spread = brief_numbers(k + 0.5 * (np.linspace(0, 1, len(differences)) - 0.5))
         lines.append(Line(brief_numbers(differences), spread, "images", GREY, "markers", size=3.5, source=f"an image, beside {null}"))
         low, high = (abs(row["effect"] - row[end]) for end in ("low", "high"))
-        mean = Line((row["effect"],), (float(place),), "mean, 95 % interval", "#000000", "markers", size=9, source=null)
+        mean = Line((row["effect"],), (float(k),), "mean, 95 % interval", "#000000", "markers", size=9, source=null)
         lines.append(replace(mean, bars="x", low=(low,), high=(high,)))
     smallest = study.verdict.smallest
     rules = (Rule(0.0, "x"), Rule(smallest, "x", f"smallest effect of interest, {smallest:g}", RED, dash=True))
@@ -43,7 +43,7 @@ def shape_study(study: ShapeStudy) -> Plot:
 
 
 def patching_study(study: PatchingStudy) -> Plot:
-    """How far the hue of both glyphs shifts towards the source's, by the fraction of patched values: means, and every pair as a thin line."""
+    """How far the hue of both glyphs shifts to the source's, over the fraction of patched values: means, and each pair as a thin line."""
     fractions, smallest = brief_numbers(study.fractions), study.verdict.smallest
     panels: list[Panel] = []
     names = dict(glyph="left glyph replaced", background="background replaced")
@@ -65,16 +65,16 @@ def patching_study(study: PatchingStudy) -> Plot:
 
 
 def long_range(rows: Sequence[dict], columns: Mapping[str, str], by: str) -> Plot:
-    """Columns of `long_range.measure` against the distance that attention reaches, a point for each run.
+    """Columns of `long_range.measure` against the attention distance, a point for each run.
 
     Parameters
     ----------
     rows
-        As `long_range.measure` returns them, with the column `by` added.
+        From `long_range.measure`, with the column `by`.
     columns
         Column -> text under the title of its panel.
     by
-        The column that decides the colour of a point.
+        The column that decides the colour of the points.
     """
     values = list(dict.fromkeys(row[by] for row in rows))
     panels = []

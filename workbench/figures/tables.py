@@ -16,7 +16,7 @@ from ..files import replace_text, storing
 from ..records import is_number
 from ..studies.scores import CheckpointScore
 
-LATEX = {  # characters that LaTeX takes for markup, or that its default fonts lack
+LATEX = {  # characters that are markup in LaTeX or missing in its default fonts
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "×": r"$\times$", "±": r"$\pm$", "·": r"$\cdot$", "…": r"\ldots{}", "–": "--", "γ": r"$\gamma$", "β": r"$\beta$", "σ": r"$\sigma$",
@@ -31,11 +31,11 @@ class Measured:
     Attributes
     ----------
     mean, sd, n
-        The number; its standard deviation, if it has one; the number of values.
+        The number; its standard deviation, or None; the number of values.
     about
-        The tooltip: what the number depends on, such as its protocol.
+        Tooltip: what the number depends on, such as its protocol.
     show_n
-        Write n beside it, because it differs from that of the row.
+        Whether to write n, which differs from that of the row.
     """
 
     mean: float
@@ -52,18 +52,16 @@ class Measured:
         return cls(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else None, n, about, show_n)
 
     def __str__(self) -> str:
-        """18.65 ± 0.21: two digits of the deviation, as many decimals of the mean; five digits of a number without deviation."""
-        return self._number + (f" (n={self.n})" if self.show_n else "")
-
-    @property
-    def _number(self) -> str:
-        if self.sd is None or not math.isfinite(self.sd):
-            return f"{self.mean:.5g}"
-        if self.sd == 0:
-            return f"{self.mean:.5g} ± 0"
-        digits = 1 - math.floor(math.log10(self.sd))
-        mean, sd, most = round(self.mean, digits), round(self.sd, digits), max(digits, 0)
-        return f"{mean:.{most}f} ± {sd:.{most}f}" if abs(digits) < 7 else f"{self.mean:.5g} ± {self.sd:.2g}"
+        """18.65 ± 0.21: two digits of the deviation, and as many decimals of the mean. Without deviation, five digits."""
+        number = f"{self.mean:.5g}"
+        if self.sd is not None and math.isfinite(self.sd):
+            digits = 1 - math.floor(math.log10(self.sd)) if self.sd else 7
+            if abs(digits) < 7:
+                decimals = max(digits, 0)
+                number = f"{round(self.mean, digits):.{decimals}f} ± {round(self.sd, digits):.{decimals}f}"
+            else:
+                number += f" ± {self.sd:.2g}"
+        return number + (f" (n={self.n})" if self.show_n else "")
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,9 @@ class Table:
     Attributes
     ----------
     rows
-        One dict of named values each; a column for every name.
+        Dicts of named values; each name has a column.
     notes
-        Text below the table, such as the protocols of its scores; part of the caption in LaTeX.
+        Text below the table, such as the protocols of scores; in LaTeX, part of the caption.
     """
 
     rows: list[dict]
@@ -87,7 +85,7 @@ class Table:
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def transposed(self, corner: str) -> Table:
-        """Columns as rows: the first column becomes the head, and `corner` heads the names of the others."""
+        """Columns as rows: the first column becomes the header; the names of the others stand under `corner`."""
         first, *others = self.columns
         return Table([{corner: name} | {text(row[first]): row.get(name) for row in self.rows} for name in others], self.notes)
 
@@ -98,7 +96,7 @@ class Table:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" + (f"<ul>{notes}</ul>" if notes else "")
 
     def csv(self, path: str | PathLike) -> Path:
-        """Write all digits of all numbers; a column with deviations becomes three: name, `name sd`, `name n`."""
+        """Write all digits of all numbers. A column with deviations becomes three: `name`, `name sd`, `name n`."""
         spread = {name for name in self.columns for row in self.rows if isinstance(row.get(name), Measured) and row[name].sd is not None}
         names = [full for name in self.columns for full in ((name, f"{name} sd", f"{name} n") if name in spread else (name,))]
         stream = io.StringIO()
@@ -122,12 +120,13 @@ class Table:
         Parameters
         ----------
         caption
-            Plain text, which is escaped and followed by the notes.
+            Plain text; it is escaped, and the notes follow.
         label
             For `\\ref`.
         """
         words = [part.rstrip(".") + "." for part in (caption, *self.notes) if part]
-        align = "".join("r" if self._numbers(name) else "l" for name in self.columns)
+        numeric = [all(_is_number(row[name]) for row in self.rows if row.get(name) is not None) for name in self.columns]
+        align = "".join("r" if is_numeric else "l" for is_numeric in numeric)
         lines = [r"\begin{table}", r"  \centering"]
         lines += [rf"  \caption{{{escaped(' '.join(words))}}}"] if words else []
         lines += [rf"  \label{{{label}}}"] if label else []
@@ -141,9 +140,6 @@ class Table:
         lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
         return _write(path, "\n".join(lines) + "\n")
 
-    def _numbers(self, name: str) -> bool:
-        return all(_is_number(row[name]) for row in self.rows if row.get(name) is not None)
-
 
 def table(rows: list[dict], save: str | PathLike | None = None) -> Table | None:
     """Rows of named values as a table, also written to the CSV file `save`; None without rows."""
@@ -156,7 +152,7 @@ def table(rows: list[dict], save: str | PathLike | None = None) -> Table | None:
 
 
 def score_table(records: list[dict]) -> Table:
-    """Scores as a table, a column for each record; the tooltip of a number is its protocol."""
+    """Scores as a table with a column for each record; the tooltip of a number is its protocol."""
     about = [f"{record['protocol']}; {_against(record)}" for record in records]
     heads = [f"step {record['step']:,}" if "step" in record else record["samples"] for record in records]
     rows = []
@@ -172,7 +168,7 @@ def score_table(records: list[dict]) -> Table:
 
 
 def measured(scores: Sequence[CheckpointScore], n: int | None = None) -> dict[str, Measured]:
-    """Scores of several runs by name, as cells of a table: mean and deviation, and their number unless it is `n`."""
+    """Scores of several runs as cells of a table, by name: mean and deviation; also their number, unless it is `n`."""
     values: dict[str, list[float]] = {}
     for score in scores:
         values.setdefault(score.name, []).append(score.value)
@@ -184,11 +180,8 @@ def _against(record: dict) -> str:
     return f"{real['n']:,} real images of {real['data']} at {real['size']}x{real['size']}" if real else "no real images"
 
 
-# --------------------------------------------------------------------------------------------------------- cells
-
-
 def text(value) -> str:
-    """A cell as text, numbers to three digits."""
+    """A cell as text; numbers have three digits."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -216,7 +209,7 @@ def _is_number(value) -> bool:
 
 
 def escaped(plain: str) -> str:
-    """Text as LaTeX shows it literally."""
+    """Text that LaTeX shows literally."""
     return "".join(LATEX.get(character, character) for character in plain)
 
 

@@ -1,4 +1,4 @@
-"""The Inception score (IS), called class score with any other classifier. All arithmetic is in float64."""
+"""The Inception score (IS), in float64; with any other classifier it is called class score."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..parameters import ParameterError, WorkbenchError
-from .features import float64, matrix
+from .checks import float64, matrix
 
 
 class StreamedInceptionScore:
@@ -20,13 +20,8 @@ class StreamedInceptionScore:
     splits
         Number of parts; part i holds the positions from i n // splits to before (i + 1) n // splits.
     shuffle_seed
-        None: samples fill the splits in the order of arrival, which must mix the classes, as the score of few classes is low. Else in the
-        order `numpy.random.RandomState(shuffle_seed).permutation(n)`, as in torch-fidelity (2020 there).
-
-    Raises
-    ------
-    ParameterError
-        If n < splits or splits < 1.
+        None: samples fill the splits in the order of arrival, which must mix the classes, because the score of few classes is low.
+        Otherwise in the order `numpy.random.RandomState(shuffle_seed).permutation(n)`, as in torch-fidelity (whose seed is 2020).
     """
 
     def __init__(self, n: int, splits: int = 10, shuffle_seed: int | None = None):
@@ -44,10 +39,7 @@ class StreamedInceptionScore:
     def update(self, logits: Tensor | np.ndarray) -> StreamedInceptionScore:
         """Add the logits (B, K) of the next samples; returns itself.
 
-        Raises
-        ------
-        ParameterError
-            If logits are not (B, K), K changes, there are more than n samples, or a value is not finite.
+        A ParameterError if the shape does not fit, there are more than n samples, or a value is not finite; then nothing is added.
         """
         logits = float64(matrix(logits, "logits", 0), "logits")
         if not self._p.shape[1]:

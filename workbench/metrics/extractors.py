@@ -1,7 +1,7 @@
-"""Feature extractors: networks whose features and logits are scored.
+"""Feature extractors: networks that map images to the features and logits from which scores are computed.
 
 An extractor takes images (B, 3, H, W) of any size with pixels in [0, 255], uint8 or float32, and gives features (B, d) and class
-logits (B, K). Only `inception()` with the reference weights gives FID, IS and KID; other extractors add their name and hash to the score.
+logits (B, K). Only `inception()` with the reference weights gives FID, IS and KID; scores of other extractors carry their name and hash.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Extractor:
         return features.float(), logits.float()
 
     def widths(self, size: int) -> tuple[int, int]:
-        """The number of features and of logits of an image of this height and width; raises a WorkbenchError as a call does."""
+        """The numbers of features and of logits of an image (3, size, size); raises the errors of a call."""
         if self._widths:
             return self._widths
         features, logits = self(torch.full((1, 3, size, size), 128.0))
@@ -139,7 +139,7 @@ def _named_network(text: str) -> Extractor:
     module, _, attribute = text.partition(":")
     with _in_one_line(f"extractor={short_repr(text)} cannot be made", ParameterError):
         maker = getattr(importlib.import_module(module), attribute)
-    # Nothing else is called: `sys:exit` and `os:abort` would end this process.
+    # Nothing else is called: `sys:exit` or `os:abort` would end this process.
     makes = (isinstance(maker, type) and issubclass(maker, nn.Module)) or inspect.isfunction(maker) or isinstance(maker, partial)
     expected = "a torch.nn.Module, or a class or function that makes one"
     if not makes and not isinstance(maker, nn.Module):
@@ -156,7 +156,7 @@ def _named_network(text: str) -> Extractor:
 
 @contextmanager
 def _in_one_line(failure: str, kind: type[WorkbenchError]) -> Iterator[None]:
-    """Context around code of the user: any exception, `SystemExit` too, becomes an error of one line; interrupts pass."""
+    """Context in which any exception of a user's code, even `SystemExit`, becomes a one-line error; interrupts pass."""
     try:
         yield
     except (KeyboardInterrupt, WorkbenchError):
@@ -177,7 +177,7 @@ def inception(weights_file: str | Path | None = None, verify: bool = True) -> Ex
     weights_file
         By default the one in the data folder, which is downloaded if it is absent.
     verify
-        Refuse other weights. If False they are used, but the scores are not called FID and IS.
+        Refuse other weights. If False, other weights are used, and the scores are not called FID and IS.
 
     Raises
     ------

@@ -1,19 +1,18 @@
-"""Fréchet distances: of Inception features, the FID; class by class, the intra-FID. All arithmetic is in float64.
+"""Fréchet distances, in float64: of Inception features, the FID; class by class, the intra-FID.
 
-Features are (n, d): tensors on any device or NumPy arrays, memory-mapped ones too, of any float type.
+Features are (n, d): tensors on any device, or NumPy arrays, which may be memory-mapped; of any float type.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..parameters import ParameterError
-from .features import as_tensor, float64, pair
+from .checks import as_tensor, float64, pair
 from .moments import Moments
 
 EPSILON = sys.float_info.epsilon
@@ -35,7 +34,7 @@ def frechet_distance(
     cov1, cov2
         (d, d), symmetric.
     factor2
-        `square_root_factor(cov2)`, if known: it halves the work.
+        `square_root_factor(cov2)`, if known: this halves the work.
 
     Returns
     -------
@@ -45,7 +44,7 @@ def frechet_distance(
     Raises
     ------
     ParameterError
-        If shapes do not match, a value is not finite, a covariance is not symmetric, or factor2 belongs to another one.
+        If shapes do not match, a value is not finite, a covariance is not symmetric, or factor2 belongs to another covariance.
 
     Notes
     -----
@@ -78,10 +77,7 @@ def frechet_distance(
 def square_root_factor(cov: Tensor | np.ndarray) -> Tensor:
     """F (d, r) float64 with F F^T = cov (d, d), r its numerical rank: eigenvalues up to d EPSILON times the largest are rounding errors.
 
-    Raises
-    ------
-    ParameterError
-        If cov is not square, not symmetric or not finite.
+    A ParameterError if cov is not square, symmetric and finite.
     """
     w, v = torch.linalg.eigh(_symmetric(cov, "cov"))
     keep = w > len(w) * EPSILON * w[-1].clamp(min=0)
@@ -115,7 +111,6 @@ def intra_frechet_distance(
     y: Tensor | np.ndarray,
     y_labels: Tensor | np.ndarray,
     num_classes: int,
-    progress: Callable[[], object] | None = None,
 ) -> Tensor:
     """Fréchet distance class by class (Miyato & Koyama, 2018, whose intra-FID is the mean over the classes).
 
@@ -125,8 +120,6 @@ def intra_frechet_distance(
         (n1, d) and (n2, d). Memory-mapped arrays are read one class at a time.
     x_labels, y_labels
         (n1,) and (n2,) integers below num_classes.
-    progress
-        Called after every class.
 
     Returns
     -------
@@ -146,8 +139,6 @@ def intra_frechet_distance(
     for k, (index1, index2) in enumerate(zip(classes1, classes2, strict=True)):
         if len(index1) >= 2 and len(index2) >= 2:
             result[k] = frechet_distance_of_features(x[index1.to(x.device)], y[index2.to(y.device)])
-        if progress:
-            progress()
     return result
 
 

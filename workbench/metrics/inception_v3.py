@@ -1,7 +1,7 @@
 """The Inception network of 2015-12-05, and the file of its weights.
 
-It is torch-fidelity's network, which agrees with the TensorFlow graph, with batch norm folded into the convolutions, in channels-last
-layout, and with the resize of TensorFlow 1 as two matrix products.
+torch-fidelity's network agrees with the TensorFlow graph. Here its batch norm is folded into the convolutions, its layout is
+channels-last, and the resize of TensorFlow 1 is two matrix products.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..parameters import WorkbenchError
 from ..paths import data_dir
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
-SHA256 = "6726825d"  # the first digits, of the reference weights
+SHA256 = "6726825d"  # of the reference weights, first digits
 SIZE = 299  # height and width of the images inside the network
 LARGEST_FILE = 2**30  # bytes of a weights file; Inception's has 91 MB
 
@@ -60,7 +60,7 @@ class Inception(nn.Module):
         from torch.nn.utils.fusion import fuse_conv_bn_eval
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        # Its constructor would unpickle the file and run code in it: it gets a copy of the checked tensors instead.
+        # The constructor unpickles its file, which can run code, so it gets a copy of the checked tensors.
         copy = io.BytesIO()
         torch.save(weights, copy)
         copy.seek(0)

@@ -1,15 +1,13 @@
-"""Kernel distance: of Inception features, the KID. All arithmetic is in float64."""
+"""Kernel distance, in float64: of Inception features, the KID."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..parameters import ParameterError
-from .features import float64, pair
+from .checks import float64, pair
 
 
 def kernel_distance(
@@ -18,7 +16,6 @@ def kernel_distance(
     subsets: int = 100,
     subset_size: int = 1000,
     seed: int = 2020,
-    progress: Callable[[], object] | None = None,
 ) -> tuple[float, float]:
     """Kernel distance (Bińkowski et al., 2018): squared maximum mean discrepancy for the kernel (a.b / d + 1)^3. The KID, of Inception features.
 
@@ -29,8 +26,6 @@ def kernel_distance(
     subsets, subset_size, seed
         The unbiased estimate is averaged over random subsets of both sides, drawn as torch-fidelity does: without replacement, from
         `numpy.random.RandomState(seed)`, first of x, then of y.
-    progress
-        Called after every subset.
 
     Returns
     -------
@@ -57,8 +52,6 @@ def kernel_distance(
         a, b = float64(x[draws[0]], "x"), float64(y[draws[1]], "y")
         within = sum(kernel.sum() - kernel.trace() for kernel in (_cubic(a, a), _cubic(b, b)))
         values.append((within / (subset_size * (subset_size - 1)) - 2 * _cubic(a, b).mean()).item())
-        if progress:
-            progress()
     return float(np.mean(values)), float(np.std(values))
 
 

@@ -1,4 +1,4 @@
-"""One pass over generated images, and every score that was requested."""
+"""One pass over generated images that computes all requested scores."""
 
 from __future__ import annotations
 
@@ -21,12 +21,9 @@ from .stream import features_in_order, is_main
 
 
 def select(scores: str | Iterable[str], extractor: Extractor) -> set[str] | None:
-    """The scores that a parameter names, as keys of SCORES; None: all that can be computed.
+    """The keys of SCORES that a parameter names; None: all that can be computed.
 
-    Raises
-    ------
-    ParameterError
-        For an unknown score, or one whose name belongs to the reference Inception alone.
+    A ParameterError for an unknown score, or one that only the reference Inception defines.
     """
     names = [name.strip() for name in (scores.split(",") if isinstance(scores, str) else scores)]
     names = [name for name in names if name]
@@ -55,7 +52,7 @@ class Plan:
 
     @property
     def features(self) -> int:
-        """The number of samples, the first ones, whose features are kept."""
+        """The number k: the features of the first k samples are kept."""
         return max((score.features(self.inputs) for score in self.scores), default=0)
 
 
@@ -69,23 +66,18 @@ def plan(
     truth: bool = False,
     among: Iterable[str] = SCORES,
 ) -> Plan:
-    """Which scores can be computed of these images; computes nothing yet.
+    """Decide which scores can be computed of these images; a ParameterError says why a requested score cannot.
 
     Parameters
     ----------
     scores
-        Keys of SCORES that are requested; None: all of `among` that can be computed.
+        Requested keys of SCORES; None: all of `among` that can be computed.
     samples, real
-        The generated images, and the real ones that they are scored against.
+        The generated images and the real ones.
     widths
-        Features and logits of an image, as of `Extractor.widths`.
+        Numbers of features and logits per image: `Extractor.widths`.
     truth
-        Whether there is ground truth.
-
-    Raises
-    ------
-    ParameterError
-        If a requested score cannot be computed; the message says why.
+        Whether ground truth is known.
     """
     inputs = Inputs(extractor, protocol, widths, samples, real, truth, keep_all=bool(scores and "intra_fid" in scores))
     considered = [score for name, score in SCORES.items() if name in (scores or set(among))]
@@ -105,14 +97,14 @@ def measure(
     progress: Callable | None = None,
     text: str = "images",
 ) -> dict | None:
-    """Score `protocol.n` images in one pass, by all processes; only the main one gets the result.
+    """Score `protocol.n` images in one pass with all processes; the main one gets the result.
 
     Parameters
     ----------
     images_of, truth, batch_size
         As for `features_in_order`. The scores of `truth` are medians (of "readable": the mean).
     reference
-        Of the real images; None computes only scores that need none.
+        Of the real images; None: only scores that need none.
     progress, text
         As for `reference`.
 
@@ -151,7 +143,7 @@ def measure(
                     for key, part in parts.items():
                         if part is not None:
                             result[key][value.name] = part
-            except (WorkbenchError, RuntimeError) as error:  # no memory, no convergence; the other scores are kept
+            except (WorkbenchError, RuntimeError) as error:  # such as too little memory; the other scores are kept
                 result["left_out"][score.request(inputs.extractor)] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             advance(1)
     return result | header(reference, inputs.extractor, protocol) | dict(seconds=round(time.monotonic() - began, 1))

@@ -1,4 +1,4 @@
-"""Nearest neighbours, and the scores by them: precision, recall, density and coverage (PRDC). All arithmetic is in float64."""
+"""Nearest neighbours and the scores that use them, in float64: precision, recall, density and coverage (PRDC)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ..parameters import ParameterError
-from .features import float64, pair
+from .checks import float64, pair
+
+BLOCK = 1000  # rows whose distances to all others are in memory at a time
 
 
-def precision_recall(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: int = 3, block: int = 1000) -> tuple[float, float]:
+def precision_recall(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: int = 3) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al., 2019).
 
     Precision is the share of fake samples in a closed ball around a real one, recall that of real samples in a ball around a fake one;
@@ -24,8 +26,6 @@ def precision_recall(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: in
         (n, d) and (m, d).
     k
         Below n and m.
-    block
-        Distances of this many samples at a time are in memory: block (n + m) numbers.
 
     Returns
     -------
@@ -35,18 +35,18 @@ def precision_recall(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: in
     Raises
     ------
     ParameterError
-        If the widths differ, k or block is out of range, or a value is not finite.
+        If the widths differ, k is out of range, or a value is not finite.
     """
-    real, fake = _balls_input(real, fake, block)
-    real_radii, fake_radii = _radii(real, "real", k, block), _radii(fake, "fake", k, block)
+    real, fake = _centred(real, fake)
+    real_radii, fake_radii = _radii(real, "real", k), _radii(fake, "fake", k)
     precise, recalled = 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for rows, distances in _distances(fake, real, block):
+    for rows, distances in _distances(fake, real):
         precise += int((distances <= real_radii).any(1).sum())
         recalled |= (distances <= fake_radii[rows, None]).any(0)
     return precise / len(fake), recalled.double().mean().item()
 
 
-def density_coverage(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: int = 5, block: int = 1000) -> tuple[float, float]:
+def density_coverage(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: int = 5) -> tuple[float, float]:
     """Density and coverage (Naeem et al., 2020).
 
     With the balls around real samples of `precision_recall`: density is the mean number of balls that hold a fake sample, over k;
@@ -58,8 +58,6 @@ def density_coverage(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: in
         (n, d) and (m, d).
     k
         Below n.
-    block
-        Distances of this many samples at a time are in memory: block n numbers.
 
     Returns
     -------
@@ -69,27 +67,25 @@ def density_coverage(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: in
     Raises
     ------
     ParameterError
-        If the widths differ, k or block is out of range, or a value is not finite.
+        If the widths differ, k is out of range, or a value is not finite.
     """
-    real, fake = _balls_input(real, fake, block)
-    radii = _radii(real, "real", k, block)
+    real, fake = _centred(real, fake)
+    radii = _radii(real, "real", k)
     held, covered = 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for _, distances in _distances(fake, real, block):
+    for _, distances in _distances(fake, real):
         inside = distances <= radii
         held += int(inside.sum())
         covered |= inside.any(0)
     return held / (k * len(fake)), covered.double().mean().item()
 
 
-def nearest_neighbours(x: Tensor | np.ndarray, reference: Tensor | np.ndarray, count: int = 1, block: int = 1000) -> tuple[Tensor, Tensor]:
-    """The nearest rows of reference (n, d) to each row of x (B, d), by Euclidean distance, nearest first.
+def nearest_neighbours(x: Tensor | np.ndarray, reference: Tensor | np.ndarray, count: int = 1) -> tuple[Tensor, Tensor]:
+    """The nearest rows of reference (n, d), which may be memory-mapped, to each row of x (B, d): by Euclidean distance, nearest first.
 
     Parameters
     ----------
     count
         How many, at most n.
-    block
-        This many rows of reference, which may be memory-mapped, are in memory at a time.
 
     Returns
     -------
@@ -99,18 +95,16 @@ def nearest_neighbours(x: Tensor | np.ndarray, reference: Tensor | np.ndarray, c
     Raises
     ------
     ParameterError
-        If the widths differ, count or block is out of range, or a value is not finite.
+        If the widths differ, count is out of range, or a value is not finite.
     """
     x, reference = pair(x, "x", reference, "reference")
     if not 1 <= count <= len(reference):
         raise ParameterError(f"count={count} must be at least 1 and at most the {len(reference)} rows of reference")
-    if block < 1:
-        raise ParameterError(f"block={block} is not at least 1")
     x = float64(x, "x")
     centre = x.mean(0)  # rounding grows with the distance from the origin
     nearest, indices = x.new_zeros(len(x), 0), torch.zeros(len(x), 0, dtype=torch.long, device=x.device)
-    for start in range(0, len(reference), block):
-        part = float64(reference[start : start + block], "reference")
+    for start in range(0, len(reference), BLOCK):
+        part = float64(reference[start : start + BLOCK], "reference")
         nearest = torch.cat([nearest, _squared_distances(x - centre, part - centre)], 1)
         indices = torch.cat([indices, torch.arange(start, start + len(part), device=x.device).expand(len(x), -1)], 1)
         nearest, order = nearest.topk(min(count, nearest.shape[1]), largest=False)
@@ -121,21 +115,19 @@ def nearest_neighbours(x: Tensor | np.ndarray, reference: Tensor | np.ndarray, c
     return indices.gather(1, order), distances
 
 
-def _balls_input(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, block: int) -> tuple[Tensor, Tensor]:
+def _centred(real: Tensor | np.ndarray, fake: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
     real, fake = pair(real, "real", fake, "fake")
-    if block < 1:
-        raise ParameterError(f"block={block} is not at least 1")
     real, fake = float64(real, "real"), float64(fake, "fake")
     centre = real.mean(0)  # rounding grows with the distance from the origin
     return real - centre, fake - centre
 
 
-def _radii(x: Tensor, name: str, k: int, block: int) -> Tensor:
+def _radii(x: Tensor, name: str, k: int) -> Tensor:
     """Squared distance (n,) of each row of x (n, d) to the k-th nearest other one, rounded up."""
     if not 1 <= k < len(x):
         raise ParameterError(f"k={k} must be at least 1 and below the number of {name} samples, {len(x)}")
     blocks = []
-    for rows, distances in _distances(x, x, block):
+    for rows, distances in _distances(x, x):
         distances.diagonal(rows.start).fill_(torch.inf)  # each sample's distance to itself
         blocks.append(distances.topk(k, largest=False).values[:, -1])
     radii = torch.cat(blocks)
@@ -143,10 +135,10 @@ def _radii(x: Tensor, name: str, k: int, block: int) -> Tensor:
     return radii + 1e-12 * (radii + x.square().sum(1))
 
 
-def _distances(x: Tensor, y: Tensor, block: int) -> Iterator[tuple[slice, Tensor]]:
-    """Squared distances to all rows of y of `block` rows of x at a time, with the slice of these rows."""
-    for start in range(0, len(x), block):
-        part = x[start : start + block]
+def _distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Squared distances to all rows of y of BLOCK rows of x at a time, with their slice."""
+    for start in range(0, len(x), BLOCK):
+        part = x[start : start + BLOCK]
         yield slice(start, start + len(part)), _squared_distances(part, y)
 
 

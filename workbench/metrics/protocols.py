@@ -1,6 +1,6 @@
 """Protocols: everything that a score depends on besides the generator, stored with every score.
 
-The FID of the same weights differs by points between two protocols, so their scores are not compared (`require_comparable`).
+The FID of the same weights differs by several points between protocols, so such scores are not compared (`require_comparable`).
 """
 
 from __future__ import annotations
@@ -17,38 +17,28 @@ from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
 
 @dataclass(frozen=True)
 class Protocol(Parameters):
-    """How images are sampled, quantised and scored. The defaults are those of the authors' released code, "official".
+    """How images are sampled, quantised and scored; by default as in the authors' released code, "official"."""
 
-    Raises
-    ------
-    ParameterError
-        For a value out of range.
-    """
-
-    name: str = parameter("official", "the protocol in PROTOCOLS that it derives from")
+    name: str = parameter("official", "the protocol in PROTOCOLS that this one is based on")
     n: int = parameter(50_000, "generated images", low=2)
     per_class: int = parameter(0, "generated images per class, from which n follows; 0: n counts", low=0)
     reference_n: int = parameter(50_000, "real images, or all if there are fewer; 0: all", low=0)
-    weights: str = parameter(
-        "raw",
-        "of G: EMA, raw, or EMA if available; none: given images",
-        choices=("ema", "raw", "auto", "none"),
-    )
+    weights: str = parameter("raw", "of G: EMA, raw, or EMA if available; none: given images", choices=("ema", "raw", "auto", "none"))
     statistics: str = parameter(
-        "running", "of batch norm in G: as saved, re-estimated, or of each batch of 64", choices=("running", "standing", "batch")
+        "running", "of batch norm in G: saved, re-estimated, or of each batch of 64", choices=("running", "standing", "batch")
     )
     standing_batches: int = parameter(16, "batches of 64 that standing statistics are estimated on", low=1)
-    truncation: float = parameter(0.0, "latents are truncated to [-truncation, truncation]; 0: not", low=0)
+    truncation: float = parameter(0.0, "latents are truncated to [-truncation, truncation]; 0: no truncation", low=0)
     pixels: str = parameter(
         "float", "of generated images: not quantised, rounded to 8 bits, or floored to 8 bits", choices=("float", "round", "floor")
     )
     white: int = parameter(256, "white (255) for the extractor: 255, or 256, so that Inception's input ends at 1", choices=(255, 256))
     logit_bias: bool = parameter(True, "whether Inception's logits keep their bias")
-    splits: int = parameter(10, "parts of the samples that IS is also computed on", low=1)
-    shuffle_seed: int | None = parameter(None, "of the order in which the splits are filled; None: the order of generation", low=0)
+    splits: int = parameter(10, "parts of the samples for the mean and deviation of IS", low=1)
+    shuffle_seed: int | None = parameter(None, "seed of the order in which samples fill the splits; None: the order of generation", low=0)
     k_precision: int = parameter(3, "neighbours of precision and recall", low=1)
     k_density: int = parameter(5, "neighbours of density and coverage", low=1)
-    neighbours_n: int = parameter(10_000, "images of either side for these four scores; 0: all", low=0)
+    neighbours_n: int = parameter(10_000, "generated images, and real ones, for these four scores; 0: all", low=0)
     kid_n: int = parameter(10_000, "generated images for KID; 0: all", low=0)
 
     none: ClassVar[str] = "the protocol's value"
@@ -72,7 +62,7 @@ class Protocol(Parameters):
         return self.line()
 
     def line(self, real: int | None = None) -> str:
-        """One line with all values; `real`: the actual number of real images."""
+        """One line with all values; `real` is the actual number of real images."""
         words = [f"n={self.n:,}"]
         limit = f"at most {self.reference_n:,}" if self.reference_n else "all"
         words.append(f"against {limit if real is None else f'{real:,}'} real images")
@@ -94,7 +84,7 @@ class Protocol(Parameters):
 
     @property
     def brief(self) -> str:
-        """Its name, and the values that were replaced."""
+        """The name of the protocol, with the values that differ from it."""
         base = PROTOCOLS[self.name]
         free = {"weights"} if base.weights == "auto" or self.weights == "none" else set()
         free |= {"n"} if base.per_class else set()
@@ -106,9 +96,9 @@ class Protocol(Parameters):
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        # brain-research/self-attention-gan, eval_imagenet.py: floats straight from G, no average, 50,000 real images, IS of the whole set.
+        # brain-research/self-attention-gan, eval_imagenet.py: G's floats, raw weights, 50,000 real images, IS of the whole set.
         Protocol(),
-        # The default of this package: the same, with EMA if available.
+        # The default of this package: as official, but with EMA if available.
         Protocol("workbench", weights="auto"),
         # torch-fidelity 0.4: its defaults, with 8-bit images floored as in its example.
         Protocol("torch-fidelity", weights="auto", reference_n=0, pixels="floor", white=255, logit_bias=False, shuffle_seed=2020, kid_n=0),
@@ -117,16 +107,16 @@ PROTOCOLS = {
         Protocol(
             "biggan", weights="ema", reference_n=0, statistics="standing", standing_batches=100, pixels="floor", white=255, logit_bias=False
         ),
-        # mmgeneration's FID; its IS is resized by another method and does not compare.
+        # FID as in mmgeneration. Its IS resizes images by another method and cannot be compared.
         Protocol("mmgeneration", weights="auto", reference_n=0, pixels="round", white=255, logit_bias=False),
-        # Miyato & Koyama (2018): intra-FID from 5,000 images of each class, trained weights, no average.
+        # Miyato & Koyama (2018): intra-FID from 5,000 images of each class, raw weights.
         Protocol("sngan-projection", per_class=5000, reference_n=0, pixels="floor", white=255, logit_bias=False),
     )
 }
 
 
 def brief(line: str) -> str:
-    """`Protocol.brief` and the extractor, from the full line of a record."""
+    """`Protocol.brief` and the extractor, from the `protocol` of a record."""
     head, colon, rest = line.partition(": ")
     _, semicolon, extractor = rest.rpartition("; ")
     return f"{head}; {extractor}" if semicolon else head if colon else line
@@ -146,16 +136,16 @@ def protocol(name: str, **changes) -> Protocol:
 
 
 def differences(a: dict, b: dict) -> list[str]:
-    """Why two records of `evaluations.jsonl` do not compare: the protocol values, extractor and reference that differ; empty if they compare."""
+    """The settings, extractor and reference in which two records of `evaluations.jsonl` differ; empty if their scores can be compared."""
     a, b = (record["settings"] | {"extractor": record["extractor"], "reference": record["reference"]} for record in (a, b))
     return [f"{key}: {a.get(key)} and {b.get(key)}" for key in a | b if a.get(key) != b.get(key) and key != "name"]
 
 
 def require_comparable(records: list[dict]) -> None:
-    """Raise a WorkbenchError, which lists the differences, if records are of different protocols."""
+    """Raise a WorkbenchError that lists the differences if records have different protocols."""
     for record in records[1:]:
         if difference := differences(records[0], record):
             raise WorkbenchError(
-                f"these scores do not compare, their protocols differ ({'; '.join(difference)}): select one protocol, or set across_protocols=True "
-                "to see them together"
+                f"these scores cannot be compared, because their protocols differ ({'; '.join(difference)}): select one protocol, or set "
+                "across_protocols=True to show them together"
             )

@@ -1,6 +1,6 @@
-"""Statistics of real images by an extractor: computed once and cached in `<data folder>/cache`, which may be deleted.
+"""Statistics of real images, computed once and cached in `<data folder>/cache`, which may be deleted.
 
-A folder of statistics is sealed with the SHA-256 of its files, which are checked before use: damaged statistics are computed again.
+The SHA-256 of the files are checked before use; damaged statistics are computed again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .fid import square_root_factor
 from .moments import Moments
 from .stream import everywhere, features_in_order, is_main
 
-VERSION = 2  # of the cache's content: raise it with every change of its meaning
-KEPT = 50_000  # features of at most this many images are kept, unless a score needs them all
+VERSION = 2  # of the cache's content; raise it when the content changes
+KEPT = 50_000  # number of images whose features are kept, unless a score needs all
 FILES = {"moments.safetensors", "factor.safetensors", "features.npy", "labels.npy", "indices.npy"}
 
 
@@ -48,12 +48,12 @@ class Reference:
 
     @cached_property
     def factor(self) -> Tensor:
-        """(d, r): F with F F^T the covariance, see `square_root_factor`."""
+        """F (d, r) with F F^T the covariance; see `square_root_factor`."""
         return load_tensors(self.folder / "factor.safetensors")["factor"]
 
     @cached_property
     def features(self) -> np.ndarray:
-        """(M, d) float32, M <= N, on the disk."""
+        """(M, d) float32, memory-mapped; M <= N."""
         return np.load(self.folder / "features.npy", mmap_mode="r")
 
     @cached_property
@@ -81,13 +81,13 @@ def reference(
     Parameters
     ----------
     data
-        A data set: `batch(indices)`, `length`, `name`, `fingerprint`, `size`; see `drawn` for the choice of `n` images.
+        A data set: `batch(indices)`, `length`, `name`, `fingerprint`, `size`.
     n
-        0: all.
+        Drawn by `drawn`; 0: all.
     keep_all
-        Keep the features of all of them, for scores per class, instead of those of 50,000.
+        Keep the features of all images, for scores per class, not only those of 50,000.
     progress
-        Called as `progress(total, text)`: a context manager that yields a function, which is called with numbers of images.
+        `progress(total, text)` returns a context manager whose function is called with numbers of images, as `workbench.progress.progress`.
 
     Raises
     ------
@@ -97,18 +97,18 @@ def reference(
     n = real_number(data, n)
     facts = dict(data=data.name, fingerprint=data.fingerprint, size=data.size, n=n, extractor=extractor.digest)
     kept = n if keep_all else min(n, KEPT)
-    probe = pixels(torch.tensor([0, 100, 255], dtype=torch.uint8).view(1, 1, 1, 3)).flatten().tolist()  # tells conversions apart
+    probe = pixels(torch.tensor([0, 100, 255], dtype=torch.uint8).view(1, 1, 1, 3)).flatten().tolist()  # differs between conversions
     key = hashlib.sha256(json.dumps([VERSION, facts, probe, kept]).encode()).hexdigest()[:20]
     folder = data_dir() / "cache" / f"reference-{key}"
     main = is_main()
     with locked(folder, f"waiting for the process that measures {data.name}") if main else nullcontext():
-        if not everywhere(main and _is_intact(folder, data.name)):  # checked by one, so that all processes do the same
+        if not everywhere(main and _is_intact(folder, data.name)):  # one process checks, and all do the same
             _compute(folder, data, n, kept, extractor, pixels, batch_size, progress)
     return Reference(folder, facts)
 
 
 def real_number(data, n: int) -> int:
-    """The number of real images, 0 standing for all; a WorkbenchError if the data has fewer, or fewer than two, or has no end for "all"."""
+    """The number of real images; n=0 means all. A WorkbenchError if the data has fewer, fewer than two, or no end."""
     if n == 0 and data.length is None:
         raise WorkbenchError(f"reference_n=0 means all images, but {data.name} has no end: give a number")
     if data.length is not None and n > data.length:
@@ -119,16 +119,16 @@ def real_number(data, n: int) -> int:
 
 
 def drawn(data, n: int) -> np.ndarray:
-    """Indices (n,), ascending, of the images that represent a data set: a fixed random draw; of an endless one, the first."""
+    """Ascending indices (n,) of the images that represent a data set: a fixed random draw; of an endless data set, the first n."""
     if data.length is not None and n < data.length:
         return np.sort(np.random.default_rng(0).permutation(data.length)[:n])
     return np.arange(n)
 
 
 def fewest(data, n: int) -> int:
-    """How many of the `n` images that represent a data set are of the rarest class."""
+    """The number of images of the rarest class among those of `drawn(data, n)`."""
     if data.length is None and n > 100 * len(data.classes):
-        return n // (4 * len(data.classes))  # a lower bound: classes of an endless set are drawn uniformly
+        return n // (4 * len(data.classes))  # a lower bound: classes of an endless data set are drawn uniformly
     indices = drawn(data, n)
     labels = data.batch(indices)[1].numpy() if data.length is None else data.labels[indices]
     return int(np.bincount(labels, minlength=len(data.classes)).min())
@@ -154,7 +154,7 @@ def _is_intact(folder: Path, name: str) -> bool:
 
 
 def _compute(folder: Path, data, n: int, kept: int, extractor: Extractor, pixels, batch_size: int, progress) -> None:
-    """Compute the statistics by all processes; the main one writes the folder."""
+    """Compute the statistics with all processes; the main one writes the folder."""
     indices = drawn(data, n)
     rows = np.arange(n) if kept == n else np.sort(np.random.default_rng(1).permutation(n)[:kept])
 

@@ -24,7 +24,7 @@ TABLE_2 = {
     "SAGAN": {"fid": 18.65, "intra_fid": 83.7, "is": 52.52},
 }
 
-# Score, value, source. Without PyTorch-StudioGAN's: its logs score against test or validation images, and resize by another method.
+# Score, value, source. PyTorch-StudioGAN's scores are missing: they use test or validation images and another way of resizing.
 PUBLISHED = {
     ("imagenet", 128, "official"): [
         (score, TABLE_2[method][score], f"{method} as reported") for method in ("SAGAN", "SNGAN-projection") for score in ("fid", "is")
@@ -39,11 +39,11 @@ PUBLISHED = {
 
 
 def published(record: dict) -> list[tuple[str, float, str]]:
-    """(score, value, source) of published scores that a record compares with: of the same data, size and unchanged protocol."""
+    """(score, value, source) of the published scores of the same data, size and protocol as a record."""
     settings, real = record["settings"], record["reference"]
     if settings["name"] not in PROTOCOLS or real is None or record["extractor"] is None:
         return []
     base = asdict(PROTOCOLS[settings["name"]])
-    free = {"weights", "n"} if base["per_class"] else {"weights"}  # EMA or not is the method's, not the protocol's
+    free = {"weights", "n"} if base["per_class"] else {"weights"}  # whether to use EMA is part of the method, not of the protocol
     same = all(settings.get(key) == value for key, value in base.items() if key not in free)
     return PUBLISHED.get((real["data"], real["size"], settings["name"]), []) if same and record["extractor"]["reference"] else []

@@ -1,4 +1,4 @@
-"""The scores of an evaluation: what each needs, and how one pass over generated images computes it.
+"""The scores of an evaluation: what each needs, and how one pass over the generated images computes it.
 
 To add a score, write a subclass of `Score` and list it in `SCORES`: `missing` says why it cannot be computed, `features` how many samples'
 features it needs, `update` takes a chunk of the pass, `compute` yields the values.
@@ -27,26 +27,24 @@ from .stream import Chunk
 
 KID_SUBSET = 1000  # images
 
-# ------------------------------------------------------------------------------------------------------ inputs
-
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Number and classes of generated or real images: known before anything is computed."""
+    """Number and classes of generated or real images, known before anything is computed."""
 
     n: int
-    classes: Sequence[str] = ()  # names in the order of the labels; empty: none
+    classes: Sequence[str] = ()  # names in the order of the labels
     fewest: int = 0  # images of the rarest class
-    reason: str = "there are no classes"  # why not
+    reason: str = "there are no classes"  # why `classes` is empty
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What decides which scores can be computed."""
+    """Everything that decides which scores can be computed."""
 
     extractor: Extractor
     protocol: Protocol
-    widths: tuple[int, int]  # features and logits of an image, as of `Extractor.widths`
+    widths: tuple[int, int]  # numbers of features and logits per image: `Extractor.widths`
     samples: ImageSet
     real: ImageSet | None
     truth: bool = False  # whether there is ground truth
@@ -54,12 +52,12 @@ class Inputs:
 
     @cached_property
     def real_classes(self) -> np.ndarray:
-        """(C,) the label of samples for each label of real images, of the same name; empty if the names differ."""
+        """(C,) the label of samples with the same name, for each label of real images; empty if the names differ."""
         return _positions(self.real.classes, self.samples.classes)
 
     @cached_property
     def class_logits(self) -> np.ndarray:
-        """(C,) the logit for each label of samples, of the same name; empty if the names differ."""
+        """(C,) the logit with the same name, for each label of samples; empty if the names differ."""
         return _positions(self.samples.classes, self.extractor.classes or ())
 
     @property
@@ -84,30 +82,27 @@ def _difference(owner: str, names: Sequence[str], other_owner: str, others: Sequ
     return f"the classes of {owner} and of {other_owner} differ ({'; '.join(parts) or 'names occur twice'})"
 
 
-# ------------------------------------------------------------------------------------------------------- scores
-
-
 @dataclass(frozen=True)
 class Value:
     """A value of a score."""
 
     name: str
     value: float | None
-    error: float | None = None  # its standard deviation
-    per_class: list[float | None] | None = None  # None: too few images of a class
+    error: float | None = None  # standard deviation
+    per_class: list[float | None] | None = None  # a value is None if the class has too few images
     reason: str = ""  # why there is no value
 
 
 @dataclass
 class Collected:
-    """What a pass collects for all scores."""
+    """What a pass keeps for all scores."""
 
     labels: np.ndarray  # (n,) int64
-    features: np.ndarray  # (k, d) float32, of the first k samples, k the most that a score needs
+    features: np.ndarray  # (k, d) float32, of the first k samples; k is what the most demanding score needs
 
 
 class Score:
-    """A score of one pass; on the main process only.
+    """A score; exists on the main process only.
 
     Attributes
     ----------
@@ -123,17 +118,17 @@ class Score:
 
     @classmethod
     def request(cls, extractor: Extractor) -> str:
-        """The name to request it by."""
+        """The name by which a user requests this score."""
         return cls.name if extractor.reference else cls.general
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
-        """Why it cannot be computed; empty: it can."""
+        """Why this score cannot be computed; empty if it can."""
         return ""
 
     @classmethod
     def features(cls, inputs: Inputs) -> int:
-        """Of how many samples, the first ones, `compute` needs the features."""
+        """The number k: `compute` needs the features of the first k samples."""
         return 0
 
     def update(self, chunk: Chunk) -> None:
@@ -144,7 +139,7 @@ class Score:
         raise NotImplementedError
 
     def full_name(self, suffix: str = "", name: str = "") -> str:
-        """The name of a value: with the extractor's name and hash, unless it is the reference Inception."""
+        """The name of a value, with the extractor's name and hash unless it is the reference Inception."""
         extractor = self.inputs.extractor
         return (name or self.name) + suffix if extractor.reference else f"{name or self.general}{suffix}_{extractor.label}"
 
@@ -157,9 +152,9 @@ class Score:
 
 
 class InceptionScore(Score):
-    """IS, of the whole set and of its splits."""
+    """IS of the whole set and of its splits; with another extractor, class score."""
 
-    name, general = "is", "cs"  # class score
+    name, general = "is", "cs"
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
@@ -179,7 +174,9 @@ class InceptionScore(Score):
 
 
 class FID(Score):
-    name, general = "fid", "fd"  # Fréchet distance
+    """FID; with another extractor, Fréchet distance."""
+
+    name, general = "fid", "fd"
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
@@ -198,7 +195,9 @@ class FID(Score):
 
 
 class KID(Score):
-    name, general = "kid", "kd"  # kernel distance
+    """KID; with another extractor, kernel distance."""
+
+    name, general = "kid", "kd"
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
@@ -253,7 +252,7 @@ class IntraFID(Score):
 
 
 class PrecisionRecall(Score):
-    """Precision and recall, by k nearest neighbours, on the protocol's number of images of either side."""
+    """Precision and recall by k nearest neighbours, on `neighbours_n` generated and as many real images."""
 
     name = general = "precision_recall"
     values = ("precision", "recall")
@@ -280,7 +279,7 @@ class PrecisionRecall(Score):
 
 
 class DensityCoverage(PrecisionRecall):
-    """Density and coverage: the same, by the neighbours of real images alone."""
+    """Density and coverage, by the nearest neighbours of real images, on the same images."""
 
     name = general = "density_coverage"
     values = ("density", "coverage")
@@ -317,7 +316,7 @@ class Accuracy(Score):
 
 
 class Truth(Score):
-    """Medians of the numbers that ground truth gives each sample; of "readable", the mean."""
+    """Medians over the samples of what is measured against ground truth; of "readable", the mean."""
 
     name = general = "truth"
 

@@ -1,4 +1,4 @@
-"""One pass over many images by one or several processes: their features, in the order of the sample index."""
+"""The features of many images, computed by one or several processes, in the order of the sample index."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .extractors import Extractor
 
 T = TypeVar("T")
 
-CHUNK = 256  # images with indices k * CHUNK, ... are processed together, by one process
+CHUNK = 256  # images that one process computes together
 
 
 @dataclass
@@ -38,20 +38,20 @@ def features_in_order(
     batch_size: int = 64,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[Chunk]:
-    """Chunks of results on images 0, 1, ..., n - 1, in this order, on the main process; the other processes get none.
+    """Yield the results on images 0, 1, ..., n - 1 in chunks, on the main process alone.
 
-    The processes of `torch.distributed` compute chunks in turn and send the results to the main one. The chunks and their order are the
-    same for any number of processes.
+    The processes of `torch.distributed` compute chunks in turn and send the results to the main one. Chunks and order are the same for
+    any number of processes.
 
     Parameters
     ----------
     images_of
-        Called as `images_of(start, count)`: images (count, 3, H, W), uint8, or floats in [-1, 1], and classes (count,) or None. Every
-        image must be a function of its index.
+        `images_of(start, count)` returns images (count, 3, H, W), uint8 or floats in [-1, 1], and classes (count,) or None. Each image
+        must depend on its index alone.
     pixels
-        Converts such images for the extractor.
+        Converts these images for the extractor.
     truth
-        Called as `truth(images, labels)`: numbers (count,) by name that need no extractor.
+        `truth(images, labels)` returns numbers (count,) by name, which need no extractor.
     batch_size
         Images per call of the extractor.
     advance
@@ -60,12 +60,12 @@ def features_in_order(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     chunks = -(-n // CHUNK)
     for first in range(0, chunks, world):
-        index = min(first + rank, chunks - 1)  # with no chunk left, the last one again: its result is dropped below
+        index = min(first + rank, chunks - 1)  # a process without a chunk repeats the last one; the result is dropped below
         start, count = index * CHUNK, min(CHUNK, n - index * CHUNK)
         images, labels = images_of(start, count)
         if images.is_floating_point() and not images.isfinite().all():
             raise WorkbenchError(
-                f"images {start:,} to {start + count - 1:,} hold NaN or infinity: the weights that generate them have diverged"
+                f"images {start:,} to {start + count - 1:,} hold NaN or infinity: the weights of the generator have diverged"
             )
         parts = [extractor(pixels(images[k : k + batch_size])) for k in range(0, count, batch_size)]
         features, logits = (torch.cat(values) for values in zip(*parts, strict=True))
@@ -82,7 +82,7 @@ def features_in_order(
 
 
 def _gather(result: Tensor, rank: int, world: int) -> list[Tensor]:
-    """The results (CHUNK, w) of all processes, in the order of their ranks; [] on any but the main process."""
+    """The results (CHUNK, w) of all processes by rank, on the main process; elsewhere []."""
     if world == 1:
         return [result]
     padded = result.new_zeros(CHUNK, result.shape[1])

@@ -1,7 +1,7 @@
-"""The frozen feature extractor of the data set `twins`: a small classifier, for images on which Inception says little.
+"""The feature extractor for the data set `twins`: a small frozen classifier, because Inception says little about these images.
 
-Its weights are part of the package, trained by `python -m workbench.metrics.twins_training`. Their hash is part of the file's name, as
-scores compare only with the same extractor. These scores are never called FID or Inception score.
+`python -m workbench.metrics.twins_training` made its weights, which are part of the package. The file's name has their hash, because only
+scores of the same extractor can be compared. They are never called FID or Inception score.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WEIGHTS = Path(__file__).with_name("twins-3d2861b8.safetensors")
 
 
 class TwinsClassifier(nn.Module):
-    """A plain convolutional network without normalisation: every image is judged alone.
+    """A plain convolutional network, without normalisation, so that images do not influence each other.
 
     Trained on the class alone it would ignore hue and position, so its features, without activation, must encode both halves of the image
     (see `twins_training`).
@@ -49,17 +49,9 @@ class TwinsClassifier(nn.Module):
         self.logits = nn.Linear(self.features, len(CLASSES))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, 64) and logits (B, 6) of images.
+        """Features (B, 64) and logits (B, 6) of images (B, 3, S, S), floats in [0, 255]; S, a multiple of 32, is averaged down to 32.
 
-        Parameters
-        ----------
-        images
-            (B, 3, S, S), floats in [0, 255], S a multiple of 32; larger ones are averaged down to 32 by area.
-
-        Raises
-        ------
-        WorkbenchError
-            For another shape.
+        A WorkbenchError for another shape.
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[3] % SIZE:
             raise WorkbenchError(
@@ -72,13 +64,7 @@ class TwinsClassifier(nn.Module):
 
 
 def load(path: Path = WEIGHTS) -> TwinsClassifier:
-    """The classifier with the weights of the package, frozen, on the CPU.
-
-    Raises
-    ------
-    WorkbenchError
-        If the file is missing, or its content does not have the hash in its name.
-    """
+    """The frozen classifier on the CPU; a WorkbenchError if its weights are missing, or do not have the hash in the file's name."""
     try:
         content = path.read_bytes()
     except OSError as error:

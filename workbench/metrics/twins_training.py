@@ -21,19 +21,21 @@ from ..messages import command
 from ..parameters import ParameterError
 from .twins_classifier import SIZE, TwinsClassifier, weights_name
 
-BATCH, POOL = 256, 200  # images per step; batches that are drawn once and reused
-LEARNING_RATE, WARM_UP = 2e-3, 100  # the largest; steps until it
-WIDEN = 1.4  # attributes of spoiled images have ranges this much wider than those of twins: generators leave the ranges too
+BATCH, POOL = 256, 200  # images per step; batches, which are drawn once and reused
+LEARNING_RATE, WARM_UP = 2e-3, 100  # the largest learning rate, and the steps until it is reached
+WIDEN = 1.4  # attributes of spoiled images have wider ranges by this factor, because generators leave the ranges of twins
 MISSING = 0.1  # share of the halves of spoiled images without a glyph
 NOISE, BRIGHTNESS, SATURATION = 0.15, 0.15, 0.5  # strongest corruptions, of images in [0, 1]
 BLURS = 4  # passes of the blur, each of up to half a square pixel of variance along each axis
 COARSE = 8  # height and width of the reconstruction
 COVARIANCE = 0.5  # weight of the loss that decorrelates features
+# Outputs of a linear layer on the features, in training only: the features must encode these, so their Gaussian depends on them.
+HEADS = {"label": 2 * len(CLASSES), "present": 2, "attributes": 14, "agreement": 6, "strengths": 4, "coarse": 3 * COARSE**2}
 HELD_OUT = 1_000_003  # seed of the test images
 
 
 def draw(rng: np.random.Generator, count: int) -> dict[str, Tensor]:
-    """Images to train on: one half of them twins, the other half spoiled, with attributes drawn for left and right independently.
+    """Images to train on: half of them twins, the others spoiled, with independent attributes on the left and on the right.
 
     Returns
     -------
@@ -43,7 +45,7 @@ def draw(rng: np.random.Generator, count: int) -> dict[str, Tensor]:
         range; `readable` (B, 2, 7): which of them the image shows.
     """
     spoiled = np.arange(count) % 2 == 1
-    size = SIZE * 2 if rng.random() < 0.3 else SIZE  # edges that are averaged down differ a little
+    size = SIZE * 2 if rng.random() < 0.3 else SIZE  # averaging down changes edges a little
     label = rng.integers(len(CLASSES), size=(2, count))
     label[1] = np.where(spoiled & (rng.random(count) < 0.3), label[1], label[0])
 
@@ -74,7 +76,7 @@ def draw(rng: np.random.Generator, count: int) -> dict[str, Tensor]:
 
 
 def corrupt(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, 32, 32) in [0, 1], one half of them blurred, tinted towards or away from grey, shifted in brightness, with noise.
+    """Corrupt half of the images (B, 3, 32, 32) in [0, 1]: blur, saturation, brightness and noise.
 
     Returns
     -------
@@ -83,46 +85,27 @@ def corrupt(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """
     count = len(images)
     u = rng.random((count, 4)) * [1, 1, 2, 2] - [0, 0, 1, 1]
-    u *= (rng.random((count, 1)) < 0.5) & (rng.random((count, 4)) < 0.5)  # each corruption alone as well as with others
+    u *= (rng.random((count, 1)) < 0.5) & (rng.random((count, 4)) < 0.5)  # corruptions occur alone and together
     strengths = torch.from_numpy(u).float()
     noise, blur, brightness, saturation = strengths[:, :, None, None, None].unbind(1)
     kernel = (torch.tensor([1.0, 2, 1])[:, None] * torch.tensor([1.0, 2, 1]) / 16).expand(3, 1, 3, 3)
-    for _ in range(BLURS):  # the squares, here and for the noise, make the strengths resolve weak ones well
+    for _ in range(BLURS):  # squares, here and for the noise, resolve weak corruptions better
         images = images + blur**2 * (F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=3) - images)
     grey = images.mean(1, keepdim=True)
     images = grey + (images - grey) * (1 + SATURATION * saturation) + BRIGHTNESS * brightness
     return images + NOISE * noise**2 * torch.from_numpy(rng.standard_normal(images.shape, np.float32)), strengths
 
 
-class Heads(nn.Module):
-    """Linear heads on the features, in training only: a Gaussian fitted to the features keeps what they read."""
-
-    def __init__(self):
-        super().__init__()
-        self.sizes = {"label": 2 * len(CLASSES), "present": 2, "attributes": 14, "agreement": 6, "strengths": 4, "coarse": 3 * COARSE**2}
-        self.linear = nn.Linear(TwinsClassifier.features, sum(self.sizes.values()))
-
-    def forward(self, features: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self.sizes, self.linear(features).split(list(self.sizes.values()), 1), strict=True))
-
-
-def loss(net: TwinsClassifier, heads: Heads, batch: dict[str, Tensor], images: Tensor, strengths: Tensor) -> Tensor:
-    """The training loss.
+def loss(net: TwinsClassifier, heads: nn.Linear, batch: dict[str, Tensor], images: Tensor, strengths: Tensor) -> Tensor:
+    """The training loss on a batch of `draw`, after `corrupt` made `images` and `strengths` of it.
 
     The features must encode the class, the attributes of each half, their agreement, the strengths of the corruptions, and a coarse
-    reconstruction of the image; and they must be uncorrelated with unit variance, so that no direction is idle.
-
-    Parameters
-    ----------
-    batch
-        From `draw`.
-    images, strengths
-        From `corrupt`, applied to the images of the batch.
+    reconstruction of the image. They must be uncorrelated with unit variance, so that every direction is in use.
     """
     label, attributes, readable = (batch[k] for k in ("label", "attributes", "readable"))
     present = batch["present"].float()
     features, logits = net(images * 255)
-    outputs = heads(features)
+    outputs = dict(zip(HEADS, heads(features).split(list(HEADS.values()), 1), strict=True))
     one_hot = F.one_hot(label, len(CLASSES)).float()  # (B, 2, classes)
     # The target is the classes of an image's glyphs in equal shares; without a glyph, all classes.
     shares = (one_hot * present[..., None]).sum(1) + (present.sum(1, keepdim=True) == 0) / len(CLASSES)
@@ -153,11 +136,11 @@ def _mean_square(errors: Tensor, where: Tensor) -> Tensor:
 
 
 def train(seed: int = 0, steps: int = 3000) -> TwinsClassifier:
-    """A classifier, frozen: a pure function of `seed` (>= 0) and `steps` (>= 1) on one machine with one number of threads."""
+    """A frozen classifier: a pure function of `seed` and `steps`, on one machine with one number of threads."""
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net, heads = TwinsClassifier().to(memory_format=torch.channels_last), Heads()
+        net, heads = TwinsClassifier().to(memory_format=torch.channels_last), nn.Linear(TwinsClassifier.features, sum(HEADS.values()))
     optimizer = torch.optim.AdamW([*net.parameters(), *heads.parameters()], LEARNING_RATE, weight_decay=1e-4)
     pool = [draw(rng, BATCH) for _ in tqdm(range(min(steps, POOL)), desc="drawing", unit="batch")]
     bar = tqdm(range(steps), desc="training", unit="step")
@@ -166,7 +149,7 @@ def train(seed: int = 0, steps: int = 3000) -> TwinsClassifier:
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = pool[step % len(pool)]
-        value = loss(net, heads, batch, *corrupt(batch["images"], rng))  # another corruption each time
+        value = loss(net, heads, batch, *corrupt(batch["images"], rng))  # a new corruption in each step
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -175,11 +158,11 @@ def train(seed: int = 0, steps: int = 3000) -> TwinsClassifier:
 
 
 @torch.no_grad()
-def accuracy(net: TwinsClassifier, size: int = SIZE, count: int = 10_000, seed: int = HELD_OUT) -> float:
-    """Share of `count` twins of height and width `size`, not used in training, that are classified correctly."""
+def accuracy(net: TwinsClassifier, size: int = SIZE, count: int = 10_000) -> float:
+    """Share of `count` held-out twins (3, size, size) that are classified correctly."""
     correct = 0
     for first in range(0, count, 500):
-        images, labels = Twins(size, seed).batch(np.arange(first, min(first + 500, count)))
+        images, labels = Twins(size, HELD_OUT).batch(np.arange(first, min(first + 500, count)))
         correct += int((net(images.float())[1].argmax(1) == labels).sum())
     return correct / count
 
@@ -187,7 +170,9 @@ def accuracy(net: TwinsClassifier, size: int = SIZE, count: int = 10_000, seed: 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m workbench.metrics.twins_training", description="Train the classifier of twins.")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the weights go, under a name with their hash")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder for the weights; their hash is part of the file's name"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=3000)
     arguments = parser.parse_args(argv)

@@ -1,5 +1,4 @@
-"""Do the paper's claims hold? Its experiments and claims, sweeps over their runs, what attention follows in a trained network, and the
-tests and verdicts of all of these."""
+"""Do the paper's claims hold? Its experiments, sweeps over their runs, studies of attention, and the tests behind the verdicts."""
 
 from . import groups, long_range, paper, patching, shape, significance, sweep
 

@@ -13,20 +13,18 @@ from ..messages import say_once
 from ..records import is_finite
 from ..runs import Run
 
-NAMES_OF_A_RUN = ("preset", "run", "note", "tags")  # parameters that do not change the training
+NAMES_OF_A_RUN = ("preset", "run", "note", "tags")  # parameters without effect on the training
 LONG = 44  # characters of a label
 AXES = {"steps": ("step", 1, "G step"), "images": ("images", 1, "images"), "hours": ("seconds", 3600, "hours of training")}
 
-# ------------------------------------------------------------------------------------------------------ settings
-
 
 def settings(run: Run) -> dict:
-    """The parameters of a run's training by name, including a fork's parent; raises an UnreadableError for a damaged configuration."""
+    """The parameters that decide a run's training; raises an UnreadableError for a damaged configuration."""
     return {name: value for name, value in asdict(run.config).items() if name not in NAMES_OF_A_RUN}
 
 
 def readable(runs: Iterable[Run]) -> list[Run]:
-    """The runs whose configuration can be read; each of the others is reported once, and left out."""
+    """The runs whose configuration can be read; the others are reported once."""
     result = []
     for run in runs:
         try:
@@ -51,9 +49,6 @@ def written(value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-# -------------------------------------------------------------------------------------------------------- groups
-
-
 @dataclass(frozen=True)
 class Group:
     """Runs that differ in the seed alone.
@@ -61,11 +56,11 @@ class Group:
     Attributes
     ----------
     label
-        The parameters that differ from other groups and the number of seeds, or its name.
+        The parameters that differ between groups, or the common part of the runs' names; with the number of seeds.
     runs
-        In the order of their seeds.
+        Sorted by seed.
     values
-        The parameters that differ among the groups, by name.
+        The values of the parameters that differ between groups.
     """
 
     label: str
@@ -78,7 +73,7 @@ class Group:
 
 
 def group(runs: Sequence[Run]) -> list[Group]:
-    """Runs in groups of the same settings except the seed, in the order of the runs; unreadable ones are left out."""
+    """Group runs by their settings without the seed, in order of appearance; unreadable runs are left out."""
     runs = readable(runs)
     names = differing(runs)
     members: dict[tuple, list[Run]] = {}
@@ -102,18 +97,15 @@ def group(runs: Sequence[Run]) -> list[Group]:
 
 
 def _name(runs: Sequence[Run]) -> str:
-    """The name of a group: the common beginning of its runs' names, or their preset."""
+    """The common beginning of the runs' names, or their preset."""
     common = os.path.commonprefix([run.name for run in runs]).rstrip("-_.= ").removesuffix("-seed")  # noqa: RUF071 (names, not paths)
     return common or runs[0].config.preset
 
 
-# --------------------------------------------------------------------------------------------- over training
-
-
 def along(history: Sequence[dict], axis: str, steps: Sequence[int]) -> np.ndarray:
-    """Steps in units of an axis: "steps", "images" or "hours" (of the run's training); NaN without a history.
+    """Steps in the units of an axis: "steps", "images" or "hours" of training.
 
-    Between logged steps it is interpolated; step 0 is at 0.
+    Interpolated between logged steps, with step 0 at 0; NaN without a history.
     """
     key, unit, _ = AXES[axis]
     if key == "step":

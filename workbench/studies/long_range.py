@@ -1,4 +1,4 @@
-"""Does attention help distant positions to agree? Over runs: the attention distance, and the disagreement of the glyphs of twins."""
+"""Does attention help distant positions agree? Attention distance and disagreement of the glyphs, run by run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .significance import Verdict, against_nulls, rank_correlation
 from .twin_runs import latents, require_twins
 
 TRUTH = ("twins_hue", "twins_size", "twins_height", "twins_angle", "twins_readable")
-SMALLEST_HUE = 0.0125  # on the hue circle: a twentieth of the mean difference of independent hues
+SMALLEST_HUE = 0.0125  # turns of the hue circle: a twentieth of the mean difference of independent hues
 
 
 def measure(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -> dict:
@@ -29,14 +29,14 @@ def measure(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -> d
     n, seed
         Number of samples whose maps are measured, and seed of their latents.
     weights
-        As of `shape.study`.
+        As for `shape.study`.
 
     Returns
     -------
     dict
-        run, step, seed, attention (sites of G) and block; from its newest evaluation the disagreement of twins (`TRUTH`), the Fréchet
-        distance and their protocol; distance: mean attention distance in pixels over queries and layers of G (None without attention), and
-        that of each layer.
+        run, step, seed, attention (sites of G) and block; from the newest evaluation the disagreement of twins (`TRUTH`), the Fréchet
+        distance and the protocol; the mean attention distance in pixels over queries and layers of G (None without attention), and that
+        of each layer.
 
     Raises
     ------
@@ -61,8 +61,8 @@ def measure(run: Run, *, n: int = 32, seed: int = 1, weights: str = "auto") -> d
     return row | dict(protocol=record["protocol"])
 
 
-def power_check(rows: Sequence[dict], image_size: int, pairs: int = 1, smallest: float = SMALLEST_HUE) -> Verdict:
-    """Whether networks without attention disagree more than real twins: if not, attention has nothing to improve at this size.
+def power_check(rows: Sequence[dict], image_size: int, pairs: int = 1) -> Verdict:
+    """Whether samples of networks without attention disagree more than real twins. If not, attention has nothing to improve.
 
     Parameters
     ----------
@@ -70,15 +70,13 @@ def power_check(rows: Sequence[dict], image_size: int, pairs: int = 1, smallest:
         From `measure`, for at least two runs without attention in G and in D.
     image_size, pairs
         Of their images.
-    smallest
-        Smallest excess of interest over the disagreement of real twins, in turns of the hue circle.
     """
     real = disagreement(Twins(image_size, pairs=pairs).batch(np.arange(1000))[0], pairs=pairs)["hue"].median().item()
-    return against_nulls({"real twins": [row["twins_hue"] - real for row in rows]}, smallest)
+    return against_nulls({"real twins": [row["twins_hue"] - real for row in rows]}, SMALLEST_HUE)
 
 
 def correlated_columns(rows: Sequence[dict]) -> list[tuple[str, str]]:
-    """The pairs of columns to correlate: the distance with the disagreement and the Fréchet distance, and these two."""
+    """The pairs of columns to correlate: distance, disagreement and Fréchet distance with each other."""
     frechet = [name for name in (rows[0] if rows else ()) if name.startswith("fd_")]
     return [("distance", y) for y in ("twins_hue", *frechet)] + [("twins_hue", y) for y in frechet]
 
@@ -86,7 +84,7 @@ def correlated_columns(rows: Sequence[dict]) -> list[tuple[str, str]]:
 def rank_correlations(rows: Sequence[dict], columns: Sequence[tuple[str, str]], by: str = "") -> list[dict]:
     """Spearman's rank correlations between columns of `measure`: x, y, of, n, rho, low, high (95 % bootstrap) and p (permutations).
 
-    Runs without one of the two numbers are left out; rho is None for fewer than four points.
+    Runs that lack one of the two numbers are left out; rho is None with fewer than four points.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """The paper's experiments: the arms of each, as settings that differ, and the paper's claims about them.
 
-An experiment is a function of the common settings of its runs, so that it can be repeated at any size.
+An experiment is a function of the common settings of its runs, so it can be repeated at any size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..metrics.reported import TABLE_1, TABLE_2
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper in words: the arm `better` scores better than the arm `worse`, both given by label."""
+    """A claim of the paper: the arm with the label `better` scores better than the arm with the label `worse`."""
 
     text: str
     better: str
@@ -32,9 +32,9 @@ class Experiment:
     about
         A description in one line.
     arms
-        Label -> parameters that differ from the common ones.
+        Label -> parameters that differ from the common settings.
     reported
-        The paper's own scores: label -> {"fid": ..., "is": ...}; see `metrics.reported.PAPER`.
+        The paper's scores: label -> {"fid": ..., "is": ...}; see `metrics.reported.PAPER`.
     """
 
     about: str
@@ -60,7 +60,7 @@ def attention_site(base: Config) -> Experiment:
 
 
 def spectral_norm(base: Config) -> Experiment:
-    """RQ2: spectral normalization in G too, not only in D."""
+    """RQ2: spectral normalization in G and D, or in D alone."""
     arms = {"SN on D": dict(sn_g=False, sn_d=True), "SN on G and D": dict(sn_g=True, sn_d=True)}
     claim = Claim("spectral normalization of G, beside D's, improves the result", "SN on G and D", "SN on D")
     return Experiment("RQ2: spectral normalization in G and D, or in D alone", arms, (claim,))
@@ -96,7 +96,7 @@ def baseline(base: Config) -> Experiment:
 
 
 def sweep(grid: Mapping[str, list[str]]) -> Experiment:
-    """Every combination of values of some parameters: name -> values."""
+    """Every combination of the values of some parameters."""
     arms = {}
     for values in itertools.product(*grid.values()):
         changes = dict(zip(grid, values, strict=True))

@@ -1,7 +1,7 @@
 """Does attention carry colour from one glyph to its twin? Activation patching, with controls and a test.
 
-The values of one sample, the source, replace those of another, the target, under its left glyph. If attention carries them, the right
-glyph takes on the source's hue.
+The values of one sample, the source, replace those of another, the target, on its left glyph. If attention carries values, the hue of the
+right glyph moves to the source's.
 
 Shapes: P pairs of samples, F fractions, M = key_side^2 keys; positions in row-major order.
 """
@@ -25,9 +25,9 @@ from ..runs import Run
 from .significance import Verdict, against_nulls
 from .twin_runs import glyph_queries, latents, require_one_pair, split_layer
 
-SMALLEST_SHIFT = 0.05  # of the way from one hue to the other
-HUE_RANGE = 1 / 12  # tolerance of a hue: 30 degrees to either side
-RED, GREEN = 0.0, 1 / 3
+SMALLEST_SHIFT = 0.05  # smallest effect of interest: fraction of the way to the source's hue
+HUE_RANGE = 1 / 12  # a glyph has a hue if it is within 30 degrees
+RED, GREEN = 0.0, 1 / 3  # hues of source and target
 CONDITIONS = ("glyph", "background", "gamma = 0")
 
 
@@ -42,12 +42,12 @@ class PatchingStudy:
     fractions
         Of the keys whose values are patched, (F,).
     left, right
-        Condition -> (P, F): shift of the hue of the left and the right glyph, as a fraction of the way to the source's. "glyph" and
-        "background": the patched keys; "gamma = 0": patched under the glyph without attention.
+        Condition -> (P, F): shift of the hue of the left and the right glyph, as a fraction of the way to the source's. Keys are patched
+        on the left "glyph", on the "background", or on the glyph with attention off ("gamma = 0").
     mass
-        (P, F): attention of the right glyph's positions on the patched keys, under "glyph".
+        (P, F): attention of the right glyph's positions on the patched keys, in the condition "glyph".
     verdict
-        Whether the right glyph's hue shifts, at the largest fraction, more than under both controls.
+        Whether the right glyph's hue shifts more than in both controls, at the largest fraction.
     """
 
     about: str
@@ -79,44 +79,36 @@ def study(
     *,
     n: int = 64,
     seed: int = 1,
-    source_hue: float = RED,
-    target_hue: float = GREEN,
     fractions: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     pool: int = 1024,
     step: int | None = None,
     weights: str = "auto",
-    smallest: float = SMALLEST_SHIFT,
 ) -> PatchingStudy:
-    """Patch the values of a red sample into a green one, under its left glyph: does its right glyph turn red?
+    """Patch the values on the left glyph of a red sample into a green one: does the right glyph turn red?
 
-    Pairs are made by `pair_by_hue`. Patched are keys on the left glyph of both images; each fraction patches a random part of them, nested
-    from fraction to fraction. One control patches as many keys on the background of both, in the left half (all if there are fewer); the
-    other switches the layer off (gamma = 0), which shows that nothing else carries values. The target keeps its maps; the effect includes
-    later layers.
+    `pair_by_hue` makes the pairs. Patched are keys on the left glyph of both images: a random part of them for each fraction, which contains
+    those of smaller fractions. One control patches as many keys on the background of both left halves (all if there are fewer). The other
+    switches the layer off (gamma = 0), which shows that nothing else carries values. The target keeps its maps; later layers contribute.
 
     Parameters
     ----------
     run, step, weights
-        As of `shape.study`.
+        As for `shape.study`.
     layer
         An attention layer of G: "G/attention.16".
     n
-        Pairs at most.
-    source_hue, target_hue
-        On the hue circle, [0, 1).
+        Largest number of pairs.
     fractions
         Of the keys, ascending in [0, 1], the first 0.
     pool, seed
-        Samples to make pairs of, and seed of their latents.
-    smallest
-        Smallest effect of interest, as a fraction of the way to the source's hue.
+        Number of samples from which pairs are made, and seed of their latents.
 
     Raises
     ------
     ParameterError
         For fractions out of range, or a layer of D.
     WorkbenchError
-        As of `shape.study`; or if there are fewer than two pairs.
+        As `shape.study`, or if there are fewer than two pairs.
     """
     require_one_pair(run)
     network, path = split_layer(layer)
@@ -130,9 +122,11 @@ def study(
     z, y = latents(run, pool, seed)
     x = sampling.images(generator, z, y)
     coverage = glyph_coverage(x)
-    pairs = pair_by_hue(x, y, source_hue, target_hue)[:n]
+    pairs = pair_by_hue(x, y)[:n]
     if len(pairs) < 2:
-        raise WorkbenchError(f"{pool} samples of run {run.name!r}, step {step}, have {len(pairs)} pairs of these hues; raise pool={pool}")
+        raise WorkbenchError(
+            f"{pool} samples of run {run.name!r}, step {step}, have {len(pairs)} pairs of a red and a green one; raise pool={pool}"
+        )
     shifts, masses = [], []
     for k, pair in enumerate(map(list, pairs)):
         rng = sampling.rng(seed, 9, k)
@@ -142,26 +136,26 @@ def study(
     by_half = torch.stack(shifts).permute(3, 1, 0, 2).tolist()  # half, condition, P, F
     left, right = (dict(zip(CONDITIONS, conditions, strict=True)) for conditions in by_half)
     last = {condition: np.array(shifts)[:, -1] for condition, shifts in right.items()}
-    verdict = against_nulls({control: last["glyph"] - last[control] for control in CONDITIONS[1:]}, smallest)
+    verdict = against_nulls({control: last["glyph"] - last[control] for control in CONDITIONS[1:]}, SMALLEST_SHIFT)
     about = (
         f"{run.name}, step {step:,}, {layer} ({run.config.attention_variant}), {len(pairs)} pairs among {pool} samples of seed {seed}: "
-        f"hue {source_hue:.2f} into {target_hue:.2f}"
+        f"hue {RED:.2f} into {GREEN:.2f}"
     )
     return PatchingStudy(about, tuple(fractions), left, right, torch.stack(masses).tolist(), verdict)
 
 
-def pair_by_hue(images: Tensor, y: Tensor | None, source_hue: float, target_hue: float) -> list[tuple[int, int]]:
-    """Pairs (source, target) of samples of one class whose glyphs have these hues (within 30 degrees).
+def pair_by_hue(images: Tensor, y: Tensor | None) -> list[tuple[int, int]]:
+    """Pairs (source, target) of samples of one class: the source has red glyphs, the target green ones, within 30 degrees.
 
-    Each target in turn takes the source whose glyphs overlap its own the most. A source is used once, so that pairs are independent.
+    Each target is paired with the unused source whose glyphs overlap its glyphs the most. So pairs are independent.
     """
     readable, hues, coverage = disagreement(images)["readable"].bool(), glyph_hues(images), glyph_coverage(images).flatten(1)
 
     def of_hue(hue: float) -> Tensor:
         return readable & (hue_difference(hues, hue).abs() < HUE_RANGE).all(1)
 
-    sources, pairs = of_hue(source_hue), []
-    for target in of_hue(target_hue).nonzero()[:, 0].tolist():
+    sources, pairs = of_hue(RED), []
+    for target in of_hue(GREEN).nonzero()[:, 0].tolist():
         overlap = torch.minimum(coverage, coverage[target]).sum(1) / torch.maximum(coverage, coverage[target]).sum(1)
         same = sources if y is None else sources & (y == y[target])
         if same.any():
@@ -187,22 +181,20 @@ def hue_shifts(before: Tensor, after: Tensor) -> Tensor:
 def patch_pair(
     generator: Generator, path: str, z: Tensor, y: Tensor | None, coverage: Tensor, fractions: Sequence[float], rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Patch the values of a source into a target.
+    """Patch the values of a source into a target, in the attention layer at `path`.
 
     Parameters
     ----------
-    path
-        Of the attention layer.
     z, y, coverage
         Latents (2, z_dim), labels (2,) and coverage by glyphs (2, S, S) of source and target.
     rng
-        For the order in which keys are patched.
+        Decides the order in which keys are patched.
 
     Returns
     -------
     before, after, mass
-        Images of source and target (2, 3, S, S); of the patched target (conditions, F, 3, S, S), see `CONDITIONS`; and attention of the
-        right glyph's positions on the patched keys (F,).
+        Images of source and target (2, 3, S, S); the patched target (conditions, F, 3, S, S), see `CONDITIONS`; and the attention of
+        the right glyph's positions on the patched keys (F,).
     """
     with attention.capture_projections(generator) as captured:
         before = sampling.images(generator, z, y)
@@ -213,7 +205,7 @@ def patch_pair(
     for condition, order in zip(masks, keys, strict=True):
         for mask, fraction in zip(condition, fractions, strict=True):
             mask[order[: round(fraction * count)]] = True
-    # A batch of the source, whose mask changes nothing, and of the target once for every mask.
+    # The batch holds the source, with an empty mask, and the target once for each mask.
     masks = torch.cat([masks.new_zeros(1, layer.key_side**2), masks.flatten(0, 1)])
     samples = torch.tensor([0] + [1] * (len(masks) - 1))
     patched = []
@@ -227,7 +219,7 @@ def patch_pair(
 
 
 def _patchable(coverage: Tensor, key_side: int) -> tuple[Tensor, Tensor]:
-    """Keys on the left glyph of both images, and in the left half on the background of both; coverage (2, S, S)."""
+    """Keys of the left half that lie on the glyph of both images, and on the background of both; coverage (2, S, S)."""
     cells = adaptive_avg_pool2d(coverage, key_side)
     left = torch.arange(key_side).repeat(key_side) < key_side // 2
     least, most = cells.amin(0).flatten().masked_fill(~left, 0), cells.amax(0).flatten().masked_fill(~left, 1)

@@ -1,4 +1,4 @@
-"""The scores of groups of runs, from their evaluations, as far as they compare."""
+"""The scores of groups of runs, from their evaluations."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def scores_by_name(
     Parameters
     ----------
     names
-        Scores, also as text with commas, with or without the hash of their extractor (`fd_twins`); by default all.
+        Names, with or without the hash of the extractor (`fd_twins`), as a list or as text with commas; by default all.
     protocol
-        Only those whose protocol contains this text.
+        Only scores whose protocol contains this text.
     across_protocols
         Allow scores of different protocols.
     like
-        A record: only scores that compare with it.
+        Only scores that can be compared with this record.
 
     Raises
     ------
     WorkbenchError
-        If there is no such score or protocol, or scores do not compare.
+        If there is no such score or protocol, or scores cannot be compared.
     """
     scores: dict[tuple, CheckpointScore] = {}
     protocols = []
@@ -62,16 +62,20 @@ def scores_by_name(
         for run in group.runs:
             for record in run.evaluations():
                 if not is_comparable(record):
-                    say_once(f"{run.path}/evaluations.jsonl: records without a complete protocol are left out: their scores do not compare")
+                    say_once(
+                        f"{run.path}/evaluations.jsonl: records without a complete protocol are left out: their scores cannot be compared"
+                    )
                     continue
                 if like and differences(like, record):
                     continue
-                protocols.append(record["protocol"])
-                if protocol in record["protocol"]:
-                    for name, value in _finite_scores(run, record):  # the newest of a step and protocol counts
-                        scores[name, run.path, record["protocol"], record["step"]] = CheckpointScore(
-                            group, run, name, record["step"], value, record
-                        )
+                step, of_record = record["step"], record["protocol"]
+                protocols.append(of_record)
+                for name, value in record["scores"].items() if protocol in of_record else ():
+                    if is_finite(value):  # of the same step and protocol, the newest counts
+                        scores[name, run.path, of_record, step] = CheckpointScore(group, run, name, step, value, record)
+                    else:
+                        text = f"{name} of step {step} is {str(value)[:20]!r}, not a finite number: left out"
+                        say_once(f"{run.path}/evaluations.jsonl: {text}")
     if protocol and protocols and not scores:
         known = "; ".join(dict.fromkeys(map(brief, protocols)))
         raise WorkbenchError(f"protocol={protocol!r} matches no protocol of these scores; there are: {known}")
@@ -85,16 +89,8 @@ def scores_by_name(
     return {name: sorted(by_name[name], key=lambda score: (order[score.run.path], score.step)) for name in matches}
 
 
-def _finite_scores(run: Run, record: dict) -> list[tuple[str, float]]:
-    """Names and values of an evaluation's scores; values that are not finite are reported once, and left out."""
-    for name, value in record["scores"].items():
-        if not is_finite(value):
-            say_once(f"{run.path}/evaluations.jsonl: {name} of step {record['step']} is {str(value)[:20]!r}, not a finite number: left out")
-    return [(name, value) for name, value in record["scores"].items() if is_finite(value)]
-
-
 def _matching(names: str | Sequence[str], known: list[str]) -> list[str]:
-    """The known scores that `names` stand for; without names, all."""
+    """The known scores that `names` select; without names, all."""
     result: list[str] = []
     for name in filter(None, [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]):
         matches = [k for k in known if k == name] or [k for k in known if k.partition("@")[0] == name]
@@ -110,7 +106,7 @@ def at_steps(scores: Sequence[CheckpointScore], steps: str = "last") -> list[Che
     Parameters
     ----------
     steps
-        "last": the newest of each run; "common": the newest step that all of these runs have; or steps as "500,1000".
+        "last": the newest of each run; "common": the newest that all of these runs have; or steps such as "500,1000".
     """
     if steps not in ("last", "common"):
         numbers = {int(step) for step in steps.split(",")}

@@ -1,7 +1,7 @@
 """Does attention follow the shape of objects, or only locality? A test of the claim behind the paper's figures.
 
-In twin images the glyphs can be read from the pixels, so a position on one glyph should attend to the other one. The attention on it is
-tested against null maps that know less.
+In twin images the glyphs can be read from the pixels. If attention follows shape, positions on one glyph attend to the other one, more
+than under null maps that know less.
 
 Shapes: B images, N = side^2 queries, M = key_side^2 keys; positions in row-major order. A sample's Q queries are those on a glyph.
 """
@@ -27,36 +27,33 @@ from ..runs import Run
 from .significance import Verdict, against_nulls
 from .twin_runs import glyph_queries, latents, require_one_pair, split_layer
 
-SMALLEST_MASS = 0.02  # of attention: a fifth to a half of the mass that a uniform map gives a glyph
-
-# ------------------------------------------------------------------------------------------- where attention falls
+SMALLEST_MASS = 0.02  # smallest effect of interest: a fifth to a half of the attention that a uniform map gives a glyph
 
 
 @dataclass(frozen=True)
 class Mass:
-    """Mean attention from the positions on a glyph to their own glyph and to its twin: a share for each image."""
+    """Mean attention of the positions on a glyph on that glyph and on its twin, as shares, for each image."""
 
     own: tuple[float, ...]
     twin: tuple[float, ...]
 
     @property
     def background(self) -> tuple[float, ...]:
-        """The share on neither."""
+        """The share on neither glyph."""
         return tuple(1 - own - twin for own, twin in zip(self.own, self.twin, strict=True))
 
 
 def mass(maps: Tensor | Projections, images: Tensor) -> Mass:
-    """Attention on the own glyph and on its twin.
+    """Attention on the own glyph and on its twin, of the queries on a glyph (`twin_runs.glyph_queries`).
 
-    The queries are those on a glyph (`twin_runs.glyph_queries`). A key's weight is spread evenly over its cell, and counts by the part of the
-    cell that a glyph covers (`twins.glyph_coverage`).
+    A key's weight is spread evenly over its cell; the part of the cell that a glyph covers (`twins.glyph_coverage`) counts.
 
     Parameters
     ----------
     maps
         Attention maps (B, N, M), or their projections, which need less memory.
     images
-        The twin images (B, 3, S, S), floats in [-1, 1] or uint8, both glyphs readable.
+        The twin images (B, 3, S, S), floats in [-1, 1] or uint8, with readable glyphs.
     """
     return _stack([_shares(sample, sample.weights) for sample in _samples(maps, images)])
 
@@ -67,19 +64,19 @@ def null_masses(maps: Tensor | Projections, images: Tensor, untrained: Tensor | 
     Parameters
     ----------
     maps, images
-        As of `mass`; at least two images.
+        As for `mass`; at least two images.
     untrained
-        Maps of the same images' features in a network with random weights.
+        Maps of the same images in a network with random weights.
 
     Returns
     -------
     dict of Mass
         uniform: equal weights on all keys.
-        distance: the weight of a query on each distance (in positions, rounded) is spread evenly over the positions at it.
-        place: the mean map of the other images, which knows where objects usually are, but not this image.
-        colour: a softmax over negative distances in RGB between the query's and the keys' mean colours, for every query at the temperature
-        that gives its entropy of attention.
-        untrained: of these maps.
+        distance: a query's weight at each distance (in positions, rounded) is spread evenly over the positions at that distance.
+        place: the mean map of the other images, which knows where objects usually are.
+        colour: a softmax over negative RGB distances between the mean colours of query and keys, at the temperature that gives each query
+        the entropy of its attention.
+        untrained: the maps `untrained`.
 
     Raises
     ------
@@ -105,28 +102,24 @@ def more_on_twin(learned: Mass, nulls: Mapping[str, Mass]) -> dict[str, list[flo
     return {name: np.subtract(learned.twin, null.twin).tolist() for name, null in nulls.items()}
 
 
-def follows_shape(learned: Mass, nulls: Mapping[str, Mass], smallest: float = SMALLEST_MASS) -> Verdict:
+def follows_shape(learned: Mass, nulls: Mapping[str, Mass]) -> Verdict:
     """Whether attention on the twin is larger than under every null; see `significance.against_nulls`."""
-    return against_nulls(more_on_twin(learned, nulls), smallest)
+    return against_nulls(more_on_twin(learned, nulls), SMALLEST_MASS)
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """An image and the attention of the queries that lie on a glyph in it.
+    """An image and the attention of the queries that lie on a glyph."""
 
-    queries (Q,) positions; weights (Q, M); glyphs (side, side, 2), the coverage by the left and by the right one; left (Q,) bool, whose
-    glyph a query is on; image (3, S, S).
-    """
-
-    queries: Tensor
-    weights: Tensor
-    glyphs: Tensor
-    left: Tensor
-    image: Tensor
+    queries: Tensor  # (Q,) positions
+    weights: Tensor  # (Q, M)
+    glyphs: Tensor  # (side, side, 2), coverage by the left and the right glyph
+    left: Tensor  # (Q,) bool: whether a query is on the left glyph
+    image: Tensor  # (3, S, S)
 
 
 def _each(maps: Tensor | Projections) -> Iterator[Tensor]:
-    """Maps (N, M) one by one, as those of all images may not fit into memory."""
+    """The maps (N, M) one by one, because all may not fit into memory."""
     if isinstance(maps, Tensor):
         yield from maps
     else:
@@ -188,9 +181,6 @@ def _weights_by_colour(sample: _Sample) -> Tensor:
     return torch.softmax(scores / hot.exp(), 1)
 
 
-# --------------------------------------------------------------------------------------------------- of a run's layer
-
-
 @dataclass(frozen=True)
 class ShapeStudy:
     """The result of `study`: plain data.
@@ -202,9 +192,9 @@ class ShapeStudy:
     learned, nulls
         `Mass` of the layer, and of each null.
     verdict
-        Whether attention follows the shape of objects: against every null.
+        Whether attention follows the shape of objects: it exceeds every null.
     locality
-        Whether attention goes beyond locality: against every null but colour. On twins, whose glyphs share a hue on a grey background,
+        Whether attention goes beyond locality: it exceeds every null but colour. The glyphs of twins share a hue on a grey background, so
         similarity of colour alone finds the other glyph.
     """
 
@@ -215,11 +205,11 @@ class ShapeStudy:
     locality: Verdict
 
     def differences(self) -> dict[str, list[float]]:
-        """Null -> the differences that the verdict tests, (B,); see `more_on_twin`."""
+        """Null -> the differences (B,) that the verdict tests; see `more_on_twin`."""
         return more_on_twin(self.learned, self.nulls)
 
     def rows(self) -> list[dict]:
-        """Rows of a table: mean shares of attention, and for each null the effect with its test (see `significance.Verdict`)."""
+        """Rows of a table: mean shares of attention, and each null's effect with its test (see `significance.Verdict`)."""
         tests = {row["null"]: row for row in self.verdict.rows}
         columns = ("effect", "low", "high", "p_larger", "p_smaller", "detectable")
         rows = []
@@ -231,30 +221,26 @@ class ShapeStudy:
         return rows
 
 
-def study(
-    run: Run, layer: str, *, n: int = 96, seed: int = 1, step: int | None = None, weights: str = "auto", smallest: float = SMALLEST_MASS
-) -> ShapeStudy:
-    """Does an attention layer follow the shape of objects? On samples of a run's generator, every class in turn.
+def study(run: Run, layer: str, *, n: int = 96, seed: int = 1, step: int | None = None, weights: str = "auto") -> ShapeStudy:
+    """Does an attention layer follow the shape of objects? Measured on samples of a run's generator, of all classes.
 
-    Samples in which a glyph cannot be read are left out, and counted in `about`.
+    Samples with an unreadable glyph are left out, and counted in `about`.
 
     Parameters
     ----------
     run
         A run trained on twins.
     layer
-        "G/attention.16", or "D/attention.16" (D on the same samples).
+        "G/attention.16", or "D/attention.16", which sees the same samples.
     n, seed
-        Samples, and seed of their latents.
+        Number of samples, and seed of their latents.
     step, weights
         Checkpoint (None: the newest), and weights of G: "ema", "raw", or "auto": EMA if available.
-    smallest
-        Smallest effect of interest: attention on the twin minus that under a null.
 
     Raises
     ------
     WorkbenchError
-        If the run is not of twins, there is no such layer or checkpoint, or too few samples can be read.
+        If the run is not of twins, there is no such layer or checkpoint, or too few samples are readable.
     """
     require_one_pair(run)
     network, path = split_layer(layer)
@@ -274,11 +260,11 @@ def study(
         f"{f', {n - len(x)} unreadable ones left out' if len(x) < n else ''}"
     )
     but_colour = {name: null for name, null in nulls.items() if name != "colour"}
-    return ShapeStudy(about, learned, nulls, follows_shape(learned, nulls, smallest), follows_shape(learned, but_colour, smallest))
+    return ShapeStudy(about, learned, nulls, follows_shape(learned, nulls), follows_shape(learned, but_colour))
 
 
 def _untrained(run: Run, network: str) -> nn.Module:
-    """The run's network with random weights of another seed, and batch norm and spectral norm that fit them."""
+    """The run's network with random weights of another seed, and the batch norm and spectral norm of these weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.config.seed + 1)
         fresh = (Generator if network == "G" else Discriminator)(run.config).to(getattr(torch, run.config.dtype))

@@ -1,9 +1,8 @@
 """Tests and verdicts for paired differences and for groups; rank correlations over runs.
 
-Paired differences (of images, of pairs of samples) are tested by sign flips: if a difference is symmetric around a value, both its signs
-are equally likely. Groups (of runs) are tested by ranks: without a difference, every division of all numbers into the groups is equally
-likely. Nothing else is assumed of a distribution. p values are exact if all flips or divisions can be enumerated, else of random ones of
-a fixed seed.
+Paired differences (of images, of pairs of samples) are tested by sign flips: if a difference is symmetric around a value, both signs are
+equally likely. Groups (of runs) are tested by ranks: without a difference, every division of the numbers into groups is equally likely.
+Nothing else is assumed. p values are exact if all flips or divisions can be enumerated, else from random ones with a fixed seed.
 """
 
 from __future__ import annotations
@@ -14,27 +13,24 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-import scipy  # imports `scipy.stats`, which takes a second, at its first use
+import scipy  # `scipy.stats`, which takes a second to import, is imported at its first use
 
 from ..parameters import ParameterError
 
 Numbers = Sequence[float] | np.ndarray
 
 SUPPORTED, NOT_SUPPORTED, CANNOT_TELL = "supported", "not supported", "cannot tell at this size"
-ALPHA = 0.05  # level of a verdict, over all its tests and over claims that are tested together
+ALPHA = 0.05  # level of a verdict, over all tests and all claims that are tested together
 RESAMPLES = 9_999
 POWER = 0.8
 
 
-def judge(p_absent: float, p_relevant: float, alpha: float = ALPHA) -> str:
-    """The verdict from two p values: of the claimed effect being absent, and of an effect of interest being present.
+def judge(p_absent: float, p_relevant: float) -> str:
+    """The verdict from two p values: of "the claimed effect is absent", and of "a relevant effect is present".
 
-    So absence of evidence never counts as evidence of absence.
+    Absence of evidence never counts as evidence of absence.
     """
-    return SUPPORTED if p_absent < alpha else NOT_SUPPORTED if p_relevant < alpha else CANNOT_TELL
-
-
-# -------------------------------------------------------------------------------------------------- paired differences
+    return SUPPORTED if p_absent < ALPHA else NOT_SUPPORTED if p_relevant < ALPHA else CANNOT_TELL
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class Verdict:
         return f"{self.verdict}: {self.reason}"
 
 
-def against_nulls(differences: Mapping[str, Numbers], smallest: float, alpha: float = ALPHA) -> Verdict:
+def against_nulls(differences: Mapping[str, Numbers], smallest: float) -> Verdict:
     """Whether a quantity is larger than under every null, by more than the smallest effect of interest.
 
     Supported if the mean difference to every null is significantly larger than `smallest`; not supported if that to some null is
@@ -76,11 +72,9 @@ def against_nulls(differences: Mapping[str, Numbers], smallest: float, alpha: fl
     Parameters
     ----------
     differences
-        Null -> the quantity minus its value under that null, one finite number for each unit (image, pair, run).
+        Null -> the quantity minus its value under that null: a finite number for each image, pair or run.
     smallest
-        Smallest effect of interest, in the unit of the differences; >= 0.
-    alpha
-        Level of the tests.
+        Smallest effect of interest, at least 0, in the unit of the differences.
 
     Raises
     ------
@@ -98,7 +92,7 @@ def against_nulls(differences: Mapping[str, Numbers], smallest: float, alpha: fl
     larger = holm({null: sign_flip(numbers - smallest) for null, numbers in values.items()})
     smaller = holm({null: sign_flip(smallest - numbers) for null, numbers in values.items()})
     normal = NormalDist()
-    quantiles = normal.inv_cdf(1 - alpha / len(values)) + normal.inv_cdf(POWER)
+    quantiles = normal.inv_cdf(1 - ALPHA / len(values)) + normal.inv_cdf(POWER)
     rows = []
     for null, numbers in values.items():
         low, high = bootstrap(numbers)
@@ -109,22 +103,22 @@ def against_nulls(differences: Mapping[str, Numbers], smallest: float, alpha: fl
         )  # fmt: skip
     test = (
         f"paired one-sided sign-flip tests of the mean difference against {smallest:g}, Holm-adjusted over {len(rows)} "
-        f"null{'s' * (len(rows) > 1)}, level {alpha:g}"
+        f"null{'s' * (len(rows) > 1)}, level {ALPHA:g}"
     )
-    verdict = judge(max(larger.values()), min(smaller.values()), alpha)
-    return Verdict(verdict, _reason(verdict, rows, smallest, alpha), test, smallest, rows)
+    verdict = judge(max(larger.values()), min(smaller.values()))
+    return Verdict(verdict, _reason(verdict, rows, smallest), test, smallest, rows)
 
 
-def _reason(verdict: str, rows: list[dict], smallest: float, alpha: float) -> str:
+def _reason(verdict: str, rows: list[dict], smallest: float) -> str:
     if verdict == SUPPORTED:
         weakest, p = min(rows, key=lambda row: row["effect"]), max(row["p_larger"] for row in rows)
         least = f"least above {weakest['null']} ({weakest['effect']:+.3f}; p <= {p:.2g}, n={weakest['n']})"
         return f"more than {smallest:g} above every null, {least}"
     if verdict == NOT_SUPPORTED:
-        below = [row for row in rows if row["p_smaller"] < alpha]
+        below = [row for row in rows if row["p_smaller"] < ALPHA]
         nulls = ", ".join(f"{row['null']} ({row['effect']:+.3f}, p={row['p_smaller']:.2g})" for row in below)
         return f"not {smallest:g} above {nulls}; n={below[0]['n']}"
-    open_ = max((row for row in rows if row["p_larger"] >= alpha), key=lambda row: row["detectable"])
+    open_ = max((row for row in rows if row["p_larger"] >= ALPHA), key=lambda row: row["detectable"])
     return (
         f"{open_['effect']:+.3f} above {open_['null']} is not significantly more or less than {smallest:g}; with n={open_['n']} an effect of "
         f"{open_['detectable']:.3f} would be found with a probability of {POWER:g}"
@@ -137,25 +131,23 @@ def sign_flip(numbers: Numbers) -> float:
     return float(scipy.stats.permutation_test((np.asarray(numbers, np.float64),), np.mean, **options).pvalue)
 
 
-def bootstrap(numbers: Numbers, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean."""
+def bootstrap(numbers: Numbers) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of a mean."""
     values = np.asarray(numbers, np.float64)
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    result = scipy.stats.bootstrap((values,), np.mean, confidence_level=level, n_resamples=RESAMPLES, method="percentile", rng=0)
+    result = scipy.stats.bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0)
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
-
-# -------------------------------------------------------------------------------------------------------------- groups
 
 RELEVANT = 0.1  # the smallest improvement of interest, as a share of the control's median
 
 
-def lower(claims: Mapping[str, tuple[Numbers, Numbers]], relevant: float = RELEVANT, alpha: float = ALPHA) -> list[dict]:
+def lower(claims: Mapping[str, tuple[Numbers, Numbers]]) -> list[dict]:
     """Whether the numbers of one group are lower than those of its control, for claims that are tested together.
 
-    *supported*: a one-sided rank-sum test finds them lower. *not supported*: the same test rules out that they are lower by `relevant` times
-    the control's median. Otherwise *cannot tell at this size*. p values are adjusted over the claims (Holm, 1979), once each.
+    *supported*: a one-sided rank-sum test finds them lower. *not supported*: the test rules out that they are lower by RELEVANT times the
+    control's median. Otherwise *cannot tell at this size*. Both p values are adjusted over the claims (Holm, 1979).
 
     Parameters
     ----------
@@ -172,14 +164,14 @@ def lower(claims: Mapping[str, tuple[Numbers, Numbers]], relevant: float = RELEV
     for claim, numbers in claims.items():
         group, control = (np.asarray(values, np.float64) for values in numbers)
         median = float(np.median(control)) if len(control) else math.nan
-        p_lower[claim], p_relevant[claim] = rank_sum(group, control), rank_sum(control, group + relevant * median)
+        p_lower[claim], p_relevant[claim] = rank_sum(group, control), rank_sum(control, group + RELEVANT * median)
         with np.errstate(invalid="ignore"):
             differences = (control[:, None] - group).ravel()  # NaN for two infinite numbers
         defined = len(differences) > 0 and math.isfinite(median) and not np.isnan(differences).any()
         improvement = float(np.median(differences)) / median if defined else None
         effects[claim] = dict(claim=claim, improvement=improvement, n=len(group), n_control=len(control))
     p_lower, p_relevant = holm(p_lower), holm(p_relevant)
-    verdicts = {claim: judge(p_lower[claim], p_relevant[claim], alpha) for claim in claims}
+    verdicts = {claim: judge(p_lower[claim], p_relevant[claim]) for claim in claims}
     return [effects[claim] | dict(verdict=verdicts[claim], p=p_lower[claim], p_relevant=p_relevant[claim]) for claim in claims]
 
 
@@ -206,11 +198,8 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p}
 
 
-# -------------------------------------------------------------------------------------------------------- correlations
-
-
-def rank_correlation(x: Numbers, y: Numbers, level: float = 0.95) -> dict:
-    """Spearman's rank correlation of two columns of finite numbers, with a percentile bootstrap interval and a two-sided p by permutation.
+def rank_correlation(x: Numbers, y: Numbers) -> dict:
+    """Spearman's rank correlation of two columns of finite numbers, with a 95 % percentile bootstrap interval and a two-sided permutation p.
 
     Returns
     -------
@@ -229,7 +218,7 @@ def rank_correlation(x: Numbers, y: Numbers, level: float = 0.95) -> dict:
         return dict(n=len(a), rho=math.nan, low=math.nan, high=math.nan, p=1.0)
     resamples = np.random.default_rng(0).integers(0, len(a), (RESAMPLES, len(a)))
     resamples = resamples[(np.ptp(a[resamples], axis=1) > 0) & (np.ptp(b[resamples], axis=1) > 0)]
-    low, high = np.quantile(_spearman(a[resamples], b[resamples]), [(1 - level) / 2, (1 + level) / 2]).tolist()
+    low, high = np.quantile(_spearman(a[resamples], b[resamples]), [0.025, 0.975]).tolist()
     options = dict(permutation_type="pairings", n_resamples=RESAMPLES, vectorized=True, rng=0)
     p = scipy.stats.permutation_test((a,), lambda shuffled, axis: _spearman(shuffled, b), **options).pvalue
     return dict(n=len(a), rho=float(_spearman(a, b)), low=low, high=high, p=float(p))

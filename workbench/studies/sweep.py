@@ -1,7 +1,7 @@
-"""The runs of a sweep: planned, submitted, and scheduled. Each is an ordinary run, in a folder that is named by its settings.
+"""The runs of a sweep: planned, submitted and scheduled. Each is an ordinary run in a folder named after its settings.
 
-`submit` starts the training of one run and returns a `Job`; `execute` schedules many. The state of a training is in its run folder alone.
-So a sweep can be interrupted and repeated, several machines with one outputs folder can share it, and equal settings are trained once.
+`submit` starts the training of one run and returns a `Job`; `execute` schedules many. The only state is that of the run folders. So a sweep
+can be interrupted and repeated, machines that share an outputs folder can share it, and equal settings are trained once.
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ from ..training import launch
 
 AT_REST = ("finished", "diverged")
 POLL = 0.5  # seconds
-PATIENCE = 60.0  # seconds until a run in another process is submitted again
-
-# ------------------------------------------------------------------------------------------------------- planning
+PATIENCE = 60.0  # seconds until a run that another process trains is submitted again
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of an experiment, begun or not: an arm with a seed."""
+    """An arm with a seed, which may not have a run folder yet."""
 
     arm: str
     name: str  # of its folder
@@ -45,7 +43,7 @@ class PlannedRun:
 
     @classmethod
     def of(cls, base: Config, arm: str, changes: Mapping, seed: int) -> PlannedRun:
-        """The run of an arm, named by a hash of the common settings and by the settings that differ."""
+        """The run of an arm, named after a hash of the common settings and the settings that differ."""
         config = Config.from_parameters({**_settings(base), **changes, "seed": seed})
         common = fingerprint(base)
         differs = [f"{name}={value}" for name, value in config.changes(base.replace(seed=seed)).items()] or ["base"]
@@ -54,12 +52,12 @@ class PlannedRun:
 
     @property
     def run(self) -> Run | None:
-        """The run; None before it was begun."""
+        """The run; None before it begins."""
         return Run(self.name) if (outputs_dir() / self.name / "config.json").exists() else None
 
     @property
     def state(self) -> str:
-        """The state of `Run.status`, or "waiting" before it was begun, or "diverged"."""
+        """The state of `Run.status`; "waiting" before the run begins; or "diverged"."""
         run = self.run
         if run is None:
             return "waiting"
@@ -68,13 +66,13 @@ class PlannedRun:
 
     @property
     def at_rest(self) -> bool:
-        """Whether it is done; divergence is a result too."""
+        """Whether the run is done; divergence is a result too."""
         return self.state in AT_REST
 
 
 @lru_cache
 def fingerprint(base: Config) -> str:
-    """A hash of common settings: part of the names of their runs, and a tag."""
+    """A hash of common settings: a part of the runs' names, and their tag."""
     return hashlib.sha256(json.dumps(_settings(base.replace(seed=0)), sort_keys=True).encode()).hexdigest()[:6]
 
 
@@ -82,19 +80,16 @@ def _settings(config: Config) -> dict:
     return {name: value for name, value in asdict(config).items() if name not in ("run", "resume", "note", "tags")}
 
 
-# ------------------------------------------------------------------------------------------------------ submitting
-
-
 @dataclass(frozen=True)
 class Job:
-    """The training of a run in another process, whose `liveness.signature` is `signature`."""
+    """The training of a run by the process with this `liveness.signature`."""
 
     run: Run
     signature: dict
 
     @property
     def active(self) -> bool:
-        """Whether the process, or one that it started, still runs."""
+        """Whether the process, or one that it started, is alive."""
         return alive(self.signature, self.run.path) or self.run.active
 
     def stop(self) -> None:
@@ -108,12 +103,7 @@ class Job:
 
 
 def submit(planned: PlannedRun, threads: int = 1) -> Job | None:
-    """Start or resume a training, which ends with this process.
-
-    Parameters
-    ----------
-    threads
-        For each of its processes.
+    """Start or resume a training, with `threads` for each of its processes; it ends with this process.
 
     Returns
     -------
@@ -123,10 +113,10 @@ def submit(planned: PlannedRun, threads: int = 1) -> Job | None:
     Raises
     ------
     WorkbenchError
-        If it cannot be started.
+        If the training cannot be started.
     """
     begun = planned.run
-    if begun and planned.at_rest:  # by now
+    if begun and planned.at_rest:  # another process has finished it
         return None
     config = planned.config if begun is None else Config.from_parameters(dict(resume=planned.name))
     children = psutil.Process().children(recursive=True)
@@ -145,7 +135,7 @@ def submit(planned: PlannedRun, threads: int = 1) -> Job | None:
 
 @contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """Context with these variables in the environment, for processes that are started in it."""
+    """Context with these environment variables, for processes that are started in it."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -162,23 +152,20 @@ def _failure(planned: PlannedRun, reason: str) -> WorkbenchError:
     return WorkbenchError(f"the training of run {planned.name!r} failed: {reason}")
 
 
-# ------------------------------------------------------------------------------------------------------ scheduling
-
-
 def execute(planned: Sequence[PlannedRun], jobs: int = 1) -> None:
-    """Train or resume the runs that are not done, `jobs` at a time, which share the cores.
+    """Train or resume the runs that are not done, `jobs` at a time; they share the cores.
 
-    An interrupt, SIGTERM or SIGHUP lets runs save and end before this returns; they also do when this process is killed. It waits for
-    runs that another process or machine trains.
+    After an interrupt, SIGTERM or SIGHUP, runs save and end before this function returns; they also do if this process is killed. Runs
+    that another process or machine trains are waited for.
 
     Raises
     ------
     WorkbenchError
-        If a training fails, except by divergence; or, after all others, if the folder of a run cannot be read.
+        If a training fails, except by divergence; or, at the end, if the folder of a run cannot be read.
     """
     todo = {each.name: each for each in planned}
     submitted: dict[str, Job] = {}
-    retry_at: dict[str, float] = {}  # for runs in another process
+    retry_at: dict[str, float] = {}  # of runs that another process trains
     unreadable: list[str] = []
     with progress(len(todo), "runs") as advance, _deferred((signal.SIGTERM, signal.SIGHUP), interrupt=True):
         try:
@@ -193,12 +180,16 @@ def execute(planned: Sequence[PlannedRun], jobs: int = 1) -> None:
                         say_once(f"{each.run.status()['message']}: this run is left out")
                     if job:
                         del submitted[name]
-                        _require_result(each, state)
+                        if state == "stopped":
+                            say_once(f"run {name!r} was stopped at step {each.run.status()['step']}")
+                        elif state not in (*AT_REST, *ACTIVE, "unreadable"):
+                            raise _failure(each, each.run.status()["message"] if each.run else "its folder was deleted")
                     if (job and state == "stopped") or state in (*AT_REST, "unreadable"):
                         del todo[name]
                         advance(1)
                     elif state not in ACTIVE and retry_at.get(name, 0) <= time.monotonic():
-                        with _deferred((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):  # no signal between start and `submitted`
+                        # No signal between the start of a training and its entry in `submitted`.
+                        with _deferred((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
                             job = submit(each, threads=max(1, (os.cpu_count() or 1) // (jobs * each.config.num_processes)))
                             if job:
                                 submitted[name] = job
@@ -217,17 +208,9 @@ def execute(planned: Sequence[PlannedRun], jobs: int = 1) -> None:
         )
 
 
-def _require_result(planned: PlannedRun, state: str) -> None:
-    """Raise if a job has ended without a result; report one that was stopped."""
-    if state == "stopped":
-        say_once(f"run {planned.name!r} was stopped at step {planned.run.status()['step']}")
-    elif state not in (*AT_REST, *ACTIVE, "unreadable"):
-        raise _failure(planned, planned.run.status()["message"] if planned.run else "its folder was deleted")
-
-
 @contextmanager
 def _deferred(numbers: Iterable[int], interrupt: bool = False) -> Iterator[None]:
-    """Context at whose end signals take effect; with `interrupt`, the first one ends it like Ctrl-C."""
+    """Context that delays signals to its end; with `interrupt`, the first one ends the context, like Ctrl-C."""
     received: list[int] = []
 
     def note(number, frame):

@@ -1,4 +1,4 @@
-"""Checks of a sweep before its first training: arms that are different runs, whose scores compare, and a feasible number of them."""
+"""Checks of a sweep before its first training: its arms are different runs with comparable scores, and there are not too many."""
 
 from __future__ import annotations
 
@@ -24,26 +24,23 @@ MOST_STEPS = 10**10  # of G and D, over all runs
 MOST_IMAGES = 10**10  # to evaluate, over all runs
 JOBS_PER_CORE = 4
 
-# Parameters of a training that a sweep sets itself, and instead of them.
+# Parameters that a sweep sets itself, and what to do instead.
 DECIDED = dict(
-    preset="set the parameter preset", run="runs are named after their settings", resume="its runs start from scratch",
-    seed="set the parameter seeds", note="its runs are tagged instead", tags="its runs have tags of their own",
+    preset="set the parameter preset", run="runs are named after their settings", resume="all runs start from scratch",
+    seed="set the parameter seeds", note="the runs have tags instead", tags="the sweep sets tags",
     evaluate_every="set the parameter evaluations", evaluate_n="set the parameter n", sample_every="set the parameter evaluations",
-    keep_checkpoints="the newest one is kept",
+    keep_checkpoints="the newest checkpoint is kept",
 )  # fmt: skip
-# Parameters that arms cannot differ in, and why.
+# Parameters in which arms cannot differ, and why.
 NOT_VARIED = {
     **dict.fromkeys(MAY_CHANGE_ON_RESUME | {"gradient_accumulation", "skip_unreadable"}, "it changes nothing in what is trained"),
-    **dict.fromkeys(("data", "image_size", "pairs"), "scores against different images do not compare"),
-    "steps": "a longer training contains the shorter one; set the parameter steps for all",
+    **dict.fromkeys(("data", "image_size", "pairs"), "scores against different images cannot be compared"),
+    "steps": "a longer training contains the shorter one; set the parameter steps for all arms",
 }
 
 
-# ------------------------------------------------------------------------------------------------------- reading
-
-
 def settings_of(text: str, parameter: str = "settings") -> dict[str, str]:
-    """The settings "a=1; b=2" as a dict; a ParameterError for a name that is unknown, or that the sweep sets itself."""
+    """The settings "a=1; b=2" as a dict; a ParameterError for an unknown name, or one that the sweep sets itself."""
     values = assignments(parameter, text)
     for name in values:
         try:
@@ -56,7 +53,7 @@ def settings_of(text: str, parameter: str = "settings") -> dict[str, str]:
 
 
 def grid_values(text: str) -> dict[str, list[str]]:
-    """The grid "a=1|2; b=3|4": parameter -> values; a ParameterError also for a parameter that arms cannot differ in."""
+    """The grid "a=1|2; b=3|4" as a dict of lists; a ParameterError also for a parameter in which arms cannot differ."""
     settings_of(text, "grid")
     grid = alternatives("grid", text)
     for name, values in grid.items():
@@ -69,11 +66,8 @@ def grid_values(text: str) -> dict[str, list[str]]:
     return grid
 
 
-# ------------------------------------------------------------------------------------------------------ checking
-
-
 def require_size(arms: int, seeds: int, base: Config, evaluations: int) -> None:
-    """Refuse too many runs, steps or images, with the estimate."""
+    """Refuse too many runs, steps or images; the message gives the estimate."""
     runs = arms * seeds
     steps = runs * base.steps * (1 + base.d_steps)
     images = runs * evaluations * base.evaluate_n
@@ -90,26 +84,15 @@ def require_jobs(jobs: int) -> None:
     cores = os.cpu_count() or 1
     if jobs > JOBS_PER_CORE * cores:
         raise ParameterError(
-            f"jobs={jobs}: each is a training of its own; at most {JOBS_PER_CORE} for each of the {cores} cores of this machine: "
+            f"jobs={jobs} trainings at a time are too many; at most {JOBS_PER_CORE} for each of the {cores} cores of this machine: "
             f"{JOBS_PER_CORE * cores}"
         )
 
 
 def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: bool = True) -> dict[str, Config]:
-    """The settings of each arm, checked: the arms are different runs, whose scores compare.
+    """The settings of each arm by label. A ParameterError, which begins with `where`, unless the arms are different runs with comparable scores.
 
-    Parameters
-    ----------
-    where
-        The parameter that defines the arms, with its value: the beginning of messages.
-    train
-        Whether they are to be trained on this machine.
-
-    Raises
-    ------
-    ParameterError
-        If an arm's values do not fit, it is the same training as another, its scores are of other weights, or it needs more than this machine
-        has.
+    With `train`, this machine must also be able to train them.
     """
     seen: dict[tuple, str] = {}
     configs: dict[str, Config] = {}
@@ -125,7 +108,7 @@ def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: 
                 f"{where}: the arms {short_repr(other)} and {short_repr(label)} of {name} are the same training at these settings and cannot be compared with each other; {fix}"
             )
         if bool(configs[label].ema_decay) != bool(next(iter(configs.values())).ema_decay):
-            raise ParameterError(f"{where}: scores with and without an average (ema_decay=0) do not compare")
+            raise ParameterError(f"{where}: scores with and without EMA (ema_decay=0) cannot be compared")
     for label, config in configs.items() if train else ():
         try:
             require_feasible(config)
@@ -135,7 +118,7 @@ def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: 
 
 
 def what_is_trained(config: Config) -> tuple:
-    """A key of what is trained, equal for equal runs: without parameters that have no effect at these settings."""
+    """A key that is equal for runs that train the same: without parameters that have no effect at these settings."""
     values = {name: value for name, value in asdict(config).items() if name not in DECIDED and name not in NOT_VARIED}
     values |= {name: getattr(config, name) for name in ("data", "image_size", "pairs", "steps", "seed")}
     # Different widths can give the same channels.
@@ -147,7 +130,7 @@ def what_is_trained(config: Config) -> tuple:
     )  # fmt: skip
     if not (config.sites_g or config.sites_d):
         values["attention_block"] = values["attention_variant"] = ""
-    if not config.ema_decay or config.ema_start >= config.steps:  # no average, or a copy to the end
+    if not config.ema_decay or config.ema_start >= config.steps:  # no EMA, or a copy of the weights to the end
         values["ema_start"], values["ema_decay"] = 0, bool(config.ema_decay)
     if config.dtype == "float64":  # no autocast
         values["mixed_precision"] = "no"
@@ -157,26 +140,19 @@ def what_is_trained(config: Config) -> tuple:
 def require_used(
     where: str, settings: Mapping[str, str], names: list[str], grid: Mapping, base_of: Callable[[Mapping[str, str]], Config]
 ) -> None:
-    """Refuse a setting that every arm overrides.
+    """Refuse a setting that every arm of the experiments `names` overrides.
 
-    Parameters
-    ----------
-    where, settings
-        The parameter `settings`, quoted and parsed.
-    names, grid
-        The experiments, and the grid of the sweep.
-    base_of
-        Called with settings: the common settings of all runs.
+    `where` and `settings` are the parameter `settings`, quoted and parsed; `base_of` maps settings to the common ones of all runs.
     """
     for setting in settings:
         if "sweep" in names and setting in grid:
             raise ParameterError(f"{where}: {setting} is varied by grid; leave it out of one of them")
         if all(name != "sweep" and _overrides(name, setting, settings, base_of) for name in names):
-            raise ParameterError(f"{where}: every arm of {', '.join(names)} has its own {setting}; leave it out")
+            raise ParameterError(f"{where}: every arm of {', '.join(names)} sets {setting}; leave it out")
 
 
 def _overrides(name: str, setting: str, settings: Mapping[str, str], base_of: Callable[[Mapping[str, str]], Config]) -> bool:
-    """Whether all arms of an experiment set that parameter, to values that do not depend on the setting."""
+    """Whether all arms of an experiment set this parameter, to values that do not depend on the setting."""
     try:
         without = EXPERIMENTS[name](base_of({key: value for key, value in settings.items() if key != setting})).arms
     except ParameterError:  # the setting is necessary
@@ -186,12 +162,12 @@ def _overrides(name: str, setting: str, settings: Mapping[str, str], base_of: Ca
 
 
 def require_score(score: str, base: Config) -> None:
-    """Refuse a score that evaluations during these runs do not have; also if their extractor cannot be made."""
+    """Refuse a score that the evaluations of these runs do not have, or whose extractor cannot be made."""
     known = known_scores(base)
     names = [name.partition("@")[0] for name in known]
     if score in known or score in names:
         return
-    synonyms: dict[str, str] = {}  # FID of another network than Inception is called FD, and so on
+    synonyms: dict[str, str] = {}  # with another network than Inception, FID is called FD, and so on
     for kind in SCORES.values():
         match = next((name for name in names if name == kind.name or name.startswith(f"{kind.general}_")), None)
         synonyms |= {kind.name: match, kind.general: match} if match else {}
@@ -215,5 +191,5 @@ def known_scores(config: Config) -> list[str]:
 
 
 def count_arms(names: list[str], grid: Mapping[str, list[str]], base: Config) -> int:
-    """The number of arms of experiments, without making those of a grid."""
+    """The number of arms of these experiments; the arms of a grid are not made."""
     return sum(math.prod(map(len, grid.values())) if name == "sweep" else len(EXPERIMENTS[name](base).arms) for name in names)

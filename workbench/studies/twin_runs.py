@@ -1,4 +1,4 @@
-"""The common parts of studies of attention: a layer of a run on twins, its samples, and the positions on their glyphs.
+"""What the studies of attention share: a layer of a run on twins, samples, and the positions on their glyphs.
 
 Shapes: B images, N = side^2 queries; positions in row-major order.
 """
@@ -20,14 +20,14 @@ def require_twins(run: Run) -> None:
 
 
 def require_one_pair(run: Run) -> None:
-    """Refuse a run on other images than twins with one pair of glyphs: with several pairs, the twin of a glyph is unknown."""
+    """Refuse a run that was not trained on twins with one pair: with several pairs, the twin of a glyph is unknown."""
     require_twins(run)
     if run.config.pairs > 1:
         raise WorkbenchError(f"run {run.name!r} has pairs={run.config.pairs}; the twin of a glyph is known only with pairs=1")
 
 
 def split_layer(layer: str) -> tuple[str, str]:
-    """The network and the path in it of a layer "G/attention.16"."""
+    """Network and path of a layer: ("G", "attention.16") of "G/attention.16"."""
     network, _, path = layer.partition("/")
     if network not in ("G", "D") or not path:
         raise ParameterError(f"layer={layer!r} is not a network and a layer, such as 'G/attention.16'")
@@ -35,19 +35,14 @@ def split_layer(layer: str) -> tuple[str, str]:
 
 
 def latents(run: Run, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Latents (n, z_dim) and labels (n,), every class in turn; None without classes."""
+    """Latents (n, z_dim), and labels (n,) that go through the classes in turn, or None without classes."""
     return sampling.latents(n, run.config.z_dim, seed), sampling.labels(n, run.config.num_classes or 0)
 
 
 def glyph_queries(coverage: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """The positions on a glyph (Q,), and which of them are on the left one, (Q,) bool.
+    """The positions on a glyph (Q,), and whether each is on the left glyph, (Q,) bool; from the coverage (S, S), see `twins.glyph_coverage`.
 
     A position is on a glyph if it is covered at least half as much as the most covered position.
-
-    Parameters
-    ----------
-    coverage
-        Of the image by its glyphs, (S, S) in [0, 1]; see `twins.glyph_coverage`.
     """
     covered = adaptive_avg_pool2d(coverage[None], side).flatten()
     queries = (covered >= covered.max() / 2).nonzero()[:, 0]

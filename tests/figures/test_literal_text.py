@@ -15,10 +15,9 @@ from PIL import Image
 from records import recorded, scored
 
 from workbench import AttentionView, ParameterError, WorkbenchError, figures, messages, views
-from workbench.figures import pictures, records
+from workbench.figures import literal_text, records
 from workbench.figures.charts import Chart
 from workbench.figures.interactive import literal
-from workbench.figures.print import png as png_bytes
 from workbench.files import StorageError, UnreadableError
 from workbench.metrics.protocols import protocol
 from workbench.studies.groups import Group
@@ -33,9 +32,9 @@ HOSTILE = [
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     monkeypatch.setattr(messages, "_printed", set())
-    pictures._family_with.cache_clear()
+    literal_text._family_with.cache_clear()
     yield
-    pictures._family_with.cache_clear()
+    literal_text._family_with.cache_clear()
 
 
 def words(picture):
@@ -44,7 +43,7 @@ def words(picture):
 
 def test_nothing_is_mathematics_whoever_sets_rcparams():
     with matplotlib.rc_context({"text.usetex": True, "axes.formatter.use_mathtext": True, "text.parse_math": True}):
-        picture = pictures.Picture(figsize=(5, 4))
+        picture = literal_text.LiteralFigure(figsize=(5, 4))
         panels = picture.subplots(1, 2)
         for panel in panels:
             panel.plot([1, 1e7], [1, 1e9], label=r"$\bad{")
@@ -65,31 +64,31 @@ def test_logarithmic_axes_need_no_mathematics(tiny):
     for run in runs:
         scored(run, 1, protocol("official"), fid=10)
     shown = views.across_runs.scatter(runs, against="lr_d").picture
-    png_bytes(shown, 30)
+    shown.savefig(io.BytesIO(), format="png", dpi=30)
     assert not any("$" in word for word in words(shown))
 
 
 def test_names_without_a_font_are_readable_and_the_package_is_named(capsys, monkeypatch):
-    monkeypatch.setattr(pictures, "_has", lambda family, character: ord(character) < 0x2000)
-    assert pictures.readable("猫 and 犬小屋さん$x$") == "U+732B and U+72AC U+5C0F U+5C4B U+3055…$x$"
-    assert pictures.readable("猫") != "猫" and pictures.readable("été") == "été"
+    monkeypatch.setattr(literal_text, "_has", lambda family, character: ord(character) < 0x2000)
+    assert literal_text.readable("猫 and 犬小屋さん$x$") == "U+732B and U+72AC U+5C0F U+5C4B U+3055…$x$"
+    assert literal_text.readable("猫") != "猫" and literal_text.readable("été") == "été"
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1 and "fonts-noto-cjk" in told[0]
-    assert pictures.readable("\udc80\x01") == "U+DC80 "
-    picture = pictures.Picture()
+    assert literal_text.readable("\udc80\x01") == "U+DC80 "
+    picture = literal_text.LiteralFigure()
     panel = picture.subplots()
     panel.set_title("犬")
     panel.set_xticks([0, 1], ["猫", "b"])
-    png_bytes(picture, 30)
+    picture.savefig(io.BytesIO(), format="png", dpi=30)
     assert {"U+72AC", "U+732B", "b"} <= set(words(picture))
 
 
 def test_each_glyph_comes_from_a_font_that_has_it(monkeypatch):
     fonts = {"Noto Sans CJK SC": "猫", "Symbola": "🐱"}
-    monkeypatch.setattr(pictures, "_has", lambda family, character: character in fonts.get(family, "abc "))
+    monkeypatch.setattr(literal_text, "_has", lambda family, character: character in fonts.get(family, "abc "))
     names = [font_manager.FontEntry(name=name) for name in fonts]
-    monkeypatch.setattr(pictures.fontManager, "ttflist", [*pictures.fontManager.ttflist, *names])
-    picture = pictures.Picture()
+    monkeypatch.setattr(literal_text.fontManager, "ttflist", [*literal_text.fontManager.ttflist, *names])
+    picture = literal_text.LiteralFigure()
     text = picture.text(0, 0, "a 猫 🐱")
     picture._prepare_texts()
     assert text.get_text() == "a 猫 🐱" and text.get_fontfamily() == ["sans-serif", "Noto Sans CJK SC", "Symbola"]
@@ -99,11 +98,11 @@ def test_a_font_installed_since_is_found(monkeypatch, tmp_path):
     """Matplotlib keeps its list of fonts in a file, and looks for new ones never."""
     file = next(font.fname for font in font_manager.fontManager.ttflist if font.name == "DejaVu Sans")
     known = [font for font in font_manager.fontManager.ttflist if font.fname != file]
-    monkeypatch.setattr(pictures.fontManager, "ttflist", known)
+    monkeypatch.setattr(literal_text.fontManager, "ttflist", known)
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [file, str(tmp_path / "broken.ttf")])
-    pictures._installed_since.cache_clear()
-    assert "DejaVu Sans" in pictures._installed_since()
-    pictures._installed_since.cache_clear()
+    literal_text._installed_since.cache_clear()
+    assert "DejaVu Sans" in literal_text._installed_since()
+    literal_text._installed_since.cache_clear()
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -151,7 +150,7 @@ def test_every_plot_shows_every_name_literally(tiny):
         ]
         assert not any("<b>" in text or "<a" in text or "$" in text or "%{x}猫" in text for text in strings), plot.description.title
         picture = plot.picture
-        png_bytes(picture, 30)
+        picture.savefig(io.BytesIO(), format="png", dpi=30)
         assert any("N" in word for word in words(picture)) and not any("&#" in word or "&lt;" in word for word in words(picture))
 
 

@@ -1,7 +1,7 @@
-"""The matplotlib figure of every drawing, whose text is literal, in any script and with any matplotlibrc.
+"""The matplotlib figure of all drawings: its text is literal, in any script and with any matplotlibrc.
 
-Matplotlib takes `$a$` for mathematics and draws boxes for characters that its font lacks. Here nothing is mathematics, each character comes
-from an installed font that has it, and a character without a font is written as its code point.
+Matplotlib reads `$a$` as mathematics and draws boxes for characters that its font lacks. Here nothing is mathematics, each character comes
+from an installed font that has it, and a character that no font has is written as its code point.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, NullFormatter, ScalarFormatter
 
-PREFERRED = (  # fonts with many scripts, those for Chinese, Japanese and Korean first; then any other that is installed
+PREFERRED = (  # fonts to try first: those with many scripts, beginning with Chinese, Japanese and Korean
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
     "PingFang SC", "Hiragino Sans GB", "Hiragino Sans", "Microsoft YaHei", "SimHei", "Yu Gothic", "Malgun Gothic", "Apple SD Gothic Neo",
     "Droid Sans Fallback", "Arial Unicode MS", "Segoe UI Symbol", "Noto Sans Symbols2", "Symbola",
@@ -48,7 +48,7 @@ def _plain(method, draws_text: bool = False):
     return call
 
 
-class Picture(Figure):
+class LiteralFigure(Figure):
     """A figure with literal text, see this module."""
 
     add_axes, add_subplot = _plain(Figure.add_axes), _plain(Figure.add_subplot)
@@ -58,7 +58,7 @@ class Picture(Figure):
         for axis in (axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)):
             if not isinstance(axis.get_major_formatter(), NUMBERS):
                 labels = [label.get_text() for label in axis.get_ticklabels()]
-                if any(readable(label) != label for label in labels):  # or the formatter sets them again when it draws
+                if any(readable(label) != label for label in labels):  # a formatter would set the labels again when it draws
                     axis.set_ticks(axis.get_ticklocs(), [readable(label) for label in labels])
         for text in _texts(self):
             text.set_parse_math(False)
@@ -71,7 +71,7 @@ class Picture(Figure):
 
 
 def _texts(artist: Artist) -> Iterator[Text]:
-    """All texts in a figure or a part of it; of an axis only existing ones, because making ticks is slow."""
+    """All texts in a figure or a part of it; of an axis only existing ticks, because making ticks is slow."""
     for child in artist.get_children():
         if isinstance(child, Text):
             yield child
@@ -83,7 +83,7 @@ def _texts(artist: Artist) -> Iterator[Text]:
 
 
 def readable(text: str, families: tuple[str, ...] = ("sans-serif",)) -> str:
-    """A text in which code points, such as `U+732B`, replace characters without an installed font; reports once which package has one."""
+    """A text with code points, such as `U+732B`, for characters that no installed font has; reports once which package has one."""
     if text.isascii() and text.isprintable():
         return text
     parts: list[str] = []
@@ -104,7 +104,7 @@ def _suggest_package(character: str) -> None:
     east_asian = unicodedata.east_asian_width(character) in "WF" and unicodedata.category(character) in ("Lo", "Lm", "Po", "Ps", "Pe")
     symbol = unicodedata.category(character) in ("So", "Sk", "Sm")
     package = "fonts-noto-cjk" if east_asian else "fonts-symbola" if symbol else "fonts-noto-core"
-    say_once(f"no installed font has all characters of names in figures, which show numbers in their place; install one ({package})")
+    say_once(f"no installed font has all characters of names in figures, which show their code points; install one ({package})")
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from ..parameters import ParameterError
 
 
 def pair(x: Tensor | np.ndarray, x_name: str, y: Tensor | np.ndarray, y_name: str, rows: int = 1) -> tuple[Tensor, Tensor]:
-    """x (n, d) and y (m, d), neither copied nor converted; a ParameterError unless n and m are at least `rows` and the widths are equal."""
+    """x (n, d) and y (m, d), not copied; a ParameterError unless n and m are at least `rows` and the widths are equal."""
     x, y = matrix(x, x_name, rows), matrix(y, y_name, rows)
     if x.shape[1] != y.shape[1]:
         raise ParameterError(f"{x_name} has {x.shape[1]} features per sample and {y_name} {y.shape[1]}; they must be equal")
@@ -28,9 +28,9 @@ def matrix(x: Tensor | np.ndarray, name: str, rows: int = 1) -> Tensor:
 
 
 def as_tensor(x: Tensor | np.ndarray) -> Tensor:
-    """x as a tensor that shares its memory; of a memory-mapped array, only rows that are indexed are read."""
+    """x as a tensor with the same memory; of a memory-mapped array, only the indexed rows are read."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing here writes into its input
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # its memory is never written
         return torch.as_tensor(x)
 
 
