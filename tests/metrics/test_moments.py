@@ -35,15 +35,18 @@ def test_any_batch_size_gives_the_same(size):
     assert moments.n == 1000 and error(moments.covariance, x) < 1e-13
 
 
-def test_any_order_gives_the_same():
+def test_merging_in_any_order_gives_the_same():
     x = features(1000)
-    parts = x.split([1, 200, 0, 450, 349])
+    parts = [Moments.of(part) for part in x.split([1, 200, 0, 450, 349])]
     for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 3, 0, 4, 1]):
-        moments = Moments()
+        merged = Moments()
         for i in order:
-            moments.update(parts[i])
-        assert moments.n == 1000 and error(moments.covariance, x) < 1e-13
-    assert error(Moments.of(parts[1]).update(parts[1]).covariance, parts[1].repeat(2, 1)) < 1e-13
+            assert merged.merge(parts[i]) is merged
+        assert merged.n == 1000 and error(merged.covariance, x) < 1e-13
+    tree = Moments().merge(parts[3]).merge(Moments().merge(parts[0]).merge(parts[4])).merge(parts[1])
+    assert error(tree.covariance, x) < 1e-13
+    assert [part.n for part in parts] == [1, 200, 0, 450, 349] and error(parts[1].covariance, x[1:201]) < 1e-13  # as they were
+    assert error(parts[1].merge(parts[1]).covariance, x[1:201].repeat(2, 1)) < 1e-13
 
 
 def test_the_tolerance_catches_usual_mistakes():
@@ -71,7 +74,7 @@ def test_every_float_type_is_taken_for_what_it_holds(dtype):
 def test_numpy_arrays_and_no_rows():
     x = features(50)
     assert torch.equal(Moments.of(x.numpy()).scatter, Moments.of(x).scatter)
-    moments = Moments().update(x[:0]).update(x).update(x[:0])
+    moments = Moments().update(x[:0]).update(x).update(x[:0]).merge(Moments())
     assert moments.n == 50 and torch.equal(moments.scatter, Moments.of(x).scatter)
     assert Moments.of(x[:1]).n == 1 and Moments.of(x[:1]).scatter.abs().max() == 0
 
@@ -99,12 +102,14 @@ def test_what_cannot_be_right_is_refused_and_changes_nothing():
     for wrong, message in [
         (x[0], r"x has shape \(7,\); features must be \(B, d\)"),
         (x[None], r"x has shape \(1, 20, 7\)"),
-        (x[:, :5], "x has 5 features per row; the 20 rows before have 7"),
+        (x[:, :5], "width 5 do not go with the 20 of width 7"),
         (nan, "NaN or infinity in 2 of 20 rows"),
         (infinite, "NaN or infinity in 1 of 20 rows"),
     ]:
         with pytest.raises(ParameterError, match=message):
             moments.update(wrong)
+    with pytest.raises(ParameterError, match="width 5"):
+        moments.merge(Moments.of(x[:, :5]))
     assert moments.n == 20 and torch.equal(moments.scatter, before)
 
 

@@ -12,8 +12,8 @@ from ..parameters import ParameterError, WorkbenchError
 class Moments:
     """Number, mean and covariance of rows that arrive in batches of any size.
 
-    Each batch is centred before it is squared and added by the formula of Chan, Golub & LeVeque (1983): raw sums of squares lose digits
-    if the mean is large.
+    Each batch is centred before it is squared, and batches are merged with the formula of Chan, Golub & LeVeque (1983): raw sums of
+    squares lose digits if the mean is large.
 
     Attributes
     ----------
@@ -46,27 +46,37 @@ class Moments:
         Raises
         ------
         ParameterError
-            If x is not (B, d), has another width than the rows before, or holds NaN or infinity. Then nothing is added.
+            If x is not (B, d), is of another width than the rows before, or holds NaN or infinity. Nothing is added then.
         """
         x = torch.as_tensor(x)
         if x.ndim != 2:
             raise ParameterError(f"x has shape {tuple(x.shape)}; features must be (B, d)")
-        if not len(x):
-            return self
-        x = x.to(torch.float64)
-        mean = x.mean(0)
-        if not mean.isfinite().all():
-            bad = int((~x.isfinite()).any(1).sum())
-            raise ParameterError(f"x holds NaN or infinity in {bad} of {len(x)} rows; features must be finite")
-        if not self.n:  # the first rows decide width and device
-            self.mean, self.scatter = torch.zeros_like(mean), mean.new_zeros(len(mean), len(mean))
-        if len(mean) != len(self.mean):
-            raise ParameterError(f"x has {len(mean)} features per row; the {self.n} rows before have {len(self.mean)}")
-        n, delta, centred = self.n + len(x), mean - self.mean, x - mean
-        self.mean = self.mean + delta * (len(x) / n)
-        self.scatter = (self.scatter + centred.T @ centred).addr_(delta, delta, alpha=self.n * len(x) / n)
-        self.n = n
+        if len(x):
+            x = x.to(torch.float64)
+            mean = x.mean(0)
+            if not mean.isfinite().all():
+                bad = int((~x.isfinite()).any(1).sum())
+                raise ParameterError(f"x holds NaN or infinity in {bad} of {len(x)} rows; features must be finite")
+            x = x - mean
+            self._join(len(x), mean, x.T @ x)
         return self
+
+    def merge(self, other: Moments) -> Moments:
+        """Add the rows of `other`; returns itself. Raises ParameterError if the widths differ."""
+        if other.n:
+            self._join(other.n, other.mean, other.scatter)
+        return self
+
+    def _join(self, n: int, mean: Tensor, scatter: Tensor) -> None:
+        if not self.n:  # width and device are those of the first rows
+            self.mean, self.scatter = torch.zeros_like(mean), torch.zeros_like(scatter)
+        if len(mean) != len(self.mean):
+            raise ParameterError(f"features of width {len(mean)} do not go with the {self.n} of width {len(self.mean)} before them")
+        total = self.n + n
+        delta = mean.to(self.mean.device) - self.mean
+        self.mean = self.mean + delta * (n / total)
+        self.scatter = (self.scatter + scatter.to(self.scatter.device)).addr_(delta, delta, alpha=self.n * n / total)
+        self.n = total
 
     def state(self) -> dict[str, Tensor]:
         """`n` () int64, `mean` (d,) and `scatter` (d, d) float64: for a safetensors file."""
@@ -74,7 +84,7 @@ class Moments:
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> Moments:
-        """The inverse of `state`."""
+        """The moments whose `state()` this is."""
         moments = cls()
         moments.n, moments.mean, moments.scatter = int(state["n"]), state["mean"], state["scatter"]
         return moments
