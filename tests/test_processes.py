@@ -8,15 +8,14 @@ import torch
 import torch.distributed as dist
 
 from workbench import ParameterError
-from workbench.processes import launch_command, launch_environment, launch_options, on_cpu, process_group, rank
+from workbench.processes import launch_command, launch_environment, on_cpu, process_group, rank
 
 
 def test_several_processes_are_really_asked_for():
     """`accelerate launch --cpu --num_processes 2` would start one."""
-    options = launch_options(2, "cpu")
-    assert "--cpu" not in options and "--multi_gpu" in options and options[options.index("--num_processes") + 1] == "2"
-    assert "--cpu" in launch_options(1, "cpu")
-    assert launch_command("some.module", 2, "cpu")[-2:] == ["-m", "some.module"]
+    command = launch_command("some.module", 2)
+    assert "--cpu" not in command and "--multi_gpu" in command and command[command.index("--num_processes") + 1] == "2"
+    assert command[-2:] == launch_command("some.module", 1)[1:] == ["-m", "some.module"]
 
 
 def test_processes_share_the_cores(monkeypatch):

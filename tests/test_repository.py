@@ -37,6 +37,7 @@ with wb.attention.capture(run.generator()) as maps:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_importing_the_package_is_light():
     """And so is all that notebooks import: torchvision (which brings torch's compiler) and SciPy's statistics would double their start."""
     code = """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -35,19 +34,15 @@ PLACEMENT = (
 PLACEMENT_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MV2_COMM_WORLD_")
 
 
-def launch_options(num_processes: int, device: str) -> list[str]:
-    """The options of `accelerate launch` that start this many processes, also on CPUs."""
-    options = f"--num_processes {num_processes} --num_machines 1 --mixed_precision no --dynamo_backend no".split()
-    if num_processes > 1:
-        options += ["--multi_gpu", "--main_process_port", "0"]  # also without a GPU: `--cpu` would silently start one process
-    elif on_cpu(device):
-        options += ["--cpu"]
-    return options
+# `--multi_gpu` also without a GPU: `--cpu` would silently start one process.
+LAUNCHER = ["--num_machines", "1", "--multi_gpu", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
-def launch_command(module: str, num_processes: int, device: str) -> list[str]:
+def launch_command(module: str, num_processes: int) -> list[str]:
     """The command that runs `python -m module` in this many processes."""
-    return [sys.executable, "-m", "accelerate.commands.launch", *launch_options(num_processes, device), "-m", module]
+    if num_processes == 1:  # a launcher would only take seconds and memory
+        return [sys.executable, "-m", module]
+    return [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(num_processes), *LAUNCHER, "-m", module]
 
 
 def launch_environment(num_processes: int) -> dict[str, str]:
@@ -96,7 +91,8 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
     by_hand = num_processes > 1 and world_size == num_processes and has_rank and "MASTER_ADDR" in placement
     world = (world_size or 1) if _launched() or by_hand else 1
     if world != num_processes:
-        command = shlex.join(["accelerate", "launch", *launch_options(num_processes, device), "-m"]) + f" {module}"
+        launcher = f"accelerate launch --num_processes {num_processes} {' '.join(LAUNCHER)}" if num_processes > 1 else "python"
+        command = f"{launcher} -m {module}"
         raise ParameterError(f"num_processes={num_processes}, but {world} process(es) were started; use this command: {command}")
     if world == 1:
         for name in placement:

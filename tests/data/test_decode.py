@@ -284,6 +284,7 @@ STARTS = [
 ]
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=150)
 def test_whatever_is_in_a_file_it_is_decoded_or_told(data):

@@ -10,6 +10,7 @@ from workbench.data import twins
 from workbench.data.twins import CLASSES, Twins, disagreement, draw_half, glyph_hues
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_real_images_agree(size):
     x, y = Twins(size).batch(np.arange(200))
@@ -21,6 +22,7 @@ def test_real_images_agree(size):
     assert all((floats[k] - values[k]).abs().max() < 1e-5 for k in values)
 
 
+@pytest.mark.slow
 def test_a_spoiled_batch_is_caught():
     x, y = Twins(32).batch(np.arange(3000))
     spoiled = x.clone()
@@ -76,6 +78,7 @@ def test_the_same_twins_at_every_size():
     assert (shrunk - small).abs().mean() < 3  # of 255
 
 
+@pytest.mark.slow
 def test_classes_and_colours_are_uniform():
     _, y = Twins(32).batch(np.arange(6000))
     counts = torch.bincount(y, minlength=6).double()

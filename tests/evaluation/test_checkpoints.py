@@ -29,6 +29,7 @@ def test_a_run_is_scored_with_the_small_classifier(run):
     assert run.evaluations()[-1] == json.loads(json.dumps(record))
 
 
+@pytest.mark.slow
 def test_what_was_evaluated_is_not_evaluated_again(run, monkeypatch):
     (first,) = evaluate(run="one", scores="fd,cs", **QUICK)
     count, real = [], checkpoints.measure
@@ -101,6 +102,7 @@ def test_invalid_parameters_are_refused_in_one_line(run, given, says, monkeypatc
     assert not run.evaluations()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [dict(seed=10**17), dict(truncation=1e-300), dict(truncation=1e300, statistics="running")])
 def test_extreme_but_valid_numbers_are_accepted(run, options):
     (record,) = evaluate(run="one", scores="cs", **QUICK, **options)

@@ -4,6 +4,7 @@ from workbench import ParameterError, WorkbenchError, evaluate, train
 from workbench.evaluation import during_training
 
 
+@pytest.mark.slow
 def test_training_evaluates(tiny):
     config = tiny(evaluate_every=2, evaluate_n=30)
     run = train(config, during_training(config))
@@ -21,6 +22,7 @@ def test_a_missing_extractor_is_reported_before_training(tiny):
         during_training(tiny(evaluate_every=2, evaluate_extractor="nothing"))
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_cannot_work_is_reported_before_training(tiny, tmp_path, monkeypatch):
     (tmp_path / "networks_of_mine.py").write_text(
         "import torch\nclass Fails(torch.nn.Module):\n    def forward(self, x): raise SystemExit\n"

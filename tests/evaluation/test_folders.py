@@ -23,6 +23,7 @@ class Mean(nn.Module):
         return x.mean((2, 3)) / 255
 
 
+@pytest.mark.slow
 def test_a_given_number_of_images_above_those_available_is_refused(run, tmp_path):
     """The protocol's own numbers, in contrast, are upper bounds."""
     a, b = image_folder(tmp_path / "a", 6, 0), image_folder(tmp_path / "b", 7, 1)
@@ -64,6 +65,7 @@ def test_a_run_is_scored_against_a_flat_folder(run, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_by_the_names_of_its_classes(tiny, tmp_path):
     given = dict(evaluate_every=0, checkpoint_every=2, steps=2)
     first = image_folder(tmp_path / "a", 8, 0, ("ant", "bee", "cat"))

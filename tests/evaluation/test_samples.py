@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from workbench import Evaluation
@@ -16,6 +17,7 @@ def test_samples_are_functions_of_their_index(run):
     assert (sampling.images(run.generator(), z, y) - x).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_statistics_and_truncation_are_options_that_change_images(run):
     def images(**changes):
         return Samples(run.generator(), protocol("official", **changes), seed=0, batch_size=64)(0, 64)[0]

@@ -33,6 +33,7 @@ def opened(png):
     return Image.open(io.BytesIO(png))
 
 
+@pytest.mark.slow
 def test_curves_hold_the_history_and_a_static_picture(run):
     plot = views.train.curves(run)
     by_name = {(trace.legendgroup, trace.name): trace for trace in plot.figure.data}
@@ -43,6 +44,7 @@ def test_curves_hold_the_history_and_a_static_picture(run):
     assert opened(plot.png()).width >= 900
 
 
+@pytest.mark.slow
 def test_the_static_picture_shows_the_lines(run):
     """Each line's colour is in the picture: removing a line removes its pixels."""
     chart = views.train.curves(run).description
@@ -60,6 +62,7 @@ def test_samples_are_enlarged_without_blur(run):
     assert views.train.samples(run, step=0).tobytes() != views.train.samples(run, step=4).tobytes()
 
 
+@pytest.mark.slow
 def test_attention_figure_and_its_absence(run, tiny):
     assert opened(views.train.attention(run).png()).width > 600
     assert views.train.attention(train(tiny(run="plain", attention_g="none"))) is None
@@ -97,6 +100,7 @@ def test_the_attention_figure_shows_the_maps_of_its_dots(run):
     assert {tuple(xy[0]) for xy, _ in dots} == places and len({colour for _, colour in dots}) == 2 and len(dots) == 4
 
 
+@pytest.mark.slow
 def test_a_figure_is_drawn_again_from_its_sidecar(run, tmp_path):
     seen = InspectedRun(run).inspect(InspectionRequest("G/attention.16", label=1, seed=2, gamma0=True))
     drawing = figures.attention_maps([replace(seen, queries=(17, 200))], "value_weighted")
@@ -116,6 +120,7 @@ def test_a_figure_is_drawn_again_from_its_sidecar(run, tmp_path):
     assert len(sidecar.read_text()) < 20_000
 
 
+@pytest.mark.slow
 def test_a_figure_is_drawn_again_when_its_run_is_gone(run, tmp_path):
     figures_of_run = dict(
         curves=views.train.curves(run), maps=views.train.attention(run), through=AttentionView(run=run.name).through_training()
@@ -162,6 +167,7 @@ def test_a_table_and_its_file(tmp_path):
     assert figures.table([]) is None
 
 
+@pytest.mark.slow
 def test_diagnostics_hold_the_history_and_the_spectra(trained_once, tmp_path):
     run = trained_once(run="d-only", sn_g=False)
     plot = views.train.diagnostics(run)
@@ -190,6 +196,7 @@ def test_diagnostics_hold_the_history_and_the_spectra(trained_once, tmp_path):
     assert all(same(figures.redraw(f"{path}.json"), made) for path, made in zip(paths, (plot, layers), strict=True))
 
 
+@pytest.mark.slow
 def test_growth_of_several_runs(tiny, trained_once, tmp_path):
     runs = [trained_once(run="both"), trained_once(run="d-only", sn_g=False)]
     old = recorded(tiny, "old", [1.0], lr_d=0.01)
@@ -225,6 +232,7 @@ def test_growth_of_seeds_has_a_geometric_mean(tiny):
         views.across_runs.growth(runs, "days")
 
 
+@pytest.mark.slow
 def test_runs_from_before_diagnostics_have_figures_of_what_they_have(run):
     (run.path / "spectra.jsonl").unlink()
     old = [{k: v for k, v in row.items() if not k.startswith(("grad", "saturated"))} for row in run.history()]
@@ -252,6 +260,7 @@ def test_the_preview_shows_what_d_will_see(tiny, augment):
         assert np.abs(shown.astype(int) - first).max() > 20
 
 
+@pytest.mark.slow
 def test_summary_is_one_picture(run):
     picture = opened(views.train.summary_png(run))
     assert picture.height > opened(views.train.curves(run).png()).height
@@ -329,6 +338,7 @@ def same(a, b):
     return a.figure.to_json() == b.figure.to_json()
 
 
+@pytest.mark.slow
 def test_plots_are_drawn_again_from_their_sidecars_though_the_runs_went_on(tiny, tmp_path):
     runs = [recorded(tiny, f"s{k}", [k, 2, 3], seed=k, lr_g=10.0 ** -(3 + k // 2)) for k in range(4)]
     for k, run in enumerate(runs):
@@ -385,6 +395,7 @@ def test_scatter_shows_every_run_with_mean_and_deviation(tiny):
     assert "cannot be compared" in views.across_runs.scatter(runs, across_protocols=True).figure.layout.title.text
 
 
+@pytest.mark.slow
 def test_rows_of_samples_are_of_equal_latents_and_drawn_again(trained_once, tmp_path):
     runs = [trained_once(run="both"), trained_once(run="d-only", sn_g=False)]
     drawing = views.across_runs.sample_rows([(f"row {k}", run, 4) for k, run in enumerate(runs)], seed=5, columns=3)
@@ -402,6 +413,7 @@ def test_rows_of_samples_are_of_equal_latents_and_drawn_again(trained_once, tmp_
         views.across_runs.sample_rows([("row", runs[0], 4)], columns=10**9)
 
 
+@pytest.mark.slow
 def test_attention_through_training_is_drawn_again(run, tmp_path):
     drawing = AttentionView(run=run.name).through_training()
     again = figures.redraw(f"{drawing.save(tmp_path / 'through.pdf')}.json")

@@ -41,6 +41,7 @@ def words(picture):
     return [text.get_text() for text in picture.findobj(Text)]
 
 
+@pytest.mark.slow
 def test_nothing_is_mathematics_whoever_sets_rcparams():
     with matplotlib.rc_context({"text.usetex": True, "axes.formatter.use_mathtext": True, "text.parse_math": True}):
         picture = literal_text.LiteralFigure(figsize=(5, 4))
@@ -123,6 +124,7 @@ def _strings(value):
         yield value
 
 
+@pytest.mark.slow
 def test_every_plot_shows_every_name_literally(tiny):
     """Of runs, groups, experiments, scores, layers, columns and protocols, in the figure and in its static picture."""
     nasty = '<b>N</b><a href="//N">$x$ %{x}猫'
@@ -165,6 +167,7 @@ ODD = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_odd_histories_have_figures(tiny):
     run = recorded(tiny, "odd", [])
     for rows in ([], ODD):
@@ -233,6 +236,7 @@ DAMAGED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_samples_are_told_and_the_rest_is_drawn(tiny, content):
     run = recorded(tiny, "damaged", [1.0])

@@ -89,6 +89,7 @@ def test_other_weights_are_refused(inception_file):
         inception(inception_file)
 
 
+@pytest.mark.slow
 def test_the_reference_weights_are_known_by_their_hash(inception_file, monkeypatch):
     other = inception(inception_file, verify=False)
     assert not other.reference and other.label == f"inception@{other.digest[:8]}"

@@ -124,6 +124,7 @@ def damages():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "damage"),
     [

@@ -144,6 +144,7 @@ CORRUPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 def test_the_distance_grows_with_a_corruption_of_all_images(corruption, reference, clean, floor):
     corrupt, strengths = CORRUPTIONS[corruption]
@@ -173,6 +174,7 @@ SPOILED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoiled", SPOILED)
 def test_the_distance_grows_with_the_share_of_spoiled_images(spoiled, reference, clean, clean_features, floor):
     spoil, shares = SPOILED[spoiled]

@@ -66,6 +66,7 @@ def test_keep_checkpoints_deletes_older_ones(tiny):
     assert run.checkpoint_steps() == [10, 11]
 
 
+@pytest.mark.slow
 def test_networks_are_loaded_as_they_were_saved(tiny):
     from workbench import train
 
@@ -244,6 +245,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["ema.safetensors", "generator.safetensors", "window.safetensors", "state.json", "SHA256SUMS"])
 @pytest.mark.parametrize(
     "damage", [flip, cut, os.remove, lambda path: path.write_bytes(b""), "other"], ids=["flip", "cut", "missing", "empty", "other"]
@@ -266,6 +268,7 @@ def test_damaged_checkpoints_are_refused(trained_once, file, damage):
     assert newest_good_checkpoint(run.path, exclude=4) is None
 
 
+@pytest.mark.slow
 def test_a_checkpoint_under_the_wrong_step_is_refused(trained_once):
     run = trained_once(steps=4, checkpoint_every=2)
     shutil.copytree(run.checkpoint_path(2), run.path / "checkpoints" / "3")

@@ -6,6 +6,7 @@ from workbench.studies.long_range import measure, power_check, rank_correlations
 from workbench.studies.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
 
 
+@pytest.mark.slow
 def test_a_run_beside_its_scores(tiny):
     row = measure(Run("demo"), n=6)
     record = Run("demo").evaluations()[-1]
@@ -21,6 +22,7 @@ def test_a_run_beside_its_scores(tiny):
     assert measure(without)["distance"] is None
 
 
+@pytest.mark.slow
 def test_the_power_check_on_planted_disagreements():
     def verdict(*hues):
         return power_check([dict(twins_hue=hue) for hue in hues], 32).verdict

@@ -28,6 +28,7 @@ def test_pairs_are_of_one_class_of_these_hues_and_independent():
     assert hue_difference(hues[sources], 0.0).abs().max() < 1 / 12 and hue_difference(hues[targets], 1 / 3).abs().max() < 1 / 12
 
 
+@pytest.mark.slow
 def test_patched_values_turn_the_other_glyph_only_through_attention(tmp_path):
     result = study(Run("demo"), "G/attention.16", n=10, pool=256, fractions=(0.0, 0.5, 1.0))
     right, left = ({condition: np.array(shifts) for condition, shifts in half.items()} for half in (result.right, result.left))
@@ -44,6 +45,7 @@ def test_patched_values_turn_the_other_glyph_only_through_attention(tmp_path):
     assert figures.redraw(tmp_path / "fraction.pdf.json").png() == drawing.png()
 
 
+@pytest.mark.slow
 def test_the_images_of_a_pair_say_the_same_read_again():
     generator = Run("demo").generator()
     z, y = sampling.latents(256, generator.z_dim, 1), sampling.labels(256, generator.num_classes)

@@ -87,6 +87,7 @@ def test_grey_images_hold_no_glyph():
 # ------------------------------------------------------------------------------------------------- masses and nulls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key_side", [8, 16])
 def test_masses_and_nulls_equal_slow_loops(real, key_side):
     images = real[0][:4]
@@ -146,6 +147,7 @@ def test_a_planted_map_is_supported(real, tiny):
     assert verdict.verdict == SUPPORTED and {row["null"] for row in verdict.rows} == {"uniform", "distance", "place", "colour", "untrained"}
 
 
+@pytest.mark.slow
 def test_an_untrained_generator_is_not_supported(real, tiny):
     config = tiny(attention_g="16")
     verdict = judge(untrained(config, 48, 0), real[0], untrained(config, 48, 1))
@@ -168,6 +170,7 @@ def test_a_map_of_places_is_not_supported(real):
     assert verdict.verdict == NOT_SUPPORTED and "place" in verdict.reason and "uniform" not in verdict.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.05, 0.3])
 def test_a_map_of_colours_is_not_supported(real, temperature):
     x = real[0].double() / 127.5 - 1
@@ -190,6 +193,7 @@ def test_what_does_not_fit_is_refused(real):
 # --------------------------------------------------------------------------------------------------------------- runs
 
 
+@pytest.mark.slow
 def test_the_study_of_a_run_and_its_figure(tmp_path):
     result = study(Run("demo"), "G/attention.16", n=24)
     assert result.locality.verdict == SUPPORTED  # the demo's attention goes far beyond places
@@ -211,6 +215,7 @@ def test_the_study_of_the_discriminator():
     assert "D/attention.16" in study(Run("demo"), "D/attention.16", n=8).about
 
 
+@pytest.mark.slow
 def test_errors_of_a_study(tiny):
     run = Run("demo")
     for layer, error, said in (("H/x", ParameterError, "not a network"), ("G/attention.8", WorkbenchError, "no attention layer")):

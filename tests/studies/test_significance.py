@@ -36,6 +36,7 @@ def test_sign_flips_equal_full_enumeration():
     assert abs(sign_flip(many) - stats.ttest_1samp(many, 0, alternative="greater").pvalue) < 0.015
 
 
+@pytest.mark.slow
 def test_p_values_are_uniform_where_there_is_no_effect():
     p = [sign_flip(np.random.default_rng(k).normal(size=20)) for k in range(300)]
     assert stats.kstest(p, "uniform").pvalue > 0.01
@@ -65,6 +66,7 @@ def test_bootstrap_covers_as_a_normal_interval_does():
     assert low == pytest.approx(1 - 1.96 * 0.2, abs=0.05) and high == pytest.approx(1 + 1.96 * 0.2, abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_three_verdicts():
     clear, none = drawn(0.2), drawn(0.0)
     assert against_nulls(dict(a=clear, b=clear + 0.1), 0.05).verdict == SUPPORTED
@@ -77,12 +79,14 @@ def test_the_three_verdicts():
     assert against_nulls(dict(a=drawn(0.02, n=400)), 0.0).verdict == SUPPORTED
 
 
+@pytest.mark.slow
 def test_the_stated_power_is_kept():
     detectable = against_nulls(dict(a=drawn(0.0, n=40)), 0.05).rows[0]["detectable"]
     found = [against_nulls(dict(a=np.random.default_rng(k).normal(detectable, 0.1, 40)), 0.05).verdict == SUPPORTED for k in range(60)]
     assert 0.62 < np.mean(found) < 0.95
 
 
+@pytest.mark.slow
 def test_the_level_is_kept():
     """An effect of exactly the smallest of interest is called supported, or not supported, in about 5 % of all cases each at most."""
     found = [against_nulls(dict(a=np.random.default_rng(k).normal(0.05, 0.1, 30)), 0.05).verdict for k in range(100)]
@@ -142,6 +146,7 @@ def test_several_claims_are_adjusted_for():
     assert lower({"first": first})[0]["p"] < both[0]["p"]
 
 
+@pytest.mark.slow
 def test_chance_is_seldom_taken_for_a_difference_of_groups():
     random = np.random.default_rng(1)
     wrong = 0

@@ -86,6 +86,7 @@ def test_the_steps_report_norms_and_saturation(tiny, accumulation):
     assert report["grad_norm_g"].item() == pytest.approx(norms["g"], rel=1e-12) and report["finite_g"] == 1
 
 
+@pytest.mark.slow
 def test_history_has_means_and_the_largest_norms(tiny, monkeypatch):
     reports = dict(d=[], g=[])
     for letter, step in (("d", loop.d_step), ("g", loop.g_step)):
@@ -103,6 +104,7 @@ def test_history_has_means_and_the_largest_norms(tiny, monkeypatch):
         assert row["grad_norm_g_max"] == max(report["grad_norm_g"].item() for report in g_reports) >= row["grad_norm_g"] > 0
 
 
+@pytest.mark.slow
 def test_steps_that_overflow_are_left_out_of_the_means(tiny, monkeypatch):
     """As under float16, where the scaler skips them; a window of nothing else has no norm at all."""
     steps = iter([(4.0, 1), (0.0, 0), (2.0, 1), (0.0, 0), (0.0, 0), (0.0, 0)])
@@ -115,6 +117,7 @@ def test_steps_that_overflow_are_left_out_of_the_means(tiny, monkeypatch):
     assert "grad_norm_g" not in second and "grad_norm_d" in second and "NaN" not in json.dumps(second)
 
 
+@pytest.mark.slow
 def test_a_resumed_window_is_that_of_the_uninterrupted_run(tiny):
     straight = train(tiny(run="straight", steps=6, log_every=6, checkpoint_every=4, d_steps=2))
     shutil.copytree(straight.path, straight.path.parent / "again")

@@ -138,6 +138,7 @@ def test_fake_labels_are_uniform_and_independent_of_the_real_ones(nets):
     )
 
 
+@pytest.mark.slow
 def test_only_d_steps_over_d_steps(tiny):
     """With 3 D steps per G step D's optimiser has stepped three times as often."""
     run = train(tiny(d_steps=3))
@@ -145,6 +146,7 @@ def test_only_d_steps_over_d_steps(tiny):
     assert saved["optimizer_d", "linear.bias.step"] == 12 and saved["optimizer_g", "linear.bias.step"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [
     dict(num_classes=0), dict(augment="diffaug"), dict(augment="flip"), dict(mixed_precision="bf16"), dict(sn_g=False, sn_d=False),
     dict(attention_block="residual"), dict(attention_g="none", attention_d="none"), dict(ema_decay=0), dict(attention_variant="paper", image_size=64),
@@ -198,6 +200,7 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny, settings):
     assert [start["from_step"] for start in resumed.provenance["started"]] == [0, 4]
 
 
+@pytest.mark.slow
 def test_a_run_can_be_made_longer_but_not_changed(tiny):
     train(tiny(run="a"))
     with pytest.raises(ParameterError, match=r"lr_d=0.001 differs from .* fork the run: resume='a@4'"):
@@ -206,6 +209,7 @@ def test_a_run_can_be_made_longer_but_not_changed(tiny):
     assert run.name == "a" and run.checkpoint_steps() == [4, 6] and run.config.steps == 6
 
 
+@pytest.mark.slow
 def test_forks_name_their_parent_and_unchanged_ones_equal_it(tiny):
     parent = train(tiny(run="parent", steps=8))
     fork = train(Config.from_parameters(dict(resume="parent@4")))
@@ -231,6 +235,7 @@ def killed_at(monkeypatch, where, count=1):
     monkeypatch.setattr(start, "report_end", lambda run, error: run.set_status(state="running", born="1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["load", "d_step", "save"])
 def test_a_fork_that_was_killed_before_its_first_checkpoint_is_still_a_fork(tiny, trained_once, monkeypatch, where):
     parent = trained_once(run="parent", steps=4, checkpoint_every=2, sample_every=2, log_every=1)
@@ -252,6 +257,7 @@ def test_a_fork_that_was_killed_before_its_first_checkpoint_is_still_a_fork(tiny
     assert train(Config.from_parameters(dict(resume="fork", steps=5)), run=Run("fork")).checkpoint_steps() == [4, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["write_samples", "history_row", "save"])
 def test_records_are_written_once_after_repeated_kills(tiny, monkeypatch, where):
     for attempt in range(2):
@@ -266,6 +272,7 @@ def test_records_are_written_once_after_repeated_kills(tiny, monkeypatch, where)
     assert not [path for path in run.path.rglob(".*")], "leftovers"
 
 
+@pytest.mark.slow
 def test_old_checkpoints_are_deleted_after_a_kill_too(tiny, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("workbench.runs.checkpoints.prune", lambda run, keep: None)
@@ -274,6 +281,7 @@ def test_old_checkpoints_are_deleted_after_a_kill_too(tiny, monkeypatch):
     assert train(Config.from_parameters(dict(resume="r"))).checkpoint_steps() == [4]
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_or_forked_only_if_steps_are_left(tiny, trained_once):
     run = trained_once(run="a", steps=4, checkpoint_every=2)
     for config, message in (
@@ -301,6 +309,7 @@ def test_a_fork_to_another_number_of_classes_is_refused_before_a_folder_is_made(
     assert [other.name for other in list_runs()] == ["a"]
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_stops_a_resume_in_one_line(trained_once):
     run = trained_once(run="a", steps=4, checkpoint_every=2)
     path = run.checkpoint_path(4) / "optimizer_d.safetensors"
@@ -316,6 +325,7 @@ def test_a_damaged_newest_checkpoint_stops_a_resume_in_one_line(trained_once):
 # --------------------------------------------------------------------------------------------------------- alarms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "what"), [(dict(log_every=1), "losses"), (dict(log_every=9), "weights of G .*")])
 def test_a_training_that_diverges_stops_with_advice(tiny, monkeypatch, settings, what):
     calls = iter(range(100))
@@ -355,6 +365,7 @@ def test_nothing_that_is_not_finite_is_saved(tiny, trained_once, monkeypatch, wh
         checkpoint.save(nets, run, progress)
 
 
+@pytest.mark.slow
 def test_collapse_raises_an_alarm(tiny, capsys):
     config = tiny(sn_g=False, ema_decay=0)
     nets = build(config, make_accelerator(config))
@@ -369,6 +380,7 @@ def test_collapse_raises_an_alarm(tiny, capsys):
     assert "ALARM: collapse" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluations_are_recorded_and_must_be_given(tiny, tmp_path):
     with pytest.raises(ParameterError, match=r"evaluate_every=2: train\(\) has no evaluation for data="):
         train(tiny(evaluate_every=2, data=tmp_path))
@@ -399,6 +411,7 @@ def test_settings_that_this_machine_cannot_run_are_refused(tiny, changes, messag
 # ------------------------------------------------------------------------------------- disks, clusters, evaluations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "number"), [
     ("checkpoints", errno.ENOSPC), ("history.jsonl", errno.EROFS), ("samples", errno.EDQUOT), ("attention", errno.ENOSPC), ("spectra.jsonl", errno.EIO),
 ])  # fmt: skip
@@ -448,6 +461,7 @@ def test_variables_of_another_job_change_nothing(tiny, monkeypatch):
     assert train(tiny(steps=1)).status()["state"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(0), OSError(errno.ENOENT, "No such file")])
 def test_a_failing_evaluation_loses_no_step(tiny, error):
     def evaluate(generator, step):
@@ -587,6 +601,7 @@ def test_a_run_that_is_being_trained_is_not_trained_twice_and_can_be_stopped(tin
     assert_saved_and_resumable(run)
 
 
+@pytest.mark.slow
 def test_precision_is_chosen_once_and_kept(tiny, monkeypatch):
     """`auto` chooses bf16 on a CPU only if it is measured to be faster; a resumed run keeps the choice."""
     for faster, chosen in ((True, "bf16"), (False, "no")):

@@ -179,6 +179,7 @@ def test_the_figure_shows_every_training_and_is_drawn_again(tmp_path):
     assert figures.redraw(tmp_path / "plot.svg.json").png() == drawn
 
 
+@pytest.mark.slow
 def test_everything_is_written(capsys):
     ablation = small("attention_site,ttur", seeds="0,1", out="mine")
     planted(ablation, "attention_site", no_attention=[3.0, 4.0], feat16=[1.0, 2.0])
@@ -201,6 +202,7 @@ def test_everything_is_written(capsys):
 # ------------------------------------------------------------------------------------------ what attention follows
 
 
+@pytest.mark.slow
 def test_the_study_of_named_runs_and_of_those_that_cannot_be_read(tiny, monkeypatch):
     calls = []
 
@@ -242,6 +244,7 @@ def test_studies_are_made_once_for_each_state_of_a_run(tiny):
     assert count(run, "a") == 5 and count(run, "a") == 5
 
 
+@pytest.mark.slow
 def test_long_range_over_trainings(tmp_path):
     ablation = small("attention_site", seeds="0,1")
     for planned in ablation.all_planned_runs():

@@ -100,6 +100,7 @@ def test_scores_of_different_protocols_are_refused_unless_asked_for(sweep):
 # ----------------------------------------------------------------------------------------------------- samples
 
 
+@pytest.mark.slow
 def test_samples_are_of_equal_latents_at_the_chosen_steps(tiny):
     runs = [train(tiny(run=f"s{seed}", seed=seed, checkpoint_every=2)) for seed in range(2)]
     shutil.rmtree(runs[1].checkpoint_path(4))  # as if it were still on its way
@@ -142,6 +143,7 @@ def test_runs_that_have_only_begun(tiny, capsys):
     assert comparison.overview().rows[0]["step"] == 1  # the same comparison, later
 
 
+@pytest.mark.slow
 def test_diagnostics_are_among_the_curves_and_in_the_page(sweep):
     for run in sweep:
         row = dict(loss_d=1.0, d_real=2.0, d_fake=-0.5, grad_norm_d=3.0, grad_norm_g_max=9.0, saturated_real=0.25)
@@ -169,6 +171,7 @@ def test_without_any_run():
 # ---------------------------------------------------------------------------------------------------------- export
 
 
+@pytest.mark.slow
 def test_everything_is_written_and_the_page_needs_no_network(sweep, capsys):
     folder = Comparison(runs="0.0*").export()
     assert folder.parent == outputs_dir() / "comparisons" and re.fullmatch(r"0\.0-\w{8}", folder.name)
@@ -273,6 +276,7 @@ def test_damaged_records_do_not_end_a_comparison(tiny):
 ODD = ("my run", "007", "<script>alert(1)<&-script>", "a $x_1$ 100% #{}~^", "中文 é", "a;b'c\"d", "a=b+c!")
 
 
+@pytest.mark.slow
 def test_names_with_any_characters(tiny):
     """In tables, in LaTeX and on the page, where nothing of them runs."""
     for name in ODD:

@@ -243,6 +243,7 @@ def test_a_view_that_does_not_fit(trained, values, says):
         view.queries_of(inspected.inspect(view.requests(inspected)[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [
     dict(attention_g="none", attention_d="none"), dict(num_classes=0), dict(attention_variant="paper"), dict(ema_decay=0),
     dict(attention_block="residual"), dict(attention_g="32,8"), dict(attention_d="none"),

@@ -53,6 +53,7 @@ def sent(inspector, request, buffers=()):
     return answer
 
 
+@pytest.mark.slow
 def test_it_opens_on_what_was_asked_for():
     view = AttentionView(run="seen", step=2, layer=8, classes="cross", seeds="5:3", queries="1,2;3,4", reading="value_weighted")
     inspector = AttentionInspector(view=view)
@@ -118,6 +119,7 @@ def test_every_kind_of_message(run):
     assert isinstance(sent(inspector, dropped)[0]["reply"]["logit"], float)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("message", "view", "says"), [
     (dict(), dict(layer="G/attention.64"), "has no attention layer 'G/attention.64'"),
     (dict(kind="drop", name="a.txt"), {}, "'a.txt' cannot be read as an image"),
@@ -313,6 +315,7 @@ def test_the_saved_state_can_show_the_view(run):
     assert inspector.answers == []
 
 
+@pytest.mark.slow
 def test_new_checkpoints_come_with_the_next_change(tiny):
     growing = train(tiny(run="growing", checkpoint_every=2, sample_every=2))
     inspector = AttentionInspector(growing)

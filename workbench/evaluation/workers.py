@@ -44,7 +44,7 @@ def evaluate_in_processes(evaluation: Evaluation) -> list[dict]:
         (folder / "evaluation.json").write_text(json.dumps(asdict(evaluation)))
         with open(folder / "log", "w+b") as log:  # a pipe would have to be read at the same time as stdout
             process = subprocess.Popen(
-                [*launch_command(MODULE, count, device), "--worker", name],
+                [*launch_command(MODULE, count), "--worker", name],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, errors="replace",
                 env=launch_environment(count), start_new_session=True,
             )  # fmt: skip

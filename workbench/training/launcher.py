@@ -55,7 +55,7 @@ def launch(config: Config, attached: bool = False) -> Run:
 
 def _start(run: Run, config: Config, attached: bool) -> Run:
     run.clean()
-    command = [*launch_command("workbench.training", config.num_processes, config.device), "--config", str(run.path / "config.json")]
+    command = [*launch_command("workbench.training", config.num_processes), "--config", str(run.path / "config.json")]
     environment = launch_environment(config.num_processes) | {"WORKBENCH_COMMAND": json.dumps(command_line())}
     if attached:
         environment["WORKBENCH_WAITING"] = ",".join(map(str, [*waiting_processes(), os.getpid()]))
