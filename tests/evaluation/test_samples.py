@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from workbench import Evaluation
+from workbench import Evaluation, Generator
 from workbench.evaluation import Samples
 from workbench.metrics.protocols import protocol
 from workbench.model import sampling
@@ -31,6 +31,15 @@ def test_statistics_and_truncation_are_options_that_change_images(run):
     generator.norm.register_forward_hook(lambda module, inputs, output: seen.append((len(inputs[0]), module.training)))
     Samples(generator, protocol("official", statistics="batch"), seed=0, batch_size=5)(0, 128)
     assert seen == [(64, True)] * 2
+
+
+def test_a_batch_shows_classes_of_the_whole_range(tiny):
+    """Batch statistics of neighbouring classes are not those that G was trained with."""
+    samples = Samples(Generator(tiny(num_classes=1000)), protocol("official", statistics="batch"), seed=0)
+    _, y = samples(0, 256)
+    for batch in y.split(64):
+        assert torch.bincount(batch // 250, minlength=4).min() > 5
+    assert torch.equal(samples(64, 64)[1], y[64:128])
 
 
 def test_truncation_re_estimates_the_statistics_by_default():

@@ -37,7 +37,10 @@ class Samples:
         """Images (count, 3, S, S) in [-1, 1], float32, and classes (count,)."""
         generator = self.generator
         z = sampling.latents(count, generator.z_dim, self.seed, start, self.protocol.truncation)
-        y = sampling.labels(count, generator.num_classes, start)
+        if self.protocol.statistics == "batch":  # of classes from the whole range
+            y = sampling.shuffled_labels(count, generator.num_classes, self.seed, start)
+        else:
+            y = sampling.labels(count, generator.num_classes, start)
         return sampling.images(generator, z, y, self.batch_size, self.protocol.statistics == "batch"), y
 
 

@@ -5,6 +5,7 @@ Shapes: B images, C channels, H x W positions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
@@ -46,6 +47,20 @@ class SpectralNorm(nn.Module):
         self.v.copy_(v.view(*weight.shape[2:], weight.shape[1]).movedim(-1, 0).flatten())
         self.u.copy_(F.normalize(matrix @ v, dim=0))
 
+    @torch.no_grad()
+    def converge(self, weight: Tensor) -> None:
+        """Set (u, v) to the singular vectors of the largest singular value, to the precision of `weight`.
+
+        By an eigendecomposition in double precision: power iteration needs thousands of steps where two singular values are close.
+        """
+        matrix = _matrix(weight).double()
+        if len(matrix) <= matrix.shape[1]:
+            u = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1]
+        else:
+            u = F.normalize(matrix @ torch.linalg.eigh(matrix.T @ matrix).eigenvectors[:, -1], dim=0)
+        self.u.copy_(u)
+        self.iterate(weight)  # v, in its memory layout
+
     def sigma(self, weight: Tensor) -> Tensor:
         """u^T W v, the estimate of the largest singular value; differentiable in W, u and v held fixed."""
         return torch.dot(self.u, _matrix(weight) @ _matrix(self.v.view(1, *weight.shape[1:])).flatten())
@@ -62,10 +77,21 @@ def _matrix(weight: Tensor) -> Tensor:
 
 def power_iteration(net: nn.Module, count: int = 1) -> None:
     """Advance u and v of every spectrally normalised layer of `net` by `count` power iterations."""
+    for norm, weight in _spectral_norms(net):
+        for _ in range(count):
+            norm.iterate(weight)
+
+
+def converge_sigma(net: nn.Module) -> None:
+    """Make sigma of every spectrally normalised layer of `net` its largest singular value; see `SpectralNorm.converge`."""
+    for norm, weight in _spectral_norms(net):
+        norm.converge(weight)
+
+
+def _spectral_norms(net: nn.Module) -> Iterator[tuple[SpectralNorm, Tensor]]:
     for module in net.modules():
         if isinstance(module, parametrize.ParametrizationList) and isinstance(module[0], SpectralNorm):
-            for _ in range(count):
-                module[0].iterate(module.original)
+            yield module[0], module.original
 
 
 def spectral_norm(layer: Layer) -> Layer:

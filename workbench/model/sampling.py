@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..parameters import ParameterError
-from .layers import BatchNorm, power_iteration
+from .layers import BatchNorm, converge_sigma
 from .networks import Generator
 
 CHUNK = 256  # latents are drawn in fixed chunks of sample indices, so that a latent depends only on its index and the seed
@@ -95,6 +95,19 @@ def labels(count: int, num_classes: int | None, start: int = 0) -> Tensor | None
     return torch.arange(start, start + count) % num_classes if num_classes else None
 
 
+def shuffled_labels(count: int, num_classes: int | None, seed: int = 0, start: int = 0) -> Tensor | None:
+    """Classes (count,) of the samples with global index `start`, `start + 1`, ...: every class equally often, in random order.
+
+    Each run of `num_classes` samples is a permutation of the classes. A batch then shows classes from the whole range: taken in turn, 64 of
+    1,000 classes are neighbours, which in ImageNet look alike. None without classes.
+    """
+    if not num_classes:
+        return None
+    first, last = start // num_classes, (start + count - 1) // num_classes
+    blocks = [torch.randperm(num_classes, generator=rng(seed, 3, block)) for block in range(first, last + 1)]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *blocks])[start - first * num_classes :][:count]
+
+
 def grid(num_classes: int | None, z_dim: int, seed: int, columns: int = 10, rows: int = 10) -> tuple[Tensor, Tensor | None]:
     """Latents and classes of a sample grid: a row per class (at most `rows`, evenly chosen), the same latents in every row.
 
@@ -134,13 +147,21 @@ def images(generator: Generator, z: Tensor, y: Tensor | None = None, batch_size:
 
 
 @torch.no_grad()
-def recalibrate(generator: Generator, seed: int = 0, batches: int = 8, batch_size: int = 64, truncation: float = 0.0) -> None:
+def recalibrate(generator: Generator, seed: int = 0, batches: int | None = None, batch_size: int = 64, truncation: float = 0.0) -> None:
     """Re-estimate the buffers of `generator` after its weights were averaged, or for truncated latents.
 
-    Runs power iterations to convergence, and averages the statistics of batch norm over `batches` batches of fresh samples ("standing
-    statistics", Brock et al., 2019). `truncation` must be that of the latents that images will be generated from.
+    Computes the largest singular value of every spectrally normalised weight, and averages the statistics of batch norm over batches of
+    fresh samples ("standing statistics", Brock et al., 2019), with classes in random order.
+
+    Parameters
+    ----------
+    batches
+        Number of batches; by default 8, or as many as show every class twice.
+    truncation
+        Of the latents that images will be generated from.
     """
-    power_iteration(generator, 10)
+    converge_sigma(generator)
+    batches = batches or max(8, math.ceil(2 * generator.num_classes / batch_size))
     weight = next(generator.parameters())
     norms = [module for module in generator.modules() if isinstance(module, BatchNorm)]
     before = [(norm.momentum, norm.group_size) for norm in norms]
@@ -150,7 +171,7 @@ def recalibrate(generator: Generator, seed: int = 0, batches: int = 8, batch_siz
                 for norm in norms:
                     norm.momentum, norm.group_size = 1 / (k + 1), None
                 z = truncate(torch.randn(batch_size, generator.z_dim, generator=rng(seed, 2, k)), truncation)
-                y = labels(batch_size, generator.num_classes, k * batch_size)
+                y = shuffled_labels(batch_size, generator.num_classes, seed, k * batch_size)
                 generator(z.to(weight.device, weight.dtype), None if y is None else y.to(weight.device))
     finally:
         for norm, (momentum, group_size) in zip(norms, before, strict=True):

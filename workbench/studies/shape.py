@@ -21,7 +21,7 @@ from .. import attention
 from ..attention import Projections
 from ..data.twins import disagreement, glyph_coverage
 from ..model import Discriminator, Generator, sampling
-from ..model.layers import power_iteration
+from ..model.layers import converge_sigma
 from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
 from .significance import Verdict, against_nulls
@@ -268,5 +268,5 @@ def _untrained(run: Run, network: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.config.seed + 1)
         fresh = (Generator if network == "G" else Discriminator)(run.config).to(getattr(torch, run.config.dtype))
-    sampling.recalibrate(fresh) if isinstance(fresh, Generator) else power_iteration(fresh, 10)
+    sampling.recalibrate(fresh) if isinstance(fresh, Generator) else converge_sigma(fresh)
     return fresh.eval().requires_grad_(False)
