@@ -90,6 +90,8 @@ class Config(Parameters):
     image_size: int = parameter(32, "height and width of the images in pixels", choices=(32, 64, 128, 256))
     num_classes: int | None = parameter(None, "classes to condition on; 0: unconditional", low=0, none="as many as the data has")
     pairs: int = parameter(1, "glyph pairs per image (twins); more is harder", choices=(1, 2, 4))
+    tiles: int = parameter(4, "tiles on each side of an image (binding)", choices=(2, 4, 8))
+    patterns: int | None = parameter(None, "size of the vocabulary (binding)", low=1, high=1000, none="tiles^2 / 2")
     skip_unreadable: bool = parameter(False, "leave unreadable image files out instead of refusing to start")
     augment: str = parameter(
         "none", "augmentation of real images (flip), or of real and fake (diffaug)", choices=("none", "flip", "diffaug")
@@ -298,6 +300,13 @@ def _check(c: Config) -> None:
         raise ParameterError(
             f"pairs={c.pairs} is for data='twins' with 16 pixels or more for each, not {c.data!r} at image_size={c.image_size}"
         )
+    pairs = c.tiles**2 // 2
+    if c.data.startswith("binding") and (c.image_size < 8 * c.tiles or (c.patterns or pairs) < pairs):
+        raise ParameterError(
+            f"tiles={c.tiles} needs image_size={8 * c.tiles} or more, and patterns={pairs} or more; given: {c.image_size} and {c.patterns}"
+        )
+    if not c.data.startswith("binding") and (c.tiles != 4 or c.patterns):
+        raise ParameterError(f"tiles={c.tiles} and patterns={c.patterns} are for data='binding' or 'binding-near', not {c.data!r}")
     most = int(math.log2(c.image_size)) - 2
     if c.d_downsamples and c.d_downsamples > most:
         raise ParameterError(f"d_downsamples={c.d_downsamples} leaves less than a 4x4 map at image_size={c.image_size}; at most {most}")

@@ -123,5 +123,5 @@ def _imagenet(unconditional: bool) -> Listing:
     return listing
 
 
-# Built-in data set -> lists its images, with classes or (True) without. `twins` is not here: it is drawn.
+# Built-in data set -> lists its images, with classes or (True) without. Those that are drawn are in `datasets.DRAWN`.
 SOURCES: dict[str, Callable[[bool], Listing]] = {"cifar10": _cifar10, "imagenet": _imagenet}

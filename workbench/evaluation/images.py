@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import Config
-from ..data import DataError, Images, has_class_folders, is_image_folder, is_split, open_data, printable, training_split, twins
+from ..data import DataError, Images, has_class_folders, is_image_folder, is_split, open_data, printable, training_split
+from ..data.datasets import Drawn
 from ..messages import ParameterError, say_once, short_repr
 from ..metrics.extractors import Extractor
 from ..metrics.one_pass import Plan, plan
@@ -22,7 +23,7 @@ ENDLESS = 50_000  # real images of a data set without end, if the protocol uses 
 
 def open_images(
     name: str, source: str, size: int, evaluation: Evaluation, pairs: int = 1, conditional: bool = True, skip_unreadable: bool = False
-) -> Images | twins.Twins:
+) -> Images | Drawn:
     """The images of `source`, for the parameter `name` ("samples" or "data"); they have classes if the folder has class folders."""
     config = Config.preset("twins32", data=source, image_size=size, pairs=pairs, num_classes=None, batch_size=2)
     config = config.replace(skip_unreadable=skip_unreadable or evaluation.skip_unreadable)
@@ -52,26 +53,26 @@ def open_images(
     return images
 
 
-def image_set(data: Images | twins.Twins, n: int) -> ImageSet:
+def image_set(data: Images | Drawn, n: int) -> ImageSet:
     """Number and classes of `n` images of a data set."""
     if not data.num_classes:
         return ImageSet(n, reason=f"{data.name} has no class folders")
     return ImageSet(n, data.classes, n // len(data.classes))
 
 
-def real_count(data: Images | twins.Twins, protocol: Protocol) -> int:
+def real_count(data: Images | Drawn, protocol: Protocol) -> int:
     """The number of real images: the protocol's, or all if the data has fewer."""
     n = protocol.reference_n or (ENDLESS if data.length is None else data.length)
     return real_number(data, n if data.length is None else min(n, data.length))
 
 
-def require_room_for(protocol: Protocol, data: Images | twins.Twins, extractor: Extractor, features: int = 0) -> None:
+def require_room_for(protocol: Protocol, data: Images | Drawn, extractor: Extractor, features: int = 0) -> None:
     """Refuse an evaluation that needs more memory than is free; `features`: generated images whose features are kept."""
     require_room(("n", "reference_n"), protocol.n, real_count(data, protocol), features, extractor, data.size)
 
 
 def plan_scores(
-    scores: set[str] | None, extractor: Extractor, protocol: Protocol, samples: ImageSet, data: Images | twins.Twins, truth: bool, **options
+    scores: set[str] | None, extractor: Extractor, protocol: Protocol, samples: ImageSet, data: Images | Drawn, truth: bool, **options
 ) -> Plan:
     """The plan for computing scores (None: all) against the real images `data`; see `metrics.one_pass.plan`.
 
@@ -89,6 +90,6 @@ def plan_scores(
     return result
 
 
-def real_statistics(data: Images | twins.Twins, protocol: Protocol, extractor: Extractor, batch_size: int, keep_all: bool) -> Reference:
+def real_statistics(data: Images | Drawn, protocol: Protocol, extractor: Extractor, batch_size: int, keep_all: bool) -> Reference:
     """The statistics of the real images."""
     return reference(data, real_count(data, protocol), extractor, protocol.to_pixels, keep_all, batch_size, progress)

@@ -21,19 +21,22 @@ from .parameters import Evaluation
 from .samples import Samples, suitable_batch, truth_of
 
 
-def during_training(config: Config) -> Callable[[Generator, int], dict | None]:
+def during_training(config: Config) -> Callable[[Generator, int], dict | None] | None:
     """A function `evaluate` for `train(config, evaluate)`: Fréchet distance, class score and, for twins, the disagreement.
 
     Returns
     -------
     function
-        `evaluate(generator, step)`, which all processes of the training call; it returns a record in the main one.
+        `evaluate(generator, step)`, which all processes of the training call; it returns a record in the main one. None for `binding` without
+        an extractor: none knows its images, and `train` measures the ground truth alone.
 
     Raises
     ------
     WorkbenchError
         If the extractor cannot be opened or does not accept the images, or they need too much memory: now, not hours later.
     """
+    if config.evaluate_extractor == "auto" and config.data.startswith("binding"):
+        return None
     reference_n = 10 * config.evaluate_n if config.data == "twins" else None  # twins are cheap, and more real images change nothing
     evaluation = Evaluation(extractor=config.evaluate_extractor, n=config.evaluate_n, reference_n=reference_n, protocol="workbench")
     extractor = evaluation.open_extractor(config.data)
