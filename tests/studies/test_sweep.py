@@ -408,6 +408,23 @@ def test_trainings_are_done_once():
 
 
 @pytest.mark.slow
+def test_arms_of_different_lengths_are_trained_and_resumed():
+    def ablation(**overrides):
+        return Ablation(**dict(experiments="ttur", settings=SMALL, steps=6, evaluations=2, seeds="0", n=10) | overrides)
+
+    *_, short = ablation().all_planned_runs()
+    sweep.launch(short.config, attached=True)  # another process has begun it
+    wait_until(lambda: short.state == "finished")
+    for _ in range(2):
+        ablation(jobs=2).execute()
+    runs = [planned.run for planned in ablation().all_planned_runs()]
+    assert [[record["step"] for record in run.evaluations()] for run in runs] == [[3, 6], [3, 6], [1, 2]]
+    assert [run.checkpoint_steps() for run in runs] == [[6], [6], [2]]
+    assert all(len(run.provenance["started"]) == 1 for run in runs)
+    assert [row["n"] for row in ablation().table().rows] == [1, 1, 1]
+
+
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_takes_its_trainings_along():
     """They save and stop; and the sweep started nothing but them: no notebook, no kernel."""
     script = (

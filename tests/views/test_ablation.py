@@ -213,6 +213,9 @@ def test_power_is_that_of_the_spread_seen_so_far():
     planted(ablation, "baseline", SAGAN=quiet, **{"SNGAN-projection": quiet})
     for table in (ablation.check(), ablation.verdicts()):
         assert table.rows[0]["spread"] == pytest.approx(0.05 * math.sqrt(2.5)) and table.rows[0][POWER].endswith("100%")
+    shares = small("baseline", score="twins_readable").check().rows[0][POWER]  # 20 % higher: the log is less far away than 20 % lower
+    assert shares.startswith(f"{power(1 / 6, COMMITTED_SPREAD, 5, 5):.0%}, ")
+    assert [row[POWER] is None for row in small("spectral_norm").verdicts().rows] == [False, True]
 
 
 def test_scores_of_different_protocols_are_refused():

@@ -216,6 +216,7 @@ class Ablation(Parameters):
         """The runs to train and how many of them are done, and what verdicts and power their seeds allow; a row for each experiment."""
         rows: list[dict] = []
         counted: set[str | None] = set()
+        deciding = self.deciding_score() or self.score
         for name in self.names:
             planned = self.planned_runs(name)
             states, runs = [each.state for each in planned], {each.config.run for each in planned}
@@ -223,7 +224,7 @@ class Ablation(Parameters):
                 "experiment": name, "about": self.experiment(name).about, "arms": len({each.arm for each in planned}),
                 "runs": len(planned), "shared with those above": len(runs & counted), "finished": states.count("finished"),
                 "diverged": states.count("diverged"), "claims": len(self.experiment(name).claims),
-            } | (self.odds(name, LAST) if self.experiment(name).claims else {}))  # fmt: skip
+            } | (self.odds(name, deciding) if self.experiment(name).claims else {}))  # fmt: skip
             counted |= runs
         base, all_runs = self.base, self.all_planned_runs()
         steps = sum(each.config.steps * (1 + each.config.d_steps) for each in all_runs)
@@ -248,14 +249,14 @@ class Ablation(Parameters):
                 )
         return lines
 
-    def odds(self, name: str, measure: str) -> dict:
+    def odds(self, name: str, score: str, measure: str = LAST) -> dict:
         """Cells for a table: the smallest p that a claim of this experiment can reach, and the power of its test.
 
-        The power is that at the spread of the runs that exist, else for the score at the end at the spread of the committed results.
+        The power is simulated for the score at the end: at the spread of the runs that exist, else of the committed results.
         """
         seeds, claims = len(self._seeds), len(self.experiment(name).claims)
-        spread = pooled_spread(self.costs(name, measure).values()) or (COMMITTED_SPREAD if measure == LAST else None)
-        higher = measure == LAST and higher_is_better(self.deciding_score())
+        spread = (pooled_spread(self.costs(name, score).values()) or COMMITTED_SPREAD) if measure == LAST else None
+        higher = higher_is_better(score)
         effects = [effect / (1 + effect) if higher else effect for effect in EFFECTS]  # a score 1 + e times as high is as far away
         powers = [power(effect, spread, seeds, seeds, claims) for effect in effects] if spread else []
         return {
@@ -307,33 +308,32 @@ class Ablation(Parameters):
             raise WorkbenchError(f"score={short_repr(self.score)} is no score of these runs; there are: {', '.join(known)}")
         return matches[0] if matches else ""
 
-    def costs(self, name: str, measure: str = LAST) -> dict[str, list[float]]:
+    def costs(self, name: str, score: str, measure: str = LAST) -> dict[str, list[float]]:
         """Arm -> what its claims compare, lower is better, for each run that is done; infinite for a run that diverged.
 
-        LAST: the deciding score at the end, negative if higher is better. LAST_OVER_BEST: see `studies.scores.last_over_best`.
+        LAST: this score at the end, negative if higher is better. LAST_OVER_BEST: see `studies.scores.last_over_best`.
         """
-        deciding, arms = self.deciding_score(), self.arms(name)
-        sign = -1 if higher_is_better(deciding) else 1
-        scores = scores_by_name(arms).get(deciding, [])
+        arms, sign = self.arms(name), -1 if higher_is_better(score) else 1
+        scores = scores_by_name(arms).get(score, [])
         diverged = Counter(planned.arm for planned in self.planned_runs(name) if planned.state == "diverged")
         costs = {}
         for arm in arms:
             end = self._last_step(arm)
-            of_arm = [score for score in scores if score.group.label == arm.label and score.step <= end]
-            done = {score.run.path for score in of_arm if score.step == end}
-            of_arm = [score for score in of_arm if score.run.path in done]
-            values = last_over_best(of_arm) if measure == LAST_OVER_BEST else [sign * score.value for score in of_arm if score.step == end]
+            done = {each.run.path for each in scores if each.group.label == arm.label and each.step == end}
+            of_arm = [each for each in scores if each.run.path in done and each.step <= end]
+            values = last_over_best(of_arm) if measure == LAST_OVER_BEST else [sign * each.value for each in of_arm if each.step == end]
             costs[arm.label] = values + [math.inf] * diverged[arm.label]
         return costs
 
     def table(self, *names: str) -> Table:
         """Scores by arm, beside what the paper reports; by default of all experiments."""
         selected = {name: self.experiment(name) for name in names or self.names}
-        return tables.score_table(selected, {name: self._results(name) for name in selected}, self.base, self.deciding_score())
+        deciding = self.deciding_score()
+        return tables.score_table(selected, {name: self._results(name, deciding) for name in selected}, self.base, deciding)
 
-    def _results(self, name: str) -> dict[str, tables.ArmResult]:
+    def _results(self, name: str, deciding: str) -> dict[str, tables.ArmResult]:
         """Arm -> its results."""
-        scores, planned, ratios = self.scores(name), self.planned_runs(name), self.costs(name, LAST_OVER_BEST)
+        scores, planned, ratios = self.scores(name), self.planned_runs(name), self.costs(name, deciding, LAST_OVER_BEST)
         return {
             arm.label: tables.ArmResult(
                 self._last_step(arm), [score for score in scores if score.group.label == arm.label],
@@ -351,14 +351,14 @@ class Ablation(Parameters):
 
     def verdicts(self) -> Table:
         """Whether the runs support each claim of the paper, see `significance.lower`; p is adjusted over the claims of an experiment."""
-        tests = {}
+        tests, deciding = {}, self.deciding_score() or self.score
         for name in self.names:
             claims = self.experiment(name).claims
-            costs = {measure: self.costs(name, measure) for measure in (LAST, LAST_OVER_BEST)}
+            costs = {measure: self.costs(name, deciding, measure) for measure in (LAST, LAST_OVER_BEST)}
             rows = lower({claim.text: (costs[claim.measure][claim.better], costs[claim.measure][claim.worse]) for claim in claims})
-            odds = {measure: self.odds(name, measure) for measure in {claim.measure for claim in claims}}
+            odds = {measure: self.odds(name, deciding, measure) for measure in {claim.measure for claim in claims}}
             tests[name] = [row | odds[claim.measure] | dict(measure=claim.measure) for row, claim in zip(rows, claims, strict=True)]
-        return tables.verdict_table(tests, self.deciding_score(), self.impossible())
+        return tables.verdict_table(tests, deciding, self.impossible())
 
     # --------------------------------------------------------------------------- studies of attention
 

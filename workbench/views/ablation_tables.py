@@ -95,7 +95,7 @@ def odds_notes(rows: Sequence[Mapping]) -> list[str]:
     return [
         f"Smallest p: that of all seeds of one arm being better than all of the other, adjusted by Holm; a verdict needs less than {ALPHA:g}",
         f"{POWER[0].upper() + POWER[1:]}: the probability that a claim is supported whose arm is better by that much, if it alone is true; simulated "
-        "with log-normal scores of this spread, the standard deviation of the logarithm over seeds: of the runs that exist, else of the "
+        "for the score at the end, log-normal with this spread, the standard deviation of the logarithm over seeds: of the runs that exist, else of the "
         "committed results (fd_twins after 500 steps)",
     ]
 
