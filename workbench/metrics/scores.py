@@ -1,14 +1,17 @@
 """The scores of an evaluation: what each needs, and how one pass over the generated images computes it.
 
 To add a score, write a subclass of `Score` and list it in `SCORES`: `missing` says why it cannot be computed, `features` how many samples'
-features it needs, `update` takes a chunk of the pass, `compute` yields the values.
+features it needs, `update` takes a chunk of the pass, `compute` yields the values, `directions` says whether higher ones are better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -108,9 +111,12 @@ class Score:
     ----------
     name, general
         Its name with the reference Inception, which defines the names of the field, and with any other extractor.
+    directions
+        Name of a value, without suffix and extractor -> whether higher is better. A value that is missing here decides nothing.
     """
 
     name = general = ""
+    directions: ClassVar[Mapping[str, bool]] = {}
 
     def __init__(self, inputs: Inputs, reference: Reference | None):
         self.inputs, self.reference = inputs, reference
@@ -155,6 +161,7 @@ class InceptionScore(Score):
     """IS of the whole set and of its splits; with another extractor, class score."""
 
     name, general = "is", "cs"
+    directions = MappingProxyType({"is": True, "cs": True})
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
@@ -177,6 +184,7 @@ class FID(Score):
     """FID; with another extractor, Fréchet distance."""
 
     name, general = "fid", "fd"
+    directions = MappingProxyType({"fid": False, "fd": False})
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
@@ -198,6 +206,7 @@ class KID(Score):
     """KID; with another extractor, kernel distance."""
 
     name, general = "kid", "kd"
+    directions = MappingProxyType({"kid": False, "kd": False})
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
@@ -219,6 +228,7 @@ class IntraFID(Score):
     """The FID of each class, and their mean."""
 
     name, general = "intra_fid", "intra_fd"
+    directions = MappingProxyType({"intra_fid": False, "intra_fd": False})
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
@@ -256,6 +266,7 @@ class PrecisionRecall(Score):
 
     name = general = "precision_recall"
     values = ("precision", "recall")
+    directions = MappingProxyType({"precision": True, "recall": True})
     k = "k_precision"  # of the protocol
     pair = staticmethod(precision_recall)
 
@@ -283,6 +294,7 @@ class DensityCoverage(PrecisionRecall):
 
     name = general = "density_coverage"
     values = ("density", "coverage")
+    directions = MappingProxyType({"density": True, "coverage": True})
     k = "k_density"
     pair = staticmethod(density_coverage)
 
@@ -291,6 +303,7 @@ class Accuracy(Score):
     """The share of samples whose class the extractor recognises."""
 
     name = general = "accuracy"
+    directions = MappingProxyType({"accuracy": True})
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
@@ -319,6 +332,9 @@ class Truth(Score):
     """Medians over the samples of what is measured against ground truth; of "readable", the mean."""
 
     name = general = "truth"
+    directions = MappingProxyType(
+        {"twins_readable": True} | dict.fromkeys(("twins_hue", "twins_size", "twins_height", "twins_angle"), False)
+    )
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
@@ -354,3 +370,9 @@ def _too_few_classes(inputs: Inputs) -> str:
 SCORES: dict[str, type[Score]] = {
     score.name: score for score in (InceptionScore, FID, KID, IntraFID, PrecisionRecall, DensityCoverage, Accuracy, Truth)
 }
+
+
+def higher_is_better(name: str) -> bool | None:
+    """Whether a higher value of a score is better, by its full name, such as `fd_twins@3d2861b8` or `is_10splits`; None if unknown."""
+    directions = {value: higher for score in SCORES.values() for value, higher in score.directions.items()}
+    return next((higher for value, higher in directions.items() if re.match(rf"{re.escape(value)}(_|@|$)", name)), None)

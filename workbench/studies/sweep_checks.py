@@ -11,7 +11,7 @@ from ..config import Config
 from ..messages import nearest, short_repr
 from ..metrics.extractors import open_extractor
 from ..metrics.protocols import protocol
-from ..metrics.scores import SCORES
+from ..metrics.scores import SCORES, higher_is_better
 from ..parameters import ParameterError
 from ..readers import alternatives, assignments, quote
 from ..runs import MAY_CHANGE_ON_RESUME
@@ -162,10 +162,14 @@ def _overrides(name: str, setting: str, settings: Mapping[str, str], base_of: Ca
 
 
 def require_score(score: str, base: Config) -> None:
-    """Refuse a score that the evaluations of these runs do not have, or whose extractor cannot be made."""
+    """Refuse a score that the evaluations of these runs do not have, whose extractor cannot be made, or that has no direction."""
     known = known_scores(base)
     names = [name.partition("@")[0] for name in known]
     if score in known or score in names:
+        if higher_is_better(score) is None:
+            raise ParameterError(
+                f"score={short_repr(score)}: whether higher is better is unknown; add it to `directions` of its class of scores"
+            )
         return
     synonyms: dict[str, str] = {}  # with another network than Inception, FID is called FD, and so on
     for kind in SCORES.values():
