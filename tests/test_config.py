@@ -23,7 +23,7 @@ def refused(parameters, error=ParameterError) -> str:
     with pytest.raises(error) as refusal:
         Config.from_parameters(parameters)
     text = str(refusal.value)
-    assert "\n" not in text and text.isprintable() and len(text) < 700, text
+    assert "\n" not in text and text.isprintable() and len(text) < 800, text
     return text
 
 

@@ -50,6 +50,6 @@ def test_truncation_re_estimates_the_statistics_by_default():
 
 
 def test_images_per_class_decide_n():
-    assert Evaluation(protocol="sngan-projection").resolved_protocol(10).n == 50_000
-    assert Evaluation(protocol="sngan-projection").resolved_protocol(1000).n == 5_000_000
-    assert Evaluation(protocol="sngan-projection", n=100).resolved_protocol(10).n == 100
+    assert Evaluation(protocol="miyato-koyama").resolved_protocol(10).n == 50_000
+    assert Evaluation(protocol="miyato-koyama").resolved_protocol(1000).n == 5_000_000
+    assert Evaluation(protocol="miyato-koyama", n=100).resolved_protocol(10).n == 100

@@ -110,7 +110,7 @@ PROTOCOLS = {
         # FID as in mmgeneration. Its IS resizes images by another method and cannot be compared.
         Protocol("mmgeneration", weights="auto", reference_n=0, pixels="round", white=255, logit_bias=False),
         # Miyato & Koyama (2018): intra-FID from 5,000 images of each class, raw weights.
-        Protocol("sngan-projection", per_class=5000, reference_n=0, pixels="floor", white=255, logit_bias=False),
+        Protocol("miyato-koyama", per_class=5000, reference_n=0, pixels="floor", white=255, logit_bias=False),
     )
 }
 

@@ -109,6 +109,17 @@ def initialise(layer: Layer, sn: bool) -> Layer:
     return spectral_norm(layer) if sn else layer
 
 
+@torch.no_grad()
+def make_orthogonal(net: nn.Module) -> None:
+    """Draw the weights of every layer of `net` anew, orthogonal as (out, rest) matrices (Saxe et al., 2014)."""
+    for module in net.modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            nn.init.orthogonal_(module.original)
+            module[0] = SpectralNorm(module.original)  # its u and v were those of the old weight
+        elif isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding) and not parametrize.is_parametrized(module, "weight"):
+            nn.init.orthogonal_(module.weight)
+
+
 def conv(inputs: int, outputs: int, kernel: int, sn: bool, bias: bool = True, kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Conv2d:
     """A convolution that keeps the size of the map (`kind` may resample), initialised."""
     return initialise(kind(inputs, outputs, kernel, padding=kernel // 2, bias=bias), sn)
@@ -200,16 +211,26 @@ class BatchNorm(nn.Module):
         Each class has its own gain and bias (conditional batch norm); 0: one for all.
     momentum
         Weight of a new group in the running statistics (unbiased variance, as in torch).
+    eps
+        Added to the variance.
+    sn
+        Spectrally normalise the (classes, C) gains, less 1, and the biases; they start at random, Xavier-uniform.
     """
 
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, num_classes: int = 0, group_size: int | None = None, momentum: float = 0.1):
+    def __init__(
+        self, channels: int, num_classes: int = 0, group_size: int | None = None, momentum: float = 0.1, eps: float = 1e-5, sn: bool = False
+    ):
         super().__init__()
-        self.num_classes, self.group_size, self.momentum, self.eps = num_classes, group_size, momentum, 1e-5
+        self.num_classes, self.group_size, self.momentum, self.eps = num_classes, group_size, momentum, eps
         self.gain = nn.Parameter(torch.ones(max(1, num_classes), channels))
         self.bias = nn.Parameter(torch.zeros(max(1, num_classes), channels))
+        self.sn = sn and num_classes > 0
+        for name in ("gain", "bias") if self.sn else ():
+            nn.init.xavier_uniform_(getattr(self, name))
+            parametrize.register_parametrization(self, name, SpectralNorm(getattr(self, name)))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         # Set by `span_processes`: the number of processes, how many of them a group of images spans, and their process group.
@@ -227,6 +248,7 @@ class BatchNorm(nn.Module):
             x = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.num_classes:
             gain, bias = F.embedding(y, self.gain), F.embedding(y, self.bias)  # type: ignore[arg-type]  # y is checked by the network; (B, C)
+            gain = gain + 1 if self.sn else gain
         else:
             gain, bias = self.gain, self.bias  # (1, C)
         return torch.addcmul(bias[:, :, None, None].to(x.dtype), x, gain[:, :, None, None].to(x.dtype))

@@ -101,9 +101,9 @@ def variant(base: Config) -> Experiment:
 
 
 def baseline(base: Config) -> Experiment:
-    """Table 2: SAGAN against SNGAN with projection (SN on D alone, no attention, five D steps of equal rates)."""
+    """Table 2: SAGAN against SNGAN with projection (SN on D alone, narrow blocks in D, no attention, five D steps of equal rates)."""
     rate = _rate(base)
-    sngan = dict(attention_g="none", attention_d="none", sn_g=False, sn_d=True, d_steps=5, lr_g=rate, lr_d=rate)
+    sngan = dict(attention_g="none", attention_d="none", sn_g=False, sn_d=True, d_narrow=True, d_steps=5, lr_g=rate, lr_d=rate)
     claim = Claim("SAGAN improves on SNGAN-projection", "SAGAN", "SNGAN-projection")
     return Experiment("Table 2: SAGAN against SNGAN-projection", {"SNGAN-projection": sngan, "SAGAN": {}}, (claim,), TABLE_2)
 
