@@ -46,9 +46,11 @@ def precision_recall(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: in
     """
     real, fake = _centred(real, fake)
     real_radii, fake_radii = _radii(real, "real", k), _radii(fake, "fake", k)
-    precise = sum(int(inside.any(1).sum()) for inside in _inside(fake, real, real_radii))
-    recalled = sum(int(inside.any(1).sum()) for inside in _inside(real, fake, fake_radii))
-    return precise / len(fake), recalled / len(real)
+    precise, recalled = 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    for rows, distances in _distances(fake, real):
+        precise += int(_inside(distances, fake[rows], real, real_radii).any(1).sum())
+        recalled |= _inside(distances, fake[rows], real, fake_radii[rows, None]).any(0)
+    return precise / len(fake), recalled.double().mean().item()
 
 
 def density_coverage(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: int = 5) -> tuple[float, float]:
@@ -77,7 +79,8 @@ def density_coverage(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: in
     real, fake = _centred(real, fake)
     radii = _radii(real, "real", k)
     held, covered = 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for inside in _inside(fake, real, radii):
+    for rows, distances in _distances(fake, real):
+        inside = _inside(distances, fake[rows], real, radii)
         held += int(inside.sum())
         covered |= inside.any(0)
     return held / (k * len(fake)), covered.double().mean().item()
@@ -134,25 +137,21 @@ def _radii(x: Tensor, name: str, k: int) -> Tensor:
     if not 1 <= k < len(x):
         raise ParameterError(f"k={k} must be at least 1 and below the number of {name} samples, {len(x)}")
     radii = []
-    for start in range(0, len(x), BLOCK):
-        part = x[start : start + BLOCK]
-        distances = _squared_distances(part, x)
-        distances.diagonal(start).fill_(torch.inf)  # each sample's distance to itself
-        radii.append(_smallest(distances, part, x, k)[0].amax(1))
+    for rows, distances in _distances(x, x):
+        distances.diagonal(rows.start).fill_(torch.inf)  # each sample's distance to itself
+        radii.append(_smallest(distances, x[rows], x, k)[0].amax(1))
     return torch.cat(radii)
 
 
-def _inside(x: Tensor, y: Tensor, radii: Tensor) -> Iterator[Tensor]:
-    """Whether each row of x (n, d) lies in each of the balls around y (m, d) with squared `radii` (m,): BLOCK rows (B, m) at a time."""
+def _inside(distances: Tensor, x: Tensor, y: Tensor, radii: Tensor) -> Tensor:
+    """Whether squared distances (n, m) of x (n, d) and y (m, d) are at most the squared radii, (m,) or (n, 1)."""
     radii = radii * (1 + TIES)
-    for start in range(0, len(x), BLOCK):
-        part = x[start : start + BLOCK]
-        excess = _squared_distances(part, y).sub_(radii)
-        inside = excess <= 0
-        of_x, of_y = _rounding(part, y)
-        near = excess.abs_().sub_(of_x) <= of_y
-        inside[near] = _from_differences(part, y, near) <= radii.expand_as(near)[near]
-        yield inside
+    excess = distances - radii
+    inside = excess <= 0
+    of_x, of_y = _rounding(x, y)
+    near = excess.abs_().sub_(of_x) <= of_y
+    inside[near] = _from_differences(x, y, near) <= radii.expand_as(near)[near]
+    return inside
 
 
 def _smallest(distances: Tensor, x: Tensor, y: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -162,6 +161,13 @@ def _smallest(distances: Tensor, x: Tensor, y: Tensor, k: int) -> tuple[Tensor, 
     near = distances.sub_(2 * of_y) <= bound + 2 * of_x  # the least that they can be is not above the bound
     distances.fill_(torch.inf)[near] = _from_differences(x, y, near)
     return distances.topk(k, largest=False)
+
+
+def _distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Squared distances to all rows of y of BLOCK rows of x at a time, with their slice."""
+    for start in range(0, len(x), BLOCK):
+        part = x[start : start + BLOCK]
+        yield slice(start, start + len(part)), _squared_distances(part, y)
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
