@@ -17,6 +17,7 @@ def test_training_evaluates(tiny):
         assert value == pytest.approx(record["scores"][name], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_training_on_two_pairs_evaluates_their_crops(tiny):
     config = tiny(run="two", pairs=2, evaluate_every=4, evaluate_n=30)
     (record,) = train(config, during_training(config)).evaluations()
