@@ -95,8 +95,11 @@ def test_several_pairs_are_images_of_one_pulled_apart_and_stacked(size, pairs):
     first, _ = Twins(size, pairs=pairs).batch(np.arange(60, 120))
     assert x.shape == (60, 3, size, size) and x.dtype == torch.uint8
     quarter, hues = small // 4, []
-    for band in x.split(small, 2):  # the glyphs, centred at a quarter and three quarters of the width, make an image of their own
+    for k, band in enumerate(
+        x.split(small, 2)
+    ):  # the glyphs, centred at a quarter and three quarters of the width, make an image of their own
         left, right = (band[..., centre - quarter : centre + quarter] for centre in (size // 4, 3 * size // 4))
+        assert torch.equal(twins.crops(x, pairs)[k::pairs], torch.cat([left, right], 3))
         values = disagreement(torch.cat([left, right], 3), y)
         hues.append(glyph_hues(torch.cat([left, right], 3))[:, 0])
         assert all(value.max() < 1e-9 for name, value in values.items() if name != "readable") and values["readable"].min() == 1

@@ -50,15 +50,17 @@ def test_interpolation_stays_on_the_sphere():
     torch.testing.assert_close((middle * unit[0]).sum(1), (middle * unit[1]).sum(1))
 
 
-def test_interpolation_where_the_great_circle_is_not_unique():
+def test_interpolation_where_there_is_no_great_circle():
     z = sampling.latents(4, 8, seed=1)
-    nothing = torch.zeros_like(z)
+    nothing, mixed = torch.zeros_like(z), torch.cat([z[:2], -z[2:]])
     for t in (0.0, 0.3, 0.5, 1.0, -1.0, 2.0):
-        torch.testing.assert_close(sampling.interpolate(z, -z, t), (1 - 2 * t) * z)
+        for opposite, row in ((-z, 0), (-2 * z, 0), (mixed, 2)):
+            with pytest.raises(ParameterError, match=f"^b is opposite to a in row {row} of 4, .* choose another b$"):
+                sampling.interpolate(z, opposite, t)
         torch.testing.assert_close(sampling.interpolate(z, 2 * z, t), (1 + t) * z)
         torch.testing.assert_close(sampling.interpolate(nothing, z, t), t * z)
         assert torch.equal(sampling.interpolate(nothing, nothing, t), nothing)
-        assert sampling.interpolate(z, -z * 1.0001 + 1e-6, t).isfinite().all()
+        assert sampling.interpolate(z, -z * 1.0001 + 1e-4, t).isfinite().all()
     with pytest.raises(ParameterError, match="t=nan"):
         sampling.interpolate(z, -z, math.nan)
 

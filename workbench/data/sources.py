@@ -64,7 +64,10 @@ def _folder(root: Path, unconditional: bool) -> Listing:
         folders = {name: scan(root / name) for name in classes}
         check_layout(root, top, folders)
         folders["."] = top  # for its other files
-    files = [(os.path.normpath(f"{parent}/{name}"), size, time) for parent, folder in folders.items() for name, size, time in folder.images]
+    # Sorted by the whole path, as torch-fidelity does.
+    files = sorted(
+        (os.path.normpath(f"{parent}/{name}"), size, time) for parent, folder in folders.items() for name, size, time in folder.images
+    )
     paths = [path for path, *_ in files]
     label = {name: index for index, name in enumerate(classes)}
     return Listing(

@@ -189,6 +189,13 @@ def glyph_coverage(images: Tensor) -> Tensor:
     return torch.cat([left, right.flip(2)], 2)
 
 
+def crops(images: Tensor, pairs: int) -> Tensor:
+    """Each pair as an image of a single one, pair by pair: (B * pairs, C, S / pairs, S / pairs) of images (B, C, S, S)."""
+    size = images.shape[-1]
+    bands = images.unflatten(2, (pairs, size // pairs)).transpose(1, 2).flatten(0, 1)
+    return torch.cat([half[..., _columns(size, pairs)] for half in bands.split(size // 2, 3)], 3)
+
+
 def _columns(size: int, pairs: int) -> slice:
     """The columns of a half of an image that hold a pair's glyph."""
     margin = (size - size // pairs) // 4
@@ -197,10 +204,9 @@ def _columns(size: int, pairs: int) -> slice:
 
 def _mirrored_halves(images: Tensor, pairs: int = 1) -> tuple[Tensor, Tensor]:
     """Left and mirrored right halves of each pair (B * k, 2, 3, S / k, S / 2k) in [0, 1], and their chroma (without the 3), in float64."""
-    x = images.double() / 255 if images.dtype == torch.uint8 else (images.double() + 1) / 2
-    size = x.shape[-1]
-    x = x.unflatten(2, (pairs, size // pairs)).transpose(1, 2).flatten(0, 1)
-    halves = torch.stack([x[..., : size // 2], x[..., size // 2 :].flip(3)], 1)[..., _columns(size, pairs)]
+    x = crops(images.double() / 255 if images.dtype == torch.uint8 else (images.double() + 1) / 2, pairs)
+    left, right = x.split(x.shape[-1] // 2, 3)
+    halves = torch.stack([left, right.flip(3)], 1)
     return halves, halves.amax(2) - halves.amin(2)
 
 

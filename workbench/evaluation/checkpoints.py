@@ -78,7 +78,7 @@ class EvaluatedRun:
         self.steps = _steps(evaluation, self.run)
         self.run.generator(self.steps[0], self.protocol.weights)  # raises before anything takes long if weights are missing
         self.device = evaluation.torch_device
-        self.extractor = evaluation.open_extractor(config.data).to(self.device)
+        self.extractor = evaluation.open_extractor(config.data, config.pairs).to(self.device)
         source = evaluation.data or config.data
         pairs = config.pairs if source == "twins" else 1
         conditional = bool(evaluation.data or config.num_classes)  # other data may have classes even if the run has none

@@ -9,6 +9,7 @@ from ..config import Config
 from ..data import DataError, Images, has_class_folders, is_image_folder, is_split, open_data, printable, training_split
 from ..data.datasets import Drawn
 from ..messages import ParameterError, say_once, short_repr
+from ..metrics.chance import require_above_chance
 from ..metrics.extractors import Extractor
 from ..metrics.one_pass import Plan, plan
 from ..metrics.protocols import Protocol
@@ -80,9 +81,12 @@ def plan_scores(
     ------
     ParameterError
         If a requested score cannot be computed, or the images need too much memory.
+    WorkbenchError
+        If the extractor recognises the classes of the real images only by chance.
     """
     require_room_for(protocol, data, extractor)  # before the labels are read
     real = image_set(data, real_count(data, protocol))
+    require_above_chance(extractor, data, real.n, protocol.to_pixels)
     if real.classes:
         real = replace(real, fewest=fewest(data, real.n))
     result = plan(scores, extractor, protocol, samples, real, extractor.widths(data.size), truth, **options)

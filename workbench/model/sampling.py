@@ -71,13 +71,13 @@ def truncate(z: Tensor, threshold: float) -> Tensor:
 def interpolate(a: Tensor, b: Tensor, t: float) -> Tensor:
     """Spherical interpolation from latents a (B, z_dim) at t=0 to b at t=1 (White, 2016).
 
-    Linear interpolation passes through latents of smaller norm than the generator was trained on. It is the fallback where the great circle
-    is not unique: between parallel or opposite latents, and for latents of norm 0.
+    Linear interpolation passes through latents of smaller norm than the generator was trained on. It is used only where there is no angle:
+    between parallel latents, and from or to one of norm 0.
 
     Raises
     ------
     ParameterError
-        If t is not finite.
+        If t is not finite, or latents are opposite: then no great circle between them is the shortest.
     """
     if not math.isfinite(t):
         raise ParameterError(f"t={t} is not a finite number")
@@ -86,8 +86,12 @@ def interpolate(a: Tensor, b: Tensor, t: float) -> Tensor:
     angle = torch.acos(((x * y).sum(1, keepdim=True) / norms).clamp(-1, 1))
     circle = (torch.sin((1 - t) * angle) * x + torch.sin(t * angle) * y) / torch.sin(angle)
     straight = (1 - t) * x + t * y
-    unique = (norms > 0) & (torch.sin(angle) > 1e-6)
-    return torch.where(unique, circle, straight).to(a.dtype)
+    has_angle = (norms > 0) & (torch.sin(angle) > 1e-6)
+    if opposite := (~has_angle & (angle > 1)).flatten().nonzero().flatten().tolist():
+        raise ParameterError(
+            f"b is opposite to a in row {opposite[0]} of {len(a)}, and no great circle between opposite latents is the shortest; choose another b"
+        )
+    return torch.where(has_angle, circle, straight).to(a.dtype)
 
 
 def labels(count: int, num_classes: int | None, start: int = 0) -> Tensor | None:

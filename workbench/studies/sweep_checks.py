@@ -189,7 +189,7 @@ def known_scores(config: Config) -> list[str]:
     if extractor == "inception":
         names = ["fid", "is", f"is{splits}"]
     else:
-        label = open_extractor(extractor).label
+        label = open_extractor(extractor, pairs=config.pairs).label
         names = [f"{SCORES[name].general}{suffix}_{label}" for name, suffix in (("fid", ""), ("is", ""), ("is", splits))]
     return names + (list(TRUTH) if config.data == "twins" else [])
 

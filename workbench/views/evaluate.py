@@ -86,7 +86,8 @@ class EvaluationView:
         rows = []
         for k in distances[:, 0].argsort()[:count].tolist():
             near = to_unit(evaluated.data.batch(real.indices[indices[k].cpu().numpy()])[0])
-            rows.append((f"sample {k}\ndistance {distances[k, 0]:.3g}", torch.cat([images[k : k + 1], near])))
+            sample = k // evaluated.extractor.crops
+            rows.append((f"sample {sample}\ndistance {distances[k, 0]:.3g}", torch.cat([images[sample : sample + 1], near])))
         text = (
             f"median distance to the nearest of {len(real.features):,} real images, {evaluated.extractor.label}: {distances[:, 0].median():.3g} "
             f"from {among} samples, {between.median():.3g} from other real images"
