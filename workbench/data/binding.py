@@ -46,6 +46,7 @@ class Binding:
     num_classes = 0
     counts = None
     length = None  # no end
+    TRUTH = dict.fromkeys(("binding_agreement", "binding_readable", "binding_paired", "binding_hue_entropy"), True)  # higher is better
 
     def __init__(self, size: int, seed: int = 0, tiles: int = 4, patterns: int | None = None, near: bool = False, mismatched: int = 0):
         self.size, self.seed, self.tiles, self.near, self.mismatched = size, seed, tiles, near, mismatched

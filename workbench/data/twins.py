@@ -46,6 +46,7 @@ class Twins:
     num_classes = len(CLASSES)
     counts = None  # classes are drawn uniformly
     length = None  # no end
+    TRUTH = dict(twins_hue=False, twins_size=False, twins_height=False, twins_angle=False, twins_readable=True)  # whether higher is better
 
     def __init__(self, size: int, seed: int = 0, pairs: int = 1):
         self.size, self.seed, self.pairs = size, seed, pairs

@@ -23,10 +23,13 @@ ENDLESS = 50_000  # real images of a data set without end, if the protocol uses 
 
 
 def open_images(
-    name: str, source: str, size: int, evaluation: Evaluation, pairs: int = 1, conditional: bool = True, skip_unreadable: bool = False
+    name: str, source: str, size: int, evaluation: Evaluation, conditional: bool = True, skip_unreadable: bool = False, **drawn
 ) -> Images | Drawn:
-    """The images of `source`, for the parameter `name` ("samples" or "data"); they have classes if the folder has class folders."""
-    config = Config.preset("twins32", data=source, image_size=size, pairs=pairs, num_classes=None, batch_size=2)
+    """The images of `source`, for the parameter `name` ("samples" or "data"); they have classes if the folder has class folders.
+
+    `drawn` are the parameters of a drawn data set.
+    """
+    config = Config.preset("twins32", data=source, image_size=size, num_classes=None, batch_size=2, **drawn)
     config = config.replace(skip_unreadable=skip_unreadable or evaluation.skip_unreadable)
     try:
         if not conditional or not has_class_folders(config):

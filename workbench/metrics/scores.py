@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.binding import Binding
+from ..data.twins import Twins
 from . import references
 from .class_score import StreamedInceptionScore
 from .extractors import Extractor
@@ -339,13 +341,11 @@ class Truth(Score):
     """Medians over the samples of what is measured against ground truth; of "readable", the mean."""
 
     name = general = "truth"
-    directions = MappingProxyType(
-        {"twins_readable": True} | dict.fromkeys(("twins_hue", "twins_size", "twins_height", "twins_angle"), False)
-    )
+    directions = MappingProxyType(Twins.TRUTH | Binding.TRUTH)
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
-        return "" if inputs.truth else "needs ground truth, which only runs on twins have"
+        return "" if inputs.truth else "needs ground truth, which only runs on twins and binding have"
 
     def __init__(self, inputs: Inputs, reference: Reference | None):
         super().__init__(inputs, reference)
