@@ -3,7 +3,7 @@
 #   make train                     the main job: train the default SAGAN, five to ten minutes on two cores
 #   make train ARGS="-p seed 1"    any parameters of notebooks/train.ipynb
 #   make lab                       JupyterLab in notebooks/
-#   make test                      all tests, by two processes;  make test ARGS="-m 'not slow'"  the quick ones
+#   make test                      all tests, by three processes (they often wait);  make test ARGS="-m 'not slow'"  the quick ones
 #   make docs                      documentation with the API reference, in site/
 #   make bench                     how fast training is, against a plain reference;  make bench ARGS="--size 32"  for other sizes
 #   make faults                    kills, full disks, damage, signals, clocks: what survives;  make faults ARGS="kill --share 0.1"  a part of it
@@ -31,7 +31,7 @@ lab: .venv/installed
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/train.ipynb
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: .venv/installed
 	$(BIN)/python -m workbench.bench $(ARGS)
