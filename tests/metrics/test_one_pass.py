@@ -214,7 +214,7 @@ def test_large_features_go_to_the_disk(monkeypatch):
             "the classes of the samples and of extractor 'small' differ \\('g' of the samples alone; 'f' of extractor",
         ),
         ("accuracy", 50, "aabcde", "differ"),
-        ("truth", 50, "abcdef", "needs ground truth, which only runs on twins have"),
+        ("truth", 50, "abcdef", "needs ground truth, which only runs on twins and binding have"),
         ("precision_recall", 3, "abcdef", "needs more than 3 images"),
     ],
 )
