@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from workbench.data import twins
-from workbench.data.drawing import hsv
+from workbench.data.drawing import SATURATION, VALUE, hsv
 from workbench.data.twins import CLASSES, Twins, disagreement, draw_half, glyph_hues
 
 
@@ -84,7 +84,7 @@ def test_classes_and_colours_are_uniform():
     _, y = Twins(32).batch(np.arange(6000))
     counts = torch.bincount(y, minlength=6).double()
     assert ((counts - 1000) ** 2 / 1000).sum() < 20.5  # chi-square, 5 degrees of freedom, p = 0.001
-    expected = colorsys.hsv_to_rgb(0.3, twins.SATURATION, twins.VALUE)
+    expected = colorsys.hsv_to_rgb(0.3, SATURATION, VALUE)
     assert np.allclose(hsv(np.array([0.3]))[0], expected, atol=1e-12)
 
 
