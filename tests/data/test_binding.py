@@ -63,10 +63,10 @@ def test_patterns_differ():
 @pytest.mark.parametrize("size", [32, 64])
 def test_agreement_counts_the_pairs_that_agree(near, size):
     for mismatched in (0, 1, 4, 8):
-        x = Binding(size, near=near, mismatched=mismatched).batch(np.arange(1000))[0]
+        x = Binding(size, near=near, mismatched=mismatched).batch(np.arange(400))[0]
         values = agreement(x)
         assert values["readable"].min() == values["paired"].min() == 1
-        assert values["agreement"].mean().item() == pytest.approx(1 - mismatched / 8, abs=0.02)
+        assert values["agreement"].mean().item() == pytest.approx(1 - mismatched / 8, abs=0.03)
         assert (agreement(x.float() / 127.5 - 1)["agreement"] - values["agreement"]).abs().max() < 1e-5
 
 

@@ -33,6 +33,7 @@ def test_training_on_two_pairs_evaluates_their_crops(tiny):
     assert [len(images) for _, images in rows] == [4, 4] and "of 600 real images" in text
 
 
+@pytest.mark.slow
 def test_an_extractor_at_chance_is_refused_in_one_line(tiny, tmp_path, monkeypatch):
     (tmp_path / "of_one_pair.py").write_text("from workbench.metrics.twins_classifier import load\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -180,6 +180,7 @@ def test_features_are_kept_only_where_a_score_needs_them(measured, monkeypatch):
         assert rooms == rows
 
 
+@pytest.mark.slow
 def test_neighbours_are_drawn_from_all_classes_of_a_folder_in_the_order_of_its_files(measured):
     _, real, extractor = measured
     settings = PROTOCOLS["torch-fidelity"].replace(n=N, neighbours_n=50)

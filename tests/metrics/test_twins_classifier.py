@@ -109,6 +109,7 @@ def test_larger_images_are_averaged_by_area(clean):
     assert (net(blocks + noise)[0] - net(x)[0]).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "pairs"), [(32, 2), (64, 2), (128, 4), (128, 2)])
 def test_pairs_are_recognised_one_by_one(size, pairs):
     x, y = Twins(size, seed=5, pairs=pairs).batch(np.arange(300))

@@ -142,6 +142,7 @@ def test_known_masses(real):
 # ---------------------------------------------------------------------------------------------------------- verdicts
 
 
+@pytest.mark.slow
 def test_a_planted_map_is_supported(real, tiny):
     other, locality = untrained(tiny(attention_g="16"), 48, 1), {"uniform", "distance", "place", "untrained"}
     for claim, nulls in ((follows_shape, locality), (beyond_colour, locality | {"colour"})):

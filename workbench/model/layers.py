@@ -54,6 +54,8 @@ class SpectralNorm(nn.Module):
         By an eigendecomposition in double precision: power iteration needs thousands of steps where two singular values are close.
         """
         matrix = _matrix(weight).double()
+        if not matrix.isfinite().all():  # of a training that diverged, which the caller reports
+            return
         if len(matrix) <= matrix.shape[1]:
             u = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1]
         else:
