@@ -241,7 +241,7 @@ def test_papermill_compares_runs_of_which_one_has_only_begun(tmp_path, tiny):
 def test_papermill_reruns_experiments_that_share_runs_and_goes_on_after_an_interrupt(tmp_path):
     """Four runs, of which two are one run. Two of the three runs are there already, as if from another machine."""
     settings = dict(width=8, z_dim=8, batch_size=8, log_every=2, mixed_precision="no")
-    given = dict(experiments="variant,spectral_norm", seeds="0", steps=30, n=20, evaluations=1)
+    given = dict(experiments="variant,baseline", seeds="0", steps=30, n=20, evaluations=1)
     given |= dict(settings="; ".join(f"{name}={value}" for name, value in settings.items()), out="mine")
     given |= dict(jobs=2)  # on two cores: one thread each
     shared, missing, other = Ablation.from_parameters(given).all_planned_runs()
@@ -266,11 +266,11 @@ def test_papermill_reruns_experiments_that_share_runs_and_goes_on_after_an_inter
     assert [len(planned.run.provenance["started"]) for planned in (shared, missing, other)] == [1, 2, 1]
     outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
     tables = [output.data["text/html"] for output in outputs if "<table>" in output.get("data", {}).get("text/html", "")]
-    assert len(tables) == 5 and "SN on G and D" in tables[1] and "n=20" in tables[1] and "cannot tell at this size" in tables[2]
+    assert len(tables) == 5 and "SNGAN-projection" in tables[1] and "n=20" in tables[1] and "cannot tell at this size" in tables[2]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert (tmp_path / "out.ipynb").stat().st_size < 1_500_000
     folder = outputs_dir() / "ablations" / "mine"
-    assert {"variant.pdf", "spectral_norm.svg.json", "verdicts.tex", "scores.csv"} <= {path.name for path in folder.iterdir()}
+    assert {"variant.pdf", "baseline.svg.json", "verdicts.tex", "scores.csv"} <= {path.name for path in folder.iterdir()}
     record = json.loads((folder / "results.json").read_text())
     assert "-p seeds 0 " in record["command"] and record["runs"]["hours"] > 0 and len(record["runs"]["commits"]) == 1
 

@@ -76,6 +76,7 @@ class Config(Parameters):
     max_multiplier: int = parameter(16, "limit on how much wider small maps are; 1: the same width everywhere", low=1)
     d_downsamples: int | None = parameter(None, "down-sampling blocks of D", low=1, none="down to 4x4")
     d_flat_blocks: int = parameter(1, "blocks of D after the down-sampling ones, at the last resolution", low=0)
+    d_narrow: bool = parameter(False, "channels between the convolutions of a block of D: those of its input, not of its output")
     z_dim: int = parameter(32, "dimension of the latent vector z", low=1)
     attention_g: str = parameter("16", 'feature-map sizes with attention in G: "32", "32,64" or "none"', read=read_sites)
     attention_d: str = parameter("16", 'feature-map sizes with attention in D: "32", "32,64" or "none"', read=read_sites)
@@ -83,13 +84,18 @@ class Config(Parameters):
     attention_block: str = parameter("attention", "block at the attention sites, of about equal size", choices=("attention", "residual"))
     sn_g: bool = parameter(True, "spectral normalization in G")
     sn_d: bool = parameter(True, "spectral normalization in D")
+    sn_gains: bool = parameter(False, "spectral normalization of each class's gains and biases in G's batch norm")
     batch_norm_group: int | None = parameter(None, "images that batch norm in G averages over", low=1, none="the whole batch")
     batch_norm_momentum: float = parameter(0.1, "weight of a new batch in the running statistics of batch norm", above=0, high=1)
+    batch_norm_eps: float = parameter(1e-5, "added to the variance in batch norm", above=0, high=1)
+    init: str = parameter("xavier", "initial weights: Xavier-uniform or orthogonal", choices=("xavier", "orthogonal"))
 
     data: str = parameter("twins", f"{', '.join(BUILT_IN_DATA)} or a folder (folder/<class>/*)", read=_read_data, section="Data")
     image_size: int = parameter(32, "height and width of the images in pixels", choices=(32, 64, 128, 256))
     num_classes: int | None = parameter(None, "classes to condition on; 0: unconditional", low=0, none="as many as the data has")
     pairs: int = parameter(1, "glyph pairs per image (twins); more is harder", choices=(1, 2, 4))
+    tiles: int = parameter(4, "tiles on each side of an image (binding)", choices=(2, 4, 8))
+    patterns: int | None = parameter(None, "size of the vocabulary (binding)", low=1, high=1000, none="tiles^2 / 2")
     skip_unreadable: bool = parameter(False, "leave unreadable image files out instead of refusing to start")
     augment: str = parameter(
         "none", "augmentation of real images (flip), or of real and fake (diffaug)", choices=("none", "flip", "diffaug")
@@ -298,6 +304,13 @@ def _check(c: Config) -> None:
         raise ParameterError(
             f"pairs={c.pairs} is for data='twins' with 16 pixels or more for each, not {c.data!r} at image_size={c.image_size}"
         )
+    pairs = c.tiles**2 // 2
+    if c.data.startswith("binding") and (c.image_size < 8 * c.tiles or (c.patterns or pairs) < pairs):
+        raise ParameterError(
+            f"tiles={c.tiles} needs image_size={8 * c.tiles} or more, and patterns={pairs} or more; given: {c.image_size} and {c.patterns}"
+        )
+    if not c.data.startswith("binding") and (c.tiles != 4 or c.patterns):
+        raise ParameterError(f"tiles={c.tiles} and patterns={c.patterns} are for data='binding' or 'binding-near', not {c.data!r}")
     most = int(math.log2(c.image_size)) - 2
     if c.d_downsamples and c.d_downsamples > most:
         raise ParameterError(f"d_downsamples={c.d_downsamples} leaves less than a 4x4 map at image_size={c.image_size}; at most {most}")

@@ -19,6 +19,8 @@ SYNONYMS = {
         "sn_g sn_d": "sn spectral_norm spectral_normalization use_sn",
         "batch_norm_group": "bn_group ghost_batch ghost_bn virtual_batch bn_size",
         "batch_norm_momentum": "bn_momentum momentum",
+        "batch_norm_eps": "bn_eps norm_eps",
+        "init": "initialization initialisation init_type weight_init g_init d_init",
         "lr_g lr_d": "lr lrs learning_rate rate adam_lr",
         "lr_g": "g_lr lrg generator_lr lr_generator learning_rate_g",
         "lr_d": "d_lr lrd discriminator_lr lr_discriminator learning_rate_d",

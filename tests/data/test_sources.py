@@ -12,12 +12,13 @@ from image_folders import S, opened, pixels, refused, tree
 from PIL import Image
 
 from workbench.data import cache, prepare, short_sides
+from workbench.data.datasets import DRAWN
 from workbench.data.sources import SOURCES
 from workbench.presets import BUILT_IN_DATA
 
 
 def test_every_built_in_data_set_has_defaults_and_a_source():
-    assert {"twins", *SOURCES} == set(BUILT_IN_DATA)
+    assert {*DRAWN, *SOURCES} == set(BUILT_IN_DATA)
     assert all(defaults.keys() == BUILT_IN_DATA["twins"].keys() for defaults in BUILT_IN_DATA.values())
 
 
@@ -36,7 +37,7 @@ def test_a_path_that_is_no_folder(tmp_path, data_folder):
     tree(data_folder / "birds", jay=2)
     message = refused(tmp_path / "flower")
     assert f"data='{tmp_path}/flower'" in message and f"did you mean '{tmp_path}/flowers'" in message
-    assert "built in: twins, cifar10, imagenet" in message
+    assert "built in: twins, binding, binding-near, cifar10, imagenet" in message
     assert f"did you mean '{data_folder}/birds'" in refused("bird")
     assert "did you mean 'cifar10'" in refused("CIFAR-10")
     assert "did you mean" not in refused(tmp_path / "no/such/place/xyzzy")

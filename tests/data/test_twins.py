@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from workbench.data import twins
+from workbench.data.drawing import SATURATION, VALUE, hsv
 from workbench.data.twins import CLASSES, Twins, disagreement, draw_half, glyph_hues
 
 
@@ -83,8 +84,8 @@ def test_classes_and_colours_are_uniform():
     _, y = Twins(32).batch(np.arange(6000))
     counts = torch.bincount(y, minlength=6).double()
     assert ((counts - 1000) ** 2 / 1000).sum() < 20.5  # chi-square, 5 degrees of freedom, p = 0.001
-    expected = colorsys.hsv_to_rgb(0.3, twins.SATURATION, twins.VALUE)
-    assert np.allclose(twins._hsv(np.array([0.3]))[0], expected, atol=1e-12)
+    expected = colorsys.hsv_to_rgb(0.3, SATURATION, VALUE)
+    assert np.allclose(hsv(np.array([0.3]))[0], expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(("size", "pairs"), [(32, 2), (64, 2), (64, 4)])
@@ -94,8 +95,11 @@ def test_several_pairs_are_images_of_one_pulled_apart_and_stacked(size, pairs):
     first, _ = Twins(size, pairs=pairs).batch(np.arange(60, 120))
     assert x.shape == (60, 3, size, size) and x.dtype == torch.uint8
     quarter, hues = small // 4, []
-    for band in x.split(small, 2):  # the glyphs, centred at a quarter and three quarters of the width, make an image of their own
+    for k, band in enumerate(
+        x.split(small, 2)
+    ):  # the glyphs, centred at a quarter and three quarters of the width, make an image of their own
         left, right = (band[..., centre - quarter : centre + quarter] for centre in (size // 4, 3 * size // 4))
+        assert torch.equal(twins.crops(x, pairs)[k::pairs], torch.cat([left, right], 3))
         values = disagreement(torch.cat([left, right], 3), y)
         hues.append(glyph_hues(torch.cat([left, right], 3))[:, 0])
         assert all(value.max() < 1e-9 for name, value in values.items() if name != "readable") and values["readable"].min() == 1

@@ -182,6 +182,7 @@ def test_without_a_run():
         evaluate()
 
 
+@pytest.mark.slow
 def test_a_run_without_ema(tiny):
     train(tiny(run="plain", ema_decay=0))
     (record,) = evaluate(run="plain", scores="fd", **QUICK)

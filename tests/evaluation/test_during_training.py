@@ -1,7 +1,8 @@
 import pytest
 
-from workbench import ParameterError, WorkbenchError, evaluate, train
+from workbench import Evaluation, EvaluationView, ParameterError, Run, WorkbenchError, evaluate, train
 from workbench.evaluation import during_training
+from workbench.metrics import twins
 
 
 @pytest.mark.slow
@@ -15,6 +16,38 @@ def test_training_evaluates(tiny):
     (again,) = evaluate(run=run.name, scores="fd,cs,truth", n=30, reference_n=300)
     for name, value in again["scores"].items():
         assert value == pytest.approx(record["scores"][name], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_training_on_two_pairs_evaluates_their_crops(tiny):
+    config = tiny(run="two", pairs=2, evaluate_every=4, evaluate_n=30)
+    (record,) = train(config, during_training(config)).evaluations()
+    assert "n=30, each image scored as 2 crops, against 300 real images" in record["protocol"] and record["n"] == 30
+    assert record["extractor"]["sha256"] == twins(2).digest != twins().digest
+    (again,) = evaluate(run="two", scores="fd,cs,truth", n=30, reference_n=300)
+    assert again["protocol"] == record["protocol"] and again["reference"] == record["reference"]
+    for name, value in again["scores"].items():
+        assert value == pytest.approx(record["scores"][name], rel=1e-4)
+    assert {name.partition("@")[0] for name in again["scores"]} >= {"fd_twins", "cs_twins", "twins_hue"}
+    rows, text = EvaluationView(Evaluation(run="two", n=30, reference_n=300), [again]).nearest_rows(2, 3, 64)
+    assert [len(images) for _, images in rows] == [4, 4] and "of 600 real images" in text
+
+
+@pytest.mark.slow
+def test_an_extractor_at_chance_is_refused_in_one_line(tiny, tmp_path, monkeypatch):
+    (tmp_path / "of_one_pair.py").write_text("from workbench.metrics.twins_classifier import load\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = dict(run="two", pairs=2)
+    train(tiny(**settings))
+    says = r"^extractor 'twinsclassifier' recognises the classes of [\d,]+ real images of twins, no better than by chance \(1\d\.\d%"
+    for refused in (
+        lambda: evaluate(run="two", n=60, reference_n=300, scores="fd", extractor="of_one_pair:load"),
+        lambda: during_training(tiny(evaluate_every=2, evaluate_n=30, evaluate_extractor="of_one_pair:load", **settings)),
+    ):
+        with pytest.raises(WorkbenchError, match=says) as error:
+            refused()
+        assert "\n" not in str(error.value)
+    assert not Run("two").evaluations()
 
 
 def test_a_missing_extractor_is_reported_before_training(tiny):

@@ -100,6 +100,29 @@ def test_a_folder_is_scored_against_another_from_the_command_line(tmp_path, ince
     assert code == 0 and "cs_inception@" in out and "torch-fidelity (but n=12)" in out
 
 
+def test_torch_fidelity_scores_a_folder_in_the_order_of_its_files(tmp_path, monkeypatch):
+    """Which fills its splits of IS: by whole paths, where "a-b" comes before "a"."""
+    from torch_fidelity.utils import glob_samples_paths
+
+    folder, seen = tmp_path / "images", []
+    value = iter(range(1000))
+    for place in ("a", "a-b", "b"):
+        (folder / place).mkdir(parents=True)
+        for k in range(12):
+            Image.new("RGB", (32, 32), (next(value), 0, 0)).save(folder / place / f"{k}.png")
+    theirs = [Image.open(path).getpixel((0, 0))[0] for path in glob_samples_paths(str(folder), True, "png", verbose=False)]
+    measure = folders.measure
+    monkeypatch.setattr(
+        folders, "measure", lambda images_of, *r, **k: seen.append(images_of(0, 36)[0][:, 0, 0, 0].tolist()) or measure(images_of, *r, **k)
+    )
+    given = dict(samples=str(folder), data="twins", reference_n=50, extractor="twins", scores="cs")
+    for protocol, n in (("torch-fidelity", None), ("workbench", None), ("torch-fidelity", 20)):
+        evaluate(**given, protocol=protocol, n=n)
+    whole, shuffled, part = seen
+    assert whole == theirs != shuffled and sorted(shuffled) == sorted(theirs)
+    assert len(part) == 20 and part == sorted(part, key=theirs.index) and len({value // 12 for value in part}) == 3  # of all classes
+
+
 def test_a_folder_is_scored_in_random_order(tmp_path, monkeypatch):
     """In the order of the folder, each split of the class score would contain one class only."""
     a = image_folder(tmp_path / "a", 20, 0)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from workbench import Evaluation
+from workbench import Evaluation, Generator
 from workbench.evaluation import Samples
 from workbench.metrics.protocols import protocol
 from workbench.model import sampling
@@ -33,6 +33,15 @@ def test_statistics_and_truncation_are_options_that_change_images(run):
     assert seen == [(64, True)] * 2
 
 
+def test_a_batch_shows_classes_of_the_whole_range(tiny):
+    """Batch statistics of neighbouring classes are not those that G was trained with."""
+    samples = Samples(Generator(tiny(num_classes=1000)), protocol("official", statistics="batch"), seed=0)
+    _, y = samples(0, 256)
+    for batch in y.split(64):
+        assert torch.bincount(batch // 250, minlength=4).min() > 5
+    assert torch.equal(samples(64, 64)[1], y[64:128])
+
+
 def test_truncation_re_estimates_the_statistics_by_default():
     assert Evaluation(truncation=0.5).resolved_protocol(6).statistics == "standing"
     assert Evaluation(truncation=0.5, statistics="running").resolved_protocol(6).statistics == "running"
@@ -41,6 +50,6 @@ def test_truncation_re_estimates_the_statistics_by_default():
 
 
 def test_images_per_class_decide_n():
-    assert Evaluation(protocol="sngan-projection").resolved_protocol(10).n == 50_000
-    assert Evaluation(protocol="sngan-projection").resolved_protocol(1000).n == 5_000_000
-    assert Evaluation(protocol="sngan-projection", n=100).resolved_protocol(10).n == 100
+    assert Evaluation(protocol="miyato-koyama").resolved_protocol(10).n == 50_000
+    assert Evaluation(protocol="miyato-koyama").resolved_protocol(1000).n == 5_000_000
+    assert Evaluation(protocol="miyato-koyama", n=100).resolved_protocol(10).n == 100

@@ -170,9 +170,10 @@ def test_frechet_distance_of_features_is_that_of_their_moments(n1, n2, d):
 def test_frechet_distance_refuses_what_cannot_be_right():
     x = features(50, 4)
     m, c = gaussian(x)
-    nan, skewed = c.clone(), c.clone()
+    nan, skewed, indefinite = c.clone(), c.clone(), c.clone()
     nan[0, 0] = torch.nan
     skewed[0, 1] += 1
+    indefinite[0, 1] = indefinite[1, 0] = 2 * (c[0, 0] * c[1, 1]).sqrt()  # a correlation of 2
     other = square_root_factor(2 * c)
     for arguments, message in [
         ((m, c, m[:3], c[:3, :3]), "mean1 has 4 dimensions and mean2 3"),
@@ -182,6 +183,12 @@ def test_frechet_distance_refuses_what_cannot_be_right():
         ((m, c, m, nan), "cov2 holds NaN or infinity"),
         ((m, c, m / 0, c), "mean2 holds NaN or infinity"),
         ((m, skewed, m, c), "cov1 differs from its transpose by up to 1;"),
+        ((m, indefinite, m, c), r"cov1 has eigenvalues from -[\d.e-]+ to [\d.e-]+; a covariance has no negative ones"),
+        ((m, c, m, indefinite), "cov2 has eigenvalues from -"),
+        ((m, c, m, indefinite, square_root_factor(c)), "cov2 has eigenvalues from -"),
+        ((m, c, m, -c), "cov2 has eigenvalues from -"),
+        ((m, c, m * 1e200, c), r"mean2 holds [\d.]+e\+\d+; beyond 1e\+50 scores overflow in float64"),
+        ((m, c * 1e200, m, c), r"cov1 holds [\d.]+e\+\d+; beyond 1e\+100"),
         ((m, c, m, c, c[:3]), r"factor2 has shape \(3, 4\); square_root_factor\(cov2\) would be \(4, rank\)"),
         ((m, c, m, c, other), "belongs to another covariance"),
         ((m, c, m, c, other * torch.nan), "factor2 holds NaN"),
@@ -191,6 +198,8 @@ def test_frechet_distance_refuses_what_cannot_be_right():
         assert "\n" not in str(raised.value)
     with pytest.raises(ParameterError, match="cov differs from its transpose"):
         square_root_factor(skewed)
+    with pytest.raises(ParameterError, match="cov has eigenvalues from -"):
+        square_root_factor(np.diag([1, 1, -1e-3]))
     infinite = x.clone()
     infinite[0, 0] = torch.inf
     for arguments, message in [
@@ -199,9 +208,20 @@ def test_frechet_distance_refuses_what_cannot_be_right():
         ((x, x[0]), r"y has shape \(4,\)"),
         ((x, infinite), "y holds NaN or infinity"),
         ((infinite[:3], x), "x holds NaN or infinity"),
+        ((x, x.double() * 1e200), r"y holds [\d.]+e\+\d+; beyond 1e\+50"),
+        ((x[:3].double() * 1e307, x), r"x holds [\d.]+e\+\d+; beyond 1e\+50"),
     ]:
         with pytest.raises(ParameterError, match=message):
             frechet_distance_of_features(*arguments)
+
+
+@pytest.mark.parametrize("n", [20, 500])
+def test_the_rounding_of_published_covariances_is_no_negative_eigenvalue(n):
+    x = features(n, 100)
+    m, exact = gaussian(x)
+    rounded = np.cov(x.numpy(), rowvar=False, dtype=np.float32)
+    assert n > 100 or np.linalg.eigvalsh(rounded.astype(np.float64))[0] < 0
+    assert relative(frechet_distance(m, rounded, m + 1, exact), 100) < 1e-3
 
 
 def test_intra_frechet_distance_is_that_of_each_class(tmp_path):

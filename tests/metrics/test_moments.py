@@ -105,6 +105,8 @@ def test_what_cannot_be_right_is_refused_and_changes_nothing():
         (x[:, :5], "width 5 do not go with the 20 of width 7"),
         (nan, "NaN or infinity in 2 of 20 rows"),
         (infinite, "NaN or infinity in 1 of 20 rows"),
+        (x.double() * 1e200, r"x holds [\d.]+e\+202; beyond 1e\+50 scores overflow in float64: scale the features down"),
+        (x.double() * 1e306, r"x holds [\d.]+e\+308; beyond"),
     ]:
         with pytest.raises(ParameterError, match=message):
             moments.update(wrong)

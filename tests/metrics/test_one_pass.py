@@ -139,6 +139,35 @@ def test_shuffled_labels_are_noticed():
 
 
 @pytest.mark.slow
+def test_scores_of_several_pairs_are_those_of_their_crops():
+    """On real images of two pairs all classes are recognised, and the distance sees wrong twins as well as on images of one pair."""
+
+    def scores_of(pairs, n, share):
+        extractor, settings = small_classifier(pairs), protocol("official", n=n, reference_n=n, neighbours_n=100)
+        real = reference(twins.Twins(32, pairs=pairs), n, extractor, settings.to_pixels)
+
+        def images_of(start, count):
+            x, y = twins.Twins(32, 1, pairs).batch(np.arange(start, start + count))
+            wrong = np.arange(start, start + count) % 100 < 100 * share
+            x[wrong, :, :, 16:] = x.roll(1, 0)[wrong, :, :, 16:]
+            return x, y
+
+        truth = lambda x, y: {"twins_hue": twins.disagreement(x, y, pairs)["hue"]}  # noqa: E731
+        scores = {"fid", "intra_fid", "precision_recall", "accuracy", "truth"}
+        record = measured_by(images_of, real, extractor, settings, scores, twins.CLASSES, truth)
+        return {name.partition("@")[0]: value for name, value in record["scores"].items()}, record, real
+
+    (right, record, real), (wrong, *_), (right_one, *_), (wrong_one, *_) = (
+        scores_of(*case) for case in ((2, 600, 0), (2, 600, 0.2), (1, 1200, 0), (1, 1200, 0.2))
+    )
+    assert right["accuracy_twins"] > 0.99 and right["twins_hue"] < 1e-9
+    assert wrong["fd_twins"] / right["fd_twins"] > 0.8 * wrong_one["fd_twins"] / right_one["fd_twins"] > 4
+    assert record["n"] == 600 and "n=600, each image scored as 2 crops, against 600 real images" in record["protocol"]
+    assert real.moments.n == len(real.features) == len(real.labels) == 1200 and "intra_fd_n200_twins" in right
+    assert np.array_equal(real.indices, np.arange(600).repeat(2))
+
+
+@pytest.mark.slow
 def test_features_are_kept_only_where_a_score_needs_them(measured, monkeypatch):
     _, real, extractor = measured
     rooms = []
@@ -149,6 +178,20 @@ def test_features_are_kept_only_where_a_score_needs_them(measured, monkeypatch):
         rooms.clear()
         measured_by(fakes, real, extractor, settings, scores, "abcdef")
         assert rooms == rows
+
+
+@pytest.mark.slow
+def test_neighbours_are_drawn_from_all_classes_of_a_folder_in_the_order_of_its_files(measured):
+    _, real, extractor = measured
+    settings = PROTOCOLS["torch-fidelity"].replace(n=N, neighbours_n=50)
+    x, y = fakes(0, N)
+    order = y.argsort(stable=True)
+    record = measured_by(lambda start, count: (x[order][start : start + count], y[order][start : start + count]), real, extractor, settings)
+    draw = np.sort(np.random.default_rng(3).permutation(N)[:50])
+    some = torch.as_tensor(real.features[np.sort(np.random.default_rng(2).permutation(1500)[:50])])
+    assert len(y[order][draw].unique()) == 6
+    expected = precision_recall(some, extractor(settings.to_pixels(x[order][draw]))[0])
+    assert (record["scores"][f"precision_{extractor.label}"], record["scores"][f"recall_{extractor.label}"]) == expected
 
 
 def test_large_features_go_to_the_disk(monkeypatch):
@@ -172,7 +215,7 @@ def test_large_features_go_to_the_disk(monkeypatch):
             "the classes of the samples and of extractor 'small' differ \\('g' of the samples alone; 'f' of extractor",
         ),
         ("accuracy", 50, "aabcde", "differ"),
-        ("truth", 50, "abcdef", "needs ground truth, which only runs on twins have"),
+        ("truth", 50, "abcdef", "needs ground truth, which only runs on twins and binding have"),
         ("precision_recall", 3, "abcdef", "needs more than 3 images"),
     ],
 )

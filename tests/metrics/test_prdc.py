@@ -58,6 +58,40 @@ def test_boundaries_belong_to_the_balls(block, offset, monkeypatch):
     assert result == pytest.approx(expected, rel=1e-12)
 
 
+def two_clusters(n, gap, seed):
+    """Points of a standard normal distribution, every second of them `gap` away."""
+    x = normal(n, 4, seed=seed)
+    x[1::2, 0] += gap
+    return x
+
+
+@pytest.mark.parametrize("block", [7, 1000])
+@pytest.mark.parametrize("gap", [1e6, 1e8])
+def test_far_clusters_are_scored_as_by_loops(gap, block, monkeypatch):
+    """At such distances from the centre, products of coordinates know nothing about distances within a cluster."""
+    monkeypatch.setattr(prdc, "BLOCK", block)
+    real, fake = two_clusters(60, gap, 0), two_clusters(50, gap, 1)
+    expected = by_loops(real, fake, 3)
+    assert all(0 < value < 2 and value != 1 for value in expected)
+    assert (*precision_recall(real, fake, 3), *density_coverage(real, fake, 3)) == pytest.approx(expected, rel=1e-12)
+    centred = real - real.mean(0)
+    products = (centred.square().sum(1)[:, None] + centred.square().sum(1) - 2 * centred @ centred.T).fill_diagonal_(torch.inf)
+    exact = (real[:, None] - real).square().sum(2).fill_diagonal_(torch.inf)
+    assert (products.topk(3, largest=False).values - exact.topk(3, largest=False).values).abs().max() > 1e-4  # the mistake would show
+    indices, distances = nearest_neighbours(fake, real, 4)
+    everything = (fake[:, None] - real).square().sum(2).sqrt().sort(1)
+    assert torch.equal(indices, everything.indices[:, :4])
+    assert torch.allclose(distances, everything.values[:, :4], rtol=1e-6 if gap > 1e7 else 1e-8)
+
+
+def test_ties_in_far_clusters_belong_to_the_balls():
+    grid = torch.cartesian_prod(*[torch.arange(3.0)] * 3).double()
+    real = torch.cat([grid, grid + torch.tensor([1e6, 0, 0])])
+    fake = torch.cat([real[::2], real[:3], real + 5])
+    expected = by_loops(real, fake, 3)
+    assert (*precision_recall(real, fake, 3), *density_coverage(real, fake, 3)) == pytest.approx(expected, rel=1e-12)
+
+
 def test_neighbour_scores_of_copies_of_strangers_and_of_a_collapse():
     real = normal(200, 10)
     assert precision_recall(real, real) == (1, 1)
@@ -125,6 +159,7 @@ def test_neighbour_scores_refuse_what_cannot_be_right():
         (lambda: density_coverage(x, y, 10), "below the number of real samples, 10"),
         (lambda: precision_recall(x, y[:, :3]), "real has 4 features per sample and fake 3"),
         (lambda: precision_recall(x, y / 0), "fake holds NaN or infinity"),
+        (lambda: precision_recall(x, y.double() * 1e200), r"fake holds [\d.]+e\+\d+; beyond 1e\+50 scores overflow in float64"),
         (lambda: density_coverage(x, y[:0]), r"fake has shape \(0, 4\); it must be a matrix with a row per sample, at least 1"),
         (lambda: nearest_neighbours(x, y, 6), "count=6 must be at least 1 and at most the 5 rows of reference"),
         (lambda: nearest_neighbours(x, y, 0), "count=0 must"),

@@ -22,7 +22,7 @@ def test_pixels_of_each_protocol():
     pixels = {name: settings.to_pixels(x).flatten().tolist() for name, settings in PROTOCOLS.items()}
     for name in ("official", "workbench"):  # (p - 128) / 128, which Inception does, is then x itself
         assert torch.allclose((torch.tensor(pixels[name]) - 128) / 128, x.flatten(), atol=1e-6)
-    assert pixels["torch-fidelity"] == pixels["biggan"] == pixels["sngan-projection"] == [0, 127, 255, 127]
+    assert pixels["torch-fidelity"] == pixels["biggan"] == pixels["miyato-koyama"] == [0, 127, 255, 127]
     assert pixels["mmgeneration"] == [0, 128, 255, 128]  # halves go up
     real = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 1, 1, 3)
     assert PROTOCOLS["torch-fidelity"].to_pixels(real).flatten().tolist() == [0, 128, 255]
@@ -44,7 +44,7 @@ def test_one_line_says_everything():
     assert "n=1,000" in str(changed) and "truncated at 0.5" in str(changed)
     # What a protocol leaves open is no change of it.
     assert protocol("workbench", weights="ema").brief == "workbench"
-    assert protocol("sngan-projection", n=5_000_000).brief == "sngan-projection"
+    assert protocol("miyato-koyama", n=5_000_000).brief == "miyato-koyama"
     given = protocol("torch-fidelity", weights="none")
     assert given.brief == "torch-fidelity" and "images as given" in str(given) and "statistics" not in str(given)
     assert brief(f"{changed}; twins@12345678") == f"{changed.brief}; twins@12345678" and brief("medians") == "medians"
@@ -103,4 +103,4 @@ def test_published_numbers_are_for_the_same_data_and_protocol_only():
     ):
         assert published(other) == []
     assert published(record(protocol("mmgeneration", weights="raw"), data="cifar10", size=32))[0][:2] == ("fid", 9.43)
-    assert published(record(protocol("sngan-projection", n=5_000_000)))[0][0] == "intra_fid_n5000"
+    assert published(record(protocol("miyato-koyama", n=5_000_000)))[0][0] == "intra_fid_n5000"

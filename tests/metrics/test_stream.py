@@ -14,6 +14,7 @@ from workbench.metrics import Moments, frechet_distance
 from workbench.metrics import twins as small_classifier
 from workbench.metrics.extractors import Extractor
 from workbench.metrics.stream import CHUNK, features_in_order
+from workbench.parameters import WorkbenchError
 
 
 class Mean(nn.Module):
@@ -45,6 +46,37 @@ def test_results_come_in_the_order_of_the_index(n):
 def test_images_without_classes():
     (chunk,) = features_in_order(lambda start, count: (images_of(start, count)[0], None), 5, Extractor(Mean()), lambda x: x.float())
     assert torch.equal(chunk.labels, torch.zeros(5, dtype=torch.int64)) and chunk.truths == {}
+
+
+class Halves(nn.Module):
+    """The upper and the lower half of each image, as two crops."""
+
+    def forward(self, x):
+        return x.unflatten(2, (2, 2)).transpose(1, 2).flatten(0, 1).mean((2, 3))
+
+
+@pytest.mark.parametrize("n", [1, CHUNK + 1])
+def test_each_crop_is_a_row_with_the_label_and_the_truth_of_its_image(n):
+    def different_halves(start, count):
+        x, y = images_of(start, count)
+        x = x.clone()
+        x[:, :, 2:] = 255
+        return x, y
+
+    chunks = list(
+        features_in_order(
+            different_halves, n, Extractor(Halves(), crops=2), lambda x: x.float(), lambda x, y: {"twice": y.float() * 2}, batch_size=100
+        )
+    )
+    assert [chunk.start for chunk in chunks] == list(range(0, 2 * n, 2 * CHUNK))
+    features, labels, truths = (
+        torch.cat(parts) for parts in zip(*((c.features, c.labels, c.truths["twice"]) for c in chunks), strict=True)
+    )
+    index = torch.arange(n)
+    assert torch.equal(features[::2, 0], (index % 256).float()) and (features[1::2] == 255).all() and len(features) == 2 * n
+    assert torch.equal(labels, (index % 7).repeat_interleave(2)) and torch.equal(truths, labels.float() * 2)
+    with pytest.raises(WorkbenchError, match=r"gave features of shape \(2, 3\) for 1 images; expected \(1, d\)"):
+        Extractor(Halves())(images_of(0, 1)[0])
 
 
 def worker(rank, world, port, out):

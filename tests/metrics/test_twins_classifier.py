@@ -109,6 +109,16 @@ def test_larger_images_are_averaged_by_area(clean):
     assert (net(blocks + noise)[0] - net(x)[0]).abs().max() < 1e-3
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "pairs"), [(32, 2), (64, 2), (128, 4), (128, 2)])
+def test_pairs_are_recognised_one_by_one(size, pairs):
+    x, y = Twins(size, seed=5, pairs=pairs).batch(np.arange(300))
+    features, logits = load(pairs=pairs)(x.float())
+    assert features.shape == (300 * pairs, 64)
+    assert (logits.argmax(1) == y.repeat_interleave(pairs)).float().mean() > 0.99
+    assert (load()(x.float())[1].argmax(1) == y).float().mean() < 0.3  # of the whole image, which it was not trained on
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 32, 32), (1, 3, 32, 64), (1, 3, 48, 48), (3, 32, 32)])
 def test_images_of_another_shape_are_refused(shape):
     with pytest.raises(WorkbenchError, match="give \\(B, 3, S, S\\)"):

@@ -7,7 +7,7 @@ from torch.nn.utils import parametrize
 
 from workbench import Config, Discriminator, Generator, ParameterError, SelfAttention
 from workbench.model.attention import ResidualBlock
-from workbench.model.layers import BatchNorm, DownConv, UpConv, power_iteration
+from workbench.model.layers import BatchNorm, DownConv, SpectralNorm, UpConv, power_iteration
 
 
 def parameters(net):
@@ -95,6 +95,7 @@ def test_residual_block_has_about_the_parameters_of_attention(variant, tolerance
 @pytest.mark.parametrize("changes", [
     dict(), dict(image_size=64, attention_g="16,64", attention_d="8,32"), dict(num_classes=0), dict(attention_g="none", attention_d="none"),
     dict(attention_variant="paper"), dict(attention_block="residual"), dict(sn_g=False), dict(sn_d=False), dict(preset="cifar10", width=16, width_d=16),
+    dict(num_classes=0, sn_gains=True, init="orthogonal", sn_d=False),
 ])  # fmt: skip
 def test_every_combination_has_the_promised_shapes(changes):
     config = Config.preset(changes.pop("preset", "twins32"), **{"width": 8, **changes})
@@ -152,8 +153,6 @@ def test_forward_passes_do_not_move_the_power_iteration():
 def test_gradient_through_sigma():
     """The gradient of W / sigma(W) equals that of torch's own spectral norm with the same u and v."""
     module, reference = torch.nn.Linear(6, 5).double(), torch.nn.Linear(6, 5).double()
-    from workbench.model.layers import SpectralNorm
-
     reference.load_state_dict(module.state_dict())
     parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight))
     torch.nn.utils.parametrizations.spectral_norm(reference)
@@ -204,6 +203,40 @@ def test_conditional_batch_norm_looks_gains_up_by_class():
     plain = F.batch_norm(x, None, None, training=True)
     expected = torch.stack([plain[b] * norm.gain[y[b]][:, None, None] + norm.bias[y[b]][:, None, None] for b in range(5)])
     assert (norm(x, y) - expected).abs().max() < 1e-12
+
+
+def test_gains_of_batch_norm_with_spectral_norm():
+    """Gains are 1 + E / sigma(E), biases B / sigma(B), sigma from an SVD; `power_iteration` of the network reaches them."""
+    generator = Generator(Config.preset("twins32", width=8, sn_gains=True, batch_norm_eps=0.5)).double()
+    norm = generator.blocks["8"].norm1
+    weights = [getattr(norm.parametrizations, name).original.detach().mul_(5) for name in ("gain", "bias")]
+    u = norm.parametrizations.gain[0].u.clone()
+    power_iteration(generator)
+    assert not torch.equal(norm.parametrizations.gain[0].u, u)
+    power_iteration(norm, 1000)
+    gain, bias = (weight / torch.linalg.svdvals(weight)[0] for weight in weights)
+    x, y = torch.randn(5, gain.shape[1], 2, 2, dtype=torch.float64), torch.tensor([0, 3, 3, 1, 2])
+    plain = (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), unbiased=False, keepdim=True) + 0.5).sqrt()
+    expected = torch.stack([plain[b] * (1 + gain[y[b]])[:, None, None] + bias[y[b]][:, None, None] for b in range(5)])
+    assert (norm(x, y) - expected).abs().max() < 1e-9
+    assert generator.norm.gain.eq(1).all(), "the norm without classes has no spectral norm"
+    assert (norm.eval()(x, y) - (x / (norm.running_var + 0.5).sqrt()[:, None, None])).abs().max() > 1e-3  # running statistics have moved
+
+
+@pytest.mark.parametrize("sn", [False, True])
+def test_orthogonal_weights_have_equal_singular_values(sn):
+    config = Config.preset("twins32", width=8, sn_g=sn, sn_d=sn, sn_gains=sn, init="orthogonal")
+    for net in (Generator(config), Discriminator(config)):
+        names = [name for name in net.state_dict() if name.endswith(("weight", "weight.original", "gain.original", "bias.original"))]
+        assert len(names) >= 15
+        for name in names:
+            values = torch.linalg.svdvals(net.state_dict()[name].flatten(1))
+            assert (values - 1).abs().max() < 1e-5, name
+        for module in net.modules():
+            if isinstance(module, parametrize.ParametrizationList):  # u and v fit the new weight
+                assert module[0].sigma(module.original).item() == pytest.approx(1, abs=1e-5)
+    plain = Generator(Config.preset("twins32", width=8)).output.parametrizations.weight.original
+    assert (torch.linalg.svdvals(plain.flatten(1)) - 1).abs().max() > 0.01  # the test can fail
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -10,7 +10,7 @@ from workbench import Generator, ParameterError, Run, WorkbenchError, attention,
 from workbench.attention.interventions import _fixed_scores
 from workbench.data.twins import Twins, draw_half, glyph_coverage
 from workbench.model import sampling
-from workbench.studies.shape import follows_shape, mass, null_masses, study
+from workbench.studies.shape import beyond_colour, follows_shape, mass, null_masses, study
 from workbench.studies.significance import NOT_SUPPORTED, SUPPORTED
 
 SIDE, KEYS = 16, 8
@@ -43,8 +43,8 @@ def mirrored(row, column):
     return row, SIDE - 1 - column
 
 
-def judge(maps, images, untrained=None):
-    return follows_shape(mass(maps, images), null_masses(maps, images, untrained))
+def judge(maps, images, untrained=None, claim=follows_shape):
+    return claim(mass(maps, images), null_masses(maps, images, untrained))
 
 
 def untrained(config, count, seed):
@@ -142,9 +142,12 @@ def test_known_masses(real):
 # ---------------------------------------------------------------------------------------------------------- verdicts
 
 
+@pytest.mark.slow
 def test_a_planted_map_is_supported(real, tiny):
-    verdict = judge(planted(real[0], mirrored), real[0], untrained(tiny(attention_g="16"), 48, 1))
-    assert verdict.verdict == SUPPORTED and {row["null"] for row in verdict.rows} == {"uniform", "distance", "place", "colour", "untrained"}
+    other, locality = untrained(tiny(attention_g="16"), 48, 1), {"uniform", "distance", "place", "untrained"}
+    for claim, nulls in ((follows_shape, locality), (beyond_colour, locality | {"colour"})):
+        verdict = judge(planted(real[0], mirrored), real[0], other, claim)
+        assert verdict.verdict == SUPPORTED and {row["null"] for row in verdict.rows} == nulls
 
 
 @pytest.mark.slow
@@ -172,11 +175,13 @@ def test_a_map_of_places_is_not_supported(real):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.05, 0.3])
-def test_a_map_of_colours_is_not_supported(real, temperature):
+def test_a_map_of_colours_is_beyond_locality_and_not_beyond_colour(real, temperature):
+    """Attention by colour and not by adjacency is what the paper claims."""
     x = real[0].double() / 127.5 - 1
     pooled = [torch.nn.functional.avg_pool2d(x, 32 // side).flatten(2).transpose(1, 2) for side in (SIDE, KEYS)]
-    verdict = judge(torch.softmax(-torch.cdist(*pooled) / temperature, 2).float(), real[0])
-    assert verdict.verdict == NOT_SUPPORTED and "colour" in verdict.reason
+    maps = torch.softmax(-torch.cdist(*pooled) / temperature, 2).float()
+    verdict = judge(maps, real[0], claim=beyond_colour)
+    assert judge(maps, real[0]).verdict == SUPPORTED and verdict.verdict == NOT_SUPPORTED and "colour" in verdict.reason
     effects = {row["null"]: row["effect"] for row in verdict.rows}
     # The null finds the same temperature again, and colour alone goes far beyond places.
     assert abs(effects["colour"]) < 1e-4 and effects["uniform"] > 0.1 and effects["distance"] > 0.1
@@ -196,7 +201,7 @@ def test_what_does_not_fit_is_refused(real):
 @pytest.mark.slow
 def test_the_study_of_a_run_and_its_figure(tmp_path):
     result = study(Run("demo"), "G/attention.16", n=24)
-    assert result.locality.verdict == SUPPORTED  # the demo's attention goes far beyond places
+    assert result.verdict.verdict == SUPPORTED  # the demo's attention goes far beyond places
     rows = result.rows()
     assert [row["map"] for row in rows] == ["attention", "uniform", "distance", "place", "colour", "untrained"]
     assert all(row["own"] + row["twin"] + row["background"] == pytest.approx(1) for row in rows)

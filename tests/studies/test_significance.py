@@ -129,6 +129,8 @@ def test_the_rank_test_is_that_of_scipy():
     ([np.inf] * 5, [np.inf] * 5, CANNOT_TELL),
     ([1, 2], [10, 11], CANNOT_TELL),  # two seeds cannot tell anything: the smallest p is 1/6
     ([1, 2, 3, 4, 5], [], CANNOT_TELL),
+    ([-10, -11, -12, -13, -14], [-1, -2, -3, -4, -5], SUPPORTED),  # scores whose higher values are better, turned
+    ([-10.0, -10.1, -10.2, -9.9, -9.8], [-10.05, -10.15, -9.95, -9.85, -10.0], NOT_SUPPORTED),
 ])  # fmt: skip
 def test_verdicts_on_planted_groups(good, bad, verdict):
     (row,) = lower({"it helps": (good, bad)})
@@ -137,6 +139,7 @@ def test_verdicts_on_planted_groups(good, bad, verdict):
 
 def test_the_improvement_is_a_share_of_the_control():
     assert lower({"": ([8, 8, 8], [10, 10, 10])})[0]["improvement"] == pytest.approx(0.2)
+    assert lower({"": ([-12, -12, -12], [-10, -10, -10])})[0]["improvement"] == pytest.approx(0.2)
     assert lower({"": ([8, 8, 8], [10, np.inf, np.inf])})[0]["improvement"] is None
 
 

@@ -18,7 +18,7 @@ from workbench.paths import outputs_dir
 from workbench.runs import create_run
 from workbench.runs.liveness import signature
 from workbench.studies import sweep
-from workbench.studies.sweep import execute, submit
+from workbench.studies.sweep import execute, in_one_precision, submit
 
 SMALL = "width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no"
 
@@ -151,6 +151,51 @@ def test_a_disk_that_cannot_be_written_to_is_one_line():
     with pytest.raises(WorkbenchError, match="cannot be written: ") as error:
         execute(planned_runs())
     assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------------- precision
+
+
+def undecided(**overrides):
+    return Ablation(**dict(experiments="variant", settings=SMALL.replace("; mixed_precision=no", ""), steps=2, n=10) | overrides)
+
+
+def test_all_runs_train_in_the_precision_that_was_decided_first(monkeypatch):
+    """Timings that come out otherwise every time: for every run, when the sweep is resumed, and with more seeds."""
+    timings, trained = [], []
+
+    def timed():
+        timings.append(len(timings) % 2 == 0)
+        return timings[-1]
+
+    def launch(config, attached):
+        trained.append(config.mixed_precision)
+        return launcher(0)(config, attached)
+
+    monkeypatch.setattr("workbench.training.setup._faster_in_bf16", timed)
+    monkeypatch.setattr("workbench.views.ablation.open_data", lambda config: None)
+    monkeypatch.setattr(sweep, "launch", launch)
+    for seeds in ("0", "0,1"):
+        undecided(seeds=seeds).execute()
+    assert trained == ["bf16"] * 4 and len(timings) == 1
+    undecided(seeds="0", settings=SMALL).execute()
+    undecided(seeds="0", experiments="sweep", grid="dtype=float32|float64").execute()
+    assert trained[4:] == ["no"] * 3 and len(timings) == 1  # what is set; and float64, which has no autocast
+
+
+def test_a_decision_that_is_lost_is_that_of_the_runs(monkeypatch):
+    ablation = undecided(seeds="0,1")
+    first, *_ = ablation.all_planned_runs()
+    create_run(first.config.replace(mixed_precision="bf16"))
+    monkeypatch.setattr(sweep, "decide_precision", None)
+    planned = in_one_precision(ablation.all_planned_runs(), ablation.base)
+    assert [each.config.mixed_precision for each in planned] == ["bf16"] * 4
+    assert [each.name for each in planned] == [each.name for each in ablation.all_planned_runs()]
+    (path,) = (outputs_dir() / "ablations").glob(".precision-*")
+    for content in ("", '{"mixed_precision": "maybe"}'):
+        path.write_text(content)
+        with pytest.raises(WorkbenchError, match=r"precision-.*cannot be read"):
+            ablation.execute()
 
 
 # ------------------------------------------------------------------------------------------------------ scheduling
@@ -360,6 +405,23 @@ def test_trainings_are_done_once():
     assert [planned.state for planned in planned_runs()] == ["finished", "finished"]
     assert all((run.path / "train.log").exists() and not list(run.path.glob("*.ipynb")) for run in list_runs())
     assert all([record["step"] for record in run.evaluations()] == [1, 2] for run in list_runs())
+
+
+@pytest.mark.slow
+def test_arms_of_different_lengths_are_trained_and_resumed():
+    def ablation(**overrides):
+        return Ablation(**dict(experiments="ttur", settings=SMALL, steps=6, evaluations=2, seeds="0", n=10) | overrides)
+
+    *_, short = ablation().all_planned_runs()
+    sweep.launch(short.config, attached=True)  # another process has begun it
+    wait_until(lambda: short.state == "finished")
+    for _ in range(2):
+        ablation(jobs=2).execute()
+    runs = [planned.run for planned in ablation().all_planned_runs()]
+    assert [[record["step"] for record in run.evaluations()] for run in runs] == [[3, 6], [3, 6], [1, 2]]
+    assert [run.checkpoint_steps() for run in runs] == [[6], [6], [2]]
+    assert all(len(run.provenance["started"]) == 1 for run in runs)
+    assert [row["n"] for row in ablation().table().rows] == [1, 1, 1]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from workbench import Ablation, Config, ParameterError
+from workbench.metrics.scores import InceptionScore, higher_is_better
 from workbench.studies.paper import EXPERIMENTS
 from workbench.studies.sweep_checks import MOST_RUNS, known_scores, what_is_trained
 
@@ -169,9 +170,9 @@ def test_more_than_can_be_done_is_refused_with_the_estimate():
     )
     cells = cells.replace("steps=", "max_multiplier=", 1)
     refused("1,000,000 arms", "5,000,000 runs", f"{MOST_RUNS:,}", experiments="sweep", grid=cells)
-    refused("100,000 seeds are 1,600,000 runs", "6,400,000,000 steps", seeds=",".join(map(str, range(100_000))))
-    refused("80 runs: 160,000,000,000,000 steps", steps=10**12)
-    refused("400,000,000,000,000 images", n=10**12)
+    refused("100,000 seeds are 1,400,000 runs", "5,600,000,000 steps", seeds=",".join(map(str, range(100_000))))
+    refused("70 runs: 140,000,000,000,000 steps", steps=10**12)
+    refused("350,000,000,000,000 images", n=10**12)
     refused("evaluations=1000000000", "2000 steps", evaluations=10**9)
     refused("jobs=1000000", "cores of this machine", jobs=10**6)
     assert len(Ablation(experiments="variant", seeds=",".join(map(str, range(50)))).all_planned_runs()) == 100
@@ -231,6 +232,15 @@ def test_long_values_are_not_printed_in_full(name):
     with pytest.raises(ParameterError) as error:
         Ablation(**{name: "x" * 5000})
     assert name in str(error.value) and "x..." in str(error.value) and "x" * 200 not in str(error.value)
+
+
+@pytest.mark.parametrize("preset", ["twins32", "cifar10"])
+def test_every_score_of_a_sweep_has_a_direction(preset, monkeypatch):
+    names = known_scores(Config.preset(preset))
+    assert all(higher_is_better(name) is not None for name in names)
+    monkeypatch.setattr(InceptionScore, "directions", {})
+    score = next(name for name in names if name[:2] in ("is", "cs"))
+    refused(f"score={score!r}", "whether higher is better is unknown", "directions", score=score, preset=preset)
 
 
 def test_scores_are_also_known_with_their_hash():

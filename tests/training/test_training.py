@@ -19,15 +19,17 @@ import workbench
 from workbench import Config, ParameterError, Run, WorkbenchError, launch, list_runs, train
 from workbench import tensors as tensors_module
 from workbench.attention.snapshots import load_snapshot
+from workbench.data import open_data, to_unit
 from workbench.data.twins import Twins
 from workbench.files import StorageError
 from workbench.metrics.protocols import differences
 from workbench.metrics.reported import published
+from workbench.model import sampling
 from workbench.records import is_comparable
 from workbench.runs import create_run
 from workbench.training import __main__ as command_line
 from workbench.training import checkpoint, loop, setup, start
-from workbench.training.samples import FixedSamples, write_samples
+from workbench.training.samples import FixedSamples
 from workbench.training.setup import build, make_accelerator
 from workbench.training.status import Status
 from workbench.training.steps import d_step, draw_noise, g_step
@@ -181,7 +183,12 @@ def test_auto_is_resolved_once_and_is_not_part_of_the_name(tiny):
 
 
 @pytest.mark.parametrize(
-    "settings", [dict(), pytest.param(dict(mixed_precision="bf16", augment="diffaug", d_steps=2), marks=pytest.mark.slow)]
+    "settings",
+    [
+        dict(),
+        pytest.param(dict(mixed_precision="bf16", augment="diffaug", d_steps=2), marks=pytest.mark.slow),
+        pytest.param(dict(init="orthogonal", sn_gains=True, d_narrow=True, batch_norm_eps=1e-4), marks=pytest.mark.slow),
+    ],
 )
 def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny, settings):
     straight = train(tiny(run="straight", steps=8, log_every=3, **settings))
@@ -367,17 +374,30 @@ def test_nothing_that_is_not_finite_is_saved(tiny, trained_once, monkeypatch, wh
 
 @pytest.mark.slow
 def test_collapse_raises_an_alarm(tiny, capsys):
-    config = tiny(sn_g=False, ema_decay=0)
-    nets = build(config, make_accelerator(config))
+    config = tiny()
     run = train(tiny(steps=1, run="healthy"))
     status, fixed = Status(run, config, 3), FixedSamples(config, Twins(32))
-    status.watch_samples(write_samples(nets, nets.generator, run, 3, fixed), 3, fixed)
-    assert status.alarms == []
-    torch.nn.init.zeros_(nets.generator.output.weight)  # every image is the same grey
-    for _ in range(2):
-        status.watch_samples(write_samples(nets, nets.generator, run, 3, fixed), 3, fixed)
-    assert len(status.alarms) == 1 and "collapse: at step 3 all samples look nearly the same" in run.status()["alarms"][0]
+    healthy = to_unit(Twins(32, seed=1).batch(np.arange(len(fixed.z)))[0])
+    mean = healthy.mean(0, keepdim=True)
+    for step, share in ((0, 0), (50, 0.05), (100, 0.4), (4000, 1)):  # early on, samples of an untrained G do not differ yet
+        status.watch_samples(mean + share * (healthy - mean), step, fixed)
+        assert status.alarms == []
+    one_per_class = healthy[fixed.y * 10]
+    for collapsed in (mean + 0.15 * (healthy - mean), one_per_class):
+        status.alarms.clear()
+        for step in (100, 200):
+            status.watch_samples(collapsed, step, fixed)
+        assert len(status.alarms) == 1
+    assert "collapse: at step 100 all samples look nearly the same" in run.status()["alarms"][0]
     assert "ALARM: collapse" in capsys.readouterr().err
+
+
+def test_no_checkpoint_of_the_demo_counts_as_collapsed(tiny):
+    demo = Run("demo")
+    status, fixed = Status(train(tiny(steps=1, run="healthy")), demo.config, 0), FixedSamples(demo.config, open_data(demo.config))
+    for step in demo.checkpoint_steps():
+        status.watch_samples(sampling.images(demo.generator(step), fixed.z, fixed.y), step, fixed)
+    assert status.alarms == []
 
 
 @pytest.mark.slow

@@ -18,7 +18,9 @@ from workbench.paths import outputs_dir
 from workbench.runs import create_run
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.studies import shape
+from workbench.studies.power import COMMITTED_SPREAD, EFFECTS, power
 from workbench.studies.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
+from workbench.views.ablation_tables import POWER
 from workbench.views.cached import cached
 
 SMALL = "width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no"
@@ -38,15 +40,15 @@ def planted(ablation, name, **arms):
         )
         if values is None or planned.run or planned.config.seed >= len(values):
             continue
-        run, value = create_run(planned.config), values[planned.config.seed]
-        for step in (2, 4):
+        run, value, end = create_run(planned.config), values[planned.config.seed], planned.config.steps
+        for step in sorted({-(-end // 2), end}):
             run.append("history.jsonl", dict(step=step, images=8 * step, seconds=1.0 * step, loss_d=2.0 - step / 10))
         if math.isinf(value):
             run.set_status(state="failed", message="training diverged: losses became NaN", step=3)
             continue
-        for step, factor in ((2, 3.0), (4, 1.0)):
+        for step, factor in {-(-end // 2): 3.0, end: 1.0}.items():
             run.append("evaluations.jsonl", RECORD | dict(step=step, scores=RECORD["scores"] | {FD: factor * value}))
-        run.set_status(state="finished", step=4)
+        run.set_status(state="finished", step=end)
 
 
 # ------------------------------------------------------------------------------------------------------------ runs
@@ -66,8 +68,10 @@ def test_equal_settings_are_one_run_whichever_experiment_asks():
     ablation = Ablation()
     runs = {name: {planned.config.run for planned in ablation.planned_runs(name)} for name in ablation.names}
     together = set().union(*runs.values())
-    assert len(together) == 65 and together == {planned.config.run for planned in ablation.all_planned_runs()}
-    assert len(runs["attention_site"] & runs["variant"] & runs["baseline"] & runs["spectral_norm"]) == 5  # the preset itself
+    assert len(together) == 60 and together == {planned.config.run for planned in ablation.all_planned_runs()}
+    assert len(runs["attention_site"] & runs["variant"] & runs["baseline"]) == 5  # the preset itself
+    thirds = Ablation(steps=1500)  # in which equal computing time leaves no remainder
+    assert len({run.config.run for name in ("ttur", "spectral_norm") for run in thirds.planned_runs(name)}) == 4 * 5  # equal rates, 1:1
     configs = {}
     for planned in itertools.chain(*(ablation.planned_runs(name) for name in ablation.names)):
         assert configs.setdefault(planned.config.run, planned.config) == planned.config
@@ -95,14 +99,18 @@ def test_what_does_not_fit(given, says):
 
 
 def test_what_is_to_be_done_is_told():
-    ablation = small("variant,spectral_norm", seeds="0,1")
+    ablation = small("variant,baseline", seeds="0,1")
     planted(ablation, "variant", official=[1.0, math.inf])
     table = ablation.check()
     assert [(row["runs"], row["shared with those above"], row["finished"], row["diverged"]) for row in table.rows] == [
         (4, 0, 1, 1),
         (4, 2, 1, 1),
     ]
-    assert "6 runs of 4 G steps each, 2 of them done: 48 steps of G or D" in table.notes[0]
+    assert "6 runs of 4 G steps each, 2 of them done: 80 steps of G or D" in table.notes[0]
+    assert [(row["claims"], row.get("smallest p")) for row in table.rows] == [(0, None), (1, pytest.approx(1 / 6))]
+    (line,) = [note for note in table.notes if "no verdict" in note]
+    assert line.startswith("baseline: no verdict can come out of 2 seeds: the smallest p of its 1 claims") and "seeds to 4 or more" in line
+    assert "3 runs of 1 to 3 G steps each, 0 of them done: 18 steps" in small("ttur", seeds="0").check().notes[0]
     ablation = small("variant", steps=6, train=False)
     ablation.execute()  # does nothing
     assert ablation.all_planned_runs() and not [planned for planned in ablation.all_planned_runs() if planned.run]
@@ -142,15 +150,72 @@ def test_verdicts_on_planted_results():
     planted(ablation, "spectral_norm", SN_on_D=[math.inf] * 5, SN_on_G_and_D=[1.0, 2, 3, 4, 5])
     rates = [f"equal rates, {k}:1" for k in (1, 5)]
     planted(ablation, "ttur", **{"TTUR, 1:1": [10.0, 10.1, 10.2, 9.9, 9.8], rates[0]: [1.0, 2, 3, 4, 5], rates[1]: [5.0, 12, 9, 20, 2]})
+    planted(ablation, "baseline", SAGAN=[1.0, 2, 3, 4, 5])
     verdicts = ablation.verdicts()
     found = {(row["experiment"], row["claim"][:4]): row for row in verdicts.rows}
-    assert [row["verdict"] for row in verdicts.rows] == [SUPPORTED, NOT_SUPPORTED, CANNOT_TELL, CANNOT_TELL]
+    assert [row["verdict"] for row in verdicts.rows] == [SUPPORTED, SUPPORTED, NOT_SUPPORTED, CANNOT_TELL, CANNOT_TELL]
+    assert [row["of"] for row in verdicts.rows] == ["last", "last / best", "last", "last", "last"]
     assert found["spectral_norm", "spec"]["improvement"] is None and found["ttur", "with"]["improvement"].startswith("-")
     assert found["baseline", "SAGA"]["n"] == "5 and 0" and FD in verdicts.notes[0]
     by_hue = small("ttur", score="twins_hue").verdicts()
     assert "twins_hue" in by_hue.notes[0]
     with pytest.raises(WorkbenchError, match="score='hue' is not a score of these runs; there are: fd_twins, "):
         small("ttur", score="hue")
+
+
+def evaluated(ablation, name, score, **arms):
+    """Finished runs of these arms whose score has these values, from the first evaluation to the last."""
+    for planned in ablation.planned_runs(name):
+        values = arms[planned.arm][planned.config.seed]
+        run = planned.run or create_run(planned.config)
+        for k, value in enumerate(values, 1):
+            step = planned.config.steps * k // len(values)
+            run.append("evaluations.jsonl", RECORD | dict(step=step, scores=RECORD["scores"] | {score: value}))
+        run.set_status(state="finished", step=planned.config.steps)
+
+
+@pytest.mark.parametrize(("score", "verdict"), [("twins_readable", NOT_SUPPORTED), ("cs_twins", NOT_SUPPORTED), ("twins_hue", SUPPORTED)])
+def test_a_score_whose_higher_values_are_better_is_turned(score, verdict):
+    """The same numbers, lower for SAGAN: an improvement of a distance, the opposite of a share."""
+    name = next(full for full in RECORD["scores"] if full.partition("@")[0] == score)
+    ablation = small("baseline", score=score)
+    low, high = [[0.1 + k / 100] for k in range(5)], [[0.5 + k / 100] for k in range(5)]
+    evaluated(ablation, "baseline", name, **{"SAGAN": low, "SNGAN-projection": high})
+    table = ablation.verdicts()
+    assert [row["verdict"] for row in table.rows] == [verdict] and table.rows[0]["improvement"][0] == "-+"[verdict == SUPPORTED]
+    assert f"finds {name} {'lower' if verdict == SUPPORTED else 'higher'} " in table.notes[0]
+
+
+def test_arms_of_different_lengths_are_compared_at_their_ends():
+    """The score at 5:1 after a third of the steps; and how the end compares with the best."""
+    ablation = small("ttur", steps=6, evaluations=2)
+    lengths = {planned.arm: (planned.config.steps, planned.config.evaluate_every) for planned in ablation.all_planned_runs()}
+    assert lengths == {"TTUR, 1:1": (6, 3), "equal rates, 1:1": (6, 3), "equal rates, 5:1": (2, 1)}
+    good, bad = [[4.0 + k, 2.0 + k / 10] for k in range(5)], [[4.0 + k, 8.0 + 2 * k] for k in range(5)]
+    evaluated(ablation, "ttur", FD, **{"TTUR, 1:1": good, "equal rates, 1:1": bad, "equal rates, 5:1": bad})
+    run = ablation.planned_runs("ttur")[0].run
+    run.append("evaluations.jsonl", RECORD | dict(step=12, scores=RECORD["scores"] | {FD: 0.1}))  # later trained for longer
+    ablation.all_planned_runs()[1].run.set_status(alarms=["collapse: at step 6 all samples look nearly the same"])
+    rows = {row["arm"]: row for row in ablation.table().rows}
+    assert [(row["G steps"], row["n"], row["collapsed"]) for row in rows.values()] == [(6, 5, 1), (6, 5, 0), (2, 5, 0)]
+    assert rows["TTUR, 1:1"]["fd_twins"].mean == pytest.approx(2.2) and rows["equal rates, 5:1"]["fd_twins"].mean == 12
+    assert [row["last / best"].mean for row in rows.values()] == [1, 2, 2]
+    assert [row["verdict"] for row in ablation.verdicts().rows] == [SUPPORTED, SUPPORTED]
+    layout = ablation.plot().figure.layout
+    assert "at their last step" in " ".join(title.text for title in layout.annotations) and "no score" not in layout.title.text
+
+
+def test_power_is_that_of_the_spread_seen_so_far():
+    ablation = small("baseline")
+    (row,) = ablation.check().rows
+    assert row["spread"] == COMMITTED_SPREAD and row[POWER] == ", ".join(f"{power(e, COMMITTED_SPREAD, 5, 5):.0%}" for e in EFFECTS)
+    quiet = [math.exp(0.05 * k) for k in range(5)]
+    planted(ablation, "baseline", SAGAN=quiet, **{"SNGAN-projection": quiet})
+    for table in (ablation.check(), ablation.verdicts()):
+        assert table.rows[0]["spread"] == pytest.approx(0.05 * math.sqrt(2.5)) and table.rows[0][POWER].endswith("100%")
+    shares = small("baseline", score="twins_readable").check().rows[0][POWER]  # 20 % higher: the log is less far away than 20 % lower
+    assert shares.startswith(f"{power(1 / 6, COMMITTED_SPREAD, 5, 5):.0%}, ")
+    assert [row[POWER] is None for row in small("spectral_norm").verdicts().rows] == [False, True]
 
 
 def test_scores_of_different_protocols_are_refused():
@@ -196,7 +261,7 @@ def test_everything_is_written(capsys):
         and "-p seeds 0,1" in record["command"]
     )
     assert record["runs"]["n"] == 4 and rows[0]["fd_twins"]["mean"] == 3.5
-    assert len(record["tables"]["verdicts"]["rows"]) == 7
+    assert len(record["tables"]["verdicts"]["rows"]) == 6 and record["runs"]["precisions"] == ["no"]
 
 
 # ------------------------------------------------------------------------------------------ what attention follows
@@ -220,7 +285,7 @@ def test_the_study_of_named_runs_and_of_those_that_cannot_be_read(tiny, monkeypa
     rows = ablation.shape().rows
     layers = [("demo", "G/attention.16"), ("demo", "G/attention.32"), ("grey", "G/attention.16")]
     assert [(row["run"], row["layer"]) for row in rows] == layers
-    assert rows[0]["goes beyond places"] == SUPPORTED and "can be read in 0" in rows[2]["follows shape"]
+    assert rows[0]["follows shape"] == SUPPORTED and "beyond colour too" in rows[0] and "can be read in 0" in rows[2]["follows shape"]
     assert rows[0]["colour travels"] == "no pairs"
     assert "follows shape" in ablation.shape_figure().description.notes[0] and ablation.patching_figure() is None
     assert calls.count(("demo", "G/attention.32")) == 1  # studied once, however many views show it
@@ -256,10 +321,10 @@ def test_long_range_over_trainings(tmp_path):
     table = ablation.long_range()
     power, *others = table.rows
     assert (power["n"], power["verdict"]) == (2, CANNOT_TELL) and power["estimate"] == pytest.approx(0.205, abs=0.003)
-    assert [(row["of"], row["n"]) for row in others] == [("runs", 6), ("runs", 6), ("runs", 14), ("means by arm", 3), ("means by arm", 3),
-                                                         ("means by arm", 7)]  # fmt: skip
+    assert [(row["of"], row["n"]) for row in others] == [("runs", 4), ("runs", 4), ("runs", 10), ("means by arm", 2), ("means by arm", 2),
+                                                         ("means by arm", 5)]  # fmt: skip
     figure = ablation.long_range_figure()
-    assert sum(len(trace.x) for trace in figure.figure.data) == 2 * 6 and "rank correlation" in figure.figure.layout.annotations[0].text
+    assert sum(len(trace.x) for trace in figure.figure.data) == 2 * 4 and "rank correlation" in figure.figure.layout.annotations[0].text
     figure.save(tmp_path / "far.svg")
     assert figures.redraw(tmp_path / "far.svg.json").png() == figure.png()
 

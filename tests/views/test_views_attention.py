@@ -69,6 +69,7 @@ def test_d_looks_at_samples_and_at_real_images(inspected, trained):
     assert fake.logit == pytest.approx(discriminator(fake.image[None], torch.tensor([2])).item(), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["G/attention.16", "D/attention.16"])
 def test_interventions_show_the_network_after_them(inspected, layer):
     before = inspected.inspect(replace(REQUEST, layer=layer))

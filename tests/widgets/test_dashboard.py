@@ -97,6 +97,7 @@ def open_tab(widgets, name: str):
     return child if hasattr(child, "data") else None
 
 
+@pytest.mark.slow
 def test_the_tabs_show_what_was_read_and_draw_only_when_looked_at(run, view):
     log(run, 10, 20, **DIAGNOSED)
     spectra(run, 0, 20)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from ..config import Config
 from ..files import open_regular, remove_abandoned, storing
 from ..presets import BUILT_IN_DATA
+from .binding import Binding
 from .cache import cached
 from .decode import open_image
 from .errors import DataError, first_of, printable
@@ -22,8 +23,17 @@ from .packed import Images, is_packed, open_packed, pack, read_packed, unreadabl
 from .sources import list_images
 from .twins import Twins
 
+Drawn = Twins | Binding
 
-def open_data(config: Config, progress: bool = True) -> Images | Twins:
+# Data sets that are drawn: name -> the set that a Config describes.
+DRAWN: dict[str, Callable[[Config], Drawn]] = {
+    "twins": lambda config: Twins(config.image_size, pairs=config.pairs),
+    "binding": lambda config: Binding(config.image_size, tiles=config.tiles, patterns=config.patterns),
+    "binding-near": lambda config: Binding(config.image_size, tiles=config.tiles, patterns=config.patterns, near=True),
+}
+
+
+def open_data(config: Config, progress: bool = True) -> Images | Drawn:
     """The data set `config.data` at `config.image_size`, checked.
 
     The first opening decodes and packs it; later ones only compare the names, sizes and times of the files. If several processes open it
@@ -32,7 +42,7 @@ def open_data(config: Config, progress: bool = True) -> Images | Twins:
     Parameters
     ----------
     config
-        Uses `data`, `image_size`, `num_classes` (None: all), `pairs`, `skip_unreadable` and `batch_size`.
+        Uses `data`, `image_size`, `num_classes` (None: all), `pairs`, `tiles`, `patterns`, `skip_unreadable` and `batch_size`.
     progress
         Report the progress of packing on stderr.
 
@@ -43,9 +53,9 @@ def open_data(config: Config, progress: bool = True) -> Images | Twins:
         classes differs from the config's, or there is less than one batch.
     """
     size = config.image_size
-    data: Images | Twins
-    if config.data == "twins":
-        data = Twins(size, seed=0, pairs=config.pairs)
+    data: Images | Drawn
+    if config.data in DRAWN:
+        data = DRAWN[config.data](config)
     elif is_packed(config.data):
         data = open_packed(Path(config.data), size)
     else:
@@ -101,7 +111,7 @@ def prepare(
     with storing(out):
         if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
             raise DataError(f"{out} exists and is not empty", "give another folder to pack into")
-    if config.data == "twins" or is_packed(config.data):
+    if config.data in DRAWN or is_packed(config.data):
         raise DataError(f"{config.data} needs no packing", "use it as data directly")
     if out.is_relative_to(config.data):
         raise DataError(f"{out} lies in the data to pack", f"give a folder outside of {config.data}")
@@ -111,7 +121,7 @@ def prepare(
     return open_packed(out, size)
 
 
-def describe(data: Images | Twins) -> str:
+def describe(data: Images | Drawn) -> str:
     """A data set in a few lines: name, number of images, classes with their counts, skipped and ignored files."""
     length = "endless" if data.length is None else f"{data.length:,}"
     names, spread = data.classes, ""
@@ -164,7 +174,7 @@ def short_sides(source: str | Path) -> Counter:
         If it is a packed folder that is damaged.
     """
     data = Config.read("data", source)
-    if data == "twins":
+    if data in DRAWN:
         return Counter({32: 1})  # drawn at any size
     if data == "cifar10":
         return Counter({32: 50_000})  # known without a download

@@ -64,7 +64,10 @@ def _folder(root: Path, unconditional: bool) -> Listing:
         folders = {name: scan(root / name) for name in classes}
         check_layout(root, top, folders)
         folders["."] = top  # for its other files
-    files = [(os.path.normpath(f"{parent}/{name}"), size, time) for parent, folder in folders.items() for name, size, time in folder.images]
+    # Sorted by the whole path, as torch-fidelity does.
+    files = sorted(
+        (os.path.normpath(f"{parent}/{name}"), size, time) for parent, folder in folders.items() for name, size, time in folder.images
+    )
     paths = [path for path, *_ in files]
     label = {name: index for index, name in enumerate(classes)}
     return Listing(
@@ -123,5 +126,5 @@ def _imagenet(unconditional: bool) -> Listing:
     return listing
 
 
-# Built-in data set -> lists its images, with classes or (True) without. `twins` is not here: it is drawn.
+# Built-in data set -> lists its images, with classes or (True) without. Those that are drawn are in `datasets.DRAWN`.
 SOURCES: dict[str, Callable[[bool], Listing]] = {"cifar10": _cifar10, "imagenet": _imagenet}

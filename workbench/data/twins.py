@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .drawing import hsv, uniform
+
 CLASSES = ["disc", "square", "ring", "cross", "triangle", "bar"]
 SYMMETRY = torch.tensor([0, 4, 0, 4, 3, 2])  # n: the glyph looks the same after 1/n of a turn; 0: after any rotation
 
@@ -22,7 +24,6 @@ RADIUS = (0.33, 0.43)
 HEIGHT = (-0.35, 0.35)
 ANGLE = (-math.pi / 12, math.pi / 12)  # +-15 degrees
 GREY = (0.25, 0.5)
-SATURATION, VALUE = 0.9, 0.95
 VERSION = 1  # part of the fingerprint: raise it when the images change
 
 
@@ -45,6 +46,7 @@ class Twins:
     num_classes = len(CLASSES)
     counts = None  # classes are drawn uniformly
     length = None  # no end
+    TRUTH = dict(twins_hue=False, twins_size=False, twins_height=False, twins_angle=False, twins_readable=True)  # whether higher is better
 
     def __init__(self, size: int, seed: int = 0, pairs: int = 1):
         self.size, self.seed, self.pairs = size, seed, pairs
@@ -54,7 +56,7 @@ class Twins:
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) uint8 and labels (B,) int64 of these indices (B,), all >= 0."""
         # NumPy, because torch's threads would compete with the training step for cores.
-        u = _uniform(np.asarray(indices, dtype=np.uint64), self.seed, 2 + 4 * self.pairs)
+        u = uniform(np.asarray(indices, dtype=np.uint64), self.seed, 2 + 4 * self.pairs)
         label, grey = (u[0] * len(CLASSES)).astype(np.int64), _scale(u[5], GREY)
         glyphs = [
             draw_half(label, hue, _scale(radius, RADIUS), _scale(height, HEIGHT), _scale(angle, ANGLE), grey, self.size // self.pairs)
@@ -64,6 +66,10 @@ class Twins:
         left[..., _columns(self.size, self.pairs)] = np.concatenate(glyphs, 2)
         image = np.concatenate([left, left[..., ::-1]], 3)
         return torch.from_numpy(np.rint(image * 255).astype(np.uint8)), torch.from_numpy(label)
+
+    def truth(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """What `disagreement` measures in images of this set, named `twins_hue` and so on."""
+        return {f"twins_{name}": value for name, value in disagreement(images, labels, self.pairs).items()}
 
 
 def draw_half(label, hue, radius, height, angle, grey, size: int) -> np.ndarray:
@@ -83,7 +89,7 @@ def draw_half(label, hue, radius, height, angle, grey, size: int) -> np.ndarray:
     """
     at = (np.arange(size) + 0.5) * 2 / size - 1
     x, y = at[None, None, : size // 2] + 0.5, -at[None, :, None]  # relative to the glyph's centre; y points up
-    colour = _hsv(np.asarray(hue))[:, :, None, None]
+    colour = hsv(np.asarray(hue))[:, :, None, None]
     label, radius, height, angle, grey = (np.asarray(v)[:, None, None] for v in (label, radius, height, angle, grey))
     y = y - height
     u = (np.cos(angle) * x + np.sin(angle) * y) / radius
@@ -184,6 +190,13 @@ def glyph_coverage(images: Tensor) -> Tensor:
     return torch.cat([left, right.flip(2)], 2)
 
 
+def crops(images: Tensor, pairs: int) -> Tensor:
+    """Each pair as an image of a single one, pair by pair: (B * pairs, C, S / pairs, S / pairs) of images (B, C, S, S)."""
+    size = images.shape[-1]
+    bands = images.unflatten(2, (pairs, size // pairs)).transpose(1, 2).flatten(0, 1)
+    return torch.cat([half[..., _columns(size, pairs)] for half in bands.split(size // 2, 3)], 3)
+
+
 def _columns(size: int, pairs: int) -> slice:
     """The columns of a half of an image that hold a pair's glyph."""
     margin = (size - size // pairs) // 4
@@ -192,10 +205,9 @@ def _columns(size: int, pairs: int) -> slice:
 
 def _mirrored_halves(images: Tensor, pairs: int = 1) -> tuple[Tensor, Tensor]:
     """Left and mirrored right halves of each pair (B * k, 2, 3, S / k, S / 2k) in [0, 1], and their chroma (without the 3), in float64."""
-    x = images.double() / 255 if images.dtype == torch.uint8 else (images.double() + 1) / 2
-    size = x.shape[-1]
-    x = x.unflatten(2, (pairs, size // pairs)).transpose(1, 2).flatten(0, 1)
-    halves = torch.stack([x[..., : size // 2], x[..., size // 2 :].flip(3)], 1)[..., _columns(size, pairs)]
+    x = crops(images.double() / 255 if images.dtype == torch.uint8 else (images.double() + 1) / 2, pairs)
+    left, right = x.split(x.shape[-1] // 2, 3)
+    halves = torch.stack([left, right.flip(3)], 1)
     return halves, halves.amax(2) - halves.amin(2)
 
 
@@ -211,25 +223,5 @@ def _turns(difference: Tensor) -> Tensor:
     return (difference - difference.round()).abs()
 
 
-def _hsv(hue: np.ndarray) -> np.ndarray:
-    """RGB colours (B, 3) of hues (B,) at the set's saturation and value."""
-    k = (np.array([5.0, 3.0, 1.0]) + 6 * hue[:, None]) % 6
-    return VALUE * (1 - SATURATION * np.clip(np.minimum(k, 4 - k), 0, 1))
-
-
 def _scale(u: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
     return bounds[0] + u * (bounds[1] - bounds[0])
-
-
-def _uniform(index: np.ndarray, seed: int, count: int) -> np.ndarray:
-    """Uniform numbers in [0, 1), (count, B) float64: a pure function of (index, seed), by the SplitMix64 hash."""
-    with np.errstate(over="ignore"):
-        x = (index[None] * np.uint64(count) + np.arange(count, dtype=np.uint64)[:, None] + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        x = x + _mix(np.array([seed], dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03))
-        return (_mix(x) >> np.uint64(11)) / 2.0**53
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -78,11 +78,11 @@ class EvaluatedRun:
         self.steps = _steps(evaluation, self.run)
         self.run.generator(self.steps[0], self.protocol.weights)  # raises before anything takes long if weights are missing
         self.device = evaluation.torch_device
-        self.extractor = evaluation.open_extractor(config.data).to(self.device)
+        self.extractor = evaluation.open_extractor(config.data, config.pairs).to(self.device)
         source = evaluation.data or config.data
-        pairs = config.pairs if source == "twins" else 1
+        drawn = {name: getattr(config, name) for name in ("pairs", "tiles", "patterns")} if source == config.data else {}
         conditional = bool(evaluation.data or config.num_classes)  # other data may have classes even if the run has none
-        self.data = open_images("data", source, config.image_size, evaluation, pairs, conditional, config.skip_unreadable)
+        self.data = open_images("data", source, config.image_size, evaluation, conditional, config.skip_unreadable, **drawn)
 
     @property
     def batch_size(self) -> int:

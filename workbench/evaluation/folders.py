@@ -32,8 +32,11 @@ def evaluate_folder(evaluation: Evaluation) -> list[dict]:
     length = protocol.n if images.length is None else images.length
     protocol = protocol.replace(n=min(protocol.n, length))
     require_room_for(protocol, data, extractor)
-    # In random order: folders are sorted by class, but each split of IS must contain all classes.
+    # In random order: folders are sorted by class, but each split of IS must contain all classes. A protocol that shuffles the splits
+    # itself, as torch-fidelity, starts from the order of the files.
     order = torch.randperm(length, generator=sampling.rng(evaluation.seed, 4)).numpy()[: protocol.n]
+    if protocol.shuffle_seed is not None:
+        order.sort()
     sample_set = image_set(images, protocol.n)
     if sample_set.classes and images.length is not None:
         sample_set = replace(sample_set, fewest=int(np.bincount(images.labels[order], minlength=len(sample_set.classes)).min()))

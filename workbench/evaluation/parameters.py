@@ -65,10 +65,10 @@ class Evaluation(Parameters):
         n = self.n or base.per_class * (num_classes or 0) or None
         return base.replace(n=n, weights=self.weights, statistics=statistics, truncation=self.truncation, reference_n=self.reference_n)
 
-    def open_extractor(self, data: str) -> Extractor:
-        """The extractor; "auto" depends on the data set."""
+    def open_extractor(self, data: str, pairs: int = 1) -> Extractor:
+        """The extractor of images with this many `pairs`; "auto" depends on the data set."""
         default = "twins" if data == "twins" and not self.weights_file else "inception"
-        return open_extractor(default if self.extractor == "auto" else self.extractor, self.weights_file, self.verify_weights)
+        return open_extractor(default if self.extractor == "auto" else self.extractor, self.weights_file, self.verify_weights, pairs)
 
     @property
     def torch_device(self) -> torch.device:

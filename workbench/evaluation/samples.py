@@ -1,4 +1,4 @@
-"""Samples of a generator by index, and the ground truth of twins."""
+"""Samples of a generator by index, and the ground truth of drawn data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..data import twins
+from ..data.datasets import DRAWN
 from ..metrics.extractors import Extractor
 from ..metrics.protocols import Protocol
 from ..model import Generator, sampling
@@ -37,7 +37,10 @@ class Samples:
         """Images (count, 3, S, S) in [-1, 1], float32, and classes (count,)."""
         generator = self.generator
         z = sampling.latents(count, generator.z_dim, self.seed, start, self.protocol.truncation)
-        y = sampling.labels(count, generator.num_classes, start)
+        if self.protocol.statistics == "batch":  # of classes from the whole range
+            y = sampling.shuffled_labels(count, generator.num_classes, self.seed, start)
+        else:
+            y = sampling.labels(count, generator.num_classes, start)
         return sampling.images(generator, z, y, self.batch_size, self.protocol.statistics == "batch"), y
 
 
@@ -47,12 +50,8 @@ def suitable_batch(extractor: Extractor, device: torch.device) -> int:
 
 
 def truth_of(config: Config) -> Callable[[Tensor, Tensor | None], dict[str, Tensor]] | None:
-    """The function `truth` for `measure`: the disagreement of twins; None for other data."""
-    if config.data != "twins":
+    """The function `truth` for `measure`: that of a drawn data set; None for other data."""
+    if config.data not in DRAWN:
         return None
-
-    def truth(images: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        values = twins.disagreement(images, labels if config.num_classes == len(twins.CLASSES) else None, config.pairs)
-        return {f"twins_{name}": value for name, value in values.items()}
-
-    return truth
+    data = DRAWN[config.data](config)
+    return lambda images, labels: data.truth(images, labels if config.num_classes == data.num_classes else None)

@@ -9,6 +9,7 @@ import torch
 
 from ..config import Config
 from ..data import open_data
+from ..metrics.chance import TESTED, require_above_chance
 from ..metrics.one_pass import Plan, measure
 from ..metrics.protocols import Protocol
 from ..metrics.references import Reference
@@ -21,25 +22,31 @@ from .parameters import Evaluation
 from .samples import Samples, suitable_batch, truth_of
 
 
-def during_training(config: Config) -> Callable[[Generator, int], dict | None]:
+def during_training(config: Config) -> Callable[[Generator, int], dict | None] | None:
     """A function `evaluate` for `train(config, evaluate)`: Fréchet distance, class score and, for twins, the disagreement.
 
     Returns
     -------
     function
-        `evaluate(generator, step)`, which all processes of the training call; it returns a record in the main one.
+        `evaluate(generator, step)`, which all processes of the training call; it returns a record in the main one. None for `binding` without
+        an extractor: none knows its images, and `train` measures the ground truth alone.
 
     Raises
     ------
     WorkbenchError
-        If the extractor cannot be opened or does not accept the images, or they need too much memory: now, not hours later.
+        If the extractor cannot be opened or does not accept the images, or they need too much memory: now, not hours later. Whether the
+        extractor recognises classes is tested now for twins, which are drawn, else at the first evaluation, when the data are packed.
     """
+    if config.evaluate_extractor == "auto" and config.data.startswith("binding"):
+        return None
     reference_n = 10 * config.evaluate_n if config.data == "twins" else None  # twins are cheap, and more real images change nothing
     evaluation = Evaluation(extractor=config.evaluate_extractor, n=config.evaluate_n, reference_n=reference_n, protocol="workbench")
-    extractor = evaluation.open_extractor(config.data)
+    extractor = evaluation.open_extractor(config.data, config.pairs)
     scores = {"is", "fid", "truth"} if config.data == "twins" else {"is", "fid"}
-    n = evaluation.resolved_protocol(config.num_classes).n
-    require_room(("evaluate_n", "real images"), n, reference_n or 0, 0, extractor, config.image_size)
+    first_protocol = evaluation.resolved_protocol(config.num_classes)
+    require_room(("evaluate_n", "real images"), first_protocol.n, reference_n or 0, 0, extractor, config.image_size)
+    if config.data == "twins":
+        require_above_chance(extractor, open_data(config), TESTED, first_protocol.to_pixels)
     truth = truth_of(config)
 
     @cache

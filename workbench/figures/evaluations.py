@@ -39,12 +39,13 @@ class ScorePoint(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """An arm of an experiment: its name, the names of its runs, all their scores, and {step: hinge loss of D} for each run."""
+    """An arm of an experiment: its name, the names of its runs, all their scores, {step: hinge loss of D} for each run, and its last step."""
 
     name: str
     runs: Sequence[str]
     scores: Sequence[ScorePoint]
     losses: Sequence[dict[int, float]]
+    step: int
 
 
 def scores(
@@ -114,7 +115,7 @@ def against(points: Mapping[tuple[str, str], Sequence[tuple[ScorePoint, object]]
     return Plot(Chart(title + MIXED * mixed, tuple(panels), height=240, gap=0.36))
 
 
-def experiments(arms: Mapping[str, Sequence[Arm]], score: str, step: int) -> Plot:
+def experiments(arms: Mapping[str, Sequence[Arm]], score: str) -> Plot:
     """A row for each experiment: a score at the last step by arm, a point for each run; the score over steps; and D's loss over steps.
 
     Runs that diverged or are unfinished have no score; the title counts them.
@@ -123,8 +124,8 @@ def experiments(arms: Mapping[str, Sequence[Arm]], score: str, step: int) -> Plo
     ----------
     arms
         Experiment -> its arms, which differ in their names.
-    score, step
-        Name of the score, and the last step.
+    score
+        Name of the score.
     """
     names = _unique(arm.name for members in arms.values() for arm in members)
     colour_of = dict(zip(names, colours(len(names)), strict=True))
@@ -134,7 +135,7 @@ def experiments(arms: Mapping[str, Sequence[Arm]], score: str, step: int) -> Plo
         by_arm, over_steps, losses = [], [], []
         for k, arm in enumerate(members):
             colour = colour_of[arm.name]
-            last = [(point, float(k), arm.name) for point in arm.scores if point.step == step]
+            last = [(point, float(k), arm.name) for point in arm.scores if point.step == arm.step]
             missing += len(arm.runs) - len(last)
             by_arm += points_of_group(arm.name, colour, last, legend=False)
             over_steps.append(lines_of_group(arm.name, colour, _by_run(arm.scores), mode="lines+markers"))
@@ -143,13 +144,18 @@ def experiments(arms: Mapping[str, Sequence[Arm]], score: str, step: int) -> Plo
         ticks = tuple((float(k), "\n".join(textwrap.wrap(arm.name, 9, break_long_words=False))) for k, arm in enumerate(members))
         x, y = Axis(ticks=ticks, range=(-0.5, len(members) - 0.5)), _score_axis(_unique(p.protocol for arm in members for p in arm.scores))
         panels += [
-            Panel(f"{experiment}: {short} at step {step:,}", x, y, tuple(by_arm)),
+            Panel(f"{experiment}: {short} at {_last_step(members)}", x, y, tuple(by_arm)),
             panel_of_groups(f"{experiment}: {short}", Axis("G step"), Axis(), over_steps),
             panel_of_groups(f"{experiment}: hinge loss of D", Axis("G step"), Axis(), losses),
         ]
     title = f"{', '.join(arms)}: every run, mean ± one standard deviation"
-    title += f"; {missing} runs have no score at step {step:,}" if missing else ""
+    title += f"; {missing} runs have no score at {_last_step([arm for members in arms.values() for arm in members])}" if missing else ""
     return Plot(Chart(title, tuple(panels), height=240, gap=0.2, widths=(0.46, 0.27, 0.27) if panels else ()).thinned())
+
+
+def _last_step(arms: Sequence[Arm]) -> str:
+    steps = {arm.step for arm in arms}
+    return f"step {steps.pop():,}" if len(steps) == 1 else "their last step"
 
 
 def points_of_group(label: str, colour: str, points: Sequence[tuple[ScorePoint, float, str]], legend: bool = True) -> list[Line]:

@@ -38,7 +38,7 @@ def shape_study(study: ShapeStudy) -> Plot:
     rules = (Rule(0.0, "x"), Rule(smallest, "x", f"smallest effect of interest, {smallest:g}", RED, dash=True))
     x, y = Axis("more on the twin than under the null"), Axis(ticks=ticks[1:], range=(len(rows) - 0.5, 0.5))
     effects = Panel("", x, y, tuple(lines), rules=rules)
-    verdicts = (f"follows shape: {study.verdict}", f"goes beyond places (colour apart): {study.locality}", study.verdict.test)
+    verdicts = (f"follows shape, beyond locality: {study.verdict}", f"beyond colour too: {study.beyond_colour}", study.verdict.test)
     return Plot(Chart(study.about, (shares, effects), _wrapped(verdicts), columns=2, height=330, gap=0.3))
 
 

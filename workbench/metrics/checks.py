@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ..parameters import ParameterError
+
+LARGEST = 1e50  # feature: the scores' squares, products and cubes of larger ones overflow in float64
 
 
 def pair(x: Tensor | np.ndarray, x_name: str, y: Tensor | np.ndarray, y_name: str, rows: int = 1) -> tuple[Tensor, Tensor]:
@@ -34,9 +37,15 @@ def as_tensor(x: Tensor | np.ndarray) -> Tensor:
         return torch.as_tensor(x)
 
 
-def float64(x: Tensor, name: str) -> Tensor:
-    """x in float64; a ParameterError if it holds NaN or infinity."""
+def float64(x: Tensor, name: str, largest: float = LARGEST) -> Tensor:
+    """x in float64; a ParameterError if it holds NaN, infinity, or values beyond `largest`."""
     x = x.to(torch.float64)
-    if not x.sum().isfinite():  # needs no temporary of the size of x
-        raise ParameterError(f"{name} holds NaN or infinity; all values must be finite")
+    if x.numel():
+        low, high = (value.item() for value in x.aminmax())  # needs no temporary of the size of x
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ParameterError(f"{name} holds NaN or infinity; all values must be finite")
+        if max(-low, high) > largest:
+            raise ParameterError(
+                f"{name} holds {max(-low, high):.3g}; beyond {largest:.0e} scores overflow in float64: scale the features down"
+            )
     return x

@@ -1,7 +1,7 @@
 """Feature extractors: networks that map images to the features and logits from which scores are computed.
 
 An extractor takes images (B, 3, H, W) of any size with pixels in [0, 255], uint8 or float32, and gives features (B, d) and class
-logits (B, K). Only `inception()` with the reference weights gives FID, IS and KID; scores of other extractors carry their name and hash.
+logits (B, K), or those of several crops of each image. Only `inception()` with the reference weights gives FID, IS and KID; scores of other extractors carry their name and hash.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Extractor:
         Part of the names of its scores, by default the name of its class in lower case.
     digest
         SHA-256 of its weights, by default computed from them.
+    crops
+        c: the network crops each image c times, and gives features (B * c, d) and logits (B * c, K), image by image.
 
     Attributes
     ----------
@@ -43,11 +45,11 @@ class Extractor:
         The classes of its logits, in order: the attribute `classes` of the network; None if it has none.
     """
 
-    def __init__(self, network: nn.Module, name: str | None = None, digest: str | None = None, reference: bool = False):
+    def __init__(self, network: nn.Module, name: str | None = None, digest: str | None = None, reference: bool = False, crops: int = 1):
         self.network = network.eval().requires_grad_(False)
         self.name = name or type(network).__name__.lower()
         self.digest = digest or _digest(network)
-        self.reference = reference
+        self.reference, self.crops = reference, crops
         classes = getattr(network, "classes", None)
         self.classes = [str(name) for name in classes] if isinstance(classes, list | tuple) else None
         self._widths: tuple[int, int] | None = None
@@ -66,7 +68,7 @@ class Extractor:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, d) and logits (B, K), float32, of images (B, 3, H, W) in [0, 255]; K is 0 if the network has no logits.
+        """Features (B * c, d) and logits (B * c, K), float32, of images (B, 3, H, W) in [0, 255]; K is 0 if the network has no logits.
 
         Raises
         ------
@@ -79,11 +81,12 @@ class Extractor:
             with _float32(x.device.type):
                 output = self.network(x)
             features, logits = output if isinstance(output, tuple) and len(output) == 2 else (output, None)
-            logits = torch.zeros(len(x), 0, device=x.device) if logits is None else logits
+            rows = len(x) * self.crops
+            logits = torch.zeros(rows, 0, device=x.device) if logits is None else logits
         for kind, value in (("features", features), ("logits", logits)):
-            if not isinstance(value, Tensor) or value.ndim != 2 or len(value) != len(x) or (kind == "features" and not value.shape[1]):
+            if not isinstance(value, Tensor) or value.ndim != 2 or len(value) != rows or (kind == "features" and not value.shape[1]):
                 shape = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"as a {type(value).__name__}"
-                raise WorkbenchError(f"extractor {self.name!r} gave {kind} {shape} for {len(x)} images; expected ({len(x)}, d)")
+                raise WorkbenchError(f"extractor {self.name!r} gave {kind} {shape} for {len(x)} images; expected ({rows}, d)")
             if value.is_complex() or value.layout != torch.strided:
                 raise WorkbenchError(f"extractor {self.name!r} gave {kind} of {value.dtype}, {value.layout}; expected dense real numbers")
             if not torch.isfinite(value.float()).all():
@@ -95,14 +98,14 @@ class Extractor:
         return features.float(), logits.float()
 
     def widths(self, size: int) -> tuple[int, int]:
-        """The numbers of features and of logits of an image (3, size, size); raises the errors of a call."""
+        """The numbers of features and of logits of a crop of an image (3, size, size); raises the errors of a call."""
         if self._widths:
             return self._widths
         features, logits = self(torch.full((1, 3, size, size), 128.0))
         return features.shape[1], logits.shape[1]
 
 
-def open_extractor(extractor, weights_file: str = "", verify: bool = True) -> Extractor:
+def open_extractor(extractor, weights_file: str = "", verify: bool = True, pairs: int = 1) -> Extractor:
     """The extractor that a parameter names.
 
     Parameters
@@ -111,6 +114,8 @@ def open_extractor(extractor, weights_file: str = "", verify: bool = True) -> Ex
         "inception", "twins", "package.module:attribute" (a network, or a class or function that makes one), a network, or an `Extractor`.
     weights_file, verify
         As for `inception`.
+    pairs
+        As for `twins`.
 
     Raises
     ------
@@ -126,7 +131,7 @@ def open_extractor(extractor, weights_file: str = "", verify: bool = True) -> Ex
     if weights_file:
         raise ParameterError(f"weights_file={short_repr(weights_file)} goes with extractor='inception', not with {short_repr(extractor)}")
     if extractor == "twins":
-        return twins()
+        return twins(pairs)
     return _named_network(str(extractor))
 
 
@@ -188,9 +193,13 @@ def inception(weights_file: str | Path | None = None, verify: bool = True) -> Ex
     return Extractor(network, "inception", digest, reference=digest.startswith(inception_v3.SHA256))
 
 
-def twins() -> Extractor:
-    """The small classifier of twins in this package: 64 features, 6 logits. Its scores are `fd_twins@...`, never FID."""
-    return Extractor(twins_classifier.load(), "twins", hashlib.sha256(twins_classifier.WEIGHTS.read_bytes()).hexdigest())
+def twins(pairs: int = 1) -> Extractor:
+    """The small classifier of twins in this package: 64 features, 6 logits of each of an image's `pairs`, which are cropped.
+
+    Its scores are `fd_twins@...`, never FID. The hash depends on `pairs`.
+    """
+    content = twins_classifier.WEIGHTS.read_bytes() + (f" {pairs} crops".encode() if pairs > 1 else b"")
+    return Extractor(twins_classifier.load(pairs=pairs), "twins", hashlib.sha256(content).hexdigest(), crops=pairs)
 
 
 def _digest(network: nn.Module) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..parameters import ParameterError, WorkbenchError
+from .checks import float64
 
 
 class Moments:
@@ -46,17 +47,17 @@ class Moments:
         Raises
         ------
         ParameterError
-            If x is not (B, d), is of another width than the rows before, or holds NaN or infinity. Nothing is added then.
+            If x is not (B, d), is of another width than the rows before, or holds NaN, infinity or values that overflow. Nothing is added
+            then.
         """
         x = torch.as_tensor(x)
         if x.ndim != 2:
             raise ParameterError(f"x has shape {tuple(x.shape)}; features must be (B, d)")
         if len(x):
-            x = x.to(torch.float64)
-            mean = x.mean(0)
-            if not mean.isfinite().all():
-                bad = int((~x.isfinite()).any(1).sum())
+            if bad := int((~x.isfinite()).any(1).sum()):
                 raise ParameterError(f"x holds NaN or infinity in {bad} of {len(x)} rows; features must be finite")
+            x = float64(x, "x")
+            mean = x.mean(0)
             x = x - mean
             self._join(len(x), mean, x.T @ x)
         return self

@@ -73,12 +73,13 @@ def plan(
     scores
         Requested keys of SCORES; None: all of `among` that can be computed.
     samples, real
-        The generated images and the real ones.
+        The generated images and the real ones, which may be cropped: each of the extractor's crops counts.
     widths
-        Numbers of features and logits per image: `Extractor.widths`.
+        Numbers of features and logits per crop: `Extractor.widths`.
     truth
         Whether ground truth is known.
     """
+    samples, real = samples.in_crops(extractor.crops), real and real.in_crops(extractor.crops)
     inputs = Inputs(extractor, protocol, widths, samples, real, truth, keep_all=bool(scores and "intra_fid" in scores))
     considered = [score for name, score in SCORES.items() if name in (scores or set(among))]
     left_out = {score.request(extractor): reason for score in considered if (reason := score.missing(inputs))}
@@ -120,7 +121,7 @@ def measure(
     scores = [score(inputs, reference) for score in plan.scores] if is_main() else []
     keeps_features = is_main() and plan.features
     features = feature_array(plan.features, inputs.widths[0]) if keeps_features else np.empty((0, 0), np.float32)
-    collected = Collected(np.zeros(n, np.int64), features)
+    collected = Collected(np.zeros(inputs.samples.n, np.int64), features)
     bias = getattr(inputs.extractor.network, "logit_bias", None) if protocol.logit_bias else None
     truth = truth if SCORES["truth"] in plan.scores else None
     with (progress or silent)(n, text) as advance:
@@ -153,7 +154,7 @@ def header(reference: Reference | None, extractor: Extractor, protocol: Protocol
     """The entries of a record that say how its scores were computed."""
     real = {key: reference.facts[key] for key in ("data", "fingerprint", "size", "n")} if reference else None
     return dict(
-        protocol=f"{protocol.line(real['n'] if real else None)}; {extractor.label}",
+        protocol=f"{protocol.line(real['n'] if real else None, extractor.crops)}; {extractor.label}",
         settings=asdict(protocol),
         n=protocol.n,
         extractor=dict(name=extractor.name, sha256=extractor.digest, reference=extractor.reference),

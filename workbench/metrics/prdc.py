@@ -1,4 +1,8 @@
-"""Nearest neighbours and the scores that use them, in float64: precision, recall, density and coverage (PRDC)."""
+"""Nearest neighbours and the scores that use them, in float64: precision, recall, density and coverage (PRDC).
+
+Squared distances are |x|^2 + |y|^2 - 2 x.y, because products of matrices are fast. Their rounding error grows with the norms, so where it
+could decide, far from the centre, distances are computed again from differences.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,10 @@ from torch import Tensor
 from ..parameters import ParameterError
 from .checks import float64, pair
 
+EPSILON = torch.finfo(torch.float64).eps
+
 BLOCK = 1000  # rows whose distances to all others are in memory at a time
+TIES = 1e-12  # relative difference of squared distances below which they count as equal: a point on the boundary is in the ball
 
 
 def precision_recall(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: int = 3) -> tuple[float, float]:
@@ -41,8 +48,8 @@ def precision_recall(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: in
     real_radii, fake_radii = _radii(real, "real", k), _radii(fake, "fake", k)
     precise, recalled = 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
     for rows, distances in _distances(fake, real):
-        precise += int((distances <= real_radii).any(1).sum())
-        recalled |= (distances <= fake_radii[rows, None]).any(0)
+        precise += int(_inside(distances, fake[rows], real, real_radii).any(1).sum())
+        recalled |= _inside(distances, fake[rows], real, fake_radii[rows, None]).any(0)
     return precise / len(fake), recalled.double().mean().item()
 
 
@@ -72,8 +79,8 @@ def density_coverage(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: in
     real, fake = _centred(real, fake)
     radii = _radii(real, "real", k)
     held, covered = 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for _, distances in _distances(fake, real):
-        inside = distances <= radii
+    for rows, distances in _distances(fake, real):
+        inside = _inside(distances, fake[rows], real, radii)
         held += int(inside.sum())
         covered |= inside.any(0)
     return held / (k * len(fake)), covered.double().mean().item()
@@ -101,38 +108,59 @@ def nearest_neighbours(x: Tensor | np.ndarray, reference: Tensor | np.ndarray, c
     if not 1 <= count <= len(reference):
         raise ParameterError(f"count={count} must be at least 1 and at most the {len(reference)} rows of reference")
     x = float64(x, "x")
-    centre = x.mean(0)  # rounding grows with the distance from the origin
+    centre = _centre(x)
+    x = x - centre
     nearest, indices = x.new_zeros(len(x), 0), torch.zeros(len(x), 0, dtype=torch.long, device=x.device)
     for start in range(0, len(reference), BLOCK):
-        part = float64(reference[start : start + BLOCK], "reference")
-        nearest = torch.cat([nearest, _squared_distances(x - centre, part - centre)], 1)
-        indices = torch.cat([indices, torch.arange(start, start + len(part), device=x.device).expand(len(x), -1)], 1)
+        part = float64(reference[start : start + BLOCK], "reference") - centre
+        distances, columns = _smallest(_squared_distances(x, part), x, part, min(count, len(part)))
+        nearest, indices = torch.cat([nearest, distances], 1), torch.cat([indices, start + columns], 1)
         nearest, order = nearest.topk(min(count, nearest.shape[1]), largest=False)
         indices = indices.gather(1, order)
-    # The distances of these few again, from differences: exactly 0 for copies.
-    distances = torch.stack([(float64(reference[column], "reference") - x).square().sum(1).sqrt() for column in indices.T], 1)
-    distances, order = distances.sort(dim=1, stable=True)
-    return indices.gather(1, order), distances
+    return indices, nearest.sqrt()
 
 
 def _centred(real: Tensor | np.ndarray, fake: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
     real, fake = pair(real, "real", fake, "fake")
     real, fake = float64(real, "real"), float64(fake, "fake")
-    centre = real.mean(0)  # rounding grows with the distance from the origin
+    centre = _centre(real)
     return real - centre, fake - centre
 
 
+def _centre(x: Tensor) -> Tensor:
+    """About the mean of x (n, d), in float32: differences from it are exact in float64 if x was float32."""
+    return x.mean(0).clamp(-1e38, 1e38).float().double()
+
+
 def _radii(x: Tensor, name: str, k: int) -> Tensor:
-    """Squared distance (n,) of each row of x (n, d) to the k-th nearest other one, rounded up."""
+    """Squared distance (n,) of each row of x (n, d) to the k-th nearest other one."""
     if not 1 <= k < len(x):
         raise ParameterError(f"k={k} must be at least 1 and below the number of {name} samples, {len(x)}")
-    blocks = []
+    radii = []
     for rows, distances in _distances(x, x):
         distances.diagonal(rows.start).fill_(torch.inf)  # each sample's distance to itself
-        blocks.append(distances.topk(k, largest=False).values[:, -1])
-    radii = torch.cat(blocks)
-    # The same distance in another block may differ by some EPSILON of the squared norms; samples on the boundary count as inside.
-    return radii + 1e-12 * (radii + x.square().sum(1))
+        radii.append(_smallest(distances, x[rows], x, k)[0].amax(1))
+    return torch.cat(radii)
+
+
+def _inside(distances: Tensor, x: Tensor, y: Tensor, radii: Tensor) -> Tensor:
+    """Whether squared distances (n, m) of x (n, d) and y (m, d) are at most the squared radii, (m,) or (n, 1)."""
+    radii = radii * (1 + TIES)
+    excess = distances - radii
+    inside = excess <= 0
+    of_x, of_y = _rounding(x, y)
+    near = excess.abs_().sub_(of_x) <= of_y
+    inside[near] = _from_differences(x, y, near) <= radii.expand_as(near)[near]
+    return inside
+
+
+def _smallest(distances: Tensor, x: Tensor, y: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest of the squared distances (n, m) of x (n, d) and y (m, d), from differences, ascending, and their columns: (n, k)."""
+    of_x, of_y = _rounding(x, y)
+    bound = distances.add_(of_x).add_(of_y).topk(k, largest=False).values[:, -1:]
+    near = distances.sub_(2 * of_y) <= bound + 2 * of_x  # the least that they can be is not above the bound
+    distances.fill_(torch.inf)[near] = _from_differences(x, y, near)
+    return distances.topk(k, largest=False)
 
 
 def _distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -143,5 +171,17 @@ def _distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """(n, m) of x (n, d) and y (m, d); rounding can make them negative."""
+    """(n, m) of x (n, d) and y (m, d); rounding can make them negative, see `_rounding`."""
     return torch.addmm(y.square().sum(1), x, y.T, alpha=-2).add_(x.square().sum(1)[:, None])
+
+
+def _rounding(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Parts (n, 1) and (m,) whose sum bounds the error of `_squared_distances` (Higham, 2002, Section 3.1)."""
+    scale = 2 * (x.shape[1] + 4) * EPSILON
+    return scale * x.square().sum(1, keepdim=True), scale * y.square().sum(1)
+
+
+def _from_differences(x: Tensor, y: Tensor, pairs: Tensor) -> Tensor:
+    """Squared distances (p,) of the p pairs of rows of x and y that are true in `pairs` (n, m), in row-major order."""
+    size = max(1, 2**22 // x.shape[1])
+    return torch.cat([(x[i] - y[j]).square().sum(1) for i, j in (part.T for part in pairs.nonzero().split(size))])

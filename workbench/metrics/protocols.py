@@ -61,9 +61,9 @@ class Protocol(Parameters):
     def __str__(self) -> str:
         return self.line()
 
-    def line(self, real: int | None = None) -> str:
-        """One line with all values; `real` is the actual number of real images."""
-        words = [f"n={self.n:,}"]
+    def line(self, real: int | None = None, crops: int = 1) -> str:
+        """One line with all values; `real` is the actual number of real images, `crops` that of the extractor's crops of an image."""
+        words = [f"n={self.n:,}"] + ([f"each image scored as {crops} crops"] if crops > 1 else [])
         limit = f"at most {self.reference_n:,}" if self.reference_n else "all"
         words.append(f"against {limit if real is None else f'{real:,}'} real images")
         statistics = {"running": "saved", "standing": f"standing ({self.standing_batches} x 64)", "batch": "batch (64)"}[self.statistics]
@@ -110,7 +110,7 @@ PROTOCOLS = {
         # FID as in mmgeneration. Its IS resizes images by another method and cannot be compared.
         Protocol("mmgeneration", weights="auto", reference_n=0, pixels="round", white=255, logit_bias=False),
         # Miyato & Koyama (2018): intra-FID from 5,000 images of each class, raw weights.
-        Protocol("sngan-projection", per_class=5000, reference_n=0, pixels="floor", white=255, logit_bias=False),
+        Protocol("miyato-koyama", per_class=5000, reference_n=0, pixels="floor", white=255, logit_bias=False),
     )
 }
 

@@ -30,20 +30,20 @@ from .moments import Moments
 from .stream import everywhere, features_in_order, is_main
 
 VERSION = 2  # of the cache's content; raise it when the content changes
-KEPT = 50_000  # number of images whose features are kept, unless a score needs all
+KEPT = 50_000  # number of images, or crops, whose features are kept, unless a score needs all
 FILES = {"moments.safetensors", "factor.safetensors", "features.npy", "labels.npy", "indices.npy"}
 
 
 @dataclass
 class Reference:
-    """Statistics of N real images, and the features of M of them."""
+    """Statistics of N real images, or of all their crops, and the features of M of these."""
 
     folder: Path
     facts: dict  # data, fingerprint, size, n, extractor
 
     @cached_property
     def moments(self) -> Moments:
-        """The moments of all N images."""
+        """The moments of all images or crops."""
         return Moments.from_state(load_tensors(self.folder / "moments.safetensors"))
 
     @cached_property
@@ -53,17 +53,17 @@ class Reference:
 
     @cached_property
     def features(self) -> np.ndarray:
-        """(M, d) float32, memory-mapped; M <= N."""
+        """(M, d) float32, memory-mapped."""
         return np.load(self.folder / "features.npy", mmap_mode="r")
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """(M,) the classes of the M images."""
+        """(M,) the classes of their images."""
         return np.load(self.folder / "labels.npy")
 
     @cached_property
     def indices(self) -> np.ndarray:
-        """(M,) the indices of the M images in the data set."""
+        """(M,) the indices of their images in the data set."""
         return np.load(self.folder / "indices.npy")
 
 
@@ -96,7 +96,8 @@ def reference(
     """
     n = real_number(data, n)
     facts = dict(data=data.name, fingerprint=data.fingerprint, size=data.size, n=n, extractor=extractor.digest)
-    kept = n if keep_all else min(n, KEPT)
+    rows = n * extractor.crops
+    kept = rows if keep_all else min(rows, KEPT)
     probe = pixels(torch.tensor([0, 100, 255], dtype=torch.uint8).view(1, 1, 1, 3)).flatten().tolist()  # differs between conversions
     key = hashlib.sha256(json.dumps([VERSION, facts, probe, kept]).encode()).hexdigest()[:20]
     folder = data_dir() / "cache" / f"reference-{key}"
@@ -156,7 +157,8 @@ def _is_intact(folder: Path, name: str) -> bool:
 def _compute(folder: Path, data, n: int, kept: int, extractor: Extractor, pixels, batch_size: int, progress) -> None:
     """Compute the statistics with all processes; the main one writes the folder."""
     indices = drawn(data, n)
-    rows = np.arange(n) if kept == n else np.sort(np.random.default_rng(1).permutation(n)[:kept])
+    count = n * extractor.crops
+    rows = np.arange(count) if kept == count else np.sort(np.random.default_rng(1).permutation(count)[:kept])
 
     def chunks(advance=None):
         return features_in_order(
@@ -181,7 +183,7 @@ def _compute(folder: Path, data, n: int, kept: int, extractor: Extractor, pixels
                         shape = (kept, chunk.features.shape[1])
                         np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
                     stream.write(chunk.features.cpu().numpy()[rows_of_chunk])
-            for name, array in (("labels.npy", np.concatenate(labels)), ("indices.npy", indices[rows])):
+            for name, array in (("labels.npy", np.concatenate(labels)), ("indices.npy", indices[rows // extractor.crops])):
                 with storing(new / name), synced(new / name) as file:
                     np.save(file, array)
             save_tensors(new / "moments.safetensors", moments.state())

@@ -29,7 +29,7 @@ PUBLISHED = {
     ("imagenet", 128, "official"): [
         (score, TABLE_2[method][score], f"{method} as reported") for method in ("SAGAN", "SNGAN-projection") for score in ("fid", "is")
     ],
-    ("imagenet", 128, "sngan-projection"): [("intra_fid_n5000", TABLE_2["SNGAN-projection"]["intra_fid"], "SNGAN-projection as reported")],
+    ("imagenet", 128, "miyato-koyama"): [("intra_fid_n5000", TABLE_2["SNGAN-projection"]["intra_fid"], "SNGAN-projection as reported")],
     ("imagenet", 128, "mmgeneration"): [
         ("fid", 12.83, "mmgeneration, BigGAN schedule, averaged"),
         ("fid", 34.78, "mmgeneration, raw weights"),

@@ -28,7 +28,7 @@ def require_room(names: tuple[str, str], n: int, reference_n: int, kept: int, ex
     names
         The parameters that set `n` and `reference_n`, the numbers of generated and of real images.
     kept
-        Number of generated images whose features are kept: `Plan.features`.
+        Number of generated images, or crops, whose features are kept: `Plan.features`.
     size
         Height and width of the images in pixels.
     """
@@ -36,7 +36,7 @@ def require_room(names: tuple[str, str], n: int, reference_n: int, kept: int, ex
     width = extractor.widths(size)[0]
     features = 4 * width * kept
     # For each sample its label, split, position and ground truth; for each real image its index and label.
-    memory = 120 * n + 48 * reference_n + (features if features <= IN_MEMORY else 0)
+    memory = (120 * n + 48 * reference_n) * extractor.crops + (features if features <= IN_MEMORY else 0)
     available = psutil.virtual_memory().available
     covariances = 5 * 8 * width**2  # of generated and real images, and their roots
     if covariances > available:

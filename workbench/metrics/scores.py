@@ -1,19 +1,24 @@
 """The scores of an evaluation: what each needs, and how one pass over the generated images computes it.
 
 To add a score, write a subclass of `Score` and list it in `SCORES`: `missing` says why it cannot be computed, `features` how many samples'
-features it needs, `update` takes a chunk of the pass, `compute` yields the values.
+features it needs, `update` takes a chunk of the pass, `compute` yields the values, `directions` says whether higher ones are better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.binding import Binding
+from ..data.twins import Twins
 from . import references
 from .class_score import StreamedInceptionScore
 from .extractors import Extractor
@@ -30,21 +35,25 @@ KID_SUBSET = 1000  # images
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Number and classes of generated or real images, known before anything is computed."""
+    """Number and classes of generated or real images, or of their crops, known before anything is computed."""
 
     n: int
     classes: Sequence[str] = ()  # names in the order of the labels
-    fewest: int = 0  # images of the rarest class
+    fewest: int = 0  # of the rarest class
     reason: str = "there are no classes"  # why `classes` is empty
+
+    def in_crops(self, crops: int) -> ImageSet:
+        """The crops of these images, as many of each."""
+        return replace(self, n=self.n * crops, fewest=self.fewest * crops)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that decides which scores can be computed."""
+    """Everything that decides which scores can be computed. Samples and real images count by their crops (`Extractor.crops`)."""
 
     extractor: Extractor
     protocol: Protocol
-    widths: tuple[int, int]  # numbers of features and logits per image: `Extractor.widths`
+    widths: tuple[int, int]  # numbers of features and logits per crop: `Extractor.widths`
     samples: ImageSet
     real: ImageSet | None
     truth: bool = False  # whether there is ground truth
@@ -53,20 +62,20 @@ class Inputs:
     @cached_property
     def real_classes(self) -> np.ndarray:
         """(C,) the label of samples with the same name, for each label of real images; empty if the names differ."""
-        return _positions(self.real.classes, self.samples.classes)
+        return positions(self.real.classes, self.samples.classes)
 
     @cached_property
     def class_logits(self) -> np.ndarray:
         """(C,) the logit with the same name, for each label of samples; empty if the names differ."""
-        return _positions(self.samples.classes, self.extractor.classes or ())
+        return positions(self.samples.classes, self.extractor.classes or ())
 
     @property
     def real_features(self) -> int:
-        """The number of real images whose features are kept."""
+        """The number of real images, or crops, whose features are kept."""
         return self.real.n if self.keep_all else min(self.real.n, references.KEPT)
 
 
-def _positions(names: Sequence[str], others: Sequence[str]) -> np.ndarray:
+def positions(names: Sequence[str], others: Sequence[str]) -> np.ndarray:
     """The position of each name among the others; empty unless both have the same names, each once."""
     same = len(set(names)) == len(names) and sorted(names) == sorted(others)
     return np.array([others.index(name) for name in names] if same else [], np.int64)
@@ -108,13 +117,16 @@ class Score:
     ----------
     name, general
         Its name with the reference Inception, which defines the names of the field, and with any other extractor.
+    directions
+        Name of a value, without suffix and extractor -> whether higher is better. A value that is missing here decides nothing.
     """
 
     name = general = ""
+    directions: ClassVar[Mapping[str, bool]] = {}
 
     def __init__(self, inputs: Inputs, reference: Reference | None):
         self.inputs, self.reference = inputs, reference
-        self.n, self.protocol = inputs.protocol.n, inputs.protocol
+        self.n, self.protocol = inputs.samples.n, inputs.protocol
 
     @classmethod
     def request(cls, extractor: Extractor) -> str:
@@ -155,10 +167,11 @@ class InceptionScore(Score):
     """IS of the whole set and of its splits; with another extractor, class score."""
 
     name, general = "is", "cs"
+    directions = MappingProxyType({"is": True, "cs": True})
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
-        n, splits = inputs.protocol.n, inputs.protocol.splits
+        n, splits = inputs.samples.n, inputs.protocol.splits
         return _no_logits(inputs) or (f"n={n} is less than {splits} splits" if n < splits else "")
 
     def __init__(self, inputs: Inputs, reference: Reference | None):
@@ -177,6 +190,7 @@ class FID(Score):
     """FID; with another extractor, Fréchet distance."""
 
     name, general = "fid", "fd"
+    directions = MappingProxyType({"fid": False, "fd": False})
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
@@ -198,6 +212,7 @@ class KID(Score):
     """KID; with another extractor, kernel distance."""
 
     name, general = "kid", "kd"
+    directions = MappingProxyType({"kid": False, "kd": False})
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
@@ -208,7 +223,7 @@ class KID(Score):
 
     @classmethod
     def features(cls, inputs: Inputs) -> int:
-        return min(inputs.protocol.n, inputs.protocol.kid_n or inputs.protocol.n)
+        return min(inputs.samples.n, inputs.protocol.kid_n or inputs.samples.n)
 
     def compute(self, collected: Collected) -> Iterator[Value]:
         features = collected.features[: self.features(self.inputs)]
@@ -219,6 +234,7 @@ class IntraFID(Score):
     """The FID of each class, and their mean."""
 
     name, general = "intra_fid", "intra_fd"
+    directions = MappingProxyType({"intra_fid": False, "intra_fd": False})
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
@@ -238,7 +254,7 @@ class IntraFID(Score):
 
     @classmethod
     def features(cls, inputs: Inputs) -> int:
-        return inputs.protocol.n
+        return inputs.samples.n
 
     def compute(self, collected: Collected) -> Iterator[Value]:
         classes = self.inputs.samples.classes
@@ -256,6 +272,7 @@ class PrecisionRecall(Score):
 
     name = general = "precision_recall"
     values = ("precision", "recall")
+    directions = MappingProxyType({"precision": True, "recall": True})
     k = "k_precision"  # of the protocol
     pair = staticmethod(precision_recall)
 
@@ -264,16 +281,19 @@ class PrecisionRecall(Score):
         if reason := _no_real(inputs):
             return reason
         k = getattr(inputs.protocol, cls.k)
-        return f"needs more than {k} images of either side" if min(inputs.protocol.n, inputs.real_features) <= k else ""
+        return f"needs more than {k} images of either side" if min(inputs.samples.n, inputs.real_features) <= k else ""
 
     @classmethod
     def features(cls, inputs: Inputs) -> int:
-        return min(inputs.protocol.n, inputs.protocol.neighbours_n or inputs.protocol.n)
+        n, protocol = inputs.samples.n, inputs.protocol
+        sorted_by_class = protocol.shuffle_seed is not None  # perhaps: folders then keep the order of their files
+        return n if sorted_by_class else min(n, protocol.neighbours_n or n)
 
     def compute(self, collected: Collected) -> Iterator[Value]:
-        real, n = self.reference.features, self.features(self.inputs)
-        sample = np.sort(np.random.default_rng(2).permutation(len(real))[:n])
-        real, fake = torch.as_tensor(np.asarray(real[sample])), torch.as_tensor(collected.features[:n])
+        n = min(self.n, self.protocol.neighbours_n or self.n)
+        real, fake = (
+            _draw(values, n, seed) for values, seed in ((self.reference.features, 2), (collected.features[: self.features(self.inputs)], 3))
+        )
         for name, value in zip(self.values, self.pair(real, fake, getattr(self.protocol, self.k)), strict=True):
             yield Value(self.full_name(name=name), value)
 
@@ -283,6 +303,7 @@ class DensityCoverage(PrecisionRecall):
 
     name = general = "density_coverage"
     values = ("density", "coverage")
+    directions = MappingProxyType({"density": True, "coverage": True})
     k = "k_density"
     pair = staticmethod(density_coverage)
 
@@ -291,6 +312,7 @@ class Accuracy(Score):
     """The share of samples whose class the extractor recognises."""
 
     name = general = "accuracy"
+    directions = MappingProxyType({"accuracy": True})
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
@@ -319,10 +341,11 @@ class Truth(Score):
     """Medians over the samples of what is measured against ground truth; of "readable", the mean."""
 
     name = general = "truth"
+    directions = MappingProxyType(Twins.TRUTH | Binding.TRUTH)
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
-        return "" if inputs.truth else "needs ground truth, which only runs on twins have"
+        return "" if inputs.truth else "needs ground truth, which only runs on twins and binding have"
 
     def __init__(self, inputs: Inputs, reference: Reference | None):
         super().__init__(inputs, reference)
@@ -336,6 +359,12 @@ class Truth(Score):
         for name, parts in self.truths.items():
             values, summary = torch.cat(parts), torch.mean if name.endswith("readable") else torch.median
             yield Value(name, summary(values).item(), per_class=self.per_class(values, collected.labels, summary))
+
+
+def _draw(features: np.ndarray, n: int, seed: int) -> Tensor:
+    """At most n of the features (m, d), drawn without replacement, in their order."""
+    rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:n])
+    return torch.as_tensor(np.asarray(features[rows]))
 
 
 def _no_real(inputs: Inputs) -> str:
@@ -354,3 +383,9 @@ def _too_few_classes(inputs: Inputs) -> str:
 SCORES: dict[str, type[Score]] = {
     score.name: score for score in (InceptionScore, FID, KID, IntraFID, PrecisionRecall, DensityCoverage, Accuracy, Truth)
 }
+
+
+def higher_is_better(name: str) -> bool | None:
+    """Whether a higher value of a score is better, by its full name, such as `fd_twins@3d2861b8` or `is_10splits`; None if unknown."""
+    directions = {value: higher for score in SCORES.values() for value, higher in score.directions.items()}
+    return next((higher for value, higher in directions.items() if re.match(rf"{re.escape(value)}(_|@|$)", name)), None)

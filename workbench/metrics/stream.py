@@ -20,13 +20,13 @@ CHUNK = 256  # images that one process computes together
 
 @dataclass
 class Chunk:
-    """Results on images `start`, `start + 1`, ...: B images, at most CHUNK."""
+    """Results on rows `start`, `start + 1`, ...: B rows, of at most CHUNK images. A row is an image, or each of its crops."""
 
     start: int
     features: Tensor  # (B, d) float32
     logits: Tensor  # (B, K) float32; K is 0 if the extractor gives none
-    labels: Tensor  # (B,) int64; 0 without classes
-    truths: dict[str, Tensor]  # (B,) float32 each: what `truth` returned
+    labels: Tensor  # (B,) int64, of the row's image; 0 without classes
+    truths: dict[str, Tensor]  # (B,) float32 each: what `truth` returned of the row's image
 
 
 def features_in_order(
@@ -58,7 +58,7 @@ def features_in_order(
         Called on the main process with the number of images since the last call.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    chunks = -(-n // CHUNK)
+    crops, chunks = extractor.crops, -(-n // CHUNK)
     for first in range(0, chunks, world):
         index = min(first + rank, chunks - 1)  # a process without a chunk repeats the last one; the result is dropped below
         start, count = index * CHUNK, min(CHUNK, n - index * CHUNK)
@@ -71,21 +71,21 @@ def features_in_order(
         features, logits = (torch.cat(values) for values in zip(*parts, strict=True))
         labels = torch.zeros(count) if labels is None else labels
         truths = truth(images, labels) if truth else {}
-        columns = [features, logits, labels[:, None], *(values[:, None] for values in truths.values())]
-        results = _gather(torch.cat([column.to(features.device, torch.float32) for column in columns], 1), rank, world)
+        columns = [features, logits, *(values[:, None].repeat_interleave(crops, 0) for values in (labels, *truths.values()))]
+        results = _gather(torch.cat([column.to(features.device, torch.float32) for column in columns], 1), CHUNK * crops, rank, world)
         for chunk, result in enumerate(results[: chunks - first], first):
-            features, logits, *rest = result[: n - chunk * CHUNK].split([column.shape[1] for column in columns], 1)
+            features, logits, *rest = result[: (n - chunk * CHUNK) * crops].split([column.shape[1] for column in columns], 1)
             labels, *numbers = (column[:, 0] for column in rest)
-            yield Chunk(chunk * CHUNK, features, logits, labels.long(), dict(zip(truths, numbers, strict=True)))
+            yield Chunk(chunk * CHUNK * crops, features, logits, labels.long(), dict(zip(truths, numbers, strict=True)))
         if rank == 0 and advance:
             advance(min(n, (first + world) * CHUNK) - first * CHUNK)
 
 
-def _gather(result: Tensor, rank: int, world: int) -> list[Tensor]:
-    """The results (CHUNK, w) of all processes by rank, on the main process; elsewhere []."""
+def _gather(result: Tensor, rows: int, rank: int, world: int) -> list[Tensor]:
+    """The results (rows, w) of all processes by rank, on the main process; elsewhere []."""
     if world == 1:
         return [result]
-    padded = result.new_zeros(CHUNK, result.shape[1])
+    padded = result.new_zeros(rows, result.shape[1])
     padded[: len(result)] = result
     results = [torch.empty_like(padded) for _ in range(world)] if rank == 0 else None
     dist.gather(padded, results)

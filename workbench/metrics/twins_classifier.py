@@ -1,5 +1,7 @@
 """The feature extractor for the data set `twins`: a small frozen classifier, because Inception says little about these images.
 
+It was trained on images of one pair. Of images with several it takes a crop of each pair, because a whole one is recognised by chance only.
+
 `python -m workbench.metrics.twins_training` made its weights, which are part of the package. The file's name has their hash, because only
 scores of the same extractor can be compared. They are never called FID or Inception score.
 """
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
-from ..data.twins import CLASSES
+from ..data.twins import CLASSES, crops
 from ..parameters import WorkbenchError
 
 SIZE = 32  # height and width of the network's input
@@ -25,13 +27,19 @@ class TwinsClassifier(nn.Module):
 
     Trained on the class alone it would ignore hue and position, so its features, without activation, must encode both halves of the image
     (see `twins_training`).
+
+    Parameters
+    ----------
+    pairs
+        k, the glyph pairs of an image, each of which is cropped.
     """
 
     features = 64
     classes = CLASSES  # of the logits
 
-    def __init__(self):
+    def __init__(self, pairs: int = 1):
         super().__init__()
+        self.pairs = pairs
         self.body = nn.Sequential(
             nn.Conv2d(3, 24, 5, stride=2, padding=2),  # (B, 24, 16, 16)
             nn.SiLU(inplace=True),
@@ -49,22 +57,25 @@ class TwinsClassifier(nn.Module):
         self.logits = nn.Linear(self.features, len(CLASSES))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, 64) and logits (B, 6) of images (B, 3, S, S), floats in [0, 255]; S, a multiple of 32, is averaged down to 32.
+        """Features (B * k, 64) and logits (B * k, 6) of the crops of images (B, 3, S, S), floats in [0, 255], image by image.
 
-        A WorkbenchError for another shape.
+        S is a multiple of 32. Crops (3, S / k, S / k) are averaged down to 32 pixels, or enlarged to them. A WorkbenchError for another shape.
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[3] % SIZE:
             raise WorkbenchError(
                 f"images of shape {tuple(images.shape)} do not fit the classifier of twins; give (B, 3, S, S), S a multiple of {SIZE}"
             )
+        images = crops(images, self.pairs)
+        if images.shape[3] < SIZE:
+            images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", align_corners=False)
         if images.shape[3] > SIZE:
             images = F.avg_pool2d(images, images.shape[3] // SIZE)
         features = self.body(images / 127.5 - 1)
         return features, self.logits(features)
 
 
-def load(path: Path = WEIGHTS) -> TwinsClassifier:
-    """The frozen classifier on the CPU; a WorkbenchError if its weights are missing, or do not have the hash in the file's name."""
+def load(path: Path = WEIGHTS, pairs: int = 1) -> TwinsClassifier:
+    """The frozen classifier of images with this many pairs, on the CPU; a WorkbenchError if its weights are missing, or do not have the hash in the file's name."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -75,7 +86,7 @@ def load(path: Path = WEIGHTS) -> TwinsClassifier:
         raise WorkbenchError(
             f"{path}, the weights of the classifier of twins, is damaged: its hash does not fit; install the package again"
         )
-    net = TwinsClassifier()
+    net = TwinsClassifier(pairs)
     net.load_state_dict(load_tensors(content))
     return net.eval().requires_grad_(False)
 

@@ -5,6 +5,7 @@ Shapes: B images, C channels, H x W positions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
@@ -46,6 +47,22 @@ class SpectralNorm(nn.Module):
         self.v.copy_(v.view(*weight.shape[2:], weight.shape[1]).movedim(-1, 0).flatten())
         self.u.copy_(F.normalize(matrix @ v, dim=0))
 
+    @torch.no_grad()
+    def converge(self, weight: Tensor) -> None:
+        """Set (u, v) to the singular vectors of the largest singular value, to the precision of `weight`.
+
+        By an eigendecomposition in double precision: power iteration needs thousands of steps where two singular values are close.
+        """
+        matrix = _matrix(weight).double()
+        if not matrix.isfinite().all():  # of a training that diverged, which the caller reports
+            return
+        if len(matrix) <= matrix.shape[1]:
+            u = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1]
+        else:
+            u = F.normalize(matrix @ torch.linalg.eigh(matrix.T @ matrix).eigenvectors[:, -1], dim=0)
+        self.u.copy_(u)
+        self.iterate(weight)  # v, in its memory layout
+
     def sigma(self, weight: Tensor) -> Tensor:
         """u^T W v, the estimate of the largest singular value; differentiable in W, u and v held fixed."""
         return torch.dot(self.u, _matrix(weight) @ _matrix(self.v.view(1, *weight.shape[1:])).flatten())
@@ -62,10 +79,21 @@ def _matrix(weight: Tensor) -> Tensor:
 
 def power_iteration(net: nn.Module, count: int = 1) -> None:
     """Advance u and v of every spectrally normalised layer of `net` by `count` power iterations."""
+    for norm, weight in _spectral_norms(net):
+        for _ in range(count):
+            norm.iterate(weight)
+
+
+def converge_sigma(net: nn.Module) -> None:
+    """Make sigma of every spectrally normalised layer of `net` its largest singular value; see `SpectralNorm.converge`."""
+    for norm, weight in _spectral_norms(net):
+        norm.converge(weight)
+
+
+def _spectral_norms(net: nn.Module) -> Iterator[tuple[SpectralNorm, Tensor]]:
     for module in net.modules():
         if isinstance(module, parametrize.ParametrizationList) and isinstance(module[0], SpectralNorm):
-            for _ in range(count):
-                module[0].iterate(module.original)
+            yield module[0], module.original
 
 
 def spectral_norm(layer: Layer) -> Layer:
@@ -81,6 +109,17 @@ def initialise(layer: Layer, sn: bool) -> Layer:
     if bias is not None:
         nn.init.zeros_(bias)
     return spectral_norm(layer) if sn else layer
+
+
+@torch.no_grad()
+def make_orthogonal(net: nn.Module) -> None:
+    """Draw the weights of every layer of `net` anew, orthogonal as (out, rest) matrices (Saxe et al., 2014)."""
+    for module in net.modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            nn.init.orthogonal_(module.original)
+            module[0] = SpectralNorm(module.original)  # its u and v were those of the old weight
+        elif isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding) and not parametrize.is_parametrized(module, "weight"):
+            nn.init.orthogonal_(module.weight)
 
 
 def conv(inputs: int, outputs: int, kernel: int, sn: bool, bias: bool = True, kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Conv2d:
@@ -174,16 +213,26 @@ class BatchNorm(nn.Module):
         Each class has its own gain and bias (conditional batch norm); 0: one for all.
     momentum
         Weight of a new group in the running statistics (unbiased variance, as in torch).
+    eps
+        Added to the variance.
+    sn
+        Spectrally normalise the (classes, C) gains, less 1, and the biases; they start at random, Xavier-uniform.
     """
 
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, num_classes: int = 0, group_size: int | None = None, momentum: float = 0.1):
+    def __init__(
+        self, channels: int, num_classes: int = 0, group_size: int | None = None, momentum: float = 0.1, eps: float = 1e-5, sn: bool = False
+    ):
         super().__init__()
-        self.num_classes, self.group_size, self.momentum, self.eps = num_classes, group_size, momentum, 1e-5
+        self.num_classes, self.group_size, self.momentum, self.eps = num_classes, group_size, momentum, eps
         self.gain = nn.Parameter(torch.ones(max(1, num_classes), channels))
         self.bias = nn.Parameter(torch.zeros(max(1, num_classes), channels))
+        self.sn = sn and num_classes > 0
+        for name in ("gain", "bias") if self.sn else ():
+            nn.init.xavier_uniform_(getattr(self, name))
+            parametrize.register_parametrization(self, name, SpectralNorm(getattr(self, name)))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         # Set by `span_processes`: the number of processes, how many of them a group of images spans, and their process group.
@@ -201,6 +250,7 @@ class BatchNorm(nn.Module):
             x = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.num_classes:
             gain, bias = F.embedding(y, self.gain), F.embedding(y, self.bias)  # type: ignore[arg-type]  # y is checked by the network; (B, C)
+            gain = gain + 1 if self.sn else gain
         else:
             gain, bias = self.gain, self.bias  # (1, C)
         return torch.addcmul(bias[:, :, None, None].to(x.dtype), x, gain[:, :, None, None].to(x.dtype))

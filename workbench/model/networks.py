@@ -15,7 +15,18 @@ from torch import Tensor, nn
 from ..config import Config
 from ..parameters import ParameterError
 from .attention import ResidualBlock, SelfAttention
-from .layers import BatchNorm, DownConv, UpConv, channels_last, conv, initialise, spectral_norm, upsample, zero_gradient_of_bias
+from .layers import (
+    BatchNorm,
+    DownConv,
+    UpConv,
+    channels_last,
+    conv,
+    initialise,
+    make_orthogonal,
+    spectral_norm,
+    upsample,
+    zero_gradient_of_bias,
+)  # fmt: skip
 
 # --------------------------------------------------------------------------------------------------- generator
 
@@ -46,7 +57,7 @@ class Generator(nn.Module):
     ----------
     config
         `image_size`, `width`, `z_dim`, `num_classes`, `attention_g`, `attention_variant`, `attention_block`, `sn_g`,
-        `batch_norm_group` and `batch_norm_momentum` matter here. At 128 px, width 64, 1000 classes and official attention at 32x32
+        `sn_gains`, `init` and the three parameters of batch norm matter here. At 128 px, width 64, 1000 classes and official attention at 32x32
         it has the 42,078,852 parameters of the released code.
     """
 
@@ -57,7 +68,7 @@ class Generator(nn.Module):
         sn, momentum = config.sn_g, config.batch_norm_momentum
 
         def norm(channels):
-            return BatchNorm(channels, self.num_classes, config.batch_norm_group, momentum)
+            return BatchNorm(channels, self.num_classes, config.batch_norm_group, momentum, config.batch_norm_eps, config.sn_gains)
 
         self.linear = initialise(nn.Linear(config.z_dim, 4 * 4 * config.channels_g(4)), sn)
         sizes = (4, *config.maps_g)
@@ -71,8 +82,10 @@ class Generator(nn.Module):
             zero_gradient_of_bias(block.conv2)
             zero_gradient_of_bias(block.shortcut)
         # As in the released code, the running statistics of this unconditional norm move ten times more slowly.
-        self.norm = BatchNorm(config.channels_g(config.image_size), 0, config.batch_norm_group, momentum / 10)
+        self.norm = BatchNorm(config.channels_g(config.image_size), 0, config.batch_norm_group, momentum / 10, config.batch_norm_eps)
         self.output = conv(config.channels_g(config.image_size), 3, 3, sn)
+        if config.init == "orthogonal":
+            make_orthogonal(self)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Images (B, 3, S, S) in [-1, 1] from latents z (B, z_dim) and classes y (B,), or None if unconditional."""
@@ -94,13 +107,15 @@ class DiscriminatorBlock(nn.Module):
     """Residual block of D: (B, C, H, W) -> (B, C', H/2, W/2), or the same size without `downsample`.
 
     ReLU (but not in the `first` block, which sees pixels), conv3x3, ReLU, conv3x3, average pooling; shortcut average pooling, conv1x1.
+    Between the two convolutions it has C' channels, or C if `narrow` (but not in the `first` block).
     """
 
-    def __init__(self, inputs: int, outputs: int, sn: bool, downsample: bool = True, first: bool = False):
+    def __init__(self, inputs: int, outputs: int, sn: bool, downsample: bool = True, first: bool = False, narrow: bool = False):
         super().__init__()
         self.downsample, self.first = downsample, first
-        self.conv1 = conv(inputs, outputs, 3, sn)
-        self.conv2 = conv(outputs, outputs, 3, sn, kind=DownConv if downsample else nn.Conv2d)
+        inner = inputs if narrow and not first else outputs
+        self.conv1 = conv(inputs, inner, 3, sn)
+        self.conv2 = conv(inner, outputs, 3, sn, kind=DownConv if downsample else nn.Conv2d)
         self.shortcut = conv(inputs, outputs, 1, sn) if downsample or inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,8 +130,8 @@ class Discriminator(nn.Module):
     Parameters
     ----------
     config
-        `image_size`, `width` (or `width_d`), `num_classes`, `attention_d`, `attention_variant`, `attention_block` and `sn_d` matter
-        here. At 128 px, width 64, 1000 classes and official attention at 32x32 it has the 39,463,618 parameters of the released code.
+        `image_size`, `width` (or `width_d`), `num_classes`, `d_narrow`, `attention_d`, `attention_variant`, `attention_block`, `sn_d` and
+        `init` matter here. At 128 px, width 64, 1000 classes and official attention at 32x32 it has the 39,463,618 parameters of the released code.
     """
 
     def __init__(self, config: Config):
@@ -125,7 +140,10 @@ class Discriminator(nn.Module):
         sn, sizes = config.sn_d, config.maps_d
         channels = [config.channels_d(size) for size in sizes]
         self.blocks = nn.ModuleDict(
-            {str(s): DiscriminatorBlock(i, o, sn, first=s == sizes[0]) for s, i, o in zip(sizes, [3, *channels], channels, strict=False)}
+            {
+                str(s): DiscriminatorBlock(i, o, sn, first=s == sizes[0], narrow=config.d_narrow)
+                for s, i, o in zip(sizes, [3, *channels], channels, strict=False)
+            }
         )
         self.flat = nn.Sequential(
             *(DiscriminatorBlock(channels[-1], channels[-1], sn, downsample=False) for _ in range(config.d_flat_blocks))
@@ -134,6 +152,8 @@ class Discriminator(nn.Module):
         self.linear = initialise(nn.Linear(channels[-1], 1), sn)
         if self.num_classes:
             self.embedding = initialise(nn.Embedding(self.num_classes, channels[-1]), sn)
+        if config.init == "orthogonal":
+            make_orthogonal(self)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Logits (B,) from images x (B, 3, S, S) in [-1, 1] and classes y (B,), or None if unconditional."""

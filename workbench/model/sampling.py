@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..parameters import ParameterError
-from .layers import BatchNorm, power_iteration
+from .layers import BatchNorm, converge_sigma
 from .networks import Generator
 
 CHUNK = 256  # latents are drawn in fixed chunks of sample indices, so that a latent depends only on its index and the seed
@@ -71,13 +71,13 @@ def truncate(z: Tensor, threshold: float) -> Tensor:
 def interpolate(a: Tensor, b: Tensor, t: float) -> Tensor:
     """Spherical interpolation from latents a (B, z_dim) at t=0 to b at t=1 (White, 2016).
 
-    Linear interpolation passes through latents of smaller norm than the generator was trained on. It is the fallback where the great circle
-    is not unique: between parallel or opposite latents, and for latents of norm 0.
+    Linear interpolation passes through latents of smaller norm than the generator was trained on. It is used only where there is no angle:
+    between parallel latents, and from or to one of norm 0.
 
     Raises
     ------
     ParameterError
-        If t is not finite.
+        If t is not finite, or latents are opposite: then no great circle between them is the shortest.
     """
     if not math.isfinite(t):
         raise ParameterError(f"t={t} is not a finite number")
@@ -86,13 +86,30 @@ def interpolate(a: Tensor, b: Tensor, t: float) -> Tensor:
     angle = torch.acos(((x * y).sum(1, keepdim=True) / norms).clamp(-1, 1))
     circle = (torch.sin((1 - t) * angle) * x + torch.sin(t * angle) * y) / torch.sin(angle)
     straight = (1 - t) * x + t * y
-    unique = (norms > 0) & (torch.sin(angle) > 1e-6)
-    return torch.where(unique, circle, straight).to(a.dtype)
+    has_angle = (norms > 0) & (torch.sin(angle) > 1e-6)
+    if opposite := (~has_angle & (angle > 1)).flatten().nonzero().flatten().tolist():
+        raise ParameterError(
+            f"b is opposite to a in row {opposite[0]} of {len(a)}, and no great circle between opposite latents is the shortest; choose another b"
+        )
+    return torch.where(has_angle, circle, straight).to(a.dtype)
 
 
 def labels(count: int, num_classes: int | None, start: int = 0) -> Tensor | None:
     """Classes (count,) of the samples with global index `start`, `start + 1`, ...: every class in turn; None without classes."""
     return torch.arange(start, start + count) % num_classes if num_classes else None
+
+
+def shuffled_labels(count: int, num_classes: int | None, seed: int = 0, start: int = 0) -> Tensor | None:
+    """Classes (count,) of the samples with global index `start`, `start + 1`, ...: every class equally often, in random order.
+
+    Each run of `num_classes` samples is a permutation of the classes. A batch then shows classes from the whole range: taken in turn, 64 of
+    1,000 classes are neighbours, which in ImageNet look alike. None without classes.
+    """
+    if not num_classes:
+        return None
+    first, last = start // num_classes, (start + count - 1) // num_classes
+    blocks = [torch.randperm(num_classes, generator=rng(seed, 3, block)) for block in range(first, last + 1)]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *blocks])[start - first * num_classes :][:count]
 
 
 def grid(num_classes: int | None, z_dim: int, seed: int, columns: int = 10, rows: int = 10) -> tuple[Tensor, Tensor | None]:
@@ -134,13 +151,21 @@ def images(generator: Generator, z: Tensor, y: Tensor | None = None, batch_size:
 
 
 @torch.no_grad()
-def recalibrate(generator: Generator, seed: int = 0, batches: int = 8, batch_size: int = 64, truncation: float = 0.0) -> None:
+def recalibrate(generator: Generator, seed: int = 0, batches: int | None = None, batch_size: int = 64, truncation: float = 0.0) -> None:
     """Re-estimate the buffers of `generator` after its weights were averaged, or for truncated latents.
 
-    Runs power iterations to convergence, and averages the statistics of batch norm over `batches` batches of fresh samples ("standing
-    statistics", Brock et al., 2019). `truncation` must be that of the latents that images will be generated from.
+    Computes the largest singular value of every spectrally normalised weight, and averages the statistics of batch norm over batches of
+    fresh samples ("standing statistics", Brock et al., 2019), with classes in random order.
+
+    Parameters
+    ----------
+    batches
+        Number of batches; by default 8, or as many as show every class twice.
+    truncation
+        Of the latents that images will be generated from.
     """
-    power_iteration(generator, 10)
+    converge_sigma(generator)
+    batches = batches or max(8, math.ceil(2 * generator.num_classes / batch_size))
     weight = next(generator.parameters())
     norms = [module for module in generator.modules() if isinstance(module, BatchNorm)]
     before = [(norm.momentum, norm.group_size) for norm in norms]
@@ -150,7 +175,7 @@ def recalibrate(generator: Generator, seed: int = 0, batches: int = 8, batch_siz
                 for norm in norms:
                     norm.momentum, norm.group_size = 1 / (k + 1), None
                 z = truncate(torch.randn(batch_size, generator.z_dim, generator=rng(seed, 2, k)), truncation)
-                y = labels(batch_size, generator.num_classes, k * batch_size)
+                y = shuffled_labels(batch_size, generator.num_classes, seed, k * batch_size)
                 generator(z.to(weight.device, weight.dtype), None if y is None else y.to(weight.device))
     finally:
         for norm, (momentum, group_size) in zip(norms, before, strict=True):

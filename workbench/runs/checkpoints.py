@@ -20,6 +20,13 @@ from ..tensors import first_not_finite, load_into, load_tensors, save_tensors, s
 
 Network = TypeVar("Network", bound=nn.Module)
 
+# The networks of a checkpoint by file name, and how to request them.
+WEIGHTS = {
+    "generator": "raw weights of G (weights='raw')",
+    "ema": "EMA of G (weights='ema')",
+    "discriminator": "weights of D",
+}
+
 
 def checkpoint_steps(run: Path) -> list[int]:
     """The steps at which a run has checkpoints, ascending."""
@@ -80,9 +87,9 @@ def load_network(net: Network, folder: Path, name: str) -> Network:
     with _suggesting_a_good_checkpoint(folder):
         digests = sums(folder)
         if file not in digests:
-            others = ", ".join(other.removesuffix(".safetensors") for other in digests if other.endswith(".safetensors"))
+            others = [text for other, text in WEIGHTS.items() if f"{other}.safetensors" in digests]
             raise WorkbenchError(
-                f"the checkpoint of run {folder.parents[1].name!r} at step {folder.name} keeps no {name}; it has: {others}"
+                f"the checkpoint of run {folder.parents[1].name!r} at step {folder.name} keeps no {WEIGHTS[name]}; it has: {', '.join(others)}"
             )
         tensors = load_tensors(folder / file, digests[file])
     load_into(net.state_dict(), tensors, f"{folder}/{file}")

@@ -15,7 +15,7 @@ from ..runs import Run
 from .significance import Verdict, against_nulls, rank_correlation
 from .twin_runs import latents, require_twins
 
-TRUTH = ("twins_hue", "twins_size", "twins_height", "twins_angle", "twins_readable")
+TRUTH = tuple(Twins.TRUTH)
 SMALLEST_HUE = 0.0125  # turns of the hue circle: a twentieth of the mean difference of independent hues
 
 

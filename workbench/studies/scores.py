@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..messages import nearest, say_once
 from ..metrics.protocols import brief, differences, require_comparable
+from ..metrics.scores import higher_is_better
 from ..parameters import WorkbenchError
 from ..records import is_comparable, is_finite
 from ..runs import Run
@@ -98,6 +99,25 @@ def _matching(names: str | Sequence[str], known: list[str]) -> list[str]:
             raise WorkbenchError(f"there is no score {name!r} yet; {nearest(name, known)}there are: {', '.join(known) or 'none'}")
         result += matches
     return list(dict.fromkeys(result)) or known
+
+
+def last_over_best(scores: Sequence[CheckpointScore]) -> list[float]:
+    """For each run, how its last score compares with its best one: 1 if it is the best, 2 if it is twice as bad.
+
+    The last over the best if lower is better, else the best over the last. Runs with one evaluation, or scores that are not positive, are
+    left out.
+
+    Parameters
+    ----------
+    scores
+        Of one name, in the order of runs and steps.
+    """
+    by_run: dict[Path, list[float]] = {}
+    for score in scores:
+        by_run.setdefault(score.run.path, []).append(score.value)
+    higher = bool(scores) and higher_is_better(scores[0].name)
+    runs = [values for values in by_run.values() if len(values) > 1 and min(values) > 0]
+    return [max(values) / values[-1] if higher else values[-1] / min(values) for values in runs]
 
 
 def at_steps(scores: Sequence[CheckpointScore], steps: str = "last") -> list[CheckpointScore]:

@@ -147,12 +147,13 @@ def lower(claims: Mapping[str, tuple[Numbers, Numbers]]) -> list[dict]:
     """Whether the numbers of one group are lower than those of its control, for claims that are tested together.
 
     *supported*: a one-sided rank-sum test finds them lower. *not supported*: the test rules out that they are lower by RELEVANT times the
-    control's median. Otherwise *cannot tell at this size*. Both p values are adjusted over the claims (Holm, 1979).
+    absolute value of the control's median. Otherwise *cannot tell at this size*. Both p values are adjusted over the claims (Holm, 1979).
 
     Parameters
     ----------
     claims
-        Claim -> numbers of the group and of the control, one for each run; positive, and infinite for a run that diverged.
+        Claim -> numbers of the group and of the control, one for each run: all positive, or all negative (scores whose higher values are
+        better, turned), and infinite for a run that diverged.
 
     Returns
     -------
@@ -163,7 +164,7 @@ def lower(claims: Mapping[str, tuple[Numbers, Numbers]]) -> list[dict]:
     p_lower, p_relevant, effects = {}, {}, {}
     for claim, numbers in claims.items():
         group, control = (np.asarray(values, np.float64) for values in numbers)
-        median = float(np.median(control)) if len(control) else math.nan
+        median = abs(float(np.median(control))) if len(control) else math.nan
         p_lower[claim], p_relevant[claim] = rank_sum(group, control), rank_sum(control, group + RELEVANT * median)
         with np.errstate(invalid="ignore"):
             differences = (control[:, None] - group).ravel()  # NaN for two infinite numbers

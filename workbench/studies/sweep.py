@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 import psutil
 
 from ..config import Config
+from ..files import UnreadableError, claim_text, read_json, storing
 from ..messages import say_once
 from ..parameters import ParameterError, WorkbenchError
 from ..paths import folder_name, outputs_dir
@@ -27,6 +29,7 @@ from ..progress import progress
 from ..runs import ACTIVE, Run
 from ..runs.liveness import alive, signature
 from ..training import launch
+from ..training.setup import decide_precision
 
 AT_REST = ("finished", "diverged")
 POLL = 0.5  # seconds
@@ -43,11 +46,17 @@ class PlannedRun:
 
     @classmethod
     def of(cls, base: Config, arm: str, changes: Mapping, seed: int) -> PlannedRun:
-        """The run of an arm, named after a hash of the common settings and the settings that differ."""
+        """The run of an arm, named after a hash of the common settings and the settings that differ.
+
+        A run of fewer or more steps has as many evaluations as the others.
+        """
         config = Config.from_parameters({**_settings(base), **changes, "seed": seed})
         common = fingerprint(base)
         differs = [f"{name}={value}" for name, value in config.changes(base.replace(seed=seed)).items()] or ["base"]
         name = folder_name("-".join([base.preset, common, *differs, f"seed={seed}"]))
+        if config.steps != base.steps and base.evaluate_every:
+            every = math.ceil(config.steps / math.ceil(base.steps / base.evaluate_every))
+            config = config.replace(evaluate_every=every, sample_every=every, checkpoint_every=min(base.checkpoint_every, config.steps))
         return cls(arm, name, config.replace(run=name, tags=f"ablation,{common}"))
 
     @property
@@ -65,6 +74,12 @@ class PlannedRun:
         return "diverged" if status["state"] == "failed" and status["message"].startswith("training diverged") else status["state"]
 
     @property
+    def collapsed(self) -> bool:
+        """Whether the training raised the alarm of a collapse; see `training.status.Status.watch_samples`."""
+        run = self.run
+        return run is not None and any(alarm.startswith("collapse:") for alarm in run.status()["alarms"])
+
+    @property
     def at_rest(self) -> bool:
         """Whether the run is done; divergence is a result too."""
         return self.state in AT_REST
@@ -78,6 +93,43 @@ def fingerprint(base: Config) -> str:
 
 def _settings(config: Config) -> dict:
     return {name: value for name, value in asdict(config).items() if name not in ("run", "resume", "note", "tags")}
+
+
+def in_one_precision(planned: Sequence[PlannedRun], base: Config) -> list[PlannedRun]:
+    """The runs with `mixed_precision="auto"` decided once for all, since timings differ from run to run.
+
+    The decision is stored beside the runs: a sweep that is resumed, extended or shared by machines keeps it.
+
+    Parameters
+    ----------
+    base
+        The settings that all runs have in common.
+
+    Raises
+    ------
+    StorageError, UnreadableError
+        If the decision cannot be stored or read.
+    """
+    if all(each.config.mixed_precision != "auto" for each in planned):
+        return list(planned)
+    path = outputs_dir() / "ablations" / f".precision-{fingerprint(base)}.json"
+    if not path.exists():
+        with storing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        begun = [each.run.config.mixed_precision for each in planned if each.run and each.state != "unreadable"]
+        undecided = base.replace(num_processes=1, mixed_precision="auto")
+        decided = next((choice for choice in begun if choice != "auto"), None) or decide_precision(undecided).mixed_precision
+        claim_text(path, json.dumps(dict(mixed_precision=decided)))
+    choice = read_json(path).get("mixed_precision")
+    if choice not in ("no", "bf16", "fp16"):
+        raise UnreadableError(path, f"mixed_precision={choice!r} is not one of no, bf16, fp16")
+    return [replace(each, config=_with_precision(each.config, choice)) for each in planned]
+
+
+def _with_precision(config: Config, choice: str) -> Config:
+    if config.mixed_precision != "auto":
+        return config
+    return config.replace(mixed_precision="no" if config.dtype == "float64" else choice)  # no autocast of float64
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from ..config import Config
+from ..data.datasets import DRAWN
 from ..messages import nearest, short_repr
 from ..metrics.extractors import open_extractor
 from ..metrics.protocols import protocol
-from ..metrics.scores import SCORES
+from ..metrics.scores import SCORES, higher_is_better
 from ..parameters import ParameterError
 from ..readers import alternatives, assignments, quote
 from ..runs import MAY_CHANGE_ON_RESUME
 from ..training.memory import require_feasible
-from .long_range import TRUTH
 from .paper import EXPERIMENTS, Experiment
 
 MOST_RUNS = 5_000
@@ -34,7 +34,7 @@ DECIDED = dict(
 # Parameters in which arms cannot differ, and why.
 NOT_VARIED = {
     **dict.fromkeys(MAY_CHANGE_ON_RESUME | {"gradient_accumulation", "skip_unreadable"}, "it changes nothing in what is trained"),
-    **dict.fromkeys(("data", "image_size", "pairs"), "scores against different images cannot be compared"),
+    **dict.fromkeys(("data", "image_size", "pairs", "tiles", "patterns"), "scores against different images cannot be compared"),
     "steps": "a longer training contains the shorter one; set the parameter steps for all arms",
 }
 
@@ -120,7 +120,7 @@ def arms_of(name: str, experiment: Experiment, base: Config, where: str, train: 
 def what_is_trained(config: Config) -> tuple:
     """A key that is equal for runs that train the same: without parameters that have no effect at these settings."""
     values = {name: value for name, value in asdict(config).items() if name not in DECIDED and name not in NOT_VARIED}
-    values |= {name: getattr(config, name) for name in ("data", "image_size", "pairs", "steps", "seed")}
+    values |= {name: getattr(config, name) for name in ("data", "image_size", "pairs", "tiles", "patterns", "steps", "seed")}
     # Different widths can give the same channels.
     del values["width"], values["width_d"], values["max_multiplier"]
     maps_g, maps_d = (4, *config.maps_g), config.maps_d
@@ -162,10 +162,14 @@ def _overrides(name: str, setting: str, settings: Mapping[str, str], base_of: Ca
 
 
 def require_score(score: str, base: Config) -> None:
-    """Refuse a score that the evaluations of these runs do not have, or whose extractor cannot be made."""
+    """Refuse a score that the evaluations of these runs do not have, whose extractor cannot be made, or that has no direction."""
     known = known_scores(base)
     names = [name.partition("@")[0] for name in known]
     if score in known or score in names:
+        if higher_is_better(score) is None:
+            raise ParameterError(
+                f"score={short_repr(score)}: whether higher is better is unknown; add it to `directions` of its class of scores"
+            )
         return
     synonyms: dict[str, str] = {}  # with another network than Inception, FID is called FD, and so on
     for kind in SCORES.values():
@@ -178,16 +182,19 @@ def require_score(score: str, base: Config) -> None:
 
 def known_scores(config: Config) -> list[str]:
     """Names of the scores of `evaluation.during_training`."""
+    truth = list(DRAWN[config.data](config).TRUTH) if config.data in DRAWN else []
     extractor = config.evaluate_extractor
+    if extractor == "auto" and config.data.startswith("binding"):
+        return truth
     if extractor == "auto":
         extractor = "twins" if config.data == "twins" else "inception"
     splits = f"_{protocol('workbench').splits}splits"
     if extractor == "inception":
         names = ["fid", "is", f"is{splits}"]
     else:
-        label = open_extractor(extractor).label
+        label = open_extractor(extractor, pairs=config.pairs).label
         names = [f"{SCORES[name].general}{suffix}_{label}" for name, suffix in (("fid", ""), ("is", ""), ("is", splits))]
-    return names + (list(TRUTH) if config.data == "twins" else [])
+    return names + truth
 
 
 def count_arms(names: list[str], grid: Mapping[str, list[str]], base: Config) -> int:

@@ -34,10 +34,15 @@ def parameters_g(config: Config) -> int:
 def parameters_d(config: Config) -> int:
     """The number of parameters of `Discriminator(config)`."""
     channels = [3, *map(config.channels_d, config.maps_d)]
-    count = sum(_conv(a, b, 3) + _conv(b, b, 3) + _conv(a, b, 1) for a, b in pairwise(channels))
+    count = sum(_conv(a, m, 3) + _conv(m, b, 3) + _conv(a, b, 1) for a, m, b in _blocks_d(channels, config))
     count += config.d_flat_blocks * 2 * _conv(channels[-1], channels[-1], 3)
     count += sum(_site(config, config.channels_d(size)) for size in config.sites_d)
     return count + channels[-1] + 1 + (config.num_classes or 0) * channels[-1]
+
+
+def _blocks_d(channels: list[int], config: Config) -> list[tuple[int, int, int]]:
+    """Of D's down-sampling blocks: channels of the input, between the convolutions, and of the output."""
+    return [(a, a if config.d_narrow and a != 3 else b, b) for a, b in pairwise(channels)]
 
 
 def _conv(inputs: int, outputs: int, kernel: int) -> int:
@@ -71,8 +76,8 @@ def activations_d(config: Config) -> int:
     """Activations per image that D's forward pass saves for the backward pass."""
     channels, sizes = [3, *map(config.channels_d, config.maps_d)], [config.image_size, *config.maps_d]
     count = 0
-    for (a, b), size in zip(pairwise(channels), sizes, strict=False):
-        count += (1 if a == 3 else 2) * a * size**2 + b * size**2 + a * (size // 2) ** 2
+    for (a, m, _), size in zip(_blocks_d(channels, config), sizes, strict=False):
+        count += (1 if a == 3 else 2) * a * size**2 + m * size**2 + a * (size // 2) ** 2
     count += config.d_flat_blocks * 3 * channels[-1] * sizes[-1] ** 2
     return count + sum(_kept_at_site(config, config.channels_d(size), size) for size in config.sites_d)
 

@@ -31,9 +31,13 @@ class FixedSamples:
         self.real_spread = spread(to_unit(data.batch(np.arange(min(64, data.length or 64)))[0]))
 
 
-def spread(x: Tensor) -> float:
-    """How much images (B, 3, S, S) differ: the standard deviation of each pixel over the images, averaged over the pixels."""
-    return x.std(0).mean().item()
+def spread(x: Tensor, y: Tensor | None = None) -> float:
+    """How much images (B, 3, S, S) differ: the standard deviation of each pixel over the images, averaged over the pixels.
+
+    With classes y (B,), over the images of a class, averaged over the classes: one image for each class is a collapse too.
+    """
+    parts = [x] if y is None else [x[y == k] for k in y.unique()]
+    return sum(part.std(0).mean().item() for part in parts) / len(parts)
 
 
 def write_samples(nets: Networks, generator: Generator, run: Run, step: int, fixed: FixedSamples) -> Tensor:

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from ..config import Config
-from ..data import open_data, twins
+from ..data import open_data
+from ..data.datasets import DRAWN, Drawn
 from ..files import StorageError
 from ..model import Generator, sampling
 from ..parameters import ParameterError, WorkbenchError
@@ -35,7 +36,7 @@ def train(config: Config, evaluate: Evaluate | None = None, run: Run | None = No
         All settings; `resume` continues or forks a run.
     evaluate
         Called as `evaluate(generator, step)` every `evaluate_every` steps, in all processes, with the EMA if available, else G; what it
-        returns in the main process is appended to `evaluations.jsonl`. The default computes the disagreement of twins, for these data only;
+        returns in the main process is appended to `evaluations.jsonl`. The default is `evaluate_truth`, for drawn data only;
         the command line, and so `launch`, passes `evaluation.during_training(config)`.
     run
         The run to train, by default a new one; a run with checkpoints is resumed.
@@ -51,7 +52,7 @@ def train(config: Config, evaluate: Evaluate | None = None, run: Run | None = No
         If settings do not fit, the data cannot be used, or the training diverges.
     """
     with ExitStack() as stack, interrupts(), process_group(config.num_processes, config.device, "workbench.training --config FILE"):
-        evaluate = evaluate or (partial(evaluate_twins, pairs=config.pairs) if config.data == "twins" else None)
+        evaluate = evaluate or (partial(evaluate_truth, data=DRAWN[config.data](config)) if config.data in DRAWN else None)
         if config.evaluate_every and evaluate is None:
             raise ParameterError(
                 f"evaluate_every={config.evaluate_every}: train() has no evaluation for data={config.data!r} by itself; pass "
@@ -115,12 +116,12 @@ def report_end(run: Run, error: BaseException) -> None:
         run.set_status(state=state, message=" ".join(message.split()))
 
 
-def evaluate_twins(generator: Generator, step: int, count: int = 500, pairs: int = 1) -> dict:
-    """A record of the twins' disagreement, as medians over `count` samples of all classes."""
+def evaluate_truth(generator: Generator, step: int, data: Drawn, count: int = 500) -> dict:
+    """A record of what the drawn data set measures, as medians over `count` samples of all classes."""
     y = sampling.labels(count, generator.num_classes)
     x = sampling.images(generator, sampling.latents(count, generator.z_dim, seed=1), y)
-    values = twins.disagreement(x, y if generator.num_classes == len(twins.CLASSES) else None, pairs)
-    scores = {f"twins_{name}": value.mean().item() if name == "readable" else value.median().item() for name, value in values.items()}
+    values = data.truth(x, y if generator.num_classes == data.num_classes else None)
+    scores = {name: value.mean().item() if name.endswith("readable") else value.median().item() for name, value in values.items()}
     protocol = f"medians over n={count}, of readable the share, saved statistics"
-    settings = dict(name="twins", n=count, pairs=pairs, weights="auto", statistics="running")
+    settings = dict(name=data.name, fingerprint=data.fingerprint, n=count, weights="auto", statistics="running")
     return evaluation_record(scores, protocol=protocol, settings=settings, n=count, extractor=None, reference=None, step=step, seed=1)

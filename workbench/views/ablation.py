@@ -21,6 +21,7 @@ from ..data import open_data
 from ..figures import Drawing, Plot, Table
 from ..files import replace_text, storing
 from ..messages import short_repr, short_text
+from ..metrics.scores import higher_is_better
 from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
 from ..paths import outputs_dir
 from ..presets import PRESETS
@@ -30,10 +31,11 @@ from ..runs import Run, find_runs
 from ..studies import sweep_checks
 from ..studies.groups import Group, readable
 from ..studies.long_range import correlated_columns, power_check, rank_correlations
-from ..studies.paper import EXPERIMENTS, Experiment, sweep
-from ..studies.scores import CheckpointScore, scores_by_name
-from ..studies.significance import lower
-from ..studies.sweep import PlannedRun, execute, fingerprint
+from ..studies.paper import EXPERIMENTS, LAST, LAST_OVER_BEST, Experiment, sweep
+from ..studies.power import COMMITTED_SPREAD, EFFECTS, fewest_seeds, pooled_spread, power, smallest_p
+from ..studies.scores import CheckpointScore, last_over_best, scores_by_name
+from ..studies.significance import ALPHA, lower
+from ..studies.sweep import PlannedRun, execute, fingerprint, in_one_precision
 from ..studies.twin_runs import require_one_pair
 from . import ablation_tables as tables
 from .ablation_export import results
@@ -65,13 +67,13 @@ class Ablation(Parameters):
     preset: str = parameter("twins32", "settings to start from", choices=PRESETS)
     data: str = parameter("", "data, as in train.ipynb", none="the preset's")
     seeds: str = parameter("0,1,2,3,4", "seeds, one run each", read=read_seeds, longest=LONGEST)
-    steps: int | None = parameter(None, "G steps of each run", low=1, none="the preset's")
+    steps: int | None = parameter(None, "G steps of each run; at five D steps (ttur) a third of them", low=1, none="the preset's")
     settings: str = parameter("", "further parameters of all runs, see above", none="none")
     n: int = parameter(2000, "images per evaluation", low=10)
     evaluations: int = parameter(5, "evaluations of each run, of which the last counts", low=1)
     jobs: int = parameter(1, "runs at a time on this machine; they share its cores", low=1)
     train: bool = parameter(True, "false: only show results so far")
-    score: str = parameter("", "score that decides, lower is better", none="the Frechet distance")
+    score: str = parameter("", "score that decides", none="the Frechet distance")
     study: str = parameter("", "runs whose attention to analyse, as in compare.ipynb", read=read_list, none="those of the preset")
     out: str = parameter("", "folder to write, in outputs/ablations or a path", none="named after the settings")
 
@@ -211,27 +213,56 @@ class Ablation(Parameters):
     # -------------------------------------------------------------------------------------------------------- runs
 
     def check(self) -> Table:
-        """The runs to train and how many of them are done, a row for each experiment."""
+        """The runs to train and how many of them are done, and what verdicts and power their seeds allow; a row for each experiment."""
         rows: list[dict] = []
         counted: set[str | None] = set()
+        deciding = self.deciding_score() or self.score
         for name in self.names:
             planned = self.planned_runs(name)
             states, runs = [each.state for each in planned], {each.config.run for each in planned}
             rows.append({
                 "experiment": name, "about": self.experiment(name).about, "arms": len({each.arm for each in planned}),
                 "runs": len(planned), "shared with those above": len(runs & counted), "finished": states.count("finished"),
-                "diverged": states.count("diverged"),
-            })  # fmt: skip
+                "diverged": states.count("diverged"), "claims": len(self.experiment(name).claims),
+            } | (self.odds(name, deciding) if self.experiment(name).claims else {}))  # fmt: skip
             counted |= runs
         base, all_runs = self.base, self.all_planned_runs()
         steps = sum(each.config.steps * (1 + each.config.d_steps) for each in all_runs)
+        lengths = sorted({each.config.steps for each in all_runs})
         notes = (
-            f"{len(all_runs)} runs of {base.steps:,} G steps each, {sum(each.at_rest for each in all_runs)} of them done: {steps:,} steps of G "
-            f"or D, of batches of {base.batch_size}",
+            f"{len(all_runs)} runs of {' to '.join(f'{length:,}' for length in lengths[:1] + lengths[1:][-1:])} G steps each, "
+            f"{sum(each.at_rest for each in all_runs)} of them done: {steps:,} steps of G or D, of batches of {base.batch_size}",
             f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: papermill compare.ipynb out.ipynb -p runs {fingerprint(base)}",
         )
         unreadable = [each.run.status()["message"] for each in all_runs if each.state == "unreadable"]
-        return Table(rows, (*notes, *unreadable))
+        return Table(rows, (*notes, *tables.odds_notes(rows), *self.impossible(), *unreadable))
+
+    def impossible(self) -> list[str]:
+        """The experiments whose claims these seeds can neither support nor reject, whatever the runs come to: a line for each."""
+        seeds, lines = len(self._seeds), []
+        for name in self.names:
+            claims = len(self.experiment(name).claims)
+            if claims and (p := smallest_p(seeds, seeds, claims)) >= ALPHA:
+                lines.append(
+                    f"{name}: no verdict can come out of {seeds} seeds: the smallest p of its {claims} claims, tested together, is {p:.2g}, "
+                    f"not below {ALPHA:g}; set seeds to {fewest_seeds(claims)} or more"
+                )
+        return lines
+
+    def odds(self, name: str, score: str, measure: str = LAST) -> dict:
+        """Cells for a table: the smallest p that a claim of this experiment can reach, and the power of its test.
+
+        The power is simulated for the score at the end: at the spread of the runs that exist, else of the committed results.
+        """
+        seeds, claims = len(self._seeds), len(self.experiment(name).claims)
+        spread = (pooled_spread(self.costs(name, score).values()) or COMMITTED_SPREAD) if measure == LAST else None
+        higher = higher_is_better(score)
+        effects = [effect / (1 + effect) if higher else effect for effect in EFFECTS]  # a score 1 + e times as high is as far away
+        powers = [power(effect, spread, seeds, seeds, claims) for effect in effects] if spread else []
+        return {
+            "smallest p": smallest_p(seeds, seeds, claims), "spread": spread,
+            tables.POWER: ", ".join(f"{value:.0%}" for value in powers) or None,
+        }  # fmt: skip
 
     def execute(self) -> None:
         """Train the runs that are missing; see `sweep.execute`.
@@ -247,6 +278,7 @@ class Ablation(Parameters):
             planned = self.all_planned_runs()
             if not all(each.at_rest for each in planned):
                 open_data(self.base)  # shared by all arms: checked and packed once
+                planned = in_one_precision(planned, self.base)
             execute(planned, self.jobs)
 
     # ------------------------------------------------------------------------------------------- scores and verdicts
@@ -259,7 +291,12 @@ class Ablation(Parameters):
         WorkbenchError
             If their protocols differ.
         """
-        return [score for values in scores_by_name(self.arms(name)).values() for score in values if score.step == self.base.steps]
+        return [
+            score for values in scores_by_name(self.arms(name)).values() for score in values if score.step == self._last_step(score.group)
+        ]
+
+    def _last_step(self, arm: Group) -> int:
+        return arm.values.get("steps", self.base.steps)
 
     def deciding_score(self) -> str:
         """The score of the verdicts, with the hash of its extractor: `score`, or the Frechet distance; "" before the first evaluation."""
@@ -271,21 +308,41 @@ class Ablation(Parameters):
             raise WorkbenchError(f"score={short_repr(self.score)} is no score of these runs; there are: {', '.join(known)}")
         return matches[0] if matches else ""
 
-    def values(self, name: str, arm: str) -> list[float]:
-        """The deciding score of an arm's runs; infinite for each run that diverged."""
-        deciding = self.deciding_score()
-        values = [score.value for score in self.scores(name) if score.group.label == arm and score.name == deciding]
-        return values + [math.inf] * self._diverged(name)[arm]
+    def costs(self, name: str, score: str, measure: str = LAST) -> dict[str, list[float]]:
+        """Arm -> what its claims compare, lower is better, for each run that is done; infinite for a run that diverged.
 
-    def _diverged(self, name: str) -> Counter:
-        """Arm -> number of its runs that diverged."""
-        return Counter(planned.arm for planned in self.planned_runs(name) if planned.state == "diverged")
+        LAST: this score at the end, negative if higher is better. LAST_OVER_BEST: see `studies.scores.last_over_best`.
+        """
+        arms, sign = self.arms(name), -1 if higher_is_better(score) else 1
+        scores = scores_by_name(arms).get(score, [])
+        diverged = Counter(planned.arm for planned in self.planned_runs(name) if planned.state == "diverged")
+        costs = {}
+        for arm in arms:
+            end = self._last_step(arm)
+            done = {each.run.path for each in scores if each.group.label == arm.label and each.step == end}
+            of_arm = [each for each in scores if each.run.path in done and each.step <= end]
+            values = last_over_best(of_arm) if measure == LAST_OVER_BEST else [sign * each.value for each in of_arm if each.step == end]
+            costs[arm.label] = values + [math.inf] * diverged[arm.label]
+        return costs
 
     def table(self, *names: str) -> Table:
         """Scores by arm, beside what the paper reports; by default of all experiments."""
         selected = {name: self.experiment(name) for name in names or self.names}
-        scores, diverged = {name: self.scores(name) for name in selected}, {name: self._diverged(name) for name in selected}
-        return tables.score_table(selected, scores, diverged, self.base)
+        deciding = self.deciding_score()
+        return tables.score_table(selected, {name: self._results(name, deciding) for name in selected}, self.base, deciding)
+
+    def _results(self, name: str, deciding: str) -> dict[str, tables.ArmResult]:
+        """Arm -> its results."""
+        scores, planned, ratios = self.scores(name), self.planned_runs(name), self.costs(name, deciding, LAST_OVER_BEST)
+        return {
+            arm.label: tables.ArmResult(
+                self._last_step(arm), [score for score in scores if score.group.label == arm.label],
+                sum(each.state == "diverged" for each in planned if each.arm == arm.label),
+                sum(each.collapsed for each in planned if each.arm == arm.label),
+                [ratio for ratio in ratios[arm.label] if math.isfinite(ratio)],
+            )
+            for arm in self.arms(name)
+        }  # fmt: skip
 
     def plot(self, *names: str) -> Plot | None:
         """The deciding score by arm and over steps, and D's loss; by default of all experiments. None before the first evaluation."""
@@ -294,11 +351,14 @@ class Ablation(Parameters):
 
     def verdicts(self) -> Table:
         """Whether the runs support each claim of the paper, see `significance.lower`; p is adjusted over the claims of an experiment."""
-        tests = {}
+        tests, deciding = {}, self.deciding_score() or self.score
         for name in self.names:
             claims = self.experiment(name).claims
-            tests[name] = lower({claim.text: (self.values(name, claim.better), self.values(name, claim.worse)) for claim in claims})
-        return tables.verdict_table(tests, self.deciding_score())
+            costs = {measure: self.costs(name, deciding, measure) for measure in (LAST, LAST_OVER_BEST)}
+            rows = lower({claim.text: (costs[claim.measure][claim.better], costs[claim.measure][claim.worse]) for claim in claims})
+            odds = {measure: self.odds(name, deciding, measure) for measure in {claim.measure for claim in claims}}
+            tests[name] = [row | odds[claim.measure] | dict(measure=claim.measure) for row, claim in zip(rows, claims, strict=True)]
+        return tables.verdict_table(tests, deciding, self.impossible())
 
     # --------------------------------------------------------------------------- studies of attention
 

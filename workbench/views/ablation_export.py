@@ -15,8 +15,8 @@ from ..runs import Run
 
 
 def results(command: str, runs: Sequence[Run], tables: Mapping[str, Table], long_range: Sequence[dict]) -> dict:
-    """The content of `results.json`, small enough to be committed: the command, commits, hours of training (of all runs together), versions
-    and machine, and the tables with all their numbers; numbers that are not finite are null.
+    """The content of `results.json`, small enough to be committed: the command, commits, precisions and hours of training (of all runs
+    together), versions and machine, and the tables with all their numbers; numbers that are not finite are null.
 
     Parameters
     ----------
@@ -26,10 +26,11 @@ def results(command: str, runs: Sequence[Run], tables: Mapping[str, Table], long
         The rows of `long_range.measure`.
     """
     hours = sum(row["seconds"] for run in runs for row in run.history()[-1:] if is_finite(row.get("seconds"))) / 3600
+    precisions = sorted({run.config.mixed_precision for run in runs})
     commits = sorted({_commit(run) for run in runs} - {""})
     here = describe_machine()
     here["machine"] = {name: here["machine"][name] for name in ("processor", "cores", "gpus")}  # without the name of the host
-    record = dict(command=command, git=git_state(), **here, runs=dict(n=len(runs), hours=hours, commits=commits))
+    record = dict(command=command, git=git_state(), **here, runs=dict(n=len(runs), hours=hours, commits=commits, precisions=precisions))
     record["tables"] = {name: dict(rows=[_plain(row) for row in table.rows], notes=table.notes) for name, table in tables.items()}
     record["long_range"] = [_plain(row) for row in long_range]
     return record

@@ -3,49 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..config import Config
-from ..figures import Table, measured
+from ..figures import Measured, Table, measured
 from ..metrics.reported import PAPER
+from ..metrics.scores import higher_is_better
 from ..parameters import WorkbenchError
 from ..studies.long_range import SMALLEST_HUE
-from ..studies.paper import Experiment
+from ..studies.paper import LAST_OVER_BEST, Experiment
 from ..studies.patching import SMALLEST_SHIFT, PatchingStudy
+from ..studies.power import EFFECTS
 from ..studies.scores import CheckpointScore
 from ..studies.shape import SMALLEST_MASS, ShapeStudy
 from ..studies.significance import ALPHA, RELEVANT, Verdict
 
+POWER = f"power at {', '.join(f'{effect * 100:.0f}' for effect in EFFECTS)} %"  # a column
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What the runs of an arm came to.
+
+    Attributes
+    ----------
+    steps
+        Their last step.
+    scores
+        All scores at that step.
+    diverged, collapsed
+        Numbers of runs that diverged, or raised the alarm of a collapse.
+    last_over_best
+        See `studies.scores.last_over_best`, for each run that did not diverge.
+    """
+
+    steps: int
+    scores: Sequence[CheckpointScore]
+    diverged: int
+    collapsed: int
+    last_over_best: Sequence[float]
+
 
 def score_table(
-    experiments: Mapping[str, Experiment],
-    scores: Mapping[str, Sequence[CheckpointScore]],
-    diverged: Mapping[str, Mapping[str, int]],
-    base: Config,
+    experiments: Mapping[str, Experiment], results: Mapping[str, Mapping[str, ArmResult]], base: Config, deciding: str = ""
 ) -> Table:
     """Scores by arm, mean ± standard deviation over the seeds, beside what the paper reports.
 
     Parameters
     ----------
-    scores
-        Experiment -> scores of its last checkpoints.
-    diverged
-        Experiment -> arm -> number of its runs that diverged.
+    results
+        Experiment -> arm -> its results.
     base
         The settings that all runs have in common.
+    deciding
+        The score of `ArmResult.last_over_best`.
     """
     rows = []
+    lengths = {result.steps for of_experiment in results.values() for result in of_experiment.values()}
     for name, experiment in experiments.items():
         for arm in experiment.arms:
-            of_arm = [score for score in scores[name] if score.group.label == arm and "splits" not in score.name]
+            result = results[name][arm]
+            of_arm = [score for score in result.scores if "splits" not in score.name]
             row: dict = dict(experiment=name) if len(experiments) > 1 else {}
-            row |= {"arm": arm, "n": len({score.run for score in of_arm}), "diverged": diverged[name].get(arm, 0)}
+            row |= {"arm": arm} | ({"G steps": result.steps} if len(lengths) > 1 else {})
+            row |= {"n": len({score.run for score in of_arm}), "diverged": result.diverged, "collapsed": result.collapsed}
             row |= {key.partition("@")[0]: value for key, value in measured(of_arm, row["n"]).items()}
+            ratios = result.last_over_best
+            row |= {LAST_OVER_BEST: Measured.of(ratios, deciding, len(ratios) != row["n"])} if ratios else {}
             paper = experiment.reported.get(arm, {})
             rows.append(row | {f"paper {key.upper()}": paper[key] for key in ("fid", "is") if key in paper})
-    protocols = dict.fromkeys(score.protocol for of_experiment in scores.values() for score in of_experiment)
-    notes = [f"Mean ± standard deviation (n - 1) over n seeds, of the checkpoint at step {base.steps:,}; runs that diverged have no score"]
+    all_scores = [score for of_experiment in results.values() for result in of_experiment.values() for score in result.scores]
+    protocols = dict.fromkeys(score.protocol for score in all_scores)
+    last = f"step {lengths.pop():,}" if len(lengths) == 1 else "the last step"
+    notes = [f"Mean ± standard deviation (n - 1) over n seeds, of the checkpoint at {last}; runs that diverged have no score"]
+    if deciding:
+        ratio = "best of the run over that at the end" if higher_is_better(deciding) else "at the end over the best of the run"
+        notes.append(f"Last / best: {deciding.partition('@')[0]} {ratio} (1: it stays good); collapsed: runs that raised this alarm")
     notes += [f"{base.data} at {base.image_size}x{base.image_size}, protocol: {kind}" for kind in protocols] or ["No evaluation yet"]
     if any(experiment.reported for experiment in experiments.values()):
         notes.append(f"Paper: {PAPER}; another data set, size and protocol than here, so that only the order compares")
@@ -53,31 +88,50 @@ def score_table(
     return Table([{name: row.get(name) for name in columns} for row in rows], tuple(notes))
 
 
-def verdict_table(tests: Mapping[str, Sequence[dict]], score: str) -> Table:
+def odds_notes(rows: Sequence[Mapping]) -> list[str]:
+    """What the columns of `Ablation.odds` mean, if any row has them."""
+    if not any(row.get("smallest p") for row in rows):
+        return []
+    return [
+        f"Smallest p: that of all seeds of one arm being better than all of the other, adjusted by Holm; a verdict needs less than {ALPHA:g}",
+        f"{POWER[0].upper() + POWER[1:]}: the probability that a claim is supported whose arm is better by that much, if it alone is true; simulated "
+        "for the score at the end, log-normal with this spread, the standard deviation of the logarithm over seeds: of the runs that exist, else of the "
+        "committed results (fd_twins after 500 steps)",
+    ]
+
+
+def verdict_table(tests: Mapping[str, Sequence[dict]], score: str, impossible: Sequence[str] = ()) -> Table:
     """Whether the runs support each claim of the paper.
 
     Parameters
     ----------
     tests
-        Experiment -> the rows of `significance.lower` for its claims.
+        Experiment -> the rows of `significance.lower` for its claims, with `measure` and the cells of `Ablation.odds`.
     score
         The tested score; "" before the first evaluation.
+    impossible
+        Why verdicts cannot come out.
     """
     rows = [
         {
             "experiment": name, "claim": row["claim"], "verdict": row["verdict"],
             "improvement": None if row["improvement"] is None else f"{row['improvement']:+.0%}", "p": row["p"],
-            f"p of {RELEVANT:.0%}": row["p_relevant"], "n": f"{row['n']} and {row['n_control']}",
+            f"p of {RELEVANT:.0%}": row["p_relevant"], "n": f"{row['n']} and {row['n_control']}", "of": row["measure"],
+            **{name: row[name] for name in ("smallest p", "spread", POWER)},
         }
         for name, of_experiment in tests.items() for row in of_experiment
     ]  # fmt: skip
+    better = "higher" if higher_is_better(score) else "lower"
     notes = (
-        f"Supported: a one-sided rank-sum test over the seeds finds {score or 'the score'} lower (p < {ALPHA:g}, adjusted by Holm over the "
+        f"Supported: a one-sided rank-sum test over the seeds finds {score or 'the score'} {better} (p < {ALPHA:g}, adjusted by Holm over the "
         "claims of an experiment)",
-        f"Not supported: the same test rules out that it is lower by {RELEVANT:.0%} of the control's median (p of {RELEVANT:.0%} < {ALPHA:g}, "
+        f"Not supported: the same test rules out that it is {better} by {RELEVANT:.0%} of the control's median (p of {RELEVANT:.0%} < {ALPHA:g}, "
         "adjusted alike)",
         "Otherwise: cannot tell at this size. Runs that diverged count as the worst",
         "Improvement: Hodges-Lehmann estimate, as a share of the control's median",
+        "Of: the score at the end (last), or how it compares with the best of the run (last / best: lower is better, 1 at best)",
+        *odds_notes(rows),
+        *impossible,
     )
     return Table(rows, notes)
 
@@ -97,8 +151,8 @@ def shape_table(studies: Sequence[tuple[str, str, ShapeStudy | WorkbenchError, P
             row |= {"follows shape": str(shape)}
         else:
             row |= {"n": len(shape.learned.twin), "on the twin": float(np.mean(shape.learned.twin))}
-            row |= {f"more than {test['null']}": test["effect"] for test in shape.verdict.rows}
-            row |= {"follows shape": shape.verdict.verdict, "goes beyond places": shape.locality.verdict}
+            row |= {f"more than {test['null']}": test["effect"] for test in shape.beyond_colour.rows}
+            row |= {"follows shape": shape.verdict.verdict, "beyond colour too": shape.beyond_colour.verdict}
         if isinstance(patching, WorkbenchError):
             row |= {"colour travels": str(patching)}
         else:
@@ -107,7 +161,8 @@ def shape_table(studies: Sequence[tuple[str, str, ShapeStudy | WorkbenchError, P
     notes = (
         "On the twin: share of the attention of positions on a glyph that falls on the other one; more than: how much more than under each "
         f"null, tested against {SMALLEST_MASS:g} by paired one-sided sign flips over n images, adjusted by Holm over the nulls",
-        "Goes beyond places: the same without the null of colour, since on twins similar colour alone finds the other glyph",
+        "Follows shape: more than under every null of locality, as the paper claims; beyond colour too: also more than the null of colour, which "
+        "alone finds the other glyph of twins",
         "Hue shift: how far the right glyph's hue follows when the values under the left one are patched from another sample, as a fraction "
         f"of the way; tested against {SMALLEST_SHIFT:g} and both controls",
     )

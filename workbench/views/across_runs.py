@@ -125,6 +125,8 @@ def experiments(arms: Mapping[str, Sequence[Group]], score: str, step: int) -> P
     ----------
     arms
         Experiment -> its arms, which differ in their labels.
+    step
+        The last step, of arms that set no `steps` themselves.
 
     Raises
     ------
@@ -138,10 +140,11 @@ def experiments(arms: Mapping[str, Sequence[Group]], score: str, step: int) -> P
             Arm(
                 group.label, [run.reference for run in group.runs], [point for point in points if point.group == group.label],
                 [{row["step"]: row["loss_d"] for row in history(run.history()) if "loss_d" in row} for run in group.runs],
+                group.values.get("steps", step),
             )
             for group in members
         ]  # fmt: skip
-    return figures.experiments(data, score, step)
+    return figures.experiments(data, score)
 
 
 def sample_rows(rows: Sequence[tuple[str, Run, int]], seed: int = 0, columns: int = 8, weights: str = "auto") -> Drawing | None:

@@ -13,6 +13,7 @@ from ..data import to_unit
 from ..evaluation import Evaluation
 from ..evaluation.checkpoints import EvaluatedRun, run_to_evaluate
 from ..metrics.prdc import nearest_neighbours
+from ..metrics.scores import higher_is_better
 from ..model import sampling
 from . import across_runs
 
@@ -44,8 +45,9 @@ class EvaluationView:
         if name is None or evaluation.samples:
             return []
         evaluated, values = EvaluatedRun(evaluation), record["per_class"][name]
-        larger_is_better = name.startswith(("accuracy", "twins_readable"))
-        order = sorted((k for k, value in enumerate(values) if value is not None), key=lambda k: values[k], reverse=larger_is_better)
+        order = sorted(
+            (k for k, value in enumerate(values) if value is not None), key=lambda k: values[k], reverse=bool(higher_is_better(name))
+        )
         classes = order if len(order) <= 2 * count else [*order[:count], *order[-count:]]
         generator = evaluated.samples(record["step"]).generator
         z = sampling.latents(columns, generator.z_dim, evaluation.seed, truncation=evaluated.protocol.truncation)
@@ -84,7 +86,8 @@ class EvaluationView:
         rows = []
         for k in distances[:, 0].argsort()[:count].tolist():
             near = to_unit(evaluated.data.batch(real.indices[indices[k].cpu().numpy()])[0])
-            rows.append((f"sample {k}\ndistance {distances[k, 0]:.3g}", torch.cat([images[k : k + 1], near])))
+            sample = k // evaluated.extractor.crops
+            rows.append((f"sample {sample}\ndistance {distances[k, 0]:.3g}", torch.cat([images[sample : sample + 1], near])))
         text = (
             f"median distance to the nearest of {len(real.features):,} real images, {evaluated.extractor.label}: {distances[:, 0].median():.3g} "
             f"from {among} samples, {between.median():.3g} from other real images"

@@ -19,8 +19,8 @@ from ..attention import Inspection, Projections
 from ..attention.inspect import positions_mask
 from ..attention.snapshots import Snapshot, load_snapshot
 from ..data import Images, open_data, to_unit
+from ..data.datasets import Drawn
 from ..data.decode import decode
-from ..data.twins import Twins
 from ..files import UnreadableError
 from ..messages import short_repr
 from ..model import Generator, sampling
@@ -134,7 +134,7 @@ class InspectedRun:
         return [name.encode(errors="replace").decode() for name in names]  # of a folder whose name is not UTF-8
 
     @cached_property
-    def data(self) -> Images | Twins:
+    def data(self) -> Images | Drawn:
         """The training images, opened on first use."""
         return open_data(self.config, progress=False)
 

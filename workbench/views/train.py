@@ -14,7 +14,7 @@ from PIL import Image
 from .. import figures
 from ..config import Config, read_config
 from ..data import Images, augment, batch_indices, to_unit
-from ..data.twins import Twins
+from ..data.datasets import Drawn
 from ..figures import Drawing, Note, Plot
 from ..figures.charts import MAX_PIXELS
 from ..files import UnreadableError
@@ -82,7 +82,7 @@ class Settings:
         return f"<p>{html.escape(self.title)}</p><table><tbody>{''.join(body)}</tbody></table>"
 
 
-def real_images(data: Images | Twins, config: Config, columns: int = 10) -> Image.Image:
+def real_images(data: Images | Drawn, config: Config, columns: int = 10) -> Image.Image:
     """The first real images of the training as D will see them, after every transform, in a grid."""
     count = min(4 * columns, data.length or 4 * columns)
     x = to_unit(data.batch(batch_indices(data.length, config.seed, 0, count))[0])

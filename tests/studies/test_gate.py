@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from workbench.studies import gate as module
+from workbench.studies.gate import auc, base_config, discriminate, gate, main, verdicts
+
+
+def test_auc_is_the_share_of_pairs_in_the_right_order():
+    right, wrong = torch.randn(30).round(decimals=1), torch.randn(40).round(decimals=1) - 0.5
+    pairs = [(a > b).double() + (a == b).double() / 2 for a in right for b in wrong]
+    assert auc(right, wrong) == pytest.approx(sum(pairs).item() / 1200)
+    assert auc(torch.ones(5), torch.ones(5)) == 0.5 and auc(torch.ones(5), torch.zeros(5)) == 1
+
+
+def test_d_has_room_at_its_site():
+    site = module.Discriminator(base_config()).attention["8"]
+    assert site.query.weight.shape[:2] == (8, 64)
+    sizes = [sum(p.numel() for p in module.Discriminator(base_config(**changes)).parameters()) for changes in module.ARMS.values()]
+    assert sizes[0] < sizes[1] and abs(sizes[1] - sizes[2]) < 0.1 * (sizes[2] - sizes[0])  # residual and attention of equal size
+
+
+@pytest.mark.slow
+def test_d_learns_what_is_easy_and_not_what_is_not_there(monkeypatch):
+    """All grey against patterns is told apart at once; images of one kind are not."""
+    config = base_config(seed=0)
+    assert abs(discriminate(config, 0, 20, 20)[-1]["auc"] - 0.5) < 0.15
+    real = module._images
+    monkeypatch.setattr(
+        module,
+        "_images",
+        lambda sets, first, count: real(sets, first, count) * torch.cat([torch.ones(count), torch.zeros(count)])[:, None, None, None],
+    )
+    assert discriminate(config, 8, 20, 10)[-1] == dict(step=20, auc=1.0)
+
+
+def test_what_is_recorded_is_not_trained_again(tmp_path, monkeypatch):
+    trained = []
+
+    def train(config, mismatched, steps, every):
+        if len(trained) == 4:
+            raise KeyboardInterrupt
+        trained.append((config.seed, config.attention_d, config.attention_block, mismatched))
+        return [dict(step=steps, auc=0.7)]
+
+    monkeypatch.setattr(module, "discriminate", train)
+    with pytest.raises(KeyboardInterrupt):
+        gate(tmp_path / "gate.jsonl", mismatched=[8], seeds=[0, 1], steps=10)
+    first = list(trained)
+    trained.clear()
+    rows = gate(tmp_path / "gate.jsonl", mismatched=[8], seeds=[0, 1], steps=10)
+    assert len(rows) == 6 and len({*first, *trained}) == 6 == len(first) + len(trained)
+    trained.clear()
+    gate(tmp_path / "gate.jsonl", mismatched=[8], seeds=[0], steps=20)  # longer ones are others
+    assert len(trained) == 3
+
+
+def rows(lead, seeds=5, worst=None):
+    return [
+        dict(data="binding", mismatched=8, seed=seed, arm=arm, steps=9, auc={"9": 0.7 + (lead if arm == "attention" else 0) + 0.01 * seed})
+        for seed in range(seeds)
+        for arm in module.ARMS
+    ]
+
+
+def test_a_task_is_admitted_where_attention_leads_both():
+    (row,) = verdicts(rows(0.11))
+    assert (row["verdict"], row["n"]) == ("admitted", 5) and row["lead"] == pytest.approx(0.11) and row["none"] == pytest.approx(0.72)
+    assert verdicts(rows(0.09))[0]["verdict"] == "not admitted" and verdicts(rows(0.2, 4))[0]["verdict"] == "4 of 5 seeds"
+    strong = [row | dict(auc={"9": 0.95}) if row["arm"] == "residual" else row for row in rows(0.11)]
+    assert verdicts(strong)[0]["verdict"] == "not admitted"  # a block of equal size does it as well
+    assert verdicts(rows(0.2)[:2]) == []  # no seed has all arms
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--mismatched", "9"], "--mismatched=9: give numbers from 1 to 8"), (["--seeds", "a"], "--seeds='a' is not a list"),
+    (["--steps", "0"], "--steps=0 must be"),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused_in_one_line(monkeypatch, capsys, tmp_path, words, message):
+    monkeypatch.setattr("sys.argv", ["gate", str(tmp_path / "gate.jsonl"), *words])
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
