@@ -65,6 +65,7 @@ NOT_RUN = {
     ],
     "experiments.md": [
         "papermill ablation.ipynb out.ipynb",
+        "python -m workbench.studies.gate gate.jsonl --mismatched 8 --seeds 0,1,2,3,4",
         "papermill ablation.ipynb out.ipynb -p steps 500 -p settings 'width=16; batch_size=16; pairs=2' -p evaluations 4 -p jobs 2 -p study demo",
         "papermill ablation.ipynb out.ipynb -p experiments sweep -p grid 'attention_g=16|none' -p steps 500 "
         "-p settings 'width=16; batch_size=16; attention_d=none' -p evaluations 4 -p jobs 2",
