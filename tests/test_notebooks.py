@@ -23,7 +23,7 @@ from PIL import Image
 
 from workbench import Ablation, AttentionView, Comparison, Config, Evaluation, Run, evaluate, list_runs, train
 from workbench.evaluation import during_training
-from workbench.parameters import WorkbenchError
+from workbench.messages import WorkbenchError
 from workbench.paths import outputs_dir
 from workbench.runs import create_run
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from workbench import Ablation, Config, Evaluation
-from workbench.messages import command, nearest, short_repr
-from workbench.parameters import ParameterError, Parameters, WorkbenchError, parameter
+from workbench.messages import ParameterError, WorkbenchError, command, nearest, short_repr
+from workbench.parameters import Parameters, parameter
 
 
 def _read_pair(value, refuse):

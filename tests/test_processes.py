@@ -66,7 +66,7 @@ def test_another_number_of_processes_is_refused(monkeypatch, variables):
 GROUP = """
 import os, signal, sys, time
 import torch, torch.distributed as dist
-from workbench.parameters import WorkbenchError
+from workbench.messages import WorkbenchError
 from workbench.processes import process_group, rank
 
 kill = sys.argv[1] == "kill"

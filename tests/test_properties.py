@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from workbench import Config, Run
 from workbench.files import read_json, read_records
+from workbench.messages import WorkbenchError
 from workbench.metrics.protocols import Protocol
-from workbench.parameters import Parameters, WorkbenchError
+from workbench.parameters import Parameters
 from workbench.paths import outputs_dir
 from workbench.runs import create_run, list_runs
 

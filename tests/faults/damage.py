@@ -22,7 +22,7 @@ from workbench import AttentionView, Config, Run, train, views
 from workbench.attention.snapshots import load_snapshot
 from workbench.data import open_data
 from workbench.evaluation import evaluate
-from workbench.parameters import WorkbenchError
+from workbench.messages import WorkbenchError
 from workbench.runs import list_runs
 from workbench.views.compare import Comparison
 

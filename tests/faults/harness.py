@@ -116,7 +116,7 @@ def start(work: Callable, *arguments, fault: Fault | None = None, folder: Path |
 
 
 def _do(work: Callable, arguments: tuple, fault: Fault | None, folder: Path | None) -> Outcome:
-    from workbench.parameters import WorkbenchError
+    from workbench.messages import WorkbenchError
 
     try:
         if fault:

@@ -15,7 +15,7 @@ from harness import Outcome, Trial, Verdict, difference, fork, root, rows, shim,
 from writes import NAME, data_state, go_on, make_images, make_parent, pack, prepare_data, run_state, score_run, tiny
 
 from workbench import Config, Run, train
-from workbench.parameters import WorkbenchError
+from workbench.messages import WorkbenchError
 from workbench.runs import ACTIVE, create_run, liveness, reserve
 from workbench.studies.sweep import PlannedRun, execute
 from workbench.training import launch

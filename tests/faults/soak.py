@@ -31,7 +31,7 @@ def a_round() -> None:
 
     from workbench import Config, Run, train
     from workbench.evaluation import evaluate
-    from workbench.parameters import WorkbenchError
+    from workbench.messages import WorkbenchError
 
     train(tiny(steps=4, keep_checkpoints=None, sample_every=2), score)
     train(Config.from_parameters(dict(resume=NAME, steps=6)), score)

@@ -4,10 +4,10 @@ import torch
 from torch import nn
 
 from workbench.data.twins import CLASSES, Twins
+from workbench.messages import WorkbenchError
 from workbench.metrics import twins as small_classifier
 from workbench.metrics.chance import at_chance, require_above_chance
 from workbench.metrics.extractors import Extractor
-from workbench.parameters import WorkbenchError
 
 
 class Guesses(nn.Module):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from synthetic import normal
 
+from workbench.messages import ParameterError, WorkbenchError
 from workbench.metrics.class_score import StreamedInceptionScore, inception_score
-from workbench.parameters import ParameterError, WorkbenchError
 
 
 def class_logits(n, classes=10, seed=0):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from synthetic import features, gaussian, normal, relative, rotation
 
+from workbench.messages import ParameterError
 from workbench.metrics.fid import frechet_distance, frechet_distance_of_features, intra_frechet_distance, square_root_factor
-from workbench.parameters import ParameterError
 
 
 def orders(x, y):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from synthetic import features, normal
 
+from workbench.messages import ParameterError
 from workbench.metrics.kid import kernel_distance
-from workbench.parameters import ParameterError
 
 
 def test_kernel_distance_is_that_of_torch_fidelity():

@@ -3,8 +3,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from workbench.messages import ParameterError, WorkbenchError
 from workbench.metrics.moments import Moments
-from workbench.parameters import ParameterError, WorkbenchError
 
 
 def features(n, d=7, mean=100.0, seed=0):

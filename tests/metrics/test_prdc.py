@@ -5,9 +5,9 @@ import pytest
 import torch
 from synthetic import features, normal
 
+from workbench.messages import ParameterError
 from workbench.metrics import prdc
 from workbench.metrics.prdc import density_coverage, nearest_neighbours, precision_recall
-from workbench.parameters import ParameterError
 
 
 def by_loops(real, fake, k):

@@ -10,11 +10,11 @@ from accelerate import PartialState
 from torch import nn
 
 from workbench.data.twins import Twins
+from workbench.messages import WorkbenchError
 from workbench.metrics import Moments, frechet_distance
 from workbench.metrics import twins as small_classifier
 from workbench.metrics.extractors import Extractor
 from workbench.metrics.stream import CHUNK, features_in_order
-from workbench.parameters import WorkbenchError
 
 
 class Mean(nn.Module):

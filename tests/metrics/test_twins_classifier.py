@@ -8,9 +8,9 @@ from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 
 from workbench.data.twins import ANGLE, GREY, HEIGHT, RADIUS, Twins, draw_half
+from workbench.messages import WorkbenchError
 from workbench.metrics.twins_classifier import WEIGHTS, TwinsClassifier, load
 from workbench.metrics.twins_training import accuracy
-from workbench.parameters import WorkbenchError
 
 COUNT = 2000
 

@@ -16,8 +16,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..messages import WorkbenchError
 from ..model import SelfAttention
-from ..parameters import WorkbenchError
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..messages import ParameterError
 from ..model import sampling
-from ..parameters import ParameterError
 from .capture import Projections, capture_projections
 from .interventions import find_layer, intervene
 from .readings import incoming, outgoing, relative_offsets, statistics, value_weighted

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..messages import nearest
+from ..messages import ParameterError, WorkbenchError, nearest
 from ..model import Generator, SelfAttention
 from ..model.layers import BatchNorm
-from ..parameters import ParameterError, WorkbenchError
 from .capture import attention_layers, contribution, project_exactly
 from .readings import check_query, overlap
 

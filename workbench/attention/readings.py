@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..parameters import ParameterError
+from ..messages import ParameterError
 from .capture import Projections
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 
 from ..files import UnreadableError
+from ..messages import WorkbenchError
 from ..metrics.extractors import Extractor
 from ..metrics.one_pass import Plan, header, measure, select
 from ..metrics.protocols import differences
 from ..metrics.references import Reference
 from ..metrics.scores import SCORES, ImageSet
 from ..metrics.stream import everywhere
-from ..parameters import WorkbenchError
 from ..progress import progress
 from ..records import evaluation_record, is_comparable
 from ..runs import Run, list_runs

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from ..messages import short_repr
+from ..messages import ParameterError, short_repr
 from ..metrics.extractors import Extractor, open_extractor
 from ..metrics.protocols import PROTOCOLS, Protocol, protocol
 from ..metrics.stream import CHUNK
-from ..parameters import ParameterError, Parameters, parameter, whole
+from ..parameters import Parameters, parameter, whole
 from ..processes import on_cpu
 from ..readers import read_list, read_steps
 

@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 import psutil
 import torch
 
+from ..messages import ParameterError, WorkbenchError
 from ..metrics.stream import is_main
-from ..parameters import ParameterError, WorkbenchError
 from ..processes import LostProcessError, launch_command, launch_environment, on_cpu, process_group, rank
 from .parameters import Evaluation
 

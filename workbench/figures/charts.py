@@ -15,7 +15,7 @@ from typing import get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from ..parameters import WorkbenchError
+from ..messages import WorkbenchError
 from ..records import is_number
 from .records import LARGEST, number
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..files import UnreadableError, read_json, replace_bytes, replace_text, storing
 from ..machine import describe_machine, git_state
-from ..parameters import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError
 from .charts import Chart, Sheet, from_plain, to_plain
 from .interactive import content
 from .tables import Table

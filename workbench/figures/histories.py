@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..parameters import ParameterError, WorkbenchError, nearest
+from ..messages import ParameterError, WorkbenchError
+from ..parameters import nearest
 from ..records import effective, largest_of_all, with_margin
 from ..studies.groups import AXES, along, mean_and_sd
 from . import records

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ..attention import Inspection
-from ..parameters import ParameterError
+from ..messages import ParameterError
 from .charts import EMPTY, MAX_PIXELS, Cell, Row, Sheet
 from .figure import Drawing
 

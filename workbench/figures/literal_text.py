@@ -11,8 +11,7 @@ import logging
 import unicodedata
 from collections.abc import Iterator
 
-from ..messages import say_once
-from ..parameters import WorkbenchError
+from ..messages import WorkbenchError, say_once
 
 try:
     import matplotlib  # noqa: F401

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import bdtrc
 from torch import Tensor
 
-from ..parameters import WorkbenchError
+from ..messages import WorkbenchError
 from .extractors import Extractor
 from .references import drawn
 from .scores import positions

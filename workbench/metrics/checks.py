@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..parameters import ParameterError
+from ..messages import ParameterError
 
 LARGEST = 1e50  # feature: the scores' squares, products and cubes of larger ones overflow in float64
 

@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..messages import short_repr
-from ..parameters import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError, short_repr
 from . import inception_v3, twins_classifier
 
 

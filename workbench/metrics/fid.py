@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..parameters import ParameterError
+from ..messages import ParameterError
 from .checks import LARGEST, as_tensor, float64, pair
 from .moments import Moments
 

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..files import UnreadableError
-from ..messages import short_repr
-from ..parameters import WorkbenchError
+from ..messages import WorkbenchError, short_repr
 from ..paths import data_dir
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..parameters import ParameterError
+from ..messages import ParameterError
 from .checks import float64, pair
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..parameters import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError
 from .checks import float64
 
 

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from ..messages import nearest, short_repr
-from ..parameters import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError, nearest, short_repr
 from ..progress import silent
 from .extractors import Extractor
 from .protocols import Protocol

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..parameters import ParameterError
+from ..messages import ParameterError
 from .checks import float64, pair
 
 EPSILON = torch.finfo(torch.float64).eps

@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..messages import nearest, short_repr
-from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
+from ..messages import ParameterError, WorkbenchError, nearest, short_repr
+from ..parameters import Parameters, parameter
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from ..files import StorageError, UnreadableError, delete_folder, locked, new_folder, storing, synced
-from ..messages import say_once
-from ..parameters import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError, say_once
 from ..paths import data_dir
 from ..progress import silent
 from ..tensors import load_tensors, save_tensors, seal, verify

@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from ..files import storing
-from ..parameters import ParameterError
+from ..messages import ParameterError
 from ..paths import data_dir
 from .extractors import Extractor
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..parameters import WorkbenchError
+from ..messages import WorkbenchError
 from .extractors import Extractor
 
 T = TypeVar("T")

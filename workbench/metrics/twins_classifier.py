@@ -16,7 +16,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from ..data.twins import CLASSES, crops
-from ..parameters import WorkbenchError
+from ..messages import WorkbenchError
 
 SIZE = 32  # height and width of the network's input
 WEIGHTS = Path(__file__).with_name("twins-3d2861b8.safetensors")

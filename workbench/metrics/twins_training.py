@@ -17,8 +17,7 @@ from tqdm import tqdm
 
 from ..data import twins
 from ..data.twins import CLASSES, SYMMETRY, Twins, draw_half
-from ..messages import command
-from ..parameters import ParameterError
+from ..messages import ParameterError, command
 from .twins_classifier import SIZE, TwinsClassifier, weights_name
 
 BATCH, POOL = 256, 200  # images per step; batches, which are drawn once and reused

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..parameters import ParameterError
+from ..messages import ParameterError
 from .layers import conv
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Config
-from ..parameters import ParameterError
+from ..messages import ParameterError
 from .attention import ResidualBlock, SelfAttention
 from .layers import (
     BatchNorm,

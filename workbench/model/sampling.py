@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..parameters import ParameterError
+from ..messages import ParameterError
 from .layers import BatchNorm, converge_sigma
 from .networks import Generator
 

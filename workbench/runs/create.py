@@ -13,7 +13,7 @@ import psutil
 
 from ..config import Config, read_config
 from ..files import StorageError, claim_text, storing
-from ..parameters import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError
 from ..paths import DEMO, outputs_dir, short_name
 from ..readers import split_step
 from .folder import Run

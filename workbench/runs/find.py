@@ -6,8 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..files import UnreadableError
-from ..messages import say_once
-from ..parameters import WorkbenchError
+from ..messages import WorkbenchError, say_once
 from ..paths import outputs_dir
 from ..readers import words
 from .folder import Run

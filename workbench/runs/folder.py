@@ -24,8 +24,8 @@ from ..files import (
     replace_text,
     storing,
 )
+from ..messages import ParameterError, WorkbenchError
 from ..model import Discriminator, Generator
-from ..parameters import ParameterError, WorkbenchError
 from ..paths import DEMO, find_run_folder, no_such_run, numbered, outputs_dir
 from ..records import BY_TRAINING, is_evaluation, is_history, is_spectra
 from .checkpoints import checkpoint_steps, load_network

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from ..files import storing
-from ..parameters import WorkbenchError
+from ..messages import WorkbenchError
 
 LOCK = ".lock"
 HEARTBEAT = 10.0  # seconds

@@ -10,8 +10,8 @@ import time
 from ..config import Config
 from ..files import replace_text
 from ..machine import describe_machine, git_state
+from ..messages import WorkbenchError
 from ..notebook import parent_command
-from ..parameters import WorkbenchError
 from ..readers import words
 from .create import fork_point
 from .folder import Run

@@ -6,8 +6,8 @@ import textwrap
 from pathlib import Path
 
 from ..config import Config, read_config
-from ..messages import short_repr
-from ..parameters import ParameterError, whole
+from ..messages import ParameterError, short_repr
+from ..parameters import whole
 from ..paths import DEMO, run_folder
 from ..readers import split_step
 from .checkpoints import checkpoint_steps

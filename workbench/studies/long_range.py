@@ -9,7 +9,7 @@ import numpy as np
 from .. import attention
 from ..attention.capture import attention_layers
 from ..data.twins import Twins, disagreement
-from ..parameters import WorkbenchError
+from ..messages import WorkbenchError
 from ..records import is_finite
 from ..runs import Run
 from .significance import Verdict, against_nulls, rank_correlation

@@ -19,8 +19,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from .. import attention
 from ..attention.interventions import find_layer
 from ..data.twins import disagreement, glyph_coverage, glyph_hues
+from ..messages import ParameterError, WorkbenchError
 from ..model import Generator, sampling
-from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
 from .significance import Verdict, against_nulls
 from .twin_runs import glyph_queries, latents, require_one_pair, split_layer

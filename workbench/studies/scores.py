@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..messages import nearest, say_once
+from ..messages import WorkbenchError, nearest, say_once
 from ..metrics.protocols import brief, differences, require_comparable
 from ..metrics.scores import higher_is_better
-from ..parameters import WorkbenchError
 from ..records import is_comparable, is_finite
 from ..runs import Run
 from .groups import Group

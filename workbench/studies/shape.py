@@ -20,9 +20,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 from .. import attention
 from ..attention import Projections
 from ..data.twins import disagreement, glyph_coverage
+from ..messages import ParameterError, WorkbenchError
 from ..model import Discriminator, Generator, sampling
 from ..model.layers import converge_sigma
-from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
 from .significance import Verdict, against_nulls
 from .twin_runs import glyph_queries, latents, require_one_pair, split_layer

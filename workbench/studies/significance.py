@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 import scipy  # `scipy.stats`, which takes a second to import, is imported at its first use
 
-from ..parameters import ParameterError
+from ..messages import ParameterError
 
 Numbers = Sequence[float] | np.ndarray
 

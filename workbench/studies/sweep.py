@@ -21,8 +21,7 @@ import psutil
 
 from ..config import Config
 from ..files import UnreadableError, claim_text, read_json, storing
-from ..messages import say_once
-from ..parameters import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError, say_once
 from ..paths import folder_name, outputs_dir
 from ..processes import signals_to
 from ..progress import progress

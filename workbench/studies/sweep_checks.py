@@ -9,11 +9,10 @@ from dataclasses import asdict
 
 from ..config import Config
 from ..data.datasets import DRAWN
-from ..messages import nearest, short_repr
+from ..messages import ParameterError, nearest, short_repr
 from ..metrics.extractors import open_extractor
 from ..metrics.protocols import protocol
 from ..metrics.scores import SCORES, higher_is_better
-from ..parameters import ParameterError
 from ..readers import alternatives, assignments, quote
 from ..runs import MAY_CHANGE_ON_RESUME
 from ..training.memory import require_feasible

@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from ..messages import ParameterError, WorkbenchError
 from ..model import sampling
-from ..parameters import ParameterError, WorkbenchError
 from ..runs import Run
 
 

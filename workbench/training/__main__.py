@@ -9,8 +9,7 @@ from pathlib import Path
 from ..config import Config
 from ..evaluation import during_training
 from ..files import read_bytes
-from ..messages import command
-from ..parameters import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError, command
 from ..runs import Run, lock_run
 from .start import train
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..parameters import WorkbenchError
+from ..messages import WorkbenchError
 from ..runs import Run
 from ..runs.checkpoints import newest_good_checkpoint, read_checkpoint, save_checkpoint
 from ..tensors import first_not_finite, load_into

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..data import loader
 from ..files import storing
+from ..messages import WorkbenchError
 from ..model import Generator, sampling
-from ..parameters import WorkbenchError
 from ..records import BY_TRAINING
 from ..runs import Run, fork_point, write_provenance
 from ..runs.checkpoints import prune

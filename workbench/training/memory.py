@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from ..config import Config
-from ..parameters import ParameterError
+from ..messages import ParameterError
 from ..processes import on_cpu
 
 # ------------------------------------------------------------------------------------------ parameters and activations

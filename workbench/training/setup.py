@@ -14,10 +14,10 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from ..config import Config
+from ..messages import ParameterError
 from ..model import Discriminator, Generator
 from ..model.ema import EMA
 from ..model.layers import span_processes
-from ..parameters import ParameterError
 from ..processes import keep_memory, on_cpu
 
 

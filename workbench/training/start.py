@@ -13,8 +13,8 @@ from ..config import Config
 from ..data import open_data
 from ..data.datasets import DRAWN, Drawn
 from ..files import StorageError
+from ..messages import ParameterError, WorkbenchError
 from ..model import Generator, sampling
-from ..parameters import ParameterError, WorkbenchError
 from ..processes import LostProcessError, process_group, rank
 from ..records import evaluation_record
 from ..runs import Run, create_run, fork_point, lock_run, parent_folder, require_resumable, resumes

@@ -20,9 +20,9 @@ from ..config import Config
 from ..data import open_data
 from ..figures import Drawing, Plot, Table
 from ..files import replace_text, storing
-from ..messages import short_repr, short_text
+from ..messages import ParameterError, WorkbenchError, short_repr, short_text
 from ..metrics.scores import higher_is_better
-from ..parameters import ParameterError, Parameters, WorkbenchError, parameter
+from ..parameters import Parameters, parameter
 from ..paths import outputs_dir
 from ..presets import PRESETS
 from ..progress import progress, silent

@@ -8,8 +8,7 @@ from dataclasses import asdict
 
 from ..figures import Measured, Table
 from ..machine import describe_machine, git_state
-from ..messages import say_once
-from ..parameters import WorkbenchError
+from ..messages import WorkbenchError, say_once
 from ..records import is_finite
 from ..runs import Run
 

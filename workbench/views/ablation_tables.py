@@ -9,9 +9,9 @@ import numpy as np
 
 from ..config import Config
 from ..figures import Measured, Table, measured
+from ..messages import WorkbenchError
 from ..metrics.reported import PAPER
 from ..metrics.scores import higher_is_better
-from ..parameters import WorkbenchError
 from ..studies.long_range import SMALLEST_HUE
 from ..studies.paper import LAST_OVER_BEST, Experiment
 from ..studies.patching import SMALLEST_SHIFT, PatchingStudy

@@ -11,10 +11,9 @@ from .. import figures
 from ..figures import Arm, Drawing, Plot, RunRecords, ScorePoint
 from ..figures.histories import require_axis
 from ..figures.records import history
-from ..messages import nearest
+from ..messages import ParameterError, WorkbenchError, nearest
 from ..metrics.reported import published
 from ..model import sampling
-from ..parameters import ParameterError, WorkbenchError
 from ..readers import words
 from ..runs import Run
 from ..studies import groups

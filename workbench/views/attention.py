@@ -9,8 +9,8 @@ import numpy as np
 
 from .. import attention, figures
 from ..attention import READINGS, STATISTICS, Inspection, salient_positions
-from ..messages import nearest, say_once, short_repr
-from ..parameters import ParameterError, Parameters, WorkbenchError, parameter, whole
+from ..messages import ParameterError, WorkbenchError, nearest, say_once, short_repr
+from ..parameters import Parameters, parameter, whole
 from ..progress import progress
 from ..readers import latents, map_positions, quote, read_list, words
 from ..runs import Run, list_runs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache, wraps
 
-from ..parameters import WorkbenchError
+from ..messages import WorkbenchError
 from ..runs import Run
 from ..studies import long_range, patching, shape
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from ..figures import Drawing, Plot, Table, listing, measured, write
 from ..files import replace_text, storing
 from ..machine import git_state
-from ..messages import short_repr
-from ..parameters import Parameters, WorkbenchError, parameter
+from ..messages import WorkbenchError, short_repr
+from ..parameters import Parameters, parameter
 from ..progress import progress
 from ..readers import read_list, read_steps
 from ..records import is_finite, with_margin

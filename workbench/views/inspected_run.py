@@ -22,9 +22,9 @@ from ..data import Images, open_data, to_unit
 from ..data.datasets import Drawn
 from ..data.decode import decode
 from ..files import UnreadableError
-from ..messages import short_repr
+from ..messages import ParameterError, WorkbenchError, short_repr
 from ..model import Generator, sampling
-from ..parameters import ParameterError, WorkbenchError, nearest, whole
+from ..parameters import nearest, whole
 from ..readers import split_step
 from ..runs import Run
 from .inspection_request import InspectionRequest, is_whole, require

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..messages import short_repr
-from ..parameters import ParameterError
+from ..messages import ParameterError, short_repr
 from ..readers import MAX_INTEGER
 
 SOURCES = ("samples", "real", "recorded", "dropped")

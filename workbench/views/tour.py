@@ -8,8 +8,8 @@ from .. import attention, figures
 from ..config import Config
 from ..data import open_data, twins
 from ..figures import Drawing, Note, Plot
+from ..messages import WorkbenchError
 from ..model import sampling
-from ..parameters import WorkbenchError
 from ..runs import Run
 from ..studies import shape
 from ..studies.twin_runs import require_one_pair

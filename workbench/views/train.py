@@ -18,8 +18,9 @@ from ..data.datasets import Drawn
 from ..figures import Drawing, Note, Plot
 from ..figures.charts import MAX_PIXELS
 from ..files import UnreadableError
+from ..messages import ParameterError, WorkbenchError
 from ..model import sampling
-from ..parameters import ParameterError, WorkbenchError, in_words
+from ..parameters import in_words
 from ..runs import Run, require_startable
 from ..runs.create import derived_name
 from ..runs.resume import parent_folder

@@ -21,8 +21,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..figures import records
-from ..messages import say_once
-from ..parameters import WorkbenchError
+from ..messages import WorkbenchError, say_once
 from ..progress import clock, interactive
 from ..runs import ACTIVE, Run
 from ..views.train import sample_grid, summary_png

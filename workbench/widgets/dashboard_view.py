@@ -15,8 +15,7 @@ from PIL import Image
 from .. import figures
 from ..figures import records
 from ..figures.charts import Chart
-from ..messages import say_once
-from ..parameters import WorkbenchError
+from ..messages import WorkbenchError, say_once
 from .chart import LiveChart
 
 POINTS = 8_000  # of all lines of a chart

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ...attention import STATISTICS, Inspection
 from ...data import to_uint8
-from ...messages import short_repr
-from ...parameters import WorkbenchError
+from ...messages import WorkbenchError, short_repr
 from ...views.inspected_run import InspectedRun
 from ...views.inspection_request import InspectionRequest
 from .requests import DEFAULT_VIEW, resolve

@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
-from ...messages import short_repr
-from ...parameters import ParameterError
+from ...messages import ParameterError, short_repr
 from ...views.inspection_request import InspectionRequest
 from ..bundle import bundle
 

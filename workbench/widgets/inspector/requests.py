@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...attention import READINGS
-from ...messages import short_repr
-from ...parameters import ParameterError, WorkbenchError
+from ...messages import ParameterError, WorkbenchError, short_repr
 from ...views.attention import MAX_QUERIES
 from ...views.inspected_run import ENDLESS, STRIP, InspectedRun
 from ...views.inspection_request import InspectionRequest, are_whole, is_whole

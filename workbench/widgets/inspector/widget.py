@@ -13,8 +13,7 @@ import traitlets
 
 from ... import figures
 from ...files import replace_text, storing
-from ...messages import say_once, short_repr
-from ...parameters import ParameterError, WorkbenchError
+from ...messages import ParameterError, WorkbenchError, say_once, short_repr
 from ...progress import interactive
 from ...runs import Run
 from ...views.attention import AttentionView
