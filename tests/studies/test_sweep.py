@@ -173,7 +173,7 @@ def test_all_runs_train_in_the_precision_that_was_decided_first(monkeypatch):
         return launcher(0)(config, attached)
 
     monkeypatch.setattr("workbench.training.setup._faster_in_bf16", timed)
-    monkeypatch.setattr("workbench.views.ablation.open_data", lambda config: None)
+    monkeypatch.setattr("workbench.views.ablation_plan.open_data", lambda config: None)
     monkeypatch.setattr(sweep, "launch", launch)
     for seeds in ("0", "0,1"):
         undecided(seeds=seeds).execute()

@@ -371,7 +371,7 @@ def test_folders_may_be_names_and_paths(tmp_path, monkeypatch):
 def test_a_disk_that_takes_nothing_is_told_before_the_trainings(monkeypatch, tmp_path):
     ablation = small("variant", out=str(tmp_path / "there"))
     (tmp_path / "there").write_text("")
-    monkeypatch.setattr("workbench.views.ablation.execute", None)
+    monkeypatch.setattr("workbench.views.ablation_plan.execute", None)
     with pytest.raises(StorageError, match="there cannot be written: "):
         ablation.execute()
 
