@@ -378,7 +378,7 @@ def test_kid_and_is_are_those_of_torch_fidelity(inception_file, size, monkeypatc
 
     fake, real = Pictures(1, size, 12), Pictures(2, size, 16)
     theirs = torch_fidelity.calculate_metrics(
-        input1=fake, input2=real, cuda=False, isc=True, fid=False, kid=True, kid_subset_size=10, batch_size=12, cache=False, verbose=False,
+        input1=fake, input2=real, cuda=False, isc=True, fid=False, kid=True, kid_subset_size=10, batch_size=12, cache=False, verbose=False, save_cpu_ram=True,
         feature_extractor_weights_path=str(inception_file),
     )  # fmt: skip
     monkeypatch.setattr(score_kinds, "KID_SUBSET", 10)
