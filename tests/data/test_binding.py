@@ -59,6 +59,7 @@ def test_patterns_differ():
     assert distance.min() >= 4 and np.array_equal(vocabulary(8), vocabulary(32)[:8])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("near", [False, True])
 @pytest.mark.parametrize("size", [32, 64])
 def test_agreement_counts_the_pairs_that_agree(near, size):

@@ -7,6 +7,7 @@ from workbench.metrics.protocols import protocol
 from workbench.model import sampling
 
 
+@pytest.mark.slow
 def test_samples_are_functions_of_their_index(run):
     samples = Samples(run.generator(), protocol("official"), seed=3, batch_size=7)
     x, y = samples(0, 300)

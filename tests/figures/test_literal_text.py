@@ -250,6 +250,7 @@ def test_damaged_samples_are_told_and_the_rest_is_drawn(tiny, content):
     assert Image.open(io.BytesIO(views.train.summary_png(run))).width > 900
 
 
+@pytest.mark.slow
 def test_samples_that_are_not_there(tiny):
     run = recorded(tiny, "none", [1.0])
     assert "has no samples yet" in str(views.train.samples(run))

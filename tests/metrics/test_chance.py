@@ -42,6 +42,7 @@ def test_nothing_is_said_of_too_few_images_or_of_other_classes():
         require_above_chance(extractor, Twins(32), n, torch.Tensor.float)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", [2, 4])
 def test_the_classifier_of_twins_sees_crops_of_several_pairs(pairs):
     data = Twins(64, pairs=pairs)

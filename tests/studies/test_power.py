@@ -60,6 +60,7 @@ def simulated(effect, spread, n, claims, draws):
     return supported / draws
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("effect", "spread", "n", "claims"), [(0.2, 0.35, 5, 1), (0.3, 0.2, 5, 4), (0.5, 0.35, 5, 5), (0.0, 0.35, 5, 1)])
 def test_the_power_equals_an_independent_simulation(effect, spread, n, claims):
     draws = 800

@@ -392,6 +392,7 @@ def test_collapse_raises_an_alarm(tiny, capsys):
     assert "ALARM: collapse" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_no_checkpoint_of_the_demo_counts_as_collapsed(tiny):
     demo = Run("demo")
     status, fixed = Status(train(tiny(steps=1, run="healthy")), demo.config, 0), FixedSamples(demo.config, open_data(demo.config))

@@ -236,6 +236,7 @@ def test_lists_are_read_as_text():
 # --------------------------------------------------------------------------------- what others left, named or damaged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b'{"width": ', b"[]", b'{"wdth": 7}', b"\xff", b"\0\0\0"])
 @pytest.mark.parametrize("file", ["config.json", "status.json", "provenance.json"])
 def test_a_run_that_cannot_be_read_is_reported_and_the_others_are_compared(tiny, capsys, file, content):
@@ -258,6 +259,7 @@ def test_a_run_that_cannot_be_read_is_reported_and_the_others_are_compared(tiny,
             Comparison(runs="a").overview()
 
 
+@pytest.mark.slow
 def test_damaged_records_do_not_end_a_comparison(tiny):
     run = recorded(tiny, "a", [1.0, 2.0])
     good = scored(run, 2, fid=1.0, kid=0.5)

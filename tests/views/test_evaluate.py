@@ -13,6 +13,7 @@ def run(trained_once):
     return trained_once(run="one", checkpoint_every=2)
 
 
+@pytest.mark.slow
 def test_best_and_worst_classes(run):
     settings = Evaluation(run="one", **QUICK)
     (record,) = evaluate(settings)
