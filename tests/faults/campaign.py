@@ -1,4 +1,4 @@
-"""Faults, planted on purpose: what is lost, and whether errors are told in one line. `make faults`; see docs/robustness.md.
+"""Faults, planted on purpose: what is lost, and whether errors are one line. `make faults`; see docs/robustness.md.
 
 python tests/faults/campaign.py                          all parts
 python tests/faults/campaign.py kill disk --share 0.1    some parts, a tenth of their trials

@@ -21,7 +21,7 @@ def test_d_has_room_at_its_site():
 
 @pytest.mark.slow
 def test_d_learns_what_is_easy_and_not_what_is_not_there(monkeypatch):
-    """All grey against patterns is told apart at once; images of one kind are not."""
+    """D separates grey images from patterns at once, and does not separate images of one kind."""
     config = base_config(seed=0)
     assert abs(discriminate(config, 0, 20, 20)[-1]["auc"] - 0.5) < 0.15
     real = module._images

@@ -148,7 +148,7 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     wait_until(lambda: chart.evaluate_all(names) == ["largest", "second", "estimate"])
     view.get_by_role("tab", name="Curves").click()
 
-    # Other cells wait for the one that waits, until that is told to let them run; the view stays alive, and may be there twice.
+    # Other cells wait for the one that waits, until it lets them run; the view stays alive, and may be there twice.
     assert notebook.output(2).count() == 0
     view.get_by_role("button", name="Let other cells run").click()
     notebook.output(2).get_by_text("another cell").wait_for()

@@ -83,7 +83,7 @@ def require_jobs(jobs: int) -> None:
     cores = os.cpu_count() or 1
     if jobs > JOBS_PER_CORE * cores:
         raise ParameterError(
-            f"jobs={jobs} trainings at a time are too many; at most {JOBS_PER_CORE} for each of the {cores} cores of this machine: "
+            f"jobs={jobs} runs at a time are too many; at most {JOBS_PER_CORE} for each of the {cores} cores of this machine: "
             f"{JOBS_PER_CORE * cores}"
         )
 
