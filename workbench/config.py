@@ -305,11 +305,11 @@ def _check(c: Config) -> None:
             f"pairs={c.pairs} is for data='twins' with 16 pixels or more for each, not {c.data!r} at image_size={c.image_size}"
         )
     pairs = c.tiles**2 // 2
-    if c.data.startswith("binding") and (c.image_size < 8 * c.tiles or (c.patterns or pairs) < pairs):
+    if c.data in ("binding", "binding-near") and (c.image_size < 8 * c.tiles or (c.patterns or pairs) < pairs):
         raise ParameterError(
             f"tiles={c.tiles} needs image_size={8 * c.tiles} or more, and patterns={pairs} or more; given: {c.image_size} and {c.patterns}"
         )
-    if not c.data.startswith("binding") and (c.tiles != 4 or c.patterns):
+    if c.data not in ("binding", "binding-near") and (c.tiles != 4 or c.patterns):
         raise ParameterError(f"tiles={c.tiles} and patterns={c.patterns} are for data='binding' or 'binding-near', not {c.data!r}")
     most = int(math.log2(c.image_size)) - 2
     if c.d_downsamples and c.d_downsamples > most:

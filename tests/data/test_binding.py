@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from workbench import Config, ParameterError, open_data, train
+from workbench import Config, ParameterError, evaluate, open_data, train
 from workbench.data.binding import GREY, Binding, agreement, vocabulary
 
 
@@ -111,3 +111,5 @@ def test_a_training_measures_the_agreement(tiny):
     (record,) = run.evaluations()
     assert {"binding_agreement", "binding_readable", "binding_paired", "binding_hue_entropy"} == record["scores"].keys()
     assert run.config.num_classes == 0
+    with pytest.raises(ParameterError, match="extractor='auto': no network knows the images of 'binding'; give one"):
+        evaluate(run=run.name)

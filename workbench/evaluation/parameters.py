@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from ..messages import ParameterError, short_repr
-from ..metrics.extractors import Extractor, open_extractor
+from ..metrics.extractors import Extractor, default_extractor, open_extractor
 from ..metrics.protocols import PROTOCOLS, Protocol, protocol
 from ..metrics.stream import CHUNK
 from ..parameters import Parameters, parameter, whole
@@ -67,8 +67,12 @@ class Evaluation(Parameters):
 
     def open_extractor(self, data: str, pairs: int = 1) -> Extractor:
         """The extractor of images with this many `pairs`; "auto" depends on the data set."""
-        default = "twins" if data == "twins" and not self.weights_file else "inception"
-        return open_extractor(default if self.extractor == "auto" else self.extractor, self.weights_file, self.verify_weights, pairs)
+        name: str | None = self.extractor
+        if name == "auto":
+            name = "inception" if self.weights_file else default_extractor(data)
+        if name is None:
+            raise ParameterError(f"extractor='auto': no network knows the images of {data!r}; give one, module:attribute")
+        return open_extractor(name, self.weights_file, self.verify_weights, pairs)
 
     @property
     def torch_device(self) -> torch.device:

@@ -10,6 +10,7 @@ import torch
 from ..config import Config
 from ..data import open_data
 from ..metrics.chance import TESTED, require_above_chance
+from ..metrics.extractors import default_extractor
 from ..metrics.one_pass import Plan, measure
 from ..metrics.protocols import Protocol
 from ..metrics.references import Reference
@@ -37,7 +38,7 @@ def during_training(config: Config) -> Callable[[Generator, int], dict | None] |
         If the extractor cannot be opened or does not accept the images, or they need too much memory: now, not hours later. Whether the
         extractor recognises classes is tested now for twins, which are drawn, else at the first evaluation, when the data are packed.
     """
-    if config.evaluate_extractor == "auto" and config.data.startswith("binding"):
+    if config.evaluate_extractor == "auto" and default_extractor(config.data) is None:
         return None
     reference_n = 10 * config.evaluate_n if config.data == "twins" else None  # twins are cheap, and more real images change nothing
     evaluation = Evaluation(extractor=config.evaluate_extractor, n=config.evaluate_n, reference_n=reference_n, protocol="workbench")

@@ -104,6 +104,11 @@ class Extractor:
         return features.shape[1], logits.shape[1]
 
 
+def default_extractor(data: str) -> str | None:
+    """What "auto" stands for with this `Config.data`; None: no network knows such images."""
+    return {"twins": "twins", "binding": None, "binding-near": None}.get(data, "inception")
+
+
 def open_extractor(extractor, weights_file: str = "", verify: bool = True, pairs: int = 1) -> Extractor:
     """The extractor that a parameter names.
 

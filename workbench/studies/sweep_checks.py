@@ -10,7 +10,7 @@ from dataclasses import asdict
 from ..config import Config
 from ..data.datasets import DRAWN
 from ..messages import ParameterError, nearest, short_repr
-from ..metrics.extractors import open_extractor
+from ..metrics.extractors import default_extractor, open_extractor
 from ..metrics.protocols import protocol
 from ..metrics.scores import SCORES, higher_is_better
 from ..readers import alternatives, assignments, quote
@@ -182,11 +182,9 @@ def require_score(score: str, base: Config) -> None:
 def known_scores(config: Config) -> list[str]:
     """Names of the scores of `evaluation.during_training`."""
     truth = list(DRAWN[config.data](config).TRUTH) if config.data in DRAWN else []
-    extractor = config.evaluate_extractor
-    if extractor == "auto" and config.data.startswith("binding"):
+    extractor = default_extractor(config.data) if config.evaluate_extractor == "auto" else config.evaluate_extractor
+    if extractor is None:
         return truth
-    if extractor == "auto":
-        extractor = "twins" if config.data == "twins" else "inception"
     splits = f"_{protocol('workbench').splits}splits"
     if extractor == "inception":
         names = ["fid", "is", f"is{splits}"]
