@@ -6,7 +6,7 @@ import pytest
 
 from workbench import Config
 from workbench.metrics.reported import TABLE_1, TABLE_2
-from workbench.studies.paper import EXPERIMENTS, LAST, LAST_OVER_BEST, sweep
+from workbench.studies.paper import ALL, EXPERIMENTS, LAST, LAST_OVER_BEST, sweep
 
 
 def test_arms_are_what_the_paper_compares():
@@ -52,7 +52,7 @@ def test_attention_sites_are_feature_maps_of_both_networks_below_the_image_size(
     assert all(arm["attention_g"] == arm["attention_d"] for arm in experiment.arms.values())
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("preset", ["twins32", "imagenet128", "cifar10"])
 def test_every_arm_is_a_training_that_fits(name, preset):
     base = Config.preset(preset)

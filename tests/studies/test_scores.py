@@ -17,4 +17,4 @@ def test_the_last_score_over_the_best(name, runs, ratios):
         for k, values in enumerate(runs)
         for step, value in enumerate(values)
     ]
-    assert last_over_best(scores) == ratios
+    assert list(last_over_best(scores).values()) == ratios

@@ -6,7 +6,7 @@ import pytest
 
 from workbench import Ablation, Config, ParameterError
 from workbench.metrics.scores import InceptionScore, higher_is_better
-from workbench.studies.paper import EXPERIMENTS
+from workbench.studies.paper import ALL, EXPERIMENTS
 from workbench.studies.sweep_checks import MOST_RUNS, known_scores, what_is_trained
 
 
@@ -101,7 +101,7 @@ def test_experiments_whose_arms_coincide_at_the_settings_are_refused(given):
     refused("experiments=", "are the same training at these settings", "out of experiments", **given)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("preset", ["twins32", "cifar10", "imagenet128"])
 def test_their_arms_are_different_trainings(name, preset):
     base = Config.preset(preset)

@@ -208,13 +208,14 @@ def test_arms_of_different_lengths_are_compared_at_their_ends():
 def test_power_is_that_of_the_spread_seen_so_far():
     ablation = small("baseline")
     (row,) = ablation.check().rows
-    assert row["spread"] == COMMITTED_SPREAD and row[POWER] == ", ".join(f"{power(e, COMMITTED_SPREAD, 5, 5):.0%}" for e in EFFECTS)
+    powers = {effect: power(effect, COMMITTED_SPREAD, 5, 5) for effect in EFFECTS}
+    assert row["spread"] == COMMITTED_SPREAD and row[POWER] == ", ".join(f"{effect:.0%}: {value:.0%}" for effect, value in powers.items())
     quiet = [math.exp(0.05 * k) for k in range(5)]
     planted(ablation, "baseline", SAGAN=quiet, **{"SNGAN-projection": quiet})
     for table in (ablation.check(), ablation.verdicts()):
         assert table.rows[0]["spread"] == pytest.approx(0.05 * math.sqrt(2.5)) and table.rows[0][POWER].endswith("100%")
     shares = small("baseline", score="twins_readable").check().rows[0][POWER]  # 20 % higher: the log is less far away than 20 % lower
-    assert shares.startswith(f"{power(1 / 6, COMMITTED_SPREAD, 5, 5):.0%}, ")
+    assert shares.startswith(f"20%: {power(1 / 6, COMMITTED_SPREAD, 5, 5):.0%}, ")
     assert [row[POWER] is None for row in small("spectral_norm").verdicts().rows] == [False, True]
 
 

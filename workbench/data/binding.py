@@ -20,7 +20,7 @@ from .drawing import hsv, uniform
 
 CELLS = 4  # of a pattern, on each side
 GREY = 0.15  # level of the cells that are off
-VERSION = 1  # part of the fingerprint: raise it when the images change
+VERSION = 2  # part of the fingerprint: raise it when the images change
 
 
 class Binding:
@@ -39,14 +39,15 @@ class Binding:
     near
         Whether both tiles of a pair stand side by side.
     mismatched
-        Pairs whose second tile has an independent hue: 0 in right images.
+        Wrong pairs: none in right images. Their second tiles exchange hues in a cycle, so patterns and hues are those of a right image, and
+        only what belongs together differs. A single one has none to exchange with: its second tile has a hue of its own.
     """
 
     classes: list[str] = []
     num_classes = 0
     counts = None
     length = None  # no end
-    TRUTH = dict.fromkeys(("binding_agreement", "binding_readable", "binding_paired", "binding_hue_entropy"), True)  # higher is better
+    TRUTH = {f"binding_{name}": True for name in ("agreement", "readable", "paired", "hue_entropy", "variety")}  # higher is better
 
     def __init__(self, size: int, seed: int = 0, tiles: int = 4, patterns: int | None = None, near: bool = False, mismatched: int = 0):
         self.size, self.seed, self.tiles, self.near, self.mismatched = size, seed, tiles, near, mismatched
@@ -68,16 +69,22 @@ class Binding:
     def contents(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The pattern, an index into the vocabulary, and the hue in [0, 1) of each tile: both (B, tiles, tiles)."""
         pairs, vocabulary = self.pairs, len(self.vocabulary)
-        u = uniform(np.asarray(indices, dtype=np.uint64), self.seed, 4 * pairs + vocabulary).T  # (B, ...)
-        hues, second, order, choice = np.split(u, [pairs, 2 * pairs, 4 * pairs], axis=1)
+        u = uniform(np.asarray(indices, dtype=np.uint64), self.seed, 3 * pairs + vocabulary + 1).T  # (B, ...)
+        hues, order, choice, alone = np.split(u, [pairs, 3 * pairs, 3 * pairs + vocabulary], axis=1)
         patterns = choice.argsort(1)[:, :pairs]  # (B, pairs): which ones, and which pair has which
         slots = self._slots(order)  # (B, pairs, 2): positions of both tiles
-        both = np.stack([hues, np.where(np.arange(pairs) < self.mismatched, second, hues)], 2)
+        both = np.stack([hues, self._second_hues(hues, alone)], 2)
         pattern, hue = np.empty((len(u), 2 * pairs), np.int64), np.empty((len(u), 2 * pairs))
         flat = slots.reshape(len(u), -1)
         np.put_along_axis(pattern, flat, patterns.repeat(2, 1), 1)
         np.put_along_axis(hue, flat, both.reshape(len(u), -1), 1)
         return pattern.reshape(-1, self.tiles, self.tiles), hue.reshape(-1, self.tiles, self.tiles)
+
+    def _second_hues(self, hues: np.ndarray, alone: np.ndarray) -> np.ndarray:
+        """The hues (B, pairs) of the second tiles, from those of the first ones and a hue of its own (B, 1)."""
+        second, count = hues.copy(), self.mismatched
+        second[:, :count] = alone if count == 1 else np.roll(hues[:, :count], 1, axis=1)
+        return second
 
     def _slots(self, order: np.ndarray) -> np.ndarray:
         """The positions (B, pairs, 2) of the tiles of each pair, from uniform numbers (B, 2 * pairs)."""
@@ -123,7 +130,8 @@ def agreement(images: Tensor, tiles: int = 4, patterns: int | None = None) -> di
         (B,) each, float64. `agreement`: mean cos(2 pi difference of hues) over pairs of tiles that show the same pattern, minus that
         over pairs of tiles that show different ones: 0 for independent hues and for one hue everywhere. `readable`: share of tiles that show a
         pattern of the vocabulary. `paired`: share of readable tiles whose pattern stands on exactly two. `hue_entropy`: of the hues of the
-        tiles, in 8 bins, as a share of log 8.
+        tiles, in 8 bins, as a share of log 8. `variety`: share of readable tiles that do not show the same pattern in the next image, in which
+        a generator of one layout would repeat it.
     """
     words = torch.from_numpy(vocabulary(patterns or tiles**2 // 2)).to(images.device)
     x = images.double() / 255 if images.dtype == torch.uint8 else (images.double() + 1) / 2
@@ -151,8 +159,10 @@ def agreement(images: Tensor, tiles: int = 4, patterns: int | None = None) -> di
     share = torch.nn.functional.one_hot(bins, 8).double().mean(1)
     entropy = -(share * share.clamp(min=1e-12).log()).sum(1) / math.log(8)
     counts = (same.sum(2) + 1) * readable
+    drawn = readable.sum(1).clamp(min=1)
+    repeated = readable.roll(-1, 0) & (pattern == pattern.roll(-1, 0))
     value = torch.where(same.any(2).any(1) & other.any(2).any(1), mean(same) - mean(other), 0.0)
     return dict(
         agreement=value, readable=readable.double().mean(1),
-        paired=(counts == 2).double().sum(1) / readable.sum(1).clamp(min=1), hue_entropy=entropy,
+        paired=(counts == 2).double().sum(1) / drawn, hue_entropy=entropy, variety=(readable & ~repeated).double().sum(1) / drawn,
     )  # fmt: skip

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..config import Config
 from ..files import open_regular, remove_abandoned, storing
@@ -24,6 +26,7 @@ from .sources import list_images
 from .twins import Twins
 
 Drawn = Twins | Binding
+TRUTH = Twins.TRUTH | Binding.TRUTH  # what is measured in drawn images: name -> whether higher is better
 
 # Data sets that are drawn: name -> the set that a Config describes.
 DRAWN: dict[str, Callable[[Config], Drawn]] = {
@@ -31,6 +34,11 @@ DRAWN: dict[str, Callable[[Config], Drawn]] = {
     "binding": lambda config: Binding(config.image_size, tiles=config.tiles, patterns=config.patterns),
     "binding-near": lambda config: Binding(config.image_size, tiles=config.tiles, patterns=config.patterns, near=True),
 }
+
+
+def average(name: str) -> Callable[[Tensor], Tensor]:
+    """What makes one number of a quantity in `TRUTH` over many images: the mean of shares and agreements, the median of distances."""
+    return torch.mean if TRUTH[name] else torch.median
 
 
 def open_data(config: Config, progress: bool = True) -> Images | Drawn:

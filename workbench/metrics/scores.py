@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.binding import Binding
-from ..data.twins import Twins
+from ..data.datasets import TRUTH, average
 from . import references
 from .class_score import StreamedInceptionScore
 from .extractors import Extractor
@@ -338,10 +337,10 @@ class Accuracy(Score):
 
 
 class Truth(Score):
-    """Medians over the samples of what is measured against ground truth; of "readable", the mean."""
+    """What drawn data sets measure in the samples, over all of them: see `data.datasets.average`."""
 
     name = general = "truth"
-    directions = MappingProxyType(Twins.TRUTH | Binding.TRUTH)
+    directions = MappingProxyType(TRUTH)
 
     @classmethod
     def missing(cls, inputs: Inputs) -> str:
@@ -357,8 +356,8 @@ class Truth(Score):
 
     def compute(self, collected: Collected) -> Iterator[Value]:
         for name, parts in self.truths.items():
-            values, summary = torch.cat(parts), torch.mean if name.endswith("readable") else torch.median
-            yield Value(name, summary(values).item(), per_class=self.per_class(values, collected.labels, summary))
+            values = torch.cat(parts)
+            yield Value(name, average(name)(values).item(), per_class=self.per_class(values, collected.labels, average(name)))
 
 
 def _draw(features: np.ndarray, n: int, seed: int) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..config import Config
+from ..messages import ParameterError
 from ..metrics.reported import TABLE_1, TABLE_2
 
 LAST, LAST_OVER_BEST = "last", "last / best"
@@ -20,13 +21,22 @@ LAST, LAST_OVER_BEST = "last", "last / best"
 class Claim:
     """A claim of the paper: the arm with the label `better` is better than the arm with the label `worse`.
 
-    `measure` is LAST, the score at the end of training, or LAST_OVER_BEST, that over the best score of the run: does it stay good?
+    Attributes
+    ----------
+    measure
+        LAST, the score at the end of training, or LAST_OVER_BEST, that over the best score of the run: does it stay good?
+    control
+        Two more arms: `better` improves on `worse` by more than the first of these improves on the second. It is tested seed by seed.
+    relevant
+        With `control`: the smallest difference of improvements of interest, in the unit of the score.
     """
 
     text: str
     better: str
     worse: str
     measure: str = LAST
+    control: tuple[str, str] | None = None
+    relevant: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,11 @@ class Experiment:
     arms: dict[str, dict]
     claims: tuple[Claim, ...] = ()
     reported: Mapping[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def paired(self) -> bool:
+        """Whether the claims compare improvements, seed by seed."""
+        return any(claim.control for claim in self.claims)
 
 
 def attention_site(base: Config) -> Experiment:
@@ -108,6 +123,23 @@ def baseline(base: Config) -> Experiment:
     return Experiment("Table 2: SAGAN against SNGAN-projection", {"SNGAN-projection": sngan, "SAGAN": {}}, (claim,), TABLE_2)
 
 
+def binding(base: Config) -> Experiment:
+    """RQ1 on `binding`: does attention help more than a residual block where tiles that belong together are far apart, not side by side?
+
+    It needs the preset `binding32`, or other settings with `data=binding`.
+    """
+    if base.data != "binding":
+        raise ParameterError(f"experiments=binding needs data=binding, as in preset=binding32; given: data={base.data!r}")
+    blocks = {"none": dict(attention_g="none", attention_d="none"), "attention": {}, "residual": dict(attention_block="residual")}
+    places = {"far": dict(data="binding"), "near": dict(data="binding-near")}
+    arms = {f"{block}, {place}": changes | where for place, where in places.items() for block, changes in blocks.items()}
+    claim = Claim(
+        "attention improves on a residual block of equal size by more where pairs are far apart than where they are side by side",
+        "attention, far", "residual, far", control=("attention, near", "residual, near"),
+    )  # fmt: skip
+    return Experiment("RQ1 on binding: no attention, attention, or a residual block; pairs far apart or side by side", arms, (claim,))
+
+
 def sweep(grid: Mapping[str, list[str]]) -> Experiment:
     """Every combination of the values of some parameters."""
     arms = {}
@@ -123,5 +155,6 @@ def _rate(base: Config) -> float:
 
 
 EXPERIMENTS: dict[str, Callable[[Config], Experiment]] = dict(
-    attention_site=attention_site, spectral_norm=spectral_norm, ttur=ttur, variant=variant, baseline=baseline
+    attention_site=attention_site, spectral_norm=spectral_norm, ttur=ttur, variant=variant, baseline=baseline, binding=binding
 )
+ALL = tuple(name for name in EXPERIMENTS if name != "binding")  # those that need no data of their own

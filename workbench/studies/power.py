@@ -1,6 +1,7 @@
 """What a sweep can find, before it runs: the smallest p that its seeds allow, and the power of its tests.
 
-The test is `significance.lower`: one-sided rank sums, adjusted over the claims that are tested together.
+The tests are those of `significance`: `lower`, rank sums of two arms, and `larger`, sign flips of paired differences; both one-sided, and
+adjusted over the claims that are tested together.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import scipy  # `scipy.stats`, which takes a second to import, is imported at it
 from .significance import ALPHA, RESAMPLES, Numbers
 
 EFFECTS = (0.2, 0.3, 0.5)  # as shares of the control; the paper reports 0.2 (Table 1: FID 22.96 without attention, 18.28 with)
-DRAWS = 10_000  # simulated experiments
+DRAWS, DRAWS_PAIRED = 10_000, 2_000  # simulated experiments
 # Spread of the Fréchet distance over seeds, see `pooled_spread`: that of all arms in docs/results/two-cores.json.
 COMMITTED_SPREAD = 0.35
+COMMITTED_SD = None  # of the paired differences of the experiment `binding`
 FREEDOM = 4  # degrees of freedom below which a spread is too uncertain
 
 
@@ -28,9 +30,14 @@ def smallest_p(n: int, n_control: int, claims: int = 1) -> float:
     return min(1.0, claims / min(math.comb(n + n_control, n), RESAMPLES + 1))
 
 
-def fewest_seeds(claims: int) -> int:
+def smallest_p_paired(n: int, claims: int = 1) -> float:
+    """The smallest p that n paired differences can reach, Holm-adjusted over as many claims: all have one sign."""
+    return 1.0 if n < 2 else min(1.0, claims / min(2**n, RESAMPLES + 1))
+
+
+def fewest_seeds(claims: int, paired: bool = False) -> int:
     """The smallest number of seeds at which every one of the claims can be supported, or not supported."""
-    return next(n for n in itertools.count(2) if claims / math.comb(2 * n, n) < ALPHA)
+    return next(n for n in itertools.count(2) if claims / (2**n if paired else math.comb(2 * n, n)) < ALPHA)
 
 
 def power(effect: float, spread: float, n: int, n_control: int, claims: int = 1) -> float:
@@ -56,6 +63,22 @@ def power(effect: float, spread: float, n: int, n_control: int, claims: int = 1)
     method = "exact" if n * n_control <= 2_500 else "asymptotic"
     p = scipy.stats.mannwhitneyu(group, control, alternative="less", axis=1, method=method).pvalue
     return float(np.mean(p * claims < ALPHA))
+
+
+def power_paired(effect: float, sd: float, n: int, claims: int = 1) -> float:
+    """As `power`, of a mean of n paired differences that are normal with this mean and standard deviation."""
+    if n < 2:
+        return 0.0
+    rng = np.random.default_rng(0)
+    flips = 2**n if 2**n <= RESAMPLES + 1 else RESAMPLES
+    signs = 1 - 2 * (np.arange(flips)[:, None] >> np.arange(n) & 1) if flips == 2**n else rng.choice([-1, 1], (flips, n))
+    signs[0] = 1  # the unflipped one is among them
+    differences = effect + sd * rng.standard_normal((DRAWS_PAIRED, n))
+    found = 0
+    for part in np.array_split(differences, 20):  # bounds memory
+        means = part @ signs.T
+        found += int((np.mean(means >= means[:, :1] - 1e-12, axis=1) * claims < ALPHA).sum())
+    return found / DRAWS_PAIRED
 
 
 def pooled_spread(groups: Iterable[Numbers]) -> float | None:

@@ -100,8 +100,8 @@ def _matching(names: str | Sequence[str], known: list[str]) -> list[str]:
     return list(dict.fromkeys(result)) or known
 
 
-def last_over_best(scores: Sequence[CheckpointScore]) -> list[float]:
-    """For each run, how its last score compares with its best one: 1 if it is the best, 2 if it is twice as bad.
+def last_over_best(scores: Sequence[CheckpointScore]) -> dict[Path, float]:
+    """For each run, by its folder, how its last score compares with its best one: 1 if it is the best, 2 if it is twice as bad.
 
     The last over the best if lower is better, else the best over the last. Runs with one evaluation, or scores that are not positive, are
     left out.
@@ -115,8 +115,8 @@ def last_over_best(scores: Sequence[CheckpointScore]) -> list[float]:
     for score in scores:
         by_run.setdefault(score.run.path, []).append(score.value)
     higher = bool(scores) and higher_is_better(scores[0].name)
-    runs = [values for values in by_run.values() if len(values) > 1 and min(values) > 0]
-    return [max(values) / values[-1] if higher else values[-1] / min(values) for values in runs]
+    runs = {path: values for path, values in by_run.items() if len(values) > 1 and min(values) > 0}
+    return {path: max(values) / values[-1] if higher else values[-1] / min(values) for path, values in runs.items()}
 
 
 def at_steps(scores: Sequence[CheckpointScore], steps: str = "last") -> list[CheckpointScore]:

@@ -176,6 +176,35 @@ def lower(claims: Mapping[str, tuple[Numbers, Numbers]]) -> list[dict]:
     return [effects[claim] | dict(verdict=verdicts[claim], p=p_lower[claim], p_relevant=p_relevant[claim]) for claim in claims]
 
 
+def larger(claims: Mapping[str, tuple[Numbers, float]]) -> list[dict]:
+    """Whether paired differences are larger than 0, for claims that are tested together.
+
+    *supported*: a one-sided sign-flip test finds their mean above 0. *not supported*: the test rules out a mean as large as the smallest
+    effect of interest. Otherwise *cannot tell at this size*. Both p values are adjusted over the claims (Holm, 1979).
+
+    Parameters
+    ----------
+    claims
+        Claim -> finite differences, one for each seed, and the smallest effect of interest in their unit.
+
+    Returns
+    -------
+    list of dict
+        For each claim: claim, effect (the mean difference; None without any), low and high (95 % bootstrap interval; None with fewer than
+        two differences), n, verdict, p, p_relevant.
+    """
+    p_larger, p_relevant, effects = {}, {}, {}
+    for claim, (differences, relevant) in claims.items():
+        values = np.asarray(differences, np.float64)
+        enough = len(values) > 1
+        p_larger[claim], p_relevant[claim] = (sign_flip(values), sign_flip(relevant - values)) if enough else (1.0, 1.0)
+        low, high = bootstrap(values) if enough else (None, None)
+        effects[claim] = dict(claim=claim, effect=float(values.mean()) if len(values) else None, low=low, high=high, n=len(values))
+    p_larger, p_relevant = holm(p_larger), holm(p_relevant)
+    verdicts = {claim: judge(p_larger[claim], p_relevant[claim]) for claim in claims}
+    return [effects[claim] | dict(verdict=verdicts[claim], p=p_larger[claim], p_relevant=p_relevant[claim]) for claim in claims]
+
+
 def rank_sum(low: Numbers, high: Numbers) -> float:
     """One-sided p of "`low` is not lower than `high`": the rank-sum test of Wilcoxon (1945), also with ties; 1 if a group has fewer than two."""
     if min(len(low), len(high)) < 2 or np.isnan([*low, *high]).any():

@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..config import Config
 from ..data import open_data
-from ..data.datasets import DRAWN, Drawn
+from ..data.datasets import DRAWN, Drawn, average
 from ..files import StorageError
 from ..messages import ParameterError, WorkbenchError
 from ..model import Generator, sampling
@@ -117,11 +117,11 @@ def report_end(run: Run, error: BaseException) -> None:
 
 
 def evaluate_truth(generator: Generator, step: int, data: Drawn, count: int = 500) -> dict:
-    """A record of what the drawn data set measures, as medians over `count` samples of all classes."""
+    """A record of what the drawn data set measures, over `count` samples of all classes; see `data.datasets.average`."""
     y = sampling.labels(count, generator.num_classes)
     x = sampling.images(generator, sampling.latents(count, generator.z_dim, seed=1), y)
     values = data.truth(x, y if generator.num_classes == data.num_classes else None)
-    scores = {name: value.mean().item() if name.endswith("readable") else value.median().item() for name, value in values.items()}
-    protocol = f"medians over n={count}, of readable the share, saved statistics"
+    scores = {name: average(name)(value).item() for name, value in values.items()}
+    protocol = f"means of shares and medians of distances over n={count}, saved statistics"
     settings = dict(name=data.name, fingerprint=data.fingerprint, n=count, weights="auto", statistics="running")
     return evaluation_record(scores, protocol=protocol, settings=settings, n=count, extractor=None, reference=None, step=step, seed=1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +19,11 @@ from ..metrics.scores import higher_is_better
 from ..paths import outputs_dir
 from ..progress import progress, silent
 from ..runs import Run, find_runs
+from ..studies.claims import impossible, odds, verdicts
 from ..studies.groups import Group, readable
 from ..studies.long_range import correlated_columns, power_check, rank_correlations
 from ..studies.paper import LAST, LAST_OVER_BEST
-from ..studies.power import COMMITTED_SPREAD, EFFECTS, fewest_seeds, pooled_spread, power, smallest_p
 from ..studies.scores import CheckpointScore, last_over_best, scores_by_name
-from ..studies.significance import ALPHA, lower
 from ..studies.sweep import PlannedRun, fingerprint
 from . import ablation_tables as tables
 from .ablation_export import results
@@ -59,7 +57,7 @@ class Ablation(AblationPlan):
                 "experiment": name, "about": self.experiment(name).about, "arms": len({each.arm for each in planned}),
                 "runs": len(planned), "shared with those above": len(runs & counted), "finished": states.count("finished"),
                 "diverged": states.count("diverged"), "claims": len(self.experiment(name).claims),
-            } | (self.odds(name, deciding) if self.experiment(name).claims else {}))  # fmt: skip
+            } | (self._odds(name, deciding) if self.experiment(name).claims else {}))  # fmt: skip
             counted |= runs
         base, all_runs = self.base, self.all_planned_runs()
         steps = sum(each.config.steps * (1 + each.config.d_steps) for each in all_runs)
@@ -70,34 +68,20 @@ class Ablation(AblationPlan):
             f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: papermill compare.ipynb out.ipynb -p runs {fingerprint(base)}",
         )
         unreadable = [each.run.status()["message"] for each in all_runs if each.state == "unreadable"]
-        return Table(rows, (*notes, *tables.odds_notes(rows), *self.impossible(), *unreadable))
+        return Table(rows, (*notes, *tables.odds_notes(rows, self._paired), *self.impossible(), *unreadable))
 
     def impossible(self) -> list[str]:
         """The experiments whose claims these seeds can neither support nor reject, whatever the runs come to: a line for each."""
-        seeds, lines = len(self._seeds), []
-        for name in self.names:
-            claims = len(self.experiment(name).claims)
-            if claims and (p := smallest_p(seeds, seeds, claims)) >= ALPHA:
-                lines.append(
-                    f"{name}: no verdict can come out of {seeds} seeds: the smallest p of its {claims} claims, tested together, is {p:.2g}, "
-                    f"not below {ALPHA:g}; set seeds to {fewest_seeds(claims)} or more"
-                )
-        return lines
+        lines = {name: impossible(self.experiment(name), len(self._seeds)) for name in self.names}
+        return [f"{name}: {line}" for name, line in lines.items() if line]
 
-    def odds(self, name: str, score: str, measure: str = LAST) -> dict:
-        """Cells for a table: the smallest p that a claim of this experiment can reach, and the power of its test.
+    @property
+    def _paired(self) -> bool:
+        return any(self.experiment(name).paired for name in self.names)
 
-        The power is simulated for the score at the end: at the spread of the runs that exist, else of the committed results.
-        """
-        seeds, claims = len(self._seeds), len(self.experiment(name).claims)
-        spread = (pooled_spread(self.costs(name, score).values()) or COMMITTED_SPREAD) if measure == LAST else None
-        higher = higher_is_better(score)
-        effects = [effect / (1 + effect) if higher else effect for effect in EFFECTS]  # a score 1 + e times as high is as far away
-        powers = [power(effect, spread, seeds, seeds, claims) for effect in effects] if spread else []
-        return {
-            "smallest p": smallest_p(seeds, seeds, claims), "spread": spread,
-            tables.POWER: ", ".join(f"{value:.0%}" for value in powers) or None,
-        }  # fmt: skip
+    def _odds(self, name: str, score: str, measure: str = LAST) -> dict:
+        """Cells for a table, see `studies.claims.odds`."""
+        return tables.odds_cells(odds(self.experiment(name), len(self._seeds), self.costs(name, score), higher_is_better(score), measure))
 
     # ------------------------------------------------------------------------------------------- scores and verdicts
 
@@ -109,38 +93,49 @@ class Ablation(AblationPlan):
         WorkbenchError
             If their protocols differ.
         """
-        return [
-            score for values in scores_by_name(self.arms(name)).values() for score in values if score.step == self._last_step(score.group)
-        ]
+        return [score for values in self._scores_by_name(name).values() for score in values if score.step == self._last_step(score.group)]
+
+    def _scores_by_name(self, name: str) -> dict[str, list[CheckpointScore]]:
+        """As `studies.scores.scores_by_name`, for the arms of an experiment; those on different data are measured each on its own."""
+        arms, scores = self.arms(name), {}
+        for data in dict.fromkeys(arm.values.get("data") for arm in arms):
+            for score, values in scores_by_name([arm for arm in arms if arm.values.get("data") == data]).items():
+                scores.setdefault(score, []).extend(values)
+        return scores
 
     def _last_step(self, arm: Group) -> int:
         return arm.values.get("steps", self.base.steps)
 
     def deciding_score(self) -> str:
-        """The score of the verdicts, with the hash of its extractor: `score`, or the Frechet distance; "" before the first evaluation."""
+        """The score of the verdicts, with the hash of its extractor: `score`, else the Frechet distance, else the agreement of `binding`.
+
+        "" before the first evaluation.
+        """
         known = list(dict.fromkeys(score.name for name in self.names for score in self.scores(name)))
-        matches = [
-            name for name in known if self.score in (name, name.partition("@")[0]) or (not self.score and name.startswith(("fid", "fd_")))
-        ]
+        defaults = [name for name in known if name.startswith(("fid", "fd_"))] or [name for name in known if name == "binding_agreement"]
+        matches = [name for name in known if self.score in (name, name.partition("@")[0])] if self.score else defaults
         if self.score and known and not matches:
             raise WorkbenchError(f"score={short_repr(self.score)} is no score of these runs; there are: {', '.join(known)}")
         return matches[0] if matches else ""
 
-    def costs(self, name: str, score: str, measure: str = LAST) -> dict[str, list[float]]:
-        """Arm -> what its claims compare, lower is better, for each run that is done; infinite for a run that diverged.
+    def costs(self, name: str, score: str, measure: str = LAST) -> dict[str, dict[int, float]]:
+        """Arm -> seed -> what its claims compare, lower is better, for each run that is done; infinite for a run that diverged.
 
         LAST: this score at the end, negative if higher is better. LAST_OVER_BEST: see `studies.scores.last_over_best`.
         """
-        arms, sign = self.arms(name), -1 if higher_is_better(score) else 1
-        scores = scores_by_name(arms).get(score, [])
-        diverged = Counter(planned.arm for planned in self.planned_runs(name) if planned.state == "diverged")
-        costs = {}
-        for arm in arms:
+        sign, costs = -1 if higher_is_better(score) else 1, {}
+        scores = self._scores_by_name(name).get(score, [])
+        for arm in self.arms(name):
             end = self._last_step(arm)
-            done = {each.run.path for each in scores if each.group.label == arm.label and each.step == end}
-            of_arm = [each for each in scores if each.run.path in done and each.step <= end]
-            values = last_over_best(of_arm) if measure == LAST_OVER_BEST else [sign * each.value for each in of_arm if each.step == end]
-            costs[arm.label] = values + [math.inf] * diverged[arm.label]
+            of_arm = [each for each in scores if each.group.label == arm.label and each.step <= end]
+            at_end = {each.run.path: each for each in of_arm if each.step == end}
+            of_arm = [each for each in of_arm if each.run.path in at_end]
+            ratios = last_over_best(of_arm) if measure == LAST_OVER_BEST else {}
+            values = {path: ratios.get(path) if measure == LAST_OVER_BEST else sign * each.value for path, each in at_end.items()}
+            costs[arm.label] = {run.config.seed: value for run in arm.runs if (value := values.get(run.path)) is not None}
+        for planned in self.planned_runs(name):
+            if planned.state == "diverged":
+                costs[planned.arm][planned.config.seed] = math.inf
         return costs
 
     def table(self, *names: str) -> Table:
@@ -157,7 +152,7 @@ class Ablation(AblationPlan):
                 self._last_step(arm), [score for score in scores if score.group.label == arm.label],
                 sum(each.state == "diverged" for each in planned if each.arm == arm.label),
                 sum(each.collapsed for each in planned if each.arm == arm.label),
-                [ratio for ratio in ratios[arm.label] if math.isfinite(ratio)],
+                [ratio for ratio in ratios[arm.label].values() if math.isfinite(ratio)],
             )
             for arm in self.arms(name)
         }  # fmt: skip
@@ -168,15 +163,13 @@ class Ablation(AblationPlan):
         return experiments({name: self.arms(name) for name in names or self.names}, deciding, self.base.steps) if deciding else None
 
     def verdicts(self) -> Table:
-        """Whether the runs support each claim of the paper, see `significance.lower`; p is adjusted over the claims of an experiment."""
+        """Whether the runs support each claim, see `studies.claims.verdicts`; p is adjusted over the claims of an experiment."""
         tests, deciding = {}, self.deciding_score() or self.score
         for name in self.names:
-            claims = self.experiment(name).claims
+            experiment = self.experiment(name)
             costs = {measure: self.costs(name, deciding, measure) for measure in (LAST, LAST_OVER_BEST)}
-            rows = lower({claim.text: (costs[claim.measure][claim.better], costs[claim.measure][claim.worse]) for claim in claims})
-            odds = {measure: self.odds(name, deciding, measure) for measure in {claim.measure for claim in claims}}
-            tests[name] = [row | odds[claim.measure] | dict(measure=claim.measure) for row, claim in zip(rows, claims, strict=True)]
-        return tables.verdict_table(tests, deciding, self.impossible())
+            tests[name] = [row | self._odds(name, deciding, row["measure"]) for row in verdicts(experiment, costs)]
+        return tables.verdict_table(tests, deciding, self._paired, self.impossible())
 
     # --------------------------------------------------------------------------- studies of attention
 

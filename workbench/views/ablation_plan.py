@@ -18,7 +18,7 @@ from ..readers import quote, read_list, read_seeds, words
 from ..runs import find_runs
 from ..studies import sweep_checks
 from ..studies.groups import Group, readable
-from ..studies.paper import EXPERIMENTS, Experiment, sweep
+from ..studies.paper import ALL, EXPERIMENTS, Experiment, sweep
 from ..studies.sweep import PlannedRun, execute, fingerprint, in_one_precision
 from ..studies.twin_runs import require_one_pair
 from .export import export_folder, require_folder
@@ -36,7 +36,7 @@ class AblationPlan(Parameters):
         For a value that does not fit.
     """
 
-    experiments: str = parameter("all", f"all, or any of {', '.join(EXPERIMENTS)}, sweep", read=read_list)
+    experiments: str = parameter("all", f"all (but binding), or any of {', '.join(EXPERIMENTS)}, sweep", read=read_list)
     grid: str = parameter("", "grid of the experiment sweep: parameters and values, see above", longest=LONGEST, none="none")
     preset: str = parameter("twins32", "settings to start from", choices=PRESETS)
     data: str = parameter("", "data, as in train.ipynb", none="the preset's")
@@ -47,7 +47,7 @@ class AblationPlan(Parameters):
     evaluations: int = parameter(5, "evaluations of each run, of which the last counts", low=1)
     jobs: int = parameter(1, "runs at a time on this machine; they share its cores", low=1)
     train: bool = parameter(True, "false: only show results so far")
-    score: str = parameter("", "score that decides", none="the Frechet distance")
+    score: str = parameter("", "score that decides", none="the Frechet distance, or binding_agreement")
     study: str = parameter("", "runs whose attention to analyse, as in compare.ipynb", read=read_list, none="those of the preset")
     out: str = parameter("", "folder to write, in outputs/ablations or a path", none="named after the settings")
 
@@ -94,7 +94,7 @@ class AblationPlan(Parameters):
     def names(self) -> list[str]:
         """The experiments."""
         known = [*EXPERIMENTS, "sweep"]
-        names = list(EXPERIMENTS) if self.experiments == "all" else words(self.experiments) or [""]
+        names = list(ALL) if self.experiments == "all" else words(self.experiments) or [""]
         for name in names:
             if name not in known:
                 raise ParameterError(f"{quote('experiments', self.experiments)}: {short_repr(name)} is not one of {', '.join(known)}")

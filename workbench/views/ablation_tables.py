@@ -15,12 +15,11 @@ from ..metrics.scores import higher_is_better
 from ..studies.long_range import SMALLEST_HUE
 from ..studies.paper import LAST_OVER_BEST, Experiment
 from ..studies.patching import SMALLEST_SHIFT, PatchingStudy
-from ..studies.power import EFFECTS
 from ..studies.scores import CheckpointScore
 from ..studies.shape import SMALLEST_MASS, ShapeStudy
 from ..studies.significance import ALPHA, RELEVANT, Verdict
 
-POWER = f"power at {', '.join(f'{effect * 100:.0f}' for effect in EFFECTS)} %"  # a column
+POWER = "power"  # a column
 
 
 @dataclass(frozen=True)
@@ -88,49 +87,61 @@ def score_table(
     return Table([{name: row.get(name) for name in columns} for row in rows], tuple(notes))
 
 
-def odds_notes(rows: Sequence[Mapping]) -> list[str]:
-    """What the columns of `Ablation.odds` mean, if any row has them."""
+def odds_cells(odds: Mapping) -> dict:
+    """The result of `studies.claims.odds` as cells: smallest p, spread, and the power, such as "20%: 6%, 30%: 13%"."""
+    powers = ", ".join(f"{improvement}: {value:.0%}" for improvement, value in odds["power"].items())
+    return {"smallest p": odds["smallest_p"], "spread": odds["spread"], POWER: powers or None}
+
+
+def odds_notes(rows: Sequence[Mapping], paired: bool) -> list[str]:
+    """What the columns of `odds_cells` mean, if any row has them; `paired`: whether a claim compares improvements."""
     if not any(row.get("smallest p") for row in rows):
         return []
+    spread = "log-normal with this spread, the standard deviation of the logarithm over seeds"
+    spread += "; with a control: normal, and the spread is that of the differences" if paired else ""
     return [
-        f"Smallest p: that of all seeds of one arm being better than all of the other, adjusted by Holm; a verdict needs less than {ALPHA:g}",
-        f"{POWER[0].upper() + POWER[1:]}: the probability that a claim is supported whose arm is better by that much, if it alone is true; simulated "
-        "for the score at the end, log-normal with this spread, the standard deviation of the logarithm over seeds: of the runs that exist, else of the "
-        "committed results (fd_twins after 500 steps)",
+        f"Smallest p: where the seeds are as clear as they can be, adjusted by Holm; a verdict needs less than {ALPHA:g}",
+        f"Power: improvement of an arm, and the probability that its claim is then supported, if it alone is true; simulated for the score at the end, "
+        f"{spread}: of the runs that exist, else of the committed results",
     ]
 
 
-def verdict_table(tests: Mapping[str, Sequence[dict]], score: str, impossible: Sequence[str] = ()) -> Table:
-    """Whether the runs support each claim of the paper.
+def verdict_table(tests: Mapping[str, Sequence[dict]], score: str, paired: bool = False, impossible: Sequence[str] = ()) -> Table:
+    """Whether the runs support each claim.
 
     Parameters
     ----------
     tests
-        Experiment -> the rows of `significance.lower` for its claims, with `measure` and the cells of `Ablation.odds`.
+        Experiment -> the rows of `studies.claims.verdicts`, with the cells of `odds_cells`.
     score
         The tested score; "" before the first evaluation.
+    paired
+        Whether a claim compares improvements.
     impossible
         Why verdicts cannot come out.
     """
     rows = [
         {
-            "experiment": name, "claim": row["claim"], "verdict": row["verdict"],
-            "improvement": None if row["improvement"] is None else f"{row['improvement']:+.0%}", "p": row["p"],
-            f"p of {RELEVANT:.0%}": row["p_relevant"], "n": f"{row['n']} and {row['n_control']}", "of": row["measure"],
-            **{name: row[name] for name in ("smallest p", "spread", POWER)},
+            "experiment": name, "claim": row["claim"], "verdict": row["verdict"], "improvement": row["improvement"], "p": row["p"],
+            "p relevant": row["p_relevant"], "n": row["n"], "of": row["measure"], **{name: row[name] for name in ("smallest p", "spread", POWER)},
         }
         for name, of_experiment in tests.items() for row in of_experiment
     ]  # fmt: skip
     better = "higher" if higher_is_better(score) else "lower"
+    tested = f"a one-sided rank-sum test over the seeds finds {score or 'the score'} {better}"
+    size = f"by {RELEVANT:.0%} of the control's median"
+    control = (
+        "With a control, the improvement is that of the control's arms subtracted, seed by seed, in the unit of the score, with its 95 % bootstrap "
+        "interval; the tests are one-sided sign flips, of 0 and of a difference of 0.1; seeds without all four runs are left out",
+    )  # fmt: skip
     notes = (
-        f"Supported: a one-sided rank-sum test over the seeds finds {score or 'the score'} {better} (p < {ALPHA:g}, adjusted by Holm over the "
-        "claims of an experiment)",
-        f"Not supported: the same test rules out that it is {better} by {RELEVANT:.0%} of the control's median (p of {RELEVANT:.0%} < {ALPHA:g}, "
-        "adjusted alike)",
+        f"Supported: {tested} (p < {ALPHA:g}, adjusted by Holm over the claims of an experiment)",
+        f"Not supported: the same test rules out that it is {better} {size} (p relevant < {ALPHA:g}, adjusted alike)",
         "Otherwise: cannot tell at this size. Runs that diverged count as the worst",
         "Improvement: Hodges-Lehmann estimate, as a share of the control's median",
+        *(control if paired else ()),
         "Of: the score at the end (last), or how it compares with the best of the run (last / best: lower is better, 1 at best)",
-        *odds_notes(rows),
+        *odds_notes(rows, paired),
         *impossible,
     )
     return Table(rows, notes)
