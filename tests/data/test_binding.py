@@ -81,6 +81,7 @@ def test_agreement_counts_the_pairs_that_agree(near, size):
         x = Binding(size, near=near, mismatched=mismatched).batch(np.arange(400))[0]
         values = agreement(x)
         assert values["readable"].min() == values["paired"].min() == 1
+        assert values["variety"].mean().item() == pytest.approx(7 / 8, abs=0.02)
         exchanged = mismatched if mismatched > 1 else 0  # as many tiles of different patterns share a hue, of 112 pairs of tiles
         assert values["agreement"].mean().item() == pytest.approx(1 - mismatched / 8 - exchanged / 112, abs=0.02)
         assert (agreement(x.float() / 127.5 - 1)["agreement"] - values["agreement"]).abs().max() < 1e-5
@@ -104,6 +105,7 @@ def test_what_collapses_does_not_agree():
     luminance = real.float().mean(1, keepdim=True)
     one_hue = (luminance * torch.tensor([1.0, 0.2, 0.2])[None, :, None, None]).byte()  # everything red
     assert agreement(one_hue)["agreement"].abs().max() < 0.01 and agreement(one_hue)["hue_entropy"].max() < 0.01
+    assert agreement(real[:1].repeat(8, 1, 1, 1))["variety"].max() == 0  # one layout
     one_tile = real[:, :, :8, :8].repeat(1, 1, 4, 4)  # one pattern everywhere
     assert agreement(one_tile)["agreement"].abs().max() == 0 and agreement(one_tile)["paired"].max() == 0
 
@@ -124,7 +126,7 @@ def test_settings_that_do_not_fit_are_refused():
 def test_a_training_measures_the_agreement(tiny):
     run = train(tiny(data="binding", evaluate_every=4))
     (record,) = run.evaluations()
-    assert {"binding_agreement", "binding_readable", "binding_paired", "binding_hue_entropy"} == record["scores"].keys()
+    assert record["scores"].keys() == Binding.TRUTH.keys()
     assert run.config.num_classes == 0
     with pytest.raises(ParameterError, match="extractor='auto': no network knows the images of 'binding'; give one"):
         evaluate(run=run.name)

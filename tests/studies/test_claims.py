@@ -20,7 +20,14 @@ BINDING = EXPERIMENTS["binding"](Config.preset("twins32", data="binding", attent
 def costs(gain, *, near=0.0, seeds=8, sd=0.02):
     """Agreements as costs: attention improves by `gain` where pairs are far apart, by `near` side by side; seeds have spread `sd`."""
     rng = np.random.default_rng(1)
-    means = {"none, far": 0.2, "attention, far": 0.2 + gain, "residual, far": 0.2, "none, near": 0.8, "attention, near": 0.8 + near, "residual, near": 0.8}
+    means = {
+        "none, far": 0.2,
+        "attention, far": 0.2 + gain,
+        "residual, far": 0.2,
+        "none, near": 0.8,
+        "attention, near": 0.8 + near,
+        "residual, near": 0.8,
+    }
     return {arm: {seed: -(mean + sd * rng.standard_normal()) for seed in range(seeds)} for arm, mean in means.items()}  # fmt: skip
 
 
@@ -59,6 +66,16 @@ def test_verdicts_on_planted_differences(gain, near, verdict):
     assert row["verdict"] == CANNOT_TELL  # nor is noise evidence of absence
 
 
+def test_what_no_arm_learns_where_it_is_easy_tells_nothing():
+    floor = {arm: {seed: -0.001 * seed for seed in range(8)} for arm in BINDING.arms}
+    (row,) = verdicts(BINDING, {LAST: floor})
+    assert row["verdict"] == CANNOT_TELL and row["p_relevant"] < ALPHA  # equal everywhere, because nothing was learned
+    (row,) = verdicts(
+        BINDING, {LAST: floor | {"attention, near": dict.fromkeys(range(8), -0.4), "residual, near": dict.fromkeys(range(8), -0.4)}}
+    )
+    assert row["verdict"] == NOT_SUPPORTED
+
+
 def test_no_runs_are_no_verdict():
     (row,) = verdicts(BINDING, {LAST: {arm: {} for arm in BINDING.arms}})
     assert (row["verdict"], row["improvement"], row["p"], row["n"]) == (CANNOT_TELL, None, 1, "0")
@@ -66,7 +83,9 @@ def test_no_runs_are_no_verdict():
 
 def test_p_values_are_adjusted_over_the_claims():
     rows = larger({"a": ([0.1, 0.2, 0.3, 0.15, 0.25], 0.1), "b": ([0.1, 0.2, -0.3, 0.15, 0.25], 0.1)})
-    assert rows[0]["p"] == pytest.approx(2 * sign_flip([0.1, 0.2, 0.3, 0.15, 0.25])) and rows[0]["low"] < rows[0]["effect"] < rows[0]["high"]
+    assert (
+        rows[0]["p"] == pytest.approx(2 * sign_flip([0.1, 0.2, 0.3, 0.15, 0.25])) and rows[0]["low"] < rows[0]["effect"] < rows[0]["high"]
+    )
 
 
 def test_seeds_that_cannot_decide_are_named_beforehand():

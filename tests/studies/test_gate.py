@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from workbench.data.binding import Binding
 from workbench.studies import gate as module
 from workbench.studies.gate import auc, base_config, discriminate, gate, main, verdicts
 
@@ -23,14 +24,33 @@ def test_d_has_room_at_its_site():
 def test_d_learns_what_is_easy_and_not_what_is_not_there(monkeypatch):
     """D separates grey images from patterns at once, and does not separate images of one kind."""
     config = base_config(seed=0)
-    assert abs(discriminate(config, 0, 20, 20)[-1]["auc"] - 0.5) < 0.15
+    monkeypatch.setattr(module, "_sets", lambda config, seed, counts: {k: Binding(config.image_size, seed) for k in (0, *counts)})
+    assert abs(discriminate(config, [8], 20, 20)[-1]["auc"][8] - 0.5) < 0.15
     real = module._images
     monkeypatch.setattr(
-        module,
-        "_images",
-        lambda sets, first, count: real(sets, first, count) * torch.cat([torch.ones(count), torch.zeros(count)])[:, None, None, None],
+        module, "_images", lambda data, indices: real(data, indices) * float(indices[0] % 2 == 0 and indices[0] != module.FRESH)
     )
-    assert discriminate(config, 8, 20, 10)[-1] == dict(step=20, auc=1.0)
+    assert discriminate(config, [8], 20, 10)[-1] == dict(step=20, auc={8: 1.0})
+
+
+def test_wrong_images_have_all_pairs_wrong_first_and_fewer_later(monkeypatch):
+    """The curriculum, and that no image is seen twice or both right and wrong."""
+    seen = []
+
+    def images(data, indices):
+        seen.append((data.mismatched, list(indices)))
+        return torch.zeros(len(indices), 3, 32, 32)
+
+    monkeypatch.setattr(module, "_images", images)
+    monkeypatch.setattr(module, "FRESH", 4)
+    discriminate(base_config(seed=0), [2, 8, 4], 4, 4)
+    first, second = seen[:4], seen[4:-4]  # two steps of two kinds of images, two of four, and the measurement
+    assert [count for count, _ in first] == [0, 8] * 2 and [count for count, _ in second] == [0, 8, 4, 2] * 2
+    assert [len(indices) for _, indices in second] == [24, 8, 8, 8] * 2
+    indices = [index for _, part in seen[:-4] for index in part]
+    assert len(set(indices)) == len(indices) == 4 * 48
+    assert [(count, len(indices)) for count, indices in seen[-4:]] == [(0, 4), (8, 4), (4, 4), (2, 4)]
+    assert not set(seen[-4][1]) & set(seen[-3][1])
 
 
 def test_what_is_recorded_is_not_trained_again(tmp_path, monkeypatch):
@@ -39,34 +59,38 @@ def test_what_is_recorded_is_not_trained_again(tmp_path, monkeypatch):
     def train(config, mismatched, steps, every):
         if len(trained) == 4:
             raise KeyboardInterrupt
-        trained.append((config.seed, config.attention_d, config.attention_block, mismatched))
-        return [dict(step=steps, auc=0.7)]
+        trained.append((config.seed, config.attention_d, config.attention_block))
+        return [dict(step=steps, auc={count: 0.7 for count in mismatched})]
 
     monkeypatch.setattr(module, "discriminate", train)
     with pytest.raises(KeyboardInterrupt):
-        gate(tmp_path / "gate.jsonl", mismatched=[8], seeds=[0, 1], steps=10)
+        gate(tmp_path / "gate.jsonl", mismatched=[8, 2], seeds=[0, 1], steps=10)
     first = list(trained)
     trained.clear()
-    rows = gate(tmp_path / "gate.jsonl", mismatched=[8], seeds=[0, 1], steps=10)
+    rows = gate(tmp_path / "gate.jsonl", mismatched=[2, 8], seeds=[0, 1], steps=10)
     assert len(rows) == 6 and len({*first, *trained}) == 6 == len(first) + len(trained)
+    assert rows[0]["auc"] == {"8": {"10": 0.7}, "2": {"10": 0.7}}
     trained.clear()
-    gate(tmp_path / "gate.jsonl", mismatched=[8], seeds=[0], steps=20)  # longer ones are others
+    gate(tmp_path / "gate.jsonl", mismatched=[8, 2], seeds=[0], steps=20)  # longer ones are others
     assert len(trained) == 3
 
 
-def rows(lead, seeds=5, worst=None):
+def rows(lead, seeds=5):
+    """AUC 0.7 and a little by seed; attention leads by this much at 8 wrong pairs, by a tenth of it at 1."""
     return [
-        dict(data="binding", mismatched=8, seed=seed, arm=arm, steps=9, auc={"9": 0.7 + (lead if arm == "attention" else 0) + 0.01 * seed})
+        dict(data="binding", mismatched=[8, 1], seed=seed, arm=arm, steps=9,
+             auc={str(k): {"9": 0.7 + 0.01 * seed + (lead * k / 8 if arm == "attention" else 0)} for k in (8, 1)})
         for seed in range(seeds)
         for arm in module.ARMS
-    ]
+    ]  # fmt: skip
 
 
 def test_a_task_is_admitted_where_attention_leads_both():
-    (row,) = verdicts(rows(0.11))
-    assert (row["verdict"], row["n"]) == ("admitted", 5) and row["lead"] == pytest.approx(0.11) and row["none"] == pytest.approx(0.72)
+    row, hard = verdicts(rows(0.11))
+    assert (row["mismatched"], row["verdict"], row["n"]) == (8, "admitted", 5) and row["lead"] == pytest.approx(0.11)
+    assert row["none"] == pytest.approx(0.72) and (hard["mismatched"], hard["verdict"]) == (1, "not admitted")
     assert verdicts(rows(0.09))[0]["verdict"] == "not admitted" and verdicts(rows(0.2, 4))[0]["verdict"] == "4 of 5 seeds"
-    strong = [row | dict(auc={"9": 0.95}) if row["arm"] == "residual" else row for row in rows(0.11)]
+    strong = [row | dict(auc={k: {"9": 0.95} for k in "81"}) if row["arm"] == "residual" else row for row in rows(0.11)]
     assert verdicts(strong)[0]["verdict"] == "not admitted"  # a block of equal size does it as well
     assert verdicts(rows(0.2)[:2]) == []  # no seed has all arms
 

@@ -23,7 +23,7 @@ from .power import (
     smallest_p,
     smallest_p_paired,
 )
-from .significance import ALPHA, larger, lower
+from .significance import ALPHA, CANNOT_TELL, larger, lower
 
 Costs = Mapping[str, Mapping[int, float]]
 
@@ -45,7 +45,9 @@ def verdicts(experiment: Experiment, costs: Mapping[str, Costs]) -> list[dict]:
     if experiment.paired:
         tests = {claim.text: (differences(claim, costs[claim.measure]), claim.relevant) for claim in experiment.claims}
         rows = larger(tests)
-        for row in rows:
+        for row, claim in zip(rows, experiment.claims, strict=True):
+            if not learned(claim, costs[claim.measure]):
+                row["verdict"] = CANNOT_TELL
             interval = f" [{row['low']:+.3f}, {row['high']:+.3f}]" if row["low"] is not None else ""
             row |= dict(improvement=None if row["effect"] is None else f"{row['effect']:+.3f}{interval}", n=str(row["n"]))
     else:
@@ -68,6 +70,12 @@ def differences(claim: Claim, costs: Costs) -> list[float]:
     return [(worse - better) - (control_worse - control) for better, worse, control, control_worse in values if math.isfinite(
         better + worse + control + control_worse
     )]  # fmt: skip
+
+
+def learned(claim: Claim, costs: Costs) -> bool:
+    """Whether runs of an arm of the control reach `Claim.learned` on average: the positive control."""
+    values = [[-cost for cost in costs[arm].values() if math.isfinite(cost)] for arm in claim.control or ()]
+    return any(numbers and math.fsum(numbers) / len(numbers) >= claim.learned for numbers in values)
 
 
 def impossible(experiment: Experiment, seeds: int) -> str:

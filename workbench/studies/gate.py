@@ -1,7 +1,8 @@
 """Does a task need attention? `python -m workbench.studies.gate` lets D alone tell real images of `binding` from mismatched ones.
 
 Run it before a sweep: where D with attention sees no more than D without, D has nothing to teach G, and a sweep can only find that it cannot
-tell. Wrong images have the contents of right ones, but the second tile of some pairs has a hue of its own.
+tell. In wrong images the second tiles of some pairs have exchanged their hues; the fewer, the harder to see. D learns on images whose pairs are
+all wrong in the first half, on images with fewer wrong pairs too in the second half; its rate falls to 0 over the last quarter.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ ARMS: dict[str, dict] = {
     "attention": {},
 }
 MARGIN, SEEDS = 0.1, 5  # of AUC, and how many seeds: a task is admitted where attention is that far ahead of both other arms
+STEPS = 5000
 BATCH, FRESH = 24, 384  # right images of a step, and of a measurement; as many wrong ones
 LEARNING_RATE, BETAS = 1e-3, (0.0, 0.9)
 
@@ -48,7 +50,7 @@ def auc(right: Tensor, wrong: Tensor) -> float:
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
 
 
-def discriminate(config: Config, mismatched: int, steps: int, every: int) -> list[dict]:
+def discriminate(config: Config, mismatched: Sequence[int], steps: int, every: int) -> list[dict]:
     """Train a fresh D with the hinge loss on right and wrong images; AUC on fresh images every `every` steps.
 
     Parameters
@@ -56,41 +58,53 @@ def discriminate(config: Config, mismatched: int, steps: int, every: int) -> lis
     config
         `data` ("binding" or "binding-near"), `image_size`, `tiles`, `patterns`, `seed` and the settings of D matter.
     mismatched
-        Pairs of a wrong image whose hues differ.
+        Wrong pairs of wrong images: the most first, and from half the steps on each equally often.
 
     Returns
     -------
     list of dict
-        step and auc.
+        step, and auc: number of wrong pairs -> AUC.
     """
     torch.manual_seed(config.seed)
     net = Discriminator(config).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE, BETAS, fused=True)
-    sets = [_pair_of_sets(config, seed, mismatched) for seed in (config.seed, config.seed + 1_000_000)]
+    counts = sorted(mismatched, reverse=True)
+    seen, fresh = (_sets(config, seed, counts) for seed in (config.seed, config.seed + 1_000_000))
     rows = []
     with progress(steps, "steps of D") as advance:
         for step in range(1, steps + 1):
+            optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, 4 * (1 - (step - 1) / steps))
             power_iteration(net)
-            right, wrong = net(_images(sets[0], step * BATCH, BATCH)).split(BATCH)
+            images = _batch(seen, step * BATCH, [counts[0]] if step <= steps / 2 else counts)
+            right, wrong = net(images).split(BATCH)
             loss = losses.hinge_discriminator(right, wrong)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if step % every == 0 or step == steps:
-                rows.append(dict(step=step, auc=auc(*_logits(net, _images(sets[1], 0, FRESH)).split(FRESH))))
+                right = _logits(net, _images(fresh[0], np.arange(FRESH)))
+                wrong = {count: _logits(net, _images(fresh[count], FRESH + np.arange(FRESH))) for count in counts}
+                rows.append(dict(step=step, auc={count: auc(right, logits) for count, logits in wrong.items()}))
             advance(1)
     return rows
 
 
-def _pair_of_sets(config: Config, seed: int, mismatched: int) -> list[Binding]:
+def _sets(config: Config, seed: int, counts: Iterable[int]) -> dict[int, Binding]:
+    """Number of wrong pairs -> images; 0: right ones."""
     near = config.data == "binding-near"
-    return [Binding(config.image_size, seed, config.tiles, config.patterns, near, count) for count in (0, mismatched)]
+    return {count: Binding(config.image_size, seed, config.tiles, config.patterns, near, count) for count in (0, *counts)}
 
 
-def _images(sets: Sequence[Binding], first: int, count: int) -> Tensor:
-    """`count` right images and as many wrong ones, in [-1, 1]; of other indices, else they would be the same but for the hues."""
-    at = 2 * np.arange(first, first + count)
-    return torch.cat([data.batch(at + k)[0] for k, data in enumerate(sets)]).float() / 127.5 - 1
+def _batch(sets: dict[int, Binding], first: int, counts: Sequence[int]) -> Tensor:
+    """BATCH right images and as many wrong ones; of other indices, else they would be the same but for the hues."""
+    wrong = 2 * np.arange(first, first + BATCH) + 1
+    parts = [(0, wrong - 1), *((count, wrong[k :: len(counts)]) for k, count in enumerate(counts))]
+    return torch.cat([_images(sets[count], indices) for count, indices in parts])
+
+
+def _images(data: Binding, indices: np.ndarray) -> Tensor:
+    """Images (B, 3, S, S) in [-1, 1]."""
+    return data.batch(indices)[0].float() / 127.5 - 1
 
 
 @torch.no_grad()
@@ -100,50 +114,52 @@ def _logits(net: Discriminator, images: Tensor) -> Tensor:
 
 
 def gate(
-    record: Path, *, mismatched: Iterable[int] = (8, 4, 2, 1), seeds: Iterable[int] = range(SEEDS), steps: int = 3500, every: int = 500,
+    record: Path, *, mismatched: Iterable[int] = (8, 4, 2, 1), seeds: Iterable[int] = range(SEEDS), steps: int = STEPS, every: int = 500,
     **settings,
 ) -> list[dict]:  # fmt: skip
-    """Train D in each arm, for each seed and number of mismatched pairs.
+    """Train D in each arm for each seed.
 
     Parameters
     ----------
     record
         A file of JSON lines. What it holds is not trained again; a stopped gate goes on where it was.
+    mismatched
+        Wrong pairs of wrong images.
     settings
         Changes of `base_config`, such as `data="binding-near"`.
 
     Returns
     -------
     list of dict
-        data, mismatched, seed, arm, settings, steps, and auc: step -> AUC.
+        data, mismatched, seed, arm, settings, steps, and auc: number of wrong pairs -> step -> AUC.
     """
-    rows = []
-    for count in mismatched:
-        for seed in seeds:
-            for arm, changes in ARMS.items():
-                config = base_config(seed=seed, **settings | changes)
-                key = dict(data=config.data, mismatched=count, seed=seed, arm=arm, steps=steps, settings=settings)
-                row = next((row for row in read_records(record) if key.items() <= row.items()), None)
-                if row is None:
-                    curve = discriminate(config, count, steps, every)
-                    row = key | dict(auc={str(point["step"]): round(point["auc"], 4) for point in curve})
-                    append_record(record, row)
-                    print(f"{config.data}, {count} mismatched, seed {seed}, {arm}: AUC {curve[-1]['auc']:.3f}", flush=True)
-                rows.append(row)
+    rows, counts = [], sorted(mismatched, reverse=True)
+    for seed in seeds:
+        for arm, changes in ARMS.items():
+            config = base_config(seed=seed, **settings | changes)
+            key = dict(data=config.data, mismatched=counts, seed=seed, arm=arm, steps=steps, settings=settings)
+            row = next((row for row in read_records(record) if key.items() <= row.items()), None)
+            if row is None:
+                curve = discriminate(config, counts, steps, every)
+                row = key | dict(auc={str(k): {str(point["step"]): round(point["auc"][k], 4) for point in curve} for k in counts})
+                append_record(record, row)
+                last = ", ".join(f"{value:.3f} at {count}" for count, value in curve[-1]["auc"].items())
+                print(f"{config.data}, seed {seed}, {arm}: AUC {last} wrong pairs", flush=True)
+            rows.append(row)
     return rows
 
 
 def verdicts(rows: Sequence[dict]) -> list[dict]:
-    """For each data set and number of mismatched pairs: the mean AUC of each arm at the end, the lead of attention, and the verdict.
+    """For each data set and number of wrong pairs: the mean AUC of each arm at the end, the lead of attention, and the verdict.
 
     The lead is the smaller one of the mean differences to `none` and to `residual`, over the seeds that all arms have.
     """
     result = []
-    for data, count in dict.fromkeys((row["data"], row["mismatched"]) for row in rows):
+    for data, count in dict.fromkeys((row["data"], count) for row in rows for count in row["mismatched"]):
         at_end: dict[str, dict[int, float]] = {arm: {} for arm in ARMS}
         for row in rows:
-            if (row["data"], row["mismatched"]) == (data, count):
-                at_end[row["arm"]][row["seed"]] = row["auc"][str(row["steps"])]
+            if row["data"] == data and count in row["mismatched"]:
+                at_end[row["arm"]][row["seed"]] = row["auc"][str(count)][str(row["steps"])]
         seeds = sorted(set.intersection(*map(set, at_end.values())))
         if not seeds:
             continue
@@ -163,9 +179,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m workbench.studies.gate", description=__doc__.split("\n")[0])
     parser.add_argument("record", type=Path, help="file of JSON lines: what it holds is not trained again")
     parser.add_argument("--data", choices=("binding", "binding-near"), default="binding")
-    parser.add_argument("--mismatched", default="8,4,2,1", help="pairs of a wrong image whose hues differ [8,4,2,1]")
+    parser.add_argument("--mismatched", default="8,4,2,1", help="wrong pairs of wrong images [8,4,2,1]")
     parser.add_argument("--seeds", default="0,1,2,3,4", help="[0,1,2,3,4]")
-    parser.add_argument("--steps", type=int, default=3500, help="of D [3500]; the lead of attention appears late")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of D [{STEPS}]; the lead of attention appears late")
     arguments = parser.parse_args()
     counts, seeds = (_integers(name, getattr(arguments, name)) for name in ("mismatched", "seeds"))
     pairs = base_config().tiles ** 2 // 2

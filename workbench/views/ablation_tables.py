@@ -132,7 +132,7 @@ def verdict_table(tests: Mapping[str, Sequence[dict]], score: str, paired: bool 
     size = f"by {RELEVANT:.0%} of the control's median"
     control = (
         "With a control, the improvement is that of the control's arms subtracted, seed by seed, in the unit of the score, with its 95 % bootstrap "
-        "interval; the tests are one-sided sign flips, of 0 and of a difference of 0.1; seeds without all four runs are left out",
+        "interval; the tests are one-sided sign flips, of 0 and of a difference of 0.1; seeds without all four runs are left out. Where no arm of the control learns, there is no verdict",
     )  # fmt: skip
     notes = (
         f"Supported: {tested} (p < {ALPHA:g}, adjusted by Holm over the claims of an experiment)",
