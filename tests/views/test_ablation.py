@@ -12,9 +12,11 @@ from records import parsed, recorded
 
 from workbench import Ablation, Comparison, Generator, ParameterError, Run, WorkbenchError, figures, list_runs, train
 from workbench.data import DataError
+from workbench.data.datasets import DRAWN
 from workbench.files import StorageError
 from workbench.metrics.reported import TABLE_1
 from workbench.paths import outputs_dir
+from workbench.records import evaluation_record
 from workbench.runs import create_run
 from workbench.runs.checkpoints import save_checkpoint
 from workbench.studies import shape
@@ -217,6 +219,34 @@ def test_power_is_that_of_the_spread_seen_so_far():
     shares = small("baseline", score="twins_readable").check().rows[0][POWER]  # 20 % higher: the log is less far away than 20 % lower
     assert shares.startswith(f"20%: {power(1 / 6, COMMITTED_SPREAD, 5, 5):.0%}, ")
     assert [row[POWER] is None for row in small("spectral_norm").verdicts().rows] == [False, True]
+
+
+@pytest.mark.parametrize(("far", "verdict"), [(0.5, SUPPORTED), (0.1, NOT_SUPPORTED)])
+def test_whether_attention_helps_more_where_pairs_are_far_apart(far, verdict):
+    """Agreements of `binding`, planted; arms of different data are not refused, and each counts where it was measured."""
+    ablation = small("binding", preset="binding32", seeds=",".join(map(str, range(8))))
+    (row,) = ablation.check().rows
+    assert (row["arms"], row["runs"], row["claims"]) == (6, 48, 1) and row["smallest p"] == 1 / 256
+    values = {"none, far": 0.1, "attention, far": far, "residual, far": 0.1} | dict.fromkeys(
+        ("none, near", "attention, near", "residual, near"), 0.7
+    )
+    for planned in ablation.planned_runs("binding"):
+        near, wobble = planned.config.data == "binding-near", 0.01 * math.sin(7 * planned.config.seed + len(planned.arm))
+        measures = DRAWN[planned.config.data](planned.config).measures
+        settings = dict(name="truth", measures=measures, n=500, weights="auto", statistics="running")
+        scores = dict(binding_agreement=values[planned.arm] + wobble, binding_readable=0.9)
+        run = create_run(planned.config)
+        assert near == ("near" in planned.arm)
+        run.append("evaluations.jsonl", evaluation_record(scores, protocol="shares", settings=settings, n=500, extractor=None, reference=None, step=4, seed=1))  # fmt: skip
+        run.set_status(state="finished", step=4)
+    assert ablation.deciding_score() == "binding_agreement"
+    table = ablation.verdicts()
+    (row,) = table.rows
+    assert row["verdict"] == verdict and row["n"] == "8" and float(row["improvement"].split()[0]) == pytest.approx(far - 0.1, abs=0.02)
+    assert row[POWER].startswith("0.1: ") and "sign flips" in " ".join(table.notes)
+    rows = {row["arm"]: row for row in ablation.table().rows}
+    assert rows["attention, far"]["binding_agreement"].mean == pytest.approx(far, abs=0.01) and rows["residual, near"]["n"] == 8
+    assert ablation.plot() is not None
 
 
 def test_scores_of_different_protocols_are_refused():

@@ -54,6 +54,7 @@ class Binding:
         self.name = "binding-near" if near else "binding"
         self.pairs = tiles**2 // 2
         self.vocabulary = vocabulary(patterns or self.pairs)
+        self.measures = f"binding: {size} px, {tiles}x{tiles} tiles, {len(self.vocabulary)} patterns"  # the same near and far
         about = f"binding {VERSION} {size} {seed} {tiles} {len(self.vocabulary)} {near} {mismatched}"
         self.fingerprint = hashlib.sha256(about.encode()).hexdigest()
 

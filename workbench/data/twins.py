@@ -51,6 +51,7 @@ class Twins:
     def __init__(self, size: int, seed: int = 0, pairs: int = 1):
         self.size, self.seed, self.pairs = size, seed, pairs
         suffix = f" {pairs}" if pairs > 1 else ""
+        self.measures = f"twins: {size} px, {pairs} pairs"
         self.fingerprint = hashlib.sha256(f"twins {VERSION} {size} {seed}{suffix}".encode()).hexdigest()
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:

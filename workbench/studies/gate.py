@@ -38,9 +38,8 @@ LEARNING_RATE, BETAS = 1e-3, (0.0, 0.9)
 
 
 def base_config(**changes) -> Config:
-    """The settings of D: 64 channels and 8 query dimensions at the 8x8 map where attention is."""
-    settings = dict(data="binding", width_d=32, max_multiplier=4, attention_d="8", attention_g="none", mixed_precision="no", device="cpu")
-    return Config.preset("twins32", **settings | changes)
+    """The settings of D: those of the preset `binding32`."""
+    return Config.preset("binding32", **dict(attention_g="none", mixed_precision="no", device="cpu") | changes)
 
 
 def auc(right: Tensor, wrong: Tensor) -> float:
@@ -114,8 +113,8 @@ def _logits(net: Discriminator, images: Tensor) -> Tensor:
 
 
 def gate(
-    record: Path, *, mismatched: Iterable[int] = (8, 4, 2, 1), seeds: Iterable[int] = range(SEEDS), steps: int = STEPS, every: int = 500,
-    **settings,
+    record: Path, *, data: str = "binding", mismatched: Iterable[int] = (8, 4, 2, 1), seeds: Iterable[int] = range(SEEDS),
+    steps: int = STEPS, every: int = 500, **settings,
 ) -> list[dict]:  # fmt: skip
     """Train D in each arm for each seed.
 
@@ -123,10 +122,10 @@ def gate(
     ----------
     record
         A file of JSON lines. What it holds is not trained again; a stopped gate goes on where it was.
-    mismatched
-        Wrong pairs of wrong images.
+    data, mismatched
+        "binding" or "binding-near", and wrong pairs of wrong images.
     settings
-        Changes of `base_config`, such as `data="binding-near"`.
+        Further changes of `base_config`, such as `attention_variant="paper"`.
 
     Returns
     -------
@@ -136,8 +135,8 @@ def gate(
     rows, counts = [], sorted(mismatched, reverse=True)
     for seed in seeds:
         for arm, changes in ARMS.items():
-            config = base_config(seed=seed, **settings | changes)
-            key = dict(data=config.data, mismatched=counts, seed=seed, arm=arm, steps=steps, settings=settings)
+            config = base_config(data=data, seed=seed, **settings | changes)
+            key = dict(data=data, mismatched=counts, seed=seed, arm=arm, steps=steps, settings=settings)
             row = next((row for row in read_records(record) if key.items() <= row.items()), None)
             if row is None:
                 curve = discriminate(config, counts, steps, every)

@@ -52,7 +52,9 @@ def train(config: Config, evaluate: Evaluate | None = None, run: Run | None = No
         If settings do not fit, the data cannot be used, or the training diverges.
     """
     with ExitStack() as stack, interrupts(), process_group(config.num_processes, config.device, "workbench.training --config FILE"):
-        evaluate = evaluate or (partial(evaluate_truth, data=DRAWN[config.data](config)) if config.data in DRAWN else None)
+        evaluate = evaluate or (
+            partial(evaluate_truth, data=DRAWN[config.data](config), count=config.evaluate_n) if config.data in DRAWN else None
+        )
         if config.evaluate_every and evaluate is None:
             raise ParameterError(
                 f"evaluate_every={config.evaluate_every}: train() has no evaluation for data={config.data!r} by itself; pass "
@@ -116,12 +118,12 @@ def report_end(run: Run, error: BaseException) -> None:
         run.set_status(state=state, message=" ".join(message.split()))
 
 
-def evaluate_truth(generator: Generator, step: int, data: Drawn, count: int = 500) -> dict:
+def evaluate_truth(generator: Generator, step: int, data: Drawn, count: int) -> dict:
     """A record of what the drawn data set measures, over `count` samples of all classes; see `data.datasets.average`."""
     y = sampling.labels(count, generator.num_classes)
     x = sampling.images(generator, sampling.latents(count, generator.z_dim, seed=1), y)
     values = data.truth(x, y if generator.num_classes == data.num_classes else None)
     scores = {name: average(name)(value).item() for name, value in values.items()}
     protocol = f"means of shares and medians of distances over n={count}, saved statistics"
-    settings = dict(name=data.name, fingerprint=data.fingerprint, n=count, weights="auto", statistics="running")
+    settings = dict(name="truth", measures=data.measures, n=count, weights="auto", statistics="running")
     return evaluation_record(scores, protocol=protocol, settings=settings, n=count, extractor=None, reference=None, step=step, seed=1)

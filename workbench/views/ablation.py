@@ -93,15 +93,9 @@ class Ablation(AblationPlan):
         WorkbenchError
             If their protocols differ.
         """
-        return [score for values in self._scores_by_name(name).values() for score in values if score.step == self._last_step(score.group)]
-
-    def _scores_by_name(self, name: str) -> dict[str, list[CheckpointScore]]:
-        """As `studies.scores.scores_by_name`, for the arms of an experiment; those on different data are measured each on its own."""
-        arms, scores = self.arms(name), {}
-        for data in dict.fromkeys(arm.values.get("data") for arm in arms):
-            for score, values in scores_by_name([arm for arm in arms if arm.values.get("data") == data]).items():
-                scores.setdefault(score, []).extend(values)
-        return scores
+        return [
+            score for values in scores_by_name(self.arms(name)).values() for score in values if score.step == self._last_step(score.group)
+        ]
 
     def _last_step(self, arm: Group) -> int:
         return arm.values.get("steps", self.base.steps)
@@ -124,7 +118,7 @@ class Ablation(AblationPlan):
         LAST: this score at the end, negative if higher is better. LAST_OVER_BEST: see `studies.scores.last_over_best`.
         """
         sign, costs = -1 if higher_is_better(score) else 1, {}
-        scores = self._scores_by_name(name).get(score, [])
+        scores = scores_by_name(self.arms(name)).get(score, [])
         for arm in self.arms(name):
             end = self._last_step(arm)
             of_arm = [each for each in scores if each.group.label == arm.label and each.step <= end]

@@ -36,7 +36,7 @@ class AblationPlan(Parameters):
         For a value that does not fit.
     """
 
-    experiments: str = parameter("all", f"all (but binding), or any of {', '.join(EXPERIMENTS)}, sweep", read=read_list)
+    experiments: str = parameter("all", f"all, or any of {', '.join(EXPERIMENTS)}, sweep", read=read_list)
     grid: str = parameter("", "grid of the experiment sweep: parameters and values, see above", longest=LONGEST, none="none")
     preset: str = parameter("twins32", "settings to start from", choices=PRESETS)
     data: str = parameter("", "data, as in train.ipynb", none="the preset's")
