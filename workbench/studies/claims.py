@@ -51,10 +51,10 @@ def verdicts(experiment: Experiment, costs: Mapping[str, Costs]) -> list[dict]:
             interval = f" [{row['low']:+.3f}, {row['high']:+.3f}]" if row["low"] is not None else ""
             row |= dict(improvement=None if row["effect"] is None else f"{row['effect']:+.3f}{interval}", n=str(row["n"]))
     else:
-        groups = {
-            claim.text: tuple(list(costs[claim.measure][arm].values()) for arm in (claim.better, claim.worse))
-            for claim in experiment.claims
-        }
+        groups = {}
+        for claim in experiment.claims:
+            better, worse = (list(costs[claim.measure][arm].values()) for arm in (claim.better, claim.worse))
+            groups[claim.text] = (better, worse)
         rows = lower(groups)
         for row in rows:
             share = row["improvement"]

@@ -68,7 +68,7 @@ class Ablation(AblationPlan):
             f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: papermill compare.ipynb out.ipynb -p runs {fingerprint(base)}",
         )
         unreadable = [each.run.status()["message"] for each in all_runs if each.state == "unreadable"]
-        return Table(rows, (*notes, *tables.odds_notes(rows, self._paired), *self.impossible(), *unreadable))
+        return Table(rows, (*notes, *tables.odds_notes(rows, self._kinds), *self.impossible(), *unreadable))
 
     def impossible(self) -> list[str]:
         """The experiments whose claims these seeds can neither support nor reject, whatever the runs come to: a line for each."""
@@ -76,8 +76,9 @@ class Ablation(AblationPlan):
         return [f"{name}: {line}" for name, line in lines.items() if line]
 
     @property
-    def _paired(self) -> bool:
-        return any(self.experiment(name).paired for name in self.names)
+    def _kinds(self) -> set[bool]:
+        """Whether claims have a control: of each experiment with claims."""
+        return {experiment.paired for experiment in map(self.experiment, self.names) if experiment.claims}
 
     def _odds(self, name: str, score: str, measure: str = LAST) -> dict:
         """Cells for a table, see `studies.claims.odds`."""
@@ -163,7 +164,7 @@ class Ablation(AblationPlan):
             experiment = self.experiment(name)
             costs = {measure: self.costs(name, deciding, measure) for measure in (LAST, LAST_OVER_BEST)}
             tests[name] = [row | self._odds(name, deciding, row["measure"]) for row in verdicts(experiment, costs)]
-        return tables.verdict_table(tests, deciding, self._paired, self.impossible())
+        return tables.verdict_table(tests, deciding, self._kinds, self.impossible())
 
     # --------------------------------------------------------------------------- studies of attention
 

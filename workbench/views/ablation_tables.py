@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,20 +93,20 @@ def odds_cells(odds: Mapping) -> dict:
     return {"smallest p": odds["smallest_p"], "spread": odds["spread"], POWER: powers or None}
 
 
-def odds_notes(rows: Sequence[Mapping], paired: bool) -> list[str]:
-    """What the columns of `odds_cells` mean, if any row has them; `paired`: whether a claim compares improvements."""
+def odds_notes(rows: Sequence[Mapping], kinds: Set[bool]) -> list[str]:
+    """What the columns of `odds_cells` mean, if any row has them; `kinds` as of `verdict_table`."""
     if not any(row.get("smallest p") for row in rows):
         return []
-    spread = "log-normal with this spread, the standard deviation of the logarithm over seeds"
-    spread += "; with a control: normal, and the spread is that of the differences" if paired else ""
+    ranks = "log-normal with this spread, the standard deviation of the logarithm over seeds" if False in kinds else ""
+    flips = "with a control: normal, and the spread is the standard deviation of the differences" if True in kinds else ""
     return [
         f"Smallest p: where the seeds are as clear as they can be, adjusted by Holm; a verdict needs less than {ALPHA:g}",
-        f"Power: improvement of an arm, and the probability that its claim is then supported, if it alone is true; simulated for the score at the end, "
-        f"{spread}: of the runs that exist, else of the committed results",
+        "Power: improvement of an arm, and the probability that its claim is then supported, if it alone is true; simulated for the score at the "
+        f"end, {'; '.join(filter(None, (ranks, flips)))}: of the runs that exist, else of the committed results",
     ]
 
 
-def verdict_table(tests: Mapping[str, Sequence[dict]], score: str, paired: bool = False, impossible: Sequence[str] = ()) -> Table:
+def verdict_table(tests: Mapping[str, Sequence[dict]], score: str, kinds: Set[bool], impossible: Sequence[str] = ()) -> Table:
     """Whether the runs support each claim.
 
     Parameters
@@ -115,8 +115,8 @@ def verdict_table(tests: Mapping[str, Sequence[dict]], score: str, paired: bool 
         Experiment -> the rows of `studies.claims.verdicts`, with the cells of `odds_cells`.
     score
         The tested score; "" before the first evaluation.
-    paired
-        Whether a claim compares improvements.
+    kinds
+        Whether claims have a control: of each experiment.
     impossible
         Why verdicts cannot come out.
     """
@@ -128,20 +128,25 @@ def verdict_table(tests: Mapping[str, Sequence[dict]], score: str, paired: bool 
         for name, of_experiment in tests.items() for row in of_experiment
     ]  # fmt: skip
     better = "higher" if higher_is_better(score) else "lower"
-    tested = f"a one-sided rank-sum test over the seeds finds {score or 'the score'} {better}"
-    size = f"by {RELEVANT:.0%} of the control's median"
-    control = (
-        "With a control, the improvement is that of the control's arms subtracted, seed by seed, in the unit of the score, with its 95 % bootstrap "
-        "interval; the tests are one-sided sign flips, of 0 and of a difference of 0.1; seeds without all four runs are left out. Where no arm of the control learns, there is no verdict",
-    )  # fmt: skip
-    notes = (
-        f"Supported: {tested} (p < {ALPHA:g}, adjusted by Holm over the claims of an experiment)",
-        f"Not supported: the same test rules out that it is {better} {size} (p relevant < {ALPHA:g}, adjusted alike)",
+    of_ranks = (
+        f"Supported: a one-sided rank-sum test over the seeds finds {score or 'the score'} {better} (p < {ALPHA:g}, adjusted by Holm over the "
+        "claims of an experiment)",
+        f"Not supported: the same test rules out that it is {better} by {RELEVANT:.0%} of the control's median (p relevant < {ALPHA:g}, "
+        "adjusted alike)",
         "Otherwise: cannot tell at this size. Runs that diverged count as the worst",
         "Improvement: Hodges-Lehmann estimate, as a share of the control's median",
-        *(control if paired else ()),
+    )  # fmt: skip
+    of_differences = (
+        f"A claim with a control is supported if one arm improves {score or 'the score'} over the other by more than the control's arms do: a "
+        f"one-sided test of sign flips over the seeds (p < {ALPHA:g}); not supported if the same test rules out a difference of 0.1 (p relevant)",
+        "There is no verdict where no arm of the control learns: what is not learned where it is easy says nothing about where it is hard",
+        "Its improvement is the mean of the differences of both improvements, with a 95 % bootstrap interval; seeds without all four runs are left out",
+    )  # fmt: skip
+    notes = (
+        *(of_ranks if False in kinds else ()),
+        *(of_differences if True in kinds else ()),
         "Of: the score at the end (last), or how it compares with the best of the run (last / best: lower is better, 1 at best)",
-        *odds_notes(rows, paired),
+        *odds_notes(rows, kinds),
         *impossible,
     )
     return Table(rows, notes)
