@@ -40,9 +40,10 @@ def test_images_are_functions_of_index_and_seed():
     assert torch.equal(data.batch(np.array([7, 3]))[0], everything[[7, 3]])
     assert not torch.equal(Binding(32, seed=1).batch(np.arange(50))[0], everything)
     prints = {
-        Binding(32, **kind).fingerprint for kind in ({}, dict(seed=1), dict(tiles=2), dict(patterns=9), dict(near=True), dict(mismatched=1))
-    }
-    assert len(prints) == 6
+        Binding(32, **kind).fingerprint for kind in ({}, dict(seed=1), dict(tiles=2), dict(patterns=9), dict(near=True), dict(mismatched=2),
+                                            dict(mismatched=2, own_hues=True))
+    }  # fmt: skip
+    assert len(prints) == 7
 
 
 def test_places_and_hues_are_uniform():
@@ -71,6 +72,8 @@ def test_in_wrong_images_only_the_binding_differs(near, mismatched):
         assert sum(differing) == mismatched
     sorted_hues = [np.sort(hue.reshape(200, 16), 1) for _, hue in (right, wrong)]
     assert np.array_equal(*sorted_hues) == (mismatched > 1)  # one alone has none to exchange with
+    own = Binding(32, near=near, mismatched=mismatched, own_hues=True).contents(indices)
+    assert np.array_equal(right[0], own[0]) and {len(np.unique(hue)) for hue in own[1]} == {8 + mismatched}
 
 
 @pytest.mark.slow

@@ -24,7 +24,9 @@ def test_d_has_room_at_its_site():
 def test_d_learns_what_is_easy_and_not_what_is_not_there(monkeypatch):
     """D separates grey images from patterns at once, and does not separate images of one kind."""
     config = base_config(seed=0)
-    monkeypatch.setattr(module, "_sets", lambda config, seed, counts: {k: Binding(config.image_size, seed) for k in (0, *counts)})
+    monkeypatch.setattr(
+        module, "_sets", lambda config, seed, counts, own_hues=False: {k: Binding(config.image_size, seed) for k in (0, *counts)}
+    )
     assert abs(discriminate(config, [8], 20, 20)[-1]["auc"][8] - 0.5) < 0.15
     real = module._images
     monkeypatch.setattr(
@@ -33,24 +35,26 @@ def test_d_learns_what_is_easy_and_not_what_is_not_there(monkeypatch):
     assert discriminate(config, [8], 20, 10)[-1] == dict(step=20, auc={8: 1.0})
 
 
-def test_wrong_images_have_all_pairs_wrong_first_and_fewer_later(monkeypatch):
-    """The curriculum, and that no image is seen twice or both right and wrong."""
+def test_wrong_images_are_easy_first_and_hard_at_the_end(monkeypatch):
+    """The three stages, and that no image is seen twice or both right and wrong."""
     seen = []
 
     def images(data, indices):
-        seen.append((data.mismatched, list(indices)))
+        seen.append((data.mismatched, data.own_hues, list(indices)))
         return torch.zeros(len(indices), 3, 32, 32)
 
     monkeypatch.setattr(module, "_images", images)
     monkeypatch.setattr(module, "FRESH", 4)
-    discriminate(base_config(seed=0), [2, 8, 4], 4, 4)
-    first, second = seen[:4], seen[4:-4]  # two steps of two kinds of images, two of four, and the measurement
-    assert [count for count, _ in first] == [0, 8] * 2 and [count for count, _ in second] == [0, 8, 4, 2] * 2
-    assert [len(indices) for _, indices in second] == [24, 8, 8, 8] * 2
-    indices = [index for _, part in seen[:-4] for index in part]
-    assert len(set(indices)) == len(indices) == 4 * 48
-    assert [(count, len(indices)) for count, indices in seen[-4:]] == [(0, 4), (8, 4), (4, 4), (2, 4)]
-    assert not set(seen[-4][1]) & set(seen[-3][1])
+    discriminate(base_config(seed=0), [2, 8, 4], 10, 10)
+    stages = seen[:6], seen[6:12], seen[12:-4]  # three steps, three, four, and the measurement
+    kinds = [[(0, True), (8, True)] * 3, [(0, False), (8, False)] * 3, [(count, False) for count in (0, 8, 4, 2)] * 4]
+    assert [[kind for *kind, _ in stage] for stage in stages] == [list(map(list, stage)) for stage in kinds]
+    assert [len(indices) for *_, indices in stages[2]] == [24, 8, 8, 8] * 4
+    indices = [index for *_, part in seen[:-4] for index in part]
+    assert len(set(indices)) == len(indices) == 10 * 48
+    measured = seen[-4:]
+    assert [(count, own, len(part)) for count, own, part in measured] == [(count, False, 4) for count in (0, 8, 4, 2)]
+    assert not set(measured[0][2]) & set(measured[1][2])
 
 
 def test_what_is_recorded_is_not_trained_again(tmp_path, monkeypatch):

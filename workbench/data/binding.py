@@ -41,6 +41,8 @@ class Binding:
     mismatched
         Wrong pairs: none in right images. Their second tiles exchange hues in a cycle, so patterns and hues are those of a right image, and
         only what belongs together differs. A single one has none to exchange with: its second tile has a hue of its own.
+    own_hues
+        All second tiles of wrong pairs have hues of their own: easier to tell, since the image holds more hues.
     """
 
     classes: list[str] = []
@@ -49,13 +51,14 @@ class Binding:
     length = None  # no end
     TRUTH = {f"binding_{name}": True for name in ("agreement", "readable", "paired", "hue_entropy", "variety")}  # higher is better
 
-    def __init__(self, size: int, seed: int = 0, tiles: int = 4, patterns: int | None = None, near: bool = False, mismatched: int = 0):
-        self.size, self.seed, self.tiles, self.near, self.mismatched = size, seed, tiles, near, mismatched
+    def __init__(self, size: int, seed: int = 0, tiles: int = 4, patterns: int | None = None, near: bool = False, mismatched: int = 0,
+                 own_hues: bool = False):  # fmt: skip
+        self.size, self.seed, self.tiles, self.near, self.mismatched, self.own_hues = size, seed, tiles, near, mismatched, own_hues
         self.name = "binding-near" if near else "binding"
         self.pairs = tiles**2 // 2
         self.vocabulary = vocabulary(patterns or self.pairs)
         self.measures = f"binding: {size} px, {tiles}x{tiles} tiles, {len(self.vocabulary)} patterns"  # the same near and far
-        about = f"binding {VERSION} {size} {seed} {tiles} {len(self.vocabulary)} {near} {mismatched}"
+        about = f"binding {VERSION} {size} {seed} {tiles} {len(self.vocabulary)} {near} {mismatched} {own_hues}"
         self.fingerprint = hashlib.sha256(about.encode()).hexdigest()
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -70,21 +73,22 @@ class Binding:
     def contents(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The pattern, an index into the vocabulary, and the hue in [0, 1) of each tile: both (B, tiles, tiles)."""
         pairs, vocabulary = self.pairs, len(self.vocabulary)
-        u = uniform(np.asarray(indices, dtype=np.uint64), self.seed, 3 * pairs + vocabulary + 1).T  # (B, ...)
-        hues, order, choice, alone = np.split(u, [pairs, 3 * pairs, 3 * pairs + vocabulary], axis=1)
+        u = uniform(np.asarray(indices, dtype=np.uint64), self.seed, 4 * pairs + vocabulary).T  # (B, ...)
+        hues, own, order, choice = np.split(u, [pairs, 2 * pairs, 4 * pairs], axis=1)
         patterns = choice.argsort(1)[:, :pairs]  # (B, pairs): which ones, and which pair has which
         slots = self._slots(order)  # (B, pairs, 2): positions of both tiles
-        both = np.stack([hues, self._second_hues(hues, alone)], 2)
+        both = np.stack([hues, self._second_hues(hues, own)], 2)
         pattern, hue = np.empty((len(u), 2 * pairs), np.int64), np.empty((len(u), 2 * pairs))
         flat = slots.reshape(len(u), -1)
         np.put_along_axis(pattern, flat, patterns.repeat(2, 1), 1)
         np.put_along_axis(hue, flat, both.reshape(len(u), -1), 1)
         return pattern.reshape(-1, self.tiles, self.tiles), hue.reshape(-1, self.tiles, self.tiles)
 
-    def _second_hues(self, hues: np.ndarray, alone: np.ndarray) -> np.ndarray:
-        """The hues (B, pairs) of the second tiles, from those of the first ones and a hue of its own (B, 1)."""
-        second, count = hues.copy(), self.mismatched
-        second[:, :count] = alone if count == 1 else np.roll(hues[:, :count], 1, axis=1)
+    def _second_hues(self, hues: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """The hues (B, pairs) of the second tiles, from those of the first ones and hues of their own."""
+        wrong = slice(self.mismatched)
+        second = hues.copy()
+        second[:, wrong] = own[:, wrong] if self.own_hues or self.mismatched == 1 else np.roll(hues[:, wrong], 1, axis=1)
         return second
 
     def _slots(self, order: np.ndarray) -> np.ndarray:

@@ -1,8 +1,11 @@
 """Does a task need attention? `python -m workbench.studies.gate` lets D alone tell real images of `binding` from mismatched ones.
 
 Run it before a sweep: where D with attention sees no more than D without, D has nothing to teach G, and a sweep can only find that it cannot
-tell. In wrong images the second tiles of some pairs have exchanged their hues; the fewer, the harder to see. D learns on images whose pairs are
-all wrong in the first half, on images with fewer wrong pairs too in the second half; its rate falls to 0 over the last quarter.
+tell. In wrong images the second tiles of some pairs have exchanged their hues; the fewer, the harder to see.
+
+D learns in three stages, the same in all arms; without the first, some seeds see nothing for 5,000 steps. Up to 30 % of the steps all pairs are
+wrong and have hues of their own, up to 60 % all exchange them, then each number of wrong pairs is there equally often. Over the last quarter
+the learning rate falls to 0.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ ARMS: dict[str, dict] = {
 }
 MARGIN, SEEDS = 0.1, 5  # of AUC, and how many seeds: a task is admitted where attention is that far ahead of both other arms
 STEPS = 5000
+STAGES = (0.3, 0.6)  # where the first two end, as shares of the steps
 BATCH, FRESH = 24, 384  # right images of a step, and of a measurement; as many wrong ones
 LEARNING_RATE, BETAS = 1e-3, (0.0, 0.9)
 
@@ -57,7 +61,7 @@ def discriminate(config: Config, mismatched: Sequence[int], steps: int, every: i
     config
         `data` ("binding" or "binding-near"), `image_size`, `tiles`, `patterns`, `seed` and the settings of D matter.
     mismatched
-        Wrong pairs of wrong images: the most first, and from half the steps on each equally often.
+        Wrong pairs of wrong images: the most first, and in the third stage each equally often.
 
     Returns
     -------
@@ -68,13 +72,15 @@ def discriminate(config: Config, mismatched: Sequence[int], steps: int, every: i
     net = Discriminator(config).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE, BETAS, fused=True)
     counts = sorted(mismatched, reverse=True)
+    easy = _sets(config, config.seed, counts[:1], own_hues=True)
     seen, fresh = (_sets(config, seed, counts) for seed in (config.seed, config.seed + 1_000_000))
     rows = []
     with progress(steps, "steps of D") as advance:
         for step in range(1, steps + 1):
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, 4 * (1 - (step - 1) / steps))
             power_iteration(net)
-            images = _batch(seen, step * BATCH, [counts[0]] if step <= steps / 2 else counts)
+            stage = sum(step > part * steps for part in STAGES)
+            images = _batch(seen if stage else easy, step * BATCH, counts if stage == len(STAGES) else counts[:1])
             right, wrong = net(images).split(BATCH)
             loss = losses.hinge_discriminator(right, wrong)
             optimizer.zero_grad()
@@ -88,10 +94,10 @@ def discriminate(config: Config, mismatched: Sequence[int], steps: int, every: i
     return rows
 
 
-def _sets(config: Config, seed: int, counts: Iterable[int]) -> dict[int, Binding]:
+def _sets(config: Config, seed: int, counts: Iterable[int], own_hues: bool = False) -> dict[int, Binding]:
     """Number of wrong pairs -> images; 0: right ones."""
     near = config.data == "binding-near"
-    return {count: Binding(config.image_size, seed, config.tiles, config.patterns, near, count) for count in (0, *counts)}
+    return {count: Binding(config.image_size, seed, config.tiles, config.patterns, near, count, own_hues) for count in (0, *counts)}
 
 
 def _batch(sets: dict[int, Binding], first: int, counts: Sequence[int]) -> Tensor:
