@@ -2,7 +2,7 @@
 #
 #   make train                     the main job: train the default SAGAN, five to ten minutes on two cores
 #   make train ARGS="-p seed 1"    any parameters of notebooks/train.ipynb
-#   make lab                       JupyterLab in notebooks/
+#   make lab                       JupyterLab with copies of the notebooks, in outputs/notebooks/
 #   make test                      all tests, by three processes (they often wait);  make test ARGS="-m 'not slow'"  the quick ones
 #   make docs                      documentation with the API reference, in site/
 #   make bench                     how fast training is, against a plain reference;  make bench ARGS="--size 32"  for other sizes
@@ -18,17 +18,11 @@ ARGS ?=
 .PHONY: train lab test bench faults soak lint cells
 .DEFAULT_GOAL := train
 
-# The executed notebook goes into the run's folder, so the name is reserved first. After an interrupt the run itself tells, when it has
-# saved, how to go on: hence the trap, which keeps this shell alive for it.
 train: .venv/installed
-	@run=$$($(BIN)/python -m workbench reserve $(ARGS)) || exit $$?; out="$${WORKBENCH_OUTPUTS:-outputs}/$$run"; \
-	trap : INT TERM; \
-	$(BIN)/papermill --log-output --no-progress-bar notebooks/train.ipynb "$$out/train.ipynb" $(ARGS) -p run "$$run"; code=$$?; \
-	if test -e "$$out/config.json"; then $(BIN)/python -m workbench show "$$run"; else $(BIN)/python -m workbench release "$$run"; fi; \
-	exit $$code
+	@$(BIN)/workbench train $(ARGS)
 
 lab: .venv/installed
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/train.ipynb
+	@$(BIN)/workbench lab
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -47,7 +41,7 @@ lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/oxlint --quiet --deny-warnings workbench && $(BIN)/mypy
 
 cells: .venv/installed
-	$(BIN)/python -m workbench cells
+	$(BIN)/workbench cells
 
 .PHONY: docs
 docs: .venv/installed

@@ -29,7 +29,8 @@ from papermill.parameterize import parameterize_notebook
 from PIL import Image
 
 import workbench
-from workbench import Ablation, AttentionView, Comparison, Config, Evaluation, ParameterError, train
+from workbench import Ablation, AttentionView, Comparison, Config, Evaluation, ParameterError, cli, train
+from workbench.cli import _parser
 from workbench.data.sources import SOURCES
 from workbench.metrics.scores import SCORES
 from workbench.paths import DEMO
@@ -52,6 +53,7 @@ SMALL = {  # appended to examples of a notebook or module, so that they take sec
     "workbench.evaluation": dict(n=40, reference_n=40, extractor="twins"),
 }
 NOT_RUN = {
+    "README.md": ["workbench ablation -p experiments attention_site -p preset cifar10 -p seeds 0,1,2,3,4,5,6,7"],
     "clusters.md": [
         "papermill train.ipynb out.ipynb -p preset imagenet128 -p num_processes 8 -p mixed_precision bf16",
         "python -m workbench.training -p run lr-2 -p lr_d 4e-4",  # of the job script
@@ -60,12 +62,16 @@ NOT_RUN = {
     ],
     "data.md": [
         "papermill train.ipynb out.ipynb -p preset cifar10",
-        "python -m workbench.data prepare imagenet data/imagenet128 --size 128",
+        "workbench prepare imagenet data/imagenet128 --size 128",
         "papermill train.ipynb out.ipynb -p preset imagenet128 -p data data/imagenet128",
     ],
     "experiments.md": [
         "papermill ablation.ipynb out.ipynb",
-        "python -m workbench.studies.gate gate.jsonl --mismatched 8 --seeds 0,1,2,3,4",
+        "python -m workbench.studies.gate gate.jsonl --seeds 0,1,2,3,4",
+        "papermill ablation.ipynb out.ipynb -p experiments binding -p preset binding32 -p seeds 0,1,2,3,4,5,6,7 -p jobs 8",
+        "papermill ablation.ipynb out.ipynb -p experiments attention_site -p preset cifar10 -p seeds 0,1,2,3,4,5,6,7",
+        "papermill ablation.ipynb out.ipynb -p experiments attention_site -p data my_images -p steps 100000 -p seeds 0,1,2,3,4,5,6,7 "
+        "-p settings 'image_size=64; width=64; z_dim=128; batch_size=64'",
         "papermill ablation.ipynb out.ipynb -p steps 500 -p settings 'width=16; batch_size=16; pairs=2' -p evaluations 4 -p jobs 2 -p study demo",
         "papermill ablation.ipynb out.ipynb -p experiments sweep -p grid 'attention_g=16|none' -p steps 500 "
         "-p settings 'width=16; batch_size=16; attention_d=none' -p evaluations 4 -p jobs 2",
@@ -108,7 +114,7 @@ def commands(page: Path, folder: Path) -> list[Command]:
     """The commands of a page. Bash reads them, with programs in its path that only note how they are called."""
     programs, log = folder / "programs", folder / "log"
     programs.mkdir()
-    for name in ("papermill", "make", "python", "sbatch"):
+    for name in ("workbench", "papermill", "make", "python", "sbatch"):
         (programs / name).write_text(f"#!/bin/sh\nprintf '%s\\037' {name} \"$@\" >> {log}; printf '\\036' >> {log}\n")
         (programs / name).chmod(0o755)
     environment = dict(PATH=str(programs), SLURM_ARRAY_TASK_ID="2", USER="someone", WORKBENCH_OUTPUTS=str(folder))
@@ -134,6 +140,12 @@ def check(command: Command) -> None:
         assert words[1].endswith(".ipynb"), f"{shlex.join(command.words)}: in a terminal, papermill needs an output path"
         assert words[2::3] == ["-p"] * len(command.parameters), "a parameter is there twice, or -p is missing"
         PARAMETERS[notebook.stem].from_parameters({name: _resolve_type(value) for name, value in command.parameters.items()})
+    elif program == "workbench":
+        arguments = _parser().parse_args(words)
+        if "notebook" in arguments and "p" in arguments:
+            values = {name: _resolve_type(value) for name, value in arguments.p}
+            assert len(values) == len(arguments.p), "a parameter is there twice"
+            PARAMETERS[arguments.notebook].from_parameters(values)
     elif program == "make":
         makefile = (ROOT / "Makefile").read_text()
         assert re.search(rf"^{words[0]}:", makefile, re.MULTILINE), words[0]
@@ -163,7 +175,7 @@ def test_commands_name_what_there_is(page, tmp_path, place):
 def test_commands_in_the_text_name_what_there_is(page, place):
     """`make ...`, `papermill ...`, `python -m ...` and `-p ...` between backquotes; capitals and <...> stand for something else."""
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    for text in re.findall(r"`((?:make|papermill|python -m|-p) [^`]+)`", prose):
+    for text in re.findall(r"`((?:make|workbench|papermill|python -m|-p) [^`]+)`", prose):
         if re.search(r"[<>…]|\b[A-Z]{3,}\b|--help", text):
             continue
         words = shlex.split(text)
@@ -183,12 +195,15 @@ def test_commands_in_the_text_name_what_there_is(page, place):
     "papermill train.ipynb out.ipynb -p steps 10 -p steps 20",
     "papermill trian.ipynb out.ipynb",
     "make trian",
+    "workbench trian",
+    "workbench train -p lrd 4e-4",
+    "workbench show",
     "make train 'ARGS=-p sede 1'",
     "python -m workbench.trainign -p steps 10",
     "python -m workbench.evaluation -p protocol offical",
 ])  # fmt: skip
 def test_planted_mistakes_in_commands_are_noticed(text):
-    with pytest.raises((AssertionError, ParameterError)):
+    with pytest.raises((AssertionError, ParameterError, SystemExit)):
         check(Command(shlex.split(text), runs=True))
 
 
@@ -281,7 +296,14 @@ def test_shell_examples_run(page, tmp_path, place, monkeypatch):
         if not command.runs or shlex.join(words) in RUN_ALREADY:
             continue
         RUN_ALREADY.add(shlex.join(words))
-        if program == "papermill":
+        if program == "workbench":
+            arguments = _parser().parse_args(words)
+            if "p" in arguments:  # `test_cli` runs the command itself
+                given = {name: _resolve_type(value) for name, value in arguments.p}
+                run_notebook(f"{arguments.notebook}.ipynb", given | SMALL.get(arguments.notebook, {}))
+            else:
+                assert cli.main(words) == 0
+        elif program == "papermill":
             stem = Path(words[0]).stem
             given = {name: _resolve_type(value) for name, value in command.parameters.items()}
             run_notebook(Path(words[0]).name, given | SMALL.get(stem, {}))

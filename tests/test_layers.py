@@ -12,7 +12,7 @@ PACKAGE = Path(workbench.__file__).parent
 # The modules beside the packages, lowest first: each may import those before it, and every package all of them.
 BASE = (
     "messages", "parameters", "readers", "presets", "synonyms", "files", "paths", "config", "records", "tensors", "progress", "processes",
-    "notebook", "machine",
+    "notebook", "machine", "templates",
 )  # fmt: skip
 
 # What else each package may import: packages, or modules of them.
@@ -35,7 +35,7 @@ EXCEPTIONS = {
     "training.__main__": ("evaluation",),  # a command line, which wires training and evaluation together
     "figures.images": ("attention.Inspection",),  # the result of an inspection: plain data
 }
-FREE = {"__main__", "bench"}  # command lines of the whole package
+FREE = {"__main__", "bench", "cli"}  # command lines of the whole package
 
 
 def imports(module: str, source: str) -> set[str]:

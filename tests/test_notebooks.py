@@ -298,7 +298,7 @@ def test_signals_to_papermill_save_the_training(tmp_path, how):
     while run.active and time.monotonic() < end + 60:
         time.sleep(0.2)
     assert run.status()["state"] == "stopped" and run.checkpoint_steps(), run.log_tail()
-    assert "resume with: papermill train.ipynb out.ipynb -p resume" in run.status()["message"]
+    assert "workbench train -p resume" in run.status()["message"]
     more = dict(resume=run.name, steps=run.checkpoint_steps()[-1] + 2)
     if how == signal.SIGINT:  # going on is the same whatever ended it: by papermill as it says, and quickly
         resumed = papermill("train.ipynb", tmp_path / "more.ipynb", *[word for item in more.items() for word in ("-p", *item)])

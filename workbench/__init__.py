@@ -7,24 +7,23 @@ if _os.name != "posix":  # locks, signals and process groups are those of POSIX
 
 from .config import Config
 from .messages import ParameterError, WorkbenchError
-from .model import Discriminator, Generator, SelfAttention, losses
 from .notebook import notebook_parameters
 from .runs import Run, list_runs
 
-_LAZY = {  # what needs accelerate, Jupyter or plotting is imported when it is first used
+_LAZY = {  # what needs torch, accelerate, Jupyter or plotting is imported when it is first used
+    "Discriminator": "model", "Generator": "model", "SelfAttention": "model",
     "train": "training", "launch": "training", "Dashboard": "widgets.dashboard", "AttentionInspector": "widgets.inspector",
     "interactive": "progress", "AttentionView": "views.attention", "Comparison": "views.compare", "Ablation": "views.ablation",
     "check": "views.train", "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation", "EvaluationView": "views.evaluate",
     "Tour": "views.tour",
 }  # fmt: skip
 _MODULES = {
-    "sampling": "model.sampling", "twins": "data.twins",
+    "losses": "model.losses", "sampling": "model.sampling", "twins": "data.twins",
     **{name: name for name in ("attention", "data", "evaluation", "figures", "metrics", "studies", "training", "views")},
 }  # fmt: skip
 
 __all__ = [
-    "Config", "Discriminator", "Generator", "ParameterError", "Run", "SelfAttention", "WorkbenchError", "list_runs", "losses",
-    "notebook_parameters", *_LAZY, *_MODULES,
+    "Config", "ParameterError", "Run", "WorkbenchError", "list_runs", "notebook_parameters", *_LAZY, *_MODULES,
 ]  # fmt: skip
 
 

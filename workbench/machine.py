@@ -9,11 +9,11 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
 
 def describe_machine() -> dict:
     """`python`: its version. `versions` of packages; None: not installed. `machine`: host, system, processor, cores and GPUs."""
+    import torch  # here, because it takes seconds, and who only reads runs does not need it
+
     versions: dict[str, str | None] = {}
     for package in ("torch", "torchvision", "accelerate", "numpy", "pillow", "papermill", "jupyterlab"):
         try:

@@ -33,7 +33,7 @@ def say_once(text: str) -> None:
 
 
 def command(main):
-    """Decorator for the function of a command line, which then returns the exit status.
+    """Decorator for the function of a command line, which then returns the exit status: its own, or 0.
 
     A WorkbenchError or a failing disk prints one line on stderr; an interrupt or a closed pipe (`| head`) prints nothing.
     """
@@ -46,7 +46,7 @@ def command(main):
         with suppress(AttributeError):  # names of files and classes may not fit the terminal's encoding
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            main(*arguments)
+            status = main(*arguments)
             sys.stdout.flush()
         except WorkbenchError as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -60,7 +60,7 @@ def command(main):
             where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the output"
             print(f"{type(error).__name__}: {where}: {error.strerror or error}", file=sys.stderr)
             return 2
-        return 0
+        return status or 0
 
     return run
 

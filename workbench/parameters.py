@@ -105,13 +105,16 @@ class Parameters:
         return _coerce(next(f for f in fields(cls) if f.name == name), value)
 
     @classmethod
-    def explain_all(cls) -> str:
-        """A line for every parameter: name, type, meaning, allowed values and default; under the headings of their sections."""
+    def explain_all(cls, defaults: Parameters | None = None) -> str:
+        """A line for every parameter: name, type, meaning, allowed values and default; under the headings of their sections.
+
+        `defaults`: parameters whose values to show as defaults, such as those of a preset.
+        """
         lines = []
         for f in fields(cls):
             lines += ["", f.metadata["section"]] if f.metadata["section"] else []
             meaning = ", ".join(filter(None, [f.metadata["meaning"], _allowed(f)]))
-            lines.append(f"{f.name:<22} {_type(f):<6} {meaning} [{in_words(f, f.default)}]")
+            lines.append(f"{f.name:<22} {_type(f):<6} {meaning} [{in_words(f, getattr(defaults, f.name) if defaults else f.default)}]")
         return "\n".join(lines).strip("\n")
 
     @classmethod

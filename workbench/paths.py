@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import stat
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -43,6 +45,13 @@ def _base_folder(variable: str, name: str) -> Path:
     if reason:
         raise ParameterError(f"{variable}={short_repr(text)} in the environment cannot be used ({reason}): set it to a folder, or unset it")
     return path
+
+
+def program() -> list[str]:
+    """The words that call the command `workbench` of this environment from any shell: its name, if the PATH finds it."""
+    found = shutil.which("workbench")
+    ours = found and os.path.realpath(os.path.dirname(found)) == os.path.realpath(os.path.dirname(sys.executable))
+    return ["workbench"] if ours else [sys.executable, "-m", "workbench"]
 
 
 def find_run_folder(text: str | os.PathLike) -> Path | None:
@@ -91,6 +100,11 @@ def numbered(folder: Path, suffix: str = "") -> list[int]:
     except OSError:
         return []
     return sorted(number for name in names if (number := whole(name)) is not None and name == str(number))
+
+
+def checkpoint_steps(run: Path) -> list[int]:
+    """The steps at which a run has checkpoints, ascending."""
+    return numbered(run / "checkpoints")
 
 
 def explicit_path(text: str | os.PathLike) -> Path | None:

@@ -8,13 +8,13 @@ import pytest
 from image_folders import opened, refused, spoil, tree
 
 import workbench
-from workbench.data.__main__ import main
+from workbench.cli import main
 
 
 @pytest.mark.slow
 def test_prepare_on_the_command_line(tmp_path, capsys):
     root, out = tree(tmp_path / "pets", cat=2, dog=2), tmp_path / "new/packed"
-    command = [sys.executable, "-m", "workbench.data", "prepare", str(root), str(out), "--size", "64"]
+    command = [sys.executable, "-m", "workbench", "prepare", str(root), str(out), "--size", "64"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(workbench.__file__).parent.parent)
     assert done.returncode == 0 and "Warning" not in done.stderr
     assert "pets: 4 images of 64x64" in done.stdout and "cat 2, dog 2" in done.stdout

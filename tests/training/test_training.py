@@ -2,6 +2,7 @@ import copy
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -457,9 +458,7 @@ def test_a_disk_error_ends_in_one_line_and_the_run_can_be_resumed(tiny, trained_
     run = Run("full")
     status = run.status()
     assert (
-        status["state"] == "failed"
-        and "cannot be written" in status["message"]
-        and "papermill train.ipynb out.ipynb -p resume full" in status["message"]
+        status["state"] == "failed" and "cannot be written" in status["message"] and "workbench train -p resume full" in status["message"]
     )
     assert not [path for path in run.path.rglob(".*")], "leftovers"
     assert equal(train(Config.from_parameters(dict(resume="full"))), trained_once(run="straight", **settings))
@@ -530,9 +529,9 @@ def test_signals_save_a_checkpoint_and_report_how_to_resume(tiny, how):
 def assert_saved_and_resumable(run):
     status = run.status()
     assert status["state"] == "stopped", run.log_tail()
-    assert (
-        f"saved at step {run.checkpoint_steps()[-1]}; resume with: papermill train.ipynb out.ipynb -p resume {run.name}"
-        in status["message"]
+    assert run.resume_hint() in status["message"]
+    assert re.fullmatch(
+        rf"saved at step {run.checkpoint_steps()[-1]}; resume with: .*workbench train -p resume {run.name}", run.resume_hint()
     )
     step = run.checkpoint_steps()[-1]
     resumed = train(Config.from_parameters(dict(resume=run.name, steps=step + 1)))
@@ -555,7 +554,7 @@ def test_a_killed_training_resumes_bit_for_bit(tiny):
     os.kill(run.status()["pid"], signal.SIGKILL)
     wait(run)
     assert run.status()["state"] == "lost" and run.checkpoint_steps()
-    assert "resume with: papermill train.ipynb out.ipynb -p resume killed" in run.status()["message"]
+    assert "workbench train -p resume killed" in run.status()["message"]
     end = run.checkpoint_steps()[-1] + 5
     train(Config.from_parameters(dict(resume="killed", steps=end)))
     assert run.status()["state"] == "finished" and run.checkpoint_steps()[-1] == end

@@ -176,7 +176,7 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     view.locator(".badge").get_by_text("stopped").wait_for()
     run = Run(lab.outputs / "watched")
     step = run.checkpoint_steps()[-1]
-    told = f"stopped at step {step}; saved at step {step}; resume with: papermill train.ipynb out.ipynb -p resume watched"
+    told = f"stopped at step {step}; {run.resume_hint()}"
     assert view.locator(".note:visible").all_inner_texts() == [told]
     notebook.output(3).get_by_text(told).nth(1).wait_for()  # printed too
     assert view.get_by_role("button", name="Stop").is_disabled()

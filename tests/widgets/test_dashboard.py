@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from workbench import Config, WorkbenchError, figures
+from workbench.paths import program
 from workbench.runs import Run, create_run
 from workbench.widgets import Dashboard
 from workbench.widgets.chart import LiveChart
@@ -380,7 +382,7 @@ def test_follow_tells_how_to_go_on_after_a_stop(run, capsys):
     "change, reason",
     [
         (dict(state="failed", message="training diverged at step 120"), "training diverged at step 120"),
-        (dict(born=0), "died without reporting; nothing was saved yet; start again with: papermill train.ipynb out.ipynb -p resume demo"),
+        (dict(born=0), f"died without reporting; nothing was saved yet; start again with: {shlex.join(program())} train -p resume demo"),
     ],
     ids=["failed", "lost"],
 )

@@ -160,7 +160,7 @@ def open_packed(folder: Path, size: int) -> Images:
         raise DataError(
             f"{folder} was packed at {data.size}x{data.size}, not at {size}x{size}",
             ("image_size", f"={data.size}"),
-            f"pack it again, `python -m workbench.data prepare SOURCE OUT --size {size}`",
+            f"pack it again, `workbench prepare SOURCE OUT --size {size}`",
         )
     return data
 

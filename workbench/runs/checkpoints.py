@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..files import UnreadableError, delete_folder, flush, new_folder, read_json, storing, synced
 from ..messages import WorkbenchError
-from ..paths import numbered
+from ..paths import checkpoint_steps
 from ..tensors import first_not_finite, load_into, load_tensors, save_tensors, seal, sums, verify
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -26,11 +26,6 @@ WEIGHTS = {
     "ema": "EMA of G (weights='ema')",
     "discriminator": "weights of D",
 }
-
-
-def checkpoint_steps(run: Path) -> list[int]:
-    """The steps at which a run has checkpoints, ascending."""
-    return numbered(run / "checkpoints")
 
 
 def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict, keep: int | None = None) -> None:

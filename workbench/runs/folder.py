@@ -10,8 +10,7 @@ import json
 import os
 import shlex
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..config import Config, read_config
 from ..files import (
@@ -25,13 +24,14 @@ from ..files import (
     storing,
 )
 from ..messages import ParameterError, WorkbenchError
-from ..model import Discriminator, Generator
-from ..paths import DEMO, find_run_folder, no_such_run, numbered, outputs_dir
+from ..paths import DEMO, checkpoint_steps, find_run_folder, no_such_run, numbered, outputs_dir, program
 from ..records import BY_TRAINING, is_evaluation, is_history, is_spectra
-from .checkpoints import checkpoint_steps, load_network
 from .liveness import alive
 from .resume import may_change, require_resumable
 from .status import ACTIVE, last_error, log_tail, read_status, write_status
+
+if TYPE_CHECKING:
+    from ..model import Discriminator, Generator
 
 
 class Run:
@@ -256,7 +256,7 @@ class Run:
         """How to resume this run, in one line with the shell command."""
         steps = self.checkpoint_steps()
         state = f"saved at step {steps[-1]}; resume with" if steps else "nothing was saved yet; start again with"
-        return f"{state}: {shlex.join(['papermill', 'train.ipynb', 'out.ipynb', '-p', 'resume', self.reference])}"
+        return f"{state}: {shlex.join([*program(), 'train', '-p', 'resume', self.reference])}"
 
     # -------------------------------------------------------------------------------------------- checkpoints
 
@@ -306,10 +306,20 @@ class Run:
             weights = "ema" if config.ema_decay else "raw"
         if weights == "ema" and not config.ema_decay:
             raise WorkbenchError(f"run {self.name!r} has no EMA (ema_decay=0); use weights='raw'")
-        net = Generator(config).to(getattr(torch, config.dtype))
-        return load_network(net, self.checkpoint_path(step), "ema" if weights == "ema" else "generator")
+        from ..model import Generator  # here, because it imports torch, which takes seconds
+
+        return self._load(Generator, step, "ema" if weights == "ema" else "generator")
 
     def discriminator(self, step: int | None = None) -> Discriminator:
         """The discriminator of a checkpoint (by default the newest), in eval mode."""
-        net = Discriminator(self.config).to(getattr(torch, self.config.dtype))
-        return load_network(net, self.checkpoint_path(step), "discriminator")
+        from ..model import Discriminator
+
+        return self._load(Discriminator, step, "discriminator")
+
+    def _load(self, kind, step: int | None, name: str):
+        """A network of this class with the weights `name` of a checkpoint."""
+        import torch
+
+        from .checkpoints import load_network
+
+        return load_network(kind(self.config).to(getattr(torch, self.config.dtype)), self.checkpoint_path(step), name)

@@ -8,9 +8,8 @@ from pathlib import Path
 from ..config import Config, read_config
 from ..messages import ParameterError, short_repr
 from ..parameters import whole
-from ..paths import DEMO, run_folder
+from ..paths import DEMO, checkpoint_steps, run_folder
 from ..readers import split_step
-from .checkpoints import checkpoint_steps
 
 # Parameters that may change when a run is resumed: its length, and those that its weights do not depend on.
 MAY_CHANGE_ON_RESUME = {

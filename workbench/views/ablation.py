@@ -65,7 +65,7 @@ class Ablation(AblationPlan):
         notes = (
             f"{len(all_runs)} runs of {' to '.join(f'{length:,}' for length in lengths[:1] + lengths[1:][-1:])} G steps each, "
             f"{sum(each.at_rest for each in all_runs)} of them done: {steps:,} steps of G or D, of batches of {base.batch_size}",
-            f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: papermill compare.ipynb out.ipynb -p runs {fingerprint(base)}",
+            f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: workbench compare -p runs {fingerprint(base)}",
         )
         unreadable = [each.run.status()["message"] for each in all_runs if each.state == "unreadable"]
         return Table(rows, (*notes, *tables.odds_notes(rows, self._kinds), *self.impossible(), *unreadable))

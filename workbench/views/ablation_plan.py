@@ -178,11 +178,9 @@ class AblationPlan(Parameters):
 
     @property
     def command(self) -> str:
-        """The command that repeats all of this, in the folder of the notebooks."""
+        """The command that repeats all of this."""
         values = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "train" and getattr(self, f.name) != f.default]
-        return shlex.join(
-            ["papermill", "ablation.ipynb", "out.ipynb", *(word for name, value in values for word in ("-p", name, str(value)))]
-        )
+        return shlex.join(["workbench", "ablation", *(word for name, value in values for word in ("-p", name, str(value)))])
 
     def execute(self) -> None:
         """Train the runs that are missing; see `sweep.execute`.

@@ -1,0 +1,153 @@
+"""The command `workbench`, as a user types it: real notebooks, real signals."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from workbench import Run
+from workbench.cli import NOTEBOOKS, main
+from workbench.paths import outputs_dir, program
+
+ROOT = Path(__file__).parents[1]
+TINY = ["-p", "width", "8", "-p", "z_dim", "8", "-p", "batch_size", "4", "-p", "evaluate_every", "0", "-p", "mixed_precision", "no"]
+
+
+def workbench(*words, **options):
+    return subprocess.run([sys.executable, "-m", "workbench", *words], capture_output=True, text=True, cwd=ROOT, **options)
+
+
+def test_every_command_has_help(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0 and all(
+        f"\n    {name}" in text for name in (*NOTEBOOKS, "runs", "show", "parameters", "prepare", "lab", "notebooks")
+    )
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "-p NAME VALUE" in capsys.readouterr().out
+
+
+def test_parameters_of_presets_and_notebooks(capsys):
+    def lines(*words):
+        assert main(["parameters", *words]) == 0
+        return {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.endswith("]")}
+
+    assert lines()["lr_d"].endswith("[2.5e-3 for twins, else 8e-4]")
+    assert lines("--preset", "cifar10")["lr_d"].endswith("[0.0002]") and lines("--preset", "cifar10")["width"].endswith("[256]")
+    assert {"protocol", "n"} <= lines("evaluate").keys() and "grid" in lines("ablation")
+    assert main(["parameters", "--preset", "cifar"]) == 2
+    assert "did you mean 'cifar10'" in capsys.readouterr().err
+    assert main(["parameters", "compare", "--preset", "cifar10"]) == 2
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["train", "-p", "lrd", "1"], "unknown parameter 'lrd'; did you mean 'lr_d'"), (["train", "-p", "steps", "-1"], "steps"),
+    (["train", "-p", "width", "100000"], "width"), (["evaluate", "-p", "run", "nothing"], "there is no run 'nothing'"),
+    (["attention", "-p", "layre", "8"], "unknown parameter 'layre'"), (["compare", "-p", "runs", "nothing"], "nothing"),
+    (["ablation", "-p", "experiments", "tture"], "'tture' is not one of"),
+])  # fmt: skip
+def test_mistakes_are_one_line_before_anything_is_made(words, message, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list(outputs_dir().glob("*"))
+
+
+@pytest.mark.slow
+def test_notebooks_run_into_the_folder_of_the_run():
+    done = workbench("train", *TINY, "-p", "steps", "4", "-p", "run", "007")
+    assert done.returncode == 0, done.stderr
+    run = Run("007")  # as typed, and no number
+    assert done.stdout.endswith(f"finished: finished after 4 steps\n{run.path}\n")
+    assert "step 4/4" in done.stdout and "Executing Cell" not in done.stdout and " object at 0x" not in done.stdout
+    assert json.loads((run.path / "provenance.json").read_text())["command"][-6:] == ["-p", "steps", "4", "-p", "run", "007"]
+    done = workbench("attention", "-p", "n", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith(f"notebook: {run.path / 'attention.ipynb'}\n")
+    done = workbench("compare", "-p", "out", "mine")
+    assert done.returncode == 0 and (outputs_dir() / "comparisons" / "mine" / "compare.ipynb").exists()
+    # An error inside the notebook is an error of the command, and the notebook shows where.
+    done = workbench("evaluate", "-p", "run", "007", "-p", "extractor", "inception", "-p", "weights_file", "nothing.pth")
+    assert done.returncode != 0 and "nothing.pth" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_is_saved_and_what_it_says_can_be_pasted(number, tmp_path):
+    words = [sys.executable, "-m", "workbench", "train", *TINY, "-p", "steps", "100000", "-p", "run", "stopped"]
+    with open(tmp_path / "log", "w+") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log, cwd=ROOT)
+        end = time.monotonic() + 120
+        while time.monotonic() < end and not (outputs_dir() / "stopped" / "history.jsonl").exists():
+            time.sleep(0.2)
+        process.send_signal(number)  # to this process alone
+        process.wait(120)
+        log.seek(0)
+        text = log.read()
+    run = Run("stopped")
+    status = run.status()
+    assert status["state"] == "stopped" and run.checkpoint_steps() == [status["step"]], text
+    said = text.split("resume with: ")[-1].splitlines()[0]
+    done = subprocess.run(f"{said} -p steps {status['step'] + 2}", shell=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and run.status()["state"] == "finished", done.stdout + done.stderr
+
+
+def test_a_run_that_never_began_leaves_no_folder(tmp_path):
+    done = workbench("train", *TINY, "--out", "/proc/none/out.ipynb")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "cannot be written" in done.stderr, done.stderr
+    assert not list(outputs_dir().glob("*"))
+
+
+def test_the_program_is_named_as_this_shell_finds_it(tmp_path, monkeypatch):
+    here = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", str(here))
+    assert program() == (["workbench"] if (here / "workbench").exists() else [sys.executable, "-m", "workbench"])
+    (tmp_path / "workbench").write_text("#!/bin/sh\n")  # of another environment
+    (tmp_path / "workbench").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program() == [sys.executable, "-m", "workbench"]
+
+
+@pytest.mark.slow
+def test_looking_at_runs_starts_without_torch():
+    """The seconds that importing torch takes are not waited for by who only reads files."""
+    code = "import sys; from workbench.cli import main; main(['runs']); main(['parameters']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT).returncode == 0
+
+
+@pytest.mark.slow
+def test_an_installed_package_has_the_notebooks(tmp_path):
+    """Built as a wheel and unpacked: what `workbench notebooks` copies is there."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "outputs", "data", "tests", "site", "*.egg-info", "build"))
+    words = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(tmp_path),
+        str(source),
+    ]
+    subprocess.run(words, check=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    (wheel,) = tmp_path.glob("*.whl")
+    target = tmp_path / "installed"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)], check=True)
+    names = {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
+    assert {f"{name}.ipynb" for name in NOTEBOOKS} | {"tour.ipynb"} <= names
+    words = [sys.executable, "-m", "workbench", "notebooks", str(tmp_path / "copies")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(target)})
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "copies" / "train.ipynb").read_bytes() == (ROOT / "notebooks" / "train.ipynb").read_bytes()

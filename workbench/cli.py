@@ -1,0 +1,203 @@
+"""The command `workbench`, also as `python -m workbench`: run notebooks without a browser, and look at runs and parameters.
+
+Subcommands import what they need, so that those that only read files start at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .messages import WorkbenchError, command
+
+# Notebooks that run without a browser, and what they do.
+NOTEBOOKS = dict(
+    train="train a SAGAN, with progress, samples and curves", evaluate="score checkpoints: FID, IS, KID and more",
+    attention="draw where the attention of a run looks", compare="compare runs: settings, curves, samples, scores",
+    ablation="re-run the experiments of the paper and test its claims",
+)  # fmt: skip
+
+
+@command
+def main(words: list[str] | None = None) -> int | None:
+    """Parse a command line (by default that of this process) and do what it says."""
+    arguments = _parser().parse_args(words)
+    return arguments.do(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="workbench", description="A research workbench for SAGAN.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, do, about: str, **options) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".", **options)
+        sub.set_defaults(do=do)
+        return sub
+
+    for name, about in NOTEBOOKS.items():
+        sub = add(name, _run_notebook, f"{about} (runs {name}.ipynb)", epilog=f"All parameters: workbench parameters {name}")
+        sub.set_defaults(notebook=name)
+        sub.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter, such as -p steps 500")
+        sub.add_argument("--out", type=Path, metavar="FILE", help="the executed notebook [in the folder of the run, or of the export]")
+    parameters = add("parameters", _parameters, "all parameters of a notebook, with meaning, allowed values and [default]")
+    parameters.add_argument("notebook", nargs="?", default="train", choices=list(NOTEBOOKS), help="[train]")
+    parameters.add_argument("--preset", metavar="NAME", help="values of this preset as defaults (train)")
+    add("runs", _runs, "all runs, with their states")
+    add("show", _show, "wait while a run trains, then print its state").add_argument("run")
+    lab = add("lab", _lab, "open JupyterLab with copies of the notebooks, the tour first")
+    lab.add_argument("folder", nargs="?", type=Path, help="of the copies [notebooks in the folder of the runs]")
+    lab.add_argument("options", nargs=argparse.REMAINDER, help="further options of jupyter lab, after --")
+    add("notebooks", _notebooks, "copy the notebooks into a folder").add_argument("folder", type=Path)
+    prepare = add("prepare", _prepare, "decode a data set once, into a folder for data=OUT, here or on another machine")
+    prepare.add_argument("source", metavar="SOURCE", help="folder of images, SOURCE/<class>/* or SOURCE/train/<class>/*; cifar10; imagenet")
+    prepare.add_argument("out", metavar="OUT", help="folder to make; it must be empty or not exist yet")
+    prepare.add_argument("--size", type=int, required=True, help="height and width of the images, the image_size of the run")
+    prepare.add_argument("--skip-unreadable", action="store_true", help="leave unreadable files out instead of refusing")
+    prepare.add_argument("--unconditional", action="store_true", help="take all images below SOURCE, without classes")
+    cells = add("cells", _cells, "rewrite the parameters cells of the notebooks, from the package's dataclasses")
+    cells.add_argument("folder", nargs="?", type=Path, default=Path("notebooks"))
+    return parser
+
+
+def parameters_of(notebook: str):
+    """The class of a notebook's parameters."""
+    if notebook == "train":
+        from .config import Config
+
+        return Config
+    import workbench  # its names are imported at their first use, with plotting libraries
+
+    names = dict(evaluate="Evaluation", attention="AttentionView", compare="Comparison", ablation="Ablation")
+    return getattr(workbench, names[notebook])
+
+
+# --------------------------------------------------------------------------------------------------- notebooks
+
+
+def _run_notebook(arguments: argparse.Namespace) -> int:
+    if arguments.notebook == "train":
+        return _train(arguments)
+    from .templates import execute
+
+    given = dict(arguments.p)
+    out, resolved = _destination(arguments.notebook, given)
+    out = arguments.out or out
+    code = execute(arguments.notebook, (given | resolved).items(), out)
+    print(f"notebook: {out}")
+    return code
+
+
+def _destination(notebook: str, given: dict[str, str]) -> tuple[Path, dict[str, str]]:
+    """Where the executed notebook goes, and the run as a parameter, so that the notebook takes the same one as this process."""
+    from .paths import folder_name, outputs_dir
+
+    parameters = parameters_of(notebook).from_parameters(given)
+    if notebook == "compare":
+        parameters.readable_runs()  # raises
+    if notebook in ("compare", "ablation"):
+        return parameters.folder / f"{notebook}.ipynb", {}
+    if notebook == "attention":
+        run = parameters.runs()[0].run
+    elif parameters.samples:
+        return outputs_dir() / "evaluations" / folder_name(parameters.samples) / "evaluate.ipynb", {}
+    else:
+        from .evaluation.checkpoints import run_to_evaluate
+
+        run = run_to_evaluate(parameters)
+    return run.home / f"{notebook}.ipynb", {} if given.get("run") else dict(run=run.reference)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    """Reserve the run's name, so that the executed notebook goes into its folder; tell at the end how it stands, and how to go on."""
+    from .config import Config
+    from .paths import outputs_dir
+    from .runs import release, reserve
+    from .templates import execute
+    from .training.memory import require_feasible
+
+    config = Config.from_parameters(dict(arguments.p))
+    require_feasible(config)
+    name = reserve(config)
+    folder = outputs_dir() / name
+    parameters = [(key, value) for key, value in arguments.p if key != "run"]
+    try:
+        return execute("train", [*parameters, ("run", name)], arguments.out or folder / "train.ipynb")
+    finally:
+        if (folder / "config.json").exists():
+            _tell(name)
+        else:
+            release(name)
+
+
+def _tell(name: str) -> None:
+    """Wait while a run trains, then print its state and folder."""
+    from .runs import Run
+
+    run = Run(name)
+    while run.active:
+        time.sleep(0.2)
+    status = run.status()
+    print(f"{status['state']}: {status['message']}\n{run.path}")
+
+
+def _notebooks(arguments: argparse.Namespace) -> None:
+    from .templates import copy_templates
+
+    print("\n".join(copy_templates(arguments.folder)))
+
+
+def _lab(arguments: argparse.Namespace) -> int:
+    from .paths import outputs_dir
+    from .templates import copy_templates
+
+    folder = (arguments.folder or outputs_dir() / "notebooks").resolve()
+    print("\n".join(line for line in copy_templates(folder) if "as the template" not in line), end="", file=sys.stderr)
+    jupyter = shutil.which("jupyter", path=str(Path(sys.executable).parent)) or "jupyter"
+    words = [jupyter, "lab", f"--notebook-dir={folder.parent}", f"--LabApp.default_url=/lab/tree/{folder.name}/tour.ipynb"]
+    words += ["--allow-root"] if os.geteuid() == 0 else []
+    try:
+        return subprocess.call(words + [word for word in arguments.options if word != "--"])
+    except FileNotFoundError:
+        raise WorkbenchError("JupyterLab is not installed in this environment: pip install jupyterlab") from None
+
+
+# -------------------------------------------------------------------------------------------- runs and parameters
+
+
+def _parameters(arguments: argparse.Namespace) -> None:
+    kind = parameters_of(arguments.notebook)
+    if arguments.preset and arguments.notebook != "train":
+        raise WorkbenchError(f"--preset={arguments.preset} goes with the parameters of train, not of {arguments.notebook}")
+    print(kind.explain_all(kind.preset(arguments.preset)) if arguments.preset else kind.explain_all())
+
+
+def _runs(arguments: argparse.Namespace) -> None:
+    from .runs import list_runs
+
+    for run in list_runs():
+        status = run.status()
+        error = f"  {status['message']}" if status["state"] == "unreadable" else ""
+        print(f"{status['state']:<10} {status['step']:>8}/{status['steps']:<8} {run.name}{error}")
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    _tell(arguments.run)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from .data.datasets import describe, prepare
+
+    options = dict(skip_unreadable=arguments.skip_unreadable, unconditional=arguments.unconditional)
+    print(describe(prepare(arguments.source, arguments.out, arguments.size, **options)))
+
+
+def _cells(arguments: argparse.Namespace) -> None:
+    from .notebook import write_parameters_cell
+
+    for name in NOTEBOOKS:
+        write_parameters_cell(arguments.folder / f"{name}.ipynb", parameters_of(name).cell())
