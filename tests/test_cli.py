@@ -4,10 +4,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -115,6 +118,31 @@ def test_the_program_is_named_as_this_shell_finds_it(tmp_path, monkeypatch):
     (tmp_path / "workbench").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert program() == [sys.executable, "-m", "workbench"]
+
+
+@pytest.mark.slow
+def test_jupyterlab_opens_a_copy_of_the_tour(tmp_path):
+    """A real JupyterLab: what it serves is the copy, so that saving changes no template."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [sys.executable, "-m", "workbench", "lab", "--no-browser", f"--port={port}", "--IdentityProvider.token=x"]
+    with open(tmp_path / "log", "w+") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log, cwd=ROOT)
+        try:
+            url = f"http://127.0.0.1:{port}/api/contents/notebooks/tour.ipynb?token=x"
+            end, found = time.monotonic() + 90, None
+            while found is None and time.monotonic() < end:
+                time.sleep(0.5)
+                with suppress(OSError):
+                    found = json.loads(urllib.request.urlopen(url).read())
+        finally:
+            process.terminate()
+            process.wait(60)
+        log.seek(0)
+        text = log.read()
+    assert found and found["type"] == "notebook", text
+    assert "/lab/tree/notebooks/tour.ipynb" in text and (outputs_dir() / "notebooks" / "train.ipynb").exists()
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,7 +25,11 @@ NOTEBOOKS = dict(
 @command
 def main(words: list[str] | None = None) -> int | None:
     """Parse a command line (by default that of this process) and do what it says."""
-    arguments = _parser().parse_args(words)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(words)
+    if rest and arguments.do is not _lab:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.rest = rest
     return arguments.do(arguments)
 
 
@@ -49,9 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     parameters.add_argument("--preset", metavar="NAME", help="values of this preset as defaults (train)")
     add("runs", _runs, "all runs, with their states")
     add("show", _show, "wait while a run trains, then print its state").add_argument("run")
-    lab = add("lab", _lab, "open JupyterLab with copies of the notebooks, the tour first")
+    lab = add("lab", _lab, "open JupyterLab with copies of the notebooks, the tour first", epilog="Other options go to jupyter lab.")
     lab.add_argument("folder", nargs="?", type=Path, help="of the copies [notebooks in the folder of the runs]")
-    lab.add_argument("options", nargs=argparse.REMAINDER, help="further options of jupyter lab, after --")
     add("notebooks", _notebooks, "copy the notebooks into a folder").add_argument("folder", type=Path)
     prepare = add("prepare", _prepare, "decode a data set once, into a folder for data=OUT, here or on another machine")
     prepare.add_argument("source", metavar="SOURCE", help="folder of images, SOURCE/<class>/* or SOURCE/train/<class>/*; cifar10; imagenet")
@@ -151,19 +153,20 @@ def _notebooks(arguments: argparse.Namespace) -> None:
     print("\n".join(copy_templates(arguments.folder)))
 
 
-def _lab(arguments: argparse.Namespace) -> int:
+def _lab(arguments: argparse.Namespace) -> None:
     from .paths import outputs_dir
     from .templates import copy_templates
 
     folder = (arguments.folder or outputs_dir() / "notebooks").resolve()
-    print("\n".join(line for line in copy_templates(folder) if "as the template" not in line), end="", file=sys.stderr)
-    jupyter = shutil.which("jupyter", path=str(Path(sys.executable).parent)) or "jupyter"
+    for line in copy_templates(folder):
+        if not line.endswith("as the template"):
+            print(line, flush=True)
+    jupyter = shutil.which("jupyter", path=str(Path(sys.executable).parent)) or shutil.which("jupyter")
+    if jupyter is None:
+        raise WorkbenchError("JupyterLab is not installed in this environment: pip install jupyterlab")
     words = [jupyter, "lab", f"--notebook-dir={folder.parent}", f"--LabApp.default_url=/lab/tree/{folder.name}/tour.ipynb"]
     words += ["--allow-root"] if os.geteuid() == 0 else []
-    try:
-        return subprocess.call(words + [word for word in arguments.options if word != "--"])
-    except FileNotFoundError:
-        raise WorkbenchError("JupyterLab is not installed in this environment: pip install jupyterlab") from None
+    os.execv(jupyter, words + arguments.rest)  # this process becomes JupyterLab, which handles Ctrl-C itself
 
 
 # -------------------------------------------------------------------------------------------- runs and parameters
