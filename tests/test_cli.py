@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench import Run
+from workbench import Run, templates, train
 from workbench.cli import NOTEBOOKS, main
 from workbench.paths import outputs_dir, program
 
@@ -73,26 +73,38 @@ def test_notebooks_run_into_the_folder_of_the_run():
     assert done.stdout.endswith(f"finished: finished after 4 steps\n{run.path}\n")
     assert "step 4/4" in done.stdout and "Executing Cell" not in done.stdout and " object at 0x" not in done.stdout
     assert json.loads((run.path / "provenance.json").read_text())["command"][-6:] == ["-p", "steps", "4", "-p", "run", "007"]
-    done = workbench("attention", "-p", "n", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith(f"notebook: {run.path / 'attention.ipynb'}\n")
-    done = workbench("compare", "-p", "out", "mine")
-    assert done.returncode == 0 and (outputs_dir() / "comparisons" / "mine" / "compare.ipynb").exists()
     # An error inside the notebook is an error of the command, and the notebook shows where.
     done = workbench("evaluate", "-p", "run", "007", "-p", "extractor", "inception", "-p", "weights_file", "nothing.pth")
     assert done.returncode != 0 and "nothing.pth" in done.stdout + done.stderr
 
 
+def test_notebooks_go_where_their_results_go(tiny, monkeypatch, capsys):
+    """Each with the run that this process has found, also if another one is trained meanwhile."""
+    calls = []
+    monkeypatch.setattr(templates, "execute", lambda name, parameters, out: calls.append((name, dict(parameters), out)) or 0)
+    run = train(tiny(run="here"))
+    for words in (["attention", "-p", "n", "2"], ["evaluate", "-p", "n", "20"], ["evaluate", "-p", "samples", "a/b", "-p", "data", "twins"],
+                  ["attention", "-p", "run", "demo"], ["compare", "-p", "out", "mine"], ["ablation", "-p", "steps", "4"]):  # fmt: skip
+        assert main(words) == 0
+    outputs = [out.relative_to(outputs_dir()).as_posix() for *_, out in calls]
+    assert outputs[:2] == ["here/attention.ipynb", "here/evaluate.ipynb"] and outputs[3:5] == [
+        "demo/attention.ipynb",
+        "comparisons/mine/compare.ipynb",
+    ]
+    assert outputs[2].startswith("evaluations/a_b") and outputs[5].startswith("ablations/twins32-")
+    assert calls[0][1] == dict(n="2", run=run.name) and calls[2][1] == dict(samples="a/b", data="twins") and calls[3][1] == dict(run="demo")
+    assert capsys.readouterr().out.count("notebook: ") == 6
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_training_is_saved_and_what_it_says_can_be_pasted(number, tmp_path):
+def test_a_stopped_training_is_saved_and_what_it_says_can_be_pasted(tmp_path):
     words = [sys.executable, "-m", "workbench", "train", *TINY, "-p", "steps", "100000", "-p", "run", "stopped"]
     with open(tmp_path / "log", "w+") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, cwd=ROOT)
         end = time.monotonic() + 120
         while time.monotonic() < end and not (outputs_dir() / "stopped" / "history.jsonl").exists():
             time.sleep(0.2)
-        process.send_signal(number)  # to this process alone
+        process.send_signal(signal.SIGINT)  # to this process alone
         process.wait(120)
         log.seek(0)
         text = log.read()

@@ -109,7 +109,7 @@ def test_a_dead_process_is_noticed(tiny, other):
     while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:  # dead, but its parent has not waited for it yet
         pass
     assert run.status()["state"] == "lost" and not run.active
-    assert "died without reporting; nothing was saved yet; start again with: papermill" in run.status()["message"]
+    assert "died without reporting; nothing was saved yet; start again with: " in run.status()["message"]
 
 
 def test_a_reused_process_number_is_not_the_training(tiny):

@@ -287,10 +287,7 @@ def test_everything_is_written(capsys):
     assert {"attention_site.svg", "attention_site.pdf.json", "scores.csv"} <= {path.name for path in folder.iterdir()}
     record = json.loads((folder / "results.json").read_text())
     rows = record["tables"]["attention_site"]["rows"]
-    assert (
-        record["command"].startswith("papermill ablation.ipynb out.ipynb -p experiments attention_site,ttur")
-        and "-p seeds 0,1" in record["command"]
-    )
+    assert record["command"].startswith("workbench ablation -p experiments attention_site,ttur") and "-p seeds 0,1" in record["command"]
     assert record["runs"]["n"] == 4 and rows[0]["fd_twins"]["mean"] == 3.5
     assert len(record["tables"]["verdicts"]["rows"]) == 6 and record["runs"]["precisions"] == ["no"]
 
@@ -420,8 +417,8 @@ def test_data_that_cannot_be_used_is_told_before_the_trainings(tmp_path):
 def test_the_command_can_be_pasted():
     ablation = small("variant", seeds="7", study="demo", out="my $out; 007")
     words = shlex.split(ablation.command)
-    assert words[:3] == ["papermill", "ablation.ipynb", "out.ipynb"]
-    assert dict(zip(words[4::3], words[5::3], strict=True))["out"] == "my $out; 007"
+    assert words[:2] == ["workbench", "ablation"]
+    assert dict(zip(words[3::3], words[4::3], strict=True))["out"] == "my $out; 007"
 
 
 # ---------------------------------------------------------------------------------------- what others left, or damaged

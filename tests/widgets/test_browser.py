@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 
 import nbformat
@@ -15,6 +16,7 @@ from matplotlib import colormaps
 
 from workbench import Config, attention, train
 from workbench.model import sampling
+from workbench.paths import program
 from workbench.runs import Run, create_run
 from workbench.tensors import load_tensors, save_tensors, seal
 from workbench.widgets import AttentionInspector
@@ -176,7 +178,7 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     view.locator(".badge").get_by_text("stopped").wait_for()
     run = Run(lab.outputs / "watched")
     step = run.checkpoint_steps()[-1]
-    told = f"stopped at step {step}; {run.resume_hint()}"
+    told = f"stopped at step {step}; saved at step {step}; resume with: {shlex.join(program())} train -p resume watched"
     assert view.locator(".note:visible").all_inner_texts() == [told]
     notebook.output(3).get_by_text(told).nth(1).wait_for()  # printed too
     assert view.get_by_role("button", name="Stop").is_disabled()
@@ -336,8 +338,8 @@ def test_an_image_is_clicked_on(lab, page, seen):
     assert pins(view) == [37, 99, 255] and view.locator(".pinned").count() == 3
     stage.click(position=cell(stage, 99), modifiers=["Shift"])
     assert pins(view) == [37, 255]
-    assert pins(other) == [0]  # the other inspector is another
     wait_until(lambda: other.locator(".stage .heat").evaluate(HEAT)["query"] == 0)
+    assert pins(other) == [0]  # the other inspector is another
     assert_shows(other.locator(".stage .heat"), truth(seen, step=2), 0)
 
     # By keyboard.
