@@ -25,8 +25,8 @@ _IMAGENET = dict(
 PRESETS: dict[str, dict] = {
     # The default: minutes on two CPU cores.
     "twins32": {},
-    # For the question whether attention helps (docs/experiments.md): 64 channels and 8 query dimensions at the map where it is. At higher rates
-    # or smaller batches G collapses within 500 steps.
+    # For the question whether attention helps (docs/experiments.md): 64 channels and 8 query dimensions at the map where it is. Of the rates and
+    # batches tried, these collapse last: G still does within 1,500 steps, and longer runs are untried.
     "binding32": dict(
         data="binding", width=16, width_d=32, max_multiplier=4, z_dim=64, attention_g="8", attention_d="8", batch_size=64, steps=20_000,
         sample_every=500, checkpoint_every=2000,

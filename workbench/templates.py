@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -93,7 +94,10 @@ def execute(name: str, parameters: Iterable[tuple[str, str]], out: Path) -> int:
     with storing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     # A process group of its own: an interrupt from the terminal reaches papermill once, by this process.
-    process = subprocess.Popen(words, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    environment = os.environ | dict(WORKBENCH_COMMAND=json.dumps([sys.executable, *sys.orig_argv[1:]]))  # for the run's provenance
+    process = subprocess.Popen(
+        words, process_group=0, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
     with signals_to(lambda number, frame: process.send_signal(number), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
         for line in about_the_work(process.stdout or ()):
             print(line, end="", flush=True)

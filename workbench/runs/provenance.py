@@ -18,10 +18,10 @@ from .folder import Run
 
 
 def command_line() -> list[str]:
-    """The command that the user typed: that of `workbench` or papermill if it runs this notebook, else that of this process."""
-    if os.environ.get("WORKBENCH_COMMAND"):  # set by `launch`
+    """The command that the user typed: that of papermill if it runs this notebook, else that of this process."""
+    if os.environ.get("WORKBENCH_COMMAND"):  # set by `launch`, and by `templates.execute`
         return json.loads(os.environ["WORKBENCH_COMMAND"])
-    return parent_command("workbench") or parent_command("papermill", "jupyter-nbconvert") or [sys.executable, *sys.orig_argv[1:]]
+    return parent_command("papermill", "jupyter-nbconvert") or [sys.executable, *sys.orig_argv[1:]]
 
 
 def write_provenance(run: Run, config: Config, data, from_step: int) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 
 from .paper import LAST, Claim, Experiment
 from .power import (
-    COMMITTED_SD,
     COMMITTED_SPREAD,
     EFFECTS,
     FREEDOM,
@@ -66,10 +65,9 @@ def verdicts(experiment: Experiment, costs: Mapping[str, Costs]) -> list[dict]:
 def differences(claim: Claim, costs: Costs) -> list[float]:
     """By how much `better` improves on `worse`, minus the same for the control's arms, for each seed with four finite costs."""
     arms = [costs[arm] for arm in (claim.better, claim.worse, *(claim.control or ()))]
-    values = [[arm.get(seed, math.inf) for arm in arms] for seed in sorted(arms[0])]
-    return [(worse - better) - (control_worse - control) for better, worse, control, control_worse in values if math.isfinite(
-        better + worse + control + control_worse
-    )]  # fmt: skip
+    complete = [seed for seed in sorted(arms[0]) if all(math.isfinite(arm.get(seed, math.inf)) for arm in arms)]
+    better, worse, control, control_worse = ([arm[seed] for seed in complete] for arm in arms)
+    return ((np.array(worse) - better) - (np.array(control_worse) - control)).tolist()
 
 
 def learned(claim: Claim, costs: Costs) -> bool:
@@ -95,7 +93,7 @@ def odds(experiment: Experiment, seeds: int, costs: Costs, higher: bool | None, 
     Parameters
     ----------
     costs
-        Of the runs that exist. Their spread counts; where they are too few, that of the committed results.
+        Of the runs that exist. Their spread counts; where they are too few, that of the committed results, which have no claims with a control.
     higher
         Whether higher scores are better.
 
@@ -107,7 +105,7 @@ def odds(experiment: Experiment, seeds: int, costs: Costs, higher: bool | None, 
     claims, spread = len(experiment.claims), None
     powers: dict[str, float] = {}
     if measure == LAST and experiment.paired:
-        spread = _sd(differences(experiment.claims[0], costs)) or COMMITTED_SD
+        spread = _sd(differences(experiment.claims[0], costs))
         effects = [factor * experiment.claims[0].relevant for factor in (1, 2, 4)]
         powers = {f"{effect:g}": power_paired(effect, spread, seeds, claims) for effect in effects} if spread else {}
     elif measure == LAST:

@@ -19,7 +19,6 @@ EFFECTS = (0.2, 0.3, 0.5)  # as shares of the control; the paper reports 0.2 (Ta
 DRAWS, DRAWS_PAIRED = 10_000, 2_000  # simulated experiments
 # Spread of the Fréchet distance over seeds, see `pooled_spread`: that of all arms in docs/results/two-cores.json.
 COMMITTED_SPREAD = 0.35
-COMMITTED_SD = None  # of the paired differences of the experiment `binding`
 FREEDOM = 4  # degrees of freedom below which a spread is too uncertain
 
 

@@ -138,7 +138,7 @@ def verdict_table(tests: Mapping[str, Sequence[dict]], score: str, kinds: Set[bo
     )  # fmt: skip
     of_differences = (
         f"A claim with a control is supported if one arm improves {score or 'the score'} over the other by more than the control's arms do: a "
-        f"one-sided test of sign flips over the seeds (p < {ALPHA:g}); not supported if the same test rules out a difference of 0.1 (p relevant)",
+        f"one-sided test of sign flips over the seeds (p < {ALPHA:g}); not supported if the same test rules out the smallest difference of interest (p relevant)",
         "There is no verdict where no arm of the control learns: what is not learned where it is easy says nothing about where it is hard",
         "Its improvement is the mean of the differences of both improvements, with a 95 % bootstrap interval; seeds without all four runs are left out",
     )  # fmt: skip
