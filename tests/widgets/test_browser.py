@@ -179,7 +179,7 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     run = Run(lab.outputs / "watched")
     step = run.checkpoint_steps()[-1]
     told = f"stopped at step {step}; saved at step {step}; resume with: {shlex.join(program())} train -p resume watched"
-    assert view.locator(".note:visible").all_inner_texts() == [told]
+    wait_until(lambda: view.locator(".note:visible").all_inner_texts() == [told])  # the badge and the notes come one after the other
     notebook.output(3).get_by_text(told).nth(1).wait_for()  # printed too
     assert view.get_by_role("button", name="Stop").is_disabled()
 
@@ -191,7 +191,7 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     again = Notebook(page.context.new_page(), page.url)
     view = again.output(3).locator(".wb-dashboard")
     wait_until(lambda: view.locator(".wb-samples img").evaluate("image => image.naturalWidth") > 0)
-    assert view.locator(".note:visible").all_inner_texts() == [told]
+    wait_until(lambda: view.locator(".note:visible").all_inner_texts() == [told])  # the badge and the notes come one after the other
     wait_until(lambda: view.locator(".scatterlayer .js-line").count() == 8)
     for theme, colour in (("Light", "rgb(255, 255, 255)"), ("Dark", "rgb(17, 17, 17)")):
         choose_theme(again, theme)
