@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -15,6 +17,7 @@ from lab import READY, Lab, Notebook, chromium, wait_until
 from matplotlib import colormaps
 
 from workbench import Config, attention, train
+from workbench.data.twins import Twins
 from workbench.model import sampling
 from workbench.paths import program
 from workbench.runs import Run, create_run
@@ -52,8 +55,9 @@ def page(browser):
 
 TRAIN = """
 import workbench
-config = workbench.Config.preset("twins32", run="watched", width=8, batch_size=8, steps=100_000, log_every=1, sample_every=10)
-dashboard = workbench.Dashboard(workbench.launch(config))
+config = workbench.Config.preset("twins32", run="watched", width=8, batch_size=8, steps=100_000, log_every=1, sample_every=10, checkpoint_every=50)
+run = workbench.launch(config)
+dashboard = workbench.Dashboard(run)
 """
 STEP = re.compile(r"step ([\d,]+)")
 
@@ -74,27 +78,34 @@ PAPER = "plot => getComputedStyle(plot.querySelector('.main-svg')).backgroundCol
 
 
 def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
-    page.set_viewport_size({"width": 1500, "height": 2200})
-    again = "import workbench\nawait workbench.Dashboard('watched').follow()"
-    notebook = Notebook(page, lab.write("watch.ipynb", TRAIN, "await dashboard.follow()", "print('another', 'cell')\ndashboard", again))
-    for cell in range(3):
-        notebook.run(cell)
+    page.set_viewport_size({"width": 1440, "height": 900})
+    cells = (TRAIN + "await dashboard.follow();", "workbench.live(workbench.views.train.samples, run)", "print('another', 'cell')")
+    notebook = Notebook(page, lab.write("watch.ipynb", *cells))
+    notebook.do("jupyterapp.commands.execute('notebook:run-all-cells')")
 
-    # The view is alive: progress, curves and samples.
-    view = notebook.output(1).locator(".wb-dashboard")
+    # The cells after it run, and the page shows the dashboard: progress, samples, and four charts with live values, without scrolling.
+    notebook.output(2).get_by_text("another cell").wait_for()
+    view = notebook.output(0).locator(".wb-dashboard")
     badge, steps, image, slider = (view.locator(part) for part in (".badge", "b", ".wb-samples img", ".wb-samples .noUi-handle"))
     badge.get_by_text("training").wait_for()
     before = steps.nth(1).inner_text()
     wait_until(lambda: steps.nth(1).inner_text() != before)
-    chart = view.locator(".js-plotly-plot:visible")
-    chart.locator(".annotation-text").first.wait_for()
-    titles = ["hinge losses", "D's output", "gamma of the attention layers", "learning rates"]
-    assert chart.locator(".annotation-text").all_text_contents() == titles
+    charts = view.locator(".js-plotly-plot:visible")
+    wait_until(lambda: charts.count() == 4 and charts.locator(".scatterlayer .js-line").count() == 10)
+    titles = ["hinge losses", "D's output", "gamma", "gradient norms (dashed: largest)"]
+    assert [title.split(" (1")[0] for title in charts.locator(".annotation-text").all_text_contents()] == titles
     assert view.get_by_role("tab").all_inner_texts() == ["Curves", "Scores", "Diagnostics", "Layers"]
-    points = "plot => Math.min(...plot.data.map(trace => trace.x.length))"
-    wait_until(lambda: chart.evaluate(points) > 5)
-    assert chart.locator(".scatterlayer .js-line").count() == 8
+    chart = charts.first
+    wait_until(lambda: chart.evaluate("plot => Math.min(...plot.data.map(trace => trace.x.length))") > 5)
     wait_until(lambda: image.evaluate("image => image.naturalWidth") > 0)
+    assert view.locator(".wb-rows span").all_inner_texts() == Twins.classes
+    assert on_screen(page, view.locator(".wb-progress"), image, charts.nth(0), charts.nth(3))
+    page.set_viewport_size({"width": 1024, "height": 700})
+    wait_until(lambda: chart.bounding_box()["width"] < 420 and charts.nth(1).bounding_box()["y"] > chart.bounding_box()["y"] + 100)
+    view.scroll_into_view_if_needed()
+    notebook.do("document.querySelector('.wb-dashboard').scrollIntoView()")
+    assert on_screen(page, view.locator(".wb-progress"), image, chart) and charts.nth(1).bounding_box()["y"] < 560
+    page.set_viewport_size({"width": 1500, "height": 2200})
 
     # Back through time by keyboard; what is new does not take the view along until it is asked for.
     wait_until(lambda: shown_step(view) >= 30)
@@ -114,92 +125,125 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     plot.hover()
     chart.locator(".hovertext").first.wait_for()
     visible = "plot => plot.data.filter(trace => trace.visible !== 'legendonly').length"
-    chart.get_by_text("log", exact=True).click()
-    wait_until(lambda: chart.evaluate("plot => plot.layout.yaxis.type") == "log")
-    chart.get_by_text("linear", exact=True).click()
+    view.get_by_label("log", exact=True).click()
+    wait_until(lambda: chart.evaluate("plot => plot.layout?.yaxis.type") == "log")
+    view.get_by_label("log", exact=True).click()
+    wait_until(lambda: chart.evaluate("plot => plot.layout?.yaxis.type") == "linear")
     box = plot.bounding_box()
     page.mouse.move(box["x"] + 20, box["y"] + 20)
     page.mouse.down()
     page.mouse.move(box["x"] + 150, box["y"] + 80, steps=5)
     page.mouse.up()
-    wait_until(lambda: chart.evaluate("plot => plot.layout.xaxis.autorange") is False)
+    wait_until(lambda: chart.evaluate("plot => plot.layout?.xaxis.autorange") is False)
     zoomed = chart.evaluate("plot => plot.layout.xaxis.range")
-    count = "plot => plot.data[0].x.length"
+    count = "plot => plot.data?.[0].x.length ?? 0"
     before = chart.evaluate(count)
     wait_until(lambda: chart.evaluate(count) > before)
     assert chart.evaluate("plot => plot.layout.xaxis.range") == zoomed
-    assert chart.evaluate(visible) == 8
+    assert chart.evaluate(visible) == 2
     chart.locator(".legendtoggle").first.click()
-    wait_until(lambda: chart.evaluate(visible) < 8)
+    wait_until(lambda: chart.evaluate(visible) == 1)
 
-    # The chart follows the theme, and a new one begins with it.
+    # A click on a curve shows the samples of that step.
+    gamma = charts.nth(2)
+    at, (x, y) = gamma.evaluate("""plot => {
+        const { x, y } = plot.data[0], k = Math.floor(x.length / 3), { _offset: left } = plot._fullLayout.xaxis, { _offset: top } = plot._fullLayout.yaxis;
+        return [x[k], [left + plot._fullLayout.xaxis.d2p(x[k]), top + plot._fullLayout.yaxis.d2p(y[k])]];
+    }""")
+    box = gamma.bounding_box()
+    page.mouse.move(box["x"] + x, box["y"] + y)
+    gamma.locator(".hovertext").first.wait_for()
+    page.mouse.click(box["x"] + x, box["y"] + y)
+    wait_until(lambda: abs(shown_step(view) - at) <= 20)
+
+    # The charts follow the theme, and new ones begin with it.
     choose_theme(notebook, "Light")
     wait_until(lambda: chart.evaluate(PAPER) == "rgb(255, 255, 255)")
     choose_theme(notebook, "Dark")
     wait_until(lambda: chart.evaluate(PAPER) == "rgb(17, 17, 17)")
-    assert chart.evaluate("plot => plot.layout.xaxis.range") == zoomed
 
     # The diagnostics and the layers are drawn when they are looked at.
     view.get_by_role("tab", name="Diagnostics").click()
-    chart.get_by_text("saturation of D").first.wait_for()
+    charts.get_by_text("saturation of D").first.wait_for()
     assert chart.evaluate(PAPER) == "rgb(17, 17, 17)"
-    assert chart.locator(".annotation-text").all_text_contents()[0] == "gradient norms"
+    assert charts.locator(".annotation-text").first.text_content().startswith("margin of D")
     view.get_by_role("tab", name="Layers").click()
-    view.get_by_role("combobox").select_option("G/output")
+    view.locator("select:visible").last.select_option("G/output")
     names = "plots => plots.flatMap(plot => (plot.data ?? []).map(trace => trace.name))"
-    wait_until(lambda: chart.evaluate_all(names) == ["largest", "second", "estimate"])
+    wait_until(lambda: charts.evaluate_all(names) == ["largest", "second", "estimate"])
     view.get_by_role("tab", name="Curves").click()
 
-    # Other cells wait for the one that waits, until it lets them run; the view stays alive, and may be there twice.
-    assert notebook.output(2).count() == 0
-    view.get_by_role("button", name="Let other cells run").click()
-    notebook.output(2).get_by_text("another cell").wait_for()
-    notebook.output(1).get_by_text("watched trains on").wait_for()
-    second = notebook.output(2).locator(".wb-dashboard")
-    for one in (second, view):
-        before = one.locator("b").nth(1).inner_text()
-        wait_until(lambda one=one, before=before: one.locator("b").nth(1).inner_text() != before)
-    second.locator(".wb-samples .noUi-handle").press("Home")
-    wait_until(lambda: shown_step(second) == 0)
-
-    # The kernel goes, and the training goes on.
-    assert view.locator(".farewell").is_hidden()
-    notebook.do("notebook.context.sessionContext.session.kernel.restart()")
-    view.locator(".farewell").wait_for()
-    assert view.locator(".farewell").inner_text().endswith('await Dashboard("watched").follow()')
+    # A page that is reloaded shows the view again, alive.
+    notebook.saved(lab, "watch.ipynb")
+    page.reload()
     page.wait_for_function(READY)
-    notebook.run(3)
-    view = notebook.output(3).locator(".wb-dashboard")
-    view.locator(".badge").get_by_text("training").wait_for()
-    view.locator(".js-plotly-plot .scatterlayer .js-line").first.wait_for()
+    badge.get_by_text("training").wait_for()
+    before = steps.nth(1).inner_text()
+    wait_until(lambda: steps.nth(1).inner_text() != before)
+    wait_until(lambda: charts.count() == 4 and charts.first.evaluate(count) > 5)
 
-    # The stop button.
-    view.get_by_role("button", name="Stop").click()
-    view.locator(".badge").get_by_text("stopped").wait_for()
+    # A fork trains beside it, with a dashboard of its own below.
+    view.get_by_text("Fork from here").click()
+    wait_until(lambda: Run(lab.outputs / "watched").checkpoint_steps())
+    wait_until(lambda: view.locator("select:visible").first.locator("option").count() > 0)
+    view.get_by_placeholder("changed values").fill("lr_d=1e-3; steps=2000")
+    view.get_by_role("button", name="Fork", exact=True).click()
+    fork = view.locator(".wb-dashboard")
+    fork.locator(".badge").get_by_text("training").wait_for()
+    fork.get_by_role("button", name="Stop").click()
+    fork.locator(".badge").get_by_text("stopped").wait_for()
+
+    # The stop button. The cell below the dashboard, which showed samples of the beginning, is drawn again, though the page was reloaded.
+    early = notebook.output(1).locator("img").get_attribute("src")
+    view.get_by_role("button", name="Stop").first.click()
+    badge.first.get_by_text("stopped").wait_for()
     run = Run(lab.outputs / "watched")
     step = run.checkpoint_steps()[-1]
     told = f"stopped at step {step}; saved at step {step}; resume with: {shlex.join(program())} train -p resume watched"
-    wait_until(lambda: view.locator(".note:visible").all_inner_texts() == [told])  # the badge and the notes come one after the other
-    notebook.output(3).get_by_text(told).nth(1).wait_for()  # printed too
-    assert view.get_by_role("button", name="Stop").is_disabled()
+    wait_until(lambda: view.locator(".note:visible").first.inner_text() == told)  # the badge and the notes come one after the other
+    assert view.get_by_role("button", name="Stop").first.is_disabled()
+    notebook.output(1).get_by_text(f"At step {step:,} of 100,000: stopped.").wait_for()
+    wait_until(lambda: notebook.output(1).locator("img").get_attribute("src") != early)
 
-    # The notebook keeps a picture for where no widget can be, and the widget for when no kernel runs any more.
+    # The notebook keeps the widgets for a page without their kernel, and a picture for an export without JavaScript.
     saved = notebook.saved(lab, "watch.ipynb")
-    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(saved.cells[3].outputs[0].data)
-    assert len(json.dumps(saved.metadata.widgets)) < 500_000
-    lab.end_sessions()
-    again = Notebook(page.context.new_page(), page.url)
-    view = again.output(3).locator(".wb-dashboard")
-    wait_until(lambda: view.locator(".wb-samples img").evaluate("image => image.naturalWidth") > 0)
-    wait_until(lambda: view.locator(".note:visible").all_inner_texts() == [told])  # the badge and the notes come one after the other
-    wait_until(lambda: view.locator(".scatterlayer .js-line").count() == 8)
-    for theme, colour in (("Light", "rgb(255, 255, 255)"), ("Dark", "rgb(17, 17, 17)")):
-        choose_theme(again, theme)
-        wait_until(lambda colour=colour: view.locator(".js-plotly-plot").evaluate(PAPER) == colour)
+    assert len(json.dumps(saved.metadata.widgets)) < 700_000
+    exported = page.context.new_page()
+    exported.route("**", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
+    subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", lab.files / "watch.ipynb"], check=True, capture_output=True)
+    exported.goto((lab.files / "watch.html").as_uri())
+    pictures = exported.locator(".jp-OutputArea img:visible")
+    wait_until(lambda: pictures.count() == 2 and all(pictures.evaluate_all("all => all.map(image => image.naturalWidth > 300)")))
+    assert exported.get_by_text('await Dashboard("watched").follow()').is_visible()
+    exported.close()
 
-    gone = [error for error in again.errors if "widget model not found" in error]  # of the two views whose kernel was restarted
-    assert notebook.errors == [] and again.errors == gone
-    assert notebook.hosts | again.hosts <= {"127.0.0.1", None}
+    # The kernel goes: the view says so at once and offers nothing that cannot work; also when it is opened again without its kernel.
+    assert view.locator(".farewell").first.is_hidden()
+    notebook.do("notebook.context.sessionContext.session.kernel.restart()")
+    view.locator(".farewell").first.wait_for()
+    lab.end_sessions()
+    reopened = Notebook(page.context.new_page(), page.url)
+    view = reopened.output(0).locator(".wb-dashboard").first
+    wait_until(lambda: view.locator(".wb-samples img").first.evaluate("image => image.naturalWidth") > 0)
+    wait_until(lambda: view.locator(".note:visible").first.inner_text() == told)
+    assert view.locator(".farewell").first.inner_text().endswith('await Dashboard("watched").follow()')
+    pointer = "element => getComputedStyle(element).pointerEvents"
+    assert view.get_by_role("button", name="newest").first.evaluate(pointer) == "none"
+    charts = view.locator(".js-plotly-plot:visible")
+    wait_until(lambda: charts.locator(".scatterlayer .js-line").count() >= 10)
+    for theme, colour in (("Light", "rgb(255, 255, 255)"), ("Dark", "rgb(17, 17, 17)")):
+        choose_theme(reopened, theme)
+        wait_until(lambda colour=colour: charts.first.evaluate(PAPER) == colour)
+
+    gone = [error for error in reopened.errors if "widget model not found" in error]
+    assert notebook.errors == [] and reopened.errors == gone
+    assert notebook.hosts | reopened.hosts <= {"127.0.0.1", None}
+
+
+def on_screen(page, *parts) -> bool:
+    """Whether these parts are on the screen, as a whole."""
+    height = page.viewport_size["height"] - 25  # without the status bar
+    return all(part.bounding_box()["y"] > 80 and part.bounding_box()["y"] + part.bounding_box()["height"] <= height for part in parts)
 
 
 def test_a_run_is_evaluated(lab, page, monkeypatch, tiny):
@@ -241,7 +285,7 @@ def test_the_stop_square_asks_the_training_to_save_and_stop(lab, page, monkeypat
     monkeypatch.setenv("WORKBENCH_OUTPUTS", str(lab.outputs))
     run = create_run(Config.preset("twins32", run="interrupted"))
     run.set_status(state="running", alarms=["collapse: all samples look the same"])  # as long as this process lives
-    notebook = Notebook(page, lab.write("interrupt.ipynb", "import workbench\nawait workbench.Dashboard('interrupted').follow()"))
+    notebook = Notebook(page, lab.write("interrupt.ipynb", "import workbench\nawait workbench.Dashboard('interrupted').follow(wait=True)"))
     notebook.run(0)
     view = notebook.output(0).locator(".wb-dashboard")
     view.get_by_role("alert").wait_for()

@@ -3,6 +3,7 @@
 
 import asyncio
 import base64
+import html
 import io
 import json
 import re
@@ -10,18 +11,19 @@ import shlex
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pytest
 from PIL import Image
 
-from workbench import Config, WorkbenchError, figures
+from workbench import Config, WorkbenchError, figures, train
 from workbench.paths import program
 from workbench.runs import Run, create_run
 from workbench.widgets import Dashboard
 from workbench.widgets.chart import LiveChart
-from workbench.widgets.dashboard_view import TABS
+from workbench.widgets.dashboard.charts import TABS
 
 
 @pytest.fixture
@@ -87,16 +89,20 @@ def view(run, monkeypatch):
 
     def make():
         board = Dashboard(run)
-        return board, board._view
+        return board, board.view
 
     return make
 
 
 def open_tab(widgets, name: str):
-    """The chart of a tab, once that is looked at; None where it has none."""
-    widgets._tab.selected_index = TABS.index(name)
-    (child,) = widgets._panes[name].children
-    return child if hasattr(child, "data") else None
+    """The charts of a tab by their titles, once that is looked at."""
+    widgets.charts._tab.selected_index = TABS.index(name)
+    charts = [frame.children[0] for frame in widgets.charts._panes[name].children if hasattr(frame, "children")]
+    return {chart.layout.annotations[0].text.split(" (")[0]: chart for chart in charts}
+
+
+def lines(chart) -> dict[str, list]:
+    return {trace.name: list(trace.y) for trace in chart.data}
 
 
 @pytest.mark.slow
@@ -104,38 +110,127 @@ def test_the_tabs_show_what_was_read_and_draw_only_when_looked_at(run, view):
     log(run, 10, 20, **DIAGNOSED)
     spectra(run, 0, 20)
     board, widgets = view()
-    curves = open_tab(widgets, "Curves")
-    assert [list(trace.y) for trace in curves.data[:2]] == [[1.32, 1.32], [0.41, 0.41]] and list(curves.data[0].x) == [10, 20]
-    assert not widgets._panes["Diagnostics"].children  # nobody has looked
-    diagnostics = {(trace.legendgroup, trace.name): list(trace.y) for trace in open_tab(widgets, "Diagnostics").data}
-    assert diagnostics["gradient norms", "G, max"] == [0.6, 0.6] and diagnostics["weights at work", "D/blocks.16.conv1"] == [1.5, 1.6]
-    layers = open_tab(widgets, "Layers")
-    assert widgets._layer.options == ("G/linear", "D/blocks.16.conv1") and {trace.name for trace in layers.data} == {"largest", "second"}
-    widgets._layer.value = "D/blocks.16.conv1"
-    assert {trace.name: list(trace.y) for trace in open_tab(widgets, "Layers").data}["estimate"] == [2, 2]
-    assert open_tab(widgets, "Scores") is None and "no values yet" in widgets._panes["Scores"].children[0].value
+    losses = open_tab(widgets, "Curves")["hinge losses"]
+    assert lines(losses) == {"D": [1.32, 1.32], "G": [0.41, 0.41]} and list(losses.data[0].x) == [10, 20]
+    assert lines(open_tab(widgets, "Curves")["gradient norms"])["G, max"] == [0.6, 0.6]
+    assert not widgets.charts._panes["Diagnostics"].children  # nobody has looked
+    assert lines(open_tab(widgets, "Diagnostics")["weights at work"])["D/blocks.16.conv1"] == [1.5, 1.6]
+    layer = widgets.charts._layer
+    assert set(lines(open_tab(widgets, "Layers")["linear"])) == {"largest", "second"}
+    assert layer.options == ("G/linear", "D/blocks.16.conv1")
+    layer.value = "D/blocks.16.conv1"
+    assert lines(open_tab(widgets, "Layers")["blocks.16.conv1"])["estimate"] == [2, 2]
+    assert not open_tab(widgets, "Scores") and "no values yet" in widgets.charts._panes["Scores"].children[0].value
     board.run.append("evaluations.jsonl", dict(step=20, scores={"fd": 7.0}, protocol="n=70"))
     board.refresh()
-    assert list(open_tab(widgets, "Scores").data[0].y) == [7.0]
+    assert lines(open_tab(widgets, "Scores")["fd"]) == {"fd": [7.0]}
+    assert open_tab(widgets, "Scores")["fd"].layout.yaxis.title.text.startswith("lower is better")
     spectra(run, 30, g=None)  # not finite
     board.refresh()
-    widgets._layer.value = "G/linear"
-    assert list(open_tab(widgets, "Layers").data[0].y) == [2, 2, None]
+    layer.value = "G/linear"
+    assert lines(open_tab(widgets, "Layers")["linear"])["largest"] == [2, 2, None]
 
 
 def test_a_chart_that_grows_is_changed_and_not_made_anew(run, view):
     log(run, 10, 20)
     board, widgets = view()
-    chart, sent = open_tab(widgets, "Curves"), []
+    chart, sent = open_tab(widgets, "Curves")["gamma"], []
     chart._send_update_msg = lambda **message: sent.append(message)
     log(run, 30, lr_d=8e-4)
     board.refresh()
-    assert open_tab(widgets, "Curves") is chart and list(chart.data[0].x) == [10, 20, 30] and len(sent) == 1
+    assert open_tab(widgets, "Curves")["gamma"] is chart and list(chart.data[0].x) == [10, 20, 30] and len(sent) == 1
     board.refresh()
     assert len(sent) == 1  # nothing changed, so nothing is sent
     log(run, 40, gamma_d32=0.1)  # another line
     board.refresh()
-    assert open_tab(widgets, "Curves") is not chart
+    assert open_tab(widgets, "Curves")["gamma"] is not chart
+
+
+def test_a_range_that_the_user_chose_stays(run, view):
+    log(run, *range(1, 60))
+    log(run, 60, loss_d=500.0)
+    board, widgets = view()
+    chart = open_tab(widgets, "Curves")["hinge losses"]
+    assert chart.layout.annotations[0].text == "hinge losses (1 value outside)" and max(chart.layout.yaxis.range) < 5
+    log(run, 61, loss_d=600.0)
+    board.refresh()
+    assert chart.layout.annotations[0].text == "hinge losses (2 values outside)" and max(chart.layout.yaxis.range) < 5
+    chart.layout.yaxis.range = (0, 700)
+    log(run, 62, loss_d=2.0)
+    board.refresh()
+    assert open_tab(widgets, "Curves")["hinge losses"] is chart and list(chart.layout.yaxis.range) == [0, 700]
+
+
+def test_the_controls_of_the_curves(run, view):
+    log(run, *range(64, 6401, 64), loss_d=1.0)
+    log(run, 6464, loss_d=1000.0)
+    widgets = view()[1]
+    controls = widgets.charts
+    controls._axis.value = "images"
+    assert open_tab(widgets, "Curves")["hinge losses"].data[0].x[0] == 64 * 64
+    controls._all.value = True
+    assert open_tab(widgets, "Curves")["hinge losses"].layout.yaxis.range is None
+    controls._log.value = True
+    charts = open_tab(widgets, "Curves")
+    assert [charts[name].layout.yaxis.type for name in ("hinge losses", "gamma")] == ["log", "linear"]  # gamma is negative
+
+
+def test_other_runs_are_laid_over_the_curves(run, view):
+    """Each run has a colour; what has changed in another run is read again, and only then."""
+    other = create_run(Config.preset("twins32", run="other"))
+    log(run, 10, 20)
+    log(other, 10, loss_d=3.0)
+    board, widgets = view()
+    charts = widgets.charts
+    assert charts._overlay.options == ("overlay a run", "other")
+    charts._overlay.value = "other"
+    assert charts._overlay.options == ("overlay a run",)
+    by_run = {(trace.name, trace.line.dash): trace for trace in open_tab(widgets, "Curves")["hinge losses"].data}
+    assert list(by_run["other", None].y) == [3.0] and list(by_run["demo", "dash"].y) == [0.41, 0.41]
+    assert by_run["other", None].line.color == by_run["other", "dash"].line.color != by_run["demo", None].line.color
+    log(other, 20, loss_d=4.0)
+    board.refresh()
+    assert [3.0, 4.0] in [list(trace.y) for trace in open_tab(widgets, "Curves")["hinge losses"].data]
+    charts._chips.children[1].children[1].click()  # the cross
+    assert {trace.name for trace in open_tab(widgets, "Curves")["hinge losses"].data} == {"D", "G"}
+
+
+def test_a_click_on_a_curve_moves_the_samples(run, view):
+    for step in (0, 100, 200):
+        sample(run, step)
+    log(run, *range(10, 201, 10))
+    widgets = view()[1]
+    assert widgets.samples.step == 200
+    widgets.charts._click(112)
+    assert widgets.samples.step == 100
+    widgets.charts._axis.value = "images"
+    widgets.charts._click(64 * 180)
+    assert widgets.samples.step == 200
+
+
+def test_constant_rates_are_words_and_others_a_chart(run, view):
+    log(run, 10, 20)
+    board, widgets = view()
+    assert "learning rates: G 0.0002, D 0.0008" in widgets._facts.value and "learning rates" not in open_tab(widgets, "Curves")
+    log(run, 30, lr_d=1e-5)
+    board.refresh()
+    assert "learning rates" not in widgets._facts.value and "learning rates" in open_tab(widgets, "Curves")
+
+
+def test_a_collapsed_run_is_not_green(run, view):
+    run.set_status(alarms=["collapse: all samples look nearly the same"])
+    board, widgets = view()
+    for state, words in (("running", "training, collapsed"), ("finished", "finished, collapsed")):
+        run.set_status(state=state)
+        board.refresh()
+        assert words in widgets._name.value and "collapsed'" in widgets._name.value and widgets._progress.bar_style == "warning"
+
+
+def test_rows_of_samples_have_the_names_of_their_classes(run, view):
+    (run.path / "provenance.json").write_text(json.dumps(dict(data=dict(classes=["<b>", *"bcdef"]))))
+    sample(run, 0)
+    widgets = view()[1]
+    assert re.findall("<span>(.*?)</span>", widgets.samples._rows.value) == ["&lt;b&gt;", *"bcdef"]
 
 
 @pytest.mark.slow
@@ -145,11 +240,12 @@ def test_long_curves_are_thinned_and_smoothed(run, view):
         with open(run.path / "history.jsonl", "a") as file:
             file.writelines(json.dumps(dict(step=s, images=1, seconds=s, loss_d=rng.normal())) + "\n" for s in range(start, start + 4000))
     _, widgets = view()
-    x = list(open_tab(widgets, "Curves").data[0].x)
+    losses = lambda: open_tab(widgets, "Curves")["hinge losses"].data[0]  # noqa: E731
+    x = list(losses().x)
     assert 100 < len(x) <= 8000 and (x[0], x[-1]) == (1, 20_000)
-    rough = np.std(open_tab(widgets, "Curves").data[0].y)
-    widgets._smoothing.value = 0.95
-    assert np.std(open_tab(widgets, "Curves").data[0].y) < rough / 2
+    rough = np.std(losses().y)
+    widgets.charts._smoothing.value = 0.95
+    assert np.std(losses().y) < rough / 2
 
 
 # ------------------------------------------------------------------------------------------------ reading a run
@@ -182,26 +278,31 @@ def test_unchanged_files_are_not_read_again(run, monkeypatch):
 
 
 def shown(widgets) -> bytes | None:
-    return None if widgets._image.layout.display == "none" else bytes(widgets._image.value)
+    return None if widgets.samples._image.layout.display == "none" else bytes(widgets.samples._image.value)
 
 
 def test_samples_are_found_with_the_slider_and_the_newest_follow(run, view):
     board, widgets = view()
-    assert shown(widgets) is None and "no samples yet; they come every" in widgets._caption.value and widgets._slider.disabled
+    assert (
+        shown(widgets) is None and "no samples yet; they come every" in widgets.samples._caption.value and widgets.samples._slider.disabled
+    )
     first = sample(run, 0)
     board.refresh()
-    assert shown(widgets) == first and "step 0, the newest" in widgets._caption.value
+    assert shown(widgets) == first and "step 0, the newest" in widgets.samples._caption.value
     second = sample(run, 100)
     board.refresh()
-    assert shown(widgets) == second and (widgets._slider.value, widgets._slider.max) == (1, 1)
-    widgets._slider.value = 0  # back through time
+    assert shown(widgets) == second and (widgets.samples._slider.value, widgets.samples._slider.max) == (1, 1)
+    widgets.samples._slider.value = 0  # back through time
     assert shown(widgets) == first
     third = sample(run, 200)
     board.refresh()
-    assert shown(widgets) == first and (widgets._slider.value, widgets._slider.max) == (0, 2)  # what is new does not take it along
-    widgets._newest.click()
+    assert shown(widgets) == first and (widgets.samples._slider.value, widgets.samples._slider.max) == (
+        0,
+        2,
+    )  # what is new does not take it along
+    widgets.samples._newest.click()
     assert shown(widgets) == third
-    widgets._slider.value = 1
+    widgets.samples._slider.value = 1
     run.sample_path(100).unlink()  # a resumed run has dropped it
     board.refresh()
     assert shown(widgets) == third
@@ -210,9 +311,9 @@ def test_samples_are_found_with_the_slider_and_the_newest_follow(run, view):
 def test_a_large_grid_is_kept_in_the_notebook_as_a_small_picture(run, view):
     sample(run, 100, size=1000)
     _, widgets = view()
-    assert len(widgets._image.value) > 1_000_000
+    assert len(widgets.samples._image.value) > 1_000_000
     widgets.keep_in_notebook()
-    assert len(widgets._image.value) < 120_000 and Image.open(io.BytesIO(widgets._image.value)).size == (600, 600)
+    assert len(widgets.samples._image.value) < 120_000 and Image.open(io.BytesIO(widgets.samples._image.value)).size == (600, 600)
 
 
 @pytest.mark.slow
@@ -222,21 +323,25 @@ def test_damaged_samples_are_told_where_they_would_be(run, view, content):
     run.sample_path(100).write_bytes(content)
     board, widgets = view()
     assert board.samples == [50, 100] and " cannot be read: " in board.head["alarms"][0]
-    assert shown(widgets) is None and "step 100, the newest: " in widgets._caption.value and " cannot be read: " in widgets._caption.value
-    widgets._slider.value = 0
+    assert (
+        shown(widgets) is None
+        and "step 100, the newest: " in widgets.samples._caption.value
+        and " cannot be read: " in widgets.samples._caption.value
+    )
+    widgets.samples._slider.value = 0
     assert shown(widgets) == png
     run.set_status(state="finished", step=400)
     assert "image/png" in Dashboard(run)._repr_mimebundle_()
     sample(run, 100)
     board.refresh()
-    widgets._newest.click()
+    widgets.samples._newest.click()
     assert shown(widgets) and not board.head["alarms"]
 
 
 @pytest.mark.parametrize("message", [None, [], {}, dict(kind=3), dict(kind="sample"), dict(kind="free")])
 def test_malformed_messages_are_no_trace(run, view, message, monkeypatch):
     log(run, 10)
-    chart = open_tab(view()[1], "Curves")
+    chart = open_tab(view()[1], "Curves")["gamma"]
     monkeypatch.setattr(chart, "send", lambda *_: pytest.fail("nobody asked"))
     chart._receive(chart, message, [])
 
@@ -244,7 +349,7 @@ def test_malformed_messages_are_no_trace(run, view, message, monkeypatch):
 def test_a_chart_gives_plotly_to_a_page_that_asks(run, view, monkeypatch):
     """The widget itself holds a few lines of JavaScript: five megabytes in each would be in every notebook."""
     log(run, 10)
-    chart, sent = open_tab(view()[1], "Curves"), []
+    chart, sent = open_tab(view()[1], "Curves")["gamma"], []
     monkeypatch.setattr(chart, "send", lambda content, buffers: sent.append((content, buffers)))
     chart._receive(chart, dict(kind="plotly"), [])
     assert sent[0][0] == dict(kind="plotly") and 500_000 < len(sent[0][1][0]) < 2_500_000 and len(chart.get_state()["_esm"]) < 6000
@@ -265,8 +370,8 @@ def test_damaged_files_leave_the_rest_of_the_view(run, view, monkeypatch):
     run.append("evaluations.jsonl", dict(step=3, scores={"<b>": 2.0, "nan": float("nan")}, protocol="$x$"))
     view, widgets = view()
     json.dumps(view.head, allow_nan=False)
-    lines = figures.curves("", view.rows).description.panels[0].lines
-    assert [y for y in lines[0].y if y is not None] == [1.32, 1.32]
+    losses = figures.curves("", view.rows).description.panels[0].lines
+    assert [y for y in losses[0].y if y is not None] == [1.32, 1.32]
     assert figures.scores_of_run("", view.evaluations).description.panels[0].title == "<b>"
     for tab in TABS:
         open_tab(widgets, tab)
@@ -303,8 +408,8 @@ def test_hostile_names_are_plain_text(run, view):
     log(run, 10, **{f"gamma_{nasty}": 1.0})
     board, widgets = view()
     assert board.head["alarms"] == [nasty] and board.head["message"] == nasty
-    values = [widget.value for widget in (widgets._name, widgets._facts, widgets._notes, widgets._caption)]
-    values += [open_tab(widgets, name).to_json() for name in ("Curves", "Scores", "Layers")]
+    values = [widget.value for widget in (widgets._name, widgets._facts, widgets._notes, widgets.samples._caption)]
+    values += [chart.to_json() for name in ("Curves", "Scores", "Layers") for chart in open_tab(widgets, name).values()]
     assert not any("<img" in value for value in values) and "&lt;img" in widgets._notes.value
     script = LiveChart._esm
     assert not any(word in script for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("))
@@ -326,8 +431,8 @@ def test_the_saved_state_is_small(run, view):
         run.append("spectra.jsonl", dict(step=step, layers=layers))
     sample(run, 1_000_000, size=195)
     widgets = view()[1]
-    states = [child.get_state() for child in (*widgets._panes["Curves"].children, widgets._image)]
-    assert len(widgets._image.value) > 110_000 and len(open_tab(widgets, "Curves").data[0].x) > 3
+    states = [child.get_state() for child in (*open_tab(widgets, "Curves").values(), widgets.samples._image)]
+    assert len(widgets.samples._image.value) > 110_000 and len(open_tab(widgets, "Curves")["gamma"].data[0].x) > 3
     assert len(json.dumps(states, default=lambda value: base64.b64encode(value).decode())) < 500_000
 
 
@@ -342,15 +447,56 @@ def test_an_ended_run_carries_a_picture(run):
     assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).format == "PNG"
 
 
-def test_a_front_end_gets_the_widget_too(run, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_HEADLESS", "0")
+def test_a_front_end_gets_the_widgets_and_a_still_picture_that_they_hide(run, view):
     log(run, 10)
-    run.set_status(state="finished")
+    sample(run, 10)
+    board, widgets = view()
+    assert "application/vnd.jupyter.widget-view+json" in widgets.bundle()
+    still = widgets.still(board._picture()).data
+    (hidden,) = re.findall(r'class="([\w-]+)-still"', still)
+    assert hidden in widgets.root._dom_classes and f"body:has(.{hidden}) .{hidden}-still" in still
+    assert "training" in still and html.escape('await Dashboard("demo").follow()') in still and "data:image/png;base64" in still
 
-    async def bundle():
-        return Dashboard(run)._repr_mimebundle_()
 
-    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(asyncio.run(bundle()))
+def test_the_still_picture_follows_the_run_but_not_every_moment(run, view):
+    log(run, 10)
+    board, shown = view()[0], []
+    board._still = SimpleNamespace(replace=lambda content: shown.append(content.data))
+    board._update_still(now=False)
+    sample(run, 10)
+    board.refresh()
+    board._update_still(now=False)  # too early
+    assert len(shown) == 1
+    board._update_still(now=True)
+    board._update_still(now=True)  # nothing new
+    assert len(shown) == 2 and "data:image/png" in shown[1]
+
+
+def test_a_fork_starts_from_the_checkpoint_of_the_samples(tiny, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_HEADLESS", "0")
+    monkeypatch.setattr(Dashboard, "_keep_watching", lambda self: None)
+    run = train(tiny(run="parent", steps=6, checkpoint_every=2, sample_every=2))
+    widgets = Dashboard(run).view
+    fork, started = widgets.fork, []
+    assert list(fork._step.options) == [2, 4, 6] and fork._step.value == 6
+    widgets.samples.show(5)
+    assert fork._step.value == 4
+    widgets.samples.show(0)
+    assert fork._step.value == 2  # the first one: there is none before
+    monkeypatch.setattr("workbench.widgets.dashboard.fork.launch", lambda config: started.append(config) or run)
+    for changes, message in (
+        ("lr_d", "&#x27;lr_d&#x27; is not parameter=value"),
+        ("lrd=1", "did you mean &#x27;lr_d&#x27;"),
+        ("lr_d=-1", "lr_d"),
+    ):
+        fork._changes.value = changes
+        fork.start()
+        assert message in fork._answer.value and not started
+    fork._changes.value, fork._run.value = "lr_d=4e-4; steps=10", "child"
+    fork.start()
+    (config,) = started
+    assert (config.resume, config.lr_d, config.steps, config.run) == ("parent@2", 4e-4, 10, "child")
+    assert len(widgets._below.children) == 1  # its dashboard
 
 
 # ------------------------------------------------------------------------------------------------ following
@@ -404,7 +550,7 @@ def test_an_interrupt_is_forwarded_once_and_a_second_one_leaves_the_training_alo
     run.set_status(state="running", message="")
     follow(run, interrupt, lambda: (run.path / "stop").unlink(), interrupt)
     assert run.active and not (run.path / "stop").exists()
-    assert capsys.readouterr().out.splitlines()[-1] == "demo trains on; to wait for it again: await Dashboard('demo').follow()"
+    assert capsys.readouterr().out.splitlines()[-1] == "demo trains on; to wait for it again: await Dashboard('demo').follow(wait=True)"
     assert signal.getsignal(signal.SIGINT) is handler
 
 

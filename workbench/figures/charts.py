@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from types import UnionType
 from typing import get_args, get_origin, get_type_hints
@@ -24,6 +24,7 @@ DARK = "#222222"
 MOST_POINTS = 40_000  # of all lines of a chart; more would enlarge notebooks and show nothing more
 MOST_PANELS = 2_000
 EMPTY = -1  # `Cell.image` of a cell without an image
+FEW = 20  # values of a panel that are all shown, however far apart
 MAX_PIXELS = 50_000_000  # of an image; a usual sample grid has a twentieth of it
 Number = float | None
 
@@ -165,13 +166,22 @@ class Chart:
         if total <= most:
             return self
         each = max(16, most // max(1, len(self.lines)))
-        return self._with_lines(lambda line: _thinned(line, each))
+        return self.with_lines(lambda line: _thinned(line, each))
 
     def smoothed(self, weight: float) -> Chart:
         """This chart with lines replaced by exponential moving averages; `weight` in [0, 1) is that of the past."""
-        return self._with_lines(lambda line: replace(line, y=_average(line.y, weight))) if weight else self
+        return self.with_lines(lambda line: replace(line, y=_average(line.y, weight))) if weight else self
 
-    def _with_lines(self, change) -> Chart:
+    def focused(self) -> Chart:
+        """This chart with y axes that few far values do not flatten; the title of a panel counts what is outside."""
+        return replace(self, panels=tuple(map(_focused, self.panels)))
+
+    def logarithmic(self) -> Chart:
+        """This chart with logarithmic y axes where most values are positive; others cannot be drawn on them."""
+        return replace(self, panels=tuple(replace(p, y=replace(p.y, log=p.y.log or _mostly_positive(p))) for p in self.panels))
+
+    def with_lines(self, change: Callable[[Line], Line]) -> Chart:
+        """This chart with its lines, not its markers, changed by a function."""
         panels = (
             replace(panel, lines=tuple(change(line) if "lines" in line.mode else line for line in panel.lines)) for panel in self.panels
         )
@@ -305,6 +315,35 @@ def _thinned(line: Line, most: int) -> Line:
         tuple(values[k] for k in keep) if values else () for values in (line.x, line.y, line.low, line.high, line.texts)
     )
     return replace(line, x=x, y=y, low=low, high=high, texts=texts)
+
+
+def _values(panel: Panel) -> np.ndarray:
+    """All values of the lines of a panel that its y axis can show."""
+    y = np.array([value for line in panel.lines for value in line.y if value is not None], float)
+    return y[np.isfinite(y) & ((y > 0) | (not panel.y.log))]
+
+
+def _mostly_positive(panel: Panel) -> bool:
+    values = _values(panel)
+    return len(values) > 0 and bool((values > 0).mean() > 0.5)
+
+
+def _focused(panel: Panel) -> Panel:
+    """With a range around the 5th to the 95th percentile, as much again at each end, if values are outside of that."""
+    values = _values(panel)
+    if len(values) < FEW or panel.y.range:
+        return panel
+    scaled = np.log10(values) if panel.y.log else values
+    low, high = np.percentile(scaled, [5, 95])
+    bottom, top = 2 * low - high, 2 * high - low
+    outside = int(((scaled < bottom) | (scaled > top)).sum())
+    if not outside or low == high:
+        return panel
+    inside = scaled[(scaled >= bottom) & (scaled <= top)]
+    margin = (inside.max() - inside.min()) / 20
+    bottom, top = rounded([inside.min() - margin, inside.max() + margin])
+    words = f"{outside} value{'s' * (outside > 1)} outside"
+    return replace(panel, title=f"{panel.title} ({words})", y=replace(panel.y, range=(bottom, top)))
 
 
 def _average(values: tuple[Number, ...], weight: float) -> tuple[Number, ...]:

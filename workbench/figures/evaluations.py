@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..metrics.protocols import brief
+from ..metrics.reported import published
+from ..metrics.scores import higher_is_better
 from ..studies.groups import written
 from . import records
 from .charts import DARK, Axis, Chart, Line, Panel, brief_numbers, colours, rounded
@@ -76,20 +78,23 @@ def scores(
             Line(ends, (value, value), source, "gray", dash=True, width=1.2, source=source)
             for source, value in reported.get(name, {}).items()
         ]
-        panels.append(panel_of_groups(name, Axis(axis_title), _score_axis(protocols), [*parts, (published, [])]))
+        panels.append(panel_of_groups(name, Axis(axis_title), _score_axis(name, protocols), [*parts, (published, [])]))
     return Plot(Chart(title + MIXED * mixed, tuple(panels), height=240, gap=0.36).thinned())
 
 
-def scores_of_run(name: str, evaluations: list[dict]) -> Plot:
-    """All scores of a run over steps, a panel for each score and protocol."""
+def scores_of_run(title: str, evaluations: list[dict]) -> Plot:
+    """All scores of a run over steps, a panel for each score and protocol, with published numbers that can be compared."""
     rows, panels = records.evaluations(evaluations), []
     for score, protocol in dict.fromkeys((score, row["protocol"]) for row in rows for score in row["scores"]):
         values = {row["step"]: row["scores"][score] for row in rows if row["protocol"] == protocol and score in row["scores"]}
         steps, numbers = zip(*sorted(values.items()), strict=True)  # of the same step, the newest counts
-        about = f"\n{wrapped(protocol)}"
+        about, ends = f"\n{wrapped(protocol)}", (float(steps[0]), float(steps[-1]))
+        same = [row for row in rows if row["protocol"] == protocol]
+        known = {(value, source) for row in same for name, value, source in published(row) if name == score}
+        reported = [Line(ends, (value, value), source, "gray", dash=True, width=1.2, source=source) for value, source in sorted(known)]
         line = Line(brief_numbers(steps), brief_numbers(numbers), score, "#6a51a3", "lines+markers", about=about, legend=False)
-        panels.append(Panel(score, Axis("G step"), _score_axis([protocol]), (line,)))
-    return Plot(Chart(name, tuple(panels), height=240, gap=0.36, columns=2).thinned())
+        panels.append(Panel(score, Axis("G step"), _score_axis(score, [protocol]), (line, *reported)))
+    return Plot(Chart(title, tuple(panels), height=240, gap=0.36, columns=2).thinned())
 
 
 def against(points: Mapping[tuple[str, str], Sequence[tuple[ScorePoint, object]]], title: str) -> Plot:
@@ -111,7 +116,7 @@ def against(points: Mapping[tuple[str, str], Sequence[tuple[ScorePoint, object]]
         lines = []
         for group, colour in zip(groups, colours(len(groups)), strict=True):
             lines += points_of_group(group, colour, [(p, position(value), written(value)) for p, value in pairs if p.group == group])
-        panels.append(Panel(score, axis, _score_axis(protocols), tuple(lines)))
+        panels.append(Panel(score, axis, _score_axis(score, protocols), tuple(lines)))
     return Plot(Chart(title + MIXED * mixed, tuple(panels), height=240, gap=0.36))
 
 
@@ -142,7 +147,10 @@ def experiments(arms: Mapping[str, Sequence[Arm]], score: str) -> Plot:
             curves = [{at: (float(at), loss) for at, loss in of_run.items()} for of_run in arm.losses]
             losses.append(lines_of_group(arm.name, colour, list(zip(arm.runs, curves, strict=True))))
         ticks = tuple((float(k), "\n".join(textwrap.wrap(arm.name, 9, break_long_words=False))) for k, arm in enumerate(members))
-        x, y = Axis(ticks=ticks, range=(-0.5, len(members) - 0.5)), _score_axis(_unique(p.protocol for arm in members for p in arm.scores))
+        x, y = (
+            Axis(ticks=ticks, range=(-0.5, len(members) - 0.5)),
+            _score_axis(score, _unique(p.protocol for arm in members for p in arm.scores)),
+        )
         panels += [
             Panel(f"{experiment}: {short} at {_last_step(members)}", x, y, tuple(by_arm)),
             panel_of_groups(f"{experiment}: {short}", Axis("G step"), Axis(), over_steps),
@@ -204,9 +212,10 @@ def _axis_of(parameter: str, values: list) -> tuple[Axis, Callable[..., float]]:
     return Axis(parameter, ticks=ticks, range=(-0.5, len(order) - 0.5)), lambda value: float(order.index(written(value)))
 
 
-def _score_axis(protocols: Sequence[str]) -> Axis:
-    """A y axis with the protocols, in brief, as its title."""
-    return Axis("\n".join(textwrap.wrap(" | ".join(map(brief, protocols)), 30)), small=True)
+def _score_axis(name: str, protocols: Sequence[str]) -> Axis:
+    """A y axis whose title says which values are better, and the protocols in brief."""
+    better = {True: ["higher is better"], False: ["lower is better"], None: []}[higher_is_better(name)]
+    return Axis("\n".join([*better, *textwrap.wrap(" | ".join(map(brief, protocols)), 30)]), small=True)
 
 
 def wrapped(text: str) -> str:

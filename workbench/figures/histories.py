@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -27,10 +27,11 @@ TITLES = {  # of the panels of several runs, by column of the history
 }  # fmt: skip
 COUNTERS = ("step", "images", "seconds")
 UNITS = {  # title of a panel of `diagnostics` -> title of its y axis
-    "gradient norms": "norm", "margin of D": "logit", "saturation of D": "share of images",
+    "margin of D": "logit", "saturation of D": "share of images",
     "weights of G": "largest singular value", "weights of D": "largest singular value", "weights at work": "largest singular value",
 }  # fmt: skip
 LINEAR = ("margin of D", "saturation of D")
+LOGARITHMIC = ("gradient norms", "learning rates")
 GROWTH = {"sigma_g": "weights of G", "at_work_g": "G at work", "sigma_d": "weights of D", "at_work_d": "D at work"}
 MISSING_LAYER = dict(exact=[None])  # stands for a layer that a row of the spectra lacks
 OF_D, OF_G, OF_REAL, OF_FAKE = colours(4)
@@ -46,21 +47,61 @@ class RunRecords(NamedTuple):
     spectra: list[dict] = []
 
 
-def curves(name: str, history: list[dict]) -> Plot:
-    """Losses, D's outputs, gammas and learning rates of a run, over steps."""
-    history = records.history(history)
-    gammas = {key: key.removeprefix("gamma_") for key in (history[-1] if history else ()) if key.startswith("gamma_")}
-    topics = (  # title, unit of the y axis, column of the history -> name in the legend
-        ("hinge losses", "loss", {"loss_d": "D", "loss_g": "G"}),
-        ("D's output", "logit", {"d_real": "real", "d_fake": "fake"}),
-        ("gamma of the attention layers", "gamma", gammas),
-        ("learning rates", "rate", {"lr_d": "D", "lr_g": "G"}),
-    )
+def curves(name: str, history: list[dict], axis: str = "steps", others: Mapping[str, list[dict]] = {}) -> Plot:
+    """Losses, D's outputs, gammas and gradient norms of a run, over steps, images or hours; learning rates too, where they change.
+
+    With others, name of a run -> its history, each run has a colour, and what is G's, or of fakes, is dashed.
+    """
+    require_axis(axis)
+    runs = [(name, records.history(history)), *((other, records.history(rows)) for other, rows in others.items())]
+    titles = {"hinge losses": "loss", "D's output": "logit", "gamma": "gamma", "gradient norms": "norm"}
+    rates = [key for key in ("lr_d", "lr_g") if any(len({row.get(key) for row in rows}) > 1 for _, rows in runs)]
+    titles |= {"learning rates": "rate"} if rates else {}
+    lines: dict[str, list[Line]] = {title: [] for title in titles}
+    for (run, rows), of_run in zip(runs, colours(len(runs)), strict=True):
+        gammas = [key for key in (rows[-1] if rows else ()) if key.startswith("gamma_")]
+        of_gamma = _colours_of_gammas(gammas)
+        topics = {
+            "hinge losses": [("loss_d", "D", OF_D), ("loss_g", "G", OF_G)],
+            "D's output": [("d_real", "real", OF_REAL), ("d_fake", "fake", OF_FAKE)],
+            "gamma": [(key, key.removeprefix("gamma_"), of_gamma[key]) for key in gammas],
+            "gradient norms": [("grad_norm_d", "D", OF_D), ("grad_norm_g", "G", OF_G)],
+        } | ({"learning rates": [("lr_d", "D", OF_D), ("lr_g", "G", OF_G)]} if rates else {})
+        for title, columns in topics.items():
+            for key, part, colour in columns:
+                line = _column(rows, key, part, colour, axis)
+                if others:
+                    second = part in ("G", "fake") or part.startswith("g")
+                    line = replace(line, name=run, colour=of_run, dash=second, legend=not second, source=f"{part} of {run}")
+                lines[title].append(line)
+                if title == "gradient norms" and not others:
+                    largest = _column(rows, f"{key}_max", f"{part}, max", colour, axis)
+                    lines[title].append(replace(largest, dash=True, width=1, legend=False))
+    dashed = {title: "fake" if title == "D's output" else "G" for title in titles} if others else {"gradient norms": "largest"}
     panels = []
-    for title, unit, columns in topics:
-        lines = [_column(history, *column, colour) for column, colour in zip(columns.items(), colours(len(columns)), strict=True)]
-        panels.append(Panel(title, Axis("G step"), Axis(unit), tuple(lines)))
-    return Plot(Chart(name, tuple(panels), columns=2, height=230, legend="panels").thinned())
+    for title, unit in titles.items():
+        full = f"{title} (dashed: {dashed[title]})" if title in dashed else title
+        panels.append(Panel(full, Axis(AXES[axis][2]), Axis(unit, title in LOGARITHMIC), tuple(lines[title])))
+    note = constant_rates(runs[0][1])
+    return Plot(Chart(name, tuple(panels), (note,) if note else (), columns=2, height=230, legend="panels").thinned())
+
+
+def constant_rates(history: list[dict]) -> str:
+    """The learning rates in words, if they stay the same: a line instead of a panel."""
+    rates = {name: {row[key] for row in history if key in row} for name, key in (("G", "lr_g"), ("D", "lr_d"))}
+    if not all(len(values) == 1 for values in rates.values()):
+        return ""
+    return "learning rates: " + ", ".join(f"{name} {min(values):.3g}" for name, values in rates.items())
+
+
+def _colours_of_gammas(keys: Sequence[str]) -> dict[str, str]:
+    """The first layer of G and of D have the colours of G and D, others those that nothing else has."""
+    free, taken, result = iter(colours(len(keys) + 4)[4:]), set(), {}
+    for key in keys:
+        colour = OF_G if key.startswith("gamma_g") else OF_D
+        result[key] = next(free) if colour in taken else colour
+        taken.add(colour)
+    return result
 
 
 def curves_by_group(runs: Sequence[RunRecords], axis: str = "steps", keys: str = "") -> Plot:
@@ -123,16 +164,13 @@ def _title(key: str) -> str:
 
 
 def diagnostics(name: str, history: list[dict], spectra: list[dict]) -> Plot:
-    """Signs of a healthy training: gradient norms, D's margin and saturation, and the largest singular value of each layer.
+    """Signs of a healthy training: D's margin and saturation, and the largest singular value of each layer.
 
     Margin: D's mean logit on real images minus that on fakes. Saturation: share of images where D's hinge loss is flat. Singular values are
     those of the weights, and in the last panel those of the weights at work, after spectral normalization.
     """
     history, spectra = with_margin(records.history(history)), records.spectra(spectra)
     lines: dict[str, list[Line]] = {title: [] for title in UNITS}
-    for letter, network, colour in (("d", "D", OF_D), ("g", "G", OF_G)):
-        largest = replace(_column(history, f"grad_norm_{letter}_max", f"{network}, max", colour), dash=True, width=1)
-        lines["gradient norms"] += [_column(history, f"grad_norm_{letter}", network, colour), largest]
     lines["margin of D"] = [_column(history, "margin_d", "real - fake", OF_D)]
     lines["saturation of D"] = [_column(history, f"saturated_{k}", k, colour) for k, colour in (("real", OF_REAL), ("fake", OF_FAKE))]
     steps = brief_numbers([row["step"] for row in spectra])
@@ -263,6 +301,7 @@ def lines_of_group(
     return lines, [Band(rounded(x[finite]), rounded(low[finite]), rounded(high[finite]), label, colour)]
 
 
-def _column(history: list[dict], key: str, name: str, colour: str) -> Line:
+def _column(history: list[dict], key: str, name: str, colour: str, axis: str = "steps") -> Line:
     rows = [row for row in history if key in row]
-    return Line(brief_numbers([row["step"] for row in rows]), brief_numbers([row[key] for row in rows]), name, colour)
+    xs = along(history, axis, [row["step"] for row in rows])
+    return Line(brief_numbers(xs), brief_numbers([row[key] for row in rows]), name, colour)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from ..records import is_comparable
 from .protocols import PROTOCOLS
 
 # Zhang et al. (2019), as reported: Fréchet Inception distance and Inception score, by the labels of this package's experiments.
@@ -39,7 +40,9 @@ PUBLISHED = {
 
 
 def published(record: dict) -> list[tuple[str, float, str]]:
-    """(score, value, source) of the published scores of the same data, size and protocol as a record."""
+    """(score, value, source) of the published scores of the same data, size and protocol as a record; none if it does not say them."""
+    if not is_comparable(record):
+        return []
     settings, real = record["settings"], record["reference"]
     if settings["name"] not in PROTOCOLS or real is None or record["extractor"] is None:
         return []

@@ -121,6 +121,19 @@ class Run:
                 raise UnreadableError(path, f"{name!r} is a {type(record[name]).__name__}")
         return record
 
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes; their numbers if no names were recorded, [] without classes."""
+        # From the provenance: opening the data may take hours if it was packed on another machine.
+        count = self.config.num_classes or 0
+        try:
+            names = self.provenance["data"]["classes"]
+        except (WorkbenchError, KeyError, TypeError):
+            names = ()
+        if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+            return [str(k) for k in range(count)]
+        return [name.encode(errors="replace").decode() for name in names]  # of a folder whose name is not UTF-8
+
     # ------------------------------------------------------------------------------------------------ records
 
     def history(self) -> list[dict]:

@@ -99,6 +99,8 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
 
             # Evaluate: if that fails, save a checkpoint, so that no step is lost.
             if evaluate and due(config.evaluate_every):
+                if main:
+                    status.report(f"evaluating {config.evaluate_n:,} samples at step {step}")
                 try:
                     with sampling.train_mode(generator, False):
                         record = evaluate(generator, step)

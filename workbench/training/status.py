@@ -38,13 +38,17 @@ class Status:
         if now - self._status_at > self._status_every:
             start, first = self._start
             pace = (now - start) / (step - first)
-            self.run.set_status(step=step, seconds_per_step=pace)
+            self.run.set_status(step=step, seconds_per_step=pace, message="")
             self._status_at = now
             self._status_every = max(1.0, 50 * (time.monotonic() - now))  # at most 2 % of the time, on a slow disk too
             if self._bar.disable and now - self._line_at > LINE_EVERY:
                 left, speed = pace * (self.config.steps - step), self.config.batch_size / pace
                 say(f"step {step}/{self.config.steps}  {speed:.0f} images/s  {left / 60:.1f} minutes left")
                 self._line_at = now
+
+    def report(self, work: str) -> None:
+        """Say what takes the next while, so that a user who waits for a stop knows why."""
+        self.run.set_status(message=work)
 
     def watch_history(self, row: dict) -> None:
         """Raise an alarm if D's loss is almost 0, so that D no longer learns."""

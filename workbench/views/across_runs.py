@@ -70,7 +70,7 @@ def scores(
     readable = [run for group in members for run in group.runs]
     histories = {run.path: history(run.history()) for run in readable}
     points = {name: [_point(score, axis, histories) for score in values] for name, values in by_name.items()}
-    reported = {name: dict(line for score in values for line in _published(score)) for name, values in by_name.items()}
+    reported = {name: _published(values) for name, values in by_name.items()}
     return figures.scores(points, AXES[axis][2], readable[0].name if len(readable) == 1 else f"{len(readable)} runs", reported)
 
 
@@ -206,9 +206,6 @@ def _point(score: CheckpointScore, axis: str = "steps", histories: Mapping = {})
     return ScorePoint(score.group.label, score.run.reference, score.step, score.value, score.protocol, x)
 
 
-def _published(score: CheckpointScore) -> list[tuple[str, float]]:
-    """Source and value of the published numbers that a score compares with; none if its record is incomplete."""
-    try:
-        return [(source, value) for name, value, source in published(score.record) if name == score.name]
-    except (KeyError, TypeError):
-        return []
+def _published(scores: Sequence[CheckpointScore]) -> dict[str, float]:
+    """Source -> value of the published numbers that scores of one name compare with."""
+    return {source: value for score in scores for name, value, source in published(score.record) if name == score.name}

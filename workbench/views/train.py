@@ -116,6 +116,13 @@ def samples(run: Run, step: int | None = None, width: int = 800) -> Image.Image 
         return Note(error)
 
 
+def sample_rows(run: Run) -> list[str]:
+    """The names of the classes of the rows of the run's sample grids; [] without classes."""
+    names = run.class_names
+    _, labels = sampling.grid(len(names), 1, 0, columns=1)
+    return [] if labels is None else [names[label] for label in labels.tolist()]
+
+
 def sample_grid(path: Path) -> Image.Image:
     """The sample grid in a PNG file.
 
@@ -142,12 +149,20 @@ def sample_grid(path: Path) -> Image.Image:
 
 
 def curves(run: Run) -> Plot:
-    """Losses, D's outputs, gammas and learning rates over steps."""
+    """Losses, D's outputs, gammas and gradient norms over steps."""
     return figures.curves(run.name, run.history())
 
 
+def scores(run: Run) -> Plot | Note:
+    """The scores that were measured in training, over steps; a note if there are none."""
+    plot = figures.scores_of_run(run.name, run.evaluations())
+    return (
+        plot if plot.description.panels else Note(f"run {run.name!r} has no scores yet; they come every {run.config.evaluate_every} steps")
+    )
+
+
 def diagnostics(run: Run) -> Plot:
-    """Gradient norms, D's margin and saturation, and the largest singular value of every layer; see `figures.diagnostics`."""
+    """D's margin and saturation, and the largest singular value of every layer; see `figures.diagnostics`."""
     return figures.diagnostics(run.name, run.history(), run.spectra())
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 from plotly.basewidget import BaseFigureWidget
 from plotly.graph_objects import FigureWidget
@@ -13,32 +14,37 @@ from ..figures.interactive import content
 from .bundle import bundle
 
 DATA = ("x", "y", "text", "error_y")  # entries of a trace that change while it is shown
+HEIGHT = 178  # of a chart in pixels
+MARGINS = dict(l=54, r=8, t=26, b=38)
 
 
 class LiveChart(FigureWidget):
-    """A chart; lines can be zoomed, hidden, read with the pointer and put on a logarithmic scale.
+    """A chart of one panel, as wide as there is room; lines can be zoomed, hidden and read with the pointer.
 
     Parameters
     ----------
     chart
         The first chart.
-    width
-        In pixels.
+    clicked
+        Is called with the x of a point that the user has clicked.
     """
 
     _esm = bundle("chart.js")
 
-    def __init__(self, chart: Chart, width: int):
-        plotly = content(chart)
-        height = plotly["layout"]["height"] + 90
-        below = dict(orientation="h", y=-50 / height, yanchor="top", font=dict(size=11))
-        super().__init__(data=plotly["data"], layout=plotly["layout"] | dict(width=width, height=height, legend=below))
+    def __init__(self, chart: Chart, clicked: Callable[[float], None]):
+        plotly = _compact(content(chart))
+        super().__init__(data=plotly["data"], layout=plotly["layout"])
         self._drawn = plotly
         self.on_msg(self._receive)
+        for trace in self.data:
+            trace.on_click(partial(_click, clicked))
 
     def draw(self, chart: Chart) -> bool:
-        """Show a chart with the same lines but other data, of which only changes are sent; False if it has other lines."""
-        before, now = self._drawn, content(chart)
+        """Show a chart with the same lines but other data, of which only changes are sent; False if it has other lines.
+
+        A range of the y axis that the user has chosen stays.
+        """
+        before, now = self._drawn, _compact(content(chart))
         if _without_data(before) != _without_data(now):
             return False
         with self.batch_update():
@@ -46,16 +52,33 @@ class LiveChart(FigureWidget):
                 for name in DATA:
                     if new.get(name) != old.get(name):
                         trace[name] = new.get(name)
+            title, shown = now["layout"]["annotations"][0]["text"], before["layout"]["annotations"][0]["text"]
+            if title != shown:
+                self.layout.annotations[0].text = title
+            old, new = (plotly["layout"]["yaxis"].get("range") for plotly in (before, now))
+            if new != old and (old is None or list(self.layout.yaxis.range or ()) == list(old)):
+                self.layout.yaxis.range = new
+                self.layout.yaxis.autorange = new is None
         self._drawn = now
         return True
-
-    def keep_in_notebook(self) -> None:
-        """Save the state of the widgets in the notebook, to be shown without a kernel."""
-        self.send(dict(kind="keep"))
 
     def _receive(self, widget, message: dict, buffers: list) -> None:
         if isinstance(message, dict) and message.get("kind") == "plotly":
             self.send(dict(kind="plotly"), [_plotly()])
+
+
+def _compact(plotly: dict) -> dict:
+    """The `content` of a chart of one panel, for a small place: its title and legend share a line."""
+    layout = {name: value for name, value in plotly["layout"].items() if name not in ("updatemenus", "title", "width")}
+    title = layout["annotations"][0] | dict(x=0, xanchor="left", y=1.02)
+    legend = dict(orientation="h", x=1, xanchor="right", y=1, yanchor="bottom", font=dict(size=10))
+    layout["yaxis"] = layout["yaxis"] | dict(nticks=5)
+    return plotly | dict(layout=layout | dict(height=HEIGHT, autosize=True, margin=MARGINS, legend=legend, annotations=[title]))
+
+
+def _click(clicked: Callable[[float], None], trace, points, state) -> None:
+    if points.xs:
+        clicked(points.xs[0])
 
 
 @cache
@@ -65,5 +88,8 @@ def _plotly() -> bytes:
 
 
 def _without_data(plotly: dict) -> tuple[dict, list[dict]]:
-    """Layout and traces of `content`, without the entries that `draw` can change."""
-    return plotly["layout"], [{name: value for name, value in trace.items() if name not in DATA} for trace in plotly["data"]]
+    """Layout and traces of `content`, without what `draw` can change."""
+    layout = plotly["layout"]
+    axis = {name: value for name, value in layout["yaxis"].items() if name != "range"}
+    traces = [{name: value for name, value in trace.items() if name not in DATA} for trace in plotly["data"]]
+    return layout | dict(annotations=None, yaxis=axis), traces

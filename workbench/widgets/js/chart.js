@@ -1,7 +1,7 @@
 // A chart of plotly's FigureWidget. plotly.js has 5 MB, which each widget would hold and a notebook would save: here a page gets it once,
 // from the kernel, with the first chart. Without a kernel, the plotly of the front end draws the saved chart.
 
-import { isDark, keepInNotebook, onTheme } from "./notebook.js";
+import { isDark, onTheme } from "./notebook.js";
 
 const WAIT = 30_000; // milliseconds until a kernel counts as gone
 const SOON = 5_000; // and until the saved chart is drawn, which the kernel's plotly then replaces
@@ -25,6 +25,15 @@ async function unpacked(buffers) {
   return import(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
 }
 
+/** Wait until a new model has its chart: FigureWidget sends that after it has opened. */
+function described(model) {
+  return new Promise((resolve) => {
+    const check = () => model.get("_widget_layout")?.template && model.get("_widget_data")?.length && resolve();
+    for (const name of ["_widget_layout", "_widget_data"]) model.on(`change:${name}`, check);
+    check();
+  });
+}
+
 /** The template of a chart in the colours of the theme. */
 function themed(template) {
   const [paper, ink, line] = isDark() ? ["#111", "#d5d9de", "#3c4249"] : ["white", "#2a3f5f", "#ebf0f8"];
@@ -32,6 +41,30 @@ function themed(template) {
   const buttons = { bgcolor: "white", font: { color: "#2a3f5f" } }; // plotly draws the pressed one white in every theme
   const colours = { paper_bgcolor: paper, plot_bgcolor: paper, font: { ...layout.font, color: ink }, updatemenudefaults: buttons };
   return { ...template, layout: { ...layout, ...colours, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis) } };
+}
+
+/** A model that knows what the views listen to: plotly's views would go on when they are removed, fail, and keep the others from changes. */
+function scoped(model) {
+  let heard = null; // what the view listens to that is being drawn
+  const listen = (event, callback) => {
+    heard?.push([event, callback]);
+    model.on(event, callback);
+  };
+  const proxy = new Proxy(model, {
+    get(target, name) {
+      if (name === "on") return listen;
+      return typeof target[name] === "function" ? target[name].bind(target) : target[name];
+    },
+  });
+  const draw = (figure, el) => {
+    const listeners = heard = [], clean = figure.render({ model: proxy, el });
+    heard = null;
+    return () => {
+      listeners.forEach(([event, callback]) => model.off(event, callback));
+      clean?.();
+    };
+  };
+  return { proxy, draw };
 }
 
 async function drawSaved(model, el) {
@@ -48,18 +81,18 @@ async function drawSaved(model, el) {
 }
 
 export default () => {
-  let ready; // plotly's widget, or null if it cannot be loaded
+  let ready, views; // plotly's widget, or null if it cannot be loaded
   return {
     initialize({ model }) { // not async: Jupyter would wait too, and deliver no message
       const updates = [];
+      views = scoped(model);
       const remember = () => model.get("_py2js_update") && updates.push(model.get("_py2js_update"));
       model.on("change:_py2js_update", remember);
-      model.on("msg:custom", (content) => content.kind === "keep" && keepInNotebook(model));
-      ready = plotly(model).then((module) => {
+      ready = Promise.all([plotly(model), described(model)]).then(([module]) => {
         const figure = module.default();
         model.off("change:_py2js_update", remember);
         model.get("_widget_layout").template = themed(model.get("_widget_layout").template);
-        figure.initialize({ model });
+        figure.initialize({ model: views.proxy });
         for (const update of [...updates, null]) model.set("_py2js_update", update); // updates that arrived meanwhile
         return figure;
       }).catch(() => null);
@@ -69,17 +102,24 @@ export default () => {
       });
     },
     async render({ model, el }) {
-      let removed = false, clean = null;
+      let removed = false, clean = null, width = 0;
+      const sizes = new ResizeObserver(([{ contentRect }]) => { // plotly watches the window alone
+        if (Math.abs(contentRect.width - width) < 2) return;
+        width = contentRect.width;
+        dispatchEvent(new Event("resize"));
+      });
+      sizes.observe(el);
       const draw = async (figure) => {
         clean?.();
         el.replaceChildren();
-        clean = await (figure ? figure.render({ model, el }) : drawSaved(model, el));
+        clean = figure ? views.draw(figure, el) : await drawSaved(model, el);
       };
       const early = await Promise.race([ready, new Promise((resolve) => setTimeout(resolve, SOON))]);
       await draw(early);
       if (early === undefined) ready.then((figure) => figure && !removed && draw(figure));
       return () => {
         removed = true;
+        sizes.disconnect();
         clean?.();
       };
     },

@@ -1,9 +1,5 @@
 # ruff: noqa: RUF001
-"""The live view of a run: progress, curves, samples and a stop button.
-
-Training writes the run folder and the dashboard reads it; neither needs the other. After a closed tab or a restarted kernel,
-`await Dashboard("name").follow()` shows the same run again. This module reads the folder; `dashboard_view` shows it in a notebook.
-"""
+"""A dashboard without its widgets: it reads the folder of a run, waits for the end of its training, and prints lines meanwhile."""
 
 from __future__ import annotations
 
@@ -19,14 +15,17 @@ from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
-from ..figures import records
-from ..messages import WorkbenchError, say_once
-from ..progress import clock, interactive
-from ..runs import ACTIVE, Run
-from ..views.train import sample_grid, summary_png
+from ...figures import records
+from ...figures.histories import constant_rates
+from ...messages import WorkbenchError, say_once
+from ...progress import clock, interactive
+from ...runs import ACTIVE, Run
+from ...views.train import sample_grid, summary_png
 
 BADGES = {"created": "not started", "starting": "starting…", "running": "training", "stopping": "stopping…"}  # others: the state itself
+STILL_EVERY = 30.0  # seconds between pictures for a page without a kernel, while the run trains
 LONGEST = 1e9  # seconds; anything longer is a damaged record
 
 
@@ -40,6 +39,8 @@ class Dashboard:
     ----------
     run : Run, str or path
         The run, its name, or the path of its folder.
+    widgets
+        Whether to show it in a front end; by default where there is one. In a callback of a widget nothing tells.
 
     Attributes
     ----------
@@ -51,9 +52,11 @@ class Dashboard:
         The records of the run.
     samples : list of int
         Steps of the sample grids.
+    view : DashboardView or None
+        Its widgets, in a front end.
     """
 
-    def __init__(self, run: Run | str | PathLike):
+    def __init__(self, run: Run | str | PathLike, widgets: bool | None = None):
         self.run = Run(run) if isinstance(run, (str, PathLike)) else run
         self.head: dict = {}
         self.rows: list[dict] = []
@@ -64,15 +67,17 @@ class Dashboard:
         self._poll, self._every = 0.5, 10.0
         self._unreadable = ""  # why the newest samples cannot be shown
         self._stamps: dict = {}
-        self._handles: list = []
+        self._still: Any = None  # an `Output`: what a page shows where the widgets cannot be
+        self._still_of: tuple = ()
+        self._still_at = 0.0
         self._task: asyncio.Task | None = None
         self._freed: asyncio.Event | None = None
-        self._view = None
+        self.view = None
         self.refresh()
-        if interactive():
-            from .dashboard_view import DashboardView  # not without a front end: widgets would only enlarge the notebook
+        if interactive() if widgets is None else widgets:
+            from .view import DashboardView  # not without a front end: widgets would only enlarge the notebook
 
-            self._view = DashboardView(self)
+            self.view = DashboardView(self)
             self._keep_watching()
 
     def __repr__(self) -> str:
@@ -80,14 +85,17 @@ class Dashboard:
 
     # ------------------------------------------------------------------------------------------------- following
 
-    async def follow(self, poll: float = 0.5, every: float = 10.0) -> Run:
-        """Show the run until its training ends; without a front end, print lines instead.
+    async def follow(self, wait: bool | None = None, poll: float = 0.5, every: float = 10.0) -> Run:
+        """Show the run, and wait for the end of its training; without a front end, print lines meanwhile.
 
-        Meanwhile the stop button and subshell consoles work; other cells wait, unless "Let other cells run" is clicked. An interrupt (the
-        stop square, Ctrl-C) asks the training to save and stop; a second one ends this cell and lets the training continue.
+        In JupyterLab this shows the dashboard and does not wait: the next cells run, and the page can be reloaded. Where it waits, an
+        interrupt (the stop square, Ctrl-C) asks the training to save and stop; a second one ends the wait and lets the training continue.
 
         Parameters
         ----------
+        wait
+            Whether to wait; by default only without a front end. In JupyterLab, other cells then wait too, unless "Let other cells run"
+            is clicked, and a page that is reloaded shows no widgets before the end.
         poll
             Seconds between reads of the run folder.
         every
@@ -101,12 +109,14 @@ class Dashboard:
         Raises
         ------
         WorkbenchError
-            With the reason, if the training failed.
+            With the reason, if it has waited and the training failed.
         """
         self._poll, self._every = poll, every
         here = interactive()
         if here:
             self.show()
+        if not (not here if wait is None else wait):
+            return self.run
         with _interrupts_as_calls(self._interrupted):
             self._interrupts, self._freed = 0, asyncio.Event()
             self._loop = asyncio.get_running_loop()
@@ -117,7 +127,7 @@ class Dashboard:
             freed.cancel()
             self._show_waiting(False)
         if not watching.done():
-            print(f"{self.run.name} trains on; to wait for it again: await Dashboard({self.run.name!r}).follow()", flush=True)
+            print(f"{self.run.name} trains on; to wait for it again: await Dashboard({self.run.name!r}).follow(wait=True)", flush=True)
             return self.run
         status = watching.result()
         if not here:
@@ -129,11 +139,21 @@ class Dashboard:
         return self.run
 
     def show(self) -> None:
-        """Display the dashboard; a picture of it without a front end."""
+        """Display the dashboard, and a still picture for where its widgets cannot be; without a front end the picture alone."""
         from IPython.display import display
 
-        if handle := display(self, display_id=True):  # None outside IPython
-            self._handles.append(handle)
+        if not self.view:
+            display(self)
+            return
+        from ..outputs import Output
+
+        display(self.view.bundle(reveal=True), raw=True)
+        self._still, self._still_of = Output(self.view.still(self._picture())), self._state()
+
+    def _ipython_display_(self) -> None:
+        if not self.view:
+            raise NotImplementedError  # then IPython asks for the MIME bundle
+        self.show()
 
     def free(self) -> None:
         """End the cell that waits in `follow`; the training goes on. Thread-safe."""
@@ -150,14 +170,20 @@ class Dashboard:
 
     def _show_waiting(self, waiting: bool) -> None:
         self.waiting = waiting
-        if self._view:
-            self._view.update()
+        if self.view:
+            self.view.update()
 
     def _keep_watching(self) -> asyncio.Task:
         """The only task that keeps this dashboard up to date."""
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._watch())
+            self._task.add_done_callback(self._report)
         return self._task
+
+    def _report(self, task: asyncio.Task) -> None:
+        """Say why the dashboard no longer changes; a task alone would not."""
+        if not task.cancelled() and (error := task.exception()):
+            say_once(f"the dashboard of {self.run.name} has stopped: {type(error).__name__}: {error}; show it again")
 
     async def _watch(self) -> dict:
         """Read the run folder until its training ends; returns the last status."""
@@ -166,6 +192,7 @@ class Dashboard:
             began = time.monotonic()
             status = self.refresh()
             over = status["state"] not in ACTIVE
+            self._update_still(over)
             if not here:
                 for alarm in status["alarms"]:
                     if alarm not in alarms:
@@ -177,11 +204,27 @@ class Dashboard:
             if over:
                 break
             await asyncio.sleep(max(self._poll, 4 * (time.monotonic() - began)))  # reading a long history takes time
-        for handle in self._handles:
-            handle.update(self)  # now with the picture
-        if self._view:
-            self._view.keep_in_notebook()
+        if self.view:
+            self.view.keep_in_notebook()
         return status
+
+    def _state(self) -> tuple:
+        """What a still picture shows."""
+        return self.head["state"], self.samples[-1:], tuple(self.head["alarms"])
+
+    def _picture(self) -> bytes:
+        """PNG: samples and curves at the end, which take a second or two; the newest samples before; b"" if there are none."""
+        with suppress(WorkbenchError):
+            if not self.head["active"] and (self.rows or self.samples):
+                return summary_png(self.run)
+        return self.sample(self.samples[-1])[0] if self.samples else b""
+
+    def _update_still(self, now: bool) -> None:
+        """Draw the still picture again if it is out of date, but not too often."""
+        if not self._still or self._state() == self._still_of or not (now or time.monotonic() - self._still_at > STILL_EVERY):
+            return
+        self._still.replace(self.view.still(self._picture()))
+        self._still_of, self._still_at = self._state(), time.monotonic()
 
     # ------------------------------------------------------------------------------------------------- reading the folder
 
@@ -198,8 +241,8 @@ class Dashboard:
         if self.samples and self._changed(self.run.sample_path(self.samples[-1])):
             self._unreadable = self.sample(self.samples[-1])[1]
         self.head = self._head(status)
-        if self._view:
-            self._view.update()
+        if self.view:
+            self.view.update()
         return status
 
     def sample(self, step: int) -> tuple[bytes, str]:
@@ -239,7 +282,9 @@ class Dashboard:
             badge=BADGES.get(state, state),
             active=state in ACTIVE,
             alarms=[*status["alarms"], *filter(None, [status["message"] if broken else "", self._unreadable])],
-            message="" if broken or state == "finished" else status["message"],  # its badge says finished
+            message="" if broken or state == "finished" else _message(state, status["message"]),  # its badge says finished
+            collapsed=any(alarm.startswith("collapse") for alarm in status["alarms"]),
+            rates=constant_rates(rows),
             log=self.run.log_tail(20) if broken else "",
             step=step,
             steps=steps,
@@ -259,15 +304,15 @@ class Dashboard:
     # ------------------------------------------------------------------------------------------------- the front end
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        data = self._view.bundle() if self._view else {}
-        data["text/plain"] = repr(self)
-        if not self.head["active"] and (self.rows or self.samples):
-            # Shown by GitHub, untrusted notebooks and exports. It takes a second or two, so a running training gets it at the end.
-            try:
-                data["image/png"] = base64.b64encode(summary_png(self.run)).decode()
-            except WorkbenchError as error:
-                say_once(str(error))
+        data = {"text/plain": repr(self)}
+        if not self.head["active"] and (picture := self._picture()):
+            data["image/png"] = base64.b64encode(picture).decode()
         return data
+
+
+def _message(state: str, work: str) -> str:
+    """What the training does, or what a stop waits for."""
+    return f"stopping after {work or 'this step'}; then it saves a checkpoint" if state == "stopping" else work
 
 
 def _pace(rows: list[dict]) -> float | None:

@@ -1,0 +1,118 @@
+"""Outputs of cells that are replaced later, and views of a run that are drawn again when its training ends."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from functools import cache
+
+import anywidget
+import traitlets
+from IPython import get_ipython
+from IPython.display import Markdown, display
+
+from ..messages import WorkbenchError
+from ..progress import interactive
+from ..runs import Run
+from .bundle import bundle
+
+POLL = 1.0  # seconds between looks at a run that trains
+_watching: set[asyncio.Task] = set()  # asyncio keeps no task alive
+
+
+class Page(anywidget.AnyWidget):
+    """What a page does for outputs and views; it shows nothing itself.
+
+    Attributes
+    ----------
+    contents : dict
+        Id of an output -> dict(data, metadata): what it shows now.
+    reveal : bool
+        Whether the page scrolls to the dashboard that contains this widget, once.
+    """
+
+    _esm = bundle("outputs.js")
+    contents = traitlets.Dict().tag(sync=True)
+    reveal = traitlets.Bool(False).tag(sync=True)
+
+    def keep_in_notebook(self) -> None:
+        """Save the state of all widgets in the notebook, to be shown without a kernel."""
+        self.send(dict(kind="keep"))
+
+
+@cache
+def page() -> Page:
+    """The page of this kernel."""
+    return Page()
+
+
+class Output:
+    """An output that can be replaced, also after its page was reloaded: the page finds it by an id in its metadata.
+
+    Parameters
+    ----------
+    content
+        Anything that a notebook can show.
+    """
+
+    def __init__(self, content) -> None:
+        self._id = uuid.uuid4().hex
+        page()  # the page has to know it before it can be reloaded
+        data, metadata = _formatted(content)
+        self._handle = display(data, raw=True, display_id=True, metadata=metadata | dict(workbench=self._id))
+
+    def replace(self, content) -> None:
+        """Show something else."""
+        data, metadata = _formatted(content)
+        page().contents = page().contents | {self._id: dict(data=data, metadata=metadata)}
+        if self._handle:  # None outside IPython
+            self._handle.update(data, raw=True, metadata=metadata | dict(workbench=self._id))
+
+
+def live(view: Callable, run: Run, *arguments, **options):
+    """Show what a view gives of a run: what there is now, and, while the run trains, again when that ends.
+
+    Parameters
+    ----------
+    view
+        Is called with the run, the arguments and the options, such as `views.train.samples`.
+
+    Returns
+    -------
+    The result of the view, for the notebook to show; None if it is shown already because the run trains and a user looks on.
+    """
+    if not (interactive() and run.active):
+        return view(run, *arguments, **options)
+
+    def draw() -> tuple:
+        try:
+            content = view(run, *arguments, **options)
+        except WorkbenchError as error:  # such as a file that is being written
+            content = Markdown(str(error))
+        return content, Markdown(_progress(run))
+
+    outputs = [Output(content) for content in draw()]
+
+    async def watch() -> None:
+        while run.active:
+            await asyncio.sleep(POLL)
+        for output, content in zip(outputs, draw(), strict=True):
+            output.replace(content)
+
+    task = asyncio.get_running_loop().create_task(watch())
+    _watching.add(task)
+    task.add_done_callback(_watching.discard)
+    return None
+
+
+def _progress(run: Run) -> str:
+    status = run.status()
+    step = f"step {status['step']:,} of {status['steps']:,}"
+    return f"*So far, at {step}; drawn again when the training ends.*" if run.active else f"*At {step}: {status['state']}.*"
+
+
+def _formatted(content) -> tuple[dict, dict]:
+    """The MIME bundle of anything that a notebook can show, and its metadata."""
+    shell = get_ipython()
+    return shell.display_formatter.format(content) if shell and content is not None else ({"text/plain": repr(content)}, {})
