@@ -34,6 +34,7 @@ class LiveChart(FigureWidget):
     def __init__(self, chart: Chart, clicked: Callable[[float], None]):
         plotly = _compact(content(chart))
         super().__init__(data=plotly["data"], layout=plotly["layout"])
+        self.set_trait("_config", self._config | dict(displayModeBar=False))  # it would cover the legend
         self._drawn = plotly
         self.on_msg(self._receive)
         for trace in self.data:

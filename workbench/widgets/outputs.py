@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import uuid
 from collections.abc import Callable
 from functools import cache
@@ -113,6 +114,9 @@ def _progress(run: Run) -> str:
 
 
 def _formatted(content) -> tuple[dict, dict]:
-    """The MIME bundle of anything that a notebook can show, and its metadata."""
+    """The MIME bundle of anything that a notebook can show, with pictures in base64, and its metadata."""
     shell = get_ipython()
-    return shell.display_formatter.format(content) if shell and content is not None else ({"text/plain": repr(content)}, {})
+    if not shell or content is None:
+        return {"text/plain": repr(content)}, {}
+    data, metadata = shell.display_formatter.format(content)
+    return {kind: base64.b64encode(value).decode() if isinstance(value, bytes) else value for kind, value in data.items()}, metadata

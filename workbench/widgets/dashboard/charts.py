@@ -91,13 +91,16 @@ class Charts:
         """A widget for each panel: so they wrap where a page is narrow."""
         parts = [replace(chart, panels=(panel,), title="", notes=(), columns=1, widths=(), legend="below") for panel in chart.panels]
         parts = [part for part in parts if any(line.x for line in part.lines)]
-        if not parts:
-            pane.children = [ipywidgets.HTML(EMPTY)]
+        before = list(pane.children)
+        same = before if len(before) == len(parts) else [None] * len(parts)
+        frames = [self._frame(frame, part) for frame, part in zip(same, parts, strict=True)] or [ipywidgets.HTML(EMPTY)]
+        if frames == before:
             return
-        frames = pane.children if len(pane.children) == len(parts) else [None] * len(parts)
-        frames = [self._frame(frame, part) for frame, part in zip(frames, parts, strict=True)]
-        if frames != list(pane.children):
-            pane.children = frames
+        pane.children = frames
+        for frame in before:  # else the notebook would save it too
+            if frame not in frames:
+                for widget in (*getattr(frame, "children", ()), frame):
+                    widget.close()
 
     def _frame(self, frame: ipywidgets.Box | None, chart: Chart) -> ipywidgets.Box:
         """The frame itself if its chart could be changed, else a new one."""

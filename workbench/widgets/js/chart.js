@@ -1,7 +1,7 @@
 // A chart of plotly's FigureWidget. plotly.js has 5 MB, which each widget would hold and a notebook would save: here a page gets it once,
 // from the kernel, with the first chart. Without a kernel, the plotly of the front end draws the saved chart.
 
-import { isDark, onTheme } from "./notebook.js";
+import { isDark, onTheme } from "./theme.js";
 
 const WAIT = 30_000; // milliseconds until a kernel counts as gone
 const SOON = 5_000; // and until the saved chart is drawn, which the kernel's plotly then replaces
