@@ -168,7 +168,11 @@ def test_looking_at_runs_starts_without_torch():
 def test_an_installed_package_has_the_notebooks(tmp_path):
     """Built as a wheel and unpacked: what `workbench notebooks` copies is there."""
     source = tmp_path / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "outputs", "data", "tests", "site", "*.egg-info", "build"))
+    source.mkdir()
+    for part in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / part, source)
+    for part in ("workbench", "notebooks"):
+        shutil.copytree(ROOT / part, source / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     words = [
         sys.executable,
         "-m",
@@ -187,6 +191,9 @@ def test_an_installed_package_has_the_notebooks(tmp_path):
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)], check=True)
     names = {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
     assert {f"{name}.ipynb" for name in NOTEBOOKS} | {"tour.ipynb"} <= names
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "workbench").rglob("*") if path.is_file()}
+    files = {path for path in files if "__pycache__" not in path and not path.startswith("workbench/notebooks/")}
+    assert files <= set(zipfile.ZipFile(wheel).namelist())
     words = [sys.executable, "-m", "workbench", "notebooks", str(tmp_path / "copies")]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(target)})
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -17,7 +17,9 @@ from workbench import AttentionView, ParameterError, WorkbenchError, figures, tr
 from workbench.attention.snapshots import load_snapshot
 from workbench.data import open_data
 from workbench.figures import charts
-from workbench.metrics.protocols import protocol
+from workbench.figures.charts import Axis, Chart, Line, Panel
+from workbench.figures.tables import Measured
+from workbench.metrics.protocols import PROTOCOLS, protocol
 from workbench.model import sampling
 from workbench.studies import groups
 from workbench.views.inspected_run import InspectedRun
@@ -100,6 +102,38 @@ def test_the_attention_figure_shows_the_maps_of_its_dots(run):
         np.testing.assert_allclose(heat, weights, atol=1e-7)
     places = {(6.5, 4.5), (0.5, 30.5)}  # (column, row) of the positions' centres in pixels of the image, 2x2 of them each
     assert {tuple(xy[0]) for xy, _ in dots} == places and len({colour for _, colour in dots}) == 2 and len(dots) == 4
+
+
+def test_few_far_values_do_not_flatten_a_chart():
+    calm = [1 + k % 7 / 10 for k in range(100)]
+    lines = lambda *values: Chart("", (Panel("loss", lines=(Line(tuple(range(len(values))), values),)),))  # noqa: E731
+    (panel,) = lines(*calm, 900.0, None, -50.0).focused().panels
+    assert panel.title == "loss (2 values outside)" and panel.y.range == pytest.approx((0.97, 1.63))
+    for values in (calm, [*calm[:8], 900.0], [1.0] * 99 + [2.0]):  # nothing far, too few to tell, constant
+        assert lines(*values).focused() == lines(*values)
+    (panel,) = replace(lines(*calm, 1e9), panels=(replace(lines(*calm, 1e9).panels[0], y=Axis(log=True)),)).focused().panels
+    assert panel.y.range[1] == pytest.approx(np.log10(1.6), abs=0.02)  # the exponents of a logarithmic axis
+
+
+def test_only_positive_values_get_a_logarithmic_axis():
+    panels = tuple(
+        Panel(name, lines=(Line((0, 1, 2), y),)) for name, y in (("a", (1.0, 2.0, -1.0)), ("b", (-1.0, -2.0, 1.0)), ("c", (None,) * 3))
+    )
+    assert [panel.y.log for panel in Chart("", panels).logarithmic().panels] == [True, False, False]
+
+
+def test_scores_say_which_values_are_better_and_what_was_published():
+    known = dict(
+        settings=asdict(PROTOCOLS["mmgeneration"]), extractor=dict(name="inception", sha256="x", reference=True),
+        reference=dict(data="cifar10", fingerprint="x", size=32, n=50_000),
+    )  # fmt: skip
+    record = dict(step=4, protocol="p", scores=dict(fid=12.0)) | known
+    (panel,) = figures.scores_of_run("", [record]).description.panels
+    assert panel.y.title.startswith("lower is better\n")
+    assert [(line.name, line.y) for line in panel.lines[1:]] == [("mmgeneration, raw weights", (9.43, 9.43))]
+    record["scores"] = {"is": 5.0, "unknown": 1.0}
+    first, second = figures.scores_of_run("", [record]).description.panels
+    assert first.y.title.startswith("higher is better\n") and "better" not in second.y.title
 
 
 @pytest.mark.slow
@@ -475,6 +509,12 @@ def test_a_table_as_csv_keeps_all_digits_and_the_deviations(tmp_path):
         one, two = csv.DictReader(file)
     assert one == {"runs": "a, b", "fid": repr(1 / 3), "fid sd": "0.1", "fid n": "3", "steps": "1000", "extra": ""}
     assert (two["fid"], two["fid sd"], two["fid n"], two["steps"]) == ("2.0", "", "1", "")
+
+
+def test_a_table_as_text():
+    rows = [dict(run="a", fd=Measured(1.234, 0.1, 3), n=10), dict(run="bbbb", n=2000)]
+    lines = ["run            fd      n", "a     1.23 ± 0.10     10", "bbbb               2,000", "a note"]
+    assert repr(figures.Table(rows, ("a note",))).splitlines() == lines
 
 
 def test_a_transposed_table():

@@ -16,7 +16,7 @@ from ..parameters import nearest
 from ..records import effective, largest_of_all, with_margin
 from ..studies.groups import AXES, along, mean_and_sd
 from . import records
-from .charts import MOST_POINTS, Axis, Band, Chart, Line, Panel, brief_numbers, colours, rounded
+from .charts import MOST_POINTS, Axis, Band, Chart, Line, Panel, brief_numbers, colours, rounded, thin
 from .figure import Plot
 
 TITLES = {  # of the panels of several runs, by column of the history
@@ -125,21 +125,23 @@ def curves_by_group(runs: Sequence[RunRecords], axis: str = "steps", keys: str =
     require_axis(axis)
     runs = [run._replace(history=with_margin(records.history(run.history))) for run in runs]
     groups, panels = _by_group(runs), []
-    for key in _select_keys([run.history for run in runs if run.history], keys):
+    selected = _select_keys([run.history for run in runs if run.history], keys)
+    most = max(16, MOST_POINTS // max(1, len(selected) * (len(runs) + len(groups))))
+    for key in selected:
         parts = [
             lines_of_group(
                 group,
                 colour,
                 [(run.name, _along(run, axis, {row["step"]: row[key] for row in run.history if key in row})) for run in members],
+                most=most,
             )
             for group, colour, members in groups
         ]
         panels.append(panel_of_groups(TITLES.get(key, _title(key)), Axis(AXES[axis][2]), Axis(), parts))
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     title += ": mean ± one standard deviation, and every seed" if len(runs) > len(groups) else ""
-    chart = Chart(title, tuple(panels))
-    thinned = chart.thinned(MOST_POINTS)
-    return Plot(chart if thinned is chart else replace(thinned, title=f"{title}; ends and extremes of long curves are drawn"))
+    title += "; ends and extremes of long curves are drawn" if any(len(run.history) > most for run in runs) else ""
+    return Plot(Chart(title, tuple(panels)))
 
 
 def _select_keys(histories: list[list[dict]], patterns: str) -> list[str]:
@@ -272,33 +274,38 @@ def panel_of_groups(title: str, x: Axis, y: Axis, parts: Sequence[Part]) -> Pane
 
 
 def lines_of_group(
-    label: str, colour: str, runs: Sequence[tuple[str, Curve]], about: str = "", mode: str = "lines", log: bool = False
+    label: str, colour: str, runs: Sequence[tuple[str, Curve]], about: str = "", mode: str = "lines", log: bool = False, most: int = 0
 ) -> Part:
     """Lines of the runs (name, curve) of one group; with several runs also their mean, with a band of one standard deviation.
 
-    `about` is further text at the pointer. With `log`, mean and deviation are those of the logarithms.
+    `about` is further text at the pointer. With `log`, mean and deviation are those of the logarithms. With `most`, lines are thinned to
+    about so many points.
     """
     alone = len(runs) == 1
     line = partial(Line, name=label, colour=colour, mode=mode, about=about)
-    lines = [
-        line(
-            brief_numbers([x for x, _ in curve.values()]), brief_numbers([y for _, y in curve.values()]),
-            source=name, legend=alone, width=1.6 if alone else 0.8, opacity=1.0 if alone else 0.45,
-        )
-        for name, curve in runs
-    ]  # fmt: skip
+
+    def kept(y: np.ndarray) -> np.ndarray:
+        return thin(y, most) if most else np.arange(len(y))
+
+    lines = []
+    for name, curve in runs:
+        points = np.array(list(curve.values()), float).reshape(-1, 2)
+        points = points[kept(points[:, 1])]
+        x, y = brief_numbers(points[:, 0]), brief_numbers(points[:, 1])
+        lines.append(line(x, y, source=name, legend=alone, width=1.6 if alone else 0.8, opacity=1.0 if alone else 0.45))
     if len(runs) < 2:
         return lines, []
     scale, back = (np.log, np.exp) if log else (np.asarray, np.asarray)
     steps, mean, sd = mean_and_sd([{step: float(scale(y)) for step, (_, y) in curve.items()} for _, curve in runs])
-    low, high = back(mean - sd), back(mean + sd)
-    x = np.mean([[curve[step][0] for step in steps.tolist()] for _, curve in runs], 0)
+    at = np.mean([[curve[step][0] for step in steps.tolist()] for _, curve in runs], 0)
+    keep = kept(mean)
+    at, mean, low, high = (values[keep] for values in (at, back(mean), back(mean - sd), back(mean + sd)))
     source = f"{label}, {'geometric ' if log else ''}mean of {len(runs)}"
-    lines.append(line(brief_numbers(x), brief_numbers(back(mean)), width=2, source=source))
-    finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(x)
+    lines.append(line(brief_numbers(at), brief_numbers(mean), width=2, source=source))
+    finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(at)
     if finite.sum() < 2:
         return lines, []
-    return lines, [Band(rounded(x[finite]), rounded(low[finite]), rounded(high[finite]), label, colour)]
+    return lines, [Band(rounded(at[finite]), rounded(low[finite]), rounded(high[finite]), label, colour)]
 
 
 def _column(history: list[dict], key: str, name: str, colour: str, axis: str = "steps") -> Line:

@@ -18,8 +18,14 @@ def number(value) -> float | int | None:
 
 def history(rows: list[dict]) -> list[dict]:
     """Rows of `Run.history` that have a step; other values than numbers are left out."""
-    numbers = ({key: number(value) for key, value in row.items()} for row in rows if is_step(row.get("step")))
-    return [{key: value for key, value in row.items() if value is not None} for row in numbers]
+    return [_numbers(row) for row in rows if is_step(row.get("step"))]
+
+
+def _numbers(row: dict) -> dict:
+    if all(type(value) in (int, float) and -LARGEST < value < LARGEST for value in row.values()):
+        return row  # nearly always, and histories are long
+    numbers = {key: number(value) for key, value in row.items()}
+    return {key: value for key, value in numbers.items() if value is not None}
 
 
 def spectra(rows: list[dict]) -> list[dict]:

@@ -64,7 +64,7 @@ class Measured:
         return number + (f" (n={self.n})" if self.show_n else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """Rows of values: text, numbers, truth values, `Measured`, or None for an empty cell.
 
@@ -94,6 +94,17 @@ class Table:
         body = "".join(f"<tr>{''.join(_html(row.get(name)) for name in self.columns)}</tr>" for row in self.rows)
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" + (f"<ul>{notes}</ul>" if notes else "")
+
+    def __repr__(self) -> str:
+        """Aligned text, for terminals and logs."""
+        cells = [self.columns, *([text(row.get(name)) for name in self.columns] for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        numeric = [all(_is_number(row[name]) for row in self.rows if row.get(name) is not None) for name in self.columns]
+        lines = []
+        for row in cells:
+            aligned = (cell.rjust(n) if right else cell.ljust(n) for cell, n, right in zip(row, widths, numeric, strict=True))
+            lines.append("  ".join(aligned).rstrip())
+        return "\n".join([*lines, *self.notes])
 
     def csv(self, path: str | PathLike) -> Path:
         """Write all digits of all numbers. A column with deviations becomes three: `name`, `name sd`, `name n`."""

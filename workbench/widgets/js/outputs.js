@@ -7,7 +7,7 @@ const SETTLED = [0, 400, 1200]; // milliseconds after which the view is scrolled
 
 /** Replace the outputs whose id is in `contents`, unless they have that content already. */
 function fill(model) {
-  const cells = model.widget_manager?.context?.model?.cells ?? [], contents = model.get("contents");
+  const cells = model.widget_manager?.context?.model?.cells ?? [], contents = model.get("contents") ?? {}; // a saved notebook has none
   for (const { outputs } of cells) {
     for (let k = 0; k < (outputs?.length ?? 0); k++) {
       const { data, metadata } = outputs.get(k).toJSON(), content = contents[metadata?.workbench];
