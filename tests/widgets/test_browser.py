@@ -99,7 +99,7 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     wait_until(lambda: chart.evaluate("plot => Math.min(...plot.data.map(trace => trace.x.length))") > 5)
     wait_until(lambda: image.evaluate("image => image.naturalWidth") > 0)
     assert view.locator(".wb-rows span").all_inner_texts() == Twins.classes
-    assert on_screen(page, view.locator(".wb-progress"), image, charts.nth(0), charts.nth(3))
+    wait_until(lambda: on_screen(page, view.locator(".wb-progress"), image, charts.nth(0), charts.nth(3)), 20)
     page.set_viewport_size({"width": 1024, "height": 700})
     wait_until(lambda: chart.bounding_box()["width"] < 420 and charts.nth(1).bounding_box()["y"] > chart.bounding_box()["y"] + 100)
     view.scroll_into_view_if_needed()

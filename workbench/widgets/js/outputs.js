@@ -3,7 +3,7 @@
 
 import { keepInNotebook } from "./notebook.js";
 
-const SETTLED = [0, 400, 1200]; // milliseconds after which the view is scrolled to, while cells above it still change their heights
+const SETTLED = [0, 400, 1200, 3000, 6000]; // milliseconds after which the view is scrolled to, while cells above it still change their heights
 
 /** Replace the outputs whose id is in `contents`, unless they have that content already. */
 function fill(model) {
