@@ -115,6 +115,46 @@ def test_few_far_values_do_not_flatten_a_chart():
     assert panel.y.range[1] == pytest.approx(np.log10(1.6), abs=0.02)  # the exponents of a logarithmic axis
 
 
+def test_bands_end_where_values_cannot_be(tiny):
+    """Mean ± deviation of shares near 1 would end above 1."""
+    runs = []
+    for seed, share in enumerate((1.0, 1.0, 0.7)):
+        run = recorded(tiny, f"s-seed={seed}", [1.0, 1.0], seed=seed)
+        for step in (3, 4):
+            run.append("history.jsonl", dict(step=step, images=8, seconds=1.0, saturated_real=share))
+        runs.append(run)
+    (panel,) = views.across_runs.curves(runs, keys="saturated_real").description.panels
+    assert panel.bands[0].high == (1.0, 1.0) and panel.bands[0].low[0] == pytest.approx(0.9 - np.std([1, 1, 0.7], ddof=1))
+
+
+def test_a_group_has_one_colour_in_all_figures(tiny):
+    """Also where the groups before it have no scores."""
+    runs = [recorded(tiny, f"c{k}", [1.0, 2.0], lr_d=lr) for k, lr in enumerate((1e-3, 2e-3))]
+    scored(runs[1], 2, fid=3.0)
+    plots = views.across_runs.curves(runs, keys="loss_d"), views.across_runs.scores(runs), views.across_runs.scatter(runs)
+    colours = [{line.colour for line in plot.description.lines if line.name == "c1"} for plot in plots]
+    assert colours[0] == colours[1] == colours[2] and len(colours[0]) == 1
+
+
+def test_few_steps_have_whole_ticks(tiny):
+    plot = views.across_runs.curves([recorded(tiny, "short", [1.0, 2.0, 3.0])], keys="loss_d")
+    assert plot.figure.layout.xaxis.dtick == 1
+    assert all(tick == round(tick) for tick in plot.picture.axes[0].get_xticks())
+
+
+def test_zeros_that_a_logarithmic_axis_cannot_show_are_counted():
+    rows = [dict(step=step, loss_d=1.0, grad_norm_d=norm, grad_norm_g=1.0) for step, norm in enumerate((1.0, 0.0, 0.0))]
+    assert figures.curves("", rows).description.panels[-1].title == "gradient norms (dashed: largest; 2 zeros are not drawn)"
+
+
+def test_notebook_figures_can_be_read_in_the_dark(run):
+    layout = views.train.curves(run)._repr_mimebundle_()["application/vnd.plotly.v1+json"]["layout"]["template"]["layout"]
+    assert layout["paper_bgcolor"] == layout["plot_bgcolor"] == "rgba(0, 0, 0, 0)"
+    grey = [int(layout["font"]["color"][k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    luminance = np.dot([0.2126, 0.7152, 0.0722], [((v + 0.055) / 1.055) ** 2.4 for v in grey])
+    assert min(1.05 / (luminance + 0.05), (luminance + 0.05) / (0.0056 + 0.05)) > 3.5  # contrast to white and to JupyterLab's dark
+
+
 def test_only_positive_values_get_a_logarithmic_axis():
     panels = tuple(
         Panel(name, lines=(Line((0, 1, 2), y),)) for name, y in (("a", (1.0, 2.0, -1.0)), ("b", (-1.0, -2.0, 1.0)), ("c", (None,) * 3))
@@ -129,11 +169,11 @@ def test_scores_say_which_values_are_better_and_what_was_published():
     )  # fmt: skip
     record = dict(step=4, protocol="p", scores=dict(fid=12.0)) | known
     (panel,) = figures.scores_of_run("", [record]).description.panels
-    assert panel.y.title.startswith("lower is better\n")
+    assert panel.y.title == "lower is better"
     assert [(line.name, line.y) for line in panel.lines[1:]] == [("mmgeneration, raw weights", (9.43, 9.43))]
     record["scores"] = {"is": 5.0, "unknown": 1.0}
     first, second = figures.scores_of_run("", [record]).description.panels
-    assert first.y.title.startswith("higher is better\n") and "better" not in second.y.title
+    assert first.y.title == "higher is better" and second.y.title == ""
 
 
 @pytest.mark.slow
@@ -532,7 +572,8 @@ def test_scores_over_steps_with_published_numbers_where_they_compare(run):
     plot = views.across_runs.scores(run)
     ours, published = plot.figure.data[0], {trace.name: trace.y[0] for trace in plot.figure.data if trace.line.dash}
     assert (list(ours.x), list(ours.y)) == ([100, 200], [10, 20]) and published["SAGAN as reported"] == 18.65
-    assert "official; inception@6726825d" in plot.figure.layout.yaxis.title.text  # every axis carries the protocol
+    assert "inception@6726825d" in plot.figure.layout.title.subtitle.text  # the protocol, once
+    assert plot.figure.layout.yaxis.title.text == "lower is better"
     assert "n=50,000" in ours.hovertemplate
     assert opened(plot.png()).width >= 900
     scored(run, 300, official, data="cats", fid=3)

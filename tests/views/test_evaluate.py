@@ -24,6 +24,16 @@ def test_best_and_worst_classes(run):
     assert all(images.shape == (3, 3, 32, 32) for _, images in rows)
 
 
+@pytest.mark.slow
+def test_evaluations_of_other_protocols_are_said_and_shown_when_asked_for(run):
+    records = evaluate(Evaluation(run="one", **QUICK)), evaluate(Evaluation(run="one", n=60, reference_n=100))
+    view = EvaluationView(Evaluation(run="one", **QUICK), records[0])
+    notes, shown = view.scores_over_steps().description.notes, view.scores_over_steps(others=True).description
+    assert notes[-1].startswith("left out: 1 of other protocols (") and "reference_n=100" in notes[-1]
+    points = [len([line for line in panel.lines if line.x]) for panel in shown.panels if panel.title.startswith("fd_twins")]
+    assert points == [2]
+
+
 def test_nearest_real_images_are_found(run, monkeypatch):
     """A generator that repeats training images is caught: its samples are their own neighbours, at distance 0."""
     settings = Evaluation(run="one", **QUICK)

@@ -272,7 +272,7 @@ def test_a_run_is_evaluated(lab, page, monkeypatch, tiny):
     plot.locator("img").wait_for()
     plot.hover()  # a picture, until somebody wants more of it
     plot.locator(".ytitle").first.wait_for()
-    assert "twins@" in plot.locator(".ytitle").first.text_content()
+    assert "twins@" in plot.locator(".gtitle-subtitle").text_content()
     for cell in (3, 4):
         notebook.output(cell).locator("img").wait_for()
     assert "median distance to the nearest of 8,000 real images" in notebook.output(4).first.inner_text()

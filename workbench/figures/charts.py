@@ -93,6 +93,7 @@ class Axis:
     ticks: tuple[tuple[float, str], ...] = ()  # values and their texts
     range: tuple[float, float] | None = None  # ends, in either order; None: those of the data
     small: bool = False  # a small title
+    whole: bool = False  # no ticks between whole numbers
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,11 @@ class Chart:
     @property
     def lines(self) -> list[Line]:
         return [line for panel in self.panels for line in panel.lines]
+
+    @property
+    def tick_lines(self) -> int:
+        """Lines of the tallest text below an x axis, beyond the first."""
+        return max((text.count("\n") for panel in self.panels for _, text in panel.x.ticks), default=0)
 
     def domains(self) -> list[tuple[float, float, float, float]]:
         """Left, right, bottom and top of each panel, as shares of the area of all panels."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +16,9 @@ from ..studies.groups import written
 from . import records
 from .charts import DARK, Axis, Chart, Line, Panel, brief_numbers, colours, rounded
 from .figure import Plot
-from .histories import Curve, lines_of_group, panel_of_groups
+from .histories import ANY, POSITIVE, Curve, lines_of_group, panel_of_groups, time_axis
 
+SHARES = ("precision", "recall", "coverage", "accuracy")
 MIXED = ": different protocols, which cannot be compared"
 
 
@@ -51,7 +52,11 @@ class Arm(NamedTuple):
 
 
 def scores(
-    points: Mapping[str, Sequence[ScorePoint]], axis_title: str, title: str, reported: Mapping[str, Mapping[str, float]] = {}
+    points: Mapping[str, Sequence[ScorePoint]],
+    axis: str,
+    title: str,
+    groups: Sequence[str],
+    reported: Mapping[str, Mapping[str, float]] = {},
 ) -> Plot:
     """Scores over steps, images or hours, a panel for each score; each group and protocol has a colour.
 
@@ -59,11 +64,15 @@ def scores(
     ----------
     points
         Score -> its values.
+    axis
+        Of the points: "steps", "images" or "hours".
+    groups
+        All groups of the comparison, also those without scores: so a group has the same colour in all of its figures.
     reported
         Published numbers that can be compared with these: score -> {source: value}.
     """
     panels, mixed = [], False
-    groups = _unique(point.group for of_score in points.values() for point in of_score)
+    notes = _protocol_note(point.protocol for of_score in points.values() for point in of_score)
     for name, of_score in points.items():
         protocols = _unique(point.protocol for point in of_score)
         mixed |= len(protocols) > 1
@@ -72,19 +81,20 @@ def scores(
             for protocol in protocols:
                 label = " · ".join([group] * (len(groups) > 1) + [brief(protocol)] * (len(protocols) > 1)) or group
                 curves = _by_run([point for point in of_score if (point.group, point.protocol) == (group, protocol)])
-                parts.append(lines_of_group(label, next(colour), curves, f"\n{wrapped(protocol)}", "lines+markers"))
+                parts.append(lines_of_group(label, next(colour), curves, f"\n{wrapped(protocol)}", "lines+markers", limits=limits_of(name)))
         ends = rounded([min(point.x for point in of_score), max(point.x for point in of_score)])
         published = [
             Line(ends, (value, value), source, "gray", dash=True, width=1.2, source=source)
             for source, value in reported.get(name, {}).items()
         ]
-        panels.append(panel_of_groups(name, Axis(axis_title), _score_axis(name, protocols), [*parts, (published, [])]))
-    return Plot(Chart(title + MIXED * mixed, tuple(panels), height=240, gap=0.36).thinned())
+        panels.append(panel_of_groups(name, time_axis(axis), _score_axis(name, [] if notes else protocols), [*parts, (published, [])]))
+    return Plot(Chart(title + MIXED * mixed, tuple(panels), notes, height=240, gap=0.36).thinned())
 
 
 def scores_of_run(title: str, evaluations: list[dict]) -> Plot:
     """All scores of a run over steps, a panel for each score and protocol, with published numbers that can be compared."""
     rows, panels = records.evaluations(evaluations), []
+    notes = _protocol_note(row["protocol"] for row in rows)
     for score, protocol in dict.fromkeys((score, row["protocol"]) for row in rows for score in row["scores"]):
         values = {row["step"]: row["scores"][score] for row in rows if row["protocol"] == protocol and score in row["scores"]}
         steps, numbers = zip(*sorted(values.items()), strict=True)  # of the same step, the newest counts
@@ -93,11 +103,11 @@ def scores_of_run(title: str, evaluations: list[dict]) -> Plot:
         known = {(value, source) for row in same for name, value, source in published(row) if name == score}
         reported = [Line(ends, (value, value), source, "gray", dash=True, width=1.2, source=source) for value, source in sorted(known)]
         line = Line(brief_numbers(steps), brief_numbers(numbers), score, "#6a51a3", "lines+markers", about=about, legend=False)
-        panels.append(Panel(score, Axis("G step"), _score_axis(score, [protocol]), (line, *reported)))
-    return Plot(Chart(title, tuple(panels), height=240, gap=0.36, columns=2).thinned())
+        panels.append(Panel(score, time_axis("steps"), _score_axis(score, [] if notes else [protocol]), (line, *reported)))
+    return Plot(Chart(title, tuple(panels), notes, height=240, gap=0.36, columns=2).thinned())
 
 
-def against(points: Mapping[tuple[str, str], Sequence[tuple[ScorePoint, object]]], title: str) -> Plot:
+def against(points: Mapping[tuple[str, str], Sequence[tuple[ScorePoint, object]]], title: str, groups: Sequence[str]) -> Plot:
     """Scores against the parameters in which runs differ: a panel for each pair, a point for each run, with mean and deviation.
 
     Numbers that span a decade have a logarithmic axis; other values are in natural order, `none` first.
@@ -106,9 +116,11 @@ def against(points: Mapping[tuple[str, str], Sequence[tuple[ScorePoint, object]]
     ----------
     points
         (score, parameter) -> scores, each with its run's value of the parameter.
+    groups
+        As for `scores`.
     """
-    groups = _unique(point.group for pairs in points.values() for point, _ in pairs)
     panels, mixed = [], False
+    notes = _protocol_note(point.protocol for pairs in points.values() for point, _ in pairs)
     for (score, parameter), pairs in points.items():
         axis, position = _axis_of(parameter, [value for _, value in pairs])
         protocols = _unique(point.protocol for point, _ in pairs)
@@ -116,8 +128,8 @@ def against(points: Mapping[tuple[str, str], Sequence[tuple[ScorePoint, object]]
         lines = []
         for group, colour in zip(groups, colours(len(groups)), strict=True):
             lines += points_of_group(group, colour, [(p, position(value), written(value)) for p, value in pairs if p.group == group])
-        panels.append(Panel(score, axis, _score_axis(score, protocols), tuple(lines)))
-    return Plot(Chart(title + MIXED * mixed, tuple(panels), height=240, gap=0.36))
+        panels.append(Panel(score, axis, _score_axis(score, [] if notes else protocols), tuple(lines)))
+    return Plot(Chart(title + MIXED * mixed, tuple(panels), notes, height=240, gap=0.36))
 
 
 def experiments(arms: Mapping[str, Sequence[Arm]], score: str) -> Plot:
@@ -153,8 +165,8 @@ def experiments(arms: Mapping[str, Sequence[Arm]], score: str) -> Plot:
         )
         panels += [
             Panel(f"{experiment}: {short} at {_last_step(members)}", x, y, tuple(by_arm)),
-            panel_of_groups(f"{experiment}: {short}", Axis("G step"), Axis(), over_steps),
-            panel_of_groups(f"{experiment}: hinge loss of D", Axis("G step"), Axis(), losses),
+            panel_of_groups(f"{experiment}: {short}", time_axis("steps"), Axis(), over_steps),
+            panel_of_groups(f"{experiment}: hinge loss of D", time_axis("steps"), Axis(), losses),
         ]
     title = f"{', '.join(arms)}: every run, mean ± one standard deviation"
     title += f"; {missing} runs have no score at {_last_step([arm for members in arms.values() for arm in members])}" if missing else ""
@@ -216,6 +228,19 @@ def _score_axis(name: str, protocols: Sequence[str]) -> Axis:
     """A y axis whose title says which values are better, and the protocols in brief."""
     better = {True: ["higher is better"], False: ["lower is better"], None: []}[higher_is_better(name)]
     return Axis("\n".join([*better, *textwrap.wrap(" | ".join(map(brief, protocols)), 30)]), small=True)
+
+
+def limits_of(score: str) -> tuple[float, float]:
+    """What a score can be; an unbiased estimate, as KID, can be below 0."""
+    if score.startswith(SHARES):
+        return 0.0, 1.0
+    return ANY if score.startswith("kid") or higher_is_better(score) is None else POSITIVE
+
+
+def _protocol_note(protocols: Iterable[str]) -> tuple[str, ...]:
+    """The protocol, if all scores have the same: then no axis needs it."""
+    different = _unique(protocols)
+    return tuple(textwrap.wrap(different[0], 160)) if len(different) == 1 else ()
 
 
 def wrapped(text: str) -> str:

@@ -14,10 +14,11 @@ from pathlib import Path
 from ..files import UnreadableError, read_json, replace_bytes, replace_text, storing
 from ..machine import describe_machine, git_state
 from ..messages import ParameterError, WorkbenchError
-from .charts import Chart, Sheet, from_plain, to_plain
+from .charts import DARK, Chart, Sheet, from_plain, to_plain
 from .interactive import content
 from .tables import Table
 
+GREY = "#808790"  # legible on white and on black
 FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -90,7 +91,17 @@ class Plot(Drawing):
         return Figure(content(self.description))
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"application/vnd.plotly.v1+json": json.loads(self.figure.to_json())} | super()._repr_mimebundle_()
+        return {"application/vnd.plotly.v1+json": _for_any_theme(json.loads(self.figure.to_json()))} | super()._repr_mimebundle_()
+
+
+def _for_any_theme(plotly: dict) -> dict:
+    """Plotly's JSON with colours that can be read in a light and a dark notebook: no background, grey text and lines."""
+    layout = plotly["layout"]
+    base, clear, line = layout["template"]["layout"], "rgba(0, 0, 0, 0)", "rgba(128, 128, 128, 0.25)"
+    base |= dict(paper_bgcolor=clear, plot_bgcolor=clear, font=base.get("font", {}) | dict(color=GREY))
+    for axis in ("xaxis", "yaxis"):
+        base[axis] = base.get(axis, {}) | dict(gridcolor=line, linecolor=line, zerolinecolor=line)
+    return json.loads(json.dumps(plotly).replace(f'"{DARK}"', f'"{GREY}"'))
 
 
 class Note:

@@ -31,7 +31,10 @@ UNITS = {  # title of a panel of `diagnostics` -> title of its y axis
     "weights of G": "largest singular value", "weights of D": "largest singular value", "weights at work": "largest singular value",
 }  # fmt: skip
 LINEAR = ("margin of D", "saturation of D")
+OF_EVERY_RUN = ("hinge losses", "D's output")  # other panels are left out where a run has no such values
 LOGARITHMIC = ("gradient norms", "learning rates")
+LIMITS = {"saturated_real": (0.0, 1.0), "saturated_fake": (0.0, 1.0)}  # what a column can be; a band of deviations ends there
+POSITIVE, ANY = (0.0, np.inf), (-np.inf, np.inf)
 GROWTH = {"sigma_g": "weights of G", "at_work_g": "G at work", "sigma_d": "weights of D", "at_work_d": "D at work"}
 MISSING_LAYER = dict(exact=[None])  # stands for a layer that a row of the spectra lacks
 OF_D, OF_G, OF_REAL, OF_FAKE = colours(4)
@@ -80,8 +83,13 @@ def curves(name: str, history: list[dict], axis: str = "steps", others: Mapping[
     dashed = {title: "fake" if title == "D's output" else "G" for title in titles} if others else {"gradient norms": "largest"}
     panels = []
     for title, unit in titles.items():
-        full = f"{title} (dashed: {dashed[title]})" if title in dashed else title
-        panels.append(Panel(full, Axis(AXES[axis][2]), Axis(unit, title in LOGARITHMIC), tuple(lines[title])))
+        if title not in OF_EVERY_RUN and not any(line.x for line in lines[title]):
+            continue
+        words = [f"dashed: {dashed[title]}"] if title in dashed else []
+        zeros = sum(value == 0 for line in lines[title] for value in line.y) if title in LOGARITHMIC else 0
+        words += [f"{zeros} zeros are not drawn"] if zeros else []
+        full = f"{title} ({'; '.join(words)})" if words else title
+        panels.append(Panel(full, time_axis(axis), Axis(unit, title in LOGARITHMIC), tuple(lines[title])))
     note = constant_rates(runs[0][1])
     return Plot(Chart(name, tuple(panels), (note,) if note else (), columns=2, height=230, legend="panels").thinned())
 
@@ -134,10 +142,11 @@ def curves_by_group(runs: Sequence[RunRecords], axis: str = "steps", keys: str =
                 colour,
                 [(run.name, _along(run, axis, {row["step"]: row[key] for row in run.history if key in row})) for run in members],
                 most=most,
+                limits=LIMITS.get(key, POSITIVE if key.startswith("grad_norm") else ANY),
             )
             for group, colour, members in groups
         ]
-        panels.append(panel_of_groups(TITLES.get(key, _title(key)), Axis(AXES[axis][2]), Axis(), parts))
+        panels.append(panel_of_groups(TITLES.get(key, _title(key)), time_axis(axis), Axis(), parts))
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     title += ": mean ± one standard deviation, and every seed" if len(runs) > len(groups) else ""
     title += "; ends and extremes of long curves are drawn" if any(len(run.history) > most for run in runs) else ""
@@ -181,7 +190,7 @@ def diagnostics(name: str, history: list[dict], spectra: list[dict]) -> Plot:
         line = partial(Line, steps, name=layer, colour=OF_G if layer[0] == "G" else OF_D, width=1, legend=False, source=layer)
         lines[f"weights of {layer[0]}"].append(line(brief_numbers([row["exact"][0] for row in rows])))
         lines["weights at work"].append(line(brief_numbers([effective(row) for row in rows])))
-    panels = [Panel(title, Axis("G step"), Axis(unit, title not in LINEAR), tuple(lines[title])) for title, unit in UNITS.items()]
+    panels = [Panel(title, time_axis("steps"), Axis(unit, title not in LINEAR), tuple(lines[title])) for title, unit in UNITS.items()]
     return Plot(Chart(name, tuple(panels), legend="panels").thinned())
 
 
@@ -242,12 +251,17 @@ def growth(runs: Sequence[RunRecords], axis: str = "steps") -> Plot:
             ]
             of_key.append(lines_of_group(group, colour, values, log=True))
     y = Axis("largest singular value", log=True)
-    panels = [panel_of_groups(title, Axis(AXES[axis][2]), y, parts[key]) for key, title in GROWTH.items()]
+    panels = [panel_of_groups(title, time_axis(axis), y, parts[key]) for key, title in GROWTH.items()]
     title = "Largest singular value of any layer; at work: after spectral normalization, if any"
     return Plot(Chart(title, tuple(panels), columns=2, height=230).thinned())
 
 
 Part = tuple[list[Line], list[Band]]  # the lines and bands of one group in a panel
+
+
+def time_axis(axis: str) -> Axis:
+    """The x axis "steps", "images" or "hours"."""
+    return Axis(AXES[axis][2], whole=axis != "hours")
 
 
 def require_axis(axis: str) -> None:
@@ -274,12 +288,13 @@ def panel_of_groups(title: str, x: Axis, y: Axis, parts: Sequence[Part]) -> Pane
 
 
 def lines_of_group(
-    label: str, colour: str, runs: Sequence[tuple[str, Curve]], about: str = "", mode: str = "lines", log: bool = False, most: int = 0
-) -> Part:
+    label: str, colour: str, runs: Sequence[tuple[str, Curve]], about: str = "", mode: str = "lines", log: bool = False, most: int = 0,
+    limits: tuple[float, float] = ANY,
+) -> Part:  # fmt: skip
     """Lines of the runs (name, curve) of one group; with several runs also their mean, with a band of one standard deviation.
 
     `about` is further text at the pointer. With `log`, mean and deviation are those of the logarithms. With `most`, lines are thinned to
-    about so many points.
+    about so many points. The band ends at the limits of what a value can be.
     """
     alone = len(runs) == 1
     line = partial(Line, name=label, colour=colour, mode=mode, about=about)
@@ -299,7 +314,7 @@ def lines_of_group(
     steps, mean, sd = mean_and_sd([{step: float(scale(y)) for step, (_, y) in curve.items()} for _, curve in runs])
     at = np.mean([[curve[step][0] for step in steps.tolist()] for _, curve in runs], 0)
     keep = kept(mean)
-    at, mean, low, high = (values[keep] for values in (at, back(mean), back(mean - sd), back(mean + sd)))
+    at, mean, low, high = (values[keep] for values in (at, back(mean), back(mean - sd).clip(*limits), back(mean + sd).clip(*limits)))
     source = f"{label}, {'geometric ' if log else ''}mean of {len(runs)}"
     lines.append(line(brief_numbers(at), brief_numbers(mean), width=2, source=source))
     finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(at)

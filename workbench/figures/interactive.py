@@ -7,6 +7,8 @@ from .charts import Band, Bar, Chart, Line, Panel, Rule
 MARKUP = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;", "\n": "<br>"}  # plotly's markup
 MARGINS = dict(l=70, r=20, t=70, b=50)
 LINE_OF_NOTES = 15  # height in pixels
+LINE_OF_TICKS = 13
+FEW_STEPS = 8  # up to here, every step has a tick
 
 
 def literal(text: str) -> str:
@@ -74,7 +76,7 @@ def _layout(chart: Chart) -> dict:
         title["subtitle"] = dict(text=literal("\n".join(chart.notes)), font=dict(size=11))
     layout = dict(width=980, height=height, template="plotly_white", margin=MARGINS | dict(t=top), barmode="overlay", title=title)
     if chart.legend == "below":
-        layout["legend"] = dict(orientation="h", y=-60 / height, yanchor="top")
+        layout["legend"] = dict(orientation="h", y=-(60 + LINE_OF_TICKS * chart.tick_lines) / height, yanchor="top")
     shapes: list[dict] = []
     annotations: list[dict] = []
     rule_names: set[str] = set()
@@ -89,6 +91,8 @@ def _layout(chart: Chart) -> dict:
                 settings["ticktext"] = [literal(text) for _, text in axis.ticks]
             if axis.range:
                 settings["range"] = list(axis.range)
+            if axis.whole and letter == "x" and _extent(panel) <= FEW_STEPS:
+                settings["dtick"] = 1
             layout[f"{letter}axis{name[1:]}"] = settings
         middle = dict(x=(left + right) / 2, y=upper, xref="paper", yref="paper", xanchor="center", yanchor="bottom", showarrow=False)
         annotations.append(dict(text=literal(panel.title), font=dict(size=13)) | middle)
@@ -98,6 +102,12 @@ def _layout(chart: Chart) -> dict:
     ]
     layout |= dict(annotations=annotations, shapes=shapes, updatemenus=[_scales(linear)] if linear else [])
     return layout
+
+
+def _extent(panel: Panel) -> float:
+    """The length of the x axis."""
+    values = [x for line in panel.lines for x in line.x if x is not None]
+    return max(values) - min(values) if values else 0.0
 
 
 def _rule(rule: Rule, x: str, y: str, named: set[str]) -> dict:

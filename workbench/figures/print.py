@@ -8,7 +8,7 @@ import textwrap
 import zlib
 
 import numpy as np
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from PIL import Image
 
 from .charts import EMPTY, MAX_PIXELS, Axis, Chart, Line, Panel, Row, Sheet
@@ -30,7 +30,7 @@ def _chart(chart: Chart) -> LiteralFigure:
     names += [bar.name for panel in chart.panels for bar in panel.bars] + [rule.name for panel in chart.panels for rule in panel.rules]
     names = list(dict.fromkeys(filter(None, names))) if chart.legend == "below" else []
     across = max(1, int((WIDTH - 120) // (40 + 6.2 * max(map(len, names), default=1))))
-    below = 20 * -(-len(names) // across)
+    below = 20 * -(-len(names) // across) + (11 * chart.tick_lines if names else 0)
     above = LINE_OF_NOTES * len(chart.notes)
     height = 100 + chart.height * chart.rows + below + above
     figure = LiteralFigure(figsize=(WIDTH / 100, height / 100), dpi=100, facecolor="white")
@@ -41,11 +41,14 @@ def _chart(chart: Chart) -> LiteralFigure:
         corner = [(margins["left"] + wide * left) / WIDTH, (margins["bottom"] + tall * bottom) / height]
         axes = figure.add_axes([*corner, wide * (right - left) / WIDTH, tall * (top - bottom) / height])
         of_panel = _panel(axes, panel)
-        if chart.legend == "panels" and of_panel:
-            axes.legend(of_panel.values(), of_panel.keys(), fontsize=8)
+        beside = chart.legend == "panels" and bool(of_panel)
+        if beside:  # on the line of the title, where it covers nothing
+            place = dict(loc="lower right", bbox_to_anchor=(1.0, 0.985), borderaxespad=0.0, frameon=False)
+            tight = dict(fontsize=7.5, handlelength=1.4, columnspacing=0.9, handletextpad=0.4)
+            axes.legend(of_panel.values(), of_panel.keys(), ncols=len(of_panel), **place, **tight)
         handles |= {name: artist for name, artist in of_panel.items() if name not in handles}
-        x, y = corner[0] + wide * (right - left) / 2 / WIDTH, corner[1] + (tall * (top - bottom) + 3) / height
-        figure.text(x, y, panel.title, ha="center", va="bottom", fontsize=10)
+        x, y = corner[0] + wide * (right - left) * (0 if beside else 0.5) / WIDTH, corner[1] + (tall * (top - bottom) + 3) / height
+        figure.text(x, y, panel.title, ha="left" if beside else "center", va="bottom", fontsize=9 if beside else 10)
     if names and handles:
         handles = {name: handles[name] for name in names if name in handles}
         ncols = min(across, len(handles))
@@ -93,8 +96,11 @@ def _axis(axes, letter: str, axis: Axis) -> None:
     if axis.ticks:
         getattr(axes, f"set_{letter}ticks")([at for at, _ in axis.ticks], [text for _, text in axis.ticks])
         getattr(axes, f"{letter}axis").minorticks_off()
+    elif axis.whole:
+        getattr(axes, f"{letter}axis").set_major_locator(MaxNLocator("auto", integer=True))
     if axis.range:
-        getattr(axes, f"set_{letter}lim")(axis.range)
+        low, high = (10**end if axis.log else end for end in axis.range)  # as plotly has them
+        getattr(axes, f"set_{letter}lim")(low, high)
 
 
 def _line(axes, line: Line):

@@ -17,7 +17,7 @@ from ..model import sampling
 from ..readers import words
 from ..runs import Run
 from ..studies import groups
-from ..studies.groups import AXES, Group
+from ..studies.groups import Group
 from ..studies.scores import CheckpointScore, at_steps, scores_by_name
 
 MAX_COLUMNS = 100  # of a row of samples
@@ -71,7 +71,8 @@ def scores(
     histories = {run.path: history(run.history()) for run in readable}
     points = {name: [_point(score, axis, histories) for score in values] for name, values in by_name.items()}
     reported = {name: _published(values) for name, values in by_name.items()}
-    return figures.scores(points, AXES[axis][2], readable[0].name if len(readable) == 1 else f"{len(readable)} runs", reported)
+    title = readable[0].name if len(readable) == 1 else f"{len(readable)} runs"
+    return figures.scores(points, axis, title, [group.label for group in members], reported)
 
 
 def scatter(
@@ -114,7 +115,7 @@ def scatter(
         (name, parameter): [(_point(score), settings[score.run.path][parameter]) for score in at_steps(values, steps)]
         for parameter in parameters for name, values in by_name.items()
     }  # fmt: skip
-    return figures.against(points, f"scores against parameters, at {steps_in_words(steps)}")
+    return figures.against(points, f"scores against parameters, at {steps_in_words(steps)}", [group.label for group in members])
 
 
 def experiments(arms: Mapping[str, Sequence[Group]], score: str, step: int) -> Plot:

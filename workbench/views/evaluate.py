@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,8 +13,10 @@ from ..data import to_unit
 from ..evaluation import Evaluation
 from ..evaluation.checkpoints import EvaluatedRun, run_to_evaluate
 from ..metrics.prdc import nearest_neighbours
+from ..metrics.protocols import brief, differences
 from ..metrics.scores import higher_is_better
 from ..model import sampling
+from ..records import is_comparable
 from . import across_runs
 
 
@@ -29,10 +31,21 @@ class EvaluationView:
         """The scores, a column per checkpoint, with their protocols."""
         return figures.score_table(self.records)
 
-    def scores_over_steps(self) -> figures.Plot:
-        """All evaluations of the run that compare with these."""
+    def scores_over_steps(self, others: bool = False) -> figures.Plot:
+        """All evaluations of the run that compare with these; with `others`, also those of other protocols, such as those of training."""
         runs = [] if self.evaluation.samples else [run_to_evaluate(self.evaluation)]
-        return across_runs.scores(runs, like=self.records[-1])
+        like = self.records[-1]
+        plot = across_runs.scores(runs, like=None if others else like, across_protocols=others)
+        hidden = (
+            []
+            if others
+            else [row["protocol"] for run in runs for row in run.evaluations() if is_comparable(row) and differences(like, row)]
+        )
+        if not hidden:
+            return plot
+        said = f"left out: {len(hidden)} of other protocols ({brief(hidden[-1])}); scores_over_steps(others=True) shows them too"
+        chart = plot.description
+        return figures.Plot(replace(chart, notes=(*chart.notes, said)))
 
     def best_and_worst_classes(self, count: int = 3, columns: int = 10) -> figures.Drawing | None:
         """Samples of the best and worst classes by score, a row each, the best first; None without classes."""
