@@ -496,6 +496,47 @@ def test_attention_through_training_is_drawn_again(run, tmp_path):
     assert [panel.get_title() for panel in again.picture.axes] == ["step 0", "", "step 4", ""]
 
 
+# ------------------------------------------------------------------------------------------------ compositions
+
+
+@pytest.mark.slow
+def test_figures_are_composed_with_letters_and_captions_and_one_sidecar(run, tmp_path):
+    parts = views.train.curves(run), views.train.attention(run), views.train.diagnostics(run)
+    figure = figures.compose(parts, ["The curves.", "Where $G$ looks.", "A caption so long that it needs more than one line " * 3])
+    shown = words(figure)
+    assert all(text in shown for text in ("(a) The curves.", "(b) Where $G$ looks.", "(c) A caption", "hinge losses", "margin of D"))
+    assert run.name not in shown  # the captions stand for the titles
+    assert figure.picture.get_size_inches()[0] == pytest.approx(6.9)
+    path = figure.save(tmp_path / "new" / "figure.pdf")
+    assert sorted(file.name for file in path.parent.iterdir()) == ["figure.pdf", "figure.pdf.json"]
+    assert figures.redraw(path.parent / "figure.pdf.json").save(tmp_path / "again" / "figure.pdf").read_bytes() == path.read_bytes()
+
+
+def test_parts_of_a_composition_stay_inside_their_places(run):
+    """Of one column of a two-column paper: no text or axes reaches over the edge or into a neighbour."""
+    plot = views.train.curves(run)
+    for columns, width in ((1, 3.3), (2, 6.9)):
+        picture = figures.compose([plot] * columns, ["one", "two"][:columns], columns, width).picture
+        picture.draw_without_rendering()
+        for k, axes in enumerate(sorted(picture.axes, key=lambda axes: axes.get_position().x0)):
+            box = axes.get_tightbbox().transformed(picture.transFigure.inverted())
+            assert box.x0 > -0.005 and box.x1 < 1.005, k
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda plot: figures.compose([plot], []), "1 parts have 0 captions"),
+        (lambda plot: figures.compose([plot], ["a"], width=0.1), "cannot be drawn"),
+        (lambda plot: figures.compose([figures.Note("no samples yet")], ["a"]), "no samples yet"),
+        (lambda plot: figures.compose([figures.compose([plot], ["a"])], ["b"]), "cannot be a part of another one"),
+    ],
+)
+def test_what_cannot_be_composed(make, message):
+    with pytest.raises(WorkbenchError, match=message):
+        make(figures.Plot(Chart("", (Panel("a"),))))
+
+
 # ----------------------------------------------------------------------------------------------------- tables
 
 

@@ -26,6 +26,7 @@ MOST_PANELS = 2_000
 EMPTY = -1  # `Cell.image` of a cell without an image
 FEW = 20  # values of a panel that are all shown, however far apart
 MAX_PIXELS = 50_000_000  # of an image; a usual sample grid has a twentieth of it
+LETTERS = "abcdefghijklmnopqrstuvwxyz"  # of the parts of a composition
 Number = float | None
 
 
@@ -239,6 +240,32 @@ class Sheet:
             raise ValueError("this many rows, or cells of this size, cannot be drawn")
 
 
+@dataclass(frozen=True)
+class Composition:
+    """Figures as lettered parts of one figure, each above its caption.
+
+    Attributes
+    ----------
+    captions
+        One for each part; the letter, (a), (b), ..., is put before it.
+    columns
+        Parts side by side.
+    width
+        In inches: about 3.3 for one column of a two-column paper, 6.9 for both.
+    """
+
+    parts: tuple[Chart | Sheet, ...]
+    captions: tuple[str, ...]
+    columns: int = 2
+    width: float = 6.9
+
+    def __post_init__(self):
+        if len(self.captions) != len(self.parts) or not self.parts:
+            raise ValueError(f"{len(self.parts)} parts have {len(self.captions)} captions; each needs one")
+        if len(self.parts) > len(LETTERS) or not 1 <= self.columns <= 6 or not 2 <= self.width <= 40:
+            raise ValueError(f"{len(self.parts)} parts in {self.columns} columns, {self.width:g} inches wide, cannot be drawn")
+
+
 def to_plain(value):
     """A description as JSON values, without defaults."""
     if is_dataclass(value):
@@ -247,10 +274,14 @@ def to_plain(value):
     return [to_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
-def from_plain(value) -> Chart | Sheet:
+def from_plain(value) -> Chart | Sheet | Composition:
     """The inverse of `to_plain`; a WorkbenchError names the entry that does not fit."""
-    kind = Chart if isinstance(value, dict) and "panels" in value else Sheet
-    return _read(kind, value, "figure")
+    return _read(_kind_of(value), value, "figure")
+
+
+def _kind_of(value) -> type:
+    keys = value if isinstance(value, dict) else {}
+    return Composition if "parts" in keys else Chart if "panels" in keys else Sheet
 
 
 def _read(kind, value, where: str):
@@ -262,6 +293,8 @@ def _read(kind, value, where: str):
             return kind(**{name: _read(hints[name], entry, f"{where}.{name}") for name, entry in value.items()})
         except (TypeError, ValueError) as error:
             raise WorkbenchError(f"{where} is no {kind.__name__.lower()}: {error}") from None
+    if get_origin(kind) is UnionType and Chart in get_args(kind):
+        return _read(_kind_of(value), value, where) if _kind_of(value) in get_args(kind) else _read(Chart, value, where)
     if get_origin(kind) is UnionType:
         kind = next(member for member in get_args(kind) if member is not type(None))
         return None if value is None else _read(kind, value, where)

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 from ..files import UnreadableError, read_json, replace_bytes, replace_text, storing
 from ..machine import describe_machine, git_state
 from ..messages import ParameterError, WorkbenchError
-from .charts import DARK, Chart, Sheet, from_plain, to_plain
+from .charts import DARK, Chart, Composition, Sheet, from_plain, to_plain
 from .interactive import content
 from .tables import Table
 
@@ -27,11 +27,11 @@ class Drawing:
 
     Attributes
     ----------
-    description : Chart or Sheet
+    description : Chart, Sheet or Composition
         What the figure shows, as plain data.
     """
 
-    def __init__(self, description: Chart | Sheet):
+    def __init__(self, description: Chart | Sheet | Composition):
         self.description = description
 
     @property
@@ -118,6 +118,33 @@ class Note:
 
     def __getattr__(self, name: str):
         raise AttributeError(name) if name.startswith("_") else WorkbenchError(self._reason)
+
+
+def compose(parts: Sequence[Drawing], captions: Sequence[str], columns: int = 2, width: float = 6.9) -> Drawing:
+    """Figures as lettered parts, (a), (b), ..., of one figure for a paper, each above its caption; saved with one sidecar.
+
+    Titles are left out, and the panels of a part are laid out anew to fit.
+
+    Parameters
+    ----------
+    captions
+        One for each part.
+    columns, width
+        Parts side by side, and the width in inches: about 3.3 for one column of a two-column paper, 6.9 for both.
+
+    Raises
+    ------
+    ParameterError, WorkbenchError
+        If captions and parts are not equally many, or cannot be drawn; for a part that is a note, with its reason.
+    """
+    descriptions = [part.description for part in parts]
+    flat = tuple(part for part in descriptions if not isinstance(part, Composition))
+    if len(flat) < len(descriptions):
+        raise ParameterError("a composition cannot be a part of another one; compose the parts of both")
+    try:
+        return Drawing(Composition(flat, tuple(captions), columns, width))
+    except ValueError as error:
+        raise ParameterError(str(error)) from None
 
 
 def redraw(sidecar: str | PathLike) -> Drawing:

@@ -6,64 +6,135 @@ import base64
 import io
 import textwrap
 import zlib
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import FigureBase
 from matplotlib.ticker import LogFormatter, MaxNLocator
 from PIL import Image
 
-from .charts import EMPTY, MAX_PIXELS, Axis, Chart, Line, Panel, Row, Sheet
+from .charts import EMPTY, LETTERS, MAX_PIXELS, Axis, Chart, Composition, Line, Panel, Row, Sheet
 from .interactive import LINE_OF_NOTES
-from .literal_text import LiteralFigure
+from .literal_text import PLAIN, LiteralFigure
 
 MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plotly's name -> matplotlib's
 WIDTH = 980  # of a chart in pixels, at 100 per inch
+NARROWEST = 2.0  # inches of a panel in a composition
+LABELS = 2.6  # inches of the labels of a sheet
 NOTE_COLUMNS = 8  # of a sheet that has notes alone
 
 
-def picture(description: Chart | Sheet) -> LiteralFigure:
+def picture(description: Chart | Sheet | Composition) -> LiteralFigure:
     """The `matplotlib.figure.Figure` of a description."""
-    return _chart(description) if isinstance(description, Chart) else _sheet(description)
+    if isinstance(description, Composition):
+        return _composition(description)
+    width, height = _chart_size(description, WIDTH) if isinstance(description, Chart) else _sheet_size(description)
+    figure = LiteralFigure(figsize=(width, height), dpi=100, facecolor="white")
+    _draw(figure, description, width, height)
+    return figure
 
 
-def _chart(chart: Chart) -> LiteralFigure:
+def _draw(canvas: FigureBase, description: Chart | Sheet, width: float, height: float) -> None:
+    """Draw on a figure, or on a part of one, of this size in inches."""
+    if isinstance(description, Chart):
+        _draw_chart(canvas, description, width, height)
+    else:
+        _draw_sheet(canvas, description, width, height)
+
+
+def _composition(whole: Composition) -> LiteralFigure:
+    across = min(whole.columns, len(whole.parts))
+    width = whole.width / across
+    parts = [_fitted(part, width) for part in whole.parts]
+    captions = [
+        textwrap.fill(f"({letter}) {caption}", max(12, int(15 * width))) for letter, caption in zip(LETTERS, whole.captions, strict=False)
+    ]
+    sizes = [(_chart_size(part, 100 * width) if isinstance(part, Chart) else _sheet_size(part))[1] for part in parts]
+    below = [0.14 * (caption.count("\n") + 1) + 0.12 for caption in captions]
+    heights = [size + lines for size, lines in zip(sizes, below, strict=True)]
+    rows = [max(heights[start : start + across]) for start in range(0, len(parts), across)]
+    figure = LiteralFigure(figsize=(whole.width, sum(rows)), dpi=100, facecolor="white")
+    grid = figure.add_gridspec(len(rows), across, height_ratios=rows, left=0, right=1, bottom=0, top=1, wspace=0, hspace=0)
+    style: Any = PLAIN | {"axes.labelsize": 8}
+    with rc_context(style):
+        for k, (part, caption) in enumerate(zip(parts, captions, strict=True)):
+            row = k // across
+            tall = rows[row] - below[k]
+            frames: Any = figure.add_subfigure(grid[row, k % across]).subfigures(2, 1, height_ratios=[tall, below[k]], hspace=0)
+            _draw(frames[0], part, width, tall)
+            frames[1].text(0.03, 1, caption, ha="left", va="top", fontsize=8)
+    return figure
+
+
+def _fitted(part: Chart | Sheet, width: float) -> Chart | Sheet:
+    """A part of a composition as it fits a width in inches; its caption replaces its title."""
+    if isinstance(part, Chart):
+        columns = max(1, min(part.columns, int(width / NARROWEST)))
+        return replace(part, title="", notes=(), columns=columns, widths=part.widths if columns == part.across else (), height=150)
+    columns = max(1, *(len(row.cells) for row in part.rows))
+    return replace(part, title="", cell=max(0.1, min(part.cell, (width - 0.1 - (LABELS if part.labels else 0)) / columns)))
+
+
+def _names(chart: Chart) -> list[str]:
+    """The entries of the legend below a chart."""
     names = [line.name for line in chart.lines if line.legend and len(line.x)]
     names += [bar.name for panel in chart.panels for bar in panel.bars] + [rule.name for panel in chart.panels for rule in panel.rules]
-    names = list(dict.fromkeys(filter(None, names))) if chart.legend == "below" else []
-    across = max(1, int((WIDTH - 120) // (40 + 6.2 * max(map(len, names), default=1))))
-    below = 20 * -(-len(names) // across) + (11 * chart.tick_lines if names else 0)
-    above = LINE_OF_NOTES * len(chart.notes)
-    height = 100 + chart.height * chart.rows + below + above
-    figure = LiteralFigure(figsize=(WIDTH / 100, height / 100), dpi=100, facecolor="white")
-    margins = dict(left=100, right=20, bottom=45 + below, top=65 + above)
-    wide, tall = WIDTH - margins["left"] - margins["right"], height - margins["bottom"] - margins["top"]
+    return list(dict.fromkeys(filter(None, names))) if chart.legend == "below" else []
+
+
+def _legend_columns(chart: Chart, width: float) -> int:
+    return max(1, int((width - 0.12 * WIDTH) // (40 + 6.2 * max(map(len, _names(chart)), default=1))))
+
+
+def _margins(chart: Chart, width: float) -> dict[str, float]:
+    """In pixels, for a width in pixels."""
+    names = _names(chart)
+    below = 20 * -(-len(names) // _legend_columns(chart, width)) + (11 * chart.tick_lines if names else 0)
+    above = LINE_OF_NOTES * len(chart.notes) + (65 if chart.title or chart.notes else 24)
+    return dict(left=min(100.0, max(72.0, 0.17 * width)), right=20.0, bottom=45.0 + below, top=float(above))
+
+
+def _chart_size(chart: Chart, width: float) -> tuple[float, float]:
+    """Width and height in inches, for a width in pixels."""
+    margins = _margins(chart, width)
+    return width / 100, (chart.height * chart.rows + margins["bottom"] + margins["top"] - 10) / 100
+
+
+def _draw_chart(figure: FigureBase, chart: Chart, wide: float, tall: float) -> None:
+    width, height = 100 * wide, 100 * tall
+    margins, names = _margins(chart, width), _names(chart)
+    wide, tall = width - margins["left"] - margins["right"], height - margins["bottom"] - margins["top"]
     handles: dict = {}
     for panel, (left, right, bottom, top) in zip(chart.panels, chart.domains(), strict=True):
-        corner = [(margins["left"] + wide * left) / WIDTH, (margins["bottom"] + tall * bottom) / height]
-        axes = figure.add_axes([*corner, wide * (right - left) / WIDTH, tall * (top - bottom) / height])
+        corner = [(margins["left"] + wide * left) / width, (margins["bottom"] + tall * bottom) / height]
+        axes = figure.add_axes((corner[0], corner[1], wide * (right - left) / width, tall * (top - bottom) / height))
         of_panel = _panel(axes, panel)
         beside = chart.legend == "panels" and bool(of_panel)
         if beside:  # on the line of the title, where it covers nothing
-            place = dict(loc="lower right", bbox_to_anchor=(1.0, 0.985), borderaxespad=0.0, frameon=False)
-            tight = dict(fontsize=7.5, handlelength=1.4, columnspacing=0.9, handletextpad=0.4)
-            axes.legend(of_panel.values(), of_panel.keys(), ncols=len(of_panel), **place, **tight)
+            axes.legend(
+                list(of_panel.values()), list(of_panel), ncols=len(of_panel), loc="lower right", bbox_to_anchor=(1.0, 0.985), frameon=False,
+                borderaxespad=0.0, fontsize=7.5, handlelength=1.4, columnspacing=0.9, handletextpad=0.4,
+            )  # fmt: skip
         handles |= {name: artist for name, artist in of_panel.items() if name not in handles}
-        x, y = corner[0] + wide * (right - left) * (0 if beside else 0.5) / WIDTH, corner[1] + (tall * (top - bottom) + 3) / height
-        figure.text(x, y, panel.title, ha="left" if beside else "center", va="bottom", fontsize=9 if beside else 10)
+        x, y = corner[0] + wide * (right - left) * (0 if beside else 0.5) / width, corner[1] + (tall * (top - bottom) + 3) / height
+        figure.text(x, y, panel.title, ha="left" if beside else "center", va="bottom", fontsize=9 if beside or width < WIDTH else 10)
     if names and handles:
         handles = {name: handles[name] for name in names if name in handles}
-        ncols = min(across, len(handles))
-        figure.legend(list(handles.values()), list(handles), loc="lower center", ncols=ncols, fontsize=8, frameon=False)
+        ncols = min(_legend_columns(chart, width), len(handles))
+        labels = [middle_out(name, int((width - 40) / 6.2)) for name in handles]
+        figure.legend(list(handles.values()), labels, loc="lower center", ncols=ncols, fontsize=8 if width == WIDTH else 7, frameon=False)
     if chart.title:
         figure.suptitle(chart.title, x=0.02, ha="left", va="top", fontsize=12, y=1 - 8 / height)
     if chart.notes:
         figure.text(0.02, 1 - 32 / height, "\n".join(chart.notes), fontsize=7.5, ha="left", va="top")
-    return figure
 
 
 def _panel(axes, panel: Panel) -> dict:
     """Draw a panel; returns the entries of its legend: name -> artist."""
     axes.set_xlabel(panel.x.title, labelpad=1)
-    axes.set_ylabel(panel.y.title, fontsize=7 if panel.y.small else None)
+    axes.set_ylabel(panel.y.title, **(dict(fontsize=7) if panel.y.small else {}))
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8)
@@ -113,22 +184,50 @@ def _line(axes, line: Line):
     return axes.plot(x, y, **style)[0]
 
 
-def _sheet(sheet: Sheet) -> LiteralFigure:
+def middle_out(text: str, most: int) -> str:
+    """A text of at most so many characters: the middle is left out."""
+    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most - most // 2) :]}"
+
+
+def _sheet_size(sheet: Sheet) -> tuple[float, float]:
+    """Width and height in inches."""
+    width = (LABELS if sheet.labels else 0.0) + _columns(sheet) * sheet.cell
+    top, below = _sheet_margins(sheet, width)
+    return width, top + len(sheet.rows) * sheet.cell * (1.04 if sheet.labels else 1 + below - _gap(sheet))
+
+
+def _columns(sheet: Sheet) -> int:
+    return max(len(row.cells) for row in sheet.rows) or NOTE_COLUMNS
+
+
+def _gap(sheet: Sheet) -> float:
+    return 0.05 if sheet.labels else 0.04
+
+
+def _title_lines(sheet: Sheet, width: float) -> list[str]:
+    return [part for line in sheet.title.splitlines() for part in textwrap.wrap(line, max(20, int(14 * width)))]
+
+
+def _sheet_margins(sheet: Sheet, width: float) -> tuple[float, float]:
+    """The height above the images in inches, and the share of a cell below each."""
+    below = 0.12 if any(cell.title for row in sheet.rows[1:] for cell in row.cells) else _gap(sheet)
+    top = 0.14 + 0.15 * len(_title_lines(sheet, width)) + (0.12 if any(cell.title for cell in sheet.rows[0].cells) else 0.0)
+    return top, below
+
+
+def _draw_sheet(figure: FigureBase, sheet: Sheet, width: float, height: float) -> None:
     images = [_pixels(image) for image in sheet.images]
-    columns = max(len(row.cells) for row in sheet.rows) or NOTE_COLUMNS
-    labels, gap = (2.6, 0.05) if sheet.labels else (0.0, 0.04)
-    below = 0.12 if any(cell.title for row in sheet.rows[1:] for cell in row.cells) else gap
-    width = labels + columns * sheet.cell
-    lines = [part for line in sheet.title.splitlines() for part in textwrap.wrap(line, max(20, int(14 * width)))]
-    top = 0.14 + 0.15 * len(lines) + (0.12 if any(cell.title for cell in sheet.rows[0].cells) else 0.0)
-    height = top + len(sheet.rows) * sheet.cell * (1.04 if sheet.labels else 1 + below - gap)
-    figure = LiteralFigure(figsize=(width, height), facecolor="white")
-    grid = figure.subplots(len(sheet.rows), columns, squeeze=False, gridspec_kw=dict(wspace=gap, hspace=below))
+    own_width, own_height = _sheet_size(sheet)
+    top, below = _sheet_margins(sheet, own_width)
+    grid = figure.subplots(len(sheet.rows), _columns(sheet), squeeze=False, gridspec_kw=dict(wspace=_gap(sheet), hspace=below))
     for row, panels in zip(sheet.rows, grid, strict=True):
-        _row(row, panels, images, columns)
-    figure.suptitle("\n".join(lines), fontsize=9, x=0.01, ha="left", y=1 - 0.04 / height, va="top")
-    figure.subplots_adjust(left=2.4 / width if sheet.labels else 0.01, right=0.99, bottom=0.01, top=1 - top / height)
-    return figure
+        _row(row, panels, images, _columns(sheet))
+    if sheet.title:
+        lines = "\n".join(_title_lines(sheet, own_width))
+        figure.suptitle(lines, fontsize=9, x=0.01, ha="left", y=1 - 0.04 / height, va="top")
+    left = 2.4 / width if sheet.labels else 0.01
+    right = min(0.99, 0.99 * own_width / width)
+    figure.subplots_adjust(left=left, right=right, bottom=max(0.01, 1 - own_height / height + 0.01), top=1 - top / height)
 
 
 def _row(row: Row, panels, images: list[np.ndarray], columns: int) -> None:
