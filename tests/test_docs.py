@@ -55,25 +55,25 @@ SMALL = {  # appended to examples of a notebook or module, so that they take sec
 NOT_RUN = {
     "README.md": ["workbench ablation -p experiments attention_site -p preset cifar10 -p seeds 0,1,2,3,4,5,6,7"],
     "clusters.md": [
-        "papermill train.ipynb out.ipynb -p preset imagenet128 -p num_processes 8 -p mixed_precision bf16",
+        "workbench train -p preset imagenet128 -p num_processes 8 -p mixed_precision bf16",
         "python -m workbench.training -p run lr-2 -p lr_d 4e-4",  # of the job script
         "sbatch job.sh",
-        "papermill compare.ipynb out.ipynb -p runs 'lr-*'",
+        "workbench compare -p runs 'lr-*'",
     ],
     "data.md": [
-        "papermill train.ipynb out.ipynb -p preset cifar10",
+        "workbench train -p preset cifar10",
         "workbench prepare imagenet data/imagenet128 --size 128",
-        "papermill train.ipynb out.ipynb -p preset imagenet128 -p data data/imagenet128",
+        "workbench train -p preset imagenet128 -p data data/imagenet128",
     ],
     "experiments.md": [
-        "papermill ablation.ipynb out.ipynb",
+        "workbench ablation",
         "python -m workbench.studies.gate gate.jsonl --seeds 0,1,2,3,4",
-        "papermill ablation.ipynb out.ipynb -p experiments binding -p preset binding32 -p seeds 0,1,2,3,4,5,6,7 -p jobs 8",
-        "papermill ablation.ipynb out.ipynb -p experiments attention_site -p preset cifar10 -p seeds 0,1,2,3,4,5,6,7",
-        "papermill ablation.ipynb out.ipynb -p experiments attention_site -p data my_images -p steps 100000 -p seeds 0,1,2,3,4,5,6,7 "
+        "workbench ablation -p experiments binding -p preset binding32 -p seeds 0,1,2,3,4,5,6,7 -p jobs 8",
+        "workbench ablation -p experiments attention_site -p preset cifar10 -p seeds 0,1,2,3,4,5,6,7",
+        "workbench ablation -p experiments attention_site -p data my_images -p steps 100000 -p seeds 0,1,2,3,4,5,6,7 "
         "-p settings 'image_size=64; width=64; z_dim=128; batch_size=64'",
-        "papermill ablation.ipynb out.ipynb -p steps 500 -p settings 'width=16; batch_size=16; pairs=2' -p evaluations 4 -p jobs 2 -p study demo",
-        "papermill ablation.ipynb out.ipynb -p experiments sweep -p grid 'attention_g=16|none' -p steps 500 "
+        "workbench ablation -p steps 500 -p settings 'width=16; batch_size=16; pairs=2' -p evaluations 4 -p jobs 2 -p study demo",
+        "workbench ablation -p experiments sweep -p grid 'attention_g=16|none' -p steps 500 "
         "-p settings 'width=16; batch_size=16; attention_d=none' -p evaluations 4 -p jobs 2",
     ],
     "inspector.md": ["python -m benchmarks.latency"],
