@@ -71,6 +71,7 @@ class Dashboard:
         self._still_of: tuple = ()
         self._still_at = 0.0
         self._task: asyncio.Task | None = None
+        self._home: asyncio.AbstractEventLoop | None = None  # the loop of the task
         self._freed: asyncio.Event | None = None
         self.view = None
         self.refresh()
@@ -160,6 +161,13 @@ class Dashboard:
         if self._freed:
             self._loop.call_soon_threadsafe(self._freed.set)
 
+    def call_at_home(self, call: Callable[[], None]) -> None:
+        """Call a function in the loop of this dashboard; that of a callback may end, with its page."""
+        if self._home:
+            self._home.call_soon_threadsafe(call)
+        else:
+            call()
+
     def _interrupted(self) -> None:
         self._interrupts += 1
         if self._interrupts > 1:
@@ -176,7 +184,8 @@ class Dashboard:
     def _keep_watching(self) -> asyncio.Task:
         """The only task that keeps this dashboard up to date."""
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._watch())
+            self._home = asyncio.get_running_loop()
+            self._task = self._home.create_task(self._watch())
             self._task.add_done_callback(self._report)
         return self._task
 

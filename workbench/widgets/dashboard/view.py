@@ -112,9 +112,13 @@ class DashboardView:
 
     def _show_fork(self, run: Run) -> None:
         """Show the dashboard of a fork below this one."""
-        board = type(self._dashboard)(run, widgets=True)
-        self._forks.append(board)
-        self._below.children = (*self._below.children, board.view.root)
+
+        def show() -> None:
+            board = type(self._dashboard)(run, widgets=True)
+            self._forks.append(board)
+            self._below.children = (*self._below.children, board.view.root)
+
+        self._dashboard.call_at_home(show)
 
     # ------------------------------------------------------------------------------------------------- the head
 
