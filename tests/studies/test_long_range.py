@@ -3,6 +3,7 @@ import pytest
 from workbench import Run, WorkbenchError, train
 from workbench.studies import shape
 from workbench.studies.long_range import measure, power_check, rank_correlations
+from workbench.views.ablation_tables import correlation_text
 from workbench.studies.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
 
 
@@ -40,3 +41,5 @@ def test_rank_correlations_leave_out_runs_without_the_number():
     assert (by_arm["of"], by_arm["n"], round(by_arm["rho"], 6)) == ("means by arm", 4, -1) and by_arm["p"] == pytest.approx(2 / 24)
     (few,) = rank_correlations(rows[:4], [("distance", "hue")])
     assert (few["n"], few["rho"]) == (3, None)
+    (constant,) = rank_correlations([row | dict(hue=1.0) for row in rows], [("distance", "hue")])
+    assert correlation_text(constant) == "7 runs: all have the same hue"  # and not +nan

@@ -84,7 +84,7 @@ def correlated_columns(rows: Sequence[dict]) -> list[tuple[str, str]]:
 def rank_correlations(rows: Sequence[dict], columns: Sequence[tuple[str, str]], by: str = "") -> list[dict]:
     """Spearman's rank correlations between columns of `measure`: x, y, of, n, rho, low, high (95 % bootstrap) and p (permutations).
 
-    Runs that lack one of the two numbers are left out; rho is None with fewer than four points.
+    Runs that lack one of the two numbers are left out. Where there is no correlation, rho is None and `reason` says why.
 
     Parameters
     ----------
@@ -100,6 +100,8 @@ def rank_correlations(rows: Sequence[dict], columns: Sequence[tuple[str, str]], 
             if row.get(x) is not None and row.get(y) is not None:
                 points.setdefault(row[by] if by else k, []).append((row[x], row[y]))
         means = np.array([np.mean(values, 0) for values in points.values()]).reshape(-1, 2)
-        test = rank_correlation(means[:, 0], means[:, 1]) if len(means) >= 4 else dict(n=len(means), rho=None)
+        equal = [name for name, values in zip((x, y), means.T, strict=True) if len(set(values.tolist())) == 1]
+        reason = "too few for a correlation" if len(means) < 4 else f"all have the same {equal[0]}" if equal else ""
+        test = dict(n=len(means), rho=None, reason=reason) if reason else rank_correlation(means[:, 0], means[:, 1])
         correlations.append(dict(x=x, y=y, of=f"means by {by}" if by else "runs") | test)
     return correlations

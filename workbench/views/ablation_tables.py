@@ -220,5 +220,5 @@ def long_range_table(power: Verdict | None, correlations: Sequence[dict], left_o
 def correlation_text(test: Mapping) -> str:
     """A row of `long_range.rank_correlations` in words."""
     if test["rho"] is None:
-        return f"{test['n']} runs: too few for a correlation"
+        return f"{test['n']} runs: {test['reason']}"
     return f"rank correlation {test['rho']:+.2f} [{test['low']:+.2f}, {test['high']:+.2f}], p={test['p']:.2g}, {test['n']} runs"
