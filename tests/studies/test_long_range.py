@@ -3,8 +3,8 @@ import pytest
 from workbench import Run, WorkbenchError, train
 from workbench.studies import shape
 from workbench.studies.long_range import measure, power_check, rank_correlations
-from workbench.views.ablation_tables import correlation_text
 from workbench.studies.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
+from workbench.views.ablation_tables import correlation_text
 
 
 @pytest.mark.slow
