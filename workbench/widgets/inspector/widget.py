@@ -166,7 +166,7 @@ class AttentionInspector(anywidget.AnyWidget):
         if not isinstance(view, dict):
             raise ParameterError(f"view={short_repr(view)} is not an object")
         path = self.save(free_path(self.views, self._requests(self.view | view), message.get("format", "")), view)
-        return dict(path=str(path), text=f"written: {path}"), []
+        return dict(path=str(path), name=path.name, text=f"written: {path}"), [path.read_bytes()]
 
     def _receive(self, widget, content: dict, buffers: list) -> None:
         """Answer a message of the front end. It may arrive in another thread (a subshell), so no trait may be set here."""

@@ -3,7 +3,7 @@
 
 import { answerStore } from "./answers.js";
 import { button, segmented, slider, toggle } from "./controls.js";
-import { html } from "./dom.js";
+import { download, html } from "./dom.js";
 import { headCard } from "./head.js";
 import { READINGS, keyOf, statistic } from "./maps.js";
 import { clamp } from "./numbers.js";
@@ -52,10 +52,10 @@ function render({ model, el, store }) {
   const right = html("div", { class: "right" }, side.node, pinsNode);
   const centre = html("div", { class: "centre" }, stagesNode, tools, whatIf.node);
   const workspace = html("div", { class: "workspace" }, picker.node, centre, right);
-  const exported = html("span", { class: "muted", role: "status" });
-  const exports = [["png", "Figure (PNG)"], ["svg", "Figure (SVG)"], ["html", "Page (HTML)"]].map(([format, label]) =>
+  const exported = html("span", { class: "muted", role: "status" }), file = html("a", { hidden: "" });
+  const exports = [["png", "Figure (PNG)"], ["svg", "Figure (SVG)"], ["pdf", "Figure (PDF)"], ["html", "Page (HTML)"]].map(([format, label]) =>
     button(label, "Save what is shown, as a file", () => exportAs(format)));
-  const footer = html("div", { class: "row exports" }, html("span", { class: "muted" }, "Save as"), ...exports, exported);
+  const footer = html("div", { class: "row exports" }, html("span", { class: "muted" }, "Save as"), ...exports, exported, file);
   const speech = html("div", { class: "speech", "aria-live": "polite" });
   const root = html("div", { class: "wb inspector", role: "region" }, ...head.nodes, toolbar.node, workspace, footer, speech);
   el.append(root);
@@ -156,7 +156,9 @@ function render({ model, el, store }) {
     exports.forEach((node) => (node.disabled = true));
     exported.textContent = "saving…";
     try {
-      exported.textContent = (await store.call({ kind: "export", format, view: state.view })).text;
+      const { text, name, buffers } = await store.call({ kind: "export", format, view: state.view });
+      exported.textContent = text;
+      download(file, name, buffers[0]);
     } catch (error) {
       exported.textContent = "";
       problem = error.message;
