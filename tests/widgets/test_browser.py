@@ -446,9 +446,13 @@ def test_an_image_is_clicked_on(lab, page, seen):
     page.wait_for_timeout(400)  # the front end tells of changes when they have come to rest
     notebook.run(2)
     notebook.output(2).get_by_text("([50], [0])").wait_for()
-    view.get_by_role("button", name="Figure (SVG)").click()
+    with page.expect_download() as download:
+        view.get_by_role("button", name="Figure (SVG)").click()
     view.get_by_text("written: ").wait_for()
-    assert (seen.path / "views" / "attention-G16-4.svg").stat().st_size > 5000
+    written = seen.path / "views" / "attention-G16-4.svg"
+    assert written.stat().st_size > 5000
+    assert download.value.suggested_filename == written.name and Path(download.value.path()).read_bytes() == written.read_bytes()
+    view.get_by_role("link", name=f"download {written.name}").wait_for()
 
     # Both themes.
     inks = set()
@@ -485,7 +489,9 @@ def test_d_is_looked_at_too(lab, page, seen):
     view.locator(".stage .heat").wait_for()
     view.get_by_text(re.compile(r"logit −?\d")).first.wait_for()
     view.get_by_role("button", name="real", exact=True).click()
-    view.get_by_text(re.compile("real image 0")).first.wait_for()
+    view.get_by_text(re.compile(r"real image \d+")).first.wait_for()
+    view.get_by_label("Class", exact=True).select_option("ring")
+    wait_until(lambda: all(text.startswith("ring") for text in view.locator(".thumbs span").all_inner_texts()))
     view.get_by_role("button", name="yours").click()
     picture = lab.files / "mine.png"
     picture.write_bytes(seen.sample_path(4).read_bytes())
@@ -649,7 +655,11 @@ def test_text_is_legible_in_a_dark_host(page, seen, tmp_path, monkeypatch):
     """In a host that only has dark colours, and in one whose variables are JupyterLab's light ones."""
     view, _ = opened(page, seen, tmp_path, monkeypatch)
     page.evaluate("document.body.removeAttribute('data-jp-theme-light')")
-    for host in ("background: #1e1e1e; color: #ccc", "background: #1e1e1e; color: #ccc; --jp-ui-font-color1: #222; --jp-layout-color1: #fff", ""):
+    for host in (
+        "background: #1e1e1e; color: #ccc",
+        "background: #1e1e1e; color: #ccc; --jp-ui-font-color1: #222; --jp-layout-color1: #fff",
+        "",
+    ):
         page.evaluate("style => document.body.setAttribute('style', style)", host)
         page.wait_for_timeout(50)
         ink, paper = (view.evaluate(f"node => getComputedStyle(node).{name}") for name in ("color", "backgroundColor"))

@@ -83,7 +83,7 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
     if source != "recorded":
         saved = offered["weights"] or ["ema"]
         request["weights"] = view["weights"] if view["weights"] in saved else saved[0]
-    if source in ("samples", "dropped") and view["class"] < (run.config.num_classes or 0):
+    if source != "recorded" and view["class"] < (run.config.num_classes or 0):
         request["label"] = view["class"]
     if source == "samples":
         request |= dict(seed=view["seed"], truncation=view["truncation"])
