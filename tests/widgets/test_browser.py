@@ -666,3 +666,41 @@ def test_text_is_legible_in_a_dark_host(page, seen, tmp_path, monkeypatch):
         light, dark = (np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]]) for colour in (ink, paper))
         assert abs(light - dark) > 150
         assert (view.get_attribute("data-dark") is not None) == bool(host)
+
+
+def test_the_image_is_within_five_tabs(page, seen, tmp_path, monkeypatch):
+    opened(page, seen, tmp_path, monkeypatch)
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.className === 'stage'"):
+            break
+    else:
+        pytest.fail("the image was not reached")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    wait_until(lambda: page.locator(".stage .pin").count() == 1)
+
+
+@pytest.mark.parametrize("other", [None, "gamma=0"])
+def test_it_fits_on_a_phone(browser, seen, tmp_path, monkeypatch, other):
+    """Nothing scrolls sideways, and fingers hit what there is to press."""
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(seen.path.parent))
+    inspector = AttentionInspector(seen, other)
+    what_if = {**inspector.view, "pins": [3, 77], "gamma0": other is None, "reading": "causal", "panel": "offsets"}
+    path = inspector.save(tmp_path / "view.html", what_if)
+    context = browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    view = page.locator(".wb.inspector")
+    view.get_by_role("button", name="Help").tap()
+    for reading in READINGS:
+        view.locator(f".controls [data-value={reading}]").tap()
+        page.wait_for_timeout(50)
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= 360, reading
+    targets = "nodes => nodes.filter(node => node.offsetParent).map(node => [node.textContent, node.offsetWidth, node.offsetHeight])"
+    small = [target for target in view.locator("button, select, input").evaluate_all(targets) if min(target[1:]) < 40]
+    assert small == []
+    stage = view.locator(".stage").first
+    stage.tap(position=cell(stage, 99))
+    wait_until(lambda: view.locator(".stage").first.locator(".pin").count() == 1)
+    context.close()

@@ -51,13 +51,14 @@ function render({ model, el, store }) {
   const pinsNode = html("div", { class: "pins", role: "group", "aria-label": "Pins" }, pinsScale);
   const right = html("div", { class: "right" }, side.node, pinsNode);
   const centre = html("div", { class: "centre" }, stagesNode, tools, whatIf.node);
-  const workspace = html("div", { class: "workspace" }, picker.node, centre, right);
+  const workspace = html("div", { class: "workspace" }, centre, right, picker.node);
   const exported = html("span", { class: "muted", role: "status" }), file = html("a", { hidden: "" });
   const exports = [["png", "Figure (PNG)"], ["svg", "Figure (SVG)"], ["pdf", "Figure (PDF)"], ["html", "Page (HTML)"]].map(([format, label]) =>
     button(label, "Save what is shown, as a file", () => exportAs(format)));
   const footer = html("div", { class: "row exports" }, html("span", { class: "muted" }, "Save as"), ...exports, exported, file);
   const speech = html("div", { class: "speech", "aria-live": "polite" });
-  const root = html("div", { class: "wb inspector", role: "region" }, ...head.nodes, toolbar.node, workspace, footer, speech);
+  // The image comes first for the keyboard; the order on the screen is that of the style sheet.
+  const root = html("div", { class: "wb inspector", role: "region" }, ...head.nodes, workspace, toolbar.node, footer, speech);
   el.append(root);
 
   // ------------------------------------------------------------------------------ actions of the user
@@ -290,11 +291,11 @@ function render({ model, el, store }) {
     const width = root.clientWidth, n = state.catalog.length, gap = 12, chrome = 24; // padding and border of a card
     if (!width) return;
     const rail = width >= (n === 1 ? 940 : 1240) ? 184 + gap : 0, beside = width - rail >= (n === 1 ? 620 : 1000);
-    const room = (width - rail - (beside ? 290 + gap : 0) - (n - 1) * gap) / n - chrome;
-    size = crisp(state.catalog[0].image_size, clamp(room, 200, 520));
+    const free = width - rail - (beside ? 290 + gap : 0), across = (free - gap) / 2 - chrome < 160 ? 1 : n; // two images one above the other
+    size = crisp(state.catalog[0].image_size, clamp((free - (across - 1) * gap) / across - chrome, 160, 520));
     root.dataset.rail = rail ? "beside" : "above";
     root.dataset.right = beside ? "beside" : "below";
-    workspace.style.setProperty("--centre", `${n * (size + chrome) + (n - 1) * gap}px`);
+    workspace.style.setProperty("--centre", `${across * (size + chrome) + (across - 1) * gap}px`);
     stages.forEach((stage, i) => stage.draw(state, inspections[i], current[i], size));
     whatIf.draw(state, inspections, size, frozen);
   }
