@@ -336,7 +336,9 @@ def test_comparisons(run):
         assert inspector.view["steps"] == ([4, 4] if other == "gamma=0" else [4, 2])
         looks = [sent(inspector, request) for request in inspector.messages()]
         assert looks[0][1][0] != looks[1][1][0]  # other images
-        assert len(inspector.figure().picture.axes) == 2 * (2 + len(inspector.view["pins"]))  # image, maps and their scale
+        assert len(inspector.figure().picture.axes) == 3 * (
+            2 + len(inspector.view["pins"])
+        )  # image, maps and their scale; of a, b and b - a
     assert repr(AttentionInspector("seen", "gamma=0")) == "AttentionInspector('seen', 'seen, γ = 0')"
 
 
@@ -443,7 +445,7 @@ def test_a_scale_relative_to_uniform(run):
     places = 0.5 + np.log2(64 * beta) / (2 * octaves)
     colours = colormaps["RdBu_r"](np.rint(255 * places.clip(0, 1)).astype(int), bytes=True)[..., :3]
     assert np.abs(drawn[1::4, 1::4] - colours).max() <= 8
-    scale = scale_of([(None, np.full(64, 1 / 64))], "received", relative=True)
+    scale = scale_of([(None, np.full(64, 1 / 64))], READINGS["received"], relative=True)
     assert scale.octaves == 1 and scale.text == "× the average, 1/2 to 2 × average"
 
 
@@ -473,6 +475,26 @@ def test_noise_and_uniform_maps_look_like_no_structure(run, tmp_path):
     assert figure.description.rows[0].cells[-1].title.endswith("1/2 to 2 × uniform")
     causal = inspector.figure(layer | dict(reading="causal")).description.rows[0].cells[-1].title
     assert "no more than rounding" in causal
+
+
+def test_a_saved_comparison_has_the_differences_and_offsets_that_are_shown(run):
+    inspector = AttentionInspector(run, "@2")
+    figure = inspector.figure(dict(pins=[37], panel="offsets", layer="G/attention.16"))
+    images = [cells(figure, row)[0] for row in range(2)]
+    change, heat, bar, offsets, _ = cells(figure, 2)
+    factor = int(figure.description.rows[2].cells[0].title.split(" x ")[1])
+    assert np.array_equal(change, np.clip(128 + factor * (images[1] - images[0]), 0, 255))
+    requests = [InspectionRequest("G/attention.16", step, label=0) for step in (4, 2)]
+    a, b = (InspectedRun(run).inspect(request).beta[37].numpy().reshape(8, 8) for request in requests)
+    c, d = (InspectedRun(run).offsets(request).numpy() for request in requests)
+    for drawn, expected in ((heat, b - a), (offsets, d - c)):
+        places = 0.5 + expected / (2 * np.abs(expected).max())
+        colours = colormaps["RdBu_r"](np.rint(255 * places).astype(int), bytes=True)[..., :3]
+        assert np.abs(drawn - colours).max() <= 8
+    assert np.array_equal(bar[0], bar[-1])
+    high = max(c.max(), d.max())
+    colours = colormaps["inferno"](np.rint(255 * c / high).astype(int), bytes=True)[..., :3]
+    assert np.abs(cells(figure)[3] - colours).max() <= 8
 
 
 def test_a_saved_figure_of_d_has_its_logits(run):

@@ -62,7 +62,7 @@ def page_answers(view: dict, layers: list[str], answers: Callable[..., list[dict
     pages, size = [*strip], 0
     if view["reading"] == "causal":
         pages += [answer for query in view["pins"] for answer in answers("causal", view, query=query)]
-    if view["panel"] == "offsets" and view["source"] != "recorded":  # snapshots keep no network
+    if view["panel"] == "offsets":
         pages += [answer for layer in layers for answer in answers("offsets", view | dict(layer=layer))]
     first = len(pages)
     for sample, layer in product(samples, sorted(layers, key=lambda layer: layer != view["layer"])):

@@ -19,13 +19,24 @@ LUMINANCE = (0.2126, 0.7152, 0.0722)  # of CSS's `grayscale`
 
 @dataclass(frozen=True)
 class Reading:
-    """A way to read the attention: name and unit; the value to compare with and its name; values below the floor are rounding errors."""
+    """A way to read the attention.
+
+    Attributes
+    ----------
+    reference, compared
+        The value to compare with, and its name.
+    floor
+        Smaller values are rounding errors.
+    divided
+        A weight is divided among the positions of its key where maps of keys are compared with larger ones.
+    """
 
     name: str
     unit: str
     reference: Callable[[Inspection], float] | None = None
     compared: str = "uniform"
     floor: Callable[[Inspection], float] = lambda seen: 0.0
+    divided: bool = False
 
 
 def _keys(seen: Inspection) -> int:
@@ -39,10 +50,14 @@ def _rounding(seen: Inspection) -> float:
 
 
 READINGS = {
-    "outgoing": Reading("Looks at", "attention weight", lambda seen: 1 / _keys(seen)),
+    "outgoing": Reading("Looks at", "attention weight", lambda seen: 1 / _keys(seen), divided=True),
     "incoming": Reading("Seen by", "attention weight", lambda seen: 1 / _keys(seen)),
     "value_weighted": Reading(
-        "Value-weighted", "weight × ‖value‖", lambda seen: seen.projections.value_norm.mean().item() / _keys(seen), "uniform, mean value"
+        "Value-weighted",
+        "weight × ‖value‖",
+        lambda seen: seen.projections.value_norm.mean().item() / _keys(seen),
+        "uniform, mean value",
+        divided=True,
     ),
     "causal": Reading("Matters", "change of the output", floor=_rounding),
     "entropy": Reading("Entropy", "nats", lambda seen: math.log(_keys(seen))),
@@ -52,6 +67,7 @@ READINGS = {
     "strength": Reading("Strength", "‖γ·o‖ / ‖x‖", floor=lambda seen: NOISE),
     "received": Reading("Received", "× the average", lambda seen: 1.0, "average"),
 }
+OFFSETS = Reading("By offset", "mean weight by offset", lambda seen: 1 / seen.projections.side**2)
 
 
 def values_of(seen: Inspection, reading: str, query: int, causal: np.ndarray | None = None) -> np.ndarray:
@@ -75,7 +91,7 @@ def values_of(seen: Inspection, reading: str, query: int, causal: np.ndarray | N
 
 @dataclass(frozen=True)
 class Scale:
-    """Where values are among the colours: from 0 to `high`, or up to `octaves` above and below a reference.
+    """Where values are among the colours: from 0, or if `signed` from -`high`, to `high`; or up to `octaves` above and below a reference.
 
     Attributes
     ----------
@@ -89,9 +105,12 @@ class Scale:
     text: str
     high: float = 1.0
     octaves: float = 0.0
+    signed: bool = False
 
     def place(self, values: np.ndarray, reference: float = 0.0) -> np.ndarray:
         """The places of values among the colours, from 0 to 1; `reference` is that of their map."""
+        if self.signed:
+            return np.clip(0.5 + values / (2 * self.high), 0, 1)
         if not self.octaves:
             return np.clip(values / self.high, 0, 1)
         with np.errstate(divide="ignore"):
@@ -102,9 +121,8 @@ class Scale:
         return colour_table(self.palette)[np.rint(255 * np.nan_to_num(self.place(values, reference))).astype(int)]
 
 
-def scale_of(maps: Sequence[tuple[Inspection, np.ndarray]], reading: str, relative: bool) -> Scale:
+def scale_of(maps: Sequence[tuple[Inspection, np.ndarray]], kind: Reading, relative: bool) -> Scale:
     """One scale for maps of a reading; `relative` to their references, if the reading has one."""
-    kind = READINGS[reading]
     if relative and kind.reference:
         most = max((values.max() / kind.reference(seen) for seen, values in maps), default=1.0)
         octaves = max(1.0, math.log2(most))
@@ -113,6 +131,24 @@ def scale_of(maps: Sequence[tuple[Inspection, np.ndarray]], reading: str, relati
     floor = max((kind.floor(seen) for seen, _ in maps), default=0.0)
     noise = ": no more than rounding" if top < floor else ""
     return Scale(PALETTE, f"{kind.unit}, 0 to {max(top, floor):.2g}{noise}", high=max(top, floor) or 1.0)
+
+
+def differences(maps: Sequence[Sequence[np.ndarray]], kind: Reading) -> tuple[list[np.ndarray], Scale]:
+    """b - a for maps of two runs, at the larger resolution; and one scale, at least to a thousandth of the maps: less is rounding errors."""
+    a, b = maps
+    high = max(float(np.max(values)) for values in (*a, *b))
+    changes = []
+    for pair in zip(a, b, strict=True):
+        side = max(map(len, pair))
+        first, second = (_enlarged(values, side) / ((side / len(values)) ** 2 if kind.divided else 1) for values in pair)
+        changes.append(second - first)
+    most = max(max(float(np.abs(change).max()) for change in changes), high / 1000)
+    return changes, Scale(DIVERGING, f"{kind.unit}, b - a, -{most:.2g} to {most:.2g}", high=most or 1.0, signed=True)
+
+
+def _enlarged(values: np.ndarray, side: int) -> np.ndarray:
+    times = side // len(values)
+    return values.repeat(times, 0).repeat(times, 1)
 
 
 def colour_table(name: str) -> np.ndarray:
@@ -130,9 +166,11 @@ def over(image: np.ndarray, colours: np.ndarray, opacity: float, smooth: bool) -
     return _blend((image @ np.array(LUMINANCE))[..., None], np.asarray(enlarged), opacity)
 
 
-def colour_bar(scale: Scale, opacity: float) -> np.ndarray:
-    """The colours of a scale, on their own and over greys from black to white, (16, 256, 3) uint8."""
+def colour_bar(scale: Scale, opacity: float | None) -> np.ndarray:
+    """The colours of a scale, (16, 256, 3) uint8; with the opacity of a map on an image, the lower half has them over greys from black to white."""
     colours = np.broadcast_to(colour_table(scale.palette), (8, 256, 3))
+    if opacity is None:
+        return np.concatenate([colours, colours])
     return np.concatenate([colours, _blend(np.linspace(0, 255, 8)[:, None, None], colours, opacity)])
 
 

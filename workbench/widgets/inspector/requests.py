@@ -28,8 +28,10 @@ SCALES = ("zero", "uniform")
 
 
 def shown(view: dict) -> dict:
-    """The view as the front end shows it: of snapshots, which keep no network, there is no causal map."""
-    return view | dict(reading="outgoing") if (view["reading"], view["source"]) == ("causal", "recorded") else view
+    """The view as the front end shows it: of snapshots, which keep no network, there is no causal map, and none by offset."""
+    if view["source"] != "recorded":
+        return view
+    return view | dict(panel="map") | (dict(reading="outgoing") if view["reading"] == "causal" else {})
 
 
 def catalog(run: InspectedRun) -> dict:

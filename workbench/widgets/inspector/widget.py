@@ -124,10 +124,10 @@ class AttentionInspector(anywidget.AnyWidget):
 
     def _requests(self, view: dict) -> list[InspectionRequest]:
         """The request of a view for each run, checked."""
-        requests = [resolve("inspection", view, run, number, self.catalog[number]) for number, run in enumerate(self.runs)]
-        for run, request in zip(self.runs, requests, strict=True):
+        resolved = self._resolved("inspection", view)
+        for run, request in resolved:
             run.check(request)
-        return requests
+        return [request for _, request in resolved]
 
     # ------------------------------------------------------------------------------------------------- messages
 
@@ -190,12 +190,20 @@ class AttentionInspector(anywidget.AnyWidget):
         view = shown(self.view | (view or {}))
         requests = self._requests(view)
         inspections = [run.inspect(request) for run, request in zip(self.runs, requests, strict=True)]
-        return view_figure(inspections, view, requests[0], self._causal_maps(view) if view["reading"] == "causal" else ())
+        causal = self._causal_maps(view) if view["reading"] == "causal" else ()
+        return view_figure(inspections, view, requests[0], causal, self._offsets(view) if view["panel"] == "offsets" else ())
+
+    def _resolved(self, kind: str, view: dict) -> list[tuple[InspectedRun, InspectionRequest]]:
+        """Each run with its request for one kind of answer."""
+        return [(run, resolve(kind, view, run, number, self.catalog[number])) for number, run in enumerate(self.runs)]
 
     def _causal_maps(self, view: dict) -> list[list[np.ndarray]]:
         """The causal map (M,) of each pin, for each run."""
-        requests = [resolve("causal", view, run, number, self.catalog[number]) for number, run in enumerate(self.runs)]
-        return [[run.causal_map(request, pin).numpy() for pin in view["pins"]] for run, request in zip(self.runs, requests, strict=True)]
+        return [[run.causal_map(request, pin).numpy() for pin in view["pins"]] for run, request in self._resolved("causal", view)]
+
+    def _offsets(self, view: dict) -> list[np.ndarray]:
+        """The map by offset of each run."""
+        return [run.offsets(request).numpy() for run, request in self._resolved("offsets", view)]
 
     def save(self, path: str | os.PathLike, view: dict | None = None) -> Path:
         """Write the current view as a figure (.png, .svg, .pdf, with a sidecar for `figures.redraw`), or as a page (.html) that is interactive

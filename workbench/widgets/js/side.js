@@ -104,7 +104,7 @@ export function sideCard(onPanel, frameCell) {
       note.textContent = panel !== "offsets" ? "" : ready ? "The centre is the place itself; rows and columns count from there." : "averaging over samples…";
       shown = ready ? { panel, maps: panel === "offsets" ? offsets : maps, layer: state.layer, reading } : null;
       if (ready) {
-        const unitOfOffsets = "mean weight by offset of the key";
+        const unitOfOffsets = "mean weight by offset";
         if (panel === "map") paintMaps(maps, unit, { sequential, tables, opacity });
         else if (panel === "offsets") paintMaps(offsets, unitOfOffsets, { sequential: scaleOf(offsets, unitOfOffsets, state.relative), tables });
         else {
