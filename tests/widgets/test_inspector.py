@@ -167,6 +167,8 @@ def test_every_kind_of_message(run):
     (dict(kind="export", format="../x"), {}, "format='../x' is not one of"),
     (dict(kind="export", format="png", view=5), {}, "view=5 is not an object"),
     (dict(kind="export", format="png"), dict(pins="x"), "pins='x' of the view does not fit"),
+    (dict(kind="export", format="png"), dict(opacity="x"), "opacity='x' of the view does not fit"),
+    (dict(kind="export", format="png"), dict(scale=[]), "scale=[] of the view does not fit"),
     (dict(kind="export", format="png"), dict(layer="../../x"), "layer='../../x' is not a network and a layer"),
     (dict(kind="export", format="html"), dict(layer="D/../../x"), "has no attention layer 'D/../../x'"),
     (dict(kind="export", format="png"), dict(steps=[[]]), "steps=[[]] of the view does not fit"),

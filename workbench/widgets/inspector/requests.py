@@ -69,6 +69,7 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
         ("forbid", are_whole(view["forbid"])), ("towards", view["towards"] is None or are_whole(view["towards"])),
         ("weights", isinstance(view["weights"], str)), ("class", isinstance(view["class"], int)),
         ("reading", view["reading"] in ("causal", *READINGS)), ("scale", view["scale"] in SCALES),
+        ("opacity", isinstance(view["opacity"], int | float) and 0 <= view["opacity"] <= 1),
     ):  # fmt: skip
         if not fits:
             raise ParameterError(f"{name}={short_repr(view[name])} of the view does not fit")
