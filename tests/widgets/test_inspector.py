@@ -523,14 +523,17 @@ def test_a_page_holds_the_causal_maps_and_offsets_that_were_shown(run, tmp_path)
 
 def test_export_buttons_write_beside_the_run(run):
     inspector = AttentionInspector(run)
-    for ending in ("png", "svg", "html", "html"):
+    for ending in ("png", "svg", "pdf", "html", "html"):
         content, (file,) = sent(inspector, dict(kind="export", format=ending, view={**inspector.view, "pins": [3, 40]}))
         path = Path(content["reply"]["path"])
         assert content["reply"]["text"] == f"written: {path}" and content["reply"]["name"] == path.name
         assert file == path.read_bytes()  # the front end downloads it
     names = {path.name for path in run.views.iterdir()}
-    assert names == {f"attention-G16-4{tail}" for tail in (".png", ".png.json", ".svg", ".svg.json", ".html", "-2.html")}
-    kept = json.loads((run.views / "attention-G16-4.svg.json").read_text())
+    assert names == {
+        f"attention-G16-4{tail}" for tail in (".png", ".png.json", ".svg", ".svg.json", ".pdf", ".pdf.json", ".html", "-2.html")
+    }
+    kept, *others = (json.loads((run.views / f"attention-G16-4.{ending}.json").read_text()) for ending in ("svg", "png", "pdf"))
+    assert all(other["figure"] == kept["figure"] for other in others)
     image, *maps, _ = kept["figure"]["rows"][0]["cells"]
     assert len(image["dots"]) == len(maps) == 2
     figures.redraw(run.views / "attention-G16-4.svg.json")
