@@ -10,7 +10,7 @@ from PIL import Image
 
 from workbench import AttentionView, Config, ParameterError, Run, WorkbenchError, attention, train
 from workbench.attention.snapshots import load_snapshot
-from workbench.data import to_uint8, to_unit
+from workbench.data import Images, to_uint8, to_unit
 from workbench.data.twins import Twins
 from workbench.model import sampling
 from workbench.tensors import seal
@@ -57,6 +57,24 @@ def test_an_inspection_is_what_the_generator_and_capture_give(inspected, trained
     assert torch.equal(seen.image, x[0])
     torch.testing.assert_close(seen.beta, maps["attention.16"][0])
     assert seen.about == "ring, seed 3, sample 5" and seen.after is None and seen.logit is None
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_real_images_of_a_class(inspected, monkeypatch, packed):
+    """The first 40 images of the data, or all of it if it has that many, searched one by one."""
+    drawn = inspected.data
+    images, labels = drawn.batch(np.arange(40))
+    if packed:
+        monkeypatch.setattr(inspected, "data", Images("twins", drawn.classes, 32, "", images.permute(0, 2, 3, 1).numpy(), labels.numpy()))
+    ring = [k for k in range(40) if labels[k] == 2]
+    request = InspectionRequest("D/attention.16", source="real", label=2)
+    names, shown = inspected.strip(request)
+    assert len(ring) >= 3 and names[:3] == [f"ring, image {k}" for k in ring[:3]]
+    assert torch.equal(to_uint8(shown[:3]), images[ring[:3]])
+    seen = inspected.inspect(replace(request, sample=2))
+    assert seen.about == f"ring, real image {ring[2]}" and torch.equal(to_uint8(seen.image), images[ring[2]]) and seen.label == 2
+    if packed:  # again from the first
+        assert inspected.inspect(replace(request, sample=len(ring))).about == f"ring, real image {ring[0]}"
 
 
 def test_d_looks_at_samples_and_at_real_images(inspected, trained):

@@ -1,6 +1,8 @@
 # ruff: noqa: RUF001
 """Notebooks as a person meets them: a real JupyterLab in a real Chromium, with real runs and evaluations."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -15,6 +17,7 @@ import pytest
 import torch
 from lab import READY, Lab, Notebook, chromium, wait_until
 from matplotlib import colormaps
+from PIL import Image
 
 from workbench import Config, attention, train
 from workbench.data.twins import Twins
@@ -23,6 +26,7 @@ from workbench.paths import program
 from workbench.runs import Run, create_run
 from workbench.tensors import load_tensors, save_tensors, seal
 from workbench.widgets import AttentionInspector
+from workbench.widgets.inspector.painting import READINGS
 
 pytestmark = pytest.mark.slow
 
@@ -442,9 +446,13 @@ def test_an_image_is_clicked_on(lab, page, seen):
     page.wait_for_timeout(400)  # the front end tells of changes when they have come to rest
     notebook.run(2)
     notebook.output(2).get_by_text("([50], [0])").wait_for()
-    view.get_by_role("button", name="Figure (SVG)").click()
+    with page.expect_download() as download:
+        view.get_by_role("button", name="Figure (SVG)").click()
     view.get_by_text("written: ").wait_for()
-    assert (seen.path / "views" / "attention-G16-4.svg").stat().st_size > 5000
+    written = seen.path / "views" / "attention-G16-4.svg"
+    assert written.stat().st_size > 5000
+    assert download.value.suggested_filename == written.name and Path(download.value.path()).read_bytes() == written.read_bytes()
+    view.get_by_role("link", name=f"download {written.name}").wait_for()
 
     # Both themes.
     inks = set()
@@ -481,7 +489,9 @@ def test_d_is_looked_at_too(lab, page, seen):
     view.locator(".stage .heat").wait_for()
     view.get_by_text(re.compile(r"logit −?\d")).first.wait_for()
     view.get_by_role("button", name="real", exact=True).click()
-    view.get_by_text(re.compile("real image 0")).first.wait_for()
+    view.get_by_text(re.compile(r"real image \d+")).first.wait_for()
+    view.get_by_label("Class", exact=True).select_option("ring")
+    wait_until(lambda: all(text.startswith("ring") for text in view.locator(".thumbs span").all_inner_texts()))
     view.get_by_role("button", name="yours").click()
     picture = lab.files / "mine.png"
     picture.write_bytes(seen.sample_path(4).read_bytes())
@@ -547,3 +557,150 @@ def test_the_exported_page_shows_what_was_changed(page, seen, tmp_path, monkeypa
         choose.click()
         view.locator(".triple .after").wait_for()
         assert view.locator(".stale").count() == 0
+
+
+def opened(page, seen, folder, monkeypatch, **view):
+    """The page of a view of G's 16x16 layer, with its inspector."""
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(seen.path.parent))
+    inspector = AttentionInspector(seen)
+    path = inspector.save(folder / "view.html", {**inspector.view, "layer": "G/attention.16", **view})
+    page.goto(path.as_uri())
+    return page.locator(".wb.inspector"), inspector
+
+
+def saved_cells(inspector, view):
+    """The images of the figure that is saved of a view, (height, width, 3)."""
+    sheet = inspector.figure(view).description
+    opened = (Image.open(io.BytesIO(base64.b64decode(sheet.images[cell.image]))) for cell in sheet.rows[0].cells)
+    return [np.asarray(image).astype(int) for image in opened]
+
+
+def on_page(page, locator):
+    """What the screen shows of an element, (height, width, 3)."""
+    return np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("scale", ["zero", "uniform"])
+def test_a_figure_has_the_colours_of_the_screen(page, seen, tmp_path, monkeypatch, scale):
+    """For every reading: on the image, on the bar, and in the saved figure."""
+    view, inspector = opened(page, seen, tmp_path, monkeypatch, reading="causal", pins=[37], scale=scale)
+    page.add_style_tag(content=".overlay { visibility: hidden } * { border-radius: 0 !important }")
+    stage = view.locator(".stage")
+    for reading, kind in READINGS.items():
+        view.locator(f".controls [data-value={reading}]").click()
+        page.mouse.move(1, 1)
+        page.wait_for_timeout(100)
+        screen = on_page(page, stage)
+        expected = saved_cells(inspector, dict(reading=reading, pins=[37], scale=scale, layer="G/attention.16"))[1]
+        pixel = len(screen) / 32
+        middles = ((np.arange(32) + 0.5) * pixel).astype(int)
+        assert np.abs(screen[middles][:, middles] - expected).max() <= 6, reading  # a step of the colours, where the rounding falls
+        assert view.locator(".side .scale").first.inner_text().startswith(kind.unit)
+        bar = on_page(page, view.locator(".ramp canvas").first).reshape(-1, 3)
+        shown = screen[middles][:, middles].reshape(-1, 3)
+        assert max(np.abs(bar - colour).max(1).min() for colour in shown) <= 12, reading
+
+
+def test_values_are_read_at_the_pointer(page, seen, tmp_path, monkeypatch):
+    view, _ = opened(page, seen, tmp_path, monkeypatch, pins=[37, 200])
+    beta, plain, value = truth(seen), view.locator(".side .plain"), view.locator(".side .value")
+    view.get_by_role("button", name="Pin 1").click()
+    plain.hover(position=cell(plain, 8 * 3 + 5, side=8))
+    page.wait_for_timeout(100)
+    number = float(re.search(r"rows 6–7, columns 10–11: ([\d.e−]+)", value.inner_text())[1].replace("−", "-"))
+    assert number == pytest.approx(beta[37, 8 * 3 + 5], rel=0.01) and "× uniform" in value.inner_text()
+    framed = view.locator(".stage .cursor").nth(1)
+    assert framed.get_attribute("visibility") == "visible"
+    page.mouse.move(1, 1)
+    wait_until(lambda: value.inner_text() == "" and framed.get_attribute("visibility") == "hidden")
+    view.locator(".reader").focus()
+    for key in ("ArrowUp", "ArrowLeft"):
+        page.keyboard.press(key)
+    assert value.inner_text().startswith("key at rows 8–9, columns 6–7: ")
+    assert "each stands for 2×2 places" in view.locator(".meaning").inner_text()
+
+
+def test_pins_share_one_scale(page, seen, tmp_path, monkeypatch):
+    view, _ = opened(page, seen, tmp_path, monkeypatch, pins=[37, 200])
+    beta = truth(seen)
+    high = beta[[37, 200]].max()
+    for k, query in enumerate((37, 200)):
+        painted = np.array(view.locator(".small").nth(k).evaluate(PIXELS)).reshape(-1, 4)[:, :3]
+        expected = colormaps["inferno"](np.rint(255 * beta[query] / high).astype(int), bytes=True)[:, :3]
+        assert np.abs(painted.astype(int) - expected).max() <= 8
+    assert view.locator(".pins > p").inner_text() == f"Pins on one scale, 0 to {high:.2g}: attention weight"
+
+
+def test_a_page_keeps_what_was_knocked_out_and_what_matters(page, seen, tmp_path, monkeypatch):
+    what_if = dict(forbid=[0, 9], scope="pins", pins=[37], reading="causal", panel="offsets")
+    view, _ = opened(page, seen, tmp_path, monkeypatch, **what_if)
+    heat = view.locator(".stage .heat")
+    z, y = sampling.latents(1, 8, 0, 0), torch.tensor([0])
+    expected = attention.causal_map(seen.generator(), (z, y), "attention.16", 37).numpy()
+    np.testing.assert_allclose(heat.evaluate(HEAT)["values"], expected, atol=1e-5)
+    assert view.get_by_role("button", name="By offset").get_attribute("aria-pressed") == "true"
+    assert view.locator(".axis.across").inner_text().split() == ["−15", "0", "+15"]
+    for click in (
+        lambda: view.locator(".stage").click(position=cell(view.locator(".stage"), 99)),
+        lambda: view.get_by_role("button", name="8×8").click(),
+        lambda: view.get_by_role("button", name="16×16").click(),
+    ):
+        click()
+        page.wait_for_timeout(100)
+        assert view.locator(".stage.stale").count() == 0
+    view.locator(".triple .after").wait_for()
+
+
+def test_text_is_legible_in_a_dark_host(page, seen, tmp_path, monkeypatch):
+    """In a host that only has dark colours, and in one whose variables are JupyterLab's light ones."""
+    view, _ = opened(page, seen, tmp_path, monkeypatch)
+    page.evaluate("document.body.removeAttribute('data-jp-theme-light')")
+    for host in (
+        "background: #1e1e1e; color: #ccc",
+        "background: #1e1e1e; color: #ccc; --jp-ui-font-color1: #222; --jp-layout-color1: #fff",
+        "",
+    ):
+        page.evaluate("style => document.body.setAttribute('style', style)", host)
+        page.wait_for_timeout(50)
+        ink, paper = (view.evaluate(f"node => getComputedStyle(node).{name}") for name in ("color", "backgroundColor"))
+        light, dark = (np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]]) for colour in (ink, paper))
+        assert abs(light - dark) > 150
+        assert (view.get_attribute("data-dark") is not None) == bool(host)
+
+
+def test_the_image_is_within_five_tabs(page, seen, tmp_path, monkeypatch):
+    opened(page, seen, tmp_path, monkeypatch)
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.className === 'stage'"):
+            break
+    else:
+        pytest.fail("the image was not reached")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    wait_until(lambda: page.locator(".stage .pin").count() == 1)
+
+
+@pytest.mark.parametrize("other", [None, "gamma=0"])
+def test_it_fits_on_a_phone(browser, seen, tmp_path, monkeypatch, other):
+    """Nothing scrolls sideways, and fingers hit what there is to press."""
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(seen.path.parent))
+    inspector = AttentionInspector(seen, other)
+    what_if = {**inspector.view, "pins": [3, 77], "gamma0": other is None, "reading": "causal", "panel": "offsets"}
+    path = inspector.save(tmp_path / "view.html", what_if)
+    context = browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    view = page.locator(".wb.inspector")
+    view.get_by_role("button", name="Help").tap()
+    for reading in READINGS:
+        view.locator(f".controls [data-value={reading}]").tap()
+        page.wait_for_timeout(50)
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= 360, reading
+    targets = "nodes => nodes.filter(node => node.offsetParent).map(node => [node.textContent, node.offsetWidth, node.offsetHeight])"
+    small = [target for target in view.locator("button, select, input").evaluate_all(targets) if min(target[1:]) < 40]
+    assert small == []
+    stage = view.locator(".stage").first
+    stage.tap(position=cell(stage, 99))
+    wait_until(lambda: view.locator(".stage").first.locator(".pin").count() == 1)
+    context.close()

@@ -6,10 +6,12 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -23,6 +25,7 @@ from workbench.views.inspection_request import InspectionRequest
 from workbench.widgets import AttentionInspector
 from workbench.widgets.bundle import SOURCES, bundle
 from workbench.widgets.inspector.answers import pack
+from workbench.widgets.inspector.painting import READINGS, scale_of
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +167,8 @@ def test_every_kind_of_message(run):
     (dict(kind="export", format="../x"), {}, "format='../x' is not one of"),
     (dict(kind="export", format="png", view=5), {}, "view=5 is not an object"),
     (dict(kind="export", format="png"), dict(pins="x"), "pins='x' of the view does not fit"),
+    (dict(kind="export", format="png"), dict(opacity="x"), "opacity='x' of the view does not fit"),
+    (dict(kind="export", format="png"), dict(scale=[]), "scale=[] of the view does not fit"),
     (dict(kind="export", format="png"), dict(layer="../../x"), "layer='../../x' is not a network and a layer"),
     (dict(kind="export", format="html"), dict(layer="D/../../x"), "has no attention layer 'D/../../x'"),
     (dict(kind="export", format="png"), dict(steps=[[]]), "steps=[[]] of the view does not fit"),
@@ -333,7 +338,9 @@ def test_comparisons(run):
         assert inspector.view["steps"] == ([4, 4] if other == "gamma=0" else [4, 2])
         looks = [sent(inspector, request) for request in inspector.messages()]
         assert looks[0][1][0] != looks[1][1][0]  # other images
-        assert len(inspector.figure().picture.axes) == 2 * (1 + len(inspector.view["pins"]))
+        assert len(inspector.figure().picture.axes) == 3 * (
+            2 + len(inspector.view["pins"])
+        )  # image, maps and their scale; of a, b and b - a
     assert repr(AttentionInspector("seen", "gamma=0")) == "AttentionInspector('seen', 'seen, γ = 0')"
 
 
@@ -365,15 +372,169 @@ def test_the_page_holds_all_that_it_shows(run, tmp_path):
     assert state["view"]["class"] == 5
 
 
+def cells(figure, row=0):
+    """The images of a row of a figure, (height, width, 3) uint8."""
+    sheet = figure.description
+    opened = (Image.open(io.BytesIO(base64.b64decode(sheet.images[cell.image]))) for cell in sheet.rows[row].cells)
+    return [np.asarray(image).astype(float) for image in opened]
+
+
+def painted(image, values, high, opacity=0.5):
+    """A map from 0 to `high` over a grey image, pixel by pixel."""
+    grey = image @ [0.2126, 0.7152, 0.0722]
+    colours = colormaps["inferno"](np.rint(255 * values / high).astype(int), bytes=True)[..., :3].astype(float)
+    times = len(image) // len(values)
+    return (1 - opacity) * grey[..., None] + opacity * np.kron(colours, np.ones((times, times, 1)))
+
+
+READS = {  # by the definitions, in terms of the map beta (N, M) and the values
+    "outgoing": lambda seen, q: seen.beta[q],
+    "incoming": lambda seen, q: seen.beta[:, q // 16 // 2 * 8 + q % 16 // 2],
+    "value_weighted": lambda seen, q: seen.beta[q] * seen.projections.value_norm[0],
+    **{name: lambda seen, q, name=name: seen.statistics[name] for name in attention.STATISTICS},
+}
+
+
+def truth_of(run, reading, pin):
+    if reading != "causal":
+        return READS[reading](InspectedRun(run).inspect(InspectionRequest("G/attention.16", label=1, sample=1)), pin)
+    generator = run.generator()
+    inputs = sampling.latents(1, 8, 0, 1), torch.tensor([1])
+    return attention.causal_map(generator, inputs, "attention.16", pin)
+
+
+@pytest.mark.parametrize("reading", ["causal", *attention.READINGS])
+def test_a_saved_figure_shows_the_reading_that_is_shown(run, reading, tmp_path):
+    """Pixel by pixel: each pin's map on one scale; a statistic of all places once, also without a pin."""
+    inspector = AttentionInspector(run)
+    pins = [] if reading == "entropy" else [37, 200]
+    view = dict(reading=reading, pins=pins, sample=1, layer="G/attention.16", **{"class": 1})
+    image, *maps, bar = cells(figures.redraw(f"{inspector.save(tmp_path / 'view.svg', view)}.json"))
+    expected = [truth_of(run, reading, pin).numpy() for pin in ([0] if reading in attention.STATISTICS else pins)]
+    assert len(maps) == len(expected)
+    high = max(values.max() for values in expected)
+    for drawn, values in zip(maps, expected, strict=True):
+        side = round(len(values) ** 0.5)
+        assert (
+            np.abs(drawn - painted(image, values.reshape(side, side), high)).max() <= 8
+        )  # a step of the colours, where the rounding falls
+    assert bar.shape == (16, 256, 3)
+
+
+@pytest.mark.parametrize("what", [
+    dict(gamma0=True), dict(replace="uniform"), dict(replace="local"), dict(forbid=[3, 9]),
+    dict(forbid=[3, 9], scope="pins"), dict(forbid=[3], replace="local"),
+])  # fmt: skip
+def test_a_saved_figure_shows_what_was_changed(run, what):
+    inspector = AttentionInspector(run)
+    view = dict(pins=[37], **what)
+    figure = inspector.figure(view)
+    image, _, _, after, change = cells(figure)
+    header, parts = inspector.answer(inspector.messages(**view)[0])  # what the front end shows
+    assert header["after"] and np.array_equal(after, np.frombuffer(parts[6], np.uint8).reshape(32, 32, 3))
+    factor = int(figure.description.rows[0].cells[-1].title.split(" x ")[1])
+    assert np.array_equal(change, np.clip(128 + factor * (after - image), 0, 255)) and np.abs(change - 128).max() > 63
+    assert "what if: " in figure.description.title
+
+
+def test_a_scale_relative_to_uniform(run):
+    """In octaves around a uniform map; what differs from it by less than a factor of two does not reach the ends."""
+    inspector = AttentionInspector(run)
+    view = dict(pins=[37], layer="G/attention.16", scale="uniform", opacity=1)
+    _, drawn, _ = cells(inspector.figure(view))
+    beta = truth_of_view(run)[37].numpy().reshape(8, 8)
+    octaves = max(1, np.log2(64 * beta.max()))
+    places = 0.5 + np.log2(64 * beta) / (2 * octaves)
+    colours = colormaps["RdBu_r"](np.rint(255 * places.clip(0, 1)).astype(int), bytes=True)[..., :3]
+    assert np.abs(drawn[1::4, 1::4] - colours).max() <= 8
+    scale = scale_of([(None, np.full(64, 1 / 64))], READINGS["received"], relative=True)
+    assert scale.octaves == 1 and scale.text == "× the average, 1/2 to 2 × average"
+
+
+def truth_of_view(run):
+    return InspectedRun(run).inspect(InspectionRequest("G/attention.16", label=0)).beta
+
+
+def test_noise_and_uniform_maps_look_like_no_structure(run, tmp_path):
+    """With gamma near 0 the output hardly changes, and what is left is rounding; with queries near 0 the map is uniform."""
+    flat = tmp_path / "flat"
+    shutil.copytree(run.path, flat)
+    for file in flat.glob("checkpoints/*/*.safetensors"):
+        tensors = load_file(file)
+        for name, tensor in tensors.items():
+            if name.endswith("gamma"):
+                tensor.fill_(7e-6)
+            elif "query" in name and name.endswith(".u"):
+                tensor *= 1e9  # divides the normalised queries
+        save_file(tensors, file)
+        seal(file.parent)
+    inspector = AttentionInspector(Run(flat))
+    layer = dict(layer="G/attention.16", pins=[37], opacity=1)
+    for reading, relative in (("causal", False), ("causal", True), ("outgoing", True), ("entropy", True)):
+        figure = inspector.figure(layer | dict(reading=reading, scale="uniform" if relative else "zero"))
+        _, drawn, _ = cells(figure)
+        assert np.ptp(drawn, axis=(0, 1)).max() <= (60 if reading == "causal" else 0), reading  # of 255
+    assert figure.description.rows[0].cells[-1].title.endswith("1/2 to 2 × uniform")
+    causal = inspector.figure(layer | dict(reading="causal")).description.rows[0].cells[-1].title
+    assert "no more than rounding" in causal
+
+
+def test_a_saved_comparison_has_the_differences_and_offsets_that_are_shown(run):
+    inspector = AttentionInspector(run, "@2")
+    figure = inspector.figure(dict(pins=[37], panel="offsets", layer="G/attention.16"))
+    images = [cells(figure, row)[0] for row in range(2)]
+    change, heat, bar, offsets, _ = cells(figure, 2)
+    factor = int(figure.description.rows[2].cells[0].title.split(" x ")[1])
+    assert np.array_equal(change, np.clip(128 + factor * (images[1] - images[0]), 0, 255))
+    requests = [InspectionRequest("G/attention.16", step, label=0) for step in (4, 2)]
+    a, b = (InspectedRun(run).inspect(request).beta[37].numpy().reshape(8, 8) for request in requests)
+    c, d = (InspectedRun(run).offsets(request).numpy() for request in requests)
+    for drawn, expected in ((heat, b - a), (offsets, d - c)):
+        places = 0.5 + expected / (2 * np.abs(expected).max())
+        colours = colormaps["RdBu_r"](np.rint(255 * places).astype(int), bytes=True)[..., :3]
+        assert np.abs(drawn - colours).max() <= 8
+    assert np.array_equal(bar[0], bar[-1])
+    high = max(c.max(), d.max())
+    colours = colormaps["inferno"](np.rint(255 * c / high).astype(int), bytes=True)[..., :3]
+    assert np.abs(cells(figure)[3] - colours).max() <= 8
+
+
+def test_a_saved_figure_of_d_has_its_logits(run):
+    inspector = AttentionInspector(run)
+    view = dict(layer="D/attention.16", source="real", gamma0=True, pins=[3])
+    header, _ = inspector.answer(inspector.messages(**view)[0])
+    assert f"logit {header['logit']:.3g} → {header['logit_after']:.3g}" in inspector.figure(view).description.title
+
+
+def test_without_a_network_the_figure_shows_what_the_front_end_shows(run):
+    inspector = AttentionInspector(run)
+    recorded = dict(source="recorded", sample=0, pins=[3])
+    assert inspector.figure(recorded | dict(reading="causal")).description == inspector.figure(recorded).description
+
+
+def test_a_page_holds_the_causal_maps_and_offsets_that_were_shown(run, tmp_path):
+    inspector = AttentionInspector(run)
+    inspector.save(tmp_path / "view.html", dict(reading="causal", pins=[3, 40], panel="offsets"))
+    page = (tmp_path / "view.html").read_text(encoding="utf-8")
+    state = json.loads(re.search(r'^<script type="application/json" id="wb-state">(.*?)</script>', page, re.S | re.M)[1])
+    assert [answer["query"] for answer in state["answers"] if answer["kind"] == "causal"] == [3, 40]
+    assert len([answer for answer in state["answers"] if answer["kind"] == "offsets"]) == 3  # layers
+
+
 def test_export_buttons_write_beside_the_run(run):
     inspector = AttentionInspector(run)
-    for ending in ("png", "svg", "html", "html"):
-        content, _ = sent(inspector, dict(kind="export", format=ending, view={**inspector.view, "pins": [3, 40]}))
-        assert content["reply"]["text"] == f"written: {content['reply']['path']}"
+    for ending in ("png", "svg", "pdf", "html", "html"):
+        content, (file,) = sent(inspector, dict(kind="export", format=ending, view={**inspector.view, "pins": [3, 40]}))
+        path = Path(content["reply"]["path"])
+        assert content["reply"]["text"] == f"written: {path}" and content["reply"]["name"] == path.name
+        assert file == path.read_bytes()  # the front end downloads it
     names = {path.name for path in run.views.iterdir()}
-    assert names == {f"attention-G16-4{tail}" for tail in (".png", ".png.json", ".svg", ".svg.json", ".html", "-2.html")}
-    kept = json.loads((run.views / "attention-G16-4.svg.json").read_text())
-    image, *maps = kept["figure"]["rows"][0]["cells"]
+    assert names == {
+        f"attention-G16-4{tail}" for tail in (".png", ".png.json", ".svg", ".svg.json", ".pdf", ".pdf.json", ".html", "-2.html")
+    }
+    kept, *others = (json.loads((run.views / f"attention-G16-4.{ending}.json").read_text()) for ending in ("svg", "png", "pdf"))
+    assert all(other["figure"] == kept["figure"] for other in others)
+    image, *maps, _ = kept["figure"]["rows"][0]["cells"]
     assert len(image["dots"]) == len(maps) == 2
     figures.redraw(run.views / "attention-G16-4.svg.json")
     with pytest.raises(ParameterError, match=r"a view can be \.png, \.svg, \.pdf or \.html"):
@@ -392,10 +553,13 @@ def test_the_bundle_is_one_module():
     script = AttentionInspector._esm
     assert script.count("\nexport ") == script.count("\nexport default widget;") == 1 and "\nimport " not in script
     assert all(
-        path.name in ("widget.js", "page.js", "chart.js") or path.read_text().splitlines()[0] in script for path in SOURCES.glob("*.js")
+        path.name in ("widget.js", "page.js", "chart.js", "outputs.js") or path.read_text().splitlines()[0] in script
+        for path in SOURCES.glob("*.js")
     )
     assert not any(word in script for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("))
     assert all(colour in script for colour in QUERY_COLOURS)  # a pin has the colour of its dot in a figure
+    for name, reading in READINGS.items():
+        assert re.search(rf'{name}: {{ name: "[^"]+", unit: "{re.escape(reading.unit)}"', script), name
 
 
 @pytest.mark.parametrize(("modules", "says"), [

@@ -32,6 +32,7 @@ from .inspection_request import InspectionRequest, is_whole, require
 STRIP = 8  # images on a page of the strip
 MAX_OPEN_NETWORKS = 4
 ENDLESS = 1_000_000  # real images to page through: their number is unknown until the data is opened
+MAX_OF_CLASS = 1_000  # images of a class of drawn data, which are found by drawing images one after the other
 MAX_DROPPED_BYTES = 100_000_000
 
 
@@ -60,6 +61,7 @@ class InspectedRun:
             self.run.checkpoint_path(step)  # raises if there is none
         self.start = step
         self.dropped: list[tuple[str, Tensor]] = []
+        self._drawn_labels = np.empty(0, np.int64)  # of the first images of drawn data
         self._open = lru_cache(maxsize=MAX_OPEN_NETWORKS)(self._load)
         self._lock = threading.Lock()  # messages of the front end may arrive in several threads
 
@@ -188,8 +190,8 @@ class InspectedRun:
                 snapshot = self._snapshot(request)
                 return [self._about(y, f"latent {k}") for k, y in enumerate(snapshot.labels)], to_unit(snapshot.images)
             if request.source == "real":
-                x, real_labels = self._real(start, STRIP)
-                return [self._about(label, f"image {start + k}") for k, label in enumerate(real_labels)], x
+                x, real_labels, indices = self._real(request, STRIP)
+                return [self._about(label, f"image {index}") for label, index in zip(real_labels, indices, strict=True)], x
             z, y = self._latents(replace(request, towards=None), STRIP)
             names = [self._about(None if y is None else y[k], f"sample {start + k}") for k in range(STRIP)]
             generator = self._generator(request)
@@ -274,8 +276,8 @@ class InspectedRun:
             about += f", truncation {request.truncation:g}" if request.truncation else ""
             return (z if request.network == "G" else sampling.images(self._generator(request), z, y), y), about
         if request.source == "real":
-            x, y = self._real(request.sample, 1)
-            return (x, y if self.config.num_classes else None), self._about(y[0], f"real image {request.sample}")
+            x, y, indices = self._real(request, 1)
+            return (x, y if self.config.num_classes else None), self._about(y[0], f"real image {indices[0]}")
         if not 0 <= request.sample < len(self.dropped):
             raise WorkbenchError(f"sample={request.sample}: no such image was dropped here; there are {len(self.dropped)}")
         name, x = self.dropped[request.sample]
@@ -290,10 +292,24 @@ class InspectedRun:
         y = sampling.labels(count, self.config.num_classes or 0, request.sample)
         return z, y if y is None or request.label < 0 else torch.full_like(y, request.label)
 
-    def _real(self, start: int, count: int) -> tuple[Tensor, Tensor]:
-        indices = np.arange(start, start + count) % (self.data.length or ENDLESS)
+    def _real(self, request: InspectionRequest, count: int) -> tuple[Tensor, Tensor, np.ndarray]:
+        """`count` real images from the request's on, of its class, with their labels and indices in the data; again from the first at the end."""
+        numbers = np.arange(request.sample, request.sample + count)
+        indices = numbers % (self.data.length or ENDLESS) if request.label < 0 else self._of_class(request.label, numbers)
         x, y = self.data.batch(indices)
-        return to_unit(x), y
+        return to_unit(x), y, indices
+
+    def _of_class(self, label: int, numbers: np.ndarray) -> np.ndarray:
+        """The indices in the data of the images of these numbers among those of a class."""
+        if isinstance(self.data, Images):
+            members = np.flatnonzero(self.data.labels == label)
+            return members[numbers % len(members)]
+        numbers = numbers % MAX_OF_CLASS
+        while np.count_nonzero(self._drawn_labels == label) <= numbers.max():
+            start = len(self._drawn_labels)
+            labels = self.data.batch(np.arange(start, start + 64))[1]
+            self._drawn_labels = np.concatenate([self._drawn_labels, labels.numpy()])
+        return np.flatnonzero(self._drawn_labels == label)[numbers]
 
     def _recorded(self, request: InspectionRequest) -> Inspection:
         steps = self.run.attention_steps()

@@ -21,10 +21,10 @@ class InspectionRequest:
     step, weights
         Checkpoint (None: the newest) and weights of G, "ema" or "raw"; with `source="recorded"`, the step of a snapshot.
     source
-        "samples": latent number `sample` of `seed`; "real": image number `sample` of the data; "recorded": latent number `sample` of the
+        "samples": latent number `sample` of `seed`; "real": image number `sample` of the data, or of the class in it; "recorded": latent number `sample` of the
         snapshots; "dropped": image file number `sample` that the user dropped.
     label
-        Class; -1: every class in turn, by the number of the sample.
+        Class; -1: every class in turn, by the number of the sample; of real images, all.
     towards, mix
         Another latent (seed, sample), and the fraction of the way to it on the sphere, 0 to 1.
     gamma0, forbid, queries, replace

@@ -45,27 +45,33 @@ def free_path(folder: Path, requests: Sequence[InspectionRequest], ending: str) 
     return path
 
 
-def page_answers(view: dict, layers: list[str], answers: Callable[[str, dict], list[dict]]) -> list[dict]:
-    """The answers in a page: this image and its neighbours in the strip, in every layer, up to `MAX_PAGE_BYTES`.
+def page_answers(view: dict, layers: list[str], answers: Callable[..., list[dict]]) -> list[dict]:
+    """The answers in a page: this image and its neighbours in the strip, in every layer, up to `MAX_PAGE_BYTES`; the causal maps of the pins,
+    and the offsets of every layer, if the view shows them.
 
     Parameters
     ----------
     layers
         The layers that all runs have.
     answers
-        `answers(kind, view)`: the answers of every run to a view.
+        `answers(kind, view, **more)`: the answers of every run to a view.
     """
     strip = answers("strip", view)
     start, count = strip[0]["reply"]["start"], strip[0]["reply"]["count"]
     samples = sorted(range(start, start + count), key=lambda sample: sample != view["sample"])
     pages, size = [*strip], 0
+    if view["reading"] == "causal":
+        pages += [answer for query in view["pins"] for answer in answers("causal", view, query=query)]
+    if view["panel"] == "offsets":
+        pages += [answer for layer in layers for answer in answers("offsets", view | dict(layer=layer))]
+    first = len(pages)
     for sample, layer in product(samples, sorted(layers, key=lambda layer: layer != view["layer"])):
         if layer.startswith("G") and view["source"] in ("real", "dropped"):
             continue
         forbid = view["forbid"] if layer == view["layer"] else []
         pictures = answers("inspection", view | dict(sample=sample, layer=layer, forbid=forbid))
         size += sum(len(buffer) for answer in pictures for buffer in answer["buffers"])
-        if len(pages) > len(strip) and size > MAX_PAGE_BYTES:
+        if len(pages) > first and size > MAX_PAGE_BYTES:
             break
         pages += pictures
     return pages

@@ -15,11 +15,23 @@ from ...views.inspected_run import ENDLESS, STRIP, InspectedRun
 from ...views.inspection_request import InspectionRequest, are_whole, is_whole
 
 # The state of all controls. Entries that an InspectionRequest does not have: `steps` of the runs; `class`, a label; `pins`, the pinned queries, of
-# which one is `active`; `scope`, "all" or "pins": the queries whose attention to the forbidden keys is knocked out.
+# which one is `active`; `scope`, "all" or "pins": the queries whose attention to the forbidden keys is knocked out; `scale` of the colours, "zero"
+# or "uniform"; `panel`, what the side view shows: "map", "images" or "offsets".
 DEFAULT_VIEW: dict = dict(
     layer="", steps=[], weights="ema", source="samples", seed=0, sample=0, truncation=0.0, towards=None, mix=0.0, reading="outgoing", pins=[],
-    active=-1, opacity=0.7, smooth=False, gamma0=False, forbid=[], scope="all", replace="", tool="pin", **{"class": -1},
+    active=-1, opacity=0.5, smooth=False, gamma0=False, forbid=[], scope="all", replace="", tool="pin", scale="zero",
+    panel="map", **{"class": -1},
 )  # fmt: skip
+
+
+SCALES = ("zero", "uniform")
+
+
+def shown(view: dict) -> dict:
+    """The view as the front end shows it: of snapshots, which keep no network, there is no causal map, and none by offset."""
+    if view["source"] != "recorded":
+        return view
+    return view | dict(panel="map") | (dict(reading="outgoing") if view["reading"] == "causal" else {})
 
 
 def catalog(run: InspectedRun) -> dict:
@@ -56,7 +68,8 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
         ("steps", are_whole(view["steps"])), ("pins", are_whole(view["pins"]) and len(view["pins"]) <= MAX_QUERIES),
         ("forbid", are_whole(view["forbid"])), ("towards", view["towards"] is None or are_whole(view["towards"])),
         ("weights", isinstance(view["weights"], str)), ("class", isinstance(view["class"], int)),
-        ("reading", view["reading"] in ("causal", *READINGS)),
+        ("reading", view["reading"] in ("causal", *READINGS)), ("scale", view["scale"] in SCALES),
+        ("opacity", isinstance(view["opacity"], int | float) and 0 <= view["opacity"] <= 1),
     ):  # fmt: skip
         if not fits:
             raise ParameterError(f"{name}={short_repr(view[name])} of the view does not fit")
@@ -73,7 +86,7 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
     if source != "recorded":
         saved = offered["weights"] or ["ema"]
         request["weights"] = view["weights"] if view["weights"] in saved else saved[0]
-    if source in ("samples", "dropped") and view["class"] < (run.config.num_classes or 0):
+    if source != "recorded" and view["class"] < (run.config.num_classes or 0):
         request["label"] = view["class"]
     if source == "samples":
         request |= dict(seed=view["seed"], truncation=view["truncation"])

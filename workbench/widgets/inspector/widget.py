@@ -22,7 +22,9 @@ from ...views.inspection_request import InspectionRequest
 from ..bundle import bundle
 from .answers import Answer, Answers
 from .export import FORMATS, free_path, page, page_answers
-from .requests import DEFAULT_VIEW, catalog, resolve
+from .figure import view_figure
+from .painting import DIVERGING, PALETTE, colour_table
+from .requests import DEFAULT_VIEW, catalog, resolve, shown
 
 SAVED_BYTES = 400_000  # limit of the answers in a saved notebook
 KINDS = ("inspection", "strip", "causal", "offsets", "drop", "export")
@@ -59,7 +61,8 @@ class AttentionInspector(anywidget.AnyWidget):
         first = InspectedRun.of(a) if a else view.runs()[0]
         other = b or view.compare
         self.runs = [first] + ([InspectedRun.of(other, first)] if other else [])
-        super().__init__(catalog=[catalog(run) for run in self.runs], palette=_colours("inferno"), diverging=_colours("RdBu_r"))
+        palette, diverging = (colour_table(name).tobytes() for name in (PALETTE, DIVERGING))
+        super().__init__(catalog=[catalog(run) for run in self.runs], palette=palette, diverging=diverging)
         self._answers = Answers(self.runs)
         self.view = self._start(view)
         self._keep_answers()
@@ -121,10 +124,10 @@ class AttentionInspector(anywidget.AnyWidget):
 
     def _requests(self, view: dict) -> list[InspectionRequest]:
         """The request of a view for each run, checked."""
-        requests = [resolve("inspection", view, run, number, self.catalog[number]) for number, run in enumerate(self.runs)]
-        for run, request in zip(self.runs, requests, strict=True):
+        resolved = self._resolved("inspection", view)
+        for run, request in resolved:
             run.check(request)
-        return requests
+        return [request for _, request in resolved]
 
     # ------------------------------------------------------------------------------------------------- messages
 
@@ -133,11 +136,11 @@ class AttentionInspector(anywidget.AnyWidget):
         more = {} if query is None else dict(query=query)
         return [dict(kind=kind, run=number, view=self.view | changes) | more for number in range(len(self.runs))]
 
-    def _answered(self, kind: str, view: dict) -> list[dict]:
+    def _answered(self, kind: str, view: dict, **more) -> list[dict]:
         """The messages that request a view, each with its answer."""
         answers = []
         for number in range(len(self.runs)):
-            message = dict(kind=kind, run=number, view=view)
+            message = dict(kind=kind, run=number, view=view) | more
             reply, buffers = self.answer(message)
             answers.append(message | dict(reply=reply, buffers=buffers))
         return answers
@@ -163,7 +166,7 @@ class AttentionInspector(anywidget.AnyWidget):
         if not isinstance(view, dict):
             raise ParameterError(f"view={short_repr(view)} is not an object")
         path = self.save(free_path(self.views, self._requests(self.view | view), message.get("format", "")), view)
-        return dict(path=str(path), text=f"written: {path}"), []
+        return dict(path=str(path), name=path.name, text=f"written: {path}"), [path.read_bytes()]
 
     def _receive(self, widget, content: dict, buffers: list) -> None:
         """Answer a message of the front end. It may arrive in another thread (a subshell), so no trait may be set here."""
@@ -181,13 +184,26 @@ class AttentionInspector(anywidget.AnyWidget):
     # ------------------------------------------------------------------------------------------------- export
 
     def figure(self, view: dict | None = None) -> figures.Drawing | None:
-        """The current view as a figure: image, dots, and a map for each dot; None without an attention layer."""
+        """The current view as a figure: image, pins, and their maps as they are shown; None without an attention layer."""
         if not self.view:
             return None
-        view = self.view | (view or {})
-        inspections = [run.inspect(request) for run, request in zip(self.runs, self._requests(view), strict=True)]
-        reading = "outgoing" if view["reading"] == "causal" else view["reading"]
-        return figures.attention_maps([replace(inspection, queries=tuple(view["pins"])) for inspection in inspections], reading)
+        view = shown(self.view | (view or {}))
+        requests = self._requests(view)
+        inspections = [run.inspect(request) for run, request in zip(self.runs, requests, strict=True)]
+        causal = self._causal_maps(view) if view["reading"] == "causal" else ()
+        return view_figure(inspections, view, requests[0], causal, self._offsets(view) if view["panel"] == "offsets" else ())
+
+    def _resolved(self, kind: str, view: dict) -> list[tuple[InspectedRun, InspectionRequest]]:
+        """Each run with its request for one kind of answer."""
+        return [(run, resolve(kind, view, run, number, self.catalog[number])) for number, run in enumerate(self.runs)]
+
+    def _causal_maps(self, view: dict) -> list[list[np.ndarray]]:
+        """The causal map (M,) of each pin, for each run."""
+        return [[run.causal_map(request, pin).numpy() for pin in view["pins"]] for run, request in self._resolved("causal", view)]
+
+    def _offsets(self, view: dict) -> list[np.ndarray]:
+        """The map by offset of each run."""
+        return [run.offsets(request).numpy() for run, request in self._resolved("offsets", view)]
 
     def save(self, path: str | os.PathLike, view: dict | None = None) -> Path:
         """Write the current view as a figure (.png, .svg, .pdf, with a sidecar for `figures.redraw`), or as a page (.html) that is interactive
@@ -205,7 +221,7 @@ class AttentionInspector(anywidget.AnyWidget):
             raise WorkbenchError(f"run {self.runs[0].name!r} has no attention layer: nothing to save")
         if path.suffix != ".html" and (figure := self.figure(view)):
             return figure.save(path)
-        view = self.view | (view or {})
+        view = shown(self.view | (view or {}))
         layers = [layer["id"] for layer in self.runs[0].layers if all(layer in other.layers for other in self.runs)]
         answers = page_answers(view, layers, self._answered)
         state = dict(catalog=self.catalog, view=view, palette=self.palette, diverging=self.diverging, answers=answers)
@@ -242,10 +258,3 @@ class AttentionInspector(anywidget.AnyWidget):
         except WorkbenchError as error:  # the checkpoint was deleted, or cannot be read
             data["text/plain"] += f": {error}"
         return data, metadata
-
-
-def _colours(name: str) -> bytes:
-    """256 RGB colours of a matplotlib colour map."""
-    from matplotlib import colormaps
-
-    return (colormaps[name](np.arange(256), bytes=True)[:, :3]).tobytes()

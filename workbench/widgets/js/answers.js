@@ -91,7 +91,7 @@ export function answerStore(model) {
     if (call) {
       calls.delete(id);
       if (error) call.reject(new Error(error));
-      else call.resolve(reply);
+      else call.resolve({ ...reply, buffers });
       return changed();
     }
     const [slot, flight] = [...flights].find(([, candidate]) => candidate.id === id) ?? [];
@@ -127,7 +127,7 @@ export function answerStore(model) {
     else if (flights.get(slot).key !== key) waiting.set(slot, request);
     return null;
   };
-  /** Send a command; a promise of the reply. */
+  /** Send a command; a promise of the reply, with its binary parts as `buffers`. */
   store.call = (request, buffers) => new Promise((resolve, reject) => {
     const id = `${client}-${++count}`;
     calls.set(id, { resolve, reject, since: performance.now() });

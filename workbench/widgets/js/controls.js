@@ -1,7 +1,7 @@
 // Controls: each is {node, show} and calls a function on input.
 
 import { html } from "./dom.js";
-import { format } from "./numbers.js";
+import { paintBar } from "./paint.js";
 
 /** Buttons of which one is pressed. `show(options, value)`; an option is {value, name, about}. */
 export function segmented(label, onPick) {
@@ -63,23 +63,24 @@ export function button(label, about, onClick) {
   return node;
 }
 
-/** A colour scale: low … high, with a mark at a value to compare with. */
+/** A colour bar: the ends of a scale, and a mark at a value to compare with. */
 export function scaleBar() {
-  const canvas = html("canvas", { width: 256, height: 1, "aria-hidden": "true" }), tick = html("i");
+  const canvas = html("canvas", { width: 256, height: 16, "aria-hidden": "true" }), tick = html("i");
   const [low, mark, high] = ["span", "span", "span"].map((tag) => html(tag)), unit = html("p", { class: "muted" });
   const ramp = html("div", { class: "ramp" }, canvas, tick), ends = html("div", { class: "ends" }, low, mark, high);
   const node = html("div", { class: "scale" }, unit, ramp, ends);
   return {
     node,
-    show(table, from, to, about, comparison) {
-      if (canvas.shown !== table) canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(table.buffer), 256), 0, 0);
-      canvas.shown = table;
-      unit.textContent = about;
-      const short = (value) => format(Number(value.toPrecision(2)));
-      [low.textContent, high.textContent] = [short(from), short(to)];
-      tick.hidden = !(comparison?.value < to);
-      tick.style.left = `${(100 * ((comparison?.value ?? from) - from)) / (to - from || 1)}%`;
-      mark.textContent = comparison ? `${tick.hidden ? "" : "▲ "}${comparison.name} ${short(comparison.value)}` : "";
+    /** With an `opacity`, the bar also has the colours over an image. */
+    show(scale, tables, opacity = null) {
+      paintBar(canvas, tables[scale.table], opacity);
+      ramp.classList.toggle("over", opacity !== null);
+      ramp.title = opacity === null ? "" : "Above: on its own; below: over dark to light parts of the image";
+      unit.textContent = scale.unit;
+      [low.textContent, high.textContent] = [scale.low, scale.high];
+      tick.hidden = !(scale.mark?.at <= 1);
+      tick.style.left = `${100 * (scale.mark?.at ?? 0)}%`;
+      mark.textContent = scale.mark ? `${tick.hidden ? "" : "▲ "}${scale.mark.text}` : "";
     },
   };
 }

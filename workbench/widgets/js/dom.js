@@ -14,6 +14,15 @@ export function fill(node, attributes, children) {
   return node;
 }
 
+/** Download a file by a link, which stays for another time. */
+export function download(link, name, content) {
+  URL.revokeObjectURL(link.href);
+  fill(link, { href: URL.createObjectURL(new Blob([content])), download: name }, []);
+  link.textContent = `download ${name}`;
+  link.hidden = false;
+  link.click();
+}
+
 /** Set a status only when it changes: screen readers speak at every write. */
 export function say(node, text) {
   node.hidden = !text;

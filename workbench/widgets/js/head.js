@@ -10,7 +10,7 @@ const HELP = [
 
 export function headCard() {
   const name = html("h2"), about = html("span", { class: "muted" }), status = html("span", { class: "muted", role: "status" });
-  const help = html("dl", { class: "help", hidden: "" }, ...HELP.flatMap(([key, what]) => [html("dt", {}, key), html("dd", {}, what)]));
+  const help = html("dl", { class: "help", hidden: "" }, ...HELP.map(([key, what]) => html("div", {}, html("dt", {}, key), html("dd", {}, what))));
   const helper = toggle("?", "Keys and pointer", (on) => {
     help.hidden = !on;
     helper.show(on);

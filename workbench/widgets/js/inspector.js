@@ -2,29 +2,35 @@
 // hovering never waits for the kernel.
 
 import { answerStore } from "./answers.js";
-import { button, slider, toggle } from "./controls.js";
-import { html } from "./dom.js";
+import { button, segmented, slider, toggle } from "./controls.js";
+import { download, html } from "./dom.js";
 import { headCard } from "./head.js";
 import { READINGS, keyOf, statistic } from "./maps.js";
-import { clamp, largest } from "./numbers.js";
+import { clamp } from "./numbers.js";
 import { colourTable, crisp } from "./paint.js";
 import { pinPanel } from "./pins.js";
+import { scaleOf } from "./scale.js";
 import { sideCard } from "./side.js";
 import { stageCard } from "./stage.js";
 import { PIN_COLOURS, catalogOf, movePins, stateOf } from "./state.js";
 import { stripCard } from "./strip.js";
+import { isDark, onTheme } from "./theme.js";
 import { toolbarOf } from "./toolbar.js";
 import { whatIfCard } from "./what_if.js";
 
+const SCALES = [
+  { value: "zero", name: "from 0", about: "Colours from 0 to the largest value" },
+  { value: "uniform", name: "× uniform", about: "Colours relative to a uniform map, in octaves: what hardly differs from it has the middle colour" },
+];
 const RANK = { hover: 0, look: 1, click: 2 }; // a painting with several causes is named after the highest
 const MARKS = 1000; // in the performance log, for benchmarks/latency.py; then it is emptied
 let views = 0; // of all widgets
 let paintings = 0;
 
 function render({ model, el, store }) {
-  const serial = ++views, frozen = Boolean(model.get("frozen"));
+  const serial = ++views, frozen = Boolean(model.get("frozen")), opened = { ...model.get("view") };
   let state = null, inspections = [], current = [], images = null, stages = [];
-  let hovered = null, stroke = null, due = null, first = 0, panel = "map", size = 0, spoken = 0, problem = "", tables;
+  let hovered = null, stroke = null, due = null, first = 0, size = 0, spoken = 0, problem = "", tables;
   const pinned = [];
 
   const head = headCard(), toolbar = toolbarOf({ change, pickLayer });
@@ -35,24 +41,24 @@ function render({ model, el, store }) {
   const percent = (value) => `${Math.round(100 * value)} %`;
   const opacity = slider("Opacity", { min: 0, max: 1, step: 0.05, write: percent }, (value) => change({ opacity: value }));
   const smooth = toggle("Smooth", "Blend the cells of the map into each other", (on) => change({ smooth: on }));
+  const scales = segmented("Scale of the colours", (scale) => change({ scale }));
   const clearPins = button("Clear pins", "Remove all pins", () => change({ pins: [], active: -1 }));
   const stagesNode = html("div", { class: "stages" });
   const whatIf = whatIfCard({ change });
-  const tools = html("div", { class: "row tools" }, opacity.node, smooth.node, clearPins);
-  const side = sideCard((value) => {
-    panel = value;
-    update();
-  });
-  const pinsNode = html("div", { class: "pins", role: "group", "aria-label": "Pins" });
+  const tools = html("div", { class: "row tools" }, opacity.node, scales.node, smooth.node, clearPins);
+  const side = sideCard((panel) => change({ panel }), (cell, across) => stages.forEach((stage) => stage.frameCell(cell, across)));
+  const pinsScale = html("p", { class: "muted" });
+  const pinsNode = html("div", { class: "pins", role: "group", "aria-label": "Pins" }, pinsScale);
   const right = html("div", { class: "right" }, side.node, pinsNode);
   const centre = html("div", { class: "centre" }, stagesNode, tools, whatIf.node);
-  const workspace = html("div", { class: "workspace" }, picker.node, centre, right);
-  const exported = html("span", { class: "muted", role: "status" });
-  const exports = [["png", "Figure (PNG)"], ["svg", "Figure (SVG)"], ["html", "Page (HTML)"]].map(([format, label]) =>
+  const workspace = html("div", { class: "workspace" }, centre, right, picker.node);
+  const exported = html("span", { class: "muted", role: "status" }), file = html("a", { hidden: "" });
+  const exports = [["png", "Figure (PNG)"], ["svg", "Figure (SVG)"], ["pdf", "Figure (PDF)"], ["html", "Page (HTML)"]].map(([format, label]) =>
     button(label, "Save what is shown, as a file", () => exportAs(format)));
-  const footer = html("div", { class: "row exports" }, html("span", { class: "muted" }, "Save as"), ...exports, exported);
+  const footer = html("div", { class: "row exports" }, html("span", { class: "muted" }, "Save as"), ...exports, exported, file);
   const speech = html("div", { class: "speech", "aria-live": "polite" });
-  const root = html("div", { class: "wb inspector", role: "region" }, ...head.nodes, toolbar.node, workspace, footer, speech);
+  // The image comes first for the keyboard; the order on the screen is that of the style sheet.
+  const root = html("div", { class: "wb inspector", role: "region" }, ...head.nodes, workspace, toolbar.node, footer, speech);
   el.append(root);
 
   // ------------------------------------------------------------------------------ actions of the user
@@ -65,7 +71,8 @@ function render({ model, el, store }) {
 
   function pickLayer(id) {
     const to = state.layers.find((layer) => layer.id === id);
-    change({ layer: id, pins: movePins(state.view.pins, state.layer.side, to.side), forbid: [] });
+    const forbid = frozen && id === opened.layer ? opened.forbid : []; // a page holds this layer with these keys forbidden
+    change({ layer: id, pins: movePins(state.view.pins, state.layer.side, to.side), forbid });
   }
 
   /** Replace all pins by one at a position; with `add`, add or remove it. A pinned position becomes active. */
@@ -150,7 +157,9 @@ function render({ model, el, store }) {
     exports.forEach((node) => (node.disabled = true));
     exported.textContent = "saving…";
     try {
-      exported.textContent = (await store.call({ kind: "export", format, view: store.view() })).text;
+      const { text, name, buffers } = await store.call({ kind: "export", format, view: state.view });
+      exported.textContent = text;
+      download(file, name, buffers[0]);
     } catch (error) {
       exported.textContent = "";
       problem = error.message;
@@ -179,11 +188,12 @@ function render({ model, el, store }) {
     const answers = catalog.map((_, run) => (absent ? null : store.ask(request("inspection", run))));
     current = answers.map(Boolean);
     inspections = answers.map((answer, i) => answer ?? (same ? inspections[i] : null) ?? null); // the map of another layer does not fit
-    if (panel === "offsets" && source === "recorded") panel = "map"; // snapshots keep no network
-    if (panel === "offsets") catalog.forEach((_, run) => store.ask(request("offsets", run)));
+    if (state.view.panel === "offsets") catalog.forEach((_, run) => store.ask(request("offsets", run)));
     if (state.view.reading === "causal") askCausal();
-    toolbar.draw(state, inspections[0]?.weights, frozen);
+    toolbar.draw(state, inspections[0]?.weights);
     opacity.show(state.view.opacity);
+    scales.show(SCALES, state.view.scale);
+    scales.node.hidden = !READINGS[state.view.reading].reference;
     smooth.show(state.view.smooth);
     clearPins.disabled = !state.view.pins.length;
     picker.draw(state, strip, first, frozen);
@@ -196,8 +206,8 @@ function render({ model, el, store }) {
     schedule("look");
   }
 
-  /** The request for an answer to the current view. */
-  const request = (kind, run, more) => ({ kind, run, view: state.view, ...more });
+  /** The request for an answer to the current view. What a page holds was knocked out for the pins that it opened with. */
+  const request = (kind, run, more) => ({ kind, run, view: frozen ? { ...state.view, pins: opened.pins } : state.view, ...more });
 
   /** Page the strip to an image, unless it shows that. */
   function showInStrip(sample) {
@@ -230,19 +240,23 @@ function render({ model, el, store }) {
     }
     pinned.splice(state.view.pins.length).forEach(({ node }) => node.remove());
     const perQuery = READINGS[state.view.reading].row === undefined ? state.view.reading : "outgoing";
-    pinned.forEach((panel) => panel.draw(state, inspections, (seen, run, query) => mapOf(perQuery, seen, run, query), tables.plain));
+    const maps = state.view.pins.map((query) => inspections.map((seen, run) => mapOf(perQuery, seen, run, query)));
+    const scale = scaleOf(maps.flat(), READINGS[perQuery].unit, state.relative);
+    pinned.forEach((panel, i) => panel.draw(state, inspections, maps[i], scale, tables));
+    pinsScale.hidden = !pinned.length;
+    pinsScale.textContent = `Pins on one scale, ${scale.low} to ${scale.high}: ${scale.unit}`;
   }
 
-  /** The map of a reading {values, side}, or null if it is not known yet. */
+  /** The map of a reading, as `square` gives it, or null if it is not known yet. */
   function mapOf(reading, seen, run, query) {
-    if (!seen) return null;
-    const { map, row } = READINGS[reading], isWeights = reading === "outgoing" || reading === "value_weighted";
-    if (row !== undefined) return { values: statistic(seen, row), side: seen.side };
-    if (query === null) return null;
-    return map ? square(map(seen, query), isWeights) : square(store.peek(request("causal", run, { query }))?.values);
+    const { map, row, keys, reference, floor } = READINGS[reading];
+    if (!seen || (row === undefined && query === null)) return null;
+    const values = row !== undefined ? statistic(seen, row) : map ? map(seen, query) : store.peek(request("causal", run, { query }))?.values;
+    return square(values, { isWeights: Boolean(keys && map), reference: reference?.(seen), floor: floor?.(seen) });
   }
 
-  const square = (values, isWeights = false) => (values ? { values, side: Math.sqrt(values.length), isWeights } : null);
+  /** A map {values, side} and what else is known of it; `isWeights`: its weights are divided among the cells of a position. */
+  const square = (values, more) => (values ? { values, side: Math.sqrt(values.length), ...more } : null);
 
   /** At most one painting a frame. */
   function schedule(kind) {
@@ -256,13 +270,13 @@ function render({ model, el, store }) {
     if (!state || !stages.length) return;
     const query = hovered ?? state.view.pins[state.view.active] ?? null, reading = READINGS[state.view.reading];
     const maps = inspections.map((seen, run) => mapOf(state.view.reading, seen, run, query));
-    const high = Math.max(...maps.map((map) => (map ? largest(map.values) : 0))); // one scale, so that both compare
+    const sequential = scaleOf(maps, reading.unit, state.relative); // one scale, so that both compare
     const hint = !inspections.every(Boolean) ? "" : query === null ? "Click a place in the image, or move over it."
-      : "Pin this place to compute what matters to it.";
-    const readouts = stages.map((stage, i) => stage.paint(maps[i], query, hovered, high, tables.veil, hint));
-    const offsets = state.catalog.map((_, run) => square(store.peek(request("offsets", run))?.values));
-    const map = { unit: reading.unit, mark: inspections[0] && reading.mark?.(inspections[0]) };
-    side.paint({ state, panel, frozen, inspections, maps, offsets, high, tables, map });
+      : frozen ? "This page holds what matters to the pins that it opened with." : "Pin this place to compute what matters to it.";
+    const readouts = stages.map((stage, i) => stage.paint(maps[i], query, hovered, sequential, tables, hint));
+    const uniformOffsets = { value: 1 / state.layer.side ** 2, name: "uniform" };
+    const offsets = state.catalog.map((_, run) => square(store.peek(request("offsets", run))?.values, { reference: uniformOffsets }));
+    side.paint({ state, inspections, maps, offsets, sequential, tables });
     if (++paintings % MARKS === 0) performance.clearMarks("wb-paint");
     performance.mark("wb-paint", { detail: { kind } });
     clearTimeout(spoken);
@@ -277,21 +291,22 @@ function render({ model, el, store }) {
     const width = root.clientWidth, n = state.catalog.length, gap = 12, chrome = 24; // padding and border of a card
     if (!width) return;
     const rail = width >= (n === 1 ? 940 : 1240) ? 184 + gap : 0, beside = width - rail >= (n === 1 ? 620 : 1000);
-    const room = (width - rail - (beside ? 290 + gap : 0) - (n - 1) * gap) / n - chrome;
-    size = crisp(state.catalog[0].image_size, clamp(room, 200, 520));
+    const free = width - rail - (beside ? 290 + gap : 0), across = (free - gap) / 2 - chrome < 160 ? 1 : n; // two images one above the other
+    size = crisp(state.catalog[0].image_size, clamp((free - (across - 1) * gap) / across - chrome, 160, 520));
     root.dataset.rail = rail ? "beside" : "above";
     root.dataset.right = beside ? "beside" : "below";
-    workspace.style.setProperty("--centre", `${n * (size + chrome) + (n - 1) * gap}px`);
+    workspace.style.setProperty("--centre", `${across * (size + chrome) + (across - 1) * gap}px`);
     stages.forEach((stage, i) => stage.draw(state, inspections[i], current[i], size));
     whatIf.draw(state, inspections, size, frozen);
   }
 
   function drawTables() {
-    const veil = (i) => 100 + Math.round((155 * i) / 255); // alpha over an image, which shows through where values are low
-    const [palette, diverging] = [model.get("palette"), model.get("diverging")];
-    tables = { plain: colourTable(palette), veil: colourTable(palette, veil), diverging: colourTable(diverging) };
+    tables = { plain: colourTable(model.get("palette")), diverging: colourTable(model.get("diverging")) };
   }
+  const drawTheme = () => root.toggleAttribute("data-dark", isDark(el));
+  const endTheme = onTheme(drawTheme, el);
   const observer = new ResizeObserver(() => {
+    drawTheme(); // only now is the view in the page
     if (!state) return;
     fit();
     schedule("look");
@@ -326,6 +341,7 @@ function render({ model, el, store }) {
     head.stop();
     clearTimeout(spoken);
     observer.disconnect();
+    endTheme();
     for (const [names, callback] of Object.entries(changes)) model.off(names, callback);
     store.removeEventListener("change", update);
   };

@@ -3,20 +3,24 @@
 
 import { format } from "./numbers.js";
 
+const NOISE = 2 ** -19; // 16 roundings of float32, relative to what is rounded
 const uniform = (seen) => ({ value: 1 / seen.key_side ** 2, name: "uniform" });
 
-// `map` computes a reading of one query, `row` is the statistic of all queries; the causal map comes from the kernel.
-// `mark` is a value to compare with.
+// `map` computes a reading of one query, `row` is the statistic of all queries; the causal map comes from the kernel. `reference` is a value to
+// compare with; values below the `floor` are rounding errors; `keys`: the map is one of keys, not of all places. Names, units, references and floors are the same as in inspector/painting.py.
 export const READINGS = {
-  outgoing: { name: "Looks at", unit: "attention weight", map: outgoing, mark: uniform,
+  outgoing: { name: "Looks at", unit: "attention weight", keys: true, map: outgoing, reference: uniform,
     about: "Where the chosen place looks: its attention weights over all keys, which sum to 1." },
-  incoming: { name: "Seen by", unit: "attention weight", map: incoming, mark: uniform,
+  incoming: { name: "Seen by", unit: "attention weight", map: incoming, reference: uniform,
     about: "Who looks at the chosen place: the weight that each position gives to it." },
-  value_weighted: { name: "Value-weighted", unit: "weight × ‖value‖", map: valueWeighted,
+  value_weighted: { name: "Value-weighted", unit: "weight × ‖value‖", keys: true, map: valueWeighted,
+    reference: ({ valueNorm }) => ({ value: mean(valueNorm) / valueNorm.length, name: "uniform, mean value" }),
     about: "What reaches the chosen place, and from where: attention weights times the lengths of the values." },
-  causal: { name: "Matters", unit: "change of the output",
+  causal: { name: "Matters", unit: "change of the output", keys: true,
+    floor: ({ logit, size, side }) => NOISE * (logit == null ? (Math.sqrt(3) * size) / side : Math.max(1, Math.abs(logit))),
     about: "What matters to the pinned place: the change of the output when it may not look at a key, for each key in turn." },
-  entropy: { name: "Entropy", unit: "nats", row: 0, mark: (seen) => ({ value: Math.log(seen.key_side ** 2), name: "uniform" }),
+  entropy: { name: "Entropy", unit: "nats", row: 0,
+    reference: (seen) => ({ value: Math.log(seen.key_side ** 2), name: "uniform" }),
     about: "How widely each position looks: the entropy of its attention weights; 0 is a single key." },
   distance: { name: "Distance", unit: "image pixels", row: 1,
     about: "How far each position looks: the mean distance to what it attends to, in pixels of the image." },
@@ -24,11 +28,13 @@ export const READINGS = {
     about: "How far each position looks: the fraction of its attention that goes outside of the 3×3 positions around it." },
   outside_9: { name: "9×9", unit: "fraction of the weights", row: 3,
     about: "How far each position looks: the fraction of its attention that goes outside of the 9×9 positions around it." },
-  strength: { name: "Strength", unit: "‖γ·o‖ / ‖x‖", row: 4,
+  strength: { name: "Strength", unit: "‖γ·o‖ / ‖x‖", row: 4, floor: () => NOISE,
     about: "How much attention changes each position: the length of what it adds, relative to what it is added to." },
-  received: { name: "Received", unit: "× the average", row: 5, mark: () => ({ value: 1, name: "average" }),
+  received: { name: "Received", unit: "× the average", row: 5, reference: () => ({ value: 1, name: "average" }),
     about: "Who is looked at: the attention that each position receives from all others; 1 is the average." },
 };
+
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** beta[query, ·]: how much this query looks at each key. */
 function outgoing({ d, query, key, lse }, q) {

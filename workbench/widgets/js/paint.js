@@ -7,9 +7,9 @@ import { bytesOf, clamp } from "./numbers.js";
 const word = (rgb, i, alpha) => (alpha << 24) + (rgb[3 * i + 2] << 16) + (rgb[3 * i + 1] << 8) + rgb[3 * i];
 
 /** 256 colours as the words of an image's memory, from RGB bytes. */
-export function colourTable(view, alpha = () => 255) {
+export function colourTable(view) {
   const rgb = view?.byteLength === 768 ? new Uint8Array(bytesOf(view)) : Uint8Array.from({ length: 768 }, (_, i) => i / 3);
-  return Uint32Array.from({ length: 256 }, (_, i) => word(rgb, i, alpha(i)));
+  return Uint32Array.from({ length: 256 }, (_, i) => word(rgb, i, 255));
 }
 
 export const canvasOf = (name) => html("canvas", { class: name, width: 1, height: 1, "aria-hidden": "true" });
@@ -22,9 +22,10 @@ function put(canvas, words) {
   canvas.getContext("2d", { willReadFrequently: true }).putImageData(new ImageData(new Uint8ClampedArray(words.buffer), side), 0, 0);
 }
 
-export function paintHeat(canvas, values, table, low, high) {
-  const words = new Uint32Array(values.length), scale = 255 / (high - low || 1);
-  for (let i = 0; i < words.length; i++) words[i] = table[clamp(Math.round((values[i] - low) * scale), 0, 255)];
+/** Paint values by a colour table; `at` gives their places in it, from 0 to 1. */
+export function paintHeat(canvas, values, table, at) {
+  const words = new Uint32Array(values.length);
+  for (let i = 0; i < words.length; i++) words[i] = table[clamp(Math.round(255 * at(values[i])), 0, 255)];
   put(canvas, words);
 }
 
@@ -32,6 +33,24 @@ export function paintPicture(canvas, rgb) {
   if (canvas.shown === rgb) return;
   canvas.shown = rgb;
   put(canvas, Uint32Array.from({ length: rgb.length / 3 }, (_, i) => word(rgb, i, 255)));
+}
+
+/** The colours of a table from left to right; with an opacity, in the lower half over the greys of an image, from black down to white. */
+export function paintBar(canvas, table, opacity) {
+  if (canvas.shown === table && canvas.opacity === opacity) return;
+  [canvas.shown, canvas.opacity] = [table, opacity];
+  const line = html("canvas", { width: 256, height: 1 }), context = canvas.getContext("2d"), { width, height } = canvas;
+  line.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(table.buffer), 256), 0, 0);
+  context.drawImage(line, 0, 0, width, height);
+  if (opacity === null) return;
+  const greys = context.createLinearGradient(0, height / 2, 0, height);
+  greys.addColorStop(0, "black");
+  greys.addColorStop(1, "white");
+  context.fillStyle = greys;
+  context.fillRect(0, height / 2, width, height / 2);
+  context.globalAlpha = opacity;
+  context.drawImage(line, 0, height / 2, width, height / 2);
+  context.globalAlpha = 1;
 }
 
 export function clear(canvas) {

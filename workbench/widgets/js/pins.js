@@ -2,7 +2,6 @@
 
 import { html } from "./dom.js";
 import { describe } from "./maps.js";
-import { largest } from "./numbers.js";
 import { canvasOf, clear, paintHeat } from "./paint.js";
 import { FACTS } from "./stage.js";
 import { PIN_COLOURS } from "./state.js";
@@ -14,13 +13,12 @@ export function pinPanel(i, onPick) {
   node.addEventListener("click", onPick);
   return {
     node,
-    draw({ view }, inspections, mapOf, colours) {
+    /** `drawn`: its map in each run, or null. */
+    draw({ view }, inspections, drawn, scale, tables) {
       const query = view.pins[i];
       while (maps.children.length < inspections.length) maps.append(canvasOf("small"));
-      const drawn = inspections.map((seen, run) => mapOf(seen, run, query));
-      const high = Math.max(...drawn.map((map) => (map ? largest(map.values) : 0)));
       drawn.forEach((map, run) => {
-        if (map) paintHeat(maps.children[run], map.values, colours, 0, high);
+        if (map) paintHeat(maps.children[run], map.values, tables[scale.table], scale.at(map));
         else clear(maps.children[run]);
       });
       const columns = inspections.map((seen) => (seen ? describe(seen, query) : null));

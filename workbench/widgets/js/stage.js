@@ -13,14 +13,15 @@ export const FACTS = ["position", "entropy", "distance", "outside 3×3", "outsid
 export function stageCard(index, hatch, actions) {
   const label = html("h3"), about = html("span", { class: "muted" });
   const gamma = html("span", { class: "gamma", title: "The learned strength of this layer" });
-  let steps = [], layer, size = 0, seen = null;
+  let steps = [], layer, size = 0, seen = null, opacity = 0;
   const writeStep = (i) => steps[i]?.toLocaleString("en") ?? "";
   const step = slider("Step", { min: 0, max: 0, step: 1, write: writeStep }, (i) => actions.step(index, steps[i]));
   const picture = canvasOf("image"), heat = canvasOf("heat"), pins = svg("g"), forbidden = svg("path", { fill: `url(#${hatch})` });
-  const cursor = svg("g", { class: "cursor", visibility: "hidden" }, svg("rect", { class: "outer" }), svg("rect", { class: "inner" }));
+  const frame = () => svg("g", { class: "cursor", visibility: "hidden" }, svg("rect", { class: "outer" }), svg("rect", { class: "inner" }));
+  const cursor = frame(), readCell = frame();
   const pattern = svg("pattern", { id: hatch, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
     svg("rect", { width: 6, height: 6, fill: "rgb(0 0 0 / 45%)" }), svg("rect", { width: 2, height: 6, fill: "white" }));
-  const overlay = svg("svg", { class: "overlay", "aria-hidden": "true" }, svg("defs", {}, pattern), forbidden, cursor, pins);
+  const overlay = svg("svg", { class: "overlay", "aria-hidden": "true" }, svg("defs", {}, pattern), forbidden, cursor, readCell, pins);
   const stage = html("div", { class: "stage", tabindex: 0, role: "application" }, picture, heat, overlay);
   const hint = html("span", { class: "muted" }), facts = FACTS.map((name) => html("span", {}, name === "position" ? "" : `${name} `, html("b")));
   const readout = html("p", { class: "readout", "aria-hidden": "true" }, hint, ...facts);
@@ -55,6 +56,12 @@ export function stageCard(index, hatch, actions) {
     }));
   }
 
+  /** Put a frame around a cell (null: around none). */
+  function place(frame, cell, side) {
+    frame.setAttribute("visibility", cell === null ? "hidden" : "visible");
+    if (cell !== null) for (const rect of frame.children) fill(rect, square(cell, side), []);
+  }
+
   function drawForbidden(keys) {
     forbidden.setAttribute("d", keys.map((key) => {
       const { x, y, width } = square(key, layer.key_side);
@@ -65,6 +72,8 @@ export function stageCard(index, hatch, actions) {
   return {
     node,
     drawForbidden,
+    /** Frame the cell of a map whose value is read. */
+    frameCell: (cell, side) => place(readCell, cell, side),
     /** `inspection` is shown (null: none); `current`: it is the answer to the view. */
     draw(state, inspection, current, newSize) {
       const { view } = state, info = state.catalog[index];
@@ -84,19 +93,19 @@ export function stageCard(index, hatch, actions) {
       stage.classList.toggle("brush", view.tool === "brush");
       stage.setAttribute("aria-label", `${info.label}, ${layer.label}: arrow keys move over its places, Enter pins one`);
       overlay.setAttribute("viewBox", `0 0 ${size} ${size}`);
-      heat.style.opacity = view.opacity;
+      heat.style.opacity = opacity = view.opacity;
       heat.classList.toggle("smooth", view.smooth);
       if (seen) paintPicture(picture, seen.image);
       drawPins(view.pins, view.active);
       drawForbidden(view.forbid);
     },
     /** Draw what follows the pointer: a map, its query, and the cell under the pointer. */
-    paint(map, query, hovered, high, table, hintText) {
+    paint(map, query, hovered, scale, tables, hintText) {
       [heat.values, heat.query] = [map?.values ?? null, query];
-      if (map) paintHeat(heat, map.values, table, 0, high);
+      if (map) paintHeat(heat, map.values, tables[scale.table], scale.at(map));
       else clear(heat);
-      cursor.setAttribute("visibility", hovered === null ? "hidden" : "visible");
-      if (hovered !== null) for (const rect of cursor.children) fill(rect, square(hovered, layer.side), []);
+      picture.classList.toggle("grey", Boolean(map) && opacity > 0); // so that colours are those of the scale
+      place(cursor, hovered, layer?.side); // no layer before the view has a width
       const values = seen && query !== null ? describe(seen, query) : null;
       hint.hidden = Boolean(values) && map !== null;
       hint.textContent = hintText;

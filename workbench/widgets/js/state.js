@@ -15,7 +15,7 @@ export function catalogOf(model) {
     const replied = (name) => (value) => ofRun.some(({ reply }) => reply[name] === value);
     return { ...info, steps: info.steps.filter(replied("step")), recorded: info.recorded.filter(replied("step")),
       weights: info.weights.filter(replied("weights")), layers: info.layers.filter(({ id }) => ofRun.some(({ view }) => view.layer === id)),
-      samples: ofRun.map(({ view }) => view.sample) };
+      samples: ofRun.map(({ view }) => view.sample), kinds: [...new Set(model.get("answers").map(({ kind }) => kind))] };
   });
 }
 
@@ -29,10 +29,13 @@ export function stateOf(catalog, saved) {
   const source = sources.includes(saved.source) ? saved.source : "samples";
   const pins = [...new Set(saved.pins)].filter((q) => q >= 0 && q < layer.side ** 2).slice(0, PIN_COLOURS.length);
   const active = pins.length ? clamp(saved.active, 0, pins.length - 1) : -1;
-  const known = READINGS[saved.reading] && !(saved.reading === "causal" && source === "recorded"); // snapshots keep no network
+  const obtainable = (kind) => source !== "recorded" && catalog.every(({ kinds }) => !kinds || kinds.includes(kind)); // snapshots keep no network
+  const [causal, offsets] = ["causal", "offsets"].map(obtainable);
+  const known = READINGS[saved.reading] && (causal || saved.reading !== "causal");
+  const panel = { offsets: offsets && "offsets", images: catalog.length > 1 && "images" }[saved.panel] || "map";
   const forbid = saved.forbid.filter((key) => key >= 0 && key < layer.key_side ** 2);
-  const view = { ...saved, layer: layer.id, source, pins, active, reading: known ? saved.reading : "outgoing", forbid };
-  return { catalog, layers, layer, sources, view };
+  const view = { ...saved, layer: layer.id, source, pins, active, reading: known ? saved.reading : "outgoing", forbid, panel };
+  return { catalog, layers, layer, sources, view, causal, offsets, relative: view.scale === "uniform" };
 }
 
 /** Positions of one layer in the grid of another. */

@@ -57,9 +57,9 @@ export function stripCard({ change, drop, page }) {
       sources.show(state.sources.map((value) => ({ value, name: names[value], about: kinds[value] })), view.source);
       sources.node.hidden = frozen || state.sources.length < 2;
       drawClasses(info.classes);
-      classes.options[0].textContent = generated ? "every class in turn" : "no class";
+      classes.options[0].textContent = { samples: "every class in turn", real: "all classes" }[view.source] ?? "no class";
       classes.value = view.class;
-      classes.hidden = frozen || !info.classes.length || !["samples", "dropped"].includes(view.source);
+      classes.hidden = frozen || !info.classes.length || view.source === "recorded";
       latent.hidden = frozen || !generated;
       seed.show(view.seed);
       truncation.show(view.truncation);

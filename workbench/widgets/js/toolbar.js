@@ -21,7 +21,7 @@ export function toolbarOf({ change, pickLayer }) {
   return {
     node,
     /** `used`: the weights of the shown image. */
-    draw(next, used, frozen) {
+    draw(next, used) {
       state = next;
       const { view, layer } = state, kinds = [...new Set(state.layers.map(({ network }) => network))];
       networks.show(kinds.map((value) => ({ value, name: value, about: NETWORKS[value] })), layer.network);
@@ -32,13 +32,13 @@ export function toolbarOf({ change, pickLayer }) {
       const shown = state.catalog[0].weights.includes(view.weights) ? view.weights : used;
       weights.show(saved.map((value) => ({ value, name: WEIGHTS[value], about: "Weights of the generator" })), shown);
       weights.node.hidden = saved.length < 2 || view.source === "recorded";
-      const computable = !frozen && view.source !== "recorded"; // the causal map needs the network
-      const available = Object.entries(READINGS).filter(([value]) => computable || value !== "causal");
+      const available = Object.entries(READINGS).filter(([value]) => state.causal || value !== "causal");
       readings.forEach(({ show }, all) => {
         const group = available.filter(([, { row }]) => Boolean(all) === (row !== undefined));
         show(group.map(([value, { name, about }]) => ({ value, name, about })), view.reading);
       });
-      meaning.textContent = READINGS[view.reading].about;
+      const { about, keys } = READINGS[view.reading], pool = layer.side / layer.key_side;
+      meaning.textContent = `${about}${keys && pool > 1 ? ` Keys are pooled: each stands for ${pool}×${pool} places.` : ""}`;
     },
   };
 }

@@ -1,0 +1,159 @@
+"""The view as a figure: the images with their pins and maps, in the colours and on the scale of the front end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...attention import STATISTICS, Inspection
+from ...attention.readings import check_query
+from ...data import to_uint8
+from ...figures import QUERY_COLOURS, Drawing, Sheet
+from ...figures.charts import Cell, Row
+from ...figures.images import encoded
+from ...views.inspection_request import InspectionRequest
+from .painting import OFFSETS, READINGS, Reading, Scale, colour_bar, difference, differences, over, scale_of, values_of
+
+
+@dataclass(frozen=True)
+class Group:
+    """Maps of one kind on one scale.
+
+    Attributes
+    ----------
+    maps
+        For each run; those of the reading for each pin, or one of all places.
+    on_image
+        Whether they lie on the image.
+    """
+
+    kind: Reading
+    maps: list[list[np.ndarray]]
+    scale: Scale
+    on_image: bool
+
+
+def view_figure(
+    inspections: Sequence[Inspection],
+    view: dict,
+    request: InspectionRequest,
+    causal: Sequence[Sequence[np.ndarray]] = (),
+    offsets: Sequence[np.ndarray] = (),
+) -> Drawing:
+    """A row for each run: its image, a map for each pin (or one of all places), the scale, and after an intervention the changed image.
+
+    The last row of two runs is their difference.
+
+    Parameters
+    ----------
+    inspections
+        Of each run.
+    view
+        The state of the controls: reading, pins, scale, opacity, smooth.
+    request
+        Of the first run, with the intervention.
+    causal
+        For the reading "causal": the map (M,) of each pin, for each run.
+    offsets
+        If the view shows them: the map by offset of each run.
+
+    Raises
+    ------
+    ParameterError
+        If a pin is not a position of the layer.
+    """
+    reading, relative = view["reading"], view["scale"] == "uniform"
+    for query in view["pins"]:
+        check_query(query, inspections[0].projections.side ** 2)
+    queries = [0] if reading in STATISTICS else view["pins"]  # a statistic has one map, whatever the query
+    maps = [
+        [values_of(seen, reading, query, causal[run][k] if causal else None) for k, query in enumerate(queries)]
+        for run, seen in enumerate(inspections)
+    ]
+    groups = []
+    for kind, of_runs in ((READINGS[reading], maps), (OFFSETS, [[values] for values in offsets])):
+        pairs = [(seen, values) for seen, row in zip(inspections, of_runs, strict=False) for values in row]
+        if pairs:
+            groups.append(Group(kind, of_runs, scale_of(pairs, kind, relative), on_image=kind is not OFFSETS))
+    images: list[str] = []
+    rows = [_run(number, seen, groups, view, images) for number, seen in enumerate(inspections)]
+    if len(inspections) == 2:
+        rows.append(_difference(inspections, groups, images))
+    return Drawing(Sheet(_title(inspections, reading, request), tuple(map(Row, rows)), tuple(images)))
+
+
+def _run(number: int, seen: Inspection, groups: list[Group], view: dict, images: list[str]) -> tuple[Cell, ...]:
+    """The cells of a run. Appends the images to `images`."""
+    side, image = seen.projections.side, _pixels(seen.image)
+    at = [tuple((part + 0.5) * len(image) / side - 0.5 for part in divmod(query, side)) for query in view["pins"]]
+    dots = tuple((x, y, colour) for (y, x), colour in zip(at, QUERY_COLOURS, strict=False))
+    cells = [_cell(image, images, dots=dots)]
+    for group in groups:
+        for k, values in enumerate(group.maps[number]):
+            colours = group.scale.colours(values, group.kind.reference(seen) if group.kind.reference else 0.0)
+            if group.on_image:
+                painted = over(image, colours, view["opacity"], view["smooth"])
+                cells.append(_cell(painted, images, dots=dots if view["reading"] in STATISTICS else dots[k : k + 1]))
+            else:
+                cells.append(_cell(colours, images, title=group.kind.name))
+        cells.append(_bar(group.scale, view["opacity"] if group.on_image else None, images))
+    if seen.after is not None:
+        after = _pixels(seen.after)
+        change, factor = difference(image, after)
+        cells += [_cell(after, images, title="after"), _cell(change, images, title=f"difference x {factor}")]
+    return tuple(cells)
+
+
+def _difference(inspections: Sequence[Inspection], groups: list[Group], images: list[str]) -> tuple[Cell, ...]:
+    """The cells of b - a, below those of the runs."""
+    change, factor = difference(*(_pixels(seen.image) for seen in inspections))
+    cells = [_cell(change, images, title=f"b - a, x {factor}")]
+    for group in groups:
+        changes, scale = differences(group.maps, group.kind)
+        cells += [_cell(scale.colours(values), images, title="b - a") for values in changes]
+        cells.append(_bar(scale, None, images))
+    return tuple(cells)
+
+
+def _bar(scale: Scale, opacity: float | None, images: list[str]) -> Cell:
+    return _cell(colour_bar(scale, opacity), images, title=scale.text.replace(", ", "\n", 1))
+
+
+def _cell(pixels: np.ndarray, images: list[str], **more) -> Cell:
+    """A cell of an image (height, width, 3) uint8, which is appended to `images`."""
+    images.append(encoded(torch.from_numpy(pixels / 127.5 - 1).movedim(-1, 0)))
+    return Cell(len(images) - 1, **more)
+
+
+def _pixels(image: torch.Tensor) -> np.ndarray:
+    """(3, S, S) in [-1, 1] as (S, S, 3) uint8."""
+    return to_uint8(image).movedim(0, -1).contiguous().numpy()
+
+
+def _title(inspections: Sequence[Inspection], reading: str, request: InspectionRequest) -> str:
+    """A line for each run, and one for what is shown of all."""
+    layer = inspections[0].projections
+    variant = "paper" if layer.key_side == layer.side else "official"  # which pools its keys
+    what = [f"{request.network}, {layer.side}x{layer.side} ({variant})", READINGS[reading].name, *_intervention(request)]
+    return "\n".join([*map(_line, inspections), "; ".join(what)])
+
+
+def _line(seen: Inspection) -> str:
+    words = [f"{seen.network}: {seen.about}", f"gamma {seen.projections.gamma:+.3g}"]
+    if seen.logit is not None:
+        words.append(f"logit {seen.logit:.3g}" + ("" if seen.logit_after is None else f" → {seen.logit_after:.3g}"))
+    return "; ".join(words)
+
+
+def _intervention(request: InspectionRequest) -> list[str]:
+    """The intervention in words."""
+    keys, queries = len(request.forbid), "all places" if request.queries is None else f"{len(request.queries)} pins"
+    words = [
+        "gamma = 0" if request.gamma0 else "",
+        f"{request.replace} map" if request.replace else "",
+        f"{keys} keys knocked out for {queries}" if keys else "",
+    ]
+    return [f"what if: {', '.join(filter(None, words))}"] if any(words) else []
