@@ -352,7 +352,7 @@ def test_a_chart_gives_plotly_to_a_page_that_asks(run, view, monkeypatch):
     chart, sent = open_tab(view()[1], "Curves")["gamma"], []
     monkeypatch.setattr(chart, "send", lambda content, buffers: sent.append((content, buffers)))
     chart._receive(chart, dict(kind="plotly"), [])
-    assert sent[0][0] == dict(kind="plotly") and 500_000 < len(sent[0][1][0]) < 2_500_000 and len(chart.get_state()["_esm"]) < 6500
+    assert sent[0][0] == dict(kind="plotly") and 500_000 < len(sent[0][1][0]) < 2_500_000 and len(chart.get_state()["_esm"]) < 7500
 
 
 def test_damaged_files_leave_the_rest_of_the_view(run, view, monkeypatch):
