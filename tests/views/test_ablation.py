@@ -352,7 +352,8 @@ def test_long_range_over_trainings(tmp_path):
     assert [(row["of"], row["n"]) for row in others] == [("runs", 4), ("runs", 4), ("runs", 10), ("means by arm", 2), ("means by arm", 2),
                                                          ("means by arm", 5)]  # fmt: skip
     figure = ablation.long_range_figure()
-    assert sum(len(trace.x) for trace in figure.figure.data) == 2 * 4 and "rank correlation" in figure.figure.layout.annotations[0].text
+    assert sum(len(trace.x) for trace in figure.figure.data) == 2 * 4
+    assert "4 runs: all have the same twins_hue" in figure.figure.layout.annotations[0].text
     figure.save(tmp_path / "far.svg")
     assert figures.redraw(tmp_path / "far.svg.json").png() == figure.png()
 

@@ -210,8 +210,9 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     wait_until(lambda: notebook.output(1).locator("img").get_attribute("src") != early)
 
     # The notebook keeps the widgets for a page without their kernel, and a picture for an export without JavaScript.
-    saved = notebook.saved(lab, "watch.ipynb")
-    assert len(json.dumps(saved.metadata.widgets)) < 900_000  # two dashboards, with charts of three tabs
+    kept = lambda: json.dumps(notebook.saved(lab, "watch.ipynb").metadata.get("widgets", {}))  # noqa: E731
+    wait_until(lambda: f"stopped at step {step};" in kept())
+    assert len(kept()) < 900_000  # two dashboards, with charts of three tabs
     exported = page.context.new_page()
     exported.route("**", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
     subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", lab.files / "watch.ipynb"], check=True, capture_output=True)

@@ -201,6 +201,8 @@ class Dashboard:
             began = time.monotonic()
             status = self.refresh()
             over = status["state"] not in ACTIVE
+            if over and self.view:
+                self.view.keep_in_notebook()
             self._update_still(over)
             if not here:
                 for alarm in status["alarms"]:
@@ -213,8 +215,6 @@ class Dashboard:
             if over:
                 break
             await asyncio.sleep(max(self._poll, 4 * (time.monotonic() - began)))  # reading a long history takes time
-        if self.view:
-            self.view.keep_in_notebook()
         return status
 
     def _state(self) -> tuple:
