@@ -72,7 +72,8 @@ NOT_RUN = {
         "workbench ablation -p experiments attention_site -p preset cifar10 -p seeds 0,1,2,3,4,5,6,7",
         "workbench ablation -p experiments attention_site -p data my_images -p steps 100000 -p seeds 0,1,2,3,4,5,6,7 "
         "-p settings 'image_size=64; width=64; z_dim=128; batch_size=64'",
-        "workbench ablation -p steps 500 -p settings 'width=16; batch_size=16; pairs=2' -p evaluations 4 -p jobs 2 -p study demo",
+        "workbench ablation -p steps 600 -p settings 'width=16; batch_size=16; pairs=2' -p experiments attention_site,spectral_norm,ttur,baseline "
+        "-p evaluations 4 -p jobs 2 -p study demo",
         "workbench ablation -p experiments sweep -p grid 'attention_g=16|none' -p steps 500 "
         "-p settings 'width=16; batch_size=16; attention_d=none' -p evaluations 4 -p jobs 2",
     ],

@@ -18,7 +18,7 @@ from .significance import ALPHA, RESAMPLES, Numbers
 EFFECTS = (0.2, 0.3, 0.5)  # as shares of the control; the paper reports 0.2 (Table 1: FID 22.96 without attention, 18.28 with)
 DRAWS, DRAWS_PAIRED = 10_000, 2_000  # simulated experiments
 # Spread of the Fréchet distance over seeds, see `pooled_spread`: that of all arms in docs/results/two-cores.json.
-COMMITTED_SPREAD = 0.35
+COMMITTED_SPREAD = 0.22
 FREEDOM = 4  # degrees of freedom below which a spread is too uncertain
 
 
