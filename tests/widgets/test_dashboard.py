@@ -23,6 +23,7 @@ from workbench.paths import program
 from workbench.runs import Run, create_run
 from workbench.widgets import Dashboard
 from workbench.widgets.chart import LiveChart
+from workbench.widgets.dashboard import charts as charts_module
 from workbench.widgets.dashboard.charts import TABS
 
 
@@ -175,7 +176,7 @@ def test_the_controls_of_the_curves(run, view):
     assert [charts[name].layout.yaxis.type for name in ("hinge losses", "gamma")] == ["log", "linear"]  # gamma is negative
 
 
-def test_other_runs_are_laid_over_the_curves(run, view):
+def test_other_runs_are_laid_over_the_curves(run, view, monkeypatch):
     """Each run has a colour; what has changed in another run is read again, and only then."""
     other = create_run(Config.preset("twins32", run="other"))
     log(run, 10, 20)
@@ -191,7 +192,11 @@ def test_other_runs_are_laid_over_the_curves(run, view):
     log(other, 20, loss_d=4.0)
     board.refresh()
     assert [3.0, 4.0] in [list(trace.y) for trace in open_tab(widgets, "Curves")["hinge losses"].data]
+    monkeypatch.setattr(charts_module, "MOST_OTHERS", 1)
+    charts._set_others(charts._others)
+    assert charts._overlay.disabled  # no more than so many
     charts._chips.children[1].children[1].click()  # the cross
+    assert not charts._overlay.disabled
     assert {trace.name for trace in open_tab(widgets, "Curves")["hinge losses"].data} == {"D", "G"}
 
 

@@ -294,7 +294,7 @@ def _read(kind, value, where: str):
         except (TypeError, ValueError) as error:
             raise WorkbenchError(f"{where} is no {kind.__name__.lower()}: {error}") from None
     if get_origin(kind) is UnionType and Chart in get_args(kind):
-        return _read(_kind_of(value), value, where) if _kind_of(value) in get_args(kind) else _read(Chart, value, where)
+        return _read(_kind_of(value) if _kind_of(value) in get_args(kind) else Chart, value, where)
     if get_origin(kind) is UnionType:
         kind = next(member for member in get_args(kind) if member is not type(None))
         return None if value is None else _read(kind, value, where)

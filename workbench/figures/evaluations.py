@@ -159,10 +159,8 @@ def experiments(arms: Mapping[str, Sequence[Arm]], score: str) -> Plot:
             curves = [{at: (float(at), loss) for at, loss in of_run.items()} for of_run in arm.losses]
             losses.append(lines_of_group(arm.name, colour, list(zip(arm.runs, curves, strict=True))))
         ticks = tuple((float(k), "\n".join(textwrap.wrap(arm.name, 9, break_long_words=False))) for k, arm in enumerate(members))
-        x, y = (
-            Axis(ticks=ticks, range=(-0.5, len(members) - 0.5)),
-            _score_axis(score, _unique(p.protocol for arm in members for p in arm.scores)),
-        )
+        x = Axis(ticks=ticks, range=(-0.5, len(members) - 0.5))
+        y = _score_axis(score, _unique(p.protocol for arm in members for p in arm.scores))
         panels += [
             Panel(f"{experiment}: {short} at {_last_step(members)}", x, y, tuple(by_arm)),
             panel_of_groups(f"{experiment}: {short}", time_axis("steps"), Axis(), over_steps),

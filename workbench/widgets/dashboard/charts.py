@@ -155,8 +155,9 @@ class Charts:
             self._overlay.options = [self._overlay.options[0], *names]
 
     def _add(self, name: str) -> None:
-        run = next((run for run in list_runs() if run.name == name), None)
-        if run and len(self._others) < MOST_OTHERS:
+        if name == self._overlay.options[0]:  # the invitation
+            return
+        if run := next((run for run in list_runs() if run.name == name), None):
             self._set_others(self._others | {name: run})
 
     def _set_others(self, others: dict[str, Run]) -> None:
@@ -165,6 +166,7 @@ class Charts:
         self._chips.children = [self._chip(name, colour) for name, colour in zip(names, colours(len(names)), strict=True)]
         self._offer_runs()
         self._overlay.index = 0
+        self._overlay.disabled = len(others) == MOST_OTHERS
         self._changed()
 
     def _chip(self, name: str, colour: str) -> ipywidgets.Widget:

@@ -116,7 +116,7 @@ class Dashboard:
         here = interactive()
         if here:
             self.show()
-        if not (not here if wait is None else wait):
+        if not (wait or (wait is None and not here)):
             return self.run
         with _interrupts_as_calls(self._interrupted):
             self._interrupts, self._freed = 0, asyncio.Event()
