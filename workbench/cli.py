@@ -120,10 +120,8 @@ def _train(arguments: argparse.Namespace) -> int:
     from .paths import outputs_dir
     from .runs import release, reserve
     from .templates import execute
-    from .training.memory import require_feasible
 
     config = Config.from_parameters(dict(arguments.p))
-    require_feasible(config)
     name = reserve(config)
     folder = outputs_dir() / name
     parameters = [(key, value) for key, value in arguments.p if key != "run"]

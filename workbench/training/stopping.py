@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from ..parameters import whole
-from ..processes import signals_to
 from ..runs import Run
+from ..signals import signals_to
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
