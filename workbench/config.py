@@ -19,7 +19,7 @@ from .messages import ParameterError, short_repr, short_text
 from .parameters import Parameters, parameter, read_text, whole
 from .paths import DEMO, data_dir, explicit_path, name_fault, outputs_dir, run_folder
 from .presets import BUILT_IN_DATA, DEFAULT, FOLDER_DATA, PRESETS
-from .readers import read_list, read_sites, split_step
+from .readers import read_list, read_sites, read_trackers, split_step
 from .synonyms import SYNONYMS
 
 
@@ -132,6 +132,7 @@ class Config(Parameters):
     evaluate_every: int = parameter(None, "steps between evaluations; 0: never", low=0, none="250 for twins, else 0")
     evaluate_n: int = parameter(None, "images per evaluation", low=10, none="500 for twins, else 5000")
     evaluate_extractor: str = parameter("auto", "inception, twins or module:attribute; auto: twins for twins, else inception")
+    log_with: str = parameter("none", "trackers beside the run folder: tensorboard, wandb, or both", read=read_trackers)
 
     def __post_init__(self):
         super().__post_init__()
@@ -180,7 +181,7 @@ class Config(Parameters):
 
     def changes(self, base: Config) -> dict:
         """Parameters (name: value) in which this differs from `base`, without the run's identity and notes."""
-        skip = {"preset", "run", "resume", "note", "tags"}
+        skip = {"preset", "run", "resume", "note", "tags", "log_with"}
         values, base_values = asdict(self), asdict(base)
         if self.data != base.data:
             skip |= {name for name, value in self._data_defaults.items() if values[name] == value}

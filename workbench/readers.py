@@ -42,6 +42,14 @@ def read_list(value, refuse: Refuse) -> str:
     return ",".join(words(",".join(read_text(item, refuse) for item in items)))
 
 
+def read_trackers(value, refuse: Refuse) -> str:
+    """Names of trackers, separated by commas, or "none"."""
+    names = words(read_list(value, refuse))
+    if any(name not in ("tensorboard", "wandb") for name in names) and names != ["none"]:
+        refuse("none, tensorboard, wandb, or tensorboard,wandb")
+    return ",".join(dict.fromkeys(names)) or "none"
+
+
 def read_steps(*names: str) -> Callable:
     """A reader of steps such as 500,1000, or of one of these names."""
     known = ", ".join(f'"{name}"' for name in names)
