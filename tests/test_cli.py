@@ -55,7 +55,7 @@ def test_parameters_of_presets_and_notebooks(capsys):
 
 @pytest.mark.parametrize(("words", "message"), [
     (["train", "-p", "lrd", "1"], "unknown parameter 'lrd'; did you mean 'lr_d'"), (["train", "-p", "steps", "-1"], "steps"),
-    (["train", "-p", "width", "100000"], "width"), (["evaluate", "-p", "run", "nothing"], "there is no run 'nothing'"),
+    (["train", "-p", "batch_size", "1"], "batch_size"), (["evaluate", "-p", "run", "nothing"], "there is no run 'nothing'"),
     (["attention", "-p", "layre", "8"], "unknown parameter 'layre'"), (["compare", "-p", "runs", "nothing"], "nothing"),
     (["ablation", "-p", "experiments", "tture"], "'tture' is not one of"),
 ])  # fmt: skip
@@ -63,6 +63,13 @@ def test_mistakes_are_one_line_before_anything_is_made(words, message, capsys):
     assert main(words) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+    assert not list(outputs_dir().glob("*"))
+
+
+@pytest.mark.slow
+def test_a_training_that_does_not_fit_into_memory_leaves_nothing():
+    done = workbench("train", "-p", "width", "100000")  # found by the notebook, since the command does not wait for torch
+    assert done.returncode == 1 and "width=100000: this training needs about" in done.stdout
     assert not list(outputs_dir().glob("*"))
 
 

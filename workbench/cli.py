@@ -50,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     parameters = add("parameters", _parameters, "all parameters of a notebook, with meaning, allowed values and [default]")
     parameters.add_argument("notebook", nargs="?", default="train", choices=list(NOTEBOOKS), help="[train]")
     parameters.add_argument("--preset", metavar="NAME", help="values of this preset as defaults (train)")
+    plan = add(
+        "plan",
+        _plan,
+        "parameters, memory and time of a training, measured by a few steps of it",
+        epilog="All parameters: workbench parameters",
+    )
+    plan.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter, such as -p preset cifar10")
     add("runs", _runs, "all runs, with their states")
     add("show", _show, "wait while a run trains, then print its state").add_argument("run")
     lab = add("lab", _lab, "open JupyterLab with copies of the notebooks, the tour first", epilog="Other options go to jupyter lab.")
@@ -175,6 +182,13 @@ def _parameters(arguments: argparse.Namespace) -> None:
     if arguments.preset and arguments.notebook != "train":
         raise WorkbenchError(f"--preset={arguments.preset} goes with the parameters of train, not of {arguments.notebook}")
     print(kind.explain_all(kind.preset(arguments.preset)) if arguments.preset else kind.explain_all())
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from .config import Config
+    from .training.plan import plan
+
+    print(plan(Config.from_parameters(dict(arguments.p))))
 
 
 def _runs(arguments: argparse.Namespace) -> None:

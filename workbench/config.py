@@ -111,6 +111,7 @@ class Config(Parameters):
     steps: int = parameter(2000, "G steps", low=1)
     ema_decay: float = parameter(0.995, "EMA of G's weights: decay per step; 0: no EMA", low=0, below=1)
     ema_start: int = parameter(0, "step at which the EMA starts; until then it is a copy of G", low=0)
+    max_hours: float | None = parameter(None, "hours after which a training saves and stops, to be resumed", above=0, none="no limit")
 
     preset: str = parameter(DEFAULT, "settings to start from", choices=PRESETS, section="Run")
     run: str | None = parameter(None, "name of the run folder", none="made from the preset and the changes")
@@ -181,7 +182,7 @@ class Config(Parameters):
 
     def changes(self, base: Config) -> dict:
         """Parameters (name: value) in which this differs from `base`, without the run's identity and notes."""
-        skip = {"preset", "run", "resume", "note", "tags", "log_with"}
+        skip = {"preset", "run", "resume", "note", "tags", "log_with", "max_hours"}
         values, base_values = asdict(self), asdict(base)
         if self.data != base.data:
             skip |= {name for name, value in self._data_defaults.items() if values[name] == value}

@@ -25,7 +25,7 @@ from .samples import FixedSamples, write_samples
 from .setup import Networks
 from .status import Status
 from .steps import d_step, g_step
-from .stopping import stop_requested, stop_signals
+from .stopping import StopRequests, stop_signals
 from .trackers import log_samples, log_scores, tracked
 
 Evaluate = Callable[[Generator, int], dict | None]
@@ -69,7 +69,8 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
         return every > 0 and (progress.step % every == 0 or progress.step == config.steps)
 
     with stop_signals() as signals, closing(batches), tracked(accelerator, run, config, progress.step), storing(run.path):
-        while progress.step < config.steps and not stop_requested(accelerator, run, signals):
+        stop_requested = StopRequests(accelerator, run, signals, config.max_hours)
+        while progress.step < config.steps and not stop_requested(progress.step):
             if lock and lock.lost:
                 raise BusyError(f"another process has taken over run {run.name!r}, because this one was suspended for too long")
 
@@ -131,7 +132,8 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
     if main and finished:
         status.finish("finished", progress.step, f"finished after {progress.step} steps")
     elif main:
-        status.finish("stopped", progress.step, f"stopped at step {progress.step}; {run.resume_hint()}")
+        reason = f" after max_hours={config.max_hours:g}" if stop_requested.out_of_time else ""
+        status.finish("stopped", progress.step, f"stopped at step {progress.step}{reason}; {run.resume_hint()}")
     accelerator.wait_for_everyone()
 
 
