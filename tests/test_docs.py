@@ -56,6 +56,7 @@ NOT_RUN = {
     "README.md": ["workbench ablation -p experiments attention_site -p preset cifar10 -p seeds 0,1,2,3,4,5,6,7"],
     "clusters.md": [
         "workbench train -p preset imagenet128 -p num_processes 8 -p mixed_precision bf16",
+        "workbench plan -p preset imagenet128 -p num_processes 8",
         "python -m workbench.training -p run lr-2 -p lr_d 4e-4",  # of the job script
         "sbatch job.sh",
         "workbench compare -p runs 'lr-*'",
@@ -143,10 +144,10 @@ def check(command: Command) -> None:
         PARAMETERS[notebook.stem].from_parameters({name: _resolve_type(value) for name, value in command.parameters.items()})
     elif program == "workbench":
         arguments = _parser().parse_args(words)
-        if "notebook" in arguments and "p" in arguments:
+        if "p" in arguments:
             values = {name: _resolve_type(value) for name, value in arguments.p}
             assert len(values) == len(arguments.p), "a parameter is there twice"
-            PARAMETERS[arguments.notebook].from_parameters(values)
+            PARAMETERS[getattr(arguments, "notebook", "train")].from_parameters(values)
     elif program == "make":
         makefile = (ROOT / "Makefile").read_text()
         assert re.search(rf"^{words[0]}:", makefile, re.MULTILINE), words[0]
@@ -299,7 +300,7 @@ def test_shell_examples_run(page, tmp_path, place, monkeypatch):
         RUN_ALREADY.add(shlex.join(words))
         if program == "workbench":
             arguments = _parser().parse_args(words)
-            if "p" in arguments:  # `test_cli` runs the command itself
+            if "notebook" in arguments and "p" in arguments:  # `test_cli` runs the command itself
                 given = {name: _resolve_type(value) for name, value in arguments.p}
                 run_notebook(f"{arguments.notebook}.ipynb", given | SMALL.get(arguments.notebook, {}))
             else:
