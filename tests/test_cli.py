@@ -33,7 +33,7 @@ def test_every_command_has_help(capsys):
         main(["--help"])
     text = capsys.readouterr().out
     assert ended.value.code == 0 and all(
-        f"\n    {name}" in text for name in (*NOTEBOOKS, "runs", "show", "parameters", "prepare", "lab", "notebooks")
+        f"\n    {name}" in text for name in (*NOTEBOOKS, "runs", "show", "parameters", "prepare", "lab", "notebooks", "page", "publish")
     )
     with pytest.raises(SystemExit):
         main(["train", "--help"])
@@ -205,3 +205,10 @@ def test_an_installed_package_has_the_notebooks(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(target)})
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "copies" / "train.ipynb").read_bytes() == (ROOT / "notebooks" / "train.ipynb").read_bytes()
+
+
+def test_a_page_is_written(tmp_path, capsys):
+    assert main(["page", "demo@500", "--live", "--out", str(tmp_path / "page.html")]) == 0
+    assert capsys.readouterr().out == f"written: {tmp_path / 'page.html'}\n"
+    assert 'id="wb-worker"' in (tmp_path / "page.html").read_text()
+    assert main(["page", "nothing"]) == 2 and "there is no run 'nothing'" in capsys.readouterr().err

@@ -85,6 +85,7 @@ NOT_RUN = {
         "python -m workbench.bench --only growth --width 16 --figure growth.png",
         "python -m workbench.bench --width 64 --batch 256 --attention 32 --precision bf16 --json h100.json",
     ],
+    "sharing.md": ["workbench publish twins32@500 for-the-hub --hub someone/twins32"],
     "robustness.md": ["make faults", "make faults 'ARGS=kill disk --share 0.1'", "make soak"],
 }
 RUN_ALREADY: set[str] = set()  # examples that stand on several pages run once

@@ -28,6 +28,7 @@ LAYERS = {
     "figures": ("metrics", "studies"),
     "views": ("model", "data", "attention", "runs", "training", "metrics", "evaluation", "studies", "figures"),
     "widgets": ("model", "data", "attention", "runs", "training", "metrics", "evaluation", "studies", "figures", "views"),
+    "publishing": ("model", "runs", "metrics", "figures", "views", "widgets"),
 }
 
 # Modules that may import more, each with its reason.

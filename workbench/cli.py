@@ -68,6 +68,17 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--size", type=int, required=True, help="height and width of the images, the image_size of the run")
     prepare.add_argument("--skip-unreadable", action="store_true", help="leave unreadable files out instead of refusing")
     prepare.add_argument("--unconditional", action="store_true", help="take all images below SOURCE, without classes")
+    page = add("page", _page, "write a page of a run that needs no Python: where its networks look, in a browser")
+    page.add_argument("run", metavar="RUN", help="name of a run, RUN@STEP, or a path")
+    page.add_argument("--live", action="store_true", help="the generator itself runs in the browser, for any seed")
+    page.add_argument(
+        "--out", type=Path, metavar="FILE", help="the page [in the folder of the run: views/live.html or views/attention.html]"
+    )
+    publish = add("publish", _publish, "write a run into a folder for others, with a model card, and upload it")
+    publish.add_argument("run", metavar="RUN", help="name of a run, RUN@STEP, or a path")
+    publish.add_argument("folder", type=Path, metavar="FOLDER", help="folder to make; it must be empty or not exist yet")
+    publish.add_argument("--hub", default="", metavar="USER/NAME", help="also upload it to this repository of the Hugging Face Hub")
+    publish.add_argument("--license", default="unknown", help="of the weights, such as apache-2.0 [unknown]")
     cells = add("cells", _cells, "rewrite the parameters cells of the notebooks, from the package's dataclasses")
     cells.add_argument("folder", nargs="?", type=Path, default=Path("notebooks"))
     return parser
@@ -209,6 +220,19 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
     options = dict(skip_unreadable=arguments.skip_unreadable, unconditional=arguments.unconditional)
     print(describe(prepare(arguments.source, arguments.out, arguments.size, **options)))
+
+
+def _page(arguments: argparse.Namespace) -> None:
+    from .widgets.inspector.living import export_page
+
+    print(f"written: {export_page(arguments.run, arguments.out, live=arguments.live)}")
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from .publishing import publish
+
+    folder = publish(arguments.run, arguments.folder, arguments.hub, license=arguments.license)
+    print(f"written: {folder}" + (f"\nuploaded: {arguments.hub}" if arguments.hub else ""))
 
 
 def _cells(arguments: argparse.Namespace) -> None:

@@ -152,6 +152,8 @@ def test_every_kind_of_message(run):
     (dict(), dict(forbid="all"), "forbid='all' of the view does not fit"),
     (dict(), dict(forbid=[0], pins=["x"], scope="pins"), "pins=['x'] of the view does not fit"),
     (dict(), dict(gamma0="yes"), "gamma0='yes' is not true or false"),
+    (dict(), dict(gamma="2"), "gamma='2' is not a number"),
+    (dict(), dict(gamma=float("nan")), "gamma=nan is not a number"),
     (dict(), dict(replace="best"), "replace='best' is not one of uniform, local"),
     (dict(), dict(layer=7), "layer=7 is not"),
     (dict(), dict(weights=None), "weights=None of the view does not fit"),
@@ -422,7 +424,7 @@ def test_a_saved_figure_shows_the_reading_that_is_shown(run, reading, tmp_path):
 
 
 @pytest.mark.parametrize("what", [
-    dict(gamma0=True), dict(replace="uniform"), dict(replace="local"), dict(forbid=[3, 9]),
+    dict(gamma0=True), dict(gamma=-1.5), dict(replace="uniform"), dict(replace="local"), dict(forbid=[3, 9]),
     dict(forbid=[3, 9], scope="pins"), dict(forbid=[3], replace="local"),
 ])  # fmt: skip
 def test_a_saved_figure_shows_what_was_changed(run, what):
@@ -552,11 +554,9 @@ def test_headless_it_is_a_picture_and_no_widget(run):
 def test_the_bundle_is_one_module():
     script = AttentionInspector._esm
     assert script.count("\nexport ") == script.count("\nexport default widget;") == 1 and "\nimport " not in script
-    assert all(
-        path.name in ("widget.js", "page.js", "chart.js", "outputs.js") or path.read_text().splitlines()[0] in script
-        for path in SOURCES.glob("*.js")
-    )
-    assert not any(word in script for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("))
+    scripts = "".join(map(bundle, ("widget.js", "page.js", "live.js", "worker.js", "chart.js", "outputs.js")))
+    assert all(path.read_text().splitlines()[0] in scripts for path in SOURCES.glob("*.js"))
+    assert not any(word in scripts for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("))
     assert all(colour in script for colour in QUERY_COLOURS)  # a pin has the colour of its dot in a figure
     for name, reading in READINGS.items():
         assert re.search(rf'{name}: {{ name: "[^"]+", unit: "{re.escape(reading.unit)}"', script), name

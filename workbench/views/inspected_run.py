@@ -243,7 +243,7 @@ class InspectedRun:
         """The arguments of `intervene`; None where a request changes nothing."""
         side, key_side = self._sides[request.layer]
         mask = positions_mask(request.queries, request.forbid, (side**2, key_side**2)) if request.forbid else None
-        return dict(gamma=0.0 if request.gamma0 else None, forbid=mask, replace=request.replace or None)
+        return dict(gamma=0.0 if request.gamma0 else request.gamma, forbid=mask, replace=request.replace or None)
 
     # -------------------------------------------------------------------------------------------- networks
 

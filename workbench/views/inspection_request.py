@@ -27,8 +27,8 @@ class InspectionRequest:
         Class; -1: every class in turn, by the number of the sample; of real images, all.
     towards, mix
         Another latent (seed, sample), and the fraction of the way to it on the sphere, 0 to 1.
-    gamma0, forbid, queries, replace
-        Interventions on the layer: gamma is 0; forbidden keys, for these queries (None: all); the map is "uniform" or "local".
+    gamma0, gamma, forbid, queries, replace
+        Interventions on the layer: gamma is 0, or this number (None: the learned one); forbidden keys, for these queries (None: all); the map is "uniform" or "local".
 
     Raises
     ------
@@ -47,6 +47,7 @@ class InspectionRequest:
     towards: tuple[int, int] | None = None
     mix: float = 0.0
     gamma0: bool = False
+    gamma: float | None = None
     forbid: tuple[int, ...] = ()
     queries: tuple[int, ...] | None = None
     replace: str = ""
@@ -65,6 +66,7 @@ class InspectionRequest:
             ("towards", self.towards is None or (are_whole(self.towards) and len(self.towards) == 2), "a seed and a sample"),
             ("mix", _is_number(self.mix, 1), "a number from 0 to 1"),
             ("gamma0", isinstance(self.gamma0, bool), "true or false"),
+            ("gamma", self.gamma is None or _is_number(self.gamma, 1e6, low=-1e6), "a number from -1e+06 to 1e+06"),
             ("forbid", are_whole(self.forbid), positions),
             ("queries", self.queries is None or are_whole(self.queries), positions),
             ("replace", self.replace in ("", "uniform", "local"), "one of uniform, local"),
@@ -72,7 +74,7 @@ class InspectionRequest:
             require(fits, name, getattr(self, name), right)
         if self.network == "G" and self.source in ("real", "dropped"):
             raise ParameterError(f"source={self.source!r} needs a layer of D: G generates its images")
-        if self.gamma0 or self.forbid or self.replace:
+        if self.gamma0 or self.gamma is not None or self.forbid or self.replace:
             self.require_network()
 
     def require_network(self) -> None:
@@ -104,8 +106,8 @@ def are_whole(values) -> bool:
     return isinstance(values, list | tuple) and all(map(is_whole, values))
 
 
-def _is_number(value, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= high
+def _is_number(value, high: float, low: float = 0) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def require(fits, name: str, value, right: str) -> None:

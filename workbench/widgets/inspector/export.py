@@ -28,7 +28,7 @@ PAGE = """<!DOCTYPE html>
 <body>
 <main id="wb-view"></main>
 <script type="application/json" id="wb-state">{state}</script>
-<script type="module">{script}</script>
+{more}<script type="module">{script}</script>
 </body>
 </html>
 """
@@ -77,10 +77,11 @@ def page_answers(view: dict, layers: list[str], answers: Callable[..., list[dict
     return pages
 
 
-def page(title: str, css: str, state: dict) -> str:
-    """A page that shows the inspector, from the state of the widget."""
+def page(title: str, css: str, state: dict, script: str = "page.js", worker: str = "") -> str:
+    """A page that shows the inspector, from the state of the widget; `worker` is a module for its script to start as a worker."""
+    more = f'<script type="text/plain" id="wb-worker">{bundle(worker)}</script>\n' if worker else ""
     text = json.dumps(state, default=_encode).replace("<", "\\u003c")  # so that no text can end the script element
-    return PAGE.format(title=html.escape(title), css=css, state=text, script=bundle("page.js"))
+    return PAGE.format(title=html.escape(title), css=css, state=text, more=more, script=bundle(script))
 
 
 def _encode(value: bytes) -> dict:

@@ -153,6 +153,7 @@ def _intervention(request: InspectionRequest) -> list[str]:
     keys, queries = len(request.forbid), "all places" if request.queries is None else f"{len(request.queries)} pins"
     words = [
         "gamma = 0" if request.gamma0 else "",
+        "" if request.gamma is None else f"gamma = {request.gamma:g}",
         f"{request.replace} map" if request.replace else "",
         f"{keys} keys knocked out for {queries}" if keys else "",
     ]

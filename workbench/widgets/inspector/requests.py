@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...attention import READINGS
 from ...messages import ParameterError, WorkbenchError, short_repr
-from ...views.attention import MAX_QUERIES
+from ...views.attention import MAX_QUERIES, AttentionView
 from ...views.inspected_run import ENDLESS, STRIP, InspectedRun
 from ...views.inspection_request import InspectionRequest, are_whole, is_whole
 
@@ -19,12 +19,19 @@ from ...views.inspection_request import InspectionRequest, are_whole, is_whole
 # or "uniform"; `panel`, what the side view shows: "map", "images" or "offsets".
 DEFAULT_VIEW: dict = dict(
     layer="", steps=[], weights="ema", source="samples", seed=0, sample=0, truncation=0.0, towards=None, mix=0.0, reading="outgoing", pins=[],
-    active=-1, opacity=0.5, smooth=False, gamma0=False, forbid=[], scope="all", replace="", tool="pin", scale="zero",
+    active=-1, opacity=0.5, smooth=False, gamma0=False, gamma=None, forbid=[], scope="all", replace="", tool="pin", scale="zero",
     panel="map", **{"class": -1},
 )  # fmt: skip
 
 
 SCALES = ("zero", "uniform")
+
+
+def opened(view: AttentionView, request: InspectionRequest, steps: list[int], pins: list[int]) -> dict:
+    """The state of the controls that shows a request, with these steps of the runs and pins."""
+    names = ("layer", "weights", "source", "sample", "seed", "truncation")
+    state = {name: getattr(request, name) for name in names} | {"class": request.label}
+    return state | dict(steps=steps, reading=view.reading, pins=pins, active=0 if pins else -1)
 
 
 def shown(view: dict) -> dict:
@@ -114,7 +121,7 @@ def _intervention(view: dict) -> dict:
     """The intervention on the layer in a view."""
     if view["gamma0"]:  # other interventions have no effect then
         return dict(gamma0=view["gamma0"])
-    queries = tuple(sorted(view["pins"])) if view["scope"] == "pins" else None
+    queries, other = tuple(sorted(view["pins"])) if view["scope"] == "pins" else None, dict(gamma=view["gamma"], replace=view["replace"])
     if not view["forbid"] or queries == ():
-        return dict(replace=view["replace"])
-    return dict(replace=view["replace"], forbid=tuple(sorted(view["forbid"])), queries=queries)
+        return other
+    return other | dict(forbid=tuple(sorted(view["forbid"])), queries=queries)

@@ -24,7 +24,7 @@ from .answers import Answer, Answers
 from .export import FORMATS, free_path, page, page_answers
 from .figure import view_figure
 from .painting import DIVERGING, PALETTE, colour_table
-from .requests import DEFAULT_VIEW, catalog, resolve, shown
+from .requests import DEFAULT_VIEW, catalog, opened, resolve, shown
 
 SAVED_BYTES = 400_000  # limit of the answers in a saved notebook
 KINDS = ("inspection", "strip", "causal", "offsets", "drop", "export")
@@ -99,9 +99,7 @@ class AttentionInspector(anywidget.AnyWidget):
             raise
         except WorkbenchError:  # the front end shows the reason; other steps may be readable
             pins = []
-        names = ("layer", "weights", "source", "sample", "seed", "truncation")
-        state = {name: getattr(request, name) for name in names} | {"class": request.label}
-        return state | dict(steps=steps, reading=view.reading, pins=pins, active=0 if pins else -1)
+        return opened(view, request, steps, pins)
 
     @traitlets.validate("view")
     def _complete(self, proposal) -> dict:

@@ -11,7 +11,7 @@ const SETTING = ["weights", "class", "seed", "truncation"];
 const PICTURE = [...SETTING, "layer", "source", "sample", "towards", "mix"];
 const DEPENDS = {
   strip: [...SETTING, "source", "sample"],
-  inspection: [...PICTURE, "gamma0", "forbid", "replace"],
+  inspection: [...PICTURE, "gamma0", "gamma", "forbid", "replace"],
   causal: PICTURE,
   offsets: [...SETTING, "layer"],
 };

@@ -53,7 +53,8 @@ function render({ model, el, store }) {
   const centre = html("div", { class: "centre" }, stagesNode, tools, whatIf.node);
   const workspace = html("div", { class: "workspace" }, centre, right, picker.node);
   const exported = html("span", { class: "muted", role: "status" }), file = html("a", { hidden: "" });
-  const exports = [["png", "Figure (PNG)"], ["svg", "Figure (SVG)"], ["pdf", "Figure (PDF)"], ["html", "Page (HTML)"]].map(([format, label]) =>
+  const exports = [["png", "Figure (PNG)"], ["svg", "Figure (SVG)"], ["pdf", "Figure (PDF)"], ["html", "Page (HTML)"]]
+    .filter(([format]) => model.get("formats")?.includes(format) ?? true).map(([format, label]) =>
     button(label, "Save what is shown, as a file", () => exportAs(format)));
   const footer = html("div", { class: "row exports" }, html("span", { class: "muted" }, "Save as"), ...exports, exported, file);
   const speech = html("div", { class: "speech", "aria-live": "polite" });

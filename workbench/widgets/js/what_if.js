@@ -1,19 +1,22 @@
 // Interventions on the attention of the layer: the controls, and the images before and after.
 
-import { button, segmented, toggle } from "./controls.js";
+import { button, segmented, slider, toggle } from "./controls.js";
 import { html } from "./dom.js";
 import { format } from "./numbers.js";
 import { canvasOf, crisp, difference, paintPicture } from "./paint.js";
 
 export function whatIfCard({ change }) {
-  const gamma0 = toggle("γ = 0", "Switch attention off: the layer returns its input", (on) => change({ gamma0: on }));
+  const gamma0 = toggle("γ = 0", "Switch attention off: the layer returns its input", (on) => change({ gamma0: on, gamma: null }));
+  const writeGamma = (value) => (value == null ? "" : format(Number(value.toPrecision(2))));
+  const gamma = slider("γ", { min: -4, max: 4, step: 0.05, write: writeGamma }, (value) => change({ gamma0: false, gamma: value }));
+  const learned = button("learned γ", "The γ of the training", () => change({ gamma0: false, gamma: null }));
   const map = segmented("Attention map", (replace) => change({ replace }));
   const painting = "Paint over places to forbid attention to them; paint again to allow it";
   const brush = toggle("✎ Knock out", painting, (on) => change({ tool: on ? "brush" : "pin" }));
   const scope = segmented("Knocked out for", (value) => change({ scope: value }));
   const clearAll = button("Clear", "Allow all places again", () => change({ forbid: [] })), summary = html("span", { class: "muted" });
   const controls = html("div", { class: "row controls" },
-    html("h3", {}, "What if"), gamma0.node, map.node, brush.node, scope.node, clearAll, summary);
+    html("h3", {}, "What if"), gamma0.node, gamma.node, learned, map.node, brush.node, scope.node, clearAll, summary);
   const results = html("div", { class: "results" });
   const node = html("section", { class: "card what-if", "aria-label": "What if" }, controls, results);
   const replacements = [
@@ -52,10 +55,12 @@ export function whatIfCard({ change }) {
     node,
     draw(state, inspections, width, frozen) {
       const { view } = state;
-      const on = view.gamma0 || view.replace || view.forbid.length;
+      const on = view.gamma0 || view.gamma != null || view.replace || view.forbid.length;
       controls.hidden = frozen;
       node.hidden = (frozen && !on) || view.source === "recorded";
       gamma0.show(view.gamma0);
+      gamma.show(view.gamma0 ? 0 : view.gamma ?? inspections[0]?.gamma);
+      learned.hidden = view.gamma == null;
       map.show(replacements, view.replace);
       brush.show(view.tool === "brush");
       scope.show(scopes, view.scope);
