@@ -66,6 +66,13 @@ def test_mistakes_are_one_line_before_anything_is_made(words, message, capsys):
     assert not list(outputs_dir().glob("*"))
 
 
+def test_a_plan_says_what_a_training_costs_without_making_a_run(capsys):
+    assert main(["plan", "-p", "width", "8", "-p", "batch_size", "4", "-p", "steps", "1000"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines.keys() == {"preset", "parameters", "memory", "time", "operations", "other"} and "1,000 steps" in lines["preset"]
+    assert main(["plan", "-p", "width", "0"]) == 2 and not list(outputs_dir().glob("*"))
+
+
 @pytest.mark.slow
 def test_a_training_that_does_not_fit_into_memory_leaves_nothing():
     done = workbench("train", "-p", "width", "100000")  # found by the notebook, since the command does not wait for torch
