@@ -33,7 +33,7 @@ def test_every_command_has_help(capsys):
         main(["--help"])
     text = capsys.readouterr().out
     assert ended.value.code == 0 and all(
-        f"\n    {name}" in text for name in (*NOTEBOOKS, "runs", "show", "parameters", "prepare", "lab", "notebooks")
+        f"\n    {name}" in text for name in (*NOTEBOOKS, "runs", "show", "parameters", "prepare", "lab", "notebooks", "film")
     )
     with pytest.raises(SystemExit):
         main(["train", "--help"])

@@ -39,7 +39,7 @@ def picture(description: Chart | Sheet | Composition) -> LiteralFigure:
 def _draw(canvas: FigureBase, description: Chart | Sheet, width: float, height: float) -> None:
     """Draw on a figure, or on a part of one, of this size in inches."""
     if isinstance(description, Chart):
-        _draw_chart(canvas, description, width, height)
+        draw_chart(canvas, description, width, height)
     else:
         _draw_sheet(canvas, description, width, height)
 
@@ -102,7 +102,8 @@ def _chart_size(chart: Chart, width: float) -> tuple[float, float]:
     return width / 100, (chart.height * chart.rows + margins["bottom"] + margins["top"] - 10) / 100
 
 
-def _draw_chart(figure: FigureBase, chart: Chart, wide: float, tall: float) -> None:
+def draw_chart(figure: FigureBase, chart: Chart, wide: float, tall: float) -> None:
+    """Draw a chart on a figure, or on a part of one, of this size in inches."""
     width, height = 100 * wide, 100 * tall
     margins, names = _margins(chart, width), _names(chart)
     wide, tall = width - margins["left"] - margins["right"], height - margins["bottom"] - margins["top"]
