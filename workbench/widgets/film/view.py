@@ -26,7 +26,7 @@ SECONDS = 10.0  # of a film in a notebook or a page
 SHORTEST, LONGEST = 0.1, 3600.0
 NOTEBOOK_BYTES, PAGE_BYTES = 1_500_000, 24_000_000  # of the pictures; a Jupyter server refuses outputs of more than a few megabytes
 COLOURS_FROM = 8  # pictures from which a GIF takes its colours
-WEBP_QUALITY = 90
+WEBP_QUALITY, LARGEST = 90, 720  # pictures in a page are not larger: that is about their place there
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -171,6 +171,7 @@ def _encoded(picture: Image.Image | None) -> str:
     """A picture as the address of an image in a page; "" for none."""
     if picture is None:
         return ""
-    stream = io.BytesIO()
+    stream, picture = io.BytesIO(), picture.copy()
+    picture.thumbnail((LARGEST, LARGEST))
     picture.save(stream, "WEBP", quality=WEBP_QUALITY)
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -21,6 +21,7 @@ function show(node) {
   const play = button("", "", () => run(!timer));
   const bar = slider("Step", { min: 0, max: last, step: 1, write: (k) => film.steps[k].toLocaleString("en") }, (k) => seek(k));
   let at = last, timer = null;
+  samples.addEventListener("load", () => samples.classList.toggle("smooth", samples.naturalWidth > 500)); // small ones have pixels to be seen
 
   function draw() {
     step.textContent = `step ${film.steps[at].toLocaleString("en")}`;
