@@ -33,7 +33,8 @@ def test_every_command_has_help(capsys):
         main(["--help"])
     text = capsys.readouterr().out
     assert ended.value.code == 0 and all(
-        f"\n    {name}" in text for name in (*NOTEBOOKS, "runs", "show", "parameters", "prepare", "lab", "notebooks", "page", "publish")
+        f"\n    {name}" in text
+        for name in (*NOTEBOOKS, "runs", "show", "parameters", "prepare", "lab", "notebooks", "plan", "page", "publish", "film")
     )
     with pytest.raises(SystemExit):
         main(["train", "--help"])

@@ -212,7 +212,7 @@ def test_papermill_takes_the_tour(tmp_path):
     done = papermill("tour.ipynb", tmp_path / "out.ipynb")
     assert done.returncode == 0, done.stderr
     outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 7
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 8
     assert any("queries x keys: (256, 64)" in output.get("text", "") for output in outputs)
     assert not list(outputs_dir().glob("**/*"))
 

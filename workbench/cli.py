@@ -59,6 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter, such as -p preset cifar10")
     add("runs", _runs, "all runs, with their states")
     add("show", _show, "wait while a run trains, then print its state").add_argument("run")
+    film = add("film", _film, "a film of a training: samples, attention maps and curves, as MP4, GIF or page")
+    film.add_argument("run", metavar="RUN")
+    film.add_argument(
+        "--out", type=Path, metavar="FILE", help="a name that ends in .mp4, .gif or .html [views/film.mp4 in the folder of the run]"
+    )
+    film.add_argument("--seconds", type=float, default=10.0, help="duration [10]")
+    film.add_argument("--network", default="G", help="whose attention: G or D [G]")
+    film.add_argument("--layer", type=int, metavar="SIZE", help="feature-map size of the attention layer [the largest]")
+    film.add_argument("--sample", type=int, default=0, metavar="K", help="latent whose maps are shown, by its number in the snapshots [0]")
+    film.add_argument("--queries", default="auto", metavar="POSITIONS", help='"row,column; row,column" [auto: salient ones]')
     lab = add("lab", _lab, "open JupyterLab with copies of the notebooks, the tour first", epilog="Other options go to jupyter lab.")
     lab.add_argument("folder", nargs="?", type=Path, help="of the copies [notebooks in the folder of the runs]")
     add("notebooks", _notebooks, "copy the notebooks into a folder").add_argument("folder", type=Path)
@@ -213,6 +223,15 @@ def _runs(arguments: argparse.Namespace) -> None:
 
 def _show(arguments: argparse.Namespace) -> None:
     _tell(arguments.run)
+
+
+def _film(arguments: argparse.Namespace) -> None:
+    from .runs import Run
+    from .widgets.film import film
+
+    run = Run(arguments.run)
+    view = film(run, arguments.network, arguments.layer, arguments.sample, arguments.queries)
+    print(view.save(arguments.out or run.views / "film.mp4", arguments.seconds))
 
 
 def _prepare(arguments: argparse.Namespace) -> None:

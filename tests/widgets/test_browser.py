@@ -705,3 +705,31 @@ def test_it_fits_on_a_phone(browser, seen, tmp_path, monkeypatch, other):
     stage.tap(position=cell(stage, 99))
     wait_until(lambda: view.locator(".stage").first.locator(".pin").count() == 1)
     context.close()
+
+
+def test_a_film_in_jupyterlab_and_in_an_exported_notebook(lab, page):
+    notebook = Notebook(page, lab.write("film.ipynb", 'import workbench\nworkbench.film("demo")'))
+    notebook.run(0)
+    view = notebook.output(0).locator(".wb.film")
+    heading, colour = view.locator("h2"), "view => getComputedStyle(view).color"
+    heading.wait_for()
+    view.focus()
+    for key, step in (("Home", "100"), ("ArrowDown", "100"), ("ArrowRight", "500"), ("ArrowUp", "900")):
+        page.keyboard.press(key)  # and the notebook does not go to another cell
+        assert heading.inner_text() == f"step {step}" and view.evaluate("view => view === document.activeElement")
+    page.keyboard.press(" ")
+    wait_until(lambda: heading.inner_text() not in ("step 900", "step 500"))
+    light = view.evaluate(colour)
+    choose_theme(notebook, "Dark")
+    wait_until(lambda: view.evaluate(colour) != light)
+    choose_theme(notebook, "Light")
+    assert notebook.hosts == {"127.0.0.1"}
+    assert len(notebook.saved(lab, "film.ipynb").cells[0].outputs[0].data["text/html"]) < 2_000_000
+
+    exported = page.context.new_page()
+    exported.route("**", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
+    subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", lab.files / "film.ipynb"], check=True, capture_output=True)
+    exported.goto((lab.files / "film.html").as_uri())
+    exported.locator(".wb.film").focus()
+    exported.keyboard.press("Home")
+    assert exported.locator(".wb.film h2").inner_text() == "step 100"

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import attention, figures
 from ..attention import READINGS, STATISTICS, Inspection, salient_positions
+from ..figures.film import evenly
 from ..messages import ParameterError, WorkbenchError, nearest, say_once, short_repr
 from ..parameters import Parameters, parameter, whole
 from ..progress import progress
@@ -176,7 +177,7 @@ class AttentionView(Parameters):
         if not layer or not steps:
             return None
         inspections: dict[int, Inspection] = {}
-        for step in _evenly(steps, count):
+        for step in evenly(steps, count):
             try:
                 inspections[step] = run.inspect(InspectionRequest(layer["id"], step, source="recorded"))
             except WorkbenchError as error:
@@ -208,7 +209,7 @@ class AttentionView(Parameters):
         """
         rows = []
         for run in self.runs():
-            steps = _evenly(run.run.checkpoint_steps(), count) if run.layers else []
+            steps = evenly(run.run.checkpoint_steps(), count) if run.layers else []
             weights = self.weights_of(run) if steps else ""
             with progress(len(steps), f"checkpoints of {run.label}") as advance:
                 for step, layer in product(steps, run.layers):
@@ -225,11 +226,6 @@ class AttentionView(Parameters):
                     rows.append(dict(run=run.label, step=step, layer=layer["id"], gamma=projections.gamma) | means)
                     advance(layer is run.layers[-1])
         return rows
-
-
-def _evenly(steps: list[int], count: int) -> list[int]:
-    """At most `count` of the steps, evenly chosen, with the first and the last."""
-    return [steps[round(k)] for k in np.linspace(0, len(steps) - 1, min(count, len(steps)))]
 
 
 def _newest() -> Run | str:

@@ -19,7 +19,7 @@ from ...runs import Run
 from ...views.attention import AttentionView
 from ...views.inspected_run import InspectedRun
 from ...views.inspection_request import InspectionRequest
-from ..bundle import bundle
+from ..bundle import bundle, styles
 from .answers import Answer, Answers
 from .export import FORMATS, free_path, page, page_answers
 from .figure import view_figure
@@ -48,7 +48,7 @@ class AttentionInspector(anywidget.AnyWidget):
     """
 
     _esm = bundle("widget.js")
-    _css = (Path(__file__).parent / "inspector.css").read_text(encoding="utf-8")
+    _css = styles("css/base.css", "inspector/inspector.css")
 
     catalog: traitlets.List = traitlets.List().tag(sync=True)  # the choices of the controls, for each run
     view = traitlets.Dict().tag(sync=True)  # the state of the controls; set by the front end and Python
