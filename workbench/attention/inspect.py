@@ -157,6 +157,12 @@ def mean_offsets(projections: Projections) -> Tensor:
     return torch.stack([relative_offsets(projections[k : k + 1].maps()) for k in images]).mean(0)
 
 
+def key_positions(queries: Sequence[int], side: int, key_side: int) -> tuple[int, ...]:
+    """The keys whose cells contain these positions of a side x side map, ascending."""
+    cells = (tuple(at * key_side // side for at in divmod(query, side)) for query in queries)
+    return tuple(sorted({row * key_side + column for row, column in cells}))
+
+
 def taken_keys(keys: Sequence[int], shift: tuple[int, int], key_side: int) -> Tensor:
     """For `patch` of `intervene`: at these keys, the keys `shift` = (rows, columns) away, and -1 at all others; (M,) int64.
 

@@ -25,8 +25,8 @@ SAMPLES = 64
 QUANTITIES = {
     "image": "change of the image (RMS)",
     "pins": "change at the pins (RMS)",
-    "hue": "hue disagreement of the twins",
-    "logit": "logit of D",
+    "hue": "change of the twins' hue disagreement",
+    "logit": "change of D's logit",
 }
 
 Numbers = dict[str, tuple[Tensor, ...]]

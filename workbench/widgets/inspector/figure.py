@@ -195,4 +195,4 @@ def _interval(row: dict, prefix: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:.2g}"
