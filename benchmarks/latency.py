@@ -38,8 +38,9 @@ DRAGGED = """() => {
     last = text;
   });
   new MutationObserver(() => {
-    const shown = moves.get(Number(about.textContent.match(/direction 1 ([-+.\\d]+) sd/)?.[1] ?? 0));
-    if (shown) window.pictures.push(performance.now() - shown);
+    const shown = Number(about.textContent.match(/direction 1 ([-+.\\d]+) sd/)?.[1] ?? 0);
+    if (moves.has(shown)) window.pictures.push(performance.now() - moves.get(shown));
+    moves.delete(shown); // it is drawn again at every news
   }).observe(about, { childList: true, characterData: true, subtree: true });
 }"""
 LARGE = dict(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from workbench import Generator
+from workbench import Generator, WorkbenchError
 from workbench.model.directions import main_directions
 from workbench.model.sampling import rng
 
@@ -39,9 +39,15 @@ def test_no_other_direction_changes_the_first_layer_more(generator):
 
 
 def test_signs_are_fixed_and_nothing_changes(tiny):
-    generator = Generator(tiny()).train()  # in training mode, spectral normalization changes when a weight is read
+    generator = Generator(tiny()).train()
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     directions = main_directions(generator)
     assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items()) and generator.training
     assert torch.equal(main_directions(generator), directions)
     assert (directions.gather(1, directions.abs().argmax(1, keepdim=True)) > 0).all()
+
+
+def test_a_network_that_diverged_has_none(generator):
+    generator.linear.weight.data[3, 4] = torch.inf
+    with pytest.raises(WorkbenchError, match="has diverged"):
+        main_directions(generator)

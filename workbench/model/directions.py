@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..messages import WorkbenchError
 from .networks import Generator
-from .sampling import train_mode
 
 
 @torch.no_grad()
@@ -18,9 +18,15 @@ def main_directions(generator: Generator) -> Tensor:
     each direction that is largest in size is positive.
 
     The standard deviation of z along each is 1, so that z + a d moves by `a` standard deviations.
+
+    Raises
+    ------
+    WorkbenchError
+        If the weight is not finite.
     """
-    with train_mode(generator, False):  # in training mode, reading a spectrally normalised weight changes it
-        weight = generator.linear.weight.double().cpu()  # (outputs, z_dim)
+    weight = generator.linear.weight.double().cpu()  # (outputs, z_dim)
+    if not weight.isfinite().all():
+        raise WorkbenchError("the first layer of G has weights that are not finite, and so no main directions; the network has diverged")
     directions = torch.linalg.eigh(weight.T @ weight).eigenvectors.T.flip(0)
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     return (directions * largest.sign()).float()

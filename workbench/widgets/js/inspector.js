@@ -62,7 +62,7 @@ function render({ model, el, store }) {
   const side = sideCard((panel) => change({ panel }), (cell, across) => stages.forEach((stage) => stage.frameCell(cell, across)));
   const pinsScale = html("p", { class: "muted" });
   const pinsNode = html("div", { class: "pins", role: "group", "aria-label": "Pins" }, pinsScale);
-  const right = html("div", { class: "right" }, side.node, latent.node, pinsNode);
+  const right = html("div", { class: "right" }, side.node, pinsNode);
   const centre = html("div", { class: "centre" }, stagesNode, toolset.node, tools);
   const workspace = html("div", { class: "workspace" }, centre, right, picker.node);
   const exported = html("span", { class: "muted", role: "status" }), file = html("a", { hidden: "" });
@@ -303,7 +303,8 @@ function render({ model, el, store }) {
     if (!width) return;
     const rail = width >= (n === 1 ? 940 : 1240) ? 184 + gap : 0, beside = width - rail >= (n === 1 ? 620 : 1000);
     const besideMap = beside && n === 1; // what an intervention changes is seen while the brush is on the image
-    if (whatIf.node.parentNode !== (besideMap ? right : centre)) (besideMap ? right : centre).insertBefore(whatIf.node, besideMap ? pinsNode : null);
+    place(latent.node, beside ? side.node : stagesNode);
+    place(whatIf.node, besideMap ? latent.node : tools);
     const free = width - rail - (beside ? 290 + gap : 0), across = (free - gap) / 2 - chrome < 160 ? 1 : n; // two images one above the other
     size = crisp(state.catalog[0].image_size, clamp((free - (across - 1) * gap) / across - chrome, 160, 520));
     root.dataset.rail = rail ? "beside" : "above";
@@ -312,6 +313,9 @@ function render({ model, el, store }) {
     stages.forEach((stage, i) => stage.draw(state, inspections[i], current[i], size));
     whatIf.draw(state, inspections, besideMap ? Math.min(width - rail - size - 2 * chrome - gap, 520) : size, frozen);
   }
+
+  /** Put a node after another one, wherever that is. */
+  const place = (node, other) => node.previousSibling === other || other.after(node);
 
   function drawTables() {
     tables = { plain: colourTable(model.get("palette")), diverging: colourTable(model.get("diverging")) };
