@@ -802,4 +802,21 @@ def test_it_fits_on_a_phone(browser, seen, tmp_path, monkeypatch, other):
     stage = view.locator(".stage").first
     stage.tap(position=cell(stage, 99))
     wait_until(lambda: view.locator(".stage").first.locator(".pin").count() == 1)
+
+    # The tools, in a view that is no page, but has lost its kernel.
+    inspector.save(path, {**what_if, "measure": True, "directions": [0.5]})
+    path.write_text(path.read_text().replace("frozen: true", "frozen: false"))
+    page.goto(path.as_uri())
+    for tool in ("Knock out", "Paint", "Drag latent"):
+        view.get_by_role("button", name=tool).tap()
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= 360, tool
+        assert [target for target in view.locator("button, select, input").evaluate_all(targets) if min(target[1:]) < 40] == [], tool
+    stage.scroll_into_view_if_needed()
+    box, fingers = stage.bounding_box(), context.new_cdp_session(page)
+    for kind, y in (("touchStart", 200), ("touchMove", 160), ("touchMove", 100), ("touchEnd", None)):
+        points = [] if y is None else [dict(x=box["x"] + 100, y=box["y"] + y)]
+        fingers.send("Input.dispatchTouchEvent", dict(type=kind, touchPoints=points))
+    moved = float(view.get_by_label("Direction 2").input_value())
+    assert moved == pytest.approx(6 * 100 / box["height"], abs=0.1)
+    assert stage.bounding_box()["y"] == pytest.approx(box["y"], abs=2)  # the page did not scroll along
     context.close()
