@@ -492,11 +492,12 @@ def test_effects_are_measured_batch_by_batch_and_saved_as_they_are_shown(run, tm
     pins = (
         f"64 samples, change at the pins (RMS): {row['change']:.2g} [{row['low']:.2g}, {row['high']:.2g}]; random keys {row['null']:.2g} ["
     )
-    assert pins in title and f"; more {row['more']:.2g} [" in title
+    assert pins in title and f"; difference {row['more']:.2g} [" in title
     page = inspector.save(tmp_path / "view.html", what_if).read_text(encoding="utf-8")
     state = json.loads(re.search(r'^<script type="application/json" id="wb-state">(.*?)</script>', page, re.S | re.M)[1])
     assert [answer["reply"]["rows"] for answer in state["answers"] if answer["kind"] == "measure"] == [rows]
     assert len(measured) == 4  # never twice
+    assert "64 samples without paint, " in inspector.figure(what_if | dict(paint=[3], paint_from=2)).description.title
     for plain in (dict(what_if, measure=False), dict(measure=True)):  # without an intervention there is nothing to measure
         assert "64 samples" not in inspector.figure(plain).description.title
 

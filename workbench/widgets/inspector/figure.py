@@ -85,7 +85,7 @@ def view_figure(
     rows = [_run(number, seen, groups, view, images) for number, seen in enumerate(inspections)]
     if len(inspections) == 2:
         rows.append(_difference(inspections, groups, images))
-    title = "\n".join([_title(inspections, reading, request), *_effects(inspections, effects)])
+    title = "\n".join([_title(inspections, reading, request), *_effects(inspections, effects, bool(request.paint))])
     return Drawing(Sheet(title, tuple(map(Row, rows)), tuple(images)))
 
 
@@ -174,8 +174,8 @@ def _painted(request: InspectionRequest) -> str:
     return f"{len(request.paint)} keys with the values of {source}{away}"
 
 
-def _effects(inspections: Sequence[Inspection], effects: Sequence[Sequence[dict]]) -> list[str]:
-    """A line for each quantity of each run: its mean change over samples, with 95 % intervals."""
+def _effects(inspections: Sequence[Inspection], effects: Sequence[Sequence[dict]], painted: bool) -> list[str]:
+    """A line for each quantity of each run: its mean change over samples, with 95 % intervals. They are not painted on."""
     lines = []
     for seen, rows in zip(inspections, effects, strict=False):
         run = f"{seen.network}: " if len(effects) > 1 else ""
@@ -184,9 +184,9 @@ def _effects(inspections: Sequence[Inspection], effects: Sequence[Sequence[dict]
             if row["null"] is not None:
                 parts += [
                     f"random keys {_number(row['null'])} {_interval(row, 'null_')}",
-                    f"more {_number(row['more'])} {_interval(row, 'more_')}",
+                    f"difference {_number(row['more'])} {_interval(row, 'more_')}",
                 ]
-            lines.append(f"{run}{row['n']} samples, {row['quantity']}: {'; '.join(parts)}")
+            lines.append(f"{run}{row['n']} samples{' without paint' if painted else ''}, {row['quantity']}: {'; '.join(parts)}")
     return lines
 
 

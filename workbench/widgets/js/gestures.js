@@ -6,8 +6,8 @@ import { keyOf } from "./maps.js";
 const NUDGES = { ArrowUp: [0, 1], ArrowDown: [0, -1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] };
 
 /**
- * `pin(query)` pins the place whose values are copied; `draw` has {forbid(keys), paint(keys, shift)}, which show a stroke on the images. The kernel
- * gets a stroke at its end, and a dragged latent at once.
+ * `pin(query)` pins the place whose values are copied; `draw` has {forbid(keys), paint(keys, shift)}, which show a stroke on the images.
+ * The kernel gets a stroke at its end, and a dragged latent at once.
  */
 export function gesturesOf({ change, pin, draw }) {
   let state = null, stroke = null; // {name, keys, erase, shift}; or {x, y, amounts} of a latent
@@ -61,7 +61,10 @@ export function gesturesOf({ change, pin, draw }) {
     /** Whether a gesture goes on; `size` is that of the image on the screen. */
     move(query, event, size) {
       if (stroke?.name && query !== null) extend(query);
-      else if (stroke && event) change({ directions: moved(stroke.amounts, [event.clientX - stroke.x, stroke.y - event.clientY].map((way) => (2 * AMOUNT * way) / size)) });
+      else if (stroke && event) {
+        const way = [event.clientX - stroke.x, stroke.y - event.clientY];
+        change({ directions: moved(stroke.amounts, way.map((part) => (2 * AMOUNT * part) / size)) });
+      }
       return stroke !== null;
     },
     release,

@@ -79,7 +79,8 @@ export function measureCard({ store, change, onNews, onError }) {
       tables.replaceChildren(...answers.map(({ rows }, i) => tableOf(rows, catalog.length > 1 ? `${"ab"[i]} · ${catalog[i].label}` : "")));
       const images = view.source === "real" ? "real images" : "samples", random = answers.some(({ rows }) => rows.some((row) => row.null !== null));
       note.textContent = `Means over ${SAMPLES} ${images} of this class and seed, the same places in each, with 95 % bootstrap intervals.`
-        + `${random ? " Random keys: as many in place of these, drawn for each image; the difference is paired." : ""}`;
+        + `${random ? " Random keys: as many in place of these, drawn for each image; the difference is paired." : ""}`
+        + `${view.paint.length ? " What is painted on this image is left out." : ""}`;
     },
   };
 }

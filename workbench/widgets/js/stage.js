@@ -16,7 +16,8 @@ export function stageCard(index, hatch, actions) {
   let steps = [], layer, size = 0, seen = null, opacity = 0;
   const writeStep = (i) => steps[i]?.toLocaleString("en") ?? "";
   const step = slider("Step", { min: 0, max: 0, step: 1, write: writeStep }, (i) => actions.step(index, steps[i]));
-  const picture = canvasOf("image"), heat = canvasOf("heat"), pins = svg("g"), forbidden = svg("path", { fill: `url(#${hatch})` });
+  const picture = canvasOf("image"), heat = canvasOf("heat"), pins = svg("g");
+  const forbidden = svg("path", { fill: `url(#${hatch})` });
   const painted = svg("path", { class: "painted" }), sources = svg("path", { class: "sources" });
   const frame = () => svg("g", { class: "cursor", visibility: "hidden" }, svg("rect", { class: "outer" }), svg("rect", { class: "inner" }));
   const cursor = frame(), readCell = frame();
