@@ -16,7 +16,7 @@ from workbench.attention import (
     salient_positions,
     statistics,
 )  # fmt: skip
-from workbench.attention.inspect import positions_mask
+from workbench.attention.inspect import key_positions, positions_mask, taken_keys
 
 
 class Painter(nn.Module):
@@ -97,3 +97,21 @@ def test_salient_places():
     image[0, 4:8, 8:12], image[1, 20:24, 28:32] = 1.0, 0.9
     left, right, dull = salient_positions(image, 8)
     assert (left, right) == (1 * 8 + 2, 5 * 8 + 7) and dull not in (left, right)
+
+
+def test_a_source_brings_its_values():
+    network, z, source = Painter(), torch.randn(1, 4), torch.randn(1, 4)
+    keys = torch.full((2, 16), -1)
+    keys[1, 3], keys[1, 8] = 3, 9
+    seen = inspect_layer(network, (z,), "look", source=(source,), patch=(0, keys))
+    whole = effect(network.eval(), (torch.cat([source, z]),), "look", patch=(0, keys))
+    torch.testing.assert_close(seen.after, whole.after[1])
+    torch.testing.assert_close(seen.image, whole.before[1])
+    assert (seen.after - seen.image).abs().max() > 1e-3
+
+
+def test_keys_by_position():
+    assert taken_keys((5, 10), (-1, 1), 4).tolist() == [-1, -1, -1, -1, -1, 2] + [-1] * 4 + [7] + [-1] * 5
+    with pytest.raises(ParameterError, match="key 5 would take its value from row -1, column 1, outside of a 4x4 map"):
+        taken_keys((10, 5), (-2, 0), 4)
+    assert key_positions([0, 1, 8, 63, 20], 8, 4) == (0, 6, 15) and key_positions([20, 3], 8, 8) == (3, 20)

@@ -111,6 +111,30 @@ def test_a_patch_brings_values_and_no_map(layer):
     assert close(one[:2], plain[:2]) and close(one[2], changed[2])
 
 
+@both
+@torch.no_grad()
+def test_a_patch_takes_values_from_other_keys(layer):
+    """By a loop over keys: also from the image itself, where a value is copied that has been replaced."""
+    x = torch.randn(3, 16, 8, 8)
+    value = layer.project(x)[2]
+    keys = torch.full((3, value.shape[1]), -1)
+    keys[0, 4], keys[0, 5], keys[2, 0] = 9, 4, 0
+    for source in range(3):
+        changed = value.clone()
+        for image in range(3):
+            for key, taken in enumerate(keys[image].tolist()):
+                if taken >= 0:
+                    changed[image, key] = value[source, taken]
+        with intervene(layer, "", patch=(source, keys)):
+            assert close(layer(x), expected(layer, x, learned(layer, x), changed))
+    mask = keys[0] >= 0  # a mask takes the values of the same keys
+    same = torch.where(mask, torch.arange(len(mask)), -1)
+    with intervene(layer, "", patch=(1, mask)):
+        masked = layer(x)
+    with intervene(layer, "", patch=(1, same)):
+        assert torch.equal(layer(x), masked)
+
+
 @torch.no_grad()
 def test_interventions_combine(layer):
     x = torch.randn(2, 16, 8, 8)
@@ -171,6 +195,7 @@ def test_what_does_not_fit_is_refused(tiny, layer):
         (dict(forbid=lonely), "forbid leaves query 5 no key; leave every query at least one"),
         (dict(forbid=nothing_near, replace="local"), "forbid leaves query 0 no key"),
         (dict(patch=(2, everything[0])), "patch has source 2, not an image of a batch of 2; give one from 0 to 1"),
+        (dict(patch=(0, torch.full((16,), 16))), "patch names keys from 16 to 16; this layer has keys 0 to 15, and -1 is none"),
         (dict(patch=(0, everything[0, :4])), r"patch has a mask of shape \(4,\); this layer takes \(16,\)"),
     ):
         with pytest.raises(ParameterError, match=message), intervene(layer, "", **how):

@@ -156,6 +156,21 @@ def test_every_kind_of_message(run):
     (dict(), dict(gamma=float("nan")), "gamma=nan is not a number"),
     (dict(), dict(replace="best"), "replace='best' is not one of uniform, local"),
     (dict(), dict(layer=7), "layer=7 is not"),
+    (dict(), dict(directions=5), "directions=5 of the view does not fit"),
+    (dict(), dict(directions=[float("nan")]), "directions=[nan] of the view does not fit"),
+    (dict(), dict(directions=[1] * 9), "is not at most 8 amounts: z has no more directions"),
+    (dict(), dict(paint="all"), "paint='all' of the view does not fit"),
+    (dict(), dict(paint=[64], paint_from=2), "paint=64 is no position of"),
+    (dict(), dict(paint=[3], paint_from="x"), "paint_from='x' is not the number of a sample"),
+    (dict(), dict(paint=[3], paint_shift=[-1, 0]), "key 3 would take its value from row -1, column 3, outside of a 8x8 map"),
+    (dict(), dict(paint=[3], paint_shift=[1]), "paint_shift=(1,) is not a number of rows and one of columns"),
+    (dict(), dict(paint=[3], paint_shift=0), "paint_shift=0 of the view does not fit"),
+    (dict(kind="measure"), {}, "nothing to measure: the request forbids no keys, and neither gamma nor the map is changed"),
+    (dict(kind="measure"), dict(gamma0=True, source="recorded"), "snapshots keep no network"),
+    (dict(kind="measure"), dict(gamma0=True, source="dropped", layer="D/attention.16"), "source='dropped' has no images to measure over"),
+    (dict(kind="measure", batch=4), dict(gamma0=True), "batch=4 is none of the 4 batches of samples"),
+    (dict(kind="measure", batch="x"), dict(gamma0=True), "batch='x' is none of the 4 batches"),
+    (dict(kind="measure"), dict(forbid=list(range(64))), "forbid leaves query 0 no key"),
     (dict(), dict(weights=None), "weights=None of the view does not fit"),
     (dict(), {"class": "x"}, "class='x' of the view does not fit"),
     (dict(kind="strip"), dict(sample=[]), "sample=[] is not"),
@@ -196,7 +211,7 @@ def test_what_makes_no_difference_makes_the_same_answer(run):
 
     for changes in (
         dict(opacity=0.1), dict(pins=[5]), dict(towards=[7, 8]), dict(mix=0.5), dict(scope="pins", pins=[], forbid=[3]), dict(steps=[]),
-        dict(steps=[3]), dict(weights="newest"),
+        dict(steps=[3]), dict(weights="newest"), dict(directions=[0, 0]), dict(paint=[3]), dict(paint_from=5), dict(measure=True),
     ):  # fmt: skip
         assert same(plain, **changes)
     assert inspected == []  # the answer that the notebook keeps
@@ -205,6 +220,10 @@ def test_what_makes_no_difference_makes_the_same_answer(run):
         (dict(source="recorded"), dict(source="recorded", gamma0=True, seed=9, truncation=1, weights="raw", steps=[3], **{"class": 2})),
         (dict(source="real", layer="D/attention.16"), dict(source="real", layer="D/attention.16", seed=9, towards=[1, 2], mix=0.3)),
         (dict(forbid=[5, 3], scope="pins", pins=[9, 4]), dict(forbid=[3, 5], scope="pins", pins=[4, 9])),
+        (dict(directions=[1.5, 0, 0]), dict(directions=[1.5])),
+        (dict(source="real", layer="D/attention.16", sample=1), dict(source="real", layer="D/attention.16", sample=1, directions=[1])),
+        (dict(paint=[5, 3], paint_from=2, sample=3), dict(paint=[3, 5], paint_from=2, sample=3)),
+        (dict(gamma0=True, sample=3), dict(gamma0=True, sample=3, paint=[3], paint_from=2)),
     ):
         inspected.clear()
         assert sent(inspector, inspector.messages(**a)[0]) == sent(inspector, inspector.messages(**b)[0]) and len(inspected) == 1
@@ -425,7 +444,8 @@ def test_a_saved_figure_shows_the_reading_that_is_shown(run, reading, tmp_path):
 
 @pytest.mark.parametrize("what", [
     dict(gamma0=True), dict(gamma=-1.5), dict(replace="uniform"), dict(replace="local"), dict(forbid=[3, 9]),
-    dict(forbid=[3, 9], scope="pins"), dict(forbid=[3], replace="local"),
+    dict(forbid=[3, 9], scope="pins"), dict(forbid=[3], replace="local"), dict(paint=[18, 19, 26], paint_from=3),
+    dict(paint=[18, 19, 26], paint_shift=[1, -2]), dict(gamma0=True, directions=[2, -1]),
 ])  # fmt: skip
 def test_a_saved_figure_shows_what_was_changed(run, what):
     inspector = AttentionInspector(run)
@@ -437,6 +457,63 @@ def test_a_saved_figure_shows_what_was_changed(run, what):
     factor = int(figure.description.rows[0].cells[-1].title.split(" x ")[1])
     assert np.array_equal(change, np.clip(128 + factor * (after - image), 0, 255)) and np.abs(change - 128).max() > 63
     assert "what if: " in figure.description.title
+
+
+def test_what_is_painted_and_where_the_latent_is_are_in_words(run):
+    inspector = AttentionInspector(run)
+    title = inspector.figure(dict(paint=[18, 19], paint_from=3, directions=[0, -1.25])).description.title
+    assert "what if: 2 keys with the values of sample 3" in title and "sample 0, direction 2 -1.25 sd" in title
+    title = inspector.figure(dict(paint=[18], paint_shift=[1, -2], forbid=[9])).description.title
+    assert "1 keys knocked out for all places, 1 keys with the values of this image, +1 rows and -2 columns away" in title
+
+
+def test_effects_are_measured_batch_by_batch_and_saved_as_they_are_shown(run, tmp_path):
+    """The front end asks for one batch of samples after the other; cancelling is asking no further. Figure and page hold the same numbers."""
+    inspector = AttentionInspector(run)
+    what_if = dict(forbid=[18, 19], scope="pins", pins=[37], measure=True, layer="G/attention.16")
+    measured = []
+    measure = inspector.runs[0].measure
+    inspector.runs[0].measure = lambda request, samples: measured.append(samples) or measure(request, samples)
+    replies = [sent(inspector, inspector.messages("measure", **what_if)[0] | dict(batch=k))[0]["reply"] for k in range(4)]
+    assert [reply["done"] for reply in replies] == [16, 32, 48, 64] and ["rows" in reply for reply in replies] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert measured == [range(0, 16), range(16, 32), range(32, 48), range(48, 64)]  # each once
+    rows = json.loads(json.dumps(replies[-1]["rows"]))
+    assert [row["quantity"] for row in rows] == [
+        "change of the image (RMS)",
+        "change at the pins (RMS)",
+        "change of the twins' hue disagreement",
+    ]
+    assert rows[0]["n"] == 64 and rows[0]["change"] > 0 and inspector.effects(what_if) == [rows]
+    title = inspector.figure(what_if).description.title
+    row = rows[1]
+    pins = (
+        f"64 samples, change at the pins (RMS): {row['change']:.2g} [{row['low']:.2g}, {row['high']:.2g}]; random keys {row['null']:.2g} ["
+    )
+    assert pins in title and f"; difference {row['more']:.2g} [" in title
+    page = inspector.save(tmp_path / "view.html", what_if).read_text(encoding="utf-8")
+    state = json.loads(re.search(r'^<script type="application/json" id="wb-state">(.*?)</script>', page, re.S | re.M)[1])
+    assert [answer["reply"]["rows"] for answer in state["answers"] if answer["kind"] == "measure"] == [rows]
+    assert len(measured) == 4  # never twice
+    assert "64 samples without paint, " in inspector.figure(what_if | dict(paint=[3], paint_from=2)).description.title
+    for plain in (dict(what_if, measure=False), dict(measure=True)):  # without an intervention there is nothing to measure
+        assert "64 samples" not in inspector.figure(plain).description.title
+
+
+def test_a_layer_with_gamma_0_has_no_effect(run, tmp_path):
+    still = tmp_path / "still"
+    shutil.copytree(run.path, still)
+    for file in still.glob("checkpoints/*/*.safetensors"):
+        save_file({name: torch.zeros_like(t) if name.endswith("gamma") else t for name, t in load_file(file).items()}, file)
+        seal(file.parent)
+    for what_if in (dict(gamma0=True), dict(replace="uniform"), dict(forbid=[3, 9])):
+        for row in AttentionInspector(Run(still)).effects(what_if)[0]:
+            assert (row["change"], row["low"], row["high"]) == (0, 0, 0)
+            assert "forbid" not in what_if or (row["null"], row["more_low"], row["more_high"]) == (0, 0, 0)
 
 
 def test_a_scale_relative_to_uniform(run):
@@ -554,7 +631,7 @@ def test_headless_it_is_a_picture_and_no_widget(run):
 def test_the_bundle_is_one_module():
     script = AttentionInspector._esm
     assert script.count("\nexport ") == script.count("\nexport default widget;") == 1 and "\nimport " not in script
-    scripts = "".join(map(bundle, ("widget.js", "page.js", "live.js", "worker.js", "chart.js", "outputs.js")))
+    scripts = "".join(map(bundle, ("widget.js", "page.js", "live.js", "worker.js", "chart.js", "outputs.js", "film.js")))
     assert all(path.read_text().splitlines()[0] in scripts for path in SOURCES.glob("*.js"))
     assert not any(word in scripts for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("))
     assert all(colour in script for colour in QUERY_COLOURS)  # a pin has the colour of its dot in a figure

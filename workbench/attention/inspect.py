@@ -84,7 +84,9 @@ class Inspection:
         raise ParameterError(f"reading={reading!r} is not one of {', '.join(READINGS)}")
 
 
-def inspect_layer(network: nn.Module, inputs: tuple, layer: str, *, attention_off: bool = False, **intervention) -> Inspection:
+def inspect_layer(
+    network: nn.Module, inputs: tuple, layer: str, *, attention_off: bool = False, source: tuple | None = None, **intervention
+) -> Inspection:
     """What an attention layer computes for one image, and the output of the network under an intervention.
 
     Parameters
@@ -95,6 +97,8 @@ def inspect_layer(network: nn.Module, inputs: tuple, layer: str, *, attention_of
         `named_modules` path of the attention layer.
     attention_off
         The layer's gamma is 0 also without the intervention; its map stays the learned one.
+    source
+        Inputs for another image, which precedes this one in the batch of the intervention: the source of a `patch`.
     intervention
         Arguments of `intervene`; those that are None change nothing.
 
@@ -107,11 +111,16 @@ def inspect_layer(network: nn.Module, inputs: tuple, layer: str, *, attention_of
     after, intervention = None, {name: value for name, value in intervention.items() if value is not None}
     if intervention:
         with intervene(network, layer, **({"gamma": 0.0} if attention_off else {}) | intervention):
-            after = _forward(network, inputs)
+            after = run_network(network, inputs if source is None else _joined(source, inputs))[-1:]
     if output.ndim == 4:
         return Inspection(layer, output[0], projections, None if after is None else after[0])
     logit, logit_after = (None if value is None or value.numel() != 1 else value.item() for value in (output, after))
     return Inspection(layer, inputs[0][0], projections, logit=logit, logit_after=logit_after)
+
+
+def _joined(first: tuple, second: tuple) -> tuple:
+    """Inputs of two images as those of a batch."""
+    return tuple(None if a is None else torch.cat([a, b]) for a, b in zip(first, second, strict=True))
 
 
 def collect_projections(network: nn.Module, inputs: tuple, layer: str, *, attention_off: bool = False, batch_size: int = 64) -> Projections:
@@ -127,15 +136,15 @@ def _run(network: nn.Module, inputs: tuple, layer: str, attention_off: bool) -> 
     find_layer(network, layer)  # raises if there is no such layer
     with capture_projections(network) as captured:
         if not attention_off:
-            return _forward(network, inputs), captured[layer]
+            return run_network(network, inputs), captured[layer]
         with intervene(network, layer, gamma=0.0):
-            output = _forward(network, inputs)
+            output = run_network(network, inputs)
     return output, replace(captured[layer], strength=torch.zeros_like(captured[layer].strength), gamma=0.0)
 
 
 @torch.no_grad()
-def _forward(network: nn.Module, inputs: tuple) -> Tensor:
-    """The output, float32 on the CPU, for inputs of any device; None stays None."""
+def run_network(network: nn.Module, inputs: tuple) -> Tensor:
+    """The output in eval mode, float32 on the CPU, for inputs of any device; None stays None."""
     weight = next(network.parameters())
     inputs = tuple(x if x is None else x.to(weight if x.is_floating_point() else weight.device) for x in inputs)
     with sampling.train_mode(network, False), parametrize.cached():
@@ -146,6 +155,29 @@ def mean_offsets(projections: Projections) -> Tensor:
     """`relative_offsets` of the maps of projections, (2 side - 1, 2 side - 1)."""
     images = range(len(projections.query))  # one by one: their maps are large
     return torch.stack([relative_offsets(projections[k : k + 1].maps()) for k in images]).mean(0)
+
+
+def key_positions(queries: Sequence[int], side: int, key_side: int) -> tuple[int, ...]:
+    """The keys whose cells contain these positions of a side x side map, ascending."""
+    cells = (tuple(at * key_side // side for at in divmod(query, side)) for query in queries)
+    return tuple(sorted({row * key_side + column for row, column in cells}))
+
+
+def taken_keys(keys: Sequence[int], shift: tuple[int, int], key_side: int) -> Tensor:
+    """For `patch` of `intervene`: at these keys, the keys `shift` = (rows, columns) away, and -1 at all others; (M,) int64.
+
+    Raises
+    ------
+    ParameterError
+        If one of them lies outside of the map.
+    """
+    taken = torch.full((key_side**2,), -1)
+    for key in keys:
+        row, column = (at + by for at, by in zip(divmod(key, key_side), shift, strict=True))
+        if not (0 <= row < key_side and 0 <= column < key_side):
+            raise ParameterError(f"key {key} would take its value from row {row}, column {column}, outside of a {key_side}x{key_side} map")
+        taken[key] = row * key_side + column
+    return taken
 
 
 def positions_mask(queries: Sequence[int] | None, keys: Sequence[int], shape: tuple[int, int]) -> Tensor:

@@ -46,7 +46,8 @@ def intervene(
         the pooled variant, each key by how many of those its cell contains.
     patch
         (source, keys), activation patching: at the keys of the bool mask, (M,) or one for each image (B, M), all images of the batch take
-        the values of image `source` and keep their own maps.
+        the values of image `source` and keep their own maps. In place of the mask, int64 of its shape names for each key the one of the
+        source whose value it takes, or -1 for none: with itself as source, an image has values copied from one region to another.
 
     Raises
     ------
@@ -58,7 +59,7 @@ def intervene(
     if replace not in (None, "uniform", "local"):
         raise ParameterError(f"replace={replace!r} is not known; {nearest(str(replace), ('uniform', 'local'))}give uniform, local or None")
     for name, mask in (("forbid", forbid), ("patch", patch and patch[1])):
-        if mask is not None and mask.dtype != torch.bool:
+        if mask is not None and mask.dtype != torch.bool and not (name == "patch" and mask.dtype == torch.int64):
             raise ParameterError(f"{name} has a mask of {mask.dtype}; give a mask of torch.bool")
 
     def hook(attention, inputs, output):
@@ -88,13 +89,20 @@ def intervene(
 
 
 def _patched(value: Tensor, source: int, keys: Tensor) -> Tensor:
-    """Values (B, M, D), replaced by those of image `source` at the keys of the mask, (M,) or (B, M)."""
+    """Values (B, M, D), replaced by those of image `source` at the keys of the mask, (M,) or (B, M), or by those of the keys that it names."""
     images, count = value.shape[:2]
     if not 0 <= source < images:
         raise ParameterError(f"patch has source {source}, not an image of a batch of {images}; give one from 0 to {images - 1}")
     if keys.shape not in ((count,), (images, count)):
         raise ParameterError(f"patch has a mask of shape {tuple(keys.shape)}; this layer takes ({count},) or ({images}, {count})")
-    return torch.where(keys.to(value.device)[..., None], value[source], value)
+    keys = keys.to(value.device)
+    if keys.dtype == torch.bool:
+        return torch.where(keys[..., None], value[source], value)
+    if keys.min() < -1 or keys.max() >= count:
+        raise ParameterError(
+            f"patch names keys from {int(keys.min())} to {int(keys.max())}; this layer has keys 0 to {count - 1}, and -1 is none"
+        )
+    return torch.where(keys[..., None] >= 0, value[source][keys.clamp(min=0)], value)
 
 
 def _fixed_scores(replace: str, queries: int, keys: int) -> Tensor:

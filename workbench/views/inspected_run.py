@@ -16,21 +16,25 @@ from torch import Tensor, nn
 
 from .. import attention
 from ..attention import Inspection, Projections
-from ..attention.inspect import positions_mask
+from ..attention.inspect import positions_mask, taken_keys
 from ..attention.snapshots import Snapshot, load_snapshot
 from ..data import Images, open_data, to_unit
 from ..data.datasets import Drawn
 from ..data.decode import decode
+from ..data.twins import disagreement
 from ..files import UnreadableError
 from ..messages import ParameterError, WorkbenchError, short_repr
 from ..model import Generator, sampling
+from ..model.directions import main_directions
 from ..parameters import nearest, whole
 from ..readers import split_step
 from ..runs import Run
+from ..studies import effects
 from .inspection_request import InspectionRequest, is_whole, require
 
 STRIP = 8  # images on a page of the strip
 MAX_OPEN_NETWORKS = 4
+DIRECTIONS = 6  # main directions of the latent to offer
 ENDLESS = 1_000_000  # real images to page through: their number is unknown until the data is opened
 MAX_OF_CLASS = 1_000  # images of a class of drawn data, which are found by drawing images one after the other
 MAX_DROPPED_BYTES = 100_000_000
@@ -63,6 +67,7 @@ class InspectedRun:
         self.dropped: list[tuple[str, Tensor]] = []
         self._drawn_labels = np.empty(0, np.int64)  # of the first images of drawn data
         self._open = lru_cache(maxsize=MAX_OPEN_NETWORKS)(self._load)
+        self._directions = lru_cache(maxsize=1)(main_directions)
         self._lock = threading.Lock()  # messages of the front end may arrive in several threads
 
     @classmethod
@@ -149,7 +154,10 @@ class InspectedRun:
             request = replace(request, step=self._step(request))  # a fixed step: the newest may change meanwhile
             inputs, about = self._inputs(request)
             network = self._network(request)
-            inspection = attention.inspect_layer(network, inputs, request.path, attention_off=self.gamma0, **self._intervention(request))
+            source = self._inputs(_unmoved(request, request.paint_from))[0] if request.paint and request.paint_from is not None else None
+            inspection = attention.inspect_layer(
+                network, inputs, request.path, attention_off=self.gamma0, source=source, **self._intervention(request)
+            )
         y = inputs[1]
         return replace(inspection, **self._words(request, about, None if y is None else int(y[0])))
 
@@ -175,9 +183,30 @@ class InspectedRun:
         self.check(request)
         request.require_network()
         with self._lock:
-            z, y = self._latents(replace(request, sample=0, towards=None), count)
-            x = z if request.network == "G" else sampling.images(self._generator(request), z, y)
-            return attention.collect_projections(self._network(request), (x, y), request.path, attention_off=self.gamma0)
+            inputs = self._generated(_unmoved(request, 0), count)
+            return attention.collect_projections(self._network(request), inputs, request.path, attention_off=self.gamma0)
+
+    def measure(self, request: InspectionRequest, samples: range) -> effects.Numbers:
+        """What the request's intervention changes in samples or real images of its class and seed, by number.
+
+        See `studies.effects.measure`. Sample, directions and painting of the request have no effect.
+        """
+        self.check(request)
+        if request.source not in ("samples", "real"):
+            raise ParameterError(f"source={request.source!r} has no images to measure over; choose samples or real images")
+        if not (request.gamma0 or request.forbid or request.replace):
+            raise ParameterError("nothing to measure: the request forbids no keys, and neither gamma nor the map is changed")
+        with self._lock:
+            first, count = _unmoved(request, samples.start), len(samples)
+            inputs = self._generated(first, count) if request.source == "samples" else self._real(first, count)[0]
+            return effects.measure(
+                self._network(request), inputs, request.path, samples=samples, keys=request.forbid, queries=request.queries,
+                gamma=0.0 if request.gamma0 else None, replace=request.replace or None, attention_off=self.gamma0,
+                hue=self._hue if request.network == "G" and self.config.data == "twins" else None,
+            )  # fmt: skip
+
+    def _hue(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        return disagreement(images, labels, self.config.pairs)["hue"]
 
     def strip(self, request: InspectionRequest) -> tuple[list[str], Tensor]:
         """Labels and images (B, 3, S, S) to choose from: `STRIP` samples or real images from the request's on, or all of another source."""
@@ -190,9 +219,9 @@ class InspectedRun:
                 snapshot = self._snapshot(request)
                 return [self._about(y, f"latent {k}") for k, y in enumerate(snapshot.labels)], to_unit(snapshot.images)
             if request.source == "real":
-                x, real_labels, indices = self._real(request, STRIP)
+                (x, _), real_labels, indices = self._real(request, STRIP)
                 return [self._about(label, f"image {index}") for label, index in zip(real_labels, indices, strict=True)], x
-            z, y = self._latents(replace(request, towards=None), STRIP)
+            z, y = self._latents(_unmoved(request, start), STRIP)
             names = [self._about(None if y is None else y[k], f"sample {start + k}") for k in range(STRIP)]
             generator = self._generator(request)
             if not self.gamma0 or request.network == "D":
@@ -226,12 +255,13 @@ class InspectedRun:
                 f"there are: {', '.join(sides) or 'none'}"
             )
         side, key_side = sides[request.layer]
-        for name, limit in (("forbid", key_side**2), ("queries", side**2)):
+        for name, limit in (("forbid", key_side**2), ("queries", side**2), ("paint", key_side**2)):
             positions = getattr(request, name) or ()
             require(len(positions) <= limit, name, positions, f"a selection of the {limit} positions of {request.layer}")
             if outside := [k for k in positions if k >= limit]:
                 raise ParameterError(f"{name}={outside[0]} is no position of {request.layer}, which has {limit}")
-        count = self.config.num_classes or 0
+        count, most = self.config.num_classes or 0, self.config.z_dim
+        require(len(request.directions) <= most, "directions", request.directions, f"at most {most} amounts: z has no more directions")
         if request.label >= max(1, count):
             raise ParameterError(f"label={request.label} is no class of run {self.name!r}, which has {count}")
 
@@ -243,7 +273,12 @@ class InspectedRun:
         """The arguments of `intervene`; None where a request changes nothing."""
         side, key_side = self._sides[request.layer]
         mask = positions_mask(request.queries, request.forbid, (side**2, key_side**2)) if request.forbid else None
-        return dict(gamma=0.0 if request.gamma0 else request.gamma, forbid=mask, replace=request.replace or None)
+        patch = None
+        if request.paint:
+            taken = taken_keys(request.paint, request.paint_shift, key_side)
+            patch = (0, taken if request.paint_from is None else torch.stack([torch.full_like(taken, -1), taken]))  # after the source
+        gamma = 0.0 if request.gamma0 else request.gamma
+        return dict(gamma=gamma, forbid=mask, replace=request.replace or None, patch=patch)
 
     # -------------------------------------------------------------------------------------------- networks
 
@@ -269,15 +304,16 @@ class InspectedRun:
     def _inputs(self, request: InspectionRequest) -> tuple[tuple[Tensor, Tensor | None], str]:
         """The inputs of the request's network, a batch of one: latent or image, and class; and their description."""
         if request.source == "samples":
-            z, y = self._latents(request, 1)
-            about = self._about(None if y is None else y[0], f"seed {request.seed}, sample {request.sample}")
+            inputs = self._generated(request, 1)
+            about = self._about(None if inputs[1] is None else inputs[1][0], f"seed {request.seed}, sample {request.sample}")
             if request.towards:
                 about += f", {request.mix:.0%} towards seed {request.towards[0]}, sample {request.towards[1]}"
             about += f", truncation {request.truncation:g}" if request.truncation else ""
-            return (z if request.network == "G" else sampling.images(self._generator(request), z, y), y), about
+            about += "".join(f", direction {k} {amount:+.3g} sd" for k, amount in enumerate(request.directions, 1) if amount)
+            return inputs, about
         if request.source == "real":
-            x, y, indices = self._real(request, 1)
-            return (x, y if self.config.num_classes else None), self._about(y[0], f"real image {indices[0]}")
+            inputs, labels, indices = self._real(request, 1)
+            return inputs, self._about(labels[0], f"real image {indices[0]}")
         if not 0 <= request.sample < len(self.dropped):
             raise WorkbenchError(f"sample={request.sample}: no such image was dropped here; there are {len(self.dropped)}")
         name, x = self.dropped[request.sample]
@@ -289,15 +325,24 @@ class InspectedRun:
         if request.towards:
             seed, sample = request.towards
             z = sampling.interpolate(z, sampling.latents(count, self.config.z_dim, seed, sample, request.truncation), request.mix)
+        if request.directions:
+            directions = self._directions(self._generator(request))[: len(request.directions)]
+            z = z + torch.tensor(request.directions, dtype=torch.float32) @ directions
         y = sampling.labels(count, self.config.num_classes or 0, request.sample)
         return z, y if y is None or request.label < 0 else torch.full_like(y, request.label)
 
-    def _real(self, request: InspectionRequest, count: int) -> tuple[Tensor, Tensor, np.ndarray]:
-        """`count` real images from the request's on, of its class, with their labels and indices in the data; again from the first at the end."""
+    def _generated(self, request: InspectionRequest, count: int) -> tuple[Tensor, Tensor | None]:
+        """The inputs of the request's network for `count` samples: latents or their images, and classes."""
+        z, y = self._latents(request, count)
+        return z if request.network == "G" else sampling.images(self._generator(request), z, y), y
+
+    def _real(self, request: InspectionRequest, count: int) -> tuple[tuple[Tensor, Tensor | None], Tensor, np.ndarray]:
+        """The inputs of D for `count` real images from the request's on, of its class, their labels, and their indices in the data; at the end,
+        again from the first."""
         numbers = np.arange(request.sample, request.sample + count)
         indices = numbers % (self.data.length or ENDLESS) if request.label < 0 else self._of_class(request.label, numbers)
         x, y = self.data.batch(indices)
-        return to_unit(x), y, indices
+        return (to_unit(x), y if self.config.num_classes else None), y, indices
 
     def _of_class(self, label: int, numbers: np.ndarray) -> np.ndarray:
         """The indices in the data of the images of these numbers among those of a class."""
@@ -345,3 +390,8 @@ class InspectedRun:
     def _class_name(self, label: int) -> str:
         names = self.class_names
         return names[label] if 0 <= label < len(names) else str(label)
+
+
+def _unmoved(request: InspectionRequest, sample: int) -> InspectionRequest:
+    """The request of a sample itself, not on the way to another one, nor moved along directions."""
+    return replace(request, sample=sample, towards=None, directions=())

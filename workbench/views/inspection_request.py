@@ -8,6 +8,7 @@ from ..messages import ParameterError, short_repr
 from ..readers import MAX_INTEGER
 
 SOURCES = ("samples", "real", "recorded", "dropped")
+MOST = 100  # standard deviations; more than 3 are rare among latents
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,12 @@ class InspectionRequest:
         Class; -1: every class in turn, by the number of the sample; of real images, all.
     towards, mix
         Another latent (seed, sample), and the fraction of the way to it on the sphere, 0 to 1.
+    directions
+        How far the latent moves along the first main directions, in standard deviations; see `model.directions`.
     gamma0, gamma, forbid, queries, replace
         Interventions on the layer: gamma is 0, or this number (None: the learned one); forbidden keys, for these queries (None: all); the map is "uniform" or "local".
+    paint, paint_from, paint_shift
+        Another: these keys take the values of sample `paint_from` (None: of this image), from the keys `paint_shift` = (rows, columns) away.
 
     Raises
     ------
@@ -51,6 +56,10 @@ class InspectionRequest:
     forbid: tuple[int, ...] = ()
     queries: tuple[int, ...] | None = None
     replace: str = ""
+    directions: tuple[float, ...] = ()
+    paint: tuple[int, ...] = ()
+    paint_from: int | None = None
+    paint_shift: tuple[int, int] = (0, 0)
 
     def __post_init__(self):
         positions = "positions of the layer, whole numbers from 0 on"
@@ -70,11 +79,15 @@ class InspectionRequest:
             ("forbid", are_whole(self.forbid), positions),
             ("queries", self.queries is None or are_whole(self.queries), positions),
             ("replace", self.replace in ("", "uniform", "local"), "one of uniform, local"),
+            ("directions", are_amounts(self.directions), f"amounts of at most {MOST} standard deviations"),
+            ("paint", are_whole(self.paint), positions),
+            ("paint_from", self.paint_from is None or is_whole(self.paint_from), "the number of a sample"),
+            ("paint_shift", are_whole(self.paint_shift, -MAX_INTEGER) and len(self.paint_shift) == 2, "a number of rows and one of columns"),
         ):  # fmt: skip
             require(fits, name, getattr(self, name), right)
         if self.network == "G" and self.source in ("real", "dropped"):
             raise ParameterError(f"source={self.source!r} needs a layer of D: G generates its images")
-        if self.gamma0 or self.gamma is not None or self.forbid or self.replace:
+        if self.gamma0 or self.gamma is not None or self.forbid or self.replace or self.paint:
             self.require_network()
 
     def require_network(self) -> None:
@@ -101,9 +114,14 @@ def is_whole(value, low: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value < MAX_INTEGER
 
 
-def are_whole(values) -> bool:
-    """Whether a value is a list or tuple of whole numbers."""
-    return isinstance(values, list | tuple) and all(map(is_whole, values))
+def are_whole(values, low: int = 0) -> bool:
+    """Whether a value is a list or tuple of whole numbers, from `low` on."""
+    return isinstance(values, list | tuple) and all(is_whole(value, low) for value in values)
+
+
+def are_amounts(values) -> bool:
+    """Whether a value is a list or tuple of numbers from -MOST to MOST."""
+    return isinstance(values, list | tuple) and all(_is_number(value, MOST, -MOST) for value in values)
 
 
 def _is_number(value, high: float, low: float = 0) -> bool:

@@ -10,11 +10,13 @@ from torch import Tensor
 from ...attention import STATISTICS, Inspection
 from ...data import to_uint8
 from ...messages import WorkbenchError, short_repr
+from ...studies import effects
 from ...views.inspected_run import InspectedRun
-from ...views.inspection_request import InspectionRequest
+from ...views.inspection_request import InspectionRequest, is_whole
 from .requests import DEFAULT_VIEW, resolve
 
 MAX_CACHED = 16  # answers
+MAX_BATCHES = 256  # of measured samples
 
 Answer = tuple[dict, list[bytes]]
 
@@ -25,14 +27,15 @@ class Answers:
     def __init__(self, runs: list[InspectedRun]):
         self.runs = runs
         self._cached = lru_cache(maxsize=MAX_CACHED)(self._compute)
+        self._measured = lru_cache(maxsize=MAX_BATCHES)(lambda number, request, samples: runs[number].measure(request, samples))
 
     def picture(self, message: dict, catalogs: list[dict]) -> Answer:
-        """The answer to a message of kind inspection, strip, causal or offsets.
+        """The answer to a message of kind inspection, strip, causal, offsets or measure.
 
         Parameters
         ----------
         message
-            {kind, run, view}; for a causal map also `query`.
+            {kind, run, view}; for a causal map also `query`, for effects `batch`.
         catalogs
             The `catalog` of every run.
 
@@ -52,7 +55,27 @@ class Answers:
             return {}, [_bytes(run.causal_map(request, message.get("query", -1)))]
         if kind == "offsets":
             return {}, [_bytes(run.offsets(request))]
+        if kind == "measure":
+            return self._measure(number, request, message.get("batch")), []
         return self._cached(kind, number, request, len(run.dropped))
+
+    def _measure(self, number: int, request: InspectionRequest, batch: int | None) -> dict:
+        """Measure a batch of samples: {done, n}; with the last one, or without a number (None: all of them), also the rows.
+
+        One batch for each message, so that other requests are answered in between, and the work ends when nobody asks for more.
+        """
+        batches = effects.batches(self.runs[number].config.image_size)
+        if batch is not None and not (is_whole(batch) and batch < len(batches)):
+            raise WorkbenchError(f"batch={short_repr(batch)} is none of the {len(batches)} batches of samples")
+        if batch is None or batch == len(batches) - 1:
+            return dict(done=effects.SAMPLES, n=effects.SAMPLES, rows=self.effects(number, request))
+        self._measured(number, request, batches[batch])
+        return dict(done=batches[batch].stop, n=effects.SAMPLES)
+
+    def effects(self, number: int, request: InspectionRequest) -> list[dict]:
+        """The effects of a request's intervention in a run, see `studies.effects.summarise`."""
+        batches = effects.batches(self.runs[number].config.image_size)
+        return effects.summarise([self._measured(number, request, samples) for samples in batches])
 
     def _compute(self, kind: str, number: int, request: InspectionRequest, dropped: int) -> Answer:
         """A strip or an inspection; a strip also depends on how many images were dropped."""

@@ -47,7 +47,7 @@ def free_path(folder: Path, requests: Sequence[InspectionRequest], ending: str) 
 
 def page_answers(view: dict, layers: list[str], answers: Callable[..., list[dict]]) -> list[dict]:
     """The answers in a page: this image and its neighbours in the strip, in every layer, up to `MAX_PAGE_BYTES`; the causal maps of the pins,
-    and the offsets of every layer, if the view shows them.
+    the offsets of every layer, and the effects of the intervention, if the view shows them.
 
     Parameters
     ----------
@@ -64,12 +64,14 @@ def page_answers(view: dict, layers: list[str], answers: Callable[..., list[dict
         pages += [answer for query in view["pins"] for answer in answers("causal", view, query=query)]
     if view["panel"] == "offsets":
         pages += [answer for layer in layers for answer in answers("offsets", view | dict(layer=layer))]
+    if view["measure"]:
+        pages += answers("measure", view)
     first = len(pages)
     for sample, layer in product(samples, sorted(layers, key=lambda layer: layer != view["layer"])):
         if layer.startswith("G") and view["source"] in ("real", "dropped"):
             continue
-        forbid = view["forbid"] if layer == view["layer"] else []
-        pictures = answers("inspection", view | dict(sample=sample, layer=layer, forbid=forbid))
+        places: dict = {} if layer == view["layer"] else dict(forbid=[], paint=[])  # those of another layer
+        pictures = answers("inspection", view | dict(sample=sample, layer=layer) | places)
         size += sum(len(buffer) for answer in pictures for buffer in answer["buffers"])
         if len(pages) > first and size > MAX_PAGE_BYTES:
             break

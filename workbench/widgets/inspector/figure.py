@@ -42,6 +42,7 @@ def view_figure(
     request: InspectionRequest,
     causal: Sequence[Sequence[np.ndarray]] = (),
     offsets: Sequence[np.ndarray] = (),
+    effects: Sequence[Sequence[dict]] = (),
 ) -> Drawing:
     """A row for each run: its image, a map for each pin (or one of all places), the scale, and after an intervention the changed image.
 
@@ -59,6 +60,8 @@ def view_figure(
         For the reading "causal": the map (M,) of each pin, for each run.
     offsets
         If the view shows them: the map by offset of each run.
+    effects
+        If the view shows them: what the intervention changes over samples, in each run; see `studies.effects.summarise`.
 
     Raises
     ------
@@ -82,7 +85,8 @@ def view_figure(
     rows = [_run(number, seen, groups, view, images) for number, seen in enumerate(inspections)]
     if len(inspections) == 2:
         rows.append(_difference(inspections, groups, images))
-    return Drawing(Sheet(_title(inspections, reading, request), tuple(map(Row, rows)), tuple(images)))
+    title = "\n".join([_title(inspections, reading, request), *_effects(inspections, effects, bool(request.paint))])
+    return Drawing(Sheet(title, tuple(map(Row, rows)), tuple(images)))
 
 
 def _run(number: int, seen: Inspection, groups: list[Group], view: dict, images: list[str]) -> tuple[Cell, ...]:
@@ -156,5 +160,40 @@ def _intervention(request: InspectionRequest) -> list[str]:
         "" if request.gamma is None else f"gamma = {request.gamma:g}",
         f"{request.replace} map" if request.replace else "",
         f"{keys} keys knocked out for {queries}" if keys else "",
+        _painted(request),
     ]
     return [f"what if: {', '.join(filter(None, words))}"] if any(words) else []
+
+
+def _painted(request: InspectionRequest) -> str:
+    """What takes other values, in words."""
+    if not request.paint:
+        return ""
+    rows, columns = request.paint_shift
+    source = "this image" if request.paint_from is None else f"sample {request.paint_from}"
+    away = f", {rows:+d} rows and {columns:+d} columns away" if rows or columns else ""
+    return f"{len(request.paint)} keys with the values of {source}{away}"
+
+
+def _effects(inspections: Sequence[Inspection], effects: Sequence[Sequence[dict]], painted: bool) -> list[str]:
+    """A line for each quantity of each run: its mean change over samples, with 95 % intervals. They are not painted on."""
+    lines = []
+    for seen, rows in zip(inspections, effects, strict=False):
+        run = f"{seen.network}: " if len(effects) > 1 else ""
+        for row in rows:
+            parts = [f"{_number(row['change'])} {_interval(row, '')}"]
+            if row["null"] is not None:
+                parts += [
+                    f"random keys {_number(row['null'])} {_interval(row, 'null_')}",
+                    f"difference {_number(row['more'])} {_interval(row, 'more_')}",
+                ]
+            lines.append(f"{run}{row['n']} samples{' without paint' if painted else ''}, {row['quantity']}: {'; '.join(parts)}")
+    return lines
+
+
+def _interval(row: dict, prefix: str) -> str:
+    return f"[{_number(row[f'{prefix}low'])}, {_number(row[f'{prefix}high'])}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}"

@@ -89,7 +89,9 @@ def _living(run: InspectedRun, view: AttentionView, steps: Sequence[int] | None)
     start = run.run.checkpoint_step(request.step)
     networks = _networks(run, weights, start, steps)
     state = DEFAULT_VIEW | opened(view, request, [start], pins)
-    offered: dict = dict(steps=[network["step"] for network in networks], recorded=[], real=0, weights=[weights], layers=layers)
+    offered: dict = dict(
+        steps=[network["step"] for network in networks], recorded=[], real=0, weights=[weights], layers=layers, tools=["pin", "brush"]
+    )
     offered |= {} if layers else dict(about=f"{Path(run.config.data).name} · {run.config.image_size}×{run.config.image_size}")
     about = f"The generator of {run.name} runs in this page, with weights in float16: no server, and no network."
     living = dict(

@@ -11,31 +11,41 @@ from pathlib import Path
 from ...attention import READINGS
 from ...messages import ParameterError, WorkbenchError, short_repr
 from ...views.attention import MAX_QUERIES, AttentionView
-from ...views.inspected_run import ENDLESS, STRIP, InspectedRun
-from ...views.inspection_request import InspectionRequest, are_whole, is_whole
+from ...views.inspected_run import DIRECTIONS, ENDLESS, STRIP, InspectedRun
+from ...views.inspection_request import InspectionRequest, are_amounts, are_whole, is_whole
 
 # The state of all controls. Entries that an InspectionRequest does not have: `steps` of the runs; `class`, a label; `pins`, the pinned queries, of
 # which one is `active`; `scope`, "all" or "pins": the queries whose attention to the forbidden keys is knocked out; `scale` of the colours, "zero"
-# or "uniform"; `panel`, what the side view shows: "map", "images" or "offsets".
+# or "uniform"; `panel`, what the side view shows: "map", "images" or "offsets"; `tool`, "pin", "drag", "brush" or "paint"; `measure`, whether the
+# effects of the intervention are measured over samples.
 DEFAULT_VIEW: dict = dict(
     layer="", steps=[], weights="ema", source="samples", seed=0, sample=0, truncation=0.0, towards=None, mix=0.0, reading="outgoing", pins=[],
     active=-1, opacity=0.5, smooth=False, gamma0=False, gamma=None, forbid=[], scope="all", replace="", tool="pin", scale="zero",
     panel="map", **{"class": -1},
+    directions=[],
+    paint=[],
+    paint_from=None,
+    paint_shift=[0, 0],
+    measure=False,
 )  # fmt: skip
 
 
 SCALES = ("zero", "uniform")
+TOOLS = ["pin", "drag", "brush", "paint", "measure"]  # a page without this kernel has fewer
 
 
 def opened(view: AttentionView, request: InspectionRequest, steps: list[int], pins: list[int]) -> dict:
     """The state of the controls that shows a request, with these steps of the runs and pins."""
     names = ("layer", "weights", "source", "sample", "seed", "truncation")
-    state = {name: getattr(request, name) for name in names} | {"class": request.label}
+    state = {name: getattr(request, name) for name in names} | {"class": request.label, "directions": list(request.directions)}
     return state | dict(steps=steps, reading=view.reading, pins=pins, active=0 if pins else -1)
 
 
 def shown(view: dict) -> dict:
-    """The view as the front end shows it: of snapshots, which keep no network, there is no causal map, and none by offset."""
+    """The view as the front end shows it: of snapshots, which keep no network, there is no causal map, and none by offset; there are effects only
+    of an intervention, and only over samples or real images."""
+    changed = (view["gamma0"] or view["gamma"] is not None or view["replace"] or view["forbid"]) and view["source"] in ("samples", "real")
+    view = view | dict(measure=bool(view["measure"] and changed))
     if view["source"] != "recorded":
         return view
     return view | dict(panel="map") | (dict(reading="outgoing") if view["reading"] == "causal" else {})
@@ -47,7 +57,7 @@ def catalog(run: InspectedRun) -> dict:
     return dict(
         label=run.label, about=f"{Path(config.data).name} · {config.image_size}×{config.image_size} · {config.attention_variant} attention",
         steps=run.run.checkpoint_steps(), recorded=run.recorded_steps, weights=run.weights, image_size=config.image_size,
-        classes=run.class_names, real=ENDLESS, page=STRIP, layers=run.layers, gamma0=run.gamma0,
+        classes=run.class_names, real=ENDLESS, page=STRIP, layers=run.layers, gamma0=run.gamma0, directions=min(DIRECTIONS, config.z_dim), tools=TOOLS,
     )  # fmt: skip
 
 
@@ -60,7 +70,7 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
     Parameters
     ----------
     kind
-        "inspection", "strip", "causal" or "offsets".
+        "inspection", "strip", "causal", "offsets" or "measure".
     run, number
         The run, and its index in the view.
     offered
@@ -75,6 +85,8 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
         ("steps", are_whole(view["steps"])), ("pins", are_whole(view["pins"]) and len(view["pins"]) <= MAX_QUERIES),
         ("forbid", are_whole(view["forbid"])), ("towards", view["towards"] is None or are_whole(view["towards"])),
         ("weights", isinstance(view["weights"], str)), ("class", isinstance(view["class"], int)),
+        ("directions", are_amounts(view["directions"])), ("paint", are_whole(view["paint"])),
+        ("paint_shift", isinstance(view["paint_shift"], list | tuple)),
         ("reading", view["reading"] in ("causal", *READINGS)), ("scale", view["scale"] in SCALES),
         ("opacity", isinstance(view["opacity"], int | float) and 0 <= view["opacity"] <= 1),
     ):  # fmt: skip
@@ -99,6 +111,8 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
         request |= dict(seed=view["seed"], truncation=view["truncation"])
     if kind == "offsets":
         return InspectionRequest(**request)
+    if kind == "measure":  # over the samples from the first one on
+        return InspectionRequest(**request, **_intervention(view))
     request["sample"] = view["sample"]
     if kind == "strip":
         if is_whole(view["sample"]):  # the first image of its page; samples and real images have several pages
@@ -106,8 +120,11 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
         return InspectionRequest(**request)
     if source == "samples" and view["towards"] and view["mix"]:
         request |= dict(towards=tuple(view["towards"]), mix=view["mix"])
+    if source == "samples" and any(view["directions"]):
+        last = max(k for k, amount in enumerate(view["directions"]) if amount)
+        request["directions"] = tuple(view["directions"][: last + 1])
     if kind == "inspection" and source != "recorded":  # snapshots keep no network
-        request |= _intervention(view)
+        request |= _intervention(view) | _painting(view)
     return InspectionRequest(**request)
 
 
@@ -125,3 +142,11 @@ def _intervention(view: dict) -> dict:
     if not view["forbid"] or queries == ():
         return other
     return other | dict(forbid=tuple(sorted(view["forbid"])), queries=queries)
+
+
+def _painting(view: dict) -> dict:
+    """What takes the values of other keys; values of an image that it takes from their own places change nothing."""
+    shift = tuple(view["paint_shift"])
+    if view["gamma0"] or not view["paint"] or (view["paint_from"] is None and shift == (0, 0)):
+        return {}
+    return dict(paint=tuple(sorted(view["paint"])), paint_from=view["paint_from"], paint_shift=shift)

@@ -27,7 +27,7 @@ from .painting import DIVERGING, PALETTE, colour_table
 from .requests import DEFAULT_VIEW, catalog, opened, resolve, shown
 
 SAVED_BYTES = 400_000  # limit of the answers in a saved notebook
-KINDS = ("inspection", "strip", "causal", "offsets", "drop", "export")
+KINDS = ("inspection", "strip", "causal", "offsets", "drop", "export", "measure")
 
 
 class AttentionInspector(anywidget.AnyWidget):
@@ -189,7 +189,21 @@ class AttentionInspector(anywidget.AnyWidget):
         requests = self._requests(view)
         inspections = [run.inspect(request) for run, request in zip(self.runs, requests, strict=True)]
         causal = self._causal_maps(view) if view["reading"] == "causal" else ()
-        return view_figure(inspections, view, requests[0], causal, self._offsets(view) if view["panel"] == "offsets" else ())
+        effects = self.effects(view) if view["measure"] else ()
+        return view_figure(inspections, view, requests[0], causal, self._offsets(view) if view["panel"] == "offsets" else (), effects)
+
+    def effects(self, view: dict | None = None) -> list[list[dict]]:
+        """What the intervention of the current view, with these changes, changes in the mean over samples, for each run.
+
+        See `studies.effects.summarise`; "Measure over 64 samples" shows the same.
+
+        Raises
+        ------
+        ParameterError
+            If there is no intervention.
+        """
+        resolved = self._resolved("measure", self.view | (view or {}))
+        return [self._answers.effects(number, request) for number, (_, request) in enumerate(resolved)]
 
     def _resolved(self, kind: str, view: dict) -> list[tuple[InspectedRun, InspectionRequest]]:
         """Each run with its request for one kind of answer."""

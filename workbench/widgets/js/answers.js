@@ -8,19 +8,25 @@ const DEBOUNCE = 150; // ms from the last change of the controls to the message 
 
 // The entries of the view that an answer depends on, besides the step of its run: its cache key. Python interprets them (requests.py).
 const SETTING = ["weights", "class", "seed", "truncation"];
-const PICTURE = [...SETTING, "layer", "source", "sample", "towards", "mix"];
+const PICTURE = [...SETTING, "layer", "source", "sample", "towards", "mix", "directions"];
+const CHANGED = ["gamma0", "gamma", "forbid", "replace"];
 const DEPENDS = {
   strip: [...SETTING, "source", "sample"],
-  inspection: [...PICTURE, "gamma0", "gamma", "forbid", "replace"],
+  inspection: [...PICTURE, ...CHANGED],
   causal: PICTURE,
   offsets: [...SETTING, "layer"],
+  measure: [...SETTING, "layer", "source", ...CHANGED],
 };
+const FOLLOWED = { directions: [], mix: 0, truncation: 0 }; // dragged: until the answer is there, one for other values is shown
 
 /** Equal for requests that have the same answer. */
 function cacheKey({ kind, run, view, query }) {
-  const knockedOutFor = kind === "inspection" && view.forbid.length && view.scope === "pins" ? view.pins : null;
-  return JSON.stringify([kind, run, view.steps[run], query, knockedOutFor, DEPENDS[kind].map((name) => view[name])]);
+  const knockedOutFor = ["inspection", "measure"].includes(kind) && view.forbid.length && view.scope === "pins" ? view.pins : null;
+  const painted = kind === "inspection" && view.paint.length ? [view.paint, view.paint_from, view.paint_shift] : null;
+  return JSON.stringify([kind, run, view.steps[run], query, knockedOutFor, painted, DEPENDS[kind].map((name) => view[name])]);
 }
+
+const nearKey = (request) => cacheKey({ ...request, view: { ...request.view, ...FOLLOWED } });
 
 function unpack(kind, reply, buffers) {
   const parts = buffers.map(bytesOf), floats = (part) => new Float32Array(part);
@@ -28,6 +34,7 @@ function unpack(kind, reply, buffers) {
     const length = reply.size ** 2 * 3;
     return { ...reply, images: Array.from({ length: reply.count }, (_, i) => new Uint8Array(parts[0], i * length, length)) };
   }
+  if (kind === "measure") return reply;
   if (kind !== "inspection") return { ...reply, values: floats(parts[0]) };
   const [query, key, valueNorm, lse, stats] = parts.slice(1, 6).map(floats);
   const after = parts[6] ? new Uint8Array(parts[6]) : null;
@@ -52,6 +59,7 @@ export function answerStore(model) {
   const store = new EventTarget();
   const given = new Map(), cache = new Map(); // key -> answer; those of the saved state are never evicted
   const flights = new Map(), waiting = new Map(), failures = new Map(); // by kind and run
+  const latest = new Map(); // near key -> the latest answer
   const calls = new Map(); // id -> promise of the reply
   const client = Math.random().toString(36).slice(2); // another browser on the same kernel gets these replies, too
   let count = 0, unsaved = {}, saving = 0, keeping = 0;
@@ -75,9 +83,10 @@ export function answerStore(model) {
     flights.set(slot, { id, request, key, since: performance.now() });
     if (!send(model, { id, request })) lose();
   };
-  const remember = (key, answer) => {
-    cache.set(key, answer);
-    if (cache.size > LIMIT) cache.delete(cache.keys().next().value);
+  const remember = (key, answer, map = cache) => {
+    map.delete(key); // the map is in order of use
+    map.set(key, answer);
+    if (map.size > LIMIT) map.delete(map.keys().next().value);
   };
   const load = () => {
     given.forEach((answer, key) => remember(key, answer)); // keep former answers
@@ -99,7 +108,9 @@ export function answerStore(model) {
     flights.delete(slot);
     if (error) failures.set(slot, { key: flight.key, error });
     else {
-      remember(flight.key, unpack(flight.request.kind, reply, buffers));
+      const answer = unpack(flight.request.kind, reply, buffers);
+      remember(flight.key, answer);
+      remember(nearKey(flight.request), answer, latest);
       keep();
     }
     const next = waiting.get(slot);
@@ -111,10 +122,7 @@ export function answerStore(model) {
   /** The cached answer, or null. A request is {kind, run, view} and the arguments of its kind (requests.py). */
   store.peek = (request) => {
     const key = cacheKey(request), known = cache.get(key);
-    if (known) {
-      cache.delete(key);
-      cache.set(key, known); // the cache is in order of use
-    }
+    if (known) remember(key, known);
     return known ?? given.get(key) ?? null;
   };
   /** The cached answer, or null and a request to the kernel. */
@@ -127,6 +135,12 @@ export function answerStore(model) {
     else if (flights.get(slot).key !== key) waiting.set(slot, request);
     return null;
   };
+  /** While the answer is on its way: the latest one for other values of what is being dragged, or null. */
+  store.near = (request) => (store.gone || model.get("frozen") ? null : latest.get(nearKey(request)) ?? null);
+  /** Keep the reply to a command as the answer to a request. */
+  store.put = (request, reply) => remember(cacheKey(request), reply);
+  /** Equal for requests that have the same answers. */
+  store.keyOf = (requests) => requests.map(cacheKey).join();
   /** Send a command; a promise of the reply, with its binary parts as `buffers`. */
   store.call = (request, buffers) => new Promise((resolve, reject) => {
     const id = `${client}-${++count}`;

@@ -16,12 +16,14 @@ export function stageCard(index, hatch, actions) {
   let steps = [], layer, size = 0, seen = null, opacity = 0;
   const writeStep = (i) => steps[i]?.toLocaleString("en") ?? "";
   const step = slider("Step", { min: 0, max: 0, step: 1, write: writeStep }, (i) => actions.step(index, steps[i]));
-  const picture = canvasOf("image"), heat = canvasOf("heat"), pins = svg("g"), forbidden = svg("path", { fill: `url(#${hatch})` });
+  const picture = canvasOf("image"), heat = canvasOf("heat"), pins = svg("g");
+  const forbidden = svg("path", { fill: `url(#${hatch})` });
+  const painted = svg("path", { class: "painted" }), sources = svg("path", { class: "sources" });
   const frame = () => svg("g", { class: "cursor", visibility: "hidden" }, svg("rect", { class: "outer" }), svg("rect", { class: "inner" }));
   const cursor = frame(), readCell = frame();
   const pattern = svg("pattern", { id: hatch, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
     svg("rect", { width: 6, height: 6, fill: "rgb(0 0 0 / 45%)" }), svg("rect", { width: 2, height: 6, fill: "white" }));
-  const overlay = svg("svg", { class: "overlay", "aria-hidden": "true" }, svg("defs", {}, pattern), forbidden, cursor, readCell, pins);
+  const overlay = svg("svg", { class: "overlay", "aria-hidden": "true" }, svg("defs", {}, pattern), forbidden, sources, painted, cursor, readCell, pins);
   const stage = html("div", { class: "stage", tabindex: 0, role: "application" }, picture, heat, overlay);
   const hint = html("span", { class: "muted" }), facts = FACTS.map((name) => html("span", {}, name === "position" ? "" : `${name} `, html("b")));
   const readout = html("p", { class: "readout", "aria-hidden": "true" }, hint, ...facts);
@@ -31,11 +33,11 @@ export function stageCard(index, hatch, actions) {
     const cell = (offset) => clamp(Math.floor((offset / size) * layer.side), 0, layer.side - 1);
     return cell(event.offsetY) * layer.side + cell(event.offsetX);
   };
-  stage.addEventListener("pointermove", (event) => actions.hover(at(event)));
+  stage.addEventListener("pointermove", (event) => actions.hover(at(event), event, size));
   stage.addEventListener("pointerleave", () => actions.hover(null));
   stage.addEventListener("blur", () => actions.hover(null));
   stage.addEventListener("pointerdown", (event) => {
-    if (event.button === 0 && actions.press(at(event))) stage.setPointerCapture(event.pointerId);
+    if (event.button === 0 && actions.press(at(event), event)) stage.setPointerCapture(event.pointerId);
   });
   stage.addEventListener("pointerup", actions.release);
   stage.addEventListener("pointercancel", actions.release);
@@ -62,16 +64,22 @@ export function stageCard(index, hatch, actions) {
     if (cell !== null) for (const rect of frame.children) fill(rect, square(cell, side), []);
   }
 
-  function drawForbidden(keys) {
-    forbidden.setAttribute("d", keys.map((key) => {
-      const { x, y, width } = square(key, layer.key_side);
-      return `M${x} ${y}h${width}v${width}h${-width}z`;
-    }).join(""));
+  const outline = (keys) => keys.map((key) => {
+    const { x, y, width } = square(key, layer.key_side);
+    return `M${x} ${y}h${width}v${width}h${-width}z`;
+  }).join("");
+  const drawForbidden = (keys) => forbidden.setAttribute("d", outline(keys));
+
+  /** Mark keys that have the values of others, `shift` = [rows, columns] away, and those if they are in this image. */
+  function drawPainted(keys, shift) {
+    painted.setAttribute("d", outline(keys));
+    sources.setAttribute("d", outline(shift.some(Boolean) ? keys.map((key) => key + shift[0] * layer.key_side + shift[1]) : []));
   }
 
   return {
     node,
     drawForbidden,
+    drawPainted,
     /** Frame the cell of a map whose value is read. */
     frameCell: (cell, side) => place(readCell, cell, side),
     /** `inspection` is shown (null: none); `current`: it is the answer to the view. */
@@ -90,7 +98,7 @@ export function stageCard(index, hatch, actions) {
       readout.style.height = `${1.35 * (size >= 470 ? 2 : size >= 370 ? 3 : 4)}em`; // lines: the view must not jump while the pointer moves
       stage.style.width = stage.style.height = `${size}px`;
       stage.classList.toggle("stale", !current);
-      stage.classList.toggle("brush", view.tool === "brush");
+      stage.dataset.tool = view.tool;
       stage.setAttribute("aria-label", `${info.label}, ${layer.label}: arrow keys move over its places, Enter pins one`);
       overlay.setAttribute("viewBox", `0 0 ${size} ${size}`);
       heat.style.opacity = opacity = view.opacity;
@@ -98,6 +106,7 @@ export function stageCard(index, hatch, actions) {
       if (seen) paintPicture(picture, seen.image);
       drawPins(view.pins, view.active);
       drawForbidden(view.forbid);
+      drawPainted(view.paint, view.paint_from === null ? view.paint_shift : [0, 0]);
     },
     /** Draw what follows the pointer: a map, its query, and the cell under the pointer. */
     paint(map, query, hovered, scale, tables, hintText) {

@@ -2,6 +2,7 @@
 
 import { READINGS } from "./maps.js";
 import { clamp } from "./numbers.js";
+import { toolsFor } from "./tools.js";
 
 export const PIN_COLOURS = ["#ff3b30", "#34c759", "#0a84ff", "#ff9f0a", "#bf5af2", "#00b8c4", "#ff6fb5", "#a2845e"]; // as in figures/images.py
 
@@ -33,8 +34,9 @@ export function stateOf(catalog, saved) {
   const [causal, offsets] = ["causal", "offsets"].map(obtainable);
   const known = READINGS[saved.reading] && (causal || saved.reading !== "causal");
   const panel = { offsets: offsets && "offsets", images: catalog.length > 1 && "images" }[saved.panel] || "map";
-  const forbid = saved.forbid.filter((key) => key >= 0 && key < layer.key_side ** 2);
-  const view = { ...saved, layer: layer.id, source, pins, active, reading: known ? saved.reading : "outgoing", forbid, panel };
+  const [forbid, paint] = [saved.forbid, saved.paint].map((keys) => keys.filter((key) => key >= 0 && key < layer.key_side ** 2));
+  const { value: tool } = toolsFor(source, catalog[0]).find(({ value }) => value === saved.tool) ?? { value: "pin" };
+  const view = { ...saved, layer: layer.id, source, pins, active, reading: known ? saved.reading : "outgoing", forbid, paint, panel, tool };
   return { catalog, layers, layer, sources, view, causal, offsets, relative: view.scale === "uniform" };
 }
 
