@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ...attention import STATISTICS, Inspection
-from ...attention.readings import check_query
 from ...data import to_uint8
 from ...figures import QUERY_COLOURS, Drawing, Sheet
 from ...figures.charts import Cell, Row
@@ -67,7 +66,7 @@ def view_figure(
     """
     reading, relative = view["reading"], view["scale"] == "uniform"
     for query in view["pins"]:
-        check_query(query, inspections[0].projections.side ** 2)
+        inspections[0].projections.places.place(query)  # raises if there is none
     queries = [0] if reading in STATISTICS else view["pins"]  # a statistic has one map, whatever the query
     maps = [
         [values_of(seen, reading, query, causal[run][k] if causal else None) for k, query in enumerate(queries)]
