@@ -9,34 +9,35 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .. import attention
-from ..attention import Inspection, Projections
-from ..attention.inspect import positions_mask
+from ..attention import Inspection, Layout, Projections
 from ..attention.snapshots import Snapshot, load_snapshot
+from ..config import Config
 from ..data import Images, open_data, to_unit
 from ..data.datasets import Drawn
 from ..data.decode import decode
 from ..files import UnreadableError
 from ..messages import ParameterError, WorkbenchError, short_repr
 from ..model import Generator, sampling
-from ..parameters import nearest, whole
+from ..parameters import whole
 from ..readers import split_step
 from ..runs import Run
+from .inspected import STRIP, Inspected, layer_entry
 from .inspection_request import InspectionRequest, is_whole, require
 
-STRIP = 8  # images on a page of the strip
 MAX_OPEN_NETWORKS = 4
 ENDLESS = 1_000_000  # real images to page through: their number is unknown until the data is opened
 MAX_OF_CLASS = 1_000  # images of a class of drawn data, which are found by drawing images one after the other
 MAX_DROPPED_BYTES = 100_000_000
 
 
-class InspectedRun:
+class InspectedRun(Inspected):
     """An opened run, and its images and attention layers.
 
     Parameters
@@ -54,12 +55,18 @@ class InspectedRun:
         If there is no such run or checkpoint.
     """
 
+    real = ENDLESS
+
     def __init__(self, run: Run | str, step: int | None = None, gamma0: bool = False):
         self.run = run if isinstance(run, Run) else Run(run)
         self.config, self.gamma0 = self.run.config, gamma0
         if step is not None:
             self.run.checkpoint_path(step)  # raises if there is none
         self.start = step
+        size = self.config.image_size
+        self.name, self.views, self.layers = self.run.name, self.run.views, _layers(self.config)
+        self.num_classes, self.image_size = self.config.num_classes or 0, (size, size)
+        self.about = f"{Path(self.config.data).name} · {size}×{size} · {self.config.attention_variant} attention"
         self.dropped: list[tuple[str, Tensor]] = []
         self._drawn_labels = np.empty(0, np.int64)  # of the first images of drawn data
         self._open = lru_cache(maxsize=MAX_OPEN_NETWORKS)(self._load)
@@ -81,26 +88,9 @@ class InspectedRun:
     # -------------------------------------------------------------------------------------------- what a run offers
 
     @property
-    def name(self) -> str:
-        """The name of the run."""
-        return self.run.name
-
-    @property
-    def label(self) -> str:
-        """The name, and whether gamma is 0."""
-        return self.name + (", γ = 0" if self.gamma0 else "")
-
-    @cached_property
-    def layers(self) -> list[dict]:
-        """Every attention layer: id, network, label, side, key_side; the largest maps last."""
-        if self.config.attention_block != "attention":
-            return []
-        pooled = 2 if self.config.attention_variant == "official" else 1
-        sites = [("G", site) for site in self.config.sites_g] + [("D", site) for site in sorted(self.config.sites_d)]
-        return [
-            dict(id=f"{net}/attention.{site}", network=net, label=f"{net} · {site}×{site}", side=site, key_side=site // pooled)
-            for net, site in sites
-        ]
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints."""
+        return self.run.checkpoint_steps()
 
     @property
     def recorded_steps(self) -> list[int]:
@@ -135,13 +125,6 @@ class InspectedRun:
     # -------------------------------------------------------------------------------------------- images and attention
 
     def inspect(self, request: InspectionRequest) -> Inspection:
-        """The image of a request, and the attention of the layer for it.
-
-        Raises
-        ------
-        ParameterError, WorkbenchError
-            If there is no such layer, checkpoint or image.
-        """
         self.check(request)
         with self._lock:
             if request.source == "recorded":
@@ -149,12 +132,11 @@ class InspectedRun:
             request = replace(request, step=self._step(request))  # a fixed step: the newest may change meanwhile
             inputs, about = self._inputs(request)
             network = self._network(request)
-            inspection = attention.inspect_layer(network, inputs, request.path, attention_off=self.gamma0, **self._intervention(request))
+            inspection = attention.inspect_layer(network, inputs, request.path, attention_off=self.gamma0, **self.intervention(request))
         y = inputs[1]
         return replace(inspection, **self._words(request, about, None if y is None else int(y[0])))
 
     def causal_map(self, request: InspectionRequest, query: int) -> Tensor:
-        """How much the image at a query (for D: the logit) changes without one key, for each key (M,)."""
         self.check(request)
         request.require_network()
         require(is_whole(query), "query", query, "a position of the layer")
@@ -166,12 +148,7 @@ class InspectedRun:
             gamma = 0.0 if self.gamma0 or request.gamma0 else None
             return attention.causal_map(network, inputs, request.path, query, gamma=gamma)
 
-    def offsets(self, request: InspectionRequest, count: int = 16) -> Tensor:
-        """Where queries look relative to themselves, mean over `count` samples of the request's class: (2 side - 1, 2 side - 1)."""
-        return attention.mean_offsets(self.projections(request, count))
-
     def projections(self, request: InspectionRequest, count: int) -> Projections:
-        """The projections of the request's layer for the first `count` samples of its class and seed."""
         self.check(request)
         request.require_network()
         with self._lock:
@@ -180,7 +157,6 @@ class InspectedRun:
             return attention.collect_projections(self._network(request), (x, y), request.path, attention_off=self.gamma0)
 
     def strip(self, request: InspectionRequest) -> tuple[list[str], Tensor]:
-        """Labels and images (B, 3, S, S) to choose from: `STRIP` samples or real images from the request's on, or all of another source."""
         self.check(request)
         start = request.sample
         with self._lock:
@@ -201,7 +177,6 @@ class InspectedRun:
                 return names, sampling.images(generator, z, y)
 
     def drop(self, name: str, content: bytes) -> int:
-        """Add an image file; returns its number among the dropped images."""
         if not isinstance(name, str) or not name or len(name) > 1000:
             raise WorkbenchError(f"name={short_repr(name)} is not the name of a dropped image file")
         if len(content) > MAX_DROPPED_BYTES:
@@ -212,38 +187,6 @@ class InspectedRun:
             raise WorkbenchError(f"{name!r} cannot be read as an image: {' '.join(str(error).split())[:200]}") from None
         self.dropped.append((name, to_unit(torch.tensor(x).permute(2, 0, 1)[None])))
         return len(self.dropped) - 1
-
-    # -------------------------------------------------------------------------------------------- requests
-
-    def check(self, request: InspectionRequest) -> None:
-        """Raise a WorkbenchError unless the run has the layer, positions and class of a request."""
-        if self.gamma0:
-            request.require_network()
-        sides = self._sides
-        if request.layer not in sides:
-            raise WorkbenchError(
-                f"run {self.name!r} has no attention layer {request.layer!r}; {nearest(request.layer, sides)}"
-                f"there are: {', '.join(sides) or 'none'}"
-            )
-        side, key_side = sides[request.layer]
-        for name, limit in (("forbid", key_side**2), ("queries", side**2)):
-            positions = getattr(request, name) or ()
-            require(len(positions) <= limit, name, positions, f"a selection of the {limit} positions of {request.layer}")
-            if outside := [k for k in positions if k >= limit]:
-                raise ParameterError(f"{name}={outside[0]} is no position of {request.layer}, which has {limit}")
-        count = self.config.num_classes or 0
-        if request.label >= max(1, count):
-            raise ParameterError(f"label={request.label} is no class of run {self.name!r}, which has {count}")
-
-    @property
-    def _sides(self) -> dict[str, tuple[int, int]]:
-        return {layer["id"]: (layer["side"], layer["key_side"]) for layer in self.layers}
-
-    def _intervention(self, request: InspectionRequest) -> dict:
-        """The arguments of `intervene`; None where a request changes nothing."""
-        side, key_side = self._sides[request.layer]
-        mask = positions_mask(request.queries, request.forbid, (side**2, key_side**2)) if request.forbid else None
-        return dict(gamma=0.0 if request.gamma0 else None, forbid=mask, replace=request.replace or None)
 
     # -------------------------------------------------------------------------------------------- networks
 
@@ -327,8 +270,8 @@ class InspectedRun:
     def _snapshot(self, request: InspectionRequest) -> Snapshot:
         """The recorded snapshot; UnreadableError if it does not fit the run."""
         path = self.run.attention_path(request.step)
-        snapshot, sides, size = load_snapshot(path), self._sides, self.config.image_size
-        fits = snapshot.images.shape[2] == size and all(
+        snapshot, sides = load_snapshot(path), {layer["id"]: (layer["side"], layer["key_side"]) for layer in self.layers}
+        fits = snapshot.images.shape[2] == self.config.image_size and all(
             sides.get(name) == (layer.side, layer.key_side) for name, layer in snapshot.layers.items()
         )
         if not fits:
@@ -336,12 +279,20 @@ class InspectedRun:
         return snapshot
 
     def _words(self, request: InspectionRequest, about: str, label: int | None) -> dict:
-        name = "" if label is None else self._class_name(label)
+        name = "" if label is None else self.class_name(label)
         return dict(layer=request.layer, network=f"{self.label}, step {request.step:,}", about=about, label=label, class_name=name)
 
     def _about(self, label, rest: str) -> str:
-        return f"{self._class_name(int(label))}, {rest}" if label is not None and self.config.num_classes else rest
+        return f"{self.class_name(int(label))}, {rest}" if label is not None and self.config.num_classes else rest
 
-    def _class_name(self, label: int) -> str:
-        names = self.class_names
-        return names[label] if 0 <= label < len(names) else str(label)
+
+def _layers(config: Config) -> list[dict]:
+    """The attention layers of both networks, the largest maps last."""
+    if config.attention_block != "attention":
+        return []
+    pooled = 2 if config.attention_variant == "official" else 1
+    sites = [("G", site) for site in config.sites_g] + [("D", site) for site in sorted(config.sites_d)]
+    return [
+        layer_entry(net, f"attention.{site}", f"{net} · {site}×{site}", Layout((site, site), (site // pooled, site // pooled)))
+        for net, site in sites
+    ]

@@ -1,4 +1,4 @@
-"""A request to inspect one image and one attention layer of a run, with or without an intervention on the layer."""
+"""A request to inspect one image and one attention layer of a network, with or without an intervention on the layer."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from ..messages import ParameterError, short_repr
 from ..readers import MAX_INTEGER
 
+NETWORKS = ("G", "D", "network")
 SOURCES = ("samples", "real", "recorded", "dropped")
 
 
 @dataclass(frozen=True)
 class InspectionRequest:
-    """One image and one attention layer of a run.
+    """One image and one attention layer of a run, or of a network without one.
 
     Attributes
     ----------
     layer
-        Network and `named_modules` path: "G/attention.16".
+        Network and `named_modules` path: "G/attention.16"; "network" stands for one that is neither G nor D.
     step, weights
         Checkpoint (None: the newest) and weights of G, "ema" or "raw"; with `source="recorded"`, the step of a snapshot.
     source
@@ -29,6 +30,8 @@ class InspectionRequest:
         Another latent (seed, sample), and the fraction of the way to it on the sphere, 0 to 1.
     gamma0, forbid, queries, replace
         Interventions on the layer: gamma is 0; forbidden keys, for these queries (None: all); the map is "uniform" or "local".
+    head
+        The head to read; -1: the mean of all.
 
     Raises
     ------
@@ -50,11 +53,12 @@ class InspectionRequest:
     forbid: tuple[int, ...] = ()
     queries: tuple[int, ...] | None = None
     replace: str = ""
+    head: int = -1
 
     def __post_init__(self):
         positions = "positions of the layer, whole numbers from 0 on"
         for name, fits, right in (
-            ("layer", isinstance(self.layer, str) and self.network in ("G", "D") and self.path, "a network and a layer, such as 'G/attention.32'"),
+            ("layer", isinstance(self.layer, str) and self.network in NETWORKS and self.path, "a network and a layer, such as 'G/attention.32'"),
             ("step", self.step is None or is_whole(self.step), "the step of a checkpoint"),
             ("weights", self.weights in ("ema", "raw"), "one of ema, raw"),
             ("source", self.source in SOURCES, f"one of {', '.join(SOURCES)}"),
@@ -68,9 +72,10 @@ class InspectionRequest:
             ("forbid", are_whole(self.forbid), positions),
             ("queries", self.queries is None or are_whole(self.queries), positions),
             ("replace", self.replace in ("", "uniform", "local"), "one of uniform, local"),
+            ("head", is_whole(self.head, -1), "a head, by number, or -1"),
         ):  # fmt: skip
             require(fits, name, getattr(self, name), right)
-        if self.network == "G" and self.source in ("real", "dropped"):
+        if self.network != "D" and self.source in ("real", "dropped"):
             raise ParameterError(f"source={self.source!r} needs a layer of D: G generates its images")
         if self.gamma0 or self.forbid or self.replace:
             self.require_network()
@@ -85,7 +90,7 @@ class InspectionRequest:
 
     @property
     def network(self) -> str:
-        """ "G" or "D"."""
+        """ "G", "D" or "network"."""
         return self.layer.partition("/")[0]
 
     @property

@@ -11,9 +11,9 @@ const SETTING = ["weights", "class", "seed", "truncation"];
 const PICTURE = [...SETTING, "layer", "source", "sample", "towards", "mix"];
 const DEPENDS = {
   strip: [...SETTING, "source", "sample"],
-  inspection: [...PICTURE, "gamma0", "forbid", "replace"],
+  inspection: [...PICTURE, "head", "gamma0", "forbid", "replace"],
   causal: PICTURE,
-  offsets: [...SETTING, "layer"],
+  offsets: [...SETTING, "layer", "head"],
 };
 
 /** Equal for requests that have the same answer. */
@@ -25,7 +25,7 @@ function cacheKey({ kind, run, view, query }) {
 function unpack(kind, reply, buffers) {
   const parts = buffers.map(bytesOf), floats = (part) => new Float32Array(part);
   if (kind === "strip") {
-    const length = reply.size ** 2 * 3;
+    const length = reply.size * reply.height * 3;
     return { ...reply, images: Array.from({ length: reply.count }, (_, i) => new Uint8Array(parts[0], i * length, length)) };
   }
   if (kind !== "inspection") return { ...reply, values: floats(parts[0]) };
