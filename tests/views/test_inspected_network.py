@@ -163,7 +163,7 @@ def test_what_cannot_be_inspected_is_refused_in_one_line(capsys):
         assert message in refused(vit(), inputs, False)
     assert "the generator gives shape (1, 3), not images" in refused(vit(), (x[:1],), True)
     assert "it has no attention layer that is known; describe it by attention.adapt" in refused(nn.Conv2d(3, 3, 1), (x,), False)
-    assert "images have shape (2, 4, 16, 16)" in refused(with_four(), (torch.rand(2, 4, 16, 16),), False)
+    assert "images have shape (2, 16, 8); the inspector shows" in refused(Sequence(), (torch.rand(2, 16, 8),), False)
     network = vit()
     for layer in attention.attention_layers(network).values():
         adapt(layer, grid=(3, 3))
@@ -174,10 +174,27 @@ def test_what_cannot_be_inspected_is_refused_in_one_line(capsys):
     assert "none of its attention layers runs: unused" in refused(idle, (x,), False)
 
 
-def with_four():
-    network = vit()
-    network.conv_proj = nn.Conv2d(4, 8, 4, 4)
-    return network
+class Sequence(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.look = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.look(x, x, x)[0]
+
+
+def test_a_layer_by_itself_on_feature_maps():
+    layer, x = SelfAttention(16), 3 * torch.randn(2, 16, 4, 8)
+    layer.gamma.data.fill_(2.0)
+    seen = InspectedNetwork(layer, (x,), generates=False)
+    assert [entry["id"] for entry in seen.layers] == ["network/"] and seen.layers[0]["label"] == "SelfAttention · layer"
+    inspection = seen.inspect(InspectionRequest("network/", sample=1, gamma0=True))
+    grey = x.mean(1)
+    expected = 2 * (grey - grey.min()) / (grey.max() - grey.min()) - 1
+    torch.testing.assert_close(inspection.image, expected[1].expand(3, 4, 8))
+    assert inspection.after is None
+    made = InspectedNetwork(layer, (x,), generates=True).inspect(InspectionRequest("G/", sample=1, gamma0=True))
+    assert made.image.shape == made.after.shape == (3, 4, 8) and not torch.equal(made.image, made.after)
 
 
 def test_a_map_that_does_not_reproduce_its_layer_is_marked(capsys):
@@ -194,5 +211,6 @@ def test_short_names_tell_layers_apart():
     assert _short(["look"]) == ["look"] and _short(["a.b.look"]) == ["look"] and _short([""]) == ["layer"]
     assert _short(["blocks.0.attn", "blocks.11.attn"]) == ["0", "11"]
     assert _short(["down.0.attn", "up.0.attn"]) == ["down", "up"]
-    assert _short(["down.0.attn.1", "mid.attn"]) == ["down.0.attn.1", "mid.attn"]
+    assert _short(["unet.down.0.attn.1", "unet.mid.attn.1"]) == ["down.0", "mid"]
     assert _short(["a1.b2", "a2.b2", "a2.b3"]) == ["a1.b2", "a2.b2", "a2.b3"]
+    assert _short(["down1.attn", "up2.attn"]) == ["down1", "up2"] and _short(["a", "a.b"]) == ["a", "a.b"]

@@ -35,7 +35,8 @@ class InspectedNetwork(Inspected):
         Its inputs for a batch, such as (z, y) or (x,), or a function `inputs(count, seed)` that draws them: samples 8 p to 8 p + 7 of a
         seed are `inputs(8, seed + p)`.
     generates
-        Whether the image is the output, (B, 3, H, W) in [-1, 1]; else it is the first input, (B, 3, H, W), whose range is mapped to [-1, 1] to be shown.
+        Whether the image is the output, (B, 3, H, W) in [-1, 1]; else it is the first input, whose range is mapped to [-1, 1] to be shown.
+        Of feature maps (B, C, H, W) the mean of the channels is shown.
     class_names
         Names of the classes: of the second input, if that is a vector of whole numbers, and of several logits.
     views
@@ -72,11 +73,18 @@ class InspectedNetwork(Inspected):
                 "inputs(8, 0) gives others the second time; draw them from a generator that is seeded by the second argument"
             )
         self.latents, self.samples = ("seed", None) if callable(inputs) else ("", len(inputs[0]))
-        self._has_classes = len(first) > 1 and isinstance(first[1], Tensor) and first[1].ndim == 1 and not first[1].is_floating_point()
+        self._has_classes = (
+            bool(self._names)
+            and len(first) > 1
+            and isinstance(first[1], Tensor)
+            and first[1].ndim == 1
+            and not first[1].is_floating_point()
+        )
         self.num_classes = len(self._names) if self._has_classes else 0
-        self._range = (-1.0, 1.0) if generates else _range(first[0])
         self.layers = self._find_layers(first)
-        height, width = self._images(first).shape[-2:]
+        images = _grey(self._unscaled(first))
+        self._range = (-1.0, 1.0) if generates and images.shape[1] == 3 else _range(images)
+        height, width = images.shape[-2:]
         self.image_size = (height, width)
         self.about = f"{width}×{height} pixels · {len(self.layers)} attention layers"
 
@@ -86,18 +94,17 @@ class InspectedNetwork(Inspected):
 
     def beside(self, other) -> InspectedNetwork:
         """What is shown beside this network, for the same inputs: another network, or "gamma=0"."""
-        if isinstance(other, nn.Module):
-            beside = InspectedNetwork(other, self.inputs, self.generates, self._names, self.views)
-            own = {layer["id"] for layer in self.layers}
-            for layer in beside.layers:
-                if layer["id"] in own and self.layout(layer["id"]) != beside.layout(layer["id"]):
-                    raise ParameterError(
-                        f"b has other queries or keys in layer {layer['id']!r}: {beside.layout(layer['id'])}, not {self.layout(layer['id'])}"
-                    )
-            return beside
-        if other in ("gamma=0", "gamma0"):
-            return InspectedNetwork(self.network, self.inputs, self.generates, self._names, self.views, gamma0=True)
-        raise ParameterError(f"b={short_repr(other)} is neither a network nor 'gamma=0'")
+        off = isinstance(other, str) and other in ("gamma=0", "gamma0")
+        if not off and not isinstance(other, nn.Module):
+            raise ParameterError(f"b={short_repr(other)} is neither a network nor 'gamma=0'")
+        beside = InspectedNetwork(self.network if off else other, self.inputs, self.generates, self._names, self.views, gamma0=off)
+        beside._range = self._range  # the same colours for the same values
+        own = {layer["id"] for layer in self.layers}
+        for layer in beside.layers:
+            theirs, ours = beside.layout(layer["id"]), self.layout(layer["id"]) if layer["id"] in own else None
+            if ours and ours != theirs:
+                raise ParameterError(f"b has other queries or keys in layer {layer['id']!r}: {theirs}, not {ours}")
+        return beside
 
     def _find_layers(self, inputs: tuple) -> list[dict]:
         """The layers that run and whose queries and keys are positions; others are reported."""
@@ -129,7 +136,7 @@ class InspectedNetwork(Inspected):
             raise WorkbenchError(f"nothing to inspect in a {self.name}: of no attention layer is it known where its queries and keys are")
         kind, names = "G" if self.generates else "network", _short(list(placed))
         return [
-            layer_entry(kind, path, f"{path} · {name}", layer.places, layer.heads)
+            layer_entry(kind, path, f"{path or self.name} · {name}", layer.places, layer.heads)
             for name, (path, layer) in zip(names, placed.items(), strict=True)
         ]
 
@@ -158,7 +165,8 @@ class InspectedNetwork(Inspected):
         require(is_whole(query), "query", query, "a position of the layer")
         with self._lock, sampling.train_mode(self.network, False):
             inputs = on_device(self.network, self._sample(request)[0])
-            return attention.causal_map(self.network, inputs, request.path, query, gamma=0.0 if self.gamma0 or request.gamma0 else None)
+            gamma = 0.0 if self.gamma0 or request.gamma0 else None
+            return attention.causal_map(self.network, inputs, request.path, query, batch_size=64, gamma=gamma)
 
     def projections(self, request: InspectionRequest, count: int) -> Projections:
         self.check(request)
@@ -212,21 +220,31 @@ class InspectedNetwork(Inspected):
 
     def _images(self, inputs: tuple) -> Tensor:
         """The images of inputs, (B, 3, H, W) in [-1, 1]."""
+        return self._shown(self._unscaled(inputs))
+
+    def _unscaled(self, inputs: tuple) -> Tensor:
+        """The images of inputs as the network gives or takes them."""
         if not self.generates:
-            return self._shown(inputs[0])
+            return inputs[0]
         with torch.no_grad(), sampling.train_mode(self.network, False):
             output = self.network(*on_device(self.network, inputs))
         if not isinstance(output, Tensor) or output.ndim != 4:
             form = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
             raise WorkbenchError(f"the generator gives {form}, not images (B, 3, H, W); one whose image is its input is network=...")
-        return self._shown(output)
+        return output
 
     def _shown(self, x: Tensor) -> Tensor:
-        """Images (B, 1 or 3, H, W) as they are shown: in [-1, 1], with three channels, float32 on the CPU."""
-        if x.ndim != 4 or x.shape[1] not in (1, 3):
-            raise WorkbenchError(f"images have shape {tuple(x.shape)}; the inspector shows (B, 3, H, W), or one channel")
+        """Images as they are shown: (B, 3, H, W) in [-1, 1], float32 on the CPU."""
         low, high = self._range
-        return ((2 * x.float().cpu() - (low + high)) / (high - low)).expand(-1, 3, -1, -1)
+        return ((2 * _grey(x) - (low + high)) / (high - low)).expand(-1, 3, -1, -1)
+
+
+def _grey(x: Tensor) -> Tensor:
+    """Images (B, 3, H, W), or the mean of the channels of feature maps (B, 1, H, W); float32 on the CPU."""
+    if x.ndim != 4:
+        raise WorkbenchError(f"images have shape {tuple(x.shape)}; the inspector shows (B, 3, H, W), or feature maps (B, C, H, W)")
+    x = x.float().cpu()
+    return x if x.shape[1] == 3 else x.mean(1, keepdim=True)
 
 
 def _checked(inputs, name: str) -> tuple:
@@ -257,11 +275,12 @@ def _range(x: Tensor) -> tuple[float, float]:
 
 
 def _short(paths: list[str]) -> list[str]:
-    """Names that tell paths apart: without the parts that all share."""
+    """Names that tell paths apart: without the beginning and end that all share."""
     words = [path.split(".") for path in paths]
-    if len({len(word) for word in words}) > 1:
-        return paths
-    differing = [len(set(column)) > 1 for column in zip(*words, strict=True)]
-    names = [".".join(part for part, differs in zip(word, differing, strict=True) if differs) or word[-1] or "layer" for word in words]
+    for end in (0, -1):
+        while min(map(len, words)) > 1 and len({word[end] for word in words}) == 1:
+            words = [word[1:] if end == 0 else word[:-1] for word in words]
+    names = [".".join(word) or "layer" for word in words]
     numbers = [re.sub(r".*?(\d+)$", r"\1", name) for name in names]  # 3 of encoder_layer_3
-    return numbers if len(set(numbers)) == len(names) else names
+    alike = len({re.sub(r"\d+$", "", name) for name in names}) == 1
+    return numbers if alike and len(set(numbers)) == len(names) else names

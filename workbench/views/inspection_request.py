@@ -58,7 +58,7 @@ class InspectionRequest:
     def __post_init__(self):
         positions = "positions of the layer, whole numbers from 0 on"
         for name, fits, right in (
-            ("layer", isinstance(self.layer, str) and self.network in NETWORKS and self.path, "a network and a layer, such as 'G/attention.32'"),
+            ("layer", isinstance(self.layer, str) and self.network in NETWORKS and "/" in self.layer, "a network and a layer, such as 'G/attention.32'"),
             ("step", self.step is None or is_whole(self.step), "the step of a checkpoint"),
             ("weights", self.weights in ("ema", "raw"), "one of ema, raw"),
             ("source", self.source in SOURCES, f"one of {', '.join(SOURCES)}"),

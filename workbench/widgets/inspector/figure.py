@@ -156,7 +156,7 @@ def _title(inspections: Sequence[Inspection], reading: str, request: InspectionR
         )
     else:
         kind, heads = " (paper)" if layer.key_side == layer.side else " (official)", []  # which pools its keys
-    place = request.network if request.network in ("G", "D") and layer.gamma is not None else request.path
+    place = request.network if request.network in ("G", "D") and layer.gamma is not None else request.path or "the layer"
     what = [f"{place}, {rows}x{columns}{kind}", *heads, READINGS[reading].name, *_intervention(request)]
     return "\n".join([*map(_line, inspections), "; ".join(what)])
 
