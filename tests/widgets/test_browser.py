@@ -18,8 +18,9 @@ import torch
 from lab import READY, Lab, Notebook, chromium, wait_until
 from matplotlib import colormaps
 from PIL import Image
+from torchvision.models import VisionTransformer
 
-from workbench import Config, attention, train
+from workbench import Config, SelfAttention, attention, train
 from workbench.data import to_uint8
 from workbench.data.twins import Twins
 from workbench.model import sampling
@@ -28,7 +29,7 @@ from workbench.paths import program
 from workbench.runs import Run, create_run
 from workbench.tensors import load_tensors, save_tensors, seal
 from workbench.widgets import AttentionInspector
-from workbench.widgets.inspector.painting import READINGS
+from workbench.widgets.inspector.painting import READINGS, values_of
 
 pytestmark = pytest.mark.slow
 
@@ -848,3 +849,61 @@ def test_a_film_in_jupyterlab_and_in_an_exported_notebook(lab, page):
     exported.locator(".wb.film").focus()
     exported.keyboard.press("Home")
     assert exported.locator(".wb.film h2").inner_text() == "step 100"
+
+
+class Wide(torch.nn.Module):
+    """A generator of images 8 x 16 with 4 x 8 queries."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.look, self.last = torch.nn.Linear(4, 16 * 32), SelfAttention(16), torch.nn.Conv2d(16, 12, 1)
+        self.look.gamma.data.fill_(3.0)
+
+    def forward(self, z):
+        return torch.tanh(torch.nn.functional.pixel_shuffle(self.last(self.look(self.first(z).view(-1, 16, 4, 8))), 2))
+
+
+def test_heads_tokens_and_maps_that_are_not_square(page, tmp_path, monkeypatch):
+    """Networks without a run: the maps on the screen are those of Python, of a class token too, and pointers hit the right places."""
+    monkeypatch.setenv("WORKBENCH_HEADLESS", "1")
+    vit = VisionTransformer(image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=3)
+    torch.nn.init.normal_(vit.encoder.layers[1].self_attention.in_proj_weight)
+    classifier = AttentionInspector(network=vit, inputs=(2 * torch.rand(3, 3, 16, 16) - 1,))
+    painter = AttentionInspector(generator=Wide(), inputs=(torch.randn(3, 4),))
+    for inspector, queries, places in ((classifier, (0, 7), 16), (painter, (2, 29), 32)):
+        layout = inspector.runs[0].layout(inspector.view["layer"])
+        path = inspector.save(tmp_path / "view.html", dict(pins=list(queries), active=0))
+        page.goto(path.as_uri())
+        view = page.locator(".wb.inspector")
+        seen, stage = unpacked(inspector), view.locator(".stage")
+        for reading in ("outgoing", "incoming", "value_weighted", "entropy", "received"):
+            view.locator(f".controls [data-value={reading}]").click()
+            for number, query in enumerate(queries):
+                view.locator(".pinned").nth(number).click()
+                wait_until(lambda stage=stage, query=query: stage.locator(".heat").evaluate(HEAT)["query"] == query)
+                page.wait_for_timeout(50)
+                expected = values_of(seen, reading, query)
+                np.testing.assert_allclose(stage.locator(".heat").evaluate(HEAT)["values"], expected.ravel(), atol=1e-5)
+                assert stage.locator(".heat").evaluate("canvas => [canvas.height, canvas.width]") == list(expected.shape)
+        assert len(pins(view)) == 2 - len(layout.tokens)  # a token is nowhere
+        tokens = view.get_by_role("group", name="Token", exact=True).locator("button")
+        assert tokens.all_inner_texts() == list(layout.tokens)
+        box, (rows, columns) = stage.bounding_box(), layout.grid
+        assert box["height"] / box["width"] == pytest.approx(seen.image.shape[1] / seen.image.shape[2], rel=0.02)
+        for place in (0, places // 2 + 3, places - 1):
+            row, column = divmod(place, columns)
+            at = {"x": (column + 0.5) * box["width"] / columns, "y": (row + 0.5) * box["height"] / rows}
+            stage.click(position=at)
+            assert pins(view) == [len(layout.tokens) + place]
+            middle = stage.locator(".pin circle").evaluate("circle => [circle.cx.baseVal.value, circle.cy.baseVal.value]")
+            assert middle == pytest.approx([at["x"], at["y"]], abs=1)
+        if layout.tokens:
+            tokens.first.click()
+            assert pins(view) == [] and view.locator(".pinned b").inner_text() == "class token"
+            assert view.get_by_role("group", name="Head", exact=True).locator("button").all_inner_texts() == ["mean"]
+
+
+def unpacked(inspector):
+    """The inspection that a network's inspector shows."""
+    (request,) = inspector._requests(inspector.view)
+    return inspector.runs[0].inspect(request)

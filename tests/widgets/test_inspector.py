@@ -14,6 +14,7 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torchvision.models import VisionTransformer
 
 from workbench import AttentionView, Config, ParameterError, Run, WorkbenchError, attention, figures, train
 from workbench.data import to_uint8
@@ -660,3 +661,81 @@ def test_modules_are_joined_in_the_order_of_their_imports(tmp_path):
     (tmp_path / "b.js").write_text('import { g } from "./c.js";\n\nexport function f() {\n  return g;\n}\n')
     (tmp_path / "c.js").write_text("export const g = 1;\n")
     assert bundle("a.js", tmp_path) == "const g = 1;\n\nfunction f() {\n  return g;\n}\n\nexport default f(g);\n"
+
+
+# ------------------------------------------------------------------------------------------------- networks without a run
+
+
+def vit():
+    network = VisionTransformer(image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=3)
+    torch.nn.init.normal_(network.heads.head.weight)
+    return network
+
+
+def test_a_network_without_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network, x = vit(), 2 * torch.rand(9, 3, 16, 16) - 1
+    inspector = AttentionInspector(network=network, inputs=(x,), classes=["a", "b", "c"])
+    (info,) = inspector.catalog
+    assert [info[name] for name in ("steps", "recorded", "weights", "classes", "latents", "count", "real")] == [[], [], [], [], "", 9, 0]
+    assert inspector.view["layer"] == info["layers"][-1]["id"] and len(inspector.view["pins"]) == 3 and len(inspector.answers) == 2
+    with torch.no_grad(), attention.capture(network.eval()) as maps:
+        logits = network(x)
+    given = maps["encoder.layers.encoder_layer_1.self_attention"]
+    for head in (-1, 0, 1):
+        content, parts = sent(inspector, inspector.messages(sample=4, head=head)[0])
+        reply, heads = content["reply"], 2 if head < 0 else 1
+        assert (reply["tokens"], reply["rows"], reply["side"], reply["heads"], reply["gamma"]) == (["class"], 4, 4, heads, None)
+        query, key, norms, lse, stats = (torch.frombuffer(bytearray(part), dtype=torch.float32) for part in parts[1:6])
+        beta = torch.exp(query.view(heads, 17, 4) @ key.view(heads, 17, 4).transpose(1, 2) - lse.view(heads, 17, 1))
+        torch.testing.assert_close(beta, given[4] if head < 0 else given[4, [head]])
+        assert len(norms) == heads * 17 and stats.view(6, 17)[0].isfinite().all() and stats.view(6, 17)[1, 0].isnan()
+    assert content["reply"]["logit"] == pytest.approx(logits[4].max().item(), abs=1e-5)
+    for kind, size in (("causal", 17), ("offsets", 49)):
+        _, (part,) = sent(inspector, inspector.messages(kind, **(dict(query=0) if kind == "causal" else {}), head=1)[0])
+        assert len(part) == 4 * size
+    assert "head=-2 of the view does not fit" in sent(inspector, inspector.messages(head=-2)[0])[0]["error"]
+    assert sent(inspector, inspector.messages(head=7)[0])[0]["reply"]["heads"] == 2  # the mean: there is no such head
+    content, _ = sent(inspector, dict(kind="export", format="png", view=dict(pins=[0, 5])))
+    assert Path(content["reply"]["path"]).resolve().parent == tmp_path
+    sheet = inspector.figure(dict(pins=[0, 5], head=1)).description
+    assert [len(cell.dots) for cell in sheet.rows[0].cells[:3]] == [1, 0, 1]  # a token has no place
+    assert sheet.rows[0].cells[1].title == "class token" and "head 1" in sheet.title and "gamma" not in sheet.title
+    assert "image/png" in inspector._repr_mimebundle_()[0]
+    assert (
+        "NaN" not in inspector.save(tmp_path / "view.html").read_text(encoding="utf-8").partition("wb-state")[2].partition("</script>")[0]
+    )
+
+
+def test_a_generator_without_a_run_and_what_is_beside_it(tmp_path):
+    generator = Run("demo").generator()
+
+    def draw(count, seed):
+        return sampling.latents(count, generator.z_dim, seed), torch.arange(count) % 6
+
+    inspector = AttentionInspector(
+        generator=generator, inputs=draw, classes=Run("demo").class_names, b="gamma=0", folder=tmp_path / "views"
+    )
+    assert repr(inspector) == "AttentionInspector('Generator', 'Generator, γ = 0')" and inspector.catalog[0]["latents"] == "seed"
+    request = inspector.messages(layer="G/attention.16", seed=3, sample=2, **{"class": 1})
+    pictures = [sent(inspector, message) for message in request]
+    z = sampling.latents(8, generator.z_dim, 3)[2:3]
+    image = np.frombuffer(pictures[0][1][0], np.uint8).reshape(32, 32, 3)
+    assert np.array_equal(image, to_uint8(sampling.images(generator, z, torch.tensor([1])))[0].permute(1, 2, 0).numpy())
+    assert pictures[0][0]["reply"]["about"] == "square, sample 2, seed 3" and pictures[1][0]["reply"]["gamma"] == 0
+    assert inspector.save(tmp_path / "both.png").exists()
+    inspector.export(inspector.figure())
+    assert sorted(path.name for path in (tmp_path / "views").iterdir() if path.suffix != ".json") == [
+        f"attention.{e}" for e in ("html", "png", "svg")
+    ]
+
+
+@pytest.mark.parametrize(("how", "message"), [
+    (dict(inputs=(1,)), "inputs belong to a network; give generator=... or network=..."),
+    (dict(network=torch.nn.Identity()), "inputs are missing: the network's inputs for a batch"),
+    (dict(a="demo", network=torch.nn.Identity(), inputs=(1,)), "a run, generator and network are given; give one of them"),
+    (dict(a="demo", b=torch.nn.Identity()), "b is a network and a a run; give both as networks"),
+])  # fmt: skip
+def test_a_network_and_its_inputs_belong_together(how, message):
+    with pytest.raises(ParameterError, match=message):
+        AttentionInspector(**how)

@@ -1,13 +1,16 @@
 """Attention of a network: maps of its layers (`capture`), ways to read them (`readings`), their effect on the output (`interventions`), and all
-of that for one image and layer (`inspect`)."""
+of that for one image and layer (`inspect`). `layers` knows how attention layers of other packages compute; `adapt` describes any other."""
 
 from .capture import Projections, attention_map, capture, capture_projections
+from .causal import causal_map
 from .inspect import READINGS, STATISTICS, Inspection, collect_projections, inspect_layer, mean_offsets, salient_positions
-from .interventions import Effect, causal_map, effect, intervene
+from .interventions import Effect, effect, intervene
+from .layers import adapt, attention_layers
+from .layout import Layout
 from .readings import incoming, outgoing, relative_offsets, statistics, to_positions, upsample, value_weighted
 
 __all__ = [
-    "READINGS", "STATISTICS", "Effect", "Inspection", "Projections", "attention_map", "capture", "capture_projections", "causal_map",
-    "collect_projections", "effect", "incoming", "inspect_layer", "intervene", "mean_offsets", "outgoing", "relative_offsets",
-    "salient_positions", "statistics", "to_positions", "upsample", "value_weighted",
+    "READINGS", "STATISTICS", "Effect", "Inspection", "Layout", "Projections", "adapt", "attention_layers", "attention_map", "capture",
+    "capture_projections", "causal_map", "collect_projections", "effect", "incoming", "inspect_layer", "intervene", "mean_offsets", "outgoing",
+    "relative_offsets", "salient_positions", "statistics", "to_positions", "upsample", "value_weighted",
 ]  # fmt: skip

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..attention import intervene
-from ..attention.capture import project_exactly
+from ..attention.capture import capture_projections
 from ..attention.inspect import positions_mask, run_network
-from ..attention.interventions import find_layer
 from ..messages import WorkbenchError
 from ..model import sampling
 from .significance import bootstrap
@@ -83,15 +82,10 @@ def measure(
     WorkbenchError, ParameterError
         As `intervene` does.
     """
-    attention, features = find_layer(network, layer), []
     # Through the same arithmetic: what changes nothing changes nothing, to the last bit.
-    with (
-        intervene(network, layer, gamma=0.0 if attention_off else None),
-        attention.register_forward_pre_hook(lambda _, given: features.append(given[0][:1])),
-    ):
+    with intervene(network, layer, gamma=0.0 if attention_off else None), capture_projections(network) as captured:
         before = run_network(network, inputs)
-    query, key, _ = project_exactly(attention, features[0])
-    shape = (query.shape[1], key.shape[1])
+    shape = (captured[layer].query.shape[-2], captured[layer].key.shape[-2])
     masks: list[Tensor | None] = [positions_mask(queries, keys, shape) if keys else None]
     if keys and replace != "local":
         rngs = (sampling.rng(0, 11, k) for k in samples or range(len(before)))

@@ -9,15 +9,16 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .. import attention
-from ..attention import Inspection, Projections
-from ..attention.inspect import positions_mask, taken_keys
+from ..attention import Inspection, Layout, Projections
 from ..attention.snapshots import Snapshot, load_snapshot
+from ..config import Config
 from ..data import Images, open_data, to_unit
 from ..data.datasets import Drawn
 from ..data.decode import decode
@@ -26,13 +27,13 @@ from ..files import UnreadableError
 from ..messages import ParameterError, WorkbenchError, short_repr
 from ..model import Generator, sampling
 from ..model.directions import main_directions
-from ..parameters import nearest, whole
+from ..parameters import whole
 from ..readers import split_step
 from ..runs import Run
 from ..studies import effects
+from .inspected import STRIP, Inspected, layer_entry
 from .inspection_request import InspectionRequest, is_whole, require
 
-STRIP = 8  # images on a page of the strip
 MAX_OPEN_NETWORKS = 4
 DIRECTIONS = 6  # main directions of the latent to offer
 ENDLESS = 1_000_000  # real images to page through: their number is unknown until the data is opened
@@ -40,7 +41,7 @@ MAX_OF_CLASS = 1_000  # images of a class of drawn data, which are found by draw
 MAX_DROPPED_BYTES = 100_000_000
 
 
-class InspectedRun:
+class InspectedRun(Inspected):
     """An opened run, and its images and attention layers.
 
     Parameters
@@ -58,12 +59,20 @@ class InspectedRun:
         If there is no such run or checkpoint.
     """
 
+    real = ENDLESS
+    tools = ("pin", "drag", "brush", "paint", "measure")
+
     def __init__(self, run: Run | str, step: int | None = None, gamma0: bool = False):
         self.run = run if isinstance(run, Run) else Run(run)
         self.config, self.gamma0 = self.run.config, gamma0
         if step is not None:
             self.run.checkpoint_path(step)  # raises if there is none
         self.start = step
+        size = self.config.image_size
+        self.name, self.views, self.layers = self.run.name, self.run.views, _layers(self.config)
+        self.num_classes, self.image_size = self.config.num_classes or 0, (size, size)
+        self.directions = min(DIRECTIONS, self.config.z_dim)
+        self.about = f"{Path(self.config.data).name} · {size}×{size} · {self.config.attention_variant} attention"
         self.dropped: list[tuple[str, Tensor]] = []
         self._drawn_labels = np.empty(0, np.int64)  # of the first images of drawn data
         self._open = lru_cache(maxsize=MAX_OPEN_NETWORKS)(self._load)
@@ -86,26 +95,9 @@ class InspectedRun:
     # -------------------------------------------------------------------------------------------- what a run offers
 
     @property
-    def name(self) -> str:
-        """The name of the run."""
-        return self.run.name
-
-    @property
-    def label(self) -> str:
-        """The name, and whether gamma is 0."""
-        return self.name + (", γ = 0" if self.gamma0 else "")
-
-    @cached_property
-    def layers(self) -> list[dict]:
-        """Every attention layer: id, network, label, side, key_side; the largest maps last."""
-        if self.config.attention_block != "attention":
-            return []
-        pooled = 2 if self.config.attention_variant == "official" else 1
-        sites = [("G", site) for site in self.config.sites_g] + [("D", site) for site in sorted(self.config.sites_d)]
-        return [
-            dict(id=f"{net}/attention.{site}", network=net, label=f"{net} · {site}×{site}", side=site, key_side=site // pooled)
-            for net, site in sites
-        ]
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints."""
+        return self.run.checkpoint_steps()
 
     @property
     def recorded_steps(self) -> list[int]:
@@ -140,13 +132,6 @@ class InspectedRun:
     # -------------------------------------------------------------------------------------------- images and attention
 
     def inspect(self, request: InspectionRequest) -> Inspection:
-        """The image of a request, and the attention of the layer for it.
-
-        Raises
-        ------
-        ParameterError, WorkbenchError
-            If there is no such layer, checkpoint or image.
-        """
         self.check(request)
         with self._lock:
             if request.source == "recorded":
@@ -156,13 +141,12 @@ class InspectedRun:
             network = self._network(request)
             source = self._inputs(_unmoved(request, request.paint_from))[0] if request.paint and request.paint_from is not None else None
             inspection = attention.inspect_layer(
-                network, inputs, request.path, attention_off=self.gamma0, source=source, **self._intervention(request)
+                network, inputs, request.path, attention_off=self.gamma0, source=source, **self.intervention(request)
             )
         y = inputs[1]
         return replace(inspection, **self._words(request, about, None if y is None else int(y[0])))
 
     def causal_map(self, request: InspectionRequest, query: int) -> Tensor:
-        """How much the image at a query (for D: the logit) changes without one key, for each key (M,)."""
         self.check(request)
         request.require_network()
         require(is_whole(query), "query", query, "a position of the layer")
@@ -174,12 +158,7 @@ class InspectedRun:
             gamma = 0.0 if self.gamma0 or request.gamma0 else None
             return attention.causal_map(network, inputs, request.path, query, gamma=gamma)
 
-    def offsets(self, request: InspectionRequest, count: int = 16) -> Tensor:
-        """Where queries look relative to themselves, mean over `count` samples of the request's class: (2 side - 1, 2 side - 1)."""
-        return attention.mean_offsets(self.projections(request, count))
-
     def projections(self, request: InspectionRequest, count: int) -> Projections:
-        """The projections of the request's layer for the first `count` samples of its class and seed."""
         self.check(request)
         request.require_network()
         with self._lock:
@@ -194,14 +173,14 @@ class InspectedRun:
         self.check(request)
         if request.source not in ("samples", "real"):
             raise ParameterError(f"source={request.source!r} has no images to measure over; choose samples or real images")
-        if not (request.gamma0 or request.forbid or request.replace):
+        if not (request.gamma0 or request.gamma is not None or request.forbid or request.replace):
             raise ParameterError("nothing to measure: the request forbids no keys, and neither gamma nor the map is changed")
         with self._lock:
             first, count = _unmoved(request, samples.start), len(samples)
             inputs = self._generated(first, count) if request.source == "samples" else self._real(first, count)[0]
             return effects.measure(
                 self._network(request), inputs, request.path, samples=samples, keys=request.forbid, queries=request.queries,
-                gamma=0.0 if request.gamma0 else None, replace=request.replace or None, attention_off=self.gamma0,
+                gamma=0.0 if request.gamma0 else request.gamma, replace=request.replace or None, attention_off=self.gamma0,
                 hue=self._hue if request.network == "G" and self.config.data == "twins" else None,
             )  # fmt: skip
 
@@ -209,7 +188,6 @@ class InspectedRun:
         return disagreement(images, labels, self.config.pairs)["hue"]
 
     def strip(self, request: InspectionRequest) -> tuple[list[str], Tensor]:
-        """Labels and images (B, 3, S, S) to choose from: `STRIP` samples or real images from the request's on, or all of another source."""
         self.check(request)
         start = request.sample
         with self._lock:
@@ -230,7 +208,6 @@ class InspectedRun:
                 return names, sampling.images(generator, z, y)
 
     def drop(self, name: str, content: bytes) -> int:
-        """Add an image file; returns its number among the dropped images."""
         if not isinstance(name, str) or not name or len(name) > 1000:
             raise WorkbenchError(f"name={short_repr(name)} is not the name of a dropped image file")
         if len(content) > MAX_DROPPED_BYTES:
@@ -242,43 +219,10 @@ class InspectedRun:
         self.dropped.append((name, to_unit(torch.tensor(x).permute(2, 0, 1)[None])))
         return len(self.dropped) - 1
 
-    # -------------------------------------------------------------------------------------------- requests
-
     def check(self, request: InspectionRequest) -> None:
-        """Raise a WorkbenchError unless the run has the layer, positions and class of a request."""
-        if self.gamma0:
-            request.require_network()
-        sides = self._sides
-        if request.layer not in sides:
-            raise WorkbenchError(
-                f"run {self.name!r} has no attention layer {request.layer!r}; {nearest(request.layer, sides)}"
-                f"there are: {', '.join(sides) or 'none'}"
-            )
-        side, key_side = sides[request.layer]
-        for name, limit in (("forbid", key_side**2), ("queries", side**2), ("paint", key_side**2)):
-            positions = getattr(request, name) or ()
-            require(len(positions) <= limit, name, positions, f"a selection of the {limit} positions of {request.layer}")
-            if outside := [k for k in positions if k >= limit]:
-                raise ParameterError(f"{name}={outside[0]} is no position of {request.layer}, which has {limit}")
-        count, most = self.config.num_classes or 0, self.config.z_dim
+        most = self.config.z_dim
         require(len(request.directions) <= most, "directions", request.directions, f"at most {most} amounts: z has no more directions")
-        if request.label >= max(1, count):
-            raise ParameterError(f"label={request.label} is no class of run {self.name!r}, which has {count}")
-
-    @property
-    def _sides(self) -> dict[str, tuple[int, int]]:
-        return {layer["id"]: (layer["side"], layer["key_side"]) for layer in self.layers}
-
-    def _intervention(self, request: InspectionRequest) -> dict:
-        """The arguments of `intervene`; None where a request changes nothing."""
-        side, key_side = self._sides[request.layer]
-        mask = positions_mask(request.queries, request.forbid, (side**2, key_side**2)) if request.forbid else None
-        patch = None
-        if request.paint:
-            taken = taken_keys(request.paint, request.paint_shift, key_side)
-            patch = (0, taken if request.paint_from is None else torch.stack([torch.full_like(taken, -1), taken]))  # after the source
-        gamma = 0.0 if request.gamma0 else request.gamma
-        return dict(gamma=gamma, forbid=mask, replace=request.replace or None, patch=patch)
+        super().check(request)
 
     # -------------------------------------------------------------------------------------------- networks
 
@@ -372,8 +316,8 @@ class InspectedRun:
     def _snapshot(self, request: InspectionRequest) -> Snapshot:
         """The recorded snapshot; UnreadableError if it does not fit the run."""
         path = self.run.attention_path(request.step)
-        snapshot, sides, size = load_snapshot(path), self._sides, self.config.image_size
-        fits = snapshot.images.shape[2] == size and all(
+        snapshot, sides = load_snapshot(path), {layer["id"]: (layer["side"], layer["key_side"]) for layer in self.layers}
+        fits = snapshot.images.shape[2] == self.config.image_size and all(
             sides.get(name) == (layer.side, layer.key_side) for name, layer in snapshot.layers.items()
         )
         if not fits:
@@ -381,17 +325,25 @@ class InspectedRun:
         return snapshot
 
     def _words(self, request: InspectionRequest, about: str, label: int | None) -> dict:
-        name = "" if label is None else self._class_name(label)
+        name = "" if label is None else self.class_name(label)
         return dict(layer=request.layer, network=f"{self.label}, step {request.step:,}", about=about, label=label, class_name=name)
 
     def _about(self, label, rest: str) -> str:
-        return f"{self._class_name(int(label))}, {rest}" if label is not None and self.config.num_classes else rest
-
-    def _class_name(self, label: int) -> str:
-        names = self.class_names
-        return names[label] if 0 <= label < len(names) else str(label)
+        return f"{self.class_name(int(label))}, {rest}" if label is not None and self.config.num_classes else rest
 
 
 def _unmoved(request: InspectionRequest, sample: int) -> InspectionRequest:
     """The request of a sample itself, not on the way to another one, nor moved along directions."""
     return replace(request, sample=sample, towards=None, directions=())
+
+
+def _layers(config: Config) -> list[dict]:
+    """The attention layers of both networks, the largest maps last."""
+    if config.attention_block != "attention":
+        return []
+    pooled = 2 if config.attention_variant == "official" else 1
+    sites = [("G", site) for site in config.sites_g] + [("D", site) for site in sorted(config.sites_d)]
+    return [
+        layer_entry(net, f"attention.{site}", f"{net} · {site}×{site}", Layout((site, site), (site // pooled, site // pooled)))
+        for net, site in sites
+    ]

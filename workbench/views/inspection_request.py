@@ -1,4 +1,4 @@
-"""A request to inspect one image and one attention layer of a run, with or without an intervention on the layer."""
+"""A request to inspect one image and one attention layer of a network, with or without an intervention on the layer."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from ..messages import ParameterError, short_repr
 from ..readers import MAX_INTEGER
 
+NETWORKS = ("G", "D", "network")
 SOURCES = ("samples", "real", "recorded", "dropped")
 MOST = 100  # standard deviations; more than 3 are rare among latents
 
 
 @dataclass(frozen=True)
 class InspectionRequest:
-    """One image and one attention layer of a run.
+    """One image and one attention layer of a run, or of a network without one.
 
     Attributes
     ----------
     layer
-        Network and `named_modules` path: "G/attention.16".
+        Network and `named_modules` path: "G/attention.16"; "network" stands for one that is neither G nor D.
     step, weights
         Checkpoint (None: the newest) and weights of G, "ema" or "raw"; with `source="recorded"`, the step of a snapshot.
     source
@@ -34,6 +35,8 @@ class InspectionRequest:
         Interventions on the layer: gamma is 0, or this number (None: the learned one); forbidden keys, for these queries (None: all); the map is "uniform" or "local".
     paint, paint_from, paint_shift
         Another: these keys take the values of sample `paint_from` (None: of this image), from the keys `paint_shift` = (rows, columns) away.
+    head
+        The head to read; -1: the mean of all.
 
     Raises
     ------
@@ -60,11 +63,12 @@ class InspectionRequest:
     paint: tuple[int, ...] = ()
     paint_from: int | None = None
     paint_shift: tuple[int, int] = (0, 0)
+    head: int = -1
 
     def __post_init__(self):
         positions = "positions of the layer, whole numbers from 0 on"
         for name, fits, right in (
-            ("layer", isinstance(self.layer, str) and self.network in ("G", "D") and self.path, "a network and a layer, such as 'G/attention.32'"),
+            ("layer", isinstance(self.layer, str) and self.network in NETWORKS and "/" in self.layer, "a network and a layer, such as 'G/attention.32'"),
             ("step", self.step is None or is_whole(self.step), "the step of a checkpoint"),
             ("weights", self.weights in ("ema", "raw"), "one of ema, raw"),
             ("source", self.source in SOURCES, f"one of {', '.join(SOURCES)}"),
@@ -83,9 +87,10 @@ class InspectionRequest:
             ("paint", are_whole(self.paint), positions),
             ("paint_from", self.paint_from is None or is_whole(self.paint_from), "the number of a sample"),
             ("paint_shift", are_whole(self.paint_shift, -MAX_INTEGER) and len(self.paint_shift) == 2, "a number of rows and one of columns"),
+            ("head", is_whole(self.head, -1), "a head, by number, or -1"),
         ):  # fmt: skip
             require(fits, name, getattr(self, name), right)
-        if self.network == "G" and self.source in ("real", "dropped"):
+        if self.network != "D" and self.source in ("real", "dropped"):
             raise ParameterError(f"source={self.source!r} needs a layer of D: G generates its images")
         if self.gamma0 or self.gamma is not None or self.forbid or self.replace or self.paint:
             self.require_network()
@@ -100,7 +105,7 @@ class InspectionRequest:
 
     @property
     def network(self) -> str:
-        """ "G" or "D"."""
+        """ "G", "D" or "network"."""
         return self.layer.partition("/")[0]
 
     @property

@@ -11,7 +11,7 @@ from ...attention import STATISTICS, Inspection
 from ...data import to_uint8
 from ...messages import WorkbenchError, short_repr
 from ...studies import effects
-from ...views.inspected_run import InspectedRun
+from ...views.inspected import Inspected
 from ...views.inspection_request import InspectionRequest, is_whole
 from .requests import DEFAULT_VIEW, resolve
 
@@ -24,7 +24,7 @@ Answer = tuple[dict, list[bytes]]
 class Answers:
     """Answers to requests about runs; the latest pictures are cached."""
 
-    def __init__(self, runs: list[InspectedRun]):
+    def __init__(self, runs: list[Inspected]):
         self.runs = runs
         self._cached = lru_cache(maxsize=MAX_CACHED)(self._compute)
         self._measured = lru_cache(maxsize=MAX_BATCHES)(lambda number, request, samples: runs[number].measure(request, samples))
@@ -64,7 +64,7 @@ class Answers:
 
         One batch for each message, so that other requests are answered in between, and the work ends when nobody asks for more.
         """
-        batches = effects.batches(self.runs[number].config.image_size)
+        batches = effects.batches(self.runs[number].image_size[0])
         if batch is not None and not (is_whole(batch) and batch < len(batches)):
             raise WorkbenchError(f"batch={short_repr(batch)} is none of the {len(batches)} batches of samples")
         if batch is None or batch == len(batches) - 1:
@@ -74,7 +74,7 @@ class Answers:
 
     def effects(self, number: int, request: InspectionRequest) -> list[dict]:
         """The effects of a request's intervention in a run, see `studies.effects.summarise`."""
-        batches = effects.batches(self.runs[number].config.image_size)
+        batches = effects.batches(self.runs[number].image_size[0])
         return effects.summarise([self._measured(number, request, samples) for samples in batches])
 
     def _compute(self, kind: str, number: int, request: InspectionRequest, dropped: int) -> Answer:
@@ -94,26 +94,31 @@ class Answers:
 
 
 def pack(inspection: Inspection) -> Answer:
-    """Sizes and numbers; image, query, key, norms of values, log-sum-exp of each query's logits, statistics, and the changed image if any."""
-    layer = inspection.projections
-    query, key = layer.query[0], layer.key[0]
-    parts = [query, key, layer.value_norm[0], (query @ key.T).logsumexp(1), torch.stack([inspection.statistics[s] for s in STATISTICS])]
+    """Sizes and numbers; image, query, key, norms of values, log-sum-exp of each query's logits (those of several heads one after the other),
+    statistics, and the changed image if any."""
+    layer, layout = inspection.projections, inspection.projections.places
+    query, key, norms = (x if layer.query.ndim == 4 else x[:, None] for x in (layer.query, layer.key, layer.value_norm))
+    query, key, norms = query[0], key[0], norms[0]  # (h, N, d), (h, M, d), (h, M)
+    lse = (query @ key.transpose(1, 2)).logsumexp(2)
+    parts = [query, key, norms, lse, torch.stack([inspection.statistics[s] for s in STATISTICS])]
+    (rows, side), (key_rows, key_side) = layout.grid, layout.key_grid
     reply = dict(
-        size=inspection.image.shape[-1], side=layer.side, key_side=layer.key_side, d=query.shape[-1], gamma=layer.gamma,
-        logit=inspection.logit, logit_after=inspection.logit_after, after=inspection.after is not None, about=inspection.about,
+        size=inspection.image.shape[-1], height=inspection.image.shape[-2], side=side, key_side=key_side, rows=rows, key_rows=key_rows,
+        tokens=list(layout.tokens), heads=layer.heads, d=query.shape[-1], gamma=layer.gamma, logit=inspection.logit,
+        logit_after=inspection.logit_after, after=inspection.after is not None, about=inspection.about,
     )  # fmt: skip
     after = [] if inspection.after is None else [_pixels(inspection.after)]
     return reply, [_pixels(inspection.image), *map(_bytes, parts), *after]
 
 
 def pack_strip(start: int, labels: list[str], images: Tensor) -> Answer:
-    """Number of the first image, and the images (B, 3, S, S) with their labels."""
-    size = images.shape[-1] if labels else 0
-    return dict(start=start, count=len(labels), size=size, labels=labels), [_pixels(images) if labels else b""]
+    """Number of the first image, and the images (B, 3, H, W) with their labels."""
+    height, size = images.shape[-2:] if labels else (0, 0)
+    return dict(start=start, count=len(labels), size=size, height=height, labels=labels), [_pixels(images) if labels else b""]
 
 
 def _pixels(images: Tensor) -> bytes:
-    """(..., 3, S, S) in [-1, 1] as RGB bytes, row by row."""
+    """(..., 3, H, W) in [-1, 1] as RGB bytes, row by row."""
     return to_uint8(images).movedim(-3, -1).contiguous().numpy().tobytes()
 
 

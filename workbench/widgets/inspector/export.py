@@ -38,7 +38,7 @@ def free_path(folder: Path, requests: Sequence[InspectionRequest], ending: str) 
     """A path without a file, named after the layer and the steps."""
     if ending not in FORMATS:
         raise ParameterError(f"format={short_repr(ending)} is not one of {', '.join(FORMATS)}")
-    words = [requests[0].layer.replace("/attention.", ""), *(str(request.step) for request in requests)]
+    words = [requests[0].layer.replace("/attention.", ""), *(str(request.step) for request in requests if request.step is not None)]
     stem, number = re.sub(r"[^A-Za-z0-9-]+", "-", f"attention-{'-'.join(words)}")[:100], 1
     while (path := folder / f"{stem}{f'-{number}' if number > 1 else ''}.{ending}").exists():
         number += 1

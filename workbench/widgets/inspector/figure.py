@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ...attention import STATISTICS, Inspection
-from ...attention.readings import check_query
 from ...data import to_uint8
 from ...figures import QUERY_COLOURS, Drawing, Sheet
 from ...figures.charts import Cell, Row
@@ -70,7 +69,7 @@ def view_figure(
     """
     reading, relative = view["reading"], view["scale"] == "uniform"
     for query in view["pins"]:
-        check_query(query, inspections[0].projections.side ** 2)
+        inspections[0].projections.places.place(query)  # raises if there is none
     queries = [0] if reading in STATISTICS else view["pins"]  # a statistic has one map, whatever the query
     maps = [
         [values_of(seen, reading, query, causal[run][k] if causal else None) for k, query in enumerate(queries)]
@@ -91,16 +90,18 @@ def view_figure(
 
 def _run(number: int, seen: Inspection, groups: list[Group], view: dict, images: list[str]) -> tuple[Cell, ...]:
     """The cells of a run. Appends the images to `images`."""
-    side, image = seen.projections.side, _pixels(seen.image)
-    at = [tuple((part + 0.5) * len(image) / side - 0.5 for part in divmod(query, side)) for query in view["pins"]]
-    dots = tuple((x, y, colour) for (y, x), colour in zip(at, QUERY_COLOURS, strict=False))
-    cells = [_cell(image, images, dots=dots)]
+    image, tokens = _pixels(seen.image), seen.projections.places.tokens
+    dots = [_dot(seen, query, colour) for query, colour in zip(view["pins"], QUERY_COLOURS, strict=False)]
+    cells = [_cell(image, images, dots=tuple(dot for dot in dots if dot))]
     for group in groups:
         for k, values in enumerate(group.maps[number]):
             colours = group.scale.colours(values, group.kind.reference(seen) if group.kind.reference else 0.0)
             if group.on_image:
+                of_all = view["reading"] in STATISTICS
                 painted = over(image, colours, view["opacity"], view["smooth"])
-                cells.append(_cell(painted, images, dots=dots if view["reading"] in STATISTICS else dots[k : k + 1]))
+                shown = tuple(dot for dot in (dots if of_all else dots[k : k + 1]) if dot)
+                query = len(tokens) if of_all else view["pins"][k]
+                cells.append(_cell(painted, images, dots=shown, title=f"{tokens[query]} token" if query < len(tokens) else ""))
             else:
                 cells.append(_cell(colours, images, title=group.kind.name))
         cells.append(_bar(group.scale, view["opacity"] if group.on_image else None, images))
@@ -109,6 +110,15 @@ def _run(number: int, seen: Inspection, groups: list[Group], view: dict, images:
         change, factor = difference(image, after)
         cells += [_cell(after, images, title="after"), _cell(change, images, title=f"difference x {factor}")]
     return tuple(cells)
+
+
+def _dot(seen: Inspection, query: int, colour: str) -> tuple[float, float, str] | None:
+    """Where a query is in the image, x and y, and its colour; None for a token."""
+    layout = seen.projections.places
+    place = layout.place(query)
+    sizes = zip(place or (), seen.image.shape[-2:], layout.grid, strict=False)
+    y_x = [(at + 0.5) * pixels / count - 0.5 for at, pixels, count in sizes]
+    return (y_x[1], y_x[0], colour) if place else None
 
 
 def _difference(inspections: Sequence[Inspection], groups: list[Group], images: list[str]) -> tuple[Cell, ...]:
@@ -140,13 +150,24 @@ def _pixels(image: torch.Tensor) -> np.ndarray:
 def _title(inspections: Sequence[Inspection], reading: str, request: InspectionRequest) -> str:
     """A line for each run, and one for what is shown of all."""
     layer = inspections[0].projections
-    variant = "paper" if layer.key_side == layer.side else "official"  # which pools its keys
-    what = [f"{request.network}, {layer.side}x{layer.side} ({variant})", READINGS[reading].name, *_intervention(request)]
+    rows, columns = layer.places.grid
+    if layer.gamma is None:
+        kind = "" if layer.trusted else " (not reproduced by its map)"
+        heads = (
+            [f"head {request.head}" if request.head >= 0 else f"mean of {layer.heads} heads"]
+            if layer.heads > 1 or request.head >= 0
+            else []
+        )
+    else:
+        kind, heads = " (paper)" if layer.key_side == layer.side else " (official)", []  # which pools its keys
+    place = request.network if request.network in ("G", "D") and layer.gamma is not None else request.path or "the layer"
+    what = [f"{place}, {rows}x{columns}{kind}", *heads, READINGS[reading].name, *_intervention(request)]
     return "\n".join([*map(_line, inspections), "; ".join(what)])
 
 
 def _line(seen: Inspection) -> str:
-    words = [f"{seen.network}: {seen.about}", f"gamma {seen.projections.gamma:+.3g}"]
+    gamma = seen.projections.gamma
+    words = [f"{seen.network}: {seen.about}"] + ([] if gamma is None else [f"gamma {gamma:+.3g}"])
     if seen.logit is not None:
         words.append(f"logit {seen.logit:.3g}" + ("" if seen.logit_after is None else f" → {seen.logit_after:.3g}"))
     return "; ".join(words)

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """Requests to a run from the view, the state of all controls of the front end. Only this module interprets a view.
 
 The front end sends the view and the kind of answer, and caches answers by the entries of the view that they depend on.
@@ -6,12 +5,10 @@ The front end sends the view and the kind of answer, and caches answers by the e
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ...attention import READINGS
 from ...messages import ParameterError, WorkbenchError, short_repr
 from ...views.attention import MAX_QUERIES, AttentionView
-from ...views.inspected_run import DIRECTIONS, ENDLESS, STRIP, InspectedRun
+from ...views.inspected import STRIP, Inspected
 from ...views.inspection_request import InspectionRequest, are_amounts, are_whole, is_whole
 
 # The state of all controls. Entries that an InspectionRequest does not have: `steps` of the runs; `class`, a label; `pins`, the pinned queries, of
@@ -21,7 +18,7 @@ from ...views.inspection_request import InspectionRequest, are_amounts, are_whol
 DEFAULT_VIEW: dict = dict(
     layer="", steps=[], weights="ema", source="samples", seed=0, sample=0, truncation=0.0, towards=None, mix=0.0, reading="outgoing", pins=[],
     active=-1, opacity=0.5, smooth=False, gamma0=False, gamma=None, forbid=[], scope="all", replace="", tool="pin", scale="zero",
-    panel="map", **{"class": -1},
+    panel="map", **{"class": -1}, head=-1,
     directions=[],
     paint=[],
     paint_from=None,
@@ -31,7 +28,6 @@ DEFAULT_VIEW: dict = dict(
 
 
 SCALES = ("zero", "uniform")
-TOOLS = ["pin", "drag", "brush", "paint", "measure"]  # a page without this kernel has fewer
 
 
 def opened(view: AttentionView, request: InspectionRequest, steps: list[int], pins: list[int]) -> dict:
@@ -51,17 +47,16 @@ def shown(view: dict) -> dict:
     return view | dict(panel="map") | (dict(reading="outgoing") if view["reading"] == "causal" else {})
 
 
-def catalog(run: InspectedRun) -> dict:
-    """The choices of the controls for a run."""
-    config = run.config
+def catalog(run: Inspected) -> dict:
+    """The choices of the controls for a run, or another network."""
     return dict(
-        label=run.label, about=f"{Path(config.data).name} · {config.image_size}×{config.image_size} · {config.attention_variant} attention",
-        steps=run.run.checkpoint_steps(), recorded=run.recorded_steps, weights=run.weights, image_size=config.image_size,
-        classes=run.class_names, real=ENDLESS, page=STRIP, layers=run.layers, gamma0=run.gamma0, directions=min(DIRECTIONS, config.z_dim), tools=TOOLS,
+        label=run.label, about=run.about, steps=run.steps, recorded=run.recorded_steps, weights=run.weights, image_size=run.image_size[1],
+        classes=run.class_names if run.num_classes else [], real=run.real, page=STRIP, layers=run.layers, gamma0=run.gamma0,
+        latents=run.latents, count=run.samples, directions=run.directions, tools=list(run.tools),
     )  # fmt: skip
 
 
-def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict) -> InspectionRequest:
+def resolve(kind: str, view: dict, run: Inspected, number: int, offered: dict) -> InspectionRequest:
     """The request of a view for one kind of answer of a run.
 
     Checks the entries that it interprets; an `InspectionRequest` checks the others. Entries without effect on the answer keep their
@@ -84,7 +79,7 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
     for name, fits in (
         ("steps", are_whole(view["steps"])), ("pins", are_whole(view["pins"]) and len(view["pins"]) <= MAX_QUERIES),
         ("forbid", are_whole(view["forbid"])), ("towards", view["towards"] is None or are_whole(view["towards"])),
-        ("weights", isinstance(view["weights"], str)), ("class", isinstance(view["class"], int)),
+        ("weights", isinstance(view["weights"], str)), ("class", isinstance(view["class"], int)), ("head", is_whole(view["head"], -1)),
         ("directions", are_amounts(view["directions"])), ("paint", are_whole(view["paint"])),
         ("paint_shift", isinstance(view["paint_shift"], list | tuple)),
         ("reading", view["reading"] in ("causal", *READINGS)), ("scale", view["scale"] in SCALES),
@@ -105,10 +100,13 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
     if source != "recorded":
         saved = offered["weights"] or ["ema"]
         request["weights"] = view["weights"] if view["weights"] in saved else saved[0]
-    if source != "recorded" and view["class"] < (run.config.num_classes or 0):
+    if source != "recorded" and view["class"] < run.num_classes:
         request["label"] = view["class"]
     if source == "samples":
         request |= dict(seed=view["seed"], truncation=view["truncation"])
+    heads = next((entry["heads"] for entry in run.layers if entry["id"] == layer), 1)
+    if kind in ("inspection", "offsets") and view["head"] < heads > 1:
+        request["head"] = view["head"]
     if kind == "offsets":
         return InspectionRequest(**request)
     if kind == "measure":  # over the samples from the first one on

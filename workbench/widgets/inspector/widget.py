@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import anywidget
 import numpy as np
 import traitlets
+from torch import nn
 
 from ... import figures
+from ...attention import salient_positions
 from ...files import replace_text, storing
 from ...messages import ParameterError, WorkbenchError, say_once, short_repr
 from ...progress import interactive
 from ...runs import Run
 from ...views.attention import AttentionView
+from ...views.inspected import Inspected
+from ...views.inspected_network import Inputs, InspectedNetwork
 from ...views.inspected_run import InspectedRun
 from ...views.inspection_request import InspectionRequest
 from ..bundle import bundle, styles
@@ -30,6 +35,14 @@ SAVED_BYTES = 400_000  # limit of the answers in a saved notebook
 KINDS = ("inspection", "strip", "causal", "offsets", "drop", "export", "measure")
 
 
+def _runs(a: Run | str, b: Run | str | nn.Module | None, view: AttentionView) -> list[Inspected]:
+    """The run, and the one to compare it with."""
+    first, other = InspectedRun.of(a) if a else view.runs()[0], b or view.compare
+    if isinstance(other, nn.Module):
+        raise ParameterError("b is a network and a a run; give both as networks: generator=..., inputs=..., b=...")
+    return [first, InspectedRun.of(other, first)] if other else [first]
+
+
 class AttentionInspector(anywidget.AnyWidget):
     """An interactive view of attention: click on an image to see where a layer looks.
 
@@ -39,12 +52,21 @@ class AttentionInspector(anywidget.AnyWidget):
         A run, its name, "run@step" or path; by default the newest. `b` is shown beside it, with the same latents and one cursor, and their
         difference: another run, "run@step", "@step" of the same run, or "gamma=0" (the same run without attention).
     view : AttentionView
-        The initial step, layer, classes, seeds, queries and reading.
+        The initial step, layer, classes, seeds, queries and reading; of a network without a run, the reading.
+    generator, network : nn.Module
+        In place of a run: a network whose image is its output, or one whose image is its first input. `b` is then another such network, or
+        "gamma=0". It runs as it is at that moment: after changing it, open the inspector again.
+    inputs
+        The network's inputs for a batch, such as (z, y), or a function `inputs(count, seed)` that draws them; see `InspectedNetwork`.
+    classes
+        Names of the classes.
+    folder
+        Where exports go.
 
     Raises
     ------
     WorkbenchError, ParameterError
-        If there is no such run or checkpoint.
+        If there is no such run or checkpoint; or the network has no attention layer that is known, or does not take the inputs.
     """
 
     _esm = bundle("widget.js")
@@ -56,11 +78,31 @@ class AttentionInspector(anywidget.AnyWidget):
     diverging = traitlets.Bytes().tag(sync=True)  # 256 RGB colours of differences
     answers: traitlets.List = traitlets.List().tag(sync=True)  # messages with reply and buffers, to show the view without a kernel
 
-    def __init__(self, a: Run | str = "", b: Run | str | None = None, view: AttentionView | None = None):
+    def __init__(
+        self,
+        a: Run | str = "",
+        b: Run | str | nn.Module | None = None,
+        view: AttentionView | None = None,
+        *,
+        generator: nn.Module | None = None,
+        network: nn.Module | None = None,
+        inputs: Inputs | None = None,
+        classes: Sequence[str] = (),
+        folder: str | os.PathLike = ".",
+    ):
         view = view or AttentionView()
-        first = InspectedRun.of(a) if a else view.runs()[0]
-        other = b or view.compare
-        self.runs = [first] + ([InspectedRun.of(other, first)] if other else [])
+        if generator is None and network is None:
+            if inputs is not None:
+                raise ParameterError("inputs belong to a network; give generator=... or network=...")
+            self.runs = _runs(a, b, view)
+        elif a or (generator is not None and network is not None):
+            raise ParameterError("a run, generator and network are given; give one of them")
+        elif inputs is None:
+            raise ParameterError("inputs are missing: the network's inputs for a batch, such as (z, y), or a function of count and seed")
+        else:
+            module = network if generator is None else generator
+            first = InspectedNetwork(module, inputs, generator is not None, classes, folder)
+            self.runs = [first] if b is None else [first, first.beside(b)]
         palette, diverging = (colour_table(name).tobytes() for name in (PALETTE, DIVERGING))
         super().__init__(catalog=[catalog(run) for run in self.runs], palette=palette, diverging=diverging)
         self._answers = Answers(self.runs)
@@ -72,7 +114,7 @@ class AttentionInspector(anywidget.AnyWidget):
     @property
     def views(self) -> Path:
         """The folder of exports, in that of the first run."""
-        return self.runs[0].run.views
+        return self.runs[0].views
 
     def __repr__(self) -> str:
         return f"AttentionInspector({', '.join(repr(run.label) for run in self.runs)})"
@@ -80,7 +122,13 @@ class AttentionInspector(anywidget.AnyWidget):
     # ------------------------------------------------------------------------------------------------- the view
 
     def _start(self, view: AttentionView) -> dict:
-        first = self.runs[0]
+        network = self.runs[0]
+        if isinstance(network, InspectedNetwork):
+            entry = network.layers[-1]
+            image = network.inspect(InspectionRequest(entry["id"])).image
+            pins = [len(entry["tokens"]) + at for at in salient_positions(image, (entry["rows"], entry["side"]))]
+            return dict(layer=entry["id"], steps=[], reading=view.reading, pins=pins, active=0)
+        first, *others = (run for run in self.runs if isinstance(run, InspectedRun))
         if not first.layers:
             return {}
         layer = view.layer_of(first)
@@ -92,7 +140,7 @@ class AttentionInspector(anywidget.AnyWidget):
             request = InspectionRequest(layer["id"], steps[0], source="recorded")
         else:
             request = view.requests(first)[0]
-            steps = [request.step, *(int(run.run.checkpoint_path(run.start).name) for run in self.runs[1:])]
+            steps = [request.step, *(int(run.run.checkpoint_path(run.start).name) for run in others)]
         try:
             pins = view.queries_of(first.inspect(request))
         except ParameterError:
@@ -205,7 +253,7 @@ class AttentionInspector(anywidget.AnyWidget):
         resolved = self._resolved("measure", self.view | (view or {}))
         return [self._answers.effects(number, request) for number, (_, request) in enumerate(resolved)]
 
-    def _resolved(self, kind: str, view: dict) -> list[tuple[InspectedRun, InspectionRequest]]:
+    def _resolved(self, kind: str, view: dict) -> list[tuple[Inspected, InspectionRequest]]:
         """Each run with its request for one kind of answer."""
         return [(run, resolve(kind, view, run, number, self.catalog[number])) for number, run in enumerate(self.runs)]
 

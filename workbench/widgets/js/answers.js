@@ -12,9 +12,9 @@ const PICTURE = [...SETTING, "layer", "source", "sample", "towards", "mix", "dir
 const CHANGED = ["gamma0", "gamma", "forbid", "replace"];
 const DEPENDS = {
   strip: [...SETTING, "source", "sample"],
-  inspection: [...PICTURE, ...CHANGED],
+  inspection: [...PICTURE, "head", ...CHANGED],
   causal: PICTURE,
-  offsets: [...SETTING, "layer"],
+  offsets: [...SETTING, "layer", "head"],
   measure: [...SETTING, "layer", "source", ...CHANGED],
 };
 const FOLLOWED = { directions: [], mix: 0, truncation: 0 }; // dragged: until the answer is there, one for other values is shown
@@ -31,7 +31,7 @@ const nearKey = (request) => cacheKey({ ...request, view: { ...request.view, ...
 function unpack(kind, reply, buffers) {
   const parts = buffers.map(bytesOf), floats = (part) => new Float32Array(part);
   if (kind === "strip") {
-    const length = reply.size ** 2 * 3;
+    const length = reply.size * reply.height * 3;
     return { ...reply, images: Array.from({ length: reply.count }, (_, i) => new Uint8Array(parts[0], i * length, length)) };
   }
   if (kind === "measure") return reply;

@@ -119,7 +119,7 @@ export function inspectLayer(operation, x, imageSize) {
     stats[4 * places + q] = adds[q] / (Math.max(before[q], floor) || 1);
     stats[5 * places + q] = received[m] / cell ** 2;
   }
-  const numbers = { side, key_side: keySide, d: key.channels, gamma: operation.gamma };
+  const numbers = { side, key_side: keySide, rows: side, key_rows: keySide, tokens: [], heads: 1, d: key.channels, gamma: operation.gamma };
   return { numbers, parts: [query.data, key.data, lengths(value.data, value.channels), lse, stats], output: added(x, change) };
 }
 

@@ -12,8 +12,9 @@ const NUDGES = { ArrowUp: [0, 1], ArrowDown: [0, -1], ArrowLeft: [-1, 0], ArrowR
 export function gesturesOf({ change, pin, draw }) {
   let state = null, stroke = null; // {name, keys, erase, shift}; or {x, y, amounts} of a latent
 
-  const cell = (key) => [Math.floor(key / state.layer.key_side), key % state.layer.key_side];
-  const inside = (key, shift) => cell(key).every((at, i) => at + shift[i] >= 0 && at + shift[i] < state.layer.key_side);
+  const cell = (key) => [Math.floor(key / state.layer.key_side), key % state.layer.key_side]; // only layers without tokens are painted
+  const inside = (key, shift) => !shift.some(Boolean) || cell(key).every((at, i) =>
+    at + shift[i] >= 0 && at + shift[i] < [state.layer.key_rows, state.layer.key_side][i]);
 
   /** A stroke of a brush, which erases if it begins on a key that it has already. */
   function begin(name, query, shift = [0, 0]) {

@@ -7,7 +7,7 @@ import { download, html } from "./dom.js";
 import { gesturesOf } from "./gestures.js";
 import { headCard } from "./head.js";
 import { latentCard } from "./latent.js";
-import { READINGS, statistic } from "./maps.js";
+import { READINGS, placeOf, statistic } from "./maps.js";
 import { measureCard } from "./measure.js";
 import { clamp } from "./numbers.js";
 import { colourTable, crisp } from "./paint.js";
@@ -38,7 +38,7 @@ function render({ model, el, store }) {
   let hovered = null, due = null, first = 0, size = 0, spoken = 0, problem = "", tables;
   const pinned = [];
 
-  const head = headCard(), toolbar = toolbarOf({ change, pickLayer });
+  const head = headCard(), toolbar = toolbarOf({ change, pickLayer, pin });
   const picker = stripCard({ change, drop, page: (by) => {
     first = Math.max(0, first + state.catalog[0].page * by);
     update();
@@ -59,7 +59,7 @@ function render({ model, el, store }) {
   };
   const gestures = gesturesOf({ change, pin: (query) => pin(query, false), draw });
   const tools = html("div", { class: "row tools" }, opacity.node, scales.node, smooth.node, clearPins);
-  const side = sideCard((panel) => change({ panel }), (cell, across) => stages.forEach((stage) => stage.frameCell(cell, across)));
+  const side = sideCard((panel) => change({ panel }), (cell, map) => stages.forEach((stage) => stage.frameCell(cell, map)));
   const pinsScale = html("p", { class: "muted" });
   const pinsNode = html("div", { class: "pins", role: "group", "aria-label": "Pins" }, pinsScale);
   const right = html("div", { class: "right" }, side.node, pinsNode);
@@ -97,7 +97,7 @@ function render({ model, el, store }) {
   function pickLayer(id) {
     const to = state.layers.find((layer) => layer.id === id);
     const { forbid, paint } = frozen && id === opened.layer ? opened : { forbid: [], paint: [] }; // a page holds this layer with these keys
-    change({ layer: id, pins: movePins(state.view.pins, state.layer.side, to.side), forbid, paint });
+    change({ layer: id, pins: movePins(state.view.pins, state.layer, to), forbid, paint });
     past.clear(); // keys of the other layer
   }
 
@@ -123,14 +123,15 @@ function render({ model, el, store }) {
   }
 
   function key(event) {
-    const { side } = state.layer, at = hovered ?? state.view.pins[state.view.active] ?? Math.floor(side / 2) * side + Math.floor(side / 2);
-    const [row, column] = [Math.floor(at / side), at % side];
+    const { side, rows, tokens } = state.layer, middle = [rows, side].map((count) => Math.floor(count / 2));
+    const [row, column] = placeOf(state.layer, hovered ?? state.view.pins[state.view.active] ?? -1) ?? middle;
+    const queryAt = (y, x) => tokens.length + y * side + x, at = queryAt(row, column);
     const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     const digit = /^[1-8]$/.test(event.key) ? Number(event.key) - 1 : -1;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (gestures.key(event, at)) return event.preventDefault();
     if (move && hovered === null) hover(at);
-    else if (move) hover(clamp(row + move[0], 0, side - 1) * side + clamp(column + move[1], 0, side - 1));
+    else if (move) hover(queryAt(clamp(row + move[0], 0, rows - 1), clamp(column + move[1], 0, side - 1)));
     else if (event.key === "Enter" || event.key === " ") pin(at, event.shiftKey);
     else if (event.key === "Escape") {
       hover(null);
@@ -254,21 +255,23 @@ function render({ model, el, store }) {
     pinsScale.textContent = `Pins on one scale, ${scale.low} to ${scale.high}: ${scale.unit}`;
   }
 
-  /** The map of a reading, as `square` gives it, or null if it is not known yet. */
+  /**
+   * The map of a reading {values, rows, side (columns), ...}, or null if it is not known yet; `isWeights`: its weights are divided among the
+   * cells of a position.
+   */
   function mapOf(reading, seen, run, query) {
     const { map, row, keys, reference, floor } = READINGS[reading];
     if (!seen || (row === undefined && query === null)) return null;
     const values = row !== undefined ? statistic(seen, row) : map ? map(seen, query) : causal(run, query)?.values;
-    return square(values, { isWeights: Boolean(keys && map), reference: reference?.(seen), floor: floor?.(seen) });
+    const { rows, side, key_rows, key_side, tokens } = seen, grid = keys ? { rows: key_rows, side: key_side } : { rows, side };
+    const known = { isWeights: Boolean(keys && map), reference: reference?.(seen), floor: floor?.(seen) };
+    return values ? { values: values.subarray(tokens.length), ...grid, ...known } : null; // tokens have no place
   }
 
   function causal(run, query) {
     const asked = request("causal", run, { query });
     return store.peek(asked) ?? store.near(asked);
   }
-
-  /** A map {values, side} and what else is known of it; `isWeights`: its weights are divided among the cells of a position. */
-  const square = (values, more) => (values ? { values, side: Math.sqrt(values.length), ...more } : null);
 
   /** At most one painting a frame. */
   function schedule(kind) {
@@ -286,8 +289,9 @@ function render({ model, el, store }) {
     const hint = !inspections.every(Boolean) ? "" : query === null ? "Click a place in the image, or move over it."
       : frozen ? "This page holds what matters to the pins that it opened with." : "Pin this place to compute what matters to it.";
     const readouts = stages.map((stage, i) => stage.paint(maps[i], query, hovered, sequential, tables, hint));
-    const uniformOffsets = { value: 1 / state.layer.side ** 2, name: "uniform" };
-    const offsets = state.catalog.map((_, run) => square(store.peek(request("offsets", run))?.values, { reference: uniformOffsets }));
+    const { rows, side: columns } = state.layer, reference = { value: 1 / (rows * columns), name: "uniform" };
+    const offsets = state.catalog.map((_, run) => store.peek(request("offsets", run)))
+      .map((known) => known && { values: known.values, rows: 2 * rows - 1, side: 2 * columns - 1, reference });
     side.paint({ state, inspections, maps, offsets, sequential, tables });
     if (++paintings % MARKS === 0) performance.clearMarks("wb-paint");
     performance.mark("wb-paint", { detail: { kind } });

@@ -2,6 +2,7 @@
 
 import { button, segmented } from "./controls.js";
 import { html } from "./dom.js";
+import { keysOf } from "./maps.js";
 import { canvasOf, paintPicture } from "./paint.js";
 
 const TOOLS = [
@@ -71,7 +72,7 @@ export function toolCard({ change, undo }) {
       drawSources();
       clearAll.disabled = !view.paint.length;
       const count = view.paint.length, waiting = view.paint_from === null && view.active < 0;
-      summary.textContent = count ? `${count} of ${state.layer.key_side ** 2} places` : waiting ? "click the place to copy from, then brush" : "";
+      summary.textContent = count ? `${count} of ${keysOf(state.layer)} places` : waiting ? "click the place to copy from, then brush" : "";
     },
   };
 }

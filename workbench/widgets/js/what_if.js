@@ -2,6 +2,7 @@
 
 import { button, segmented, slider, toggle } from "./controls.js";
 import { html } from "./dom.js";
+import { keysOf } from "./maps.js";
 import { format } from "./numbers.js";
 import { canvasOf, crisp, difference, paintPicture } from "./paint.js";
 
@@ -44,7 +45,7 @@ export function whatIfCard({ change }, measured) {
     const captions = ["before", "after", change.most ? `difference × ${change.factor}` : "no difference"];
     [seen.image, seen.after, change.rgb].forEach((rgb, i) => {
       const canvas = figures[i].firstChild;
-      paintPicture(canvas, rgb);
+      paintPicture(canvas, rgb, seen.size);
       canvas.style.width = `${crisp(seen.size, (width - 16) / 3)}px`;
       figures[i].lastChild.textContent = captions[i];
     });
@@ -64,7 +65,7 @@ export function whatIfCard({ change }, measured) {
       scope.show(scopes, view.scope);
       scope.node.hidden = clearAll.hidden = !view.forbid.length;
       const keys = view.forbid.length, idle = keys && view.scope === "pins" && !view.pins.length;
-      const count = `${keys} of ${state.layer.key_side ** 2} places`;
+      const count = `${keys} of ${keysOf(state.layer)} places`;
       summary.textContent = idle ? "pin a place first" : keys ? `knocked out: ${count}` : "";
       results.hidden = !on;
       if (!on) return;

@@ -46,14 +46,14 @@ const ANSWERS = {
     const pixels = new Uint8Array(images.length * images[0].length);
     images.forEach((image, i) => pixels.set(image, i * image.length));
     const labels = drawn.map(({ sample, label }) => named(label, `sample ${sample}`));
-    return [{ start, count: page, size, labels }, [pixels]];
+    return [{ start, count: page, size, height: size, labels }, [pixels]];
   },
   inspection({ view }) {
     const { image_size: size } = held, { seed, sample, towards, mix, truncation } = view, drawn = sampleOf(view, sample, towards);
     const { network, label, step, weights } = drawn, { image, index, x } = followed(drawn, view);
     const walk = towards && mix ? `, ${Math.round(100 * mix)}% towards seed ${towards[0]}, sample ${towards[1]}` : "";
     const about = named(label, `seed ${seed}, sample ${sample}${walk}${truncation ? `, truncation ${truncation}` : ""}`);
-    const reply = { size, logit: null, logit_after: null, after: false, about, step, weights };
+    const reply = { size, height: size, logit: null, logit_after: null, after: false, about, step, weights };
     if (!x) return [reply, [pixelsOf(image), ...Array.from({ length: 5 }, () => new Float32Array())]]; // no attention
     const { numbers, parts } = inspectLayer(network[index], x, size), intervention = interventionOf(view, numbers);
     const changed = () => generate(network, attend(network[index], x, intervention), label, attend, index + 1);
