@@ -15,7 +15,7 @@ function show(node) {
   const maps = html("img", { alt: "An image with dots, and where each dot looks", decoding: "sync" });
   const dots = film.dots.map(([x, y, colour]) => html("i", { style: `left: ${percent(x)}; top: ${percent(y)}; background: ${colour}` }));
   const strip = html("div", { class: "maps" }, maps, ...dots), chart = html("div", { class: "chart" });
-  chart.innerHTML = film.chart;
+  chart.append(document.importNode(new DOMParser().parseFromString(film.chart, "image/svg+xml").documentElement, true));
   const panels = film.panels.map(({ left, right, top, bottom }) => html("div", { class: "panel", title: "Click: go to this step",
     style: `left: ${percent(left)}; top: ${percent(top)}; width: ${percent(right - left)}; height: ${percent(bottom - top)}` }, html("b")));
   const play = button("", "", () => run(!timer));
