@@ -144,6 +144,7 @@ def test_a_second_opening_is_the_same_run_and_another_file_another(file):
     g = random_tensors("biggan-pytorch G")
     path = file(g, "G.pth")
     run = open_checkpoint(path)
+    assert (run.config.attention_g, run.config.attention_d) == ("32", "none")  # without D, views have no layers of D
     assert open_checkpoint(str(path)).path == run.path
     assert open_checkpoint(path, batch_norm_eps=1e-4).name == "G-2"
     assert open_checkpoint(path, name="mine").name == "mine" == open_checkpoint(path, name="mine").name

@@ -111,6 +111,8 @@ def _config(networks: dict[str, Network], main: Network, name: str, settings: di
     shown = settings_g(main.layers, layout, main.facts)
     if discriminator := networks.get("discriminator"):
         shown |= settings_d(discriminator.layers, layout, shown["image_size"], shown["max_multiplier"])
+    else:
+        shown["attention_d"] = "none"  # a run without D has no layers of D to look at
     floats = [tensor for tensor in main.weights.tensors.values() if tensor.is_floating_point()]
     shown |= main.facts.settings | dict(
         data=DATA.get((shown["image_size"], shown["num_classes"]), str(data_dir() / name)),
