@@ -1,6 +1,7 @@
 """Runs opened from files of other code bases equal their networks, written once more as plain functions (`published.py`)."""
 
 import hashlib
+import random
 from dataclasses import replace
 
 import pytest
@@ -123,6 +124,17 @@ def test_gains_that_begin_at_1_are_stored_as_they_are(file):
     assert difference(published, open_checkpoint(path)) < 1e-12
 
 
+def test_the_configuration_in_a_file_of_mmgeneration_counts_more_than_its_name(file):
+    s = random_tensors("mmgeneration", dtype=torch.float32)
+    text = "norm_eps=2e-05,\nact_cfg=dict(type='ReLU', inplace=True),\ninit_cfg=dict(type='studio')\ndisc_steps=4"
+    run = open_checkpoint(file(dict(state_dict=s, meta=dict(config=text, iter=4000)), "renamed.pth"))
+    assert (run.config.batch_norm_eps, run.config.d_relu_inplace, run.checkpoint_steps()) == (2e-5, True, [1000])
+    plain = open_checkpoint(file(s, "ndisc5-iter500.pth"))
+    assert (plain.config.batch_norm_eps, plain.config.d_relu_inplace, plain.checkpoint_steps()) == (1e-4, False, [100])
+    odd = open_checkpoint(file(dict(state_dict=s, meta=dict(config=3, iter=-1)), "odd.pth"))
+    assert odd.checkpoint_steps() == [0]
+
+
 # ----------------------------------------------------------------------------------------------------------- the run
 
 
@@ -130,9 +142,9 @@ def test_the_run_has_settings_step_and_provenance(file):
     published = Published(file, "mmgeneration", dtype=torch.float32)
     run = open_checkpoint(published.files[0])
     config = run.config
-    assert (config.image_size, config.width, config.width_d, config.max_multiplier, config.z_dim) == (32, 16, 16, 1, 8)
+    assert (config.image_size, config.width, config.width_d, config.max_multiplier, config.z_dim) == (32, 16, None, 1, 8)
     assert (config.attention_g, config.attention_d, config.num_classes, config.sn_gains) == ("16", "16", 6, True)
-    assert (config.batch_norm_eps, config.ema_decay, config.d_flat_blocks) == (1e-4, 0, 2)
+    assert (config.batch_norm_eps, config.ema_decay, config.d_downsamples, config.d_flat_blocks) == (1e-4, 0, 2, 2)
     assert run.checkpoint_steps() == [80_000] and run.name == MMGENERATION.removesuffix(".pth")  # 400,000 steps of D, five to one of G
     record = run.provenance["opened"]
     assert record["files"] == [dict(name=MMGENERATION, sha256=hashlib.sha256(published.files[0].read_bytes()).hexdigest())]
@@ -241,8 +253,26 @@ def test_variants_that_do_not_fit_are_refused_with_the_reason(file):
         [g, file(random_tensors("studiogan D"), "D2.pth")]
     )
     wide = random_tensors("biggan-pytorch G")
-    wide["blocks.1.0.conv1.weight"] = torch.ones(48, 64, 3, 3)
+    wide |= {"blocks.1.0.conv1.weight": torch.ones(48, 64, 3, 3), "blocks.1.0.conv1.u0": torch.ones(1, 48)}
     assert "the maps of its G have 64, 64, 48, 16, 8 channels; a SAGAN of this width has 64, 64, 32, 16, 8" in refusal(file(wide, "G.pth"))
+
+
+@pytest.mark.parametrize("listing", ["biggan-pytorch shared G", "mmgeneration", "studiogan G"])
+def test_damaged_names_shapes_and_types_open_or_end_in_one_line(file, listing):
+    rng, whole = random.Random(0), random_tensors(listing, dtype=torch.float32)
+    for _ in range(12):
+        tensors = dict(whole)
+        for name in rng.sample(sorted(whole), 2):
+            tensor = tensors.pop(name)
+            damaged = [
+                {}, {f"{name}.x": tensor}, {name: tensor[None]}, {name: tensor.flatten()}, {name: tensor.flatten()[:-1]}, {name: torch.ones(0)},
+                {name: tensor.to(torch.int64)}, {name: tensor.double()}, {name: next(iter(tensors.values()))}, {name: torch.ones(2, 3, 5, 1)},
+            ]  # fmt: skip
+            tensors |= rng.choice(damaged)
+        try:
+            open_checkpoint(file(tensors, "G.pth")).generator(weights="auto")
+        except WorkbenchError as error:
+            assert "\n" not in str(error)
 
 
 def test_standing_statistics_are_divided_by_their_count(file):

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..config import Config
@@ -23,7 +22,7 @@ from ..runs import Run, command_line, create_run
 from ..runs.checkpoints import save_checkpoint
 from ..runs.resume import may_change
 from .recognise import Network, recognise
-from .translate import MisfitError, settings_d, settings_g, swap_input, swap_output, tensors_d, tensors_g
+from .translate import MisfitError, require_shapes, settings_d, settings_g, swap_input, swap_output, tensors_d, tensors_g
 from .weights import read_weights
 
 WHAT = dict(generator="generator", ema="EMA of a generator", discriminator="discriminator")
@@ -108,18 +107,20 @@ def _config(networks: dict[str, Network], main: Network, name: str, settings: di
     layout = main.layout
     if others := [network.layout.title for network in networks.values() if network.layout is not layout]:
         raise MisfitError(f"G is from {layout.title}, and another file from {others[0]}")
+    for network in networks.values():
+        require_shapes(network)
     shown = settings_g(main.layers, layout, main.facts)
     if discriminator := networks.get("discriminator"):
-        shown |= settings_d(discriminator.layers, layout, shown["image_size"], shown["max_multiplier"])
+        shown |= settings_d(discriminator.layers, layout, shown)
     else:
         shown["attention_d"] = "none"  # a run without D has no layers of D to look at
-    floats = [tensor for tensor in main.weights.tensors.values() if tensor.is_floating_point()]
     shown |= main.facts.settings | dict(
+        batch_norm_momentum=0.1,  # torch's default, which all of them leave
         data=DATA.get((shown["image_size"], shown["num_classes"]), str(data_dir() / name)),
         ema_decay=layout.ema_decay if "ema" in networks else 0.0,
-        dtype="float64" if all(tensor.dtype == torch.float64 for tensor in floats) else "float32",
+        dtype=str(next(iter(main.weights.tensors.values())).dtype).removeprefix("torch."),
     )
-    return Config.preset("cifar10" if shown["image_size"] == 32 else "imagenet128", **shown | settings)
+    return Config.preset("cifar10" if shown["image_size"] == 32 else "imagenet128-biggan", **shown | settings)
 
 
 def _tensors(network: Network, config: Config, bgr: bool) -> dict[str, Tensor]:

@@ -22,20 +22,45 @@ class MisfitError(WorkbenchError):
 # ------------------------------------------------------------------------------------------- settings, from shapes
 
 
+def require_shapes(network: Network) -> None:
+    """Refuse tensors that cannot be the part of a layer that their names say; whether sizes go together is checked later."""
+    wrong = [
+        f"{name} {short_text(str(tuple(tensor.shape)), 60)}"
+        for (layer, _), there in network.layers.items()
+        for part, (name, tensor) in there.parts.items()
+        if not _fits(layer, part, tensor, there)
+    ]
+    if wrong:
+        raise MisfitError(f"{network.role}: {len(wrong)} of another shape: {_shortened(sorted(wrong))}")
+
+
+def _fits(layer: str, part: str, tensor: Tensor, there: Layer) -> bool:
+    if part == "weight":
+        table = layer in ("linear", "embedding", "shared") or layer.endswith((".gain", ".bias"))
+        return tensor.numel() > 0 and tensor.ndim == (2 if table else 1 if "norm" in layer else 4)
+    if part in ("value", "count"):
+        return tensor.numel() == 1
+    if part in ("u", "v") and "weight" in there and there["weight"].numel():
+        rows = len(there["weight"]) if there["weight"].ndim else 1
+        return tensor.numel() == (rows if part == "u" else there["weight"].numel() // rows)
+    return part in ("u", "v") or tensor.ndim == 1
+
+
 def settings_g(layers: Layers, layout: Layout, facts: Facts) -> dict:
     """The settings of a generator that its tensors show."""
-    blocks, (features, z_dim) = block_places(layers), _shape(layers, "linear", (), 2)
+    blocks, (features, z_dim) = block_places(layers), _shape(layers, "linear")
     if not blocks:
         raise MisfitError("missing: all blocks of G")
-    channels = [features // 16, *(_shape(layers, "block.conv1", place, 4)[0] for place in blocks)]
+    channels = [features // 16, *(_shape(layers, "block.conv1", place)[0] for place in blocks)]
     sizes = [4 * 2**k for k in range(len(channels))]
     width, multiplier = channels[-1], max(1, channels[0] // channels[-1])
     _require_pattern("G", channels, [width * min(multiplier, sizes[-1] // size) for size in sizes])
-    gains = {place: _shape(layers, "block.norm1.gain", place, 2) for place in places(layers, "block.norm1.gain")}
+    gains = {place: _shape(layers, "block.norm1.gain", place) for place in places(layers, "block.norm1.gain")}
     shared = ("shared", ()) in layers
     if shared:
-        classes, inputs = _shape(layers, "shared", (), 2)
-        if any(shape[1] != inputs for shape in gains.values()):
+        classes, inputs = _shape(layers, "shared")
+        tables = [there for (layer, _), there in layers.items() if layer.endswith((".gain", ".bias")) and "weight" in there]
+        if any(there["weight"].shape[1] != inputs for there in tables):
             raise MisfitError("it has hierarchical latents: every block of G takes a part of z, which none here does")
     else:
         classes = next((shape[1] if layout.gains_transposed else shape[0] for shape in gains.values()), 0)
@@ -46,10 +71,11 @@ def settings_g(layers: Layers, layout: Layout, facts: Facts) -> dict:
     )  # fmt: skip
 
 
-def settings_d(layers: Layers, layout: Layout, image_size: int, multiplier: int) -> dict:
-    """The settings of a discriminator that its tensors show, beside a generator of this image size and `max_multiplier`."""
+def settings_d(layers: Layers, layout: Layout, generator: dict) -> dict:
+    """The settings of a discriminator that its tensors show, beside those of its generator."""
+    image_size, multiplier = generator["image_size"], generator["max_multiplier"]
     blocks = block_places(layers)
-    channels = [_shape(layers, "block.conv1", place, 4)[0] for place in blocks]
+    channels = [_shape(layers, "block.conv1", place)[0] for place in blocks]
     if image_size not in layout.halves:
         raise MisfitError(f"the discriminator of {layout.title} for {image_size} px is none that can be built here; G alone can be opened")
     halving, flat = layout.halves[image_size]
@@ -66,21 +92,19 @@ def settings_d(layers: Layers, layout: Layout, image_size: int, multiplier: int)
         )
     _require_pattern("D", channels[:halving], [channels[0] * min(multiplier, image_size // (2 * size)) for size in sizes])
     return dict(
-        width_d=channels[0], d_downsamples=halving, d_flat_blocks=flat, sn_d=_normalises(layers),
+        width_d=None if channels[0] == generator["width"] else channels[0], d_flat_blocks=flat, sn_d=_normalises(layers),
+        d_downsamples=None if sizes[-1] == 4 else halving,
         d_flat_channels=None if channels[-1] == channels[halving - 1] else channels[-1], attention_d=_sites(layers, blocks, sizes),
     )  # fmt: skip
 
 
-def _shape(layers: Layers, layer: str, place: Place, dimensions: int) -> tuple[int, ...]:
+def _shape(layers: Layers, layer: str, place: Place = ()) -> tuple[int, ...]:
     """The shape of a layer's weight."""
     at = layers.get((layer, place))
     if at is None or "weight" not in at:
         beside = next((f", beside {other.name}" for (_, where), other in layers.items() if where == place != ()), "")
         raise MisfitError(f"missing: the weight of {at.name if at else layer + beside}")
-    name, weight = at.parts["weight"]
-    if weight.ndim != dimensions or 0 in weight.shape:
-        raise MisfitError(f"{name} has shape {short_text(str(tuple(weight.shape)), 60)}, and not {dimensions} dimensions")
-    return tuple(weight.shape)
+    return tuple(at["weight"].shape)
 
 
 def _normalises(layers: Layers) -> bool:
@@ -191,12 +215,10 @@ def _normalised(here: str, there: Layer, transposed: bool = False) -> Entries:
 def _vectors(there: Layer) -> tuple[Tensor, Tensor] | None:
     """u and v as they are used: PyTorch stores them, those of BigGAN-PyTorch follow from the stored u by one iteration."""
     if "v" in there and "u" in there:
-        return there["u"], there["v"]
+        return there["u"].flatten(), there["v"].flatten()
     if "u" not in there or not there.parts["u"][0].endswith("u0"):
         return None
     u, matrix = there["u"].flatten(), there["weight"].flatten(1)
-    if len(u) != len(matrix):
-        return None
     v = F.normalize(matrix.T @ u, dim=0)
     return F.normalize(matrix @ v, dim=0), v
 
@@ -261,8 +283,9 @@ def _checked(network: Network, kind, config: Config, entries: Entries, names: di
     }
     if any(wrong.values()):
         parts = [f"{len(found)} {problem}: {_shortened(sorted(found))}" for problem, found in wrong.items() if found]
-        raise MisfitError(f"{network.role} has tensors that are {'; '.join(parts)}")
-    return {here: tensor.to(getattr(torch, config.dtype)) for here, (_, tensor) in entries.items()}
+        raise MisfitError(f"{network.role}: {'; '.join(parts)}")
+    dtype = getattr(torch, config.dtype)
+    return {here: tensor.to(dtype, copy=True) for here, (_, tensor) in entries.items()}  # a file may have one tensor under two names
 
 
 def _shortened(names: list[str], most: int = 6) -> str:

@@ -30,7 +30,7 @@ SCALARS: list = [
 
 @dataclass(frozen=True)
 class Weights:
-    """A file: its tensors by name, the numbers and texts beside them, and its SHA-256."""
+    """A file: its tensors by name, all of them float32 or all float64, the numbers and texts beside them, and its SHA-256."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -57,7 +57,8 @@ def read_weights(path: Path) -> Weights:
     if not tensors:
         raise UnreadableError(path, f"no named tensors in it, but {short_text(', '.join(map(str, content)), 80) or 'nothing'}")
     _check(path, tensors, size)
-    tensors = {name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for name, tensor in tensors.items()}
+    double = all(tensor.dtype == torch.float64 for tensor in tensors.values() if tensor.is_floating_point())
+    tensors = {name: tensor.to(torch.float64 if double else torch.float32) for name, tensor in tensors.items()}
     notes = {key: value for key, value in content.items() if key == "meta" or isinstance(value, int | float | str)}
     return Weights(path, tensors, notes, digest(path))
 
