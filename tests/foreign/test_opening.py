@@ -248,7 +248,7 @@ def test_variants_that_do_not_fit_are_refused_with_the_reason(file):
     assert "there are 4 blocks, expected 3" in refusal([file(shared, "G.pth"), file(random_tensors("biggan-pytorch G"), "G_ema.pth")])
     assert "missing: all blocks of G" in refusal(file({k: v for k, v in shared.items() if "blocks" not in k}, "G.pth"))
     assert "ships with the package" in refusal(file(shared, "demo.pth"))
-    assert "G.pth and G2.pth both hold a network of the kind generator" in refusal([g, file(random_tensors("biggan-pytorch G"), "G2.pth")])
+    assert "G.pth and G2.pth both hold a generator" in refusal([g, file(random_tensors("biggan-pytorch G"), "G2.pth")])
     assert "G is from BigGAN-PyTorch, and another file from PyTorch-StudioGAN" in refusal(
         [g, file(random_tensors("studiogan D"), "D2.pth")]
     )

@@ -25,7 +25,7 @@ from .recognise import Network, recognise
 from .translate import MisfitError, require_shapes, settings_d, settings_g, swap_input, swap_output, tensors_d, tensors_g
 from .weights import read_weights
 
-WHAT = dict(generator="generator", ema="EMA of a generator", discriminator="discriminator")
+WHAT = dict(generator="a generator", ema="the EMA of a generator", discriminator="a discriminator")
 DATA = {(32, 10): "cifar10", (128, 1000): "imagenet"}  # image size and classes: the data that files of this kind are from
 
 
@@ -76,9 +76,7 @@ def open_checkpoint(
         other = networks.setdefault(network.role, network)
         if other is not network:
             both = f"{other.weights.path.name} and {network.weights.path.name}"
-            raise ParameterError(
-                f"{both} both hold a network of the kind {WHAT[network.role]}; give one, and the EMA with 'ema' in its name"
-            )
+            raise ParameterError(f"{both} both hold {WHAT[network.role]}; give one, and the EMA with 'ema' in its name")
     main = networks.get("generator") or networks.get("ema")
     if main is None:
         raise ParameterError(f"path={[str(one) for one in paths]} holds no generator; give the file of G too")

@@ -52,7 +52,7 @@ def recognise(weights: Weights, layout: str) -> list[Network]:
     UnreadableError
         If no layout fits.
     """
-    if layout != "auto" and layout not in LAYOUTS:
+    if layout not in ("auto", *LAYOUTS):
         raise ParameterError(
             f"layout={short_repr(layout)} is not one of auto, {', '.join(LAYOUTS)}; {nearest(layout, LAYOUTS)}".rstrip("; ")
         )
