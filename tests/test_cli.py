@@ -34,7 +34,7 @@ def test_every_command_has_help(capsys):
     text = capsys.readouterr().out
     assert ended.value.code == 0 and all(
         f"\n    {name}" in text
-        for name in (*NOTEBOOKS, "runs", "show", "parameters", "prepare", "lab", "notebooks", "plan", "page", "publish", "film")
+        for name in (*NOTEBOOKS, "runs", "show", "parameters", "prepare", "lab", "notebooks", "plan", "page", "publish", "film", "open")
     )
     with pytest.raises(SystemExit):
         main(["train", "--help"])

@@ -158,7 +158,8 @@ def test_none_is_what_is_not_given():
     """One spelling, in Python and in config.json; "none" and empty text stand for it where a preset has another value."""
     config = Config.preset("twins32")
     assert [name for name, value in dataclasses.asdict(config).items() if value is None] == [
-        "width_d", "d_downsamples", "batch_norm_group", "patterns", "max_hours", "run", "resume", "note", "tags", "keep_checkpoints",
+        "width_d", "d_downsamples", "d_flat_channels", "batch_norm_group", "patterns", "max_hours", "run", "resume", "note", "tags",
+        "keep_checkpoints",
     ]  # fmt: skip
     assert not any(value == "" for value in dataclasses.asdict(config).values())
     cifar = Config.from_parameters(dict(preset="cifar10", width_d="none", keep_checkpoints="None ", lr_d="none", note="", run=""))

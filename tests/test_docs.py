@@ -86,6 +86,11 @@ NOT_RUN = {
         "python -m workbench.bench --width 64 --batch 256 --attention 32 --precision bf16 --json h100.json",
     ],
     "sharing.md": ["workbench publish twins32@500 for-the-hub --hub someone/twins32"],
+    "published.md": [
+        "workbench open sagan_128_woReLUinplace_noaug_bigGAN_imagenet1k.pth",
+        "workbench open G_best0.pth G_ema_best0.pth D_best0.pth --name brock",
+        "workbench attention -p run brock",
+    ],
     "robustness.md": ["make faults", "make faults 'ARGS=kill disk --share 0.1'", "make soak"],
 }
 RUN_ALREADY: set[str] = set()  # examples that stand on several pages run once

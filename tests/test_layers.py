@@ -21,6 +21,7 @@ LAYERS = {
     "data": (),
     "attention": ("model",),
     "runs": ("model",),
+    "foreign": ("model", "runs"),
     "training": ("model", "data", "runs", "attention.capture", "attention.snapshots"),
     "metrics": ("model", "data"),
     "evaluation": ("model", "data", "runs", "metrics"),

@@ -72,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     lab = add("lab", _lab, "open JupyterLab with copies of the notebooks, the tour first", epilog="Other options go to jupyter lab.")
     lab.add_argument("folder", nargs="?", type=Path, help="of the copies [notebooks in the folder of the runs]")
     add("notebooks", _notebooks, "copy the notebooks into a folder").add_argument("folder", type=Path)
+    opened = add("open", _open, "make a run of a SAGAN from another code base: BigGAN-PyTorch, mmgeneration, PyTorch-StudioGAN")
+    opened.add_argument("files", nargs="+", metavar="FILE", help="of G, its EMA (with 'ema' in the name) and D, or one that holds them")
+    opened.add_argument("--layout", default="auto", help="biggan-pytorch, mmgeneration or studiogan [by the names of the tensors]")
+    opened.add_argument("--name", help="of the run [that of the file]")
+    opened.add_argument("--channel-order", default="auto", help="rgb or bgr: how the networks order colours [as the file tells]")
+    opened.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter, such as -p data FOLDER")
     prepare = add("prepare", _prepare, "decode a data set once, into a folder for data=OUT, here or on another machine")
     prepare.add_argument("source", metavar="SOURCE", help="folder of images, SOURCE/<class>/* or SOURCE/train/<class>/*; cifar10; imagenet")
     prepare.add_argument("out", metavar="OUT", help="folder to make; it must be empty or not exist yet")
@@ -252,6 +258,17 @@ def _publish(arguments: argparse.Namespace) -> None:
 
     folder = publish(arguments.run, arguments.folder, arguments.hub, license=arguments.license)
     print(f"written: {folder}" + (f"\nuploaded: {arguments.hub}" if arguments.hub else ""))
+
+
+def _open(arguments: argparse.Namespace) -> None:
+    from .foreign import open_checkpoint
+
+    run = open_checkpoint(
+        arguments.files, arguments.layout, name=arguments.name, channel_order=arguments.channel_order, **dict(arguments.p)
+    )
+    step = run.checkpoint_step()
+    print(f"{run.status()['message']}\n{run.path}\nlook at it: workbench attention -p run {run.reference}")
+    print(f"train on: workbench train -p resume {run.reference}@{step} -p steps {step + 1000}")
 
 
 def _cells(arguments: argparse.Namespace) -> None:

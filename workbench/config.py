@@ -76,7 +76,9 @@ class Config(Parameters):
     max_multiplier: int = parameter(16, "limit on how much wider small maps are; 1: the same width everywhere", low=1)
     d_downsamples: int | None = parameter(None, "down-sampling blocks of D", low=1, none="down to 4x4")
     d_flat_blocks: int = parameter(1, "blocks of D after the down-sampling ones, at the last resolution", low=0)
+    d_flat_channels: int | None = parameter(None, "channels of those blocks", low=1, none="as the last map")
     d_narrow: bool = parameter(False, "channels between the convolutions of a block of D: those of its input, not of its output")
+    d_relu_inplace: bool = parameter(False, "the ReLU before a block of D also acts on its shortcut, as one in place does")
     z_dim: int = parameter(32, "dimension of the latent vector z", low=1)
     attention_g: str = parameter("16", 'feature-map sizes with attention in G: "32", "32,64" or "none"', read=read_sites)
     attention_d: str = parameter("16", 'feature-map sizes with attention in D: "32", "32,64" or "none"', read=read_sites)
@@ -170,6 +172,11 @@ class Config(Parameters):
     def channels_d(self, resolution: int) -> int:
         """Channels of D's feature map of this size: D mirrors G, one block later."""
         return (self.width_d or self.width) * min(self.max_multiplier, self.image_size // (2 * resolution))
+
+    @property
+    def last_channels_d(self) -> int:
+        """Channels of D's last feature map: those of the flat blocks, if it has any."""
+        return (self.d_flat_channels if self.d_flat_blocks else None) or self.channels_d(self.maps_d[-1])
 
     @property
     def group_size(self) -> int:

@@ -18,6 +18,7 @@ SHAPES = [
     dict(attention_g="none", attention_d="none", num_classes=0),
     dict(attention_g="16,32", attention_variant="paper", image_size=64, width=16),
     dict(width=40, width_d=32, d_downsamples=2, d_flat_blocks=3, sn_d=False),
+    dict(d_flat_channels=100, d_flat_blocks=2, d_relu_inplace=True),
     dict(attention_block="residual", max_multiplier=2, d_narrow=True),
     dict(init="orthogonal", sn_gains=True),
     dict(image_size=128, width=8),

@@ -188,7 +188,9 @@ def test_auto_is_resolved_once_and_is_not_part_of_the_name(tiny):
     [
         dict(),
         pytest.param(dict(mixed_precision="bf16", augment="diffaug", d_steps=2), marks=pytest.mark.slow),
-        pytest.param(dict(init="orthogonal", sn_gains=True, d_narrow=True, batch_norm_eps=1e-4), marks=pytest.mark.slow),
+        pytest.param(
+            dict(init="orthogonal", sn_gains=True, d_relu_inplace=True, d_flat_channels=24, batch_norm_eps=1e-4), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_resume_equals_the_uninterrupted_run_bit_for_bit(tiny, settings):

@@ -35,7 +35,7 @@ class SpectralNorm(nn.Module):
         matrix = weight.detach().flatten(1).double()
         self.register_buffer("u", F.normalize(torch.randn(matrix.shape[0], dtype=matrix.dtype), dim=0))
         self.register_buffer("v", torch.empty(matrix.shape[1], dtype=matrix.dtype))
-        for _ in range(15):
+        for _ in range(0 if matrix.is_meta else 15):  # on the device "meta" a network has shapes only
             self.iterate(matrix)
         self.to(weight.dtype)
 
@@ -98,7 +98,8 @@ def _spectral_norms(net: nn.Module) -> Iterator[tuple[SpectralNorm, Tensor]]:
 
 def spectral_norm(layer: Layer) -> Layer:
     """Apply spectral normalization to a layer."""
-    parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight))
+    # unsafe: without a forward pass that checks shapes, which the device "meta" does not have.
+    parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight), unsafe=True)
     return layer
 
 
@@ -232,7 +233,7 @@ class BatchNorm(nn.Module):
         self.sn = sn and num_classes > 0
         for name in ("gain", "bias") if self.sn else ():
             nn.init.xavier_uniform_(getattr(self, name))
-            parametrize.register_parametrization(self, name, SpectralNorm(getattr(self, name)))
+            parametrize.register_parametrization(self, name, SpectralNorm(getattr(self, name)), unsafe=True)
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         # Set by `span_processes`: the number of processes, how many of them a group of images spans, and their process group.

@@ -107,19 +107,24 @@ class DiscriminatorBlock(nn.Module):
     """Residual block of D: (B, C, H, W) -> (B, C', H/2, W/2), or the same size without `downsample`.
 
     ReLU (but not in the `first` block, which sees pixels), conv3x3, ReLU, conv3x3, average pooling; shortcut average pooling, conv1x1.
-    Between the two convolutions it has C' channels, or C if `narrow` (but not in the `first` block).
+    Between the two convolutions it has C' channels, or C if `narrow` (but not in the `first` block). With `inplace` the shortcut, too, begins
+    after the first ReLU, which in some public code works in place.
     """
 
-    def __init__(self, inputs: int, outputs: int, sn: bool, downsample: bool = True, first: bool = False, narrow: bool = False):
+    def __init__(
+        self, inputs: int, outputs: int, sn: bool, downsample: bool = True, first: bool = False, narrow: bool = False, inplace: bool = False
+    ):
         super().__init__()
-        self.downsample, self.first = downsample, first
+        self.downsample, self.first, self.inplace = downsample, first, inplace
         inner = inputs if narrow and not first else outputs
         self.conv1 = conv(inputs, inner, 3, sn)
         self.conv2 = conv(inner, outputs, 3, sn, kind=DownConv if downsample else nn.Conv2d)
         self.shortcut = conv(inputs, outputs, 1, sn) if downsample or inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(x if self.first else F.relu(x))  # not in place: the shortcut takes x; (B, C', H, W)
+        h = x if self.first else F.relu(x)  # (B, C, H, W)
+        x = h if self.inplace else x
+        h = self.conv1(h)  # (B, C', H, W)
         h = self.conv2(F.relu_(h))  # (B, C', H/2, W/2)
         return h + self.shortcut(F.avg_pool2d(x, 2) if self.downsample else x)
 
@@ -130,8 +135,8 @@ class Discriminator(nn.Module):
     Parameters
     ----------
     config
-        `image_size`, `width` (or `width_d`), `num_classes`, `d_narrow`, `attention_d`, `attention_variant`, `attention_block`, `sn_d` and
-        `init` matter here. At 128 px, width 64, 1000 classes and official attention at 32x32 it has the 39,463,618 parameters of the released code.
+        `image_size`, `width` (or `width_d`), `num_classes`, the parameters that begin with `d_`, `attention_d`, `attention_variant`,
+        `attention_block`, `sn_d` and `init` matter here. At 128 px, width 64, 1000 classes and official attention at 32x32 it has the 39,463,618 parameters of the released code.
     """
 
     def __init__(self, config: Config):
@@ -139,19 +144,20 @@ class Discriminator(nn.Module):
         self.num_classes = _known_classes(config)
         sn, sizes = config.sn_d, config.maps_d
         channels = [config.channels_d(size) for size in sizes]
+        inplace = config.d_relu_inplace
         self.blocks = nn.ModuleDict(
             {
-                str(s): DiscriminatorBlock(i, o, sn, first=s == sizes[0], narrow=config.d_narrow)
+                str(s): DiscriminatorBlock(i, o, sn, first=s == sizes[0], narrow=config.d_narrow, inplace=inplace)
                 for s, i, o in zip(sizes, [3, *channels], channels, strict=False)
             }
         )
-        self.flat = nn.Sequential(
-            *(DiscriminatorBlock(channels[-1], channels[-1], sn, downsample=False) for _ in range(config.d_flat_blocks))
-        )
+        last = config.last_channels_d
+        flat = [channels[-1], *[last] * config.d_flat_blocks]
+        self.flat = nn.Sequential(*(DiscriminatorBlock(i, o, sn, downsample=False, inplace=inplace) for i, o in pairwise(flat)))
         self.attention = _attention_sites(config, config.sites_d, config.channels_d, sn)
-        self.linear = initialise(nn.Linear(channels[-1], 1), sn)
+        self.linear = initialise(nn.Linear(last, 1), sn)
         if self.num_classes:
-            self.embedding = initialise(nn.Embedding(self.num_classes, channels[-1]), sn)
+            self.embedding = initialise(nn.Embedding(self.num_classes, last), sn)
         if config.init == "orthogonal":
             make_orthogonal(self)
 

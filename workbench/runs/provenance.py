@@ -45,11 +45,12 @@ def write_provenance(run: Run, config: Config, data, from_step: int) -> None:
         parent = fork_point(config)
         record = dict(
             command=start["command"], git=start["git"], python=start["python"], versions=start["versions"], machine=start["machine"],
-            data=dict(name=data.name, fingerprint=data.fingerprint, classes=list(data.classes)),
             parent=parent and dict(run=parent[0].name, step=parent[1]),
             note=config.note or "", tags=words(config.tags or ""),
         )  # fmt: skip
-    if record.get("data", {}).get("fingerprint", data.fingerprint) != data.fingerprint:
+    # A run from another code base has learned from data that nobody here has seen: the first start records its own.
+    record.setdefault("data", dict(name=data.name, fingerprint=data.fingerprint, classes=list(data.classes)))
+    if record["data"].get("fingerprint", data.fingerprint) != data.fingerprint:
         raise WorkbenchError(
             f"the data in {config.data!r} is not what run {run.name!r} was trained on: it has changed; restore it, or fork the run: resume='{run.name}@<step>'"
         )

@@ -83,11 +83,14 @@ def require_forkable(config: Config, start: int) -> None:
 
 def _shapes(config: Config) -> dict:
     """The parameters that determine the shapes of the networks' tensors."""
-    names = ("image_size", "num_classes", "width", "z_dim", "d_flat_blocks", "attention_g", "attention_d", "sn_g", "sn_d")
+    names = (
+        "image_size", "num_classes", "width", "z_dim", "d_flat_blocks", "d_narrow", "attention_g", "attention_d", "sn_g", "sn_d", "sn_gains",
+    )  # fmt: skip
     shapes = {name: getattr(config, name) for name in names} | dict(
         width_d=config.width_d or config.width,
         max_multiplier=min(config.max_multiplier, config.image_size // 4),
         d_downsamples=len(config.maps_d),
+        d_flat_channels=config.last_channels_d,
     )
     if config.sites_g or config.sites_d:
         shapes |= dict(attention_variant=config.attention_variant, attention_block=config.attention_block)

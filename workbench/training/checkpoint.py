@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..messages import WorkbenchError
+from ..messages import WorkbenchError, say_once
 from ..runs import Run
 from ..runs.checkpoints import newest_good_checkpoint, read_checkpoint, save_checkpoint
 from ..tensors import first_not_finite, load_into
@@ -72,6 +72,8 @@ CONTENT = {  # file of a checkpoint -> what it holds
 def load(nets: Networks, run: Run, step: int | None = None) -> Progress:
     """Restore the networks, optimisers and progress from a checkpoint of a run, by default the newest.
 
+    From a checkpoint of another code base, which has no optimisers (see `foreign.open_checkpoint`), they start fresh, and stderr says so.
+
     Raises
     ------
     WorkbenchError
@@ -79,18 +81,24 @@ def load(nets: Networks, run: Run, step: int | None = None) -> Progress:
     """
     folder = run.checkpoint_path(step)
     files, state = read_checkpoint(folder)
-    needed = CONTENT.keys() - {"ema"} | ({"ema"} if nets.ema and run.config.ema_decay else set())  # a parent may have no EMA
-    if missing := [name for name in CONTENT if name in needed - files.keys()]:
+    optional = set() if nets.ema and run.config.ema_decay else {"ema"}  # a parent may have no EMA
+    if state.get("opened"):
+        optional |= {"optimizer_g", "optimizer_d", "window", *(["generator"] if "ema" in files else [])}
+        from_ema = "" if "generator" in files else ", and G from its EMA"
+        if nets.accelerator.is_main_process:
+            say_once(f"{folder} is from another code base: the optimisers start fresh{from_ema}")
+    if missing := [name for name in CONTENT if name not in files and name not in optional]:
         raise WorkbenchError(f"training cannot resume from {folder}: it has no {', '.join(missing)}, only what it takes to look at the run")
+    files.setdefault("generator", files.get("ema", {}))
     load_into(nets.generator.state_dict(), files["generator"], f"{folder}/generator.safetensors")
     load_into(nets.discriminator.state_dict(), files["discriminator"], f"{folder}/discriminator.safetensors")
     if nets.ema:
         load_into(nets.ema.average.state_dict(), files.get("ema", files["generator"]), f"{folder}/ema.safetensors")
-    _restore_optimizer(nets.generator, nets.optimizer_g, files["optimizer_g"])
-    _restore_optimizer(nets.discriminator, nets.optimizer_d, files["optimizer_d"])
+    _restore_optimizer(nets.generator, nets.optimizer_g, files.get("optimizer_g", {}))
+    _restore_optimizer(nets.discriminator, nets.optimizer_d, files.get("optimizer_d", {}))
     if nets.accelerator.scaler and state["scaler"]:
         nets.accelerator.scaler.load_state_dict(state["scaler"])
-    return Progress(state["step"], state["seconds"], state["logged"], Window(files["window"]))
+    return Progress(state["step"], state["seconds"], state["logged"], Window(files.get("window")))
 
 
 def _optimizer_tensors(net: nn.Module, optimizer) -> dict[str, Tensor]:

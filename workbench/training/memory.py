@@ -35,9 +35,12 @@ def parameters_d(config: Config) -> int:
     """The number of parameters of `Discriminator(config)`."""
     channels = [3, *map(config.channels_d, config.maps_d)]
     count = sum(_conv(a, m, 3) + _conv(m, b, 3) + _conv(a, b, 1) for a, m, b in _blocks_d(channels, config))
-    count += config.d_flat_blocks * 2 * _conv(channels[-1], channels[-1], 3)
+    before, last = channels[-1], config.last_channels_d
+    count += config.d_flat_blocks * 2 * _conv(last, last, 3)
+    if before != last:  # the first flat block
+        count += _conv(before, last, 3) - _conv(last, last, 3) + _conv(before, last, 1)
     count += sum(_site(config, config.channels_d(size)) for size in config.sites_d)
-    return count + channels[-1] + 1 + (config.num_classes or 0) * channels[-1]
+    return count + last + 1 + (config.num_classes or 0) * last
 
 
 def _blocks_d(channels: list[int], config: Config) -> list[tuple[int, int, int]]:
@@ -78,7 +81,8 @@ def activations_d(config: Config) -> int:
     count = 0
     for (a, m, _), size in zip(_blocks_d(channels, config), sizes, strict=False):
         count += (1 if a == 3 else 2) * a * size**2 + m * size**2 + a * (size // 2) ** 2
-    count += config.d_flat_blocks * 3 * channels[-1] * sizes[-1] ** 2
+    before, last = channels[-1], config.last_channels_d
+    count += (config.d_flat_blocks * 3 * last + 2 * (before - last) + (before if before != last else 0)) * sizes[-1] ** 2
     return count + sum(_kept_at_site(config, config.channels_d(size), size) for size in config.sites_d)
 
 
