@@ -173,6 +173,9 @@ class SlurmOptions(Parameters):
             watcher = Queue(delay_s=15)
             _results_timeout_s = 3
 
+            def cancel(self, check: bool = False) -> None:
+                super().cancel(check)  # no error for a job that has just ended
+
             def result(self) -> str:
                 try:
                     return super().result()

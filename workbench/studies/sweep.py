@@ -101,7 +101,7 @@ class _Work:
         self.submit, self.todo = submit, dict(todo)
         self.left = {name: each.config.steps - (each.run.status()["step"] if each.run else 0) for name, each in todo.items()}  # steps
         self.failed: dict[str, str] = {}
-        self._done = 0
+        self._done = self._trained = self._dropped = 0
         self._futures: dict[str, Future] = {}
         self._retry_at: dict[str, float] = {}  # of runs that another process holds
         self._died: dict[str, str] = {}  # jobs whose runs still look active
@@ -121,11 +121,11 @@ class _Work:
             if state == "stopped":
                 say_once(f"run {name!r} was stopped at step {each.run.status()['step']}")
             self._done += 1
-            del self.todo[name]
+            self._close(name, state == "finished")
         elif message and message != BUSY:
             say_once(f"run {name!r} failed: {message}")
             self.failed[name] = message
-            del self.todo[name]
+            self._close(name, False)
         elif not future and state not in ACTIVE and self._retry_at.get(name, 0) <= time.monotonic():
             # No signal between the submission and its entry in `_futures`.
             with _deferred((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
@@ -145,36 +145,41 @@ class _Work:
             message = message or (each.run.status()["message"] if each.run else "") or error or "its folder was deleted"
         return message
 
+    def _close(self, name: str, finished: bool) -> None:
+        del self.todo[name]
+        left = self.left.pop(name)
+        self._trained, self._dropped = self._trained + left * finished, self._dropped + left * (not finished)
+
     def standing(self) -> tuple[int, str, int]:
-        """Steps trained since the last call, how the runs stand in a few words, and steps that failed runs leave."""
-        steps = dropped = running = 0
-        for name in list(self.left):
-            if name in self.failed:
-                dropped += self.left.pop(name)
-            elif name not in self.todo:
-                steps += self.left.pop(name)
-            elif (run := self.todo[name].run) and (status := run.status())["state"] in ACTIVE:
+        """Steps trained since the last call, how the runs stand in a few words, and steps that will not be trained."""
+        steps, dropped, running = self._trained, self._dropped, 0
+        self._trained = self._dropped = 0
+        for name, before in self.left.items():
+            run = self.todo[name].run
+            status = run.status() if run else {}
+            if status.get("state") in ACTIVE:
                 running += 1
-                left = min(self.left[name], status["steps"] - status["step"])
-                steps, self.left[name] = steps + self.left[name] - left, left
+                self.left[name] = min(before, status["steps"] - status["step"])
+                steps += before - self.left[name]
         counts = dict(done=self._done, running=running, queued=len(self.todo) - running, failed=len(self.failed))
         return steps, ", ".join(f"{count} {state}" for state, count in counts.items() if count), dropped
 
     def cancel(self) -> None:
         """Cancel what is queued, let what trains save and stop, and wait for it."""
-        cancelled = set()
+        active = self._active()
+        for name in self._futures.keys() - active:  # first: else they begin when others stop
+            self._futures[name].cancel()
         while self._futures:
             with _seldom():
-                for name, future in list(self._futures.items()):
-                    run = self.todo[name].run
-                    active = run is not None and run.active
-                    if active:
-                        run.stop()
-                    elif name not in cancelled:  # a training that starts at this moment is stopped at the next look
-                        cancelled.add(name)
-                        future.cancel()
-                    if future.done() and not active:
-                        del self._futures[name]
+                for name in active:
+                    self.todo[name].run.stop()
+                done = {name for name, future in self._futures.items() if future.done()}
+                active = self._active()  # also a training that started at this moment
+                for name in done - active:
+                    del self._futures[name]
+
+    def _active(self) -> set[str]:
+        return {name for name in self._futures if (run := self.todo[name].run) and run.active}
 
 
 @contextmanager
