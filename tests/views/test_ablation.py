@@ -414,7 +414,6 @@ def test_where_runs_are_trained_is_checked_before_the_trainings(monkeypatch):
     for text, reason in (("gpus=one", r"gpus='one' is not a whole number"), ("gpu=1", r"unknown parameter 'gpu'; did you mean 'gpus'")):
         with pytest.raises(ParameterError, match=rf"slurm='{text}': .*{reason}"):
             small("variant", executor="slurm", slurm=text)
-    monkeypatch.setattr("workbench.studies.executors.SlurmOptions.executor", lambda self: None)
     small("variant", executor="slurm", slurm="gpus=1; hours=12").execute()
     assert handed == [("local", dict(jobs=2)), ("slurm", dict(jobs=1, gpus="1", hours="12"))]
 

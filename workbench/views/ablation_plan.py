@@ -76,12 +76,10 @@ class AblationPlan(Parameters):
         sweep_checks.require_jobs(self.jobs)
         if self.executor == "local" and self.slurm:
             raise ParameterError(f"{quote('slurm', self.slurm)} goes with executor='slurm'")
-        if self.executor == "slurm" and self.train:
-            try:
-                options = SlurmOptions.from_parameters(self._slurm)
-            except ParameterError as error:
-                raise ParameterError(f"{quote('slurm', self.slurm)}: {error}") from None
-            options.executor()  # raises
+        try:
+            SlurmOptions.from_parameters(self._slurm)
+        except ParameterError as error:
+            raise ParameterError(f"{quote('slurm', self.slurm)}: {error}") from None
         where = quote("settings", self.settings)
         sweep_checks.require_used(where, self._settings, names, self._grid, self._base_of)
         for name in names:
