@@ -57,6 +57,7 @@ NOT_RUN = {
     "clusters.md": [
         "workbench train -p preset imagenet128 -p num_processes 8 -p mixed_precision bf16",
         "workbench plan -p preset imagenet128 -p num_processes 8",
+        "workbench ablation -p executor slurm -p slurm 'partition=gpu; gpus=1; hours=12'",
         "python -m workbench.training -p run lr-2 -p lr_d 4e-4",  # of the job script
         "sbatch job.sh",
         "workbench compare -p runs 'lr-*'",

@@ -23,7 +23,7 @@ def test_processes_share_the_cores(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert launch_environment(4)["OMP_NUM_THREADS"] == "2" and launch_environment(100)["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert launch_environment(4)["OMP_NUM_THREADS"] == "5"
+    assert launch_environment(4)["OMP_NUM_THREADS"] == "5" and launch_environment(4, threads=3)["OMP_NUM_THREADS"] == "3"
     assert os.path.isdir(os.path.join(launch_environment(1)["PYTHONPATH"].split(os.pathsep)[0], "workbench"))
 
 

@@ -25,6 +25,18 @@ def test_lines_tell_how_far_it_is(capsys, monkeypatch):
     assert len(printed) == 4
 
 
+def test_a_note_stands_behind_and_what_need_not_be_done_does_not_count(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LOG_INTERVAL", 0)
+    with progress.progress(1000, "things") as advance:
+        advance(100, "1 running")
+        advance(100, "1 failed", 800)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("100 of 1,000 things") and lines[0].endswith(" left; 1 running")
+    assert lines[-1] == "200 of 200 things in 0:00; 1 failed"
+    with silent(5, "things") as advance:
+        advance(1, "1 running", 2)
+
+
 def test_interrupted_work_tells_how_far_it_came(capsys):
     with pytest.raises(KeyboardInterrupt), progress.progress(10, "things") as advance:
         advance(3)
@@ -47,9 +59,10 @@ def test_in_a_notebook_a_bar_is_replaced_by_a_line(monkeypatch):
 
 def test_in_a_terminal_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with progress.progress(5, "things") as advance:
-        advance(5)
-    assert "things" in capsys.readouterr().err
+    with progress.progress(9, "things") as advance:
+        advance(5, "1 failed", 4)
+    err = capsys.readouterr().err
+    assert "things" in err and "5/5" in err and "1 failed" in err
 
 
 def test_silent_shows_nothing(capsys):

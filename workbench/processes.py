@@ -44,11 +44,18 @@ def launch_command(module: str, num_processes: int) -> list[str]:
     return [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(num_processes), *LAUNCHER, "-m", module]
 
 
-def launch_environment(num_processes: int) -> dict[str, str]:
-    """The environment for `launch_command`: finds this package, limits threads to a share of the cores, has no variables of other jobs."""
+def launch_environment(num_processes: int, threads: int | None = None) -> dict[str, str]:
+    """The environment for `launch_command`: finds this package, has no variables of other jobs, limits threads.
+
+    Parameters
+    ----------
+    threads
+        Of each process; by default `OMP_NUM_THREADS`, else a share of this process's.
+    """
     environment = {name: value for name, value in os.environ.items() if not _is_placement(name)}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // num_processes)))
+    if threads or "OMP_NUM_THREADS" not in environment:
+        environment["OMP_NUM_THREADS"] = str(threads or max(1, torch.get_num_threads() // num_processes))
     return environment
 
 

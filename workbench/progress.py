@@ -29,36 +29,43 @@ def interactive() -> bool:
 
 
 @contextmanager
-def progress(total: int, items: str) -> Iterator[Callable[[int], None]]:
+def progress(total: int, items: str) -> Iterator[Callable[..., None]]:
     """Show the progress of work on `total` items ("real images of twins"), with speed and time left.
 
-    Yields a function to call with the number of items done since the last call.
+    Yields a function to call with the number of items done since the last call; perhaps also with a text to show behind it, and the number of
+    items that need not be done after all.
     """
     if not interactive() and sys.stderr.isatty():
         with tqdm(total=total, desc=items, unit="") as bar:
-            yield bar.update
+
+            def update(count: int, note: str = "", dropped: int = 0) -> None:
+                bar.total -= dropped
+                bar.set_postfix_str(note, refresh=False)
+                bar.update(count)
+
+            yield update
         return
     show, interval = (_bar_in_notebook(), 0.2) if interactive() else (_print_line, LOG_INTERVAL)
     start = shown_at = time.monotonic()
-    done = 0
+    done, last = 0, ""
 
-    def advance(count: int) -> None:
-        nonlocal done, shown_at
-        done += count
+    def advance(count: int, note: str = "", dropped: int = 0) -> None:
+        nonlocal total, done, shown_at, last
+        total, done, last = total - dropped, done + count, f"; {note}" if note else ""
         if time.monotonic() - shown_at >= interval:
             shown_at = time.monotonic()
-            show(_line(done, total, items, shown_at - start), done / max(total, 1))
+            show(_line(done, total, items, shown_at - start) + last, done / max(total, 1))
 
     try:
         yield advance
     finally:
-        show(_line(done, total, items, time.monotonic() - start))
+        show(_line(done, total, items, time.monotonic() - start) + last)
 
 
 @contextmanager
-def silent(total: int, items: str) -> Iterator[Callable[[int], None]]:
+def silent(total: int, items: str) -> Iterator[Callable[..., None]]:
     """As `progress`, but shows nothing."""
-    yield lambda count: None
+    yield lambda *what: None
 
 
 def _print_line(line: str, fraction: float | None = None) -> None:

@@ -17,7 +17,8 @@ from writes import NAME, data_state, go_on, make_images, make_parent, pack, prep
 from workbench import Config, Run, train
 from workbench.messages import WorkbenchError
 from workbench.runs import ACTIVE, create_run, liveness, reserve
-from workbench.studies.sweep import PlannedRun, execute
+from workbench.studies.planned import PlannedRun
+from workbench.studies.sweep import execute
 from workbench.training import launch
 
 MINUTE = 60.0

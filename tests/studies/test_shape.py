@@ -158,7 +158,7 @@ def test_an_untrained_generator_is_not_supported(real, tiny):
 
 
 def test_a_local_map_is_not_supported(real):
-    near = _fixed_scores("local", SIDE**2, KEYS**2).softmax(1).expand(48, -1, -1)
+    near = _fixed_scores("local", SIDE**2, KEYS**2, attention.Layout((SIDE, SIDE), (KEYS, KEYS))).softmax(1).expand(48, -1, -1)
     verdict = judge(near, real[0])
     assert verdict.verdict == NOT_SUPPORTED and "distance" in verdict.reason
 

@@ -1,4 +1,4 @@
-"""Runs that are shared, stopped, gone on with, and those that cannot be trained."""
+"""Runs that are shared, stopped, gone on with, and those that cannot be trained; what carries them out."""
 
 import itertools
 import os
@@ -7,25 +7,38 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import nullcontext
+from multiprocessing import get_context
 
 import psutil
 import pytest
 from lab import wait_until
+from safetensors.torch import load_file
 
-from workbench import Ablation, ParameterError, Run, WorkbenchError, list_runs
-from workbench.paths import outputs_dir
+from workbench import Ablation, ParameterError, Run, WorkbenchError, launch, list_runs, train
+from workbench import sweep as sweep_of
+from workbench.paths import data_dir, outputs_dir
 from workbench.runs import create_run
 from workbench.runs.liveness import signature
-from workbench.studies import sweep
-from workbench.studies.sweep import execute, in_one_precision, submit
+from workbench.studies import executors, sweep
+from workbench.studies import planned as planning
+from workbench.studies.executors import BUSY, carry_out
+from workbench.studies.planned import PlannedRun, in_one_precision
+from workbench.studies.sweep import execute
 
 SMALL = "width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no"
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(sweep, "POLL", 0.002)
+    monkeypatch.setattr(executors, "POLL", 0.002)
+
+
+@pytest.fixture
+def no_server(monkeypatch):
+    """Without the process that forks trainings, where none is started."""
+    monkeypatch.setattr(executors, "ForkServer", lambda threads: nullcontext())
 
 
 def planned_runs(**overrides):
@@ -33,27 +46,35 @@ def planned_runs(**overrides):
     return ablation.planned_runs("variant")
 
 
+def folders():
+    return dict(WORKBENCH_OUTPUTS=str(outputs_dir()), WORKBENCH_DATA=str(data_dir()))
+
+
 class StandIn:
-    """In the place of a `Job`: a training that ends at the third look, or when it was stopped."""
+    """In the place of `start` and of the process: a training that ends at the third look, or when it is stopped."""
 
-    end = dict(state="finished")
+    def __init__(self, monkeypatch, looks=3, **end):
+        self.looks, self.end, self.begun, self.threads = looks, dict(state="finished") | end, [], []
+        monkeypatch.setattr(executors, "ForkServer", lambda threads: nullcontext())
+        monkeypatch.setattr(executors, "start", self.start)
+        monkeypatch.setattr(executors, "alive", self.alive)
 
-    def __init__(self, planned, threads=1):
-        self.run, self.looks = planned.run or create_run(planned.config), 0
-        self.run.set_status(state="running")
+    def start(self, config, attached, threads=None, server=None):
+        assert attached
+        run = Run(config.resume) if config.resume else create_run(config)
+        run.set_status(state="running")
+        self.begun.append(run.name)
+        self.threads.append(threads)
+        return run, dict(looks=0)
 
-    @property
-    def active(self):
-        self.looks += 1
-        if self.looks == 3:
-            self.run.set_status(**self.end)
-        return self.looks < 3
-
-    def stop(self):
-        self.run.set_status(state="stopped")
-
-    def wait(self):
-        assert not self.run.active
+    def alive(self, process, folder):
+        process["looks"] += 1
+        run, stop = Run(folder), (folder / "stop").exists()
+        if stop or process["looks"] == self.looks:
+            run.clean()
+            run.set_status(**(dict(state="stopped", step=1) if stop else self.end))
+            return False
+        return True
 
 
 def test_what_is_not_done_is_told():
@@ -70,86 +91,82 @@ def test_what_is_not_done_is_told():
 def test_what_is_done_is_not_done_again(monkeypatch):
     for planned in planned_runs():
         create_run(planned.config).set_status(state="finished")
-    monkeypatch.setattr(sweep, "submit", None)
+    monkeypatch.setattr(sweep, "open_executor", None)
     execute(planned_runs())
 
 
-# ------------------------------------------------------------------------------------------------------ submitting
+def test_runs_of_a_sweep_are_named_after_their_settings(tiny):
+    names = [PlannedRun.alone(tiny(**changes)).name for changes in ({}, dict(lr_d=1e-3), dict(seed=7), dict(tags="a", note="b"))]
+    assert names[0] == names[3] and len(set(names)) == 3 and "lr_d=0.001" in names[1] and names[2].endswith("seed=7")
+    for changes in (dict(run="mine"), dict(resume="demo@50", steps=60)):
+        with pytest.raises(ParameterError, match=r"cannot be set for a sweep: its runs are named after their settings"):
+            sweep_of([tiny(**changes)])
 
 
-def launcher(seconds=0.3, **status):
-    """In the place of `launch`: claims the run as that does, one caller at a time, and starts a process that sleeps."""
-    lock = threading.Lock()
-
-    def launch(config, attached):
-        with lock:
-            run = Run(config.resume) if config.resume else create_run(config)
-            if run.status()["state"] != "finished":  # another caller may have come first
-                process = subprocess.Popen(["sleep", str(seconds)])
-                run.set_status(**dict(state="finished") | status, **signature(process.pid))
-        return run
-
-    return launch
+# --------------------------------------------------------------------------------------------------- one training
 
 
-def test_a_job_is_active_as_long_as_its_process(monkeypatch):
-    monkeypatch.setattr(sweep, "launch", launcher())
+def test_it_waits_for_the_end_of_the_process(monkeypatch):
     planned, _ = planned_runs()
-    job = submit(planned)
-    assert job.active and job.run.status()["state"] == "finished" and job.run.name == planned.config.run
-    job.wait()
-    assert not job.active
+
+    def start(config, attached, threads, server):
+        process = subprocess.Popen(["sleep", "0.3"])
+        run = create_run(config)
+        run.set_status(state="finished", **signature(process.pid))
+        return run, signature(process.pid)
+
+    monkeypatch.setattr(executors, "start", start)
+    before = time.monotonic()
+    assert carry_out(planned, folders()) == "" and time.monotonic() - before > 0.25
+    monkeypatch.setattr(executors, "start", None)
+    assert carry_out(planned, folders()) == ""  # finished: not again
 
 
-def test_a_run_that_another_process_began_first_is_no_job(monkeypatch):
-    """Its folder appears between the look and the launch; or it is being trained by the time that it is launched."""
+def test_one_that_another_process_began_first_is_left_to_it(monkeypatch):
+    """Its folder appears between the look and the start; or it is being trained by then."""
     planned, other = planned_runs()
 
-    def late(config, attached):
+    def late(config, **options):
         create_run(config).set_status(state="running")
         raise ParameterError(f"run={config.run!r} exists already; go on with it")
 
-    monkeypatch.setattr(sweep, "launch", late)
-    assert submit(planned) is None and planned.state == "running"
+    monkeypatch.setattr(executors, "start", late)
+    assert carry_out(planned, folders()) == BUSY and planned.state == "running"
     create_run(other.config).set_status(state="stopped")
-    foreign = signature() | dict(machine="another")
-
-    def busy(config, attached):
-        Run(config.resume).set_status(state="running", **foreign)
-        return Run(config.resume)
-
-    monkeypatch.setattr(sweep, "launch", busy)
-    assert submit(other) is None
+    monkeypatch.setattr(executors, "start", lambda config, **options: (Run(config.resume), None))
+    assert carry_out(other, folders()) == BUSY
 
 
-def test_what_launch_refuses_ends_the_sweep_with_the_reason(monkeypatch):
-    def refuse(config, attached):
+def test_what_cannot_be_trained_is_told_with_the_reason(monkeypatch, no_server):
+    def refuse(config, **options):
         raise ParameterError("num_processes=7, but there are 2 GPUs")
 
-    monkeypatch.setattr(sweep, "launch", refuse)
-    with pytest.raises(WorkbenchError, match=r"the training of run '.*seed=0' failed: num_processes=7, but there are 2 GPUs"):
+    monkeypatch.setattr(executors, "start", refuse)
+    with pytest.raises(WorkbenchError, match=r"^2 of 2 trainings failed, .*seed=0': num_processes=7, but there are 2 GPUs"):
         execute(planned_runs())
 
 
-def test_trainings_are_attached_and_share_the_cores(monkeypatch):
-    seen = []
-
-    def launch(config, attached):
-        seen.append((attached, os.environ["OMP_NUM_THREADS"]))
-        return launcher(0)(config, attached)
-
-    monkeypatch.setattr(sweep, "launch", launch)
+def test_trainings_share_the_cores(monkeypatch):
+    stand_in = StandIn(monkeypatch)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
     execute(planned_runs(), jobs=2)
-    assert seen == [(True, "4")] * 2 and os.environ["OMP_NUM_THREADS"] == "5"
+    assert stand_in.threads == [4, 4]
 
 
-def test_a_disk_that_cannot_be_written_to_is_one_line():
+def test_the_folders_are_those_of_the_sweep(monkeypatch, tmp_path):
+    """Where a worker was started with other folders."""
+    StandIn(monkeypatch)
+    planned, _ = planned_runs()
+    there = dict(WORKBENCH_OUTPUTS=str(tmp_path / "there"), WORKBENCH_DATA=str(tmp_path / "data"))
+    carry_out(planned, there)
+    assert (tmp_path / "there" / planned.name / "config.json").exists()
+
+
+def test_a_disk_that_cannot_be_written_to_is_one_line(no_server):
     outputs_dir().mkdir()
     (outputs_dir() / planned_runs()[0].config.run).write_text("a file where a folder should be")
     with pytest.raises(WorkbenchError, match="cannot be written: ") as error:
-        execute(planned_runs())
+        execute(planned_runs()[:1])
     assert "\n" not in str(error.value)
 
 
@@ -168,13 +185,15 @@ def test_all_runs_train_in_the_precision_that_was_decided_first(monkeypatch):
         timings.append(len(timings) % 2 == 0)
         return timings[-1]
 
-    def launch(config, attached):
+    start = StandIn(monkeypatch).start
+
+    def watched(config, **options):
         trained.append(config.mixed_precision)
-        return launcher(0)(config, attached)
+        return start(config, **options)
 
     monkeypatch.setattr("workbench.training.setup._faster_in_bf16", timed)
     monkeypatch.setattr("workbench.views.ablation_plan.open_data", lambda config: None)
-    monkeypatch.setattr(sweep, "launch", launch)
+    monkeypatch.setattr(executors, "start", watched)
     for seeds in ("0", "0,1"):
         undecided(seeds=seeds).execute()
     assert trained == ["bf16"] * 4 and len(timings) == 1
@@ -187,8 +206,8 @@ def test_a_decision_that_is_lost_is_that_of_the_runs(monkeypatch):
     ablation = undecided(seeds="0,1")
     first, *_ = ablation.all_planned_runs()
     create_run(first.config.replace(mixed_precision="bf16"))
-    monkeypatch.setattr(sweep, "decide_precision", None)
-    planned = in_one_precision(ablation.all_planned_runs(), ablation.base)
+    monkeypatch.setattr(planning, "decide_precision", None)
+    planned = in_one_precision(ablation.all_planned_runs())
     assert [each.config.mixed_precision for each in planned] == ["bf16"] * 4
     assert [each.name for each in planned] == [each.name for each in ablation.all_planned_runs()]
     (path,) = (outputs_dir() / "ablations").glob(".precision-*")
@@ -198,16 +217,27 @@ def test_a_decision_that_is_lost_is_that_of_the_runs(monkeypatch):
             ablation.execute()
 
 
+def test_machines_that_train_decide_and_not_the_one_that_submits(monkeypatch):
+    StandIn(monkeypatch)
+    monkeypatch.setattr(planning, "decide_precision", lambda config: config.replace(mixed_precision="bf16"))
+    planned = undecided(seeds="0").all_planned_runs()
+    assert in_one_precision(planned, decide=False) == planned
+    for each in planned:
+        carry_out(each, folders())
+    assert [each.run.config.mixed_precision for each in planned] == ["bf16"] * 2
+
+
 # ------------------------------------------------------------------------------------------------------ scheduling
 
 
 def test_a_run_that_another_machine_began_first_is_waited_for(monkeypatch):
     (planned,) = planned_runs()[:1]
-    states = iter(["waiting", "created", "created", "running", "running", "finished"])
+    states = iter(["waiting", "waiting", "running", "running", "running", "finished"])
     monkeypatch.setattr(type(planned), "state", property(lambda self: next(states, "finished")))
     submitted = []
-    monkeypatch.setattr(sweep, "submit", lambda planned, threads: submitted.append(planned))
-    execute([planned])
+    monkeypatch.setattr(executors, "carry_out", lambda planned, *arguments: submitted.append(planned) or BUSY)
+    with ThreadPoolExecutor(1) as pool:
+        execute([planned], pool)
     assert len(submitted) == 1
 
 
@@ -217,14 +247,16 @@ def test_one_that_another_process_holds_is_tried_again_and_not_at_once(monkeypat
     run, tried = create_run(planned.config), []
     run.set_status(state="stopped")
 
-    def held(planned, threads):
+    def held(planned, *arguments):
         tried.append(time.monotonic())
         if len(tried) == 3:
             run.set_status(state="finished")
+        return BUSY
 
     monkeypatch.setattr(sweep, "PATIENCE", 0.1)
-    monkeypatch.setattr(sweep, "submit", held)
-    execute([planned])
+    monkeypatch.setattr(executors, "carry_out", held)
+    with ThreadPoolExecutor(1) as pool:
+        execute([planned], pool)
     assert len(tried) == 3 and all(b - a >= 0.1 for a, b in itertools.pairwise(tried))
 
 
@@ -235,36 +267,66 @@ LOST = dict(state="running", pid=2**22 + 7, born="0")
     (dict(state="failed", message="data='nowhere': there is no such folder"), "data='nowhere': there is no such folder"),
     (LOST, "died without reporting"), (dict(state="created"), ""),
 ])  # fmt: skip
-def test_a_training_that_ends_without_a_result_ends_the_sweep_with_the_reason(monkeypatch, end, reason):
-    class Ending(StandIn):
-        pass
-
-    Ending.end = end
-    monkeypatch.setattr(sweep, "submit", Ending)
-    with pytest.raises(WorkbenchError, match=f"^the training of run '.*seed=0' failed: {reason}") as error:
-        execute(planned_runs())
+def test_a_training_that_ends_without_a_result_fails_with_the_reason(monkeypatch, end, reason):
+    StandIn(monkeypatch, **end)
+    with pytest.raises(WorkbenchError, match=f"^1 of 1 trainings failed, .*seed=0': {reason}") as error:
+        execute(planned_runs()[:1])
     assert "\n" not in str(error.value)
 
 
-def test_when_one_fails_the_others_save(monkeypatch):
-    first, second = planned_runs()
-    stopped = []
+def test_one_that_fails_fails_alone(monkeypatch, capsys):
+    """Seven of eight: the others are done first, and the line at the end stays short."""
+    stand_in, todo = StandIn(monkeypatch), planned_runs(seeds="0,1,2,3")
+    start = stand_in.start
 
-    class Ending(StandIn):
-        end = dict(state="failed", message="no memory")
+    def failing(config, **options):
+        if config.run == todo[-1].name:
+            return start(config, **options)
+        raise WorkbenchError("no memory")
 
-        def __init__(self, planned, threads):
-            super().__init__(planned)
-            self.looks = -10 if planned is second else 0
+    monkeypatch.setattr(executors, "start", failing)
+    with pytest.raises(WorkbenchError, match=r"^7 of 8 trainings failed, .*; and 2 more$") as error:
+        execute(todo)
+    assert str(error.value).count("no memory") == 5 and "\n" not in str(error.value)
+    assert todo[-1].state == "finished"
+    err = capsys.readouterr().err
+    assert err.count("failed: no memory") == 7 and "1 done, 7 failed" in err
 
-        def stop(self):
-            stopped.append(self.run.name)
-            super().stop()
 
-    monkeypatch.setattr(sweep, "submit", Ending)
-    with pytest.raises(WorkbenchError, match="no memory"):
-        execute([first, second], jobs=2)
-    assert stopped == [second.config.run]
+class Broken:
+    """An executor whose jobs vanish, or raise."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def submit(self, function, planned, *arguments):
+        create_run(planned.config).set_status(**LOST)
+        return self
+
+    def done(self):
+        return True
+
+    def result(self):
+        raise self.error
+
+
+def test_a_job_that_vanishes_is_not_begun_again_and_again(monkeypatch):
+    """The run of a machine that died looks active for a while."""
+    (planned,) = planned_runs()[:1]
+    with pytest.raises(WorkbenchError, match=r"died without reporting"):
+        execute([planned], Broken(OSError("the node is down")))
+    states = iter(["waiting", "waiting", "running", "running", "lost"])
+    monkeypatch.setattr(type(planned), "state", property(lambda self: next(states, "lost")))
+    create_run(planned_runs(seeds="1")[0].config)
+    other = planned_runs(seeds="2")[0]
+    with pytest.raises(WorkbenchError, match=r"OSError: the node is down"):
+        execute([other], Broken(OSError("the node is down")))
+
+
+def test_what_is_no_executor_is_told():
+    for executor in ("cluster", 7, None):
+        with pytest.raises(ParameterError, match=r"executor=.* is not local, slurm, or an object with a method submit"):
+            execute(planned_runs(), executor)
 
 
 @pytest.mark.parametrize("file", ["config.json", "status.json"])
@@ -274,115 +336,99 @@ def test_one_whose_folder_cannot_be_read_is_left_and_reported_and_the_others_are
     run = create_run(broken.config)
     (run.path / file).write_bytes(content)
     assert broken.state == "unreadable" and not broken.at_rest
-    monkeypatch.setattr(sweep, "submit", StandIn)
-    with pytest.raises(WorkbenchError, match=r"1 of 2 runs are left out.*restore their files or delete these folders") as error:
+    StandIn(monkeypatch)
+    with pytest.raises(WorkbenchError, match=r"1 of 2 trainings failed.*restore the file, or delete the folder") as error:
         execute([broken, other])
     assert other.state == "finished" and broken.config.run in str(error.value) and "\n" not in str(error.value)
-    lines = [line for line in capsys.readouterr().err.splitlines() if " cannot be read: " in line]
-    assert any(str(run.path / file) in line and line.endswith("this run is left out") for line in lines)
+    assert str(run.path / file) in capsys.readouterr().err
 
 
 def test_one_that_was_stopped_by_somebody_is_reported(monkeypatch, capsys):
-    class Stopped(StandIn):
-        end = dict(state="stopped", step=1)
-
-    monkeypatch.setattr(sweep, "submit", Stopped)
+    StandIn(monkeypatch, state="stopped", step=1)
     execute(planned_runs()[:1])
     assert "was stopped at step 1" in capsys.readouterr().err
 
 
 def test_two_sweeps_at_once_share_the_work(monkeypatch):
     """Both look before either starts, once: who claims the run first trains it, the other one waits for it."""
-    todo = {planned.config.run: planned for planned in planned_runs(seeds="0,1,2,3")}
-    claimed, both, one_at_a_time = [], threading.Barrier(2), threading.Lock()  # both are threads of this process
+    todo = planned_runs(seeds="0,1,2,3")
+    stand_in, both, one_at_a_time, tried = StandIn(monkeypatch, looks=30), threading.Barrier(2), threading.Lock(), []
+    start = stand_in.start
 
-    def together(planned, threads):
-        if not claimed:
+    def together(config, **options):
+        if not tried:
             both.wait(10)
-        with one_at_a_time:
-            job = submit(planned, threads)
-        claimed.append((planned.config.run, job is not None))
-        return job
+        with one_at_a_time:  # as the lock of a run
+            tried.append(config.run)
+            name = config.run or config.resume
+            if (outputs_dir() / name / "config.json").exists():
+                raise ParameterError(f"run={name!r} exists already")
+            return start(config, **options)
 
     monkeypatch.setattr(sweep, "PATIENCE", 0)
-    monkeypatch.setattr(sweep, "launch", launcher(0.1))
-    monkeypatch.setattr(sweep, "submit", together)
+    monkeypatch.setattr(executors, "start", together)
     with ThreadPoolExecutor(2) as pool:
-        [done.result(60) for done in [pool.submit(execute, list(todo.values())) for _ in range(2)]]
-    trained = [name for name, own in claimed if own]
-    assert sorted(trained) == sorted(todo) and len(claimed) > len(trained)
-    assert all(planned.state == "finished" for planned in todo.values())
+        [done.result(60) for done in [pool.submit(execute, todo) for _ in range(2)]]
+    assert sorted(stand_in.begun) == sorted(each.name for each in todo) and len(tried) > len(todo)
+    assert all(planned.state == "finished" for planned in todo)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_the_next_begins_when_one_is_done(monkeypatch, jobs):
     """`jobs` at a time, each begun once, in their order."""
-    todo = planned_runs(seeds="0,1")
-    begun, most = [], []
+    todo, most = planned_runs(seeds="0,1"), []
+    stand_in = StandIn(monkeypatch, looks=20)
 
-    def start(planned, threads):
-        begun.append(planned)
-        most.append(1 + sum(planned.state == "running" for planned in todo))
-        return StandIn(planned)
+    def counting(process, folder):
+        most.append(sum(planned.state == "running" for planned in todo))
+        return stand_in.alive(process, folder)
 
-    monkeypatch.setattr(sweep, "submit", start)
-    execute(todo, jobs)
-    assert begun == todo and len(begun) == 4 and max(most) == jobs
+    monkeypatch.setattr(executors, "alive", counting)
+    execute(todo, jobs=jobs)
+    assert sorted(stand_in.begun) == sorted(each.name for each in todo) and max(most) == jobs
 
 
 # --------------------------------------------------------------------------------------------------------- signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("moment", ["looking", "starting"])
-def test_signals_that_end_the_sweep_let_its_trainings_save_first(monkeypatch, number, moment):
-    (planned,) = planned_runs()[:1]
-    events = []
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_that_cancel_the_sweep_let_its_trainings_save_first(monkeypatch, number):
+    """What is queued does not begin; the signal goes on to who handled it before."""
+    todo, events = planned_runs(seeds="0,1"), []
+    stand_in = StandIn(monkeypatch, looks=-1)
+    looks = iter(range(100))
 
-    class Working(StandIn):
-        def __init__(self, planned, threads):
-            if moment == "starting":
-                signal.raise_signal(number)
-            super().__init__(planned)
-
-        @property
-        def active(self):
-            signal.raise_signal(number)  # twice, as impatient people do
-            return True
-
-        def stop(self):
-            events.append("stop")
+    def standing(self):
+        if stand_in.begun and next(looks) < 2:  # twice, as impatient people do
             signal.raise_signal(number)
+        return 0, "", 0
 
-        def wait(self):
-            events.append("saved")
-
-    monkeypatch.setattr(sweep, "submit", Working)
-    before = signal.signal(number, lambda *_: events.append(number))
+    monkeypatch.setattr(sweep._Work, "standing", standing)
+    before = signal.signal(number, lambda *_: events.append(number)) if number != signal.SIGINT else None
     try:
         with pytest.raises(KeyboardInterrupt):
-            execute([planned])
+            execute(todo)
     finally:
-        signal.signal(number, before)
-    assert events == ["stop", "saved", number]
+        if before:
+            signal.signal(number, before)
+    assert events == [number] * (number != signal.SIGINT)
+    assert [each.state for each in todo] == ["stopped", "waiting", "waiting", "waiting"]
 
 
-def test_an_interrupt_while_a_training_starts_stops_it(monkeypatch):
-    stopped = []
+def test_a_training_that_starts_while_the_sweep_is_cancelled_is_stopped_too(monkeypatch):
+    (planned,) = planned_runs()[:1]
+    stand_in, begin = StandIn(monkeypatch, looks=-1), threading.Event()
+    start = stand_in.start
+    monkeypatch.setattr(executors, "start", lambda config, **options: begin.wait(10) and start(config, **options))
 
-    class Starting(StandIn):
-        def __init__(self, planned, threads):
-            signal.raise_signal(signal.SIGINT)
-            super().__init__(planned)
+    def interrupted(self):
+        threading.Timer(0.1, begin.set).start()
+        raise KeyboardInterrupt
 
-        def stop(self):
-            stopped.append(self.run.name)
-            super().stop()
-
-    monkeypatch.setattr(sweep, "submit", Starting)
+    monkeypatch.setattr(sweep._Work, "standing", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        execute(planned_runs())
-    assert stopped == [planned_runs()[0].config.run]
+        execute([planned])
+    assert planned.state == "stopped"
 
 
 def test_signals_that_are_ignored_stay_ignored():
@@ -413,7 +459,7 @@ def test_arms_of_different_lengths_are_trained_and_resumed():
         return Ablation(**dict(experiments="ttur", settings=SMALL, steps=6, evaluations=2, seeds="0", n=10) | overrides)
 
     *_, short = ablation().all_planned_runs()
-    sweep.launch(short.config, attached=True)  # another process has begun it
+    launch(short.config, attached=True)  # another process has begun it
     wait_until(lambda: short.state == "finished")
     for _ in range(2):
         ablation(jobs=2).execute()
@@ -424,18 +470,56 @@ def test_arms_of_different_lengths_are_trained_and_resumed():
     assert [row["n"] for row in ablation().table().rows] == [1, 1, 1]
 
 
+def weights(run):
+    return {f"{path.name} {name}": x for path in run.checkpoint_path().glob("*.safetensors") for name, x in load_file(path).items()}
+
+
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_takes_its_trainings_along():
-    """They save and stop; and the sweep started nothing but them: no notebook, no kernel."""
-    script = (
-        "from workbench import Ablation\n"
-        f"Ablation(experiments='variant', settings={SMALL!r}, steps=4000, evaluations=1, seeds='0', n=10).execute()"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, start_new_session=True)
+def test_every_executor_trains_the_same(tiny, monkeypatch, tmp_path):
+    """This process, forks of a prepared one, and new processes that other people's executors wait for; one is killed, and fails alone."""
+    config = tiny(steps=6)
+    expected = weights(train(config))
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(tmp_path / "forked"))
+    fork = executors.ForkServer.fork
+
+    def fatal(self, folder, environment):
+        pid = fork(self, folder, environment)
+        if folder.name.endswith("seed=1"):
+            os.kill(pid, signal.SIGKILL)
+        return pid
+
+    monkeypatch.setattr(executors.ForkServer, "fork", fatal)
+    with pytest.raises(WorkbenchError, match=r"^1 of 3 trainings failed, .*seed=1': died without reporting"):
+        sweep_of([config, tiny(steps=6, seed=1), tiny(steps=6, seed=2)], jobs=2)
+    monkeypatch.setattr(executors.ForkServer, "fork", fork)
+    forked = sweep_of([config, tiny(steps=6, seed=1)])
+    assert [run.status()["state"] for run in forked] == ["finished"] * 2 and len(list_runs()) == 3
+    assert "finished after 6 steps" in forked[0].log_tail() and len(forked[0].provenance["started"]) == 1
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(tmp_path / "elsewhere"))
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        (elsewhere,) = sweep_of([config], pool)
+    for run in (forked[0], elsewhere):
+        assert weights(run).keys() == expected.keys() and all(x.equal(expected[name]) for name, x in weights(run).items())
+
+
+SCRIPT = """
+from workbench import Config, sweep
+
+sweep([Config.preset("twins32", width=8, z_dim=8, batch_size=8, steps=4000, evaluate_every=0, mixed_precision="no", log_every=2)])
+"""
+
+
+@pytest.mark.slow
+def test_a_script_needs_no_guard_and_a_sweep_that_is_killed_takes_its_trainings_along(tmp_path):
+    """They save and stop; and the sweep started nothing but them and the process that forks them."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    process = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL, start_new_session=True)
     wait_until(lambda: any(run.status()["step"] > 5 for run in list_runs()), 120)
     started = psutil.Process(process.pid).children(recursive=True)
     (run,) = list_runs()
-    assert started and all("workbench.training" in child.cmdline() for child in started), [child.cmdline() for child in started]
+    assert started and all("workbench.training.forkserver" in child.cmdline() for child in started), [child.cmdline() for child in started]
+    assert run.status()["pid"] in [child.pid for child in started]
     process.kill()  # what other signals do is tested in this process
     assert process.wait(60) != 0
     wait_until(lambda: run.status()["state"] == "stopped", 60)

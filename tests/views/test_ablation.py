@@ -405,6 +405,19 @@ def test_a_disk_that_takes_nothing_is_told_before_the_trainings(monkeypatch, tmp
         ablation.execute()
 
 
+def test_where_runs_are_trained_is_checked_before_the_trainings(monkeypatch):
+    handed = []
+    monkeypatch.setattr("workbench.views.ablation_plan.execute", lambda planned, *where, **options: handed.append((*where, options)))
+    small("variant", jobs=2).execute()
+    with pytest.raises(ParameterError, match=r"slurm='gpus=1' goes with executor='slurm'"):
+        small("variant", slurm="gpus=1")
+    for text, reason in (("gpus=one", r"gpus='one' is not a whole number"), ("gpu=1", r"unknown parameter 'gpu'; did you mean 'gpus'")):
+        with pytest.raises(ParameterError, match=rf"slurm='{text}': .*{reason}"):
+            small("variant", executor="slurm", slurm=text)
+    small("variant", executor="slurm", slurm="gpus=1; hours=12").execute()
+    assert handed == [("local", dict(jobs=2)), ("slurm", dict(jobs=1, gpus="1", hours="12"))]
+
+
 def test_data_that_cannot_be_used_is_told_before_the_trainings(tmp_path):
     ablation = small("variant", data=str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="nowhere"):

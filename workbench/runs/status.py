@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -72,8 +73,13 @@ def log_tail(folder: Path, lines: int) -> str:
 
 
 def last_error(folder: Path) -> str:
-    """Why the training died, according to its log: the last error of this package, else any other error, else the last line."""
-    lines = [line.strip() for line in log_tail(folder, 400).splitlines() if any(map(str.isalnum, line))]
+    """Why the training died, according to its log."""
+    return error_line(log_tail(folder, 400).splitlines())
+
+
+def error_line(lines: Iterable[str]) -> str:
+    """The last error of this package in lines of a log, else any other error, else the last line."""
+    lines = [line.strip() for line in lines if any(map(str.isalnum, line))]
     for pattern in (
         r"(Workbench|Parameter|Data|Storage|Unreadable|Busy)Error: .",
         r"[\w.]*(Error|Exception)\b(?<!CalledProcessError)(?<!ChildFailedError)",

@@ -1,262 +1,185 @@
-"""The runs of a sweep: planned, submitted and scheduled. Each is an ordinary run in a folder named after its settings.
+"""Sweeps: trainings that an executor carries out, on this machine or on a cluster.
 
-`submit` starts the training of one run and returns a `Job`; `execute` schedules many. The only state is that of the run folders. So a sweep
-can be interrupted and repeated, machines that share an outputs folder can share it, and equal settings are trained once.
+The only state is that of the run folders. So a sweep can be interrupted and repeated, sweeps that share an outputs folder share the work, and
+equal settings are trained once.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import os
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
-
-import psutil
 
 from ..config import Config
-from ..files import UnreadableError, claim_text, read_json, storing
-from ..messages import ParameterError, WorkbenchError, say_once
-from ..paths import folder_name, outputs_dir
+from ..messages import WorkbenchError, say_once, short_text
+from ..paths import outputs_dir
 from ..progress import progress
 from ..runs import ACTIVE, Run
-from ..runs.liveness import alive, signature
 from ..signals import signals_to
-from ..training import launch
-from ..training.setup import decide_precision
+from . import executors
+from .executors import BUSY, Future, open_executor, outcome
+from .planned import AT_REST, PlannedRun, in_one_precision
 
-AT_REST = ("finished", "diverged")
-POLL = 0.5  # seconds
-PATIENCE = 60.0  # seconds until a run that another process trains is submitted again
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """An arm with a seed, which may not have a run folder yet."""
-
-    arm: str
-    name: str  # of its folder
-    config: Config
-
-    @classmethod
-    def of(cls, base: Config, arm: str, changes: Mapping, seed: int) -> PlannedRun:
-        """The run of an arm, named after a hash of the common settings and the settings that differ.
-
-        A run of fewer or more steps has as many evaluations as the others.
-        """
-        config = Config.from_parameters({**_settings(base), **changes, "seed": seed})
-        common = fingerprint(base)
-        differs = [f"{name}={value}" for name, value in config.changes(base.replace(seed=seed)).items()] or ["base"]
-        name = folder_name("-".join([base.preset, common, *differs, f"seed={seed}"]))
-        if config.steps != base.steps and base.evaluate_every:
-            every = math.ceil(config.steps / math.ceil(base.steps / base.evaluate_every))
-            config = config.replace(evaluate_every=every, sample_every=every, checkpoint_every=min(base.checkpoint_every, config.steps))
-        return cls(arm, name, config.replace(run=name, tags=f"ablation,{common}"))
-
-    @property
-    def run(self) -> Run | None:
-        """The run; None before it begins."""
-        return Run(self.name) if (outputs_dir() / self.name / "config.json").exists() else None
-
-    @property
-    def state(self) -> str:
-        """The state of `Run.status`; "waiting" before the run begins; or "diverged"."""
-        run = self.run
-        if run is None:
-            return "waiting"
-        status = run.status()
-        return "diverged" if status["state"] == "failed" and status["message"].startswith("training diverged") else status["state"]
-
-    @property
-    def collapsed(self) -> bool:
-        """Whether the training raised the alarm of a collapse; see `training.status.Status.watch_samples`."""
-        run = self.run
-        return run is not None and any(alarm.startswith("collapse:") for alarm in run.status()["alarms"])
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether the run is done; divergence is a result too."""
-        return self.state in AT_REST
+PATIENCE = 60.0  # seconds until a run that another process holds is submitted again
+LISTED = 5  # failures in the message at the end
 
 
-@lru_cache
-def fingerprint(base: Config) -> str:
-    """A hash of common settings: a part of the runs' names, and their tag."""
-    return hashlib.sha256(json.dumps(_settings(base.replace(seed=0)), sort_keys=True).encode()).hexdigest()[:6]
+def sweep(configs: Iterable[Config], executor: object = "local", *, jobs: int = 1, **options) -> list[Run]:
+    """Train these settings, or go on with their trainings, and wait until all are done.
 
-
-def _settings(config: Config) -> dict:
-    return {name: value for name, value in asdict(config).items() if name not in ("run", "resume", "note", "tags")}
-
-
-def in_one_precision(planned: Sequence[PlannedRun], base: Config) -> list[PlannedRun]:
-    """The runs with `mixed_precision="auto"` decided once for all, since timings differ from run to run.
-
-    The decision is stored beside the runs: a sweep that is resumed, extended or shared by machines keeps it.
+    Each training is an ordinary run, named after its settings. Equal settings are trained once, also by sweeps at the same time. Ctrl-C, SIGTERM
+    and SIGHUP cancel the sweep: what is queued does not start, what trains saves and stops, and the same sweep goes on with it.
 
     Parameters
     ----------
-    base
-        The settings that all runs have in common.
-
-    Raises
-    ------
-    StorageError, UnreadableError
-        If the decision cannot be stored or read.
-    """
-    if all(each.config.mixed_precision != "auto" for each in planned):
-        return list(planned)
-    path = outputs_dir() / "ablations" / f".precision-{fingerprint(base)}.json"
-    if not path.exists():
-        with storing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        begun = [each.run.config.mixed_precision for each in planned if each.run and each.state != "unreadable"]
-        undecided = base.replace(num_processes=1, mixed_precision="auto")
-        decided = next((choice for choice in begun if choice != "auto"), None) or decide_precision(undecided).mixed_precision
-        claim_text(path, json.dumps(dict(mixed_precision=decided)))
-    choice = read_json(path).get("mixed_precision")
-    if choice not in ("no", "bf16", "fp16"):
-        raise UnreadableError(path, f"mixed_precision={choice!r} is not one of no, bf16, fp16")
-    return [replace(each, config=_with_precision(each.config, choice)) for each in planned]
-
-
-def _with_precision(config: Config, choice: str) -> Config:
-    if config.mixed_precision != "auto":
-        return config
-    return config.replace(mixed_precision="no" if config.dtype == "float64" else choice)  # no autocast of float64
-
-
-@dataclass(frozen=True)
-class Job:
-    """The training of a run by the process with this `liveness.signature`."""
-
-    run: Run
-    signature: dict
-
-    @property
-    def active(self) -> bool:
-        """Whether the process, or one that it started, is alive."""
-        return alive(self.signature, self.run.path) or self.run.active
-
-    def stop(self) -> None:
-        """Let it save and end at its next step."""
-        self.run.stop()
-
-    def wait(self) -> None:
-        """Wait until it has ended."""
-        while self.active:
-            time.sleep(POLL)
-
-
-def submit(planned: PlannedRun, threads: int = 1) -> Job | None:
-    """Start or resume a training, with `threads` for each of its processes; it ends with this process.
+    configs
+        Without `run` and `resume`.
+    executor
+        "local": processes of this machine. "slurm": jobs, through submitit. Or an object with a method `submit`, as that of
+        `concurrent.futures`, of Dask, ...; its workers need this package and the outputs folder.
+    jobs
+        Trainings at a time on this machine, which share its cores ("local" only).
+    options
+        Of "slurm": partition, gpus, hours, ..., see `executors.SlurmOptions`.
 
     Returns
     -------
-    Job or None
-        None: another process trains this run, or has just trained it.
+    list of Run
+        In the order of `configs`; a run whose training diverged has the state "failed".
 
     Raises
     ------
+    ParameterError
+        If a parameter does not fit.
     WorkbenchError
-        If the training cannot be started.
+        If trainings failed, when the others are done: the message names them.
     """
-    begun = planned.run
-    if begun and planned.at_rest:  # another process has finished it
-        return None
-    config = planned.config if begun is None else Config.from_parameters(dict(resume=planned.name))
-    children = psutil.Process().children(recursive=True)
-    try:
-        with _environment(OMP_NUM_THREADS=str(threads)):
-            run = launch(config, attached=True)
-    except WorkbenchError as error:
-        if isinstance(error, ParameterError) and begun is None and planned.run:  # another process has just begun it
-            return None
-        raise _failure(planned, str(error)) from error
-    status = run.status()
-    # If another process trains the run already, `launch` starts none.
-    started = [signature(child.pid) for child in psutil.Process().children(recursive=True) if child not in children]
-    return next((Job(run, process) for process in started if process.items() <= status.items()), None)
+    planned = [PlannedRun.alone(config) for config in configs]
+    execute(in_one_precision(planned, decide=executor == "local"), executor, jobs=jobs, **options)
+    return [each.run for each in planned if each.run]
+
+
+def execute(planned: Sequence[PlannedRun], executor: object = "local", *, jobs: int = 1, **options) -> None:
+    """Train or resume the runs that are not done; parameters and errors as of `sweep`. A run that diverged is done.
+
+    Runs that another process trains are waited for. If this process is killed, the trainings that it started on this machine save and stop.
+    """
+    todo = {each.name: each for each in planned if not each.at_rest}
+    if not todo:
+        return
+    with _deferred((signal.SIGTERM, signal.SIGHUP), interrupt=True), open_executor(executor, jobs, **options) as submit:
+        work = _Work(submit, todo)
+        left = sum(work.left.values())
+        with progress(left, f"steps of {len(todo)} runs") as advance:
+            try:
+                while work.todo:
+                    with _seldom():
+                        for name in list(work.todo):
+                            work.look(name)
+                        advance(*work.standing())
+            finally:
+                work.cancel()
+    if work.failed:
+        listed = "; ".join(f"{name!r}: {short_text(message)}" for name, message in list(work.failed.items())[:LISTED])
+        more = f"; and {len(work.failed) - LISTED} more" if len(work.failed) > LISTED else ""
+        raise WorkbenchError(f"{len(work.failed)} of {len(planned)} trainings failed, in {outputs_dir()}: {listed}{more}")
 
 
 @contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Context with these environment variables, for processes that are started in it."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def _seldom() -> Iterator[None]:
+    """Context that ends with a pause, longer after a longer look at many runs or a slow disk."""
+    start = time.monotonic()
+    yield
+    time.sleep(min(max(executors.POLL, 5 * (time.monotonic() - start)), 5.0))
 
 
-def _failure(planned: PlannedRun, reason: str) -> WorkbenchError:
-    return WorkbenchError(f"the training of run {planned.name!r} failed: {reason}")
+class _Work:
+    """The runs of a sweep that are not done, and what became of the others."""
 
+    def __init__(self, submit: Callable[[PlannedRun], Future], todo: dict[str, PlannedRun]):
+        self.submit, self.todo = submit, dict(todo)
+        self.left = {name: each.config.steps - (each.run.status()["step"] if each.run else 0) for name, each in todo.items()}  # steps
+        self.failed: dict[str, str] = {}
+        self._done = self._trained = self._dropped = 0
+        self._futures: dict[str, Future] = {}
+        self._retry_at: dict[str, float] = {}  # of runs that another process holds
+        self._died: dict[str, str] = {}  # jobs whose runs still look active
 
-def execute(planned: Sequence[PlannedRun], jobs: int = 1) -> None:
-    """Train or resume the runs that are not done, `jobs` at a time; they share the cores.
+    def look(self, name: str) -> None:
+        """Look at a run: submit it, or note that it is done, stopped or failed."""
+        each, future = self.todo[name], self._futures.get(name)
+        if future and not future.done():
+            return
+        state = each.state
+        message = self._ended(name, state) if future else ""
+        if state == "unreadable":
+            message = f"{each.run.status()['message']}; restore the file, or delete the folder"
+        elif state == "lost" and name in self._died:
+            message = f"{each.run.status()['message']} {self._died[name]}".strip()
+        if state in AT_REST or (state == "stopped" and future and not message):
+            if state == "stopped":
+                say_once(f"run {name!r} was stopped at step {each.run.status()['step']}")
+            self._done += 1
+            self._close(name, state == "finished")
+        elif message and message != BUSY:
+            say_once(f"run {name!r} failed: {message}")
+            self.failed[name] = message
+            self._close(name, False)
+        elif not future and state not in ACTIVE and self._retry_at.get(name, 0) <= time.monotonic():
+            # No signal between the submission and its entry in `_futures`.
+            with _deferred((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
+                self._futures[name] = self.submit(each)
 
-    After an interrupt, SIGTERM or SIGHUP, runs save and end before this function returns; they also do if this process is killed. Runs
-    that another process or machine trains are waited for.
+    def _ended(self, name: str, state: str) -> str:
+        """Why the training whose future is done failed; "" if it did not, `BUSY` if another process trains the run."""
+        each, future = self.todo[name], self._futures.pop(name)
+        if state in AT_REST:
+            return ""
+        message, error = outcome(future)
+        if message == BUSY:
+            self._retry_at[name] = time.monotonic() + PATIENCE
+        elif state in ACTIVE:  # the job died with its machine, or somebody else goes on with the run
+            self._died[name], message = error, ""
+        elif state != "stopped":
+            message = message or (each.run.status()["message"] if each.run else "") or error or "its folder was deleted"
+        return message
 
-    Raises
-    ------
-    WorkbenchError
-        If a training fails, except by divergence; or, at the end, if the folder of a run cannot be read.
-    """
-    todo = {each.name: each for each in planned}
-    submitted: dict[str, Job] = {}
-    retry_at: dict[str, float] = {}  # of runs that another process trains
-    unreadable: list[str] = []
-    with progress(len(todo), "runs") as advance, _deferred((signal.SIGTERM, signal.SIGHUP), interrupt=True):
-        try:
-            while todo:
-                for name, each in list(todo.items()):
-                    job = submitted.get(name)
-                    if job.active if job else len(submitted) >= jobs:
-                        continue
-                    state = each.state
-                    if state == "unreadable":
-                        unreadable.append(name)
-                        say_once(f"{each.run.status()['message']}: this run is left out")
-                    if job:
-                        del submitted[name]
-                        if state == "stopped":
-                            say_once(f"run {name!r} was stopped at step {each.run.status()['step']}")
-                        elif state not in (*AT_REST, *ACTIVE, "unreadable"):
-                            raise _failure(each, each.run.status()["message"] if each.run else "its folder was deleted")
-                    if (job and state == "stopped") or state in (*AT_REST, "unreadable"):
-                        del todo[name]
-                        advance(1)
-                    elif state not in ACTIVE and retry_at.get(name, 0) <= time.monotonic():
-                        # No signal between the start of a training and its entry in `submitted`.
-                        with _deferred((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
-                            job = submit(each, threads=max(1, (os.cpu_count() or 1) // (jobs * each.config.num_processes)))
-                            if job:
-                                submitted[name] = job
-                            else:
-                                retry_at[name] = time.monotonic() + PATIENCE
-                time.sleep(POLL if todo else 0)
-        finally:
-            for job in submitted.values():
-                job.stop()
-            for job in submitted.values():
-                job.wait()
-    if unreadable:
-        raise WorkbenchError(
-            f"{len(unreadable)} of {len(planned)} runs are left out, their folders in {outputs_dir()} cannot be read: {', '.join(unreadable)}; "
-            "restore their files or delete these folders, then start the sweep again"
-        )
+    def _close(self, name: str, finished: bool) -> None:
+        del self.todo[name]
+        left = self.left.pop(name)
+        self._trained, self._dropped = self._trained + left * finished, self._dropped + left * (not finished)
+
+    def standing(self) -> tuple[int, str, int]:
+        """Steps trained since the last call, how the runs stand in a few words, and steps that will not be trained."""
+        steps, dropped, running = self._trained, self._dropped, 0
+        self._trained = self._dropped = 0
+        for name, before in self.left.items():
+            run = self.todo[name].run
+            status = run.status() if run else {}
+            if status.get("state") in ACTIVE:
+                running += 1
+                self.left[name] = min(before, status["steps"] - status["step"])
+                steps += before - self.left[name]
+        counts = dict(done=self._done, running=running, queued=len(self.todo) - running, failed=len(self.failed))
+        return steps, ", ".join(f"{count} {state}" for state, count in counts.items() if count), dropped
+
+    def cancel(self) -> None:
+        """Cancel what is queued, let what trains save and stop, and wait for it."""
+        active = self._active()
+        for name in self._futures.keys() - active:  # first: else they begin when others stop
+            self._futures[name].cancel()
+        while self._futures:
+            with _seldom():
+                for name in active:
+                    self.todo[name].run.stop()
+                done = {name for name, future in self._futures.items() if future.done()}
+                active = self._active()  # also a training that started at this moment
+                for name in done - active:
+                    del self._futures[name]
+
+    def _active(self) -> set[str]:
+        return {name for name in self._futures if (run := self.todo[name].run) and run.active}
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from .start import train
 
 
 @command
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
+    """Parse a command line (by default that of this process), and train."""
     parser = argparse.ArgumentParser(
         prog="python -m workbench.training",
         description="Train a SAGAN. For several processes: accelerate launch --multi_gpu --num_processes N -m workbench.training ...",
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON object of parameters; the config.json of a run resumes that run")
     help_p = "set a parameter; `python -m workbench parameters` lists them"
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=help_p)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     parameters, run = dict(arguments.p), None
     if not arguments.config:
         config = Config.from_parameters(parameters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..data import open_data
@@ -14,6 +15,9 @@ from ..runs import MAY_CHANGE_ON_RESUME, Run, command_line, create_run, fork_poi
 from ..runs.liveness import BusyError, signature
 from .memory import require_feasible
 from .stopping import waiting_processes
+
+if TYPE_CHECKING:
+    from .forkserver import ForkServer
 
 
 def launch(config: Config, attached: bool = False) -> Run:
@@ -34,6 +38,19 @@ def launch(config: Config, attached: bool = False) -> Run:
     ParameterError, WorkbenchError
         If the run cannot be created or resumed.
     """
+    return start(config, attached)[0]
+
+
+def start(config: Config, attached: bool = False, threads: int | None = None, server: ForkServer | None = None) -> tuple[Run, dict | None]:
+    """As `launch`; returns the run, and the `liveness.signature` of the process: None if another process trains the run already.
+
+    Parameters
+    ----------
+    threads
+        Of each process of the training.
+    server
+        Forks the training, if it has one process.
+    """
     require_startable(config)
     require_feasible(config)
     if resumes(config):
@@ -44,24 +61,28 @@ def launch(config: Config, attached: bool = False) -> Run:
         run = create_run(config)
     try:
         with lock_run(run):
-            return _start(run, run.update_config(config), attached)
+            config = run.update_config(config)
+            run.clean()
+            environment = launch_environment(config.num_processes, threads) | {"WORKBENCH_COMMAND": json.dumps(command_line())}
+            if attached:
+                environment["WORKBENCH_WAITING"] = ",".join(map(str, [*waiting_processes(), os.getpid()]))
+            process = signature(_process(run, config.num_processes, environment, server))
+            # Signed with the new process, to distinguish a slow start from a failed one before the process writes its own status.
+            status = dict(state="starting", step=0, steps=config.steps, message="", alarms=[], seconds_per_step=None)
+            run.set_status(**status, **process)
+            return run, process
     except BusyError:
         changes = config.changes(run.config)
         ignored = [f"{name}={changes[name]!r}" for name in sorted(MAY_CHANGE_ON_RESUME & changes.keys())]
         if ignored:
             print(f"run {run.name!r} is being trained already: {', '.join(ignored)} is not applied; stop and resume it", flush=True)
-        return run
+        return run, None
 
 
-def _start(run: Run, config: Config, attached: bool) -> Run:
-    run.clean()
-    command = [*launch_command("workbench.training", config.num_processes), "--config", str(run.path / "config.json")]
-    environment = launch_environment(config.num_processes) | {"WORKBENCH_COMMAND": json.dumps(command_line())}
-    if attached:
-        environment["WORKBENCH_WAITING"] = ",".join(map(str, [*waiting_processes(), os.getpid()]))
+def _process(run: Run, num_processes: int, environment: dict[str, str], server: ForkServer | None) -> int:
+    """Start the process that trains a run, and return its number."""
+    command = [*launch_command("workbench.training", num_processes), "--config", str(run.path / "config.json")]
     with storing(run.path / "train.log"), open(run.path / "train.log", "ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
-    # Signed with the new process, to distinguish a slow start from a failed one before the process writes its own status.
-    status = dict(state="starting", step=0, steps=config.steps, message="", alarms=[], seconds_per_step=None)
-    run.set_status(**status, **signature(process.pid))
-    return run
+        if server and num_processes == 1:
+            return server.fork(run.path, environment)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True).pid

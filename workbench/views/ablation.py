@@ -23,8 +23,8 @@ from ..studies.claims import impossible, odds, verdicts
 from ..studies.groups import Group, readable
 from ..studies.long_range import correlated_columns, power_check, rank_correlations
 from ..studies.paper import LAST, LAST_OVER_BEST
+from ..studies.planned import PlannedRun, fingerprint
 from ..studies.scores import CheckpointScore, last_over_best, scores_by_name
-from ..studies.sweep import PlannedRun, fingerprint
 from . import ablation_tables as tables
 from .ablation_export import results
 from .ablation_plan import AblationPlan

@@ -14,12 +14,14 @@ from ..files import storing
 from ..messages import ParameterError, WorkbenchError, short_repr, short_text
 from ..parameters import Parameters, parameter
 from ..presets import PRESETS
-from ..readers import quote, read_list, read_seeds, words
+from ..readers import assignments, quote, read_list, read_seeds, words
 from ..runs import find_runs
 from ..studies import sweep_checks
+from ..studies.executors import SlurmOptions
 from ..studies.groups import Group, readable
 from ..studies.paper import ALL, EXPERIMENTS, Experiment, sweep
-from ..studies.sweep import PlannedRun, execute, fingerprint, in_one_precision
+from ..studies.planned import PlannedRun, fingerprint, in_one_precision
+from ..studies.sweep import execute
 from ..studies.twin_runs import require_one_pair
 from .export import export_folder, require_folder
 
@@ -46,6 +48,8 @@ class AblationPlan(Parameters):
     n: int = parameter(2000, "images per evaluation", low=10)
     evaluations: int = parameter(5, "evaluations of each run, of which the last counts", low=1)
     jobs: int = parameter(1, "runs at a time on this machine; they share its cores", low=1)
+    executor: str = parameter("local", "where runs are trained: on this machine, or as jobs of Slurm", choices=("local", "slurm"))
+    slurm: str = parameter("", "what a job asks for, see above: partition, gpus, hours, memory (GB), ...", none="the cluster's")
     train: bool = parameter(True, "false: only show results so far")
     score: str = parameter("", "score that decides", none="the Frechet distance, or binding_agreement")
     study: str = parameter("", "runs whose attention to analyse, as in compare.ipynb", read=read_list, none="those of the preset")
@@ -68,6 +72,12 @@ class AblationPlan(Parameters):
             sweep_checks.count_arms(names, self._grid, base), len(self._seeds), base, min(self.evaluations, base.steps)
         )
         sweep_checks.require_jobs(self.jobs)
+        if self.executor == "local" and self.slurm:
+            raise ParameterError(f"{quote('slurm', self.slurm)} goes with executor='slurm'")
+        try:
+            SlurmOptions.from_parameters(self._slurm)
+        except ParameterError as error:
+            raise ParameterError(f"{quote('slurm', self.slurm)}: {error}") from None
         where = quote("settings", self.settings)
         sweep_checks.require_used(where, self._settings, names, self._grid, self._base_of)
         for name in names:
@@ -117,6 +127,10 @@ class AblationPlan(Parameters):
                     f"{name}={short_repr(getattr(self, name))} is also in {quote('settings', self.settings)}: give it once"
                 )
         return settings
+
+    @cached_property
+    def _slurm(self) -> dict[str, object]:
+        return dict(assignments("slurm", self.slurm)) if self.slurm else {}
 
     @cached_property
     def _seeds(self) -> list[int]:
@@ -196,5 +210,5 @@ class AblationPlan(Parameters):
             planned = self.all_planned_runs()
             if not all(each.at_rest for each in planned):
                 open_data(self.base)  # shared by all arms: checked and packed once
-                planned = in_one_precision(planned, self.base)
-            execute(planned, self.jobs)
+                planned = in_one_precision(planned, decide=self.executor == "local")
+            execute(planned, self.executor, jobs=self.jobs, **self._slurm)

@@ -1,0 +1,218 @@
+"""What carries out the trainings of a sweep: this machine, Slurm, or any executor with a method `submit`.
+
+All of them are given `carry_out`, and show in the run folder what becomes of it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..config import Config
+from ..messages import ParameterError, WorkbenchError, short_repr, short_text
+from ..parameters import Parameters, parameter
+from ..paths import data_dir, outputs_dir
+from ..runs.liveness import alive
+from ..runs.status import error_line
+from ..signals import signals_to
+from ..training.forkserver import ForkServer
+from ..training.launcher import start
+from .planned import PlannedRun, in_one_precision
+
+BUSY = "another process trains it"
+POLL = 0.1  # seconds
+SAVING = 120  # seconds before the time limit of a Slurm job at which its training saves
+
+
+class Future(Protocol):
+    """A training that was submitted."""
+
+    def done(self) -> bool: ...
+    def cancel(self) -> object: ...
+    def result(self) -> object: ...
+
+
+def carry_out(
+    planned: PlannedRun, folders: dict[str, str], threads: int | None = None, server: ForkServer | None = None, stop: Sequence = ()
+) -> str:
+    """Train or resume a run in a process of its own, and wait until it ends. The training saves and stops when this process ends.
+
+    Parameters
+    ----------
+    folders
+        `WORKBENCH_OUTPUTS` and `WORKBENCH_DATA` of the sweep, which may not be those of this process.
+    threads, server
+        See `training.launcher.start`.
+    stop
+        As soon as it has items, the training is let save and stop.
+
+    Returns
+    -------
+    str
+        Why nothing was trained (`BUSY`, or an error); "": the status of the run tells how its training ended.
+    """
+    if str(outputs_dir()) != folders["WORKBENCH_OUTPUTS"] or str(data_dir()) != folders["WORKBENCH_DATA"]:
+        os.environ.update(folders)
+    begun = planned.run
+    if begun and planned.at_rest:  # another process has finished it
+        return ""
+    try:
+        (planned,) = in_one_precision([planned])
+        config = planned.config if begun is None else Config.from_parameters(dict(resume=planned.name))
+        with _held_back(signal.SIGUSR2):  # else it would end launchers of several processes, which do not know it
+            run, process = start(config, attached=True, threads=threads, server=server)
+    except WorkbenchError as error:
+        begun_elsewhere = isinstance(error, ParameterError) and begun is None and planned.run
+        return BUSY if begun_elsewhere else str(error)
+    if process is None:
+        return BUSY
+    while alive(process, run.path) or run.active:
+        if stop:
+            run.stop()
+        time.sleep(POLL)
+    return ""
+
+
+@contextmanager
+def _held_back(number: int) -> Iterator[None]:
+    """Context that delays a signal to its end, and in which processes are started that never receive it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def outcome(future: Future) -> tuple[str, str]:
+    """What `carry_out` returned, and the error of the executor if it did not return."""
+    try:
+        return str(future.result()), ""
+    except (Exception, CancelledError) as error:
+        return "", short_text(error_line(f"{type(error).__name__}: {error}".splitlines()), 300)
+
+
+@contextmanager
+def open_executor(executor: Any, jobs: int, **options) -> Iterator[Callable[[PlannedRun], Future]]:
+    """Context in which a function submits trainings; parameters as of `sweep.sweep`."""
+    if options and executor != "slurm":
+        raise ParameterError(f"{', '.join(options)} go with executor='slurm', not with executor={short_repr(executor)}")
+    folders = dict(WORKBENCH_OUTPUTS=str(outputs_dir()), WORKBENCH_DATA=str(data_dir()))
+    if executor == "local":
+        cores = os.cpu_count() or 1
+        with ForkServer(max(1, cores // jobs)) as server, ThreadPoolExecutor(jobs) as pool:
+            yield lambda each: pool.submit(carry_out, each, folders, max(1, cores // (jobs * each.config.num_processes)), server)
+    elif executor == "slurm":
+        settings = SlurmOptions.from_parameters(options)
+        slurm = settings.executor()
+
+        def submit(each: PlannedRun) -> Future:
+            slurm.update_parameters(job_name=each.name)
+            try:
+                return slurm.submit(Preemptible(), each, folders, settings.cpus)
+            except Exception as error:  # submitit's own errors, and those of subprocess
+                raise WorkbenchError(f"Slurm takes no job: {short_text(str(error), 300)}") from None
+
+        yield submit
+    elif callable(getattr(executor, "submit", None)):
+        yield lambda each: executor.submit(carry_out, each, folders)
+    else:
+        raise ParameterError(f"executor={short_repr(executor)} is not local, slurm, or an object with a method submit")
+
+
+# --------------------------------------------------------------------------------------------------------- Slurm
+
+
+@dataclass(frozen=True)
+class SlurmOptions(Parameters):
+    """What each training of a sweep asks of Slurm. Its job saves before its time is up, goes back into the queue, and goes on."""
+
+    partition: str | None = parameter(None, "partition", none="the cluster's")
+    account: str | None = parameter(None, "account", none="the user's")
+    qos: str | None = parameter(None, "quality of service", none="the user's")
+    constraint: str | None = parameter(None, "features that nodes must have", none="none")
+    gpus: int | None = parameter(None, "GPUs", none="the cluster's default", low=0)
+    cpus: int | None = parameter(None, "CPU cores", none="the cluster's default", low=1)
+    memory: int | None = parameter(None, "GB of memory", none="the cluster's default", low=1)
+    hours: float = parameter(24.0, "time limit of a job; a training may take many times as long", low=0.1)
+
+    def executor(self):
+        """The executor of submitit.
+
+        Raises
+        ------
+        ParameterError
+            If submitit or Slurm is not installed.
+        """
+        try:
+            import submitit
+            from submitit.slurm.slurm import SlurmInfoWatcher
+        except ImportError:
+            raise ParameterError("executor='slurm' needs submitit: pip install 'sagan-workbench[slurm]'") from None
+        if not shutil.which("sbatch"):
+            raise ParameterError("executor='slurm': there is no Slurm on this machine (sbatch is not on the PATH)")
+
+        class Queue(SlurmInfoWatcher):  # submitit asks `sacct`, which clusters without an accounting database do not have
+            def _make_command(self) -> list[str]:
+                return ["squeue", "--me", "--noheader", "--format=%i|%T"]
+
+            def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
+                lines = (string if isinstance(string, str) else string.decode()).splitlines()
+                states = dict(line.strip().split("|") for line in lines)
+                return {job: dict(State=states.get(job, "ENDED")) for job in self._registered}
+
+        class Job(submitit.SlurmJob):
+            watcher = Queue(delay_s=15)
+            _results_timeout_s = 3
+
+            def cancel(self, check: bool = False) -> None:
+                super().cancel(check)  # no error for a job that has just ended
+
+            def result(self) -> str:
+                try:
+                    return super().result()
+                except submitit.core.utils.UncompletedJobError:
+                    raise WorkbenchError(f"job {self.job_id} was cancelled or killed; its log is {self.paths.stderr}") from None
+
+        class SlurmExecutor(submitit.SlurmExecutor):
+            job_class = Job
+
+        executor = SlurmExecutor(outputs_dir() / ".slurm", max_num_timeout=10**6)
+        given = dict(
+            partition=self.partition, account=self.account, qos=self.qos, constraint=self.constraint, gpus_per_node=self.gpus,
+            cpus_per_task=self.cpus, mem=self.memory and f"{self.memory}G",
+        )  # fmt: skip
+        executor.update_parameters(
+            time=math.ceil(60 * self.hours), signal_delay_s=SAVING, additional_parameters=dict(requeue=True),
+            **{name: value for name, value in given.items() if value is not None},
+        )  # fmt: skip
+        return executor
+
+
+@dataclass
+class Preemptible:
+    """`carry_out` as a job of submitit: it saves when Slurm says that it will end the job, and goes on when Slurm starts the job again."""
+
+    def __call__(self, planned: PlannedRun, folders: dict[str, str], threads: int | None) -> str:
+        received: list[int] = []
+        with signals_to(lambda number, frame: received.append(number), (signal.SIGUSR2, signal.SIGTERM)):
+            result = carry_out(planned, folders, threads, stop=received)
+        if received and not planned.at_rest:
+            if signal.SIGUSR2 in received:  # the time is up: submitit's handler puts the job back into the queue
+                signal.raise_signal(signal.SIGUSR2)
+            sys.exit(143)  # preempted, requeued or cancelled: not a result
+        return result
+
+    def checkpoint(self, *arguments):
+        """What submitit starts next time: the same."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, *arguments)

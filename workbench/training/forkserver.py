@@ -1,0 +1,97 @@
+"""A process that has imported all that a training needs, and forks: a training starts at once, where a new process imports for seconds.
+
+`python -m workbench.training.forkserver` reads requests from stdin, one JSON object a line, and answers with the number of the process that it
+has forked. It ends with its stdin; the trainings go on. Unlike that of `multiprocessing`, it does not import the caller's script, which
+would start its sweep again, and it ends when it is no longer needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+from ..messages import WorkbenchError
+from ..parameters import whole
+from ..processes import launch_environment
+
+# torch imports the second with the first optimizer, and the first sample grid the third.
+MODULES = ("workbench.training.__main__", "torch._dynamo", "torchvision.utils")
+
+
+class ForkServer:
+    """The server, as the process that starts it sees it; it ends with that process, or with the context.
+
+    Parameters
+    ----------
+    threads
+        Of each training.
+    """
+
+    def __init__(self, threads: int):
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=launch_environment(1, threads),
+            start_new_session=True,
+        )  # fmt: skip
+
+    def fork(self, folder: Path, environment: dict[str, str]) -> int:
+        """Start the training of the run in `folder`, whose `train.log` takes its output; the number of its process.
+
+        Raises
+        ------
+        WorkbenchError
+            If the server has died.
+        """
+        request = json.dumps(dict(folder=str(folder), environment=environment, directory=os.getcwd()))
+        answer = b""
+        with self._lock, suppress(BrokenPipeError):
+            self._process.stdin.write(request.encode() + b"\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        pid = whole(answer.decode().strip())
+        if not pid:
+            raise WorkbenchError(f"the process that starts trainings has died (exit status {self._process.wait()}); start the sweep again")
+        return pid
+
+    def __enter__(self) -> ForkServer:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._process.terminate()
+        self._process.communicate()
+
+
+def main() -> int | None:
+    for name in MODULES:
+        import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the trainings: the kernel buries them
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            return _train(**json.loads(line))
+        print(pid, flush=True)
+    return None
+
+
+def _train(folder: str, environment: dict[str, str], directory: str) -> int:
+    """Train in this process as if it were new."""
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with open(os.devnull, "rb") as nothing, open(Path(folder) / "train.log", "ab") as log:
+        for file, number in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(file.fileno(), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(directory)
+    return import_module(MODULES[0]).main(["--config", str(Path(folder) / "config.json")])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
