@@ -34,7 +34,16 @@ def pytest_collection_modifyitems(items):
 
 
 TINY = dict(
-    width=8, z_dim=8, batch_size=8, steps=4, log_every=2, sample_every=4, checkpoint_every=4, evaluate_every=0, mixed_precision="no"
+    width=8,
+    z_dim=8,
+    attention_g="16",
+    batch_size=8,
+    steps=4,
+    log_every=2,
+    sample_every=4,
+    checkpoint_every=4,
+    evaluate_every=0,
+    mixed_precision="no",
 )
 
 

@@ -71,7 +71,7 @@ class Config(Parameters):
     none = f"the preset's value; in brackets: that of {DEFAULT}"
     synonyms = SYNONYMS
 
-    width: int = parameter(24, "channels of G at full resolution; at r: width * min(max_multiplier, size / r)", low=8, section="Model")
+    width: int = parameter(16, "channels of G at full resolution; at r: width * min(max_multiplier, size / r)", low=8, section="Model")
     width_d: int | None = parameter(None, "channels of D at full resolution", low=1, none="as G")
     max_multiplier: int = parameter(16, "limit on how much wider small maps are; 1: the same width everywhere", low=1)
     d_downsamples: int | None = parameter(None, "down-sampling blocks of D", low=1, none="down to 4x4")
@@ -80,7 +80,7 @@ class Config(Parameters):
     d_narrow: bool = parameter(False, "channels between the convolutions of a block of D: those of its input, not of its output")
     d_relu_inplace: bool = parameter(False, "the ReLU before a block of D also acts on its shortcut, as one in place does")
     z_dim: int = parameter(32, "dimension of the latent vector z", low=1)
-    attention_g: str = parameter("16", 'feature-map sizes with attention in G: "32", "32,64" or "none"', read=read_sites)
+    attention_g: str = parameter("16,32", 'feature-map sizes with attention in G: "32", "32,64" or "none"', read=read_sites)
     attention_d: str = parameter("16", 'feature-map sizes with attention in D: "32", "32,64" or "none"', read=read_sites)
     attention_variant: str = parameter("official", "released code (pools keys and values) or the paper", choices=("official", "paper"))
     attention_block: str = parameter("attention", "block at the attention sites, of about equal size", choices=("attention", "residual"))
@@ -108,9 +108,9 @@ class Config(Parameters):
     beta1: float = parameter(0.0, "Adam's decay of the first moment", low=0, below=1)
     beta2: float = parameter(0.9, "Adam's decay of the second moment", low=0, below=1)
     d_steps: int = parameter(1, "D steps per G step", low=1)
-    batch_size: int = parameter(16, "images per optimiser step, over all processes", low=2)
+    batch_size: int = parameter(24, "images per optimiser step, over all processes", low=2)
     gradient_accumulation: int = parameter(1, "micro-batches per batch, to save memory", low=1)
-    steps: int = parameter(2200, "G steps", low=1)
+    steps: int = parameter(1700, "G steps", low=1)
     ema_decay: float = parameter(0.995, "EMA of G's weights: decay per step; 0: no EMA", low=0, below=1)
     ema_start: int = parameter(0, "step at which the EMA starts; until then it is a copy of G", low=0)
     max_hours: float | None = parameter(None, "hours after which a training saves and stops, to be resumed", above=0, none="no limit")

@@ -33,7 +33,7 @@ PRESETS: dict[str, dict] = {
     ),
     # mmgeneration's configuration for CIFAR-10 (IS 9.32, FID 9.43). Differs in when power iterations run and in the momentum of G's last norm.
     "cifar10": dict(
-        data="cifar10", batch_size=64, z_dim=128, width=256, width_d=128, max_multiplier=1, d_downsamples=2, d_flat_blocks=2, lr_g=2e-4, lr_d=2e-4,
+        data="cifar10", batch_size=64, attention_g="16", z_dim=128, width=256, width_d=128, max_multiplier=1, d_downsamples=2, d_flat_blocks=2, lr_g=2e-4, lr_d=2e-4,
         beta1=0.5, beta2=0.999, d_steps=5, steps=100_000, ema_decay=0.0, augment="flip", init="orthogonal", batch_norm_eps=1e-4, sn_gains=True,
         log_every=50, sample_every=1000, checkpoint_every=2500, keep_checkpoints=20,
     ),

@@ -28,13 +28,13 @@ def startable(parameters) -> Config:
         ({}, dict(num_classes=10), "num_classes=10 differs from the 6"),
         ({}, dict(data="cifar10"), "num_classes=10 (of data='cifar10') differs from the 6"),
         ({}, dict(image_size=64), "image_size=64 differs from the 32"),
-        ({}, dict(width=32), "width=32 differs from the 24"),
-        ({}, dict(width_d=32), "width_d=32 differs from the 24"),
+        ({}, dict(width=32), "width=32 differs from the 16"),
+        ({}, dict(width_d=32), "width_d=32 differs from the 16"),
         ({}, dict(z_dim=64), "z_dim=64 differs from the 32"),
         ({}, dict(max_multiplier=2), "max_multiplier=2 differs from the 8"),
         ({}, dict(d_downsamples=2), "d_downsamples=2 differs from the 3"),
         ({}, dict(d_flat_blocks=0), "d_flat_blocks=0 differs from the 1"),
-        ({}, dict(attention_g="none"), "attention_g='none' differs from the '16'"),
+        ({}, dict(attention_g="none"), "attention_g='none' differs from the '16,32'"),
         ({}, dict(attention_d="8"), "attention_d='8' differs from the '16'"),
         ({}, dict(attention_variant="paper"), "attention_variant='paper' differs from the 'official'"),
         ({}, dict(attention_block="residual"), "attention_block='residual' differs from the 'attention'"),
@@ -52,7 +52,7 @@ def test_a_fork_whose_parent_does_not_fit_or_without_steps_is_refused(make, pare
 @pytest.mark.parametrize(
     "changes",
     [
-        dict(width_d=24),
+        dict(width_d=16),
         dict(max_multiplier=99),
         dict(d_downsamples=3),
         dict(lr_d=1e-3),
@@ -109,7 +109,7 @@ def test_values_are_compared_after_parsing(make, folders, monkeypatch):
     make("cats", 4, data="my cats", num_classes=3)
     for data in ("my cats", "./my cats", "my cats/", "../data/my cats", "~/data/my cats", folders / "link" / "my cats"):
         assert startable(dict(resume="cats", data=data)).data == str(folders / "data" / "my cats")
-    assert startable(dict(resume="cats", width="24", lr_d="8e-4", preset=" twins32 ")).run == "cats"
+    assert startable(dict(resume="cats", width="16", lr_d="8e-4", preset=" twins32 ")).run == "cats"
     assert "preset='cifar10' does not go with" in refused(dict(resume="cats", preset="cifar10"))
     (folders / "data" / "dogs").mkdir()
     assert "differs from the" in refused(dict(resume="cats", data="dogs"))

@@ -97,7 +97,7 @@ def test_what_is_done_is_not_done_again(monkeypatch):
 
 def test_runs_of_a_sweep_are_named_after_their_settings(tiny):
     names = [PlannedRun.alone(tiny(**changes)).name for changes in ({}, dict(lr_d=1e-3), dict(seed=7), dict(tags="a", note="b"))]
-    assert names[0] == names[3] and len(set(names)) == 3 and "lr_d=0.001" in names[1] and names[2].endswith("seed=7")
+    assert names[0] == names[3] and len(set(names)) == 3 and "lr_d=0.001" in names[1]
     for changes in (dict(run="mine"), dict(resume="demo@50", steps=60)):
         with pytest.raises(ParameterError, match=r"cannot be set for a sweep: its runs are named after their settings"):
             sweep_of([tiny(**changes)])

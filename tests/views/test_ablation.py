@@ -25,7 +25,7 @@ from workbench.studies.significance import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
 from workbench.views.ablation_tables import POWER
 from workbench.views.cached import cached
 
-SMALL = "width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no"
+SMALL = "attention_g=16; width=8; z_dim=8; batch_size=8; log_every=2; mixed_precision=no"
 RECORD = Run("demo").evaluations()[-1]
 FD = next(name for name in RECORD["scores"] if name.startswith("fd_"))
 
@@ -67,12 +67,12 @@ def test_every_training_is_evaluated_at_its_end(preset):
 
 
 def test_equal_settings_are_one_run_whichever_experiment_asks():
-    ablation = Ablation()
+    ablation = Ablation(settings="attention_g=16")
     runs = {name: {planned.config.run for planned in ablation.planned_runs(name)} for name in ablation.names}
     together = set().union(*runs.values())
     assert len(together) == 60 and together == {planned.config.run for planned in ablation.all_planned_runs()}
     assert len(runs["attention_site"] & runs["variant"] & runs["baseline"]) == 5  # the preset itself
-    thirds = Ablation(steps=1500)  # in which equal computing time leaves no remainder
+    thirds = Ablation(steps=1500, settings="attention_g=16")  # in which equal computing time leaves no remainder
     assert len({run.config.run for name in ("ttur", "spectral_norm") for run in thirds.planned_runs(name)}) == 4 * 5  # equal rates, 1:1
     configs = {}
     for planned in itertools.chain(*(ablation.planned_runs(name) for name in ablation.names)):
