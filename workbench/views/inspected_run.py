@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import attention
-from ..attention import Inspection, Projections
+from ..attention import Explanation, Inspection, Projections
 from ..attention.inspect import positions_mask
 from ..attention.snapshots import Snapshot, load_snapshot
 from ..data import Images, open_data, to_unit
@@ -166,6 +166,42 @@ class InspectedRun:
             gamma = 0.0 if self.gamma0 or request.gamma0 else None
             return attention.causal_map(network, inputs, request.path, query, gamma=gamma)
 
+    def explain(self, request: InspectionRequest, query: int) -> Explanation:
+        """What a query of the layer does as it was learned, in words; of a snapshot, which keeps no network, only where it attends."""
+        require(is_whole(query), "query", query, "a position of the layer")
+        seen = self.inspect(replace(request, gamma0=False, forbid=(), queries=None, replace=""))
+        return attention.explain(seen, query, None if request.source == "recorded" else self.causal_map(request, query))
+
+    def every_layer(self, request: InspectionRequest) -> tuple[Tensor, dict[str, Projections]]:
+        """The image (3, S, S) of a request, and the projections of every attention layer for it: of G if it generates the image, and of D.
+
+        Gamma is the learned one.
+        """
+        self.check(request)
+        with self._lock:
+            if request.source == "recorded":
+                snapshot, number = self._snapshot(request), request.sample
+                self._check_recorded(snapshot, number)
+                part = slice(number, number + 1)
+                return to_unit(snapshot.images[part])[0], {name: layer[part] for name, layer in snapshot.layers.items()}
+            layers: dict[str, Projections] = {}
+            step = self._step(request)
+
+            def run(name: str, weights: str | None, inputs: tuple) -> Tensor:
+                # Not kept open: the networks of many steps would close those that are looked at.
+                output, projections = attention.every_projection(self._load(step, weights), inputs)
+                layers.update({f"{name}/{path}": layer for path, layer in projections.items()})
+                return output
+
+            if request.source == "samples":
+                z, y = self._latents(request, 1)
+                x = run("G", self._saved_weights(request), (z, y))
+            else:
+                (x, y), _ = self._inputs(request)
+            if any(layer["network"] == "D" for layer in self.layers):
+                run("D", None, (x, y))
+            return x[0], layers
+
     def offsets(self, request: InspectionRequest, count: int = 16) -> Tensor:
         """Where queries look relative to themselves, mean over `count` samples of the request's class: (2 side - 1, 2 side - 1)."""
         return attention.mean_offsets(self.projections(request, count))
@@ -254,10 +290,13 @@ class InspectedRun:
         return self._generator(request) if request.network == "G" else self._open(self._step(request), None)
 
     def _generator(self, request: InspectionRequest) -> Generator:
-        saved = self.require_weights()
-        generator = self._open(self._step(request), request.weights if request.weights in saved else saved[0])
+        generator = self._open(self._step(request), self._saved_weights(request))
         assert isinstance(generator, Generator)
         return generator
+
+    def _saved_weights(self, request: InspectionRequest) -> str:
+        saved = self.require_weights()
+        return request.weights if request.weights in saved else saved[0]
 
     def _load(self, step: int, weights: str | None) -> nn.Module:
         """G with these weights, or D (None), on the device."""
@@ -317,12 +356,15 @@ class InspectedRun:
         snapshot, number = self._snapshot(request), request.sample
         if request.layer not in snapshot.layers:
             raise UnreadableError(self.run.attention_path(request.step), f"it holds nothing of {request.layer}")
-        if not 0 <= number < len(snapshot.images):
-            raise WorkbenchError(f"sample={number}: the training recorded {len(snapshot.images)} latents")
+        self._check_recorded(snapshot, number)
         label, part = snapshot.labels[number], slice(number, number + 1)
         about = self._about(label, f"recorded latent {number}, step {request.step}")
         inspection = Inspection(request.layer, to_unit(snapshot.images[part])[0], snapshot.layers[request.layer][part])
         return replace(inspection, **self._words(request, about, label))
+
+    def _check_recorded(self, snapshot: Snapshot, number: int) -> None:
+        if number >= len(snapshot.images):
+            raise WorkbenchError(f"sample={number}: the training recorded {len(snapshot.images)} latents")
 
     def _snapshot(self, request: InspectionRequest) -> Snapshot:
         """The recorded snapshot; UnreadableError if it does not fit the run."""

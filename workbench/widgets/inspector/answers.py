@@ -7,11 +7,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ...attention import STATISTICS, Inspection
+from ...attention import STATISTICS, Inspection, Projections
 from ...data import to_uint8
 from ...messages import WorkbenchError, short_repr
 from ...views.inspected_run import InspectedRun
-from ...views.inspection_request import InspectionRequest
+from ...views.inspection_request import InspectionRequest, is_whole
 from .requests import DEFAULT_VIEW, resolve
 
 MAX_CACHED = 16  # answers
@@ -27,12 +27,12 @@ class Answers:
         self._cached = lru_cache(maxsize=MAX_CACHED)(self._compute)
 
     def picture(self, message: dict, catalogs: list[dict]) -> Answer:
-        """The answer to a message of kind inspection, strip, causal or offsets.
+        """The answer to a message of kind inspection, strip, causal, explain, overview or offsets.
 
         Parameters
         ----------
         message
-            {kind, run, view}; for a causal map also `query`.
+            {kind, run, view}; for a causal map and an explanation also `query`.
         catalogs
             The `catalog` of every run.
 
@@ -52,11 +52,19 @@ class Answers:
             return {}, [_bytes(run.causal_map(request, message.get("query", -1)))]
         if kind == "offsets":
             return {}, [_bytes(run.offsets(request))]
-        return self._cached(kind, number, request, len(run.dropped))
+        query = message.get("query", -1) if kind == "explain" else None
+        if kind == "explain" and not is_whole(query):  # also what cannot be a key of the cache
+            raise WorkbenchError(f"query={short_repr(query)} is not a position of the layer")
+        return self._cached(kind, number, request, len(run.dropped), query)
 
-    def _compute(self, kind: str, number: int, request: InspectionRequest, dropped: int) -> Answer:
-        """A strip or an inspection; a strip also depends on how many images were dropped."""
+    def _compute(self, kind: str, number: int, request: InspectionRequest, dropped: int, query: int | None) -> Answer:
+        """What is worth keeping; a strip also depends on how many images were dropped, an explanation on the query."""
         run = self.runs[number]
+        if query is not None:
+            explanation = run.explain(request, query)
+            return dict(sentence=explanation.sentence, verdict=explanation.verdict), []
+        if kind == "overview":
+            return pack_column(request.step, *run.every_layer(request))
         if kind == "strip":
             return pack_strip(request.sample, *run.strip(request))
         reply, buffers = pack(run.inspect(request))
@@ -81,6 +89,16 @@ def pack(inspection: Inspection) -> Answer:
     )  # fmt: skip
     after = [] if inspection.after is None else [_pixels(inspection.after)]
     return reply, [_pixels(inspection.image), *map(_bytes, parts), *after]
+
+
+def pack_column(step: int | None, image: Tensor, layers: dict[str, Projections]) -> Answer:
+    """Step and sizes of a column of the overview; its image, and query and key of each layer."""
+    sizes = [
+        dict(id=name, side=layer.side, key_side=layer.key_side, d=layer.query.shape[-1], gamma=layer.gamma)
+        for name, layer in layers.items()
+    ]
+    parts = [_bytes(tensor[0]) for layer in layers.values() for tensor in (layer.query, layer.key)]
+    return dict(step=step, size=image.shape[-1], layers=sizes), [_pixels(image), *parts]
 
 
 def pack_strip(start: int, labels: list[str], images: Tensor) -> Answer:

@@ -13,14 +13,19 @@ from ...messages import ParameterError, WorkbenchError, short_repr
 from ...views.attention import MAX_QUERIES
 from ...views.inspected_run import ENDLESS, STRIP, InspectedRun
 from ...views.inspection_request import InspectionRequest, are_whole, is_whole
+from ...views.overview import columns
+from ...views.view_line import GAMMA0
 
 # The state of all controls. Entries that an InspectionRequest does not have: `steps` of the runs; `class`, a label; `pins`, the pinned queries, of
 # which one is `active`; `scope`, "all" or "pins": the queries whose attention to the forbidden keys is knocked out; `scale` of the colours, "zero"
-# or "uniform"; `panel`, what the side view shows: "map", "images" or "offsets".
+# or "uniform"; `panel`, what the side view shows: "map", "images" or "offsets"; `overview` and `explain`, whether layers and checkpoints are shown,
+# and the active pin is explained in words.
 DEFAULT_VIEW: dict = dict(
     layer="", steps=[], weights="ema", source="samples", seed=0, sample=0, truncation=0.0, towards=None, mix=0.0, reading="outgoing", pins=[],
     active=-1, opacity=0.5, smooth=False, gamma0=False, forbid=[], scope="all", replace="", tool="pin", scale="zero",
     panel="map", **{"class": -1},
+    overview=False,
+    explain=False,
 )  # fmt: skip
 
 
@@ -34,6 +39,11 @@ def shown(view: dict) -> dict:
     return view | dict(panel="map") | (dict(reading="outgoing") if view["reading"] == "causal" else {})
 
 
+def active_pin(view: dict) -> int:
+    """Which pin the front end takes as active: -1 without pins."""
+    return max(0, min(view["active"], len(view["pins"]) - 1)) if view["pins"] else -1
+
+
 def catalog(run: InspectedRun) -> dict:
     """The choices of the controls for a run."""
     config = run.config
@@ -41,6 +51,7 @@ def catalog(run: InspectedRun) -> dict:
         label=run.label, about=f"{Path(config.data).name} · {config.image_size}×{config.image_size} · {config.attention_variant} attention",
         steps=run.run.checkpoint_steps(), recorded=run.recorded_steps, weights=run.weights, image_size=config.image_size,
         classes=run.class_names, real=ENDLESS, page=STRIP, layers=run.layers, gamma0=run.gamma0,
+        name=GAMMA0 if run.gamma0 else run.run.reference, columns={source: columns(run, source) for source in ("samples", "recorded")},
     )  # fmt: skip
 
 
@@ -53,7 +64,7 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
     Parameters
     ----------
     kind
-        "inspection", "strip", "causal" or "offsets".
+        "inspection", "strip", "causal", "explain", "overview" or "offsets".
     run, number
         The run, and its index in the view.
     offered
@@ -80,7 +91,7 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
     if not layers:
         raise ParameterError(f"source={source!r}: run {run.name!r} has no attention layer for such images")
     layer = layers[0] if view["layer"] in ("", None) else view["layer"]
-    if kind == "strip" and not run.gamma0:
+    if kind == "overview" or (kind == "strip" and not run.gamma0):
         layer = layers[0]  # all layers see the same samples
     request = dict(layer=layer, step=_step(view, number, offered, source), source=source)
     if source != "recorded":

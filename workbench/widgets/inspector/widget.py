@@ -12,6 +12,7 @@ import numpy as np
 import traitlets
 
 from ... import figures
+from ...figures.painting import DIVERGING, PALETTE, colour_table
 from ...files import replace_text, storing
 from ...messages import ParameterError, WorkbenchError, say_once, short_repr
 from ...progress import interactive
@@ -19,15 +20,17 @@ from ...runs import Run
 from ...views.attention import AttentionView
 from ...views.inspected_run import InspectedRun
 from ...views.inspection_request import InspectionRequest
+from ...views.overview import columns, overview
+from ...views.view_line import ViewLine
 from ..bundle import bundle
 from .answers import Answer, Answers
 from .export import FORMATS, free_path, page, page_answers
-from .figure import view_figure
-from .painting import DIVERGING, PALETTE, colour_table
-from .requests import DEFAULT_VIEW, catalog, resolve, shown
+from .figure import stacked, view_figure
+from .line import line_of, view_of
+from .requests import DEFAULT_VIEW, active_pin, catalog, resolve, shown
 
 SAVED_BYTES = 400_000  # limit of the answers in a saved notebook
-KINDS = ("inspection", "strip", "causal", "offsets", "drop", "export")
+KINDS = ("inspection", "strip", "causal", "offsets", "explain", "overview", "drop", "export")
 
 
 class AttentionInspector(anywidget.AnyWidget):
@@ -39,7 +42,7 @@ class AttentionInspector(anywidget.AnyWidget):
         A run, its name, "run@step" or path; by default the newest. `b` is shown beside it, with the same latents and one cursor, and their
         difference: another run, "run@step", "@step" of the same run, or "gamma=0" (the same run without attention).
     view : AttentionView
-        The initial step, layer, classes, seeds, queries and reading.
+        The initial step, layer, classes, seeds, queries and reading; or a line that holds all of the view (see `from_line`).
 
     Raises
     ------
@@ -52,22 +55,44 @@ class AttentionInspector(anywidget.AnyWidget):
 
     catalog: traitlets.List = traitlets.List().tag(sync=True)  # the choices of the controls, for each run
     view = traitlets.Dict().tag(sync=True)  # the state of the controls; set by the front end and Python
+    defaults: traitlets.Dict = traitlets.Dict(DEFAULT_VIEW).tag(sync=True)  # what a line leaves out
     palette = traitlets.Bytes().tag(sync=True)  # 256 RGB colours of maps
     diverging = traitlets.Bytes().tag(sync=True)  # 256 RGB colours of differences
     answers: traitlets.List = traitlets.List().tag(sync=True)  # messages with reply and buffers, to show the view without a kernel
 
     def __init__(self, a: Run | str = "", b: Run | str | None = None, view: AttentionView | None = None):
         view = view or AttentionView()
-        first = InspectedRun.of(a) if a else view.runs()[0]
-        other = b or view.compare
-        self.runs = [first] + ([InspectedRun.of(other, first)] if other else [])
+        if view.line:
+            self.runs = view.runs()
+        else:
+            first = InspectedRun.of(a) if a else view.runs()[0]
+            other = b or view.compare
+            self.runs = [first] + ([InspectedRun.of(other, first)] if other else [])
         palette, diverging = (colour_table(name).tobytes() for name in (PALETTE, DIVERGING))
         super().__init__(catalog=[catalog(run) for run in self.runs], palette=palette, diverging=diverging)
         self._answers = Answers(self.runs)
+        self._opened_by_line = bool(view.line)
         self.view = self._start(view)
         self._keep_answers()
         self.observe(self._follow_view, "view")
         self.on_msg(self._receive)
+
+    @classmethod
+    def from_line(cls, line: str) -> AttentionInspector:
+        """The inspector with exactly the view of a line, as *Copy this view* or `line` gives it.
+
+        Raises
+        ------
+        WorkbenchError, ParameterError
+            If there is no such run, checkpoint or layer, or an entry is unknown or does not fit.
+        """
+        ViewLine.read(line)  # raises if it is empty
+        return cls(view=AttentionView(line=line))
+
+    @property
+    def line(self) -> str:
+        """A line of text that opens this view again: `demo@4000 G/attention.32 seed=3 pins=5,11`; empty without an attention layer."""
+        return self._line(self.view) if self.view else ""
 
     @property
     def views(self) -> Path:
@@ -83,6 +108,8 @@ class AttentionInspector(anywidget.AnyWidget):
         first = self.runs[0]
         if not first.layers:
             return {}
+        if view.line:
+            return self._open(view)
         layer = view.layer_of(first)
         if layer is None:  # the other network has attention
             layer = first.layers[-1]
@@ -102,6 +129,25 @@ class AttentionInspector(anywidget.AnyWidget):
         names = ("layer", "weights", "source", "sample", "seed", "truncation")
         state = {name: getattr(request, name) for name in names} | {"class": request.label}
         return state | dict(steps=steps, reading=view.reading, pins=pins, active=0 if pins else -1)
+
+    def _open(self, view: AttentionView) -> dict:
+        """The view of a line, checked, with the newest steps where it names none."""
+        words = view.words
+        if not words.layer:
+            words = replace(words, layer=(view.layer_of(self.runs[0]) or self.runs[0].layers[-1])["id"])
+        state = view_of(words, self.catalog)
+        kind, offer = ("snapshot", "recorded") if state["source"] == "recorded" else ("checkpoint", "steps")
+        steps: list[int | None] = []
+        for run, info, given in zip(self.runs, self.catalog, (words.step, words.beside_step), strict=False):
+            step = steps[0] if given is None and run.gamma0 else given
+            if step is not None and step not in info[offer]:
+                raise ParameterError(
+                    f"line: run {run.name!r} has no {kind} of step {step}; it has: {', '.join(map(str, info[offer])) or 'none'}"
+                )
+            steps.append(step if step is not None or not info[offer] else info[offer][-1])
+        state |= dict(steps=[step for step in steps if step is not None])
+        self._requests(state)  # raises
+        return state
 
     @traitlets.validate("view")
     def _complete(self, proposal) -> dict:
@@ -136,10 +182,10 @@ class AttentionInspector(anywidget.AnyWidget):
         more = {} if query is None else dict(query=query)
         return [dict(kind=kind, run=number, view=self.view | changes) | more for number in range(len(self.runs))]
 
-    def _answered(self, kind: str, view: dict, **more) -> list[dict]:
-        """The messages that request a view, each with its answer."""
+    def _answered(self, kind: str, view: dict, runs: int = 2, **more) -> list[dict]:
+        """The messages that request a view of the first `runs`, each with its answer."""
         answers = []
-        for number in range(len(self.runs)):
+        for number in range(min(runs, len(self.runs))):
             message = dict(kind=kind, run=number, view=view) | more
             reply, buffers = self.answer(message)
             answers.append(message | dict(reply=reply, buffers=buffers))
@@ -191,7 +237,28 @@ class AttentionInspector(anywidget.AnyWidget):
         requests = self._requests(view)
         inspections = [run.inspect(request) for run, request in zip(self.runs, requests, strict=True)]
         causal = self._causal_maps(view) if view["reading"] == "causal" else ()
-        return view_figure(inspections, view, requests[0], causal, self._offsets(view) if view["panel"] == "offsets" else ())
+        words = self._explanations(view) if view["explain"] else ()
+        figure = view_figure(inspections, view, requests[0], causal, self._offsets(view) if view["panel"] == "offsets" else (), words)
+        active = active_pin(view)
+        if view["overview"] and active >= 0:
+            request = replace(requests[0], gamma0=False, forbid=(), queries=None, replace="")
+            below = overview(self.runs[0], request, view["pins"][active], view["scale"] == "uniform", figures.QUERY_COLOURS[active])
+            figure = stacked(figure, below)
+        figure.view = self._line(view)
+        return figure
+
+    def _line(self, view: dict) -> str:
+        """The line of a view, with the steps that are shown."""
+        steps = [request.step for _, request in self._resolved("inspection", view)]
+        return line_of(view | dict(steps=[step for step in steps if step is not None]), self.catalog)
+
+    def _explanations(self, view: dict) -> list[str]:
+        """What the active pin does, in words, for each run."""
+        active, pair = active_pin(view), len(self.runs) > 1
+        if active < 0:
+            return []
+        sentences = [run.explain(request, view["pins"][active]).sentence for run, request in self._resolved("explain", view)]
+        return [f"{'ab'[k]}: {sentence}" if pair else sentence for k, sentence in enumerate(sentences)]
 
     def _resolved(self, kind: str, view: dict) -> list[tuple[InspectedRun, InspectionRequest]]:
         """Each run with its request for one kind of answer."""
@@ -223,8 +290,10 @@ class AttentionInspector(anywidget.AnyWidget):
             return figure.save(path)
         view = shown(self.view | (view or {}))
         layers = [layer["id"] for layer in self.runs[0].layers if all(layer in other.layers for other in self.runs)]
-        answers = page_answers(view, layers, self._answered)
-        state = dict(catalog=self.catalog, view=view, palette=self.palette, diverging=self.diverging, answers=answers)
+        steps = sorted({*columns(self.runs[0], view["source"]), self._requests(view)[0].step or 0})
+        answers = page_answers(view, layers, steps, self._answered)
+        names = ("catalog", "defaults", "palette", "diverging")
+        state = {name: getattr(self, name) for name in names} | dict(view=view, answers=answers)
         text = page(repr(self), self._css, state)
         with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +301,9 @@ class AttentionInspector(anywidget.AnyWidget):
         return path
 
     def export(self, figure: figures.Drawing | None) -> None:
-        """Write a figure as PNG and SVG, and the current view as a page, to `views`; print the paths."""
+        """Write a figure as PNG and SVG, and the current view as a page, to `views`; print the paths. A view that a line opened is also
+        written as a figure.
+        """
         if isinstance(figure, figures.Note):
             print(f"nothing to write: {figure}")
             return
@@ -241,6 +312,8 @@ class AttentionInspector(anywidget.AnyWidget):
             return
         for ending in ("png", "svg"):
             print(f"written: {figure.save(self.views / f'attention.{ending}')}")
+        for ending in ("png", "svg") if self._opened_by_line else ():
+            print(f"written: {self.save(self.views / f'attention-view.{ending}')}")
         print(f"written: {self.save(self.views / 'attention.html')}")
 
     # ------------------------------------------------------------------------------------------------- the front end

@@ -38,6 +38,12 @@ export function stateOf(catalog, saved) {
   return { catalog, layers, layer, sources, view, causal, offsets, relative: view.scale === "uniform" };
 }
 
+/** The steps to choose from, and the shown one, of a run: as Python takes an unknown step (requests.py). */
+export function stepsOf({ catalog, view }, run) {
+  const offered = view.source === "recorded" ? catalog[run].recorded : catalog[run].steps, step = view.steps[run];
+  return { offered, shown: offered.includes(step) ? step : offered.at(-1) };
+}
+
 /** Positions of one layer in the grid of another. */
 export function movePins(pins, from, to) {
   const moved = (i) => Math.floor(((i + 0.5) * to) / from);
