@@ -26,6 +26,23 @@ LISTEN = """() => {
     for (const { startTime, detail } of list.getEntries()) if (since) window.waited[detail.kind].push(startTime - since);
   }).observe({ type: "mark" });
 }"""
+# While the latent is dragged: how long each picture took, from the move of the mouse that it is for.
+DRAGGED = """() => {
+  const about = document.querySelector(".wb.inspector .title .muted"), moves = new Map();
+  const amount = (text) => Number(text.replace("\\u2212", "-"));
+  let last = "";
+  window.pictures = [];
+  addEventListener("pointermove", (event) => {
+    const text = document.querySelector(".wb.inspector .directions output")?.textContent;
+    if (text && text !== last) moves.set(amount(text), event.timeStamp);
+    last = text;
+  });
+  new MutationObserver(() => {
+    const shown = Number(about.textContent.match(/direction 1 ([-+.\\d]+) sd/)?.[1] ?? 0);
+    if (moves.has(shown)) window.pictures.push(performance.now() - moves.get(shown));
+    moves.delete(shown); // it is drawn again at every news
+  }).observe(about, { childList: true, characterData: true, subtree: true });
+}"""
 LARGE = dict(
     run="large", image_size=128, width=32, attention_g="64", attention_d="64", batch_size=2, steps=1, evaluate_every=0, mixed_precision="no"
 )
@@ -63,6 +80,37 @@ def measure(notebook: Notebook, view, side: int, count: int) -> dict[str, list[f
     return {"hover to paint": hovers, "click to paint, image known": clicks, "click to paint, the generator runs": looks[:7]}
 
 
+def drag(notebook: Notebook, view, count: int) -> dict[str, list[float]]:
+    """Milliseconds from a move of the mouse to the picture of the moved latent: after single moves, and of every picture that is shown while
+    the mouse moves on, 60 times a second."""
+    page, stage = notebook.page, view.locator(".stage")
+    view.get_by_role("button", name="Drag latent").click()
+    stage.evaluate("stage => stage.closest('.wb').scrollIntoView()")
+    page.wait_for_timeout(300)
+    page.evaluate(DRAGGED)
+    box = stage.bounding_box()
+    x, y, step = box["x"] + box["width"] / 2, box["y"] + 100, box["width"] / 100  # 100 steps: from -3 to 3 standard deviations
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for k in range(1, count + 1):
+        page.mouse.move(x + k * step, y)
+        wait_until(lambda k=k: page.evaluate("() => window.pictures.length") >= k)
+        page.wait_for_timeout(150)
+    page.mouse.up()
+    single = page.evaluate("() => window.pictures.splice(0)")
+    view.get_by_role("button", name="Reset").click()
+    page.wait_for_timeout(500)
+    page.evaluate("() => window.pictures.splice(0)")
+    page.mouse.move(box["x"] + 10, y)
+    page.mouse.down()
+    for k in range(1, 100):
+        page.mouse.move(box["x"] + 10 + k * 0.9 * step, y)
+        page.wait_for_timeout(16)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    return {"drag to picture, single moves": single, "drag to picture, moving on": page.evaluate("() => window.pictures")}
+
+
 def main() -> None:
     with lab_in_browser() as (lab, browser):
         shutil.copytree(DEMO, lab.outputs / "demo")
@@ -72,7 +120,8 @@ def main() -> None:
             view = f"workbench.AttentionView(run={run!r}, layer={layer})"
             notebook = Notebook(page, lab.write(f"{run}.ipynb", f"import workbench\nworkbench.AttentionInspector(view={view})"))
             notebook.run(0)
-            for action, times in measure(notebook, notebook.output(0).locator(".wb.inspector"), side, 60).items():
+            inspector = notebook.output(0).locator(".wb.inspector")
+            for action, times in (measure(notebook, inspector, side, 60) | drag(notebook, inspector, 20)).items():
                 high = sorted(times)[int(0.95 * (len(times) - 1))]
                 median = statistics.median(times)
                 print(f"{run:<6} {side}x{side} queries  {action:<36} median {median:6.1f} ms  95 % {high:6.1f} ms  ({len(times)})")

@@ -202,7 +202,7 @@ def _summary(record: dict) -> str:
         f"full step: {record['images_per_second']:.2f} images/s, plain reference {record['plain_images_per_second']:.2f} (in float32, batch "
         f"{record['plain_batch']}): {record['ratio']:.2f} times as fast",
         f"  {record['plain_flops_per_image'] / 1e9:.0f} GFLOP an image, counted on the plain step: {record['share_of_ceiling']:.0%} of the "
-        f"{record['ceiling_flops'] / 1e12:.2f} TFLOP/s of matrix products in this precision",
+        f"{record['ceiling_flops'] / 1e12:.2f} TFLOP/s that this machine reaches in this precision (the better of a matrix product and a convolution)",
         f"  memory: {memory['fast']:.0f} MiB an image, plain {memory['plain']:.0f}",
     ]
     if not on_cpu(record["config"]["device"]):

@@ -127,7 +127,7 @@ class StepProcess:
 
     seconds = partialmethod(_ask, "seconds")  # duration of one step
     flops = partialmethod(_ask, "flops")  # floating-point operations of one step
-    peak_flops = partialmethod(_ask, "peak_flops")  # the best rate of large matrix products in the step's precision, per second
+    peak_flops = partialmethod(_ask, "peak_flops")  # the best rate of large products or convolutions in the step's precision, per second
     peak_bytes = partialmethod(_ask, "peak_bytes")  # peak memory so far, without that of the process before it built its networks
 
 
@@ -178,13 +178,20 @@ def _stepper(config: Config, variant: str, nets: Networks) -> Callable[[], None]
 
 
 def _peak_flops(device: torch.device, mixed_precision: str) -> float:
-    size = 8192 if device.type == "cuda" else 2048
+    """The better rate of a large matrix product and a large convolution: on some CPUs one of their libraries is half as fast as the other."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision, torch.float32)
+    size, batch, channels, side = (8192, 128, 512, 32) if device.type == "cuda" else (2048, 8, 256, 32)
     a = torch.randn(size, size, device=device).to(dtype)
+    x = torch.randn(batch, channels, side, side, device=device).to(dtype, memory_format=torch.channels_last)
+    weight = torch.randn(channels, channels, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
 
-    def multiply() -> None:
-        a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+    def rate(operations: int, work: Callable[[], Tensor]) -> float:
+        def run() -> None:
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
 
-    return 2 * size**3 / min(seconds(multiply) for _ in range(8))
+        return operations / min(seconds(run) for _ in range(8))
+
+    with torch.no_grad():
+        return max(rate(2 * size**3, lambda: a @ a), rate(2 * 9 * batch * (channels * side) ** 2, lambda: F.conv2d(x, weight, padding=1)))

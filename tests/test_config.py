@@ -158,7 +158,7 @@ def test_none_is_what_is_not_given():
     """One spelling, in Python and in config.json; "none" and empty text stand for it where a preset has another value."""
     config = Config.preset("twins32")
     assert [name for name, value in dataclasses.asdict(config).items() if value is None] == [
-        "width_d", "d_downsamples", "batch_norm_group", "patterns", "run", "resume", "note", "tags", "keep_checkpoints",
+        "width_d", "d_downsamples", "batch_norm_group", "patterns", "max_hours", "run", "resume", "note", "tags", "keep_checkpoints",
     ]  # fmt: skip
     assert not any(value == "" for value in dataclasses.asdict(config).values())
     cifar = Config.from_parameters(dict(preset="cifar10", width_d="none", keep_checkpoints="None ", lr_d="none", note="", run=""))
@@ -226,7 +226,7 @@ def test_parameters_cell_explains_everything():
     for field in dataclasses.fields(Config):
         (line,) = [line for line in lines if line.startswith(f"{field.name}: {field.type.split(' ')[0]} = None  # ")]
         assert field.metadata["meaning"] in line and line.endswith(")")
-    assert "steps: int = None  # G steps (2000)" in lines and "lr_d: float = None  # learning rate of D (0.0025)" in lines
+    assert "steps: int = None  # G steps (2200)" in lines and "lr_d: float = None  # learning rate of D (0.0025)" in lines
     headings = [line for line in lines if line.startswith("# ")]
     assert headings[0].startswith("# Parameters: ") and headings[1:] == ["# Model", "# Data", "# Optimisation", "# Run", "# Logging"]
     assert [line.partition(":")[0] for line in lines[1 : lines.index("")]] == list(Config.first) and 10 <= len(Config.first) <= 14

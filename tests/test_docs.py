@@ -56,6 +56,7 @@ NOT_RUN = {
     "README.md": ["workbench ablation -p experiments attention_site -p preset cifar10 -p seeds 0,1,2,3,4,5,6,7"],
     "clusters.md": [
         "workbench train -p preset imagenet128 -p num_processes 8 -p mixed_precision bf16",
+        "workbench plan -p preset imagenet128 -p num_processes 8",
         "python -m workbench.training -p run lr-2 -p lr_d 4e-4",  # of the job script
         "sbatch job.sh",
         "workbench compare -p runs 'lr-*'",
@@ -84,6 +85,7 @@ NOT_RUN = {
         "python -m workbench.bench --only growth --width 16 --figure growth.png",
         "python -m workbench.bench --width 64 --batch 256 --attention 32 --precision bf16 --json h100.json",
     ],
+    "sharing.md": ["workbench publish twins32@500 for-the-hub --hub someone/twins32"],
     "robustness.md": ["make faults", "make faults 'ARGS=kill disk --share 0.1'", "make soak"],
 }
 RUN_ALREADY: set[str] = set()  # examples that stand on several pages run once
@@ -149,10 +151,10 @@ def check(command: Command) -> None:
         PARAMETERS[notebook.stem].from_parameters({name: _resolve_type(value) for name, value in command.parameters.items()})
     elif program == "workbench":
         arguments = _parser().parse_args(words)
-        if "notebook" in arguments and "p" in arguments:
+        if "p" in arguments:
             values = typed(arguments)
             assert len(values) == len(arguments.p) + ("line" in values), "a parameter is there twice"
-            PARAMETERS[arguments.notebook].from_parameters(values)
+            PARAMETERS[getattr(arguments, "notebook", "train")].from_parameters(values)
     elif program == "make":
         makefile = (ROOT / "Makefile").read_text()
         assert re.search(rf"^{words[0]}:", makefile, re.MULTILINE), words[0]
@@ -305,7 +307,7 @@ def test_shell_examples_run(page, tmp_path, place, monkeypatch):
         RUN_ALREADY.add(shlex.join(words))
         if program == "workbench":
             arguments = _parser().parse_args(words)
-            if "p" in arguments:  # `test_cli` runs the command itself
+            if "notebook" in arguments and "p" in arguments:  # `test_cli` runs the command itself
                 given = typed(arguments)
                 run_notebook(f"{arguments.notebook}.ipynb", given | SMALL.get(arguments.notebook, {}))
             else:

@@ -11,7 +11,7 @@ PACKAGE = Path(workbench.__file__).parent
 
 # The modules beside the packages, lowest first: each may import those before it, and every package all of them.
 BASE = (
-    "messages", "parameters", "readers", "presets", "synonyms", "files", "paths", "config", "records", "tensors", "progress", "processes",
+    "messages", "parameters", "readers", "presets", "synonyms", "files", "paths", "config", "records", "tensors", "progress", "signals", "processes",
     "notebook", "machine", "templates",
 )  # fmt: skip
 
@@ -28,6 +28,7 @@ LAYERS = {
     "figures": ("metrics", "studies"),
     "views": ("model", "data", "attention", "runs", "training", "metrics", "evaluation", "studies", "figures"),
     "widgets": ("model", "data", "attention", "runs", "training", "metrics", "evaluation", "studies", "figures", "views"),
+    "publishing": ("model", "runs", "metrics", "figures", "views", "widgets"),
 }
 
 # Modules that may import more, each with its reason.

@@ -192,18 +192,18 @@ def test_papermill_evaluates_all_checkpoints_and_says_the_protocol(tmp_path, tin
 
 @pytest.mark.slow
 def test_papermill_looks_at_attention(tmp_path):
-    """Without a run of one's own: the demo, its pictures in the notebook and in the outputs folder, a page, and a table."""
+    """Without a run of one's own: the demo, its pictures in the notebook and in the outputs folder, a page, and two tables."""
     done = papermill("attention.ipynb", tmp_path / "out.ipynb", "-p", "layer", 16, "-p", "n", 4, "-p", "compare", "gamma=0")
     assert done.returncode == 0, done.stderr
     outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
-    assert (
-        sum("image/png" in output.get("data", {}) for output in outputs) == 4
-    )  # inspector, figure, through training, layers x checkpoints
-    (table,) = [output.data["text/html"] for output in outputs if "<table>" in output.get("data", {}).get("text/html", "")]
+    # inspector, figure, through training, layers x checkpoints
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
+    table, effects = [output.data["text/html"] for output in outputs if "<table>" in output.get("data", {}).get("text/html", "")]
     assert "G/attention.32" in table and "demo, γ = 0" in table  # noqa: RUF001
+    assert "local map" in effects and "hue disagreement" in effects
     assert (tmp_path / "out.ipynb").stat().st_size < 1_500_000
     views = outputs_dir() / "demo" / "views"
-    names = {"attention.png", "attention.svg", "attention.png.json", "attention.svg.json", "attention.html", "attention.csv"}
+    names = {"attention.png", "attention.svg", "attention.png.json", "attention.svg.json", "attention.html", "attention.csv", "effects.csv"}
     assert {path.name for path in views.iterdir()} == names
     assert len((views / "attention.csv").read_text().splitlines()) == 1 + 2 * 4 * 3  # two subjects, four checkpoints, three layers
 
@@ -214,7 +214,7 @@ def test_papermill_takes_the_tour(tmp_path):
     done = papermill("tour.ipynb", tmp_path / "out.ipynb")
     assert done.returncode == 0, done.stderr
     outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 7
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 8
     assert any("queries x keys: (256, 64)" in output.get("text", "") for output in outputs)
     assert not list(outputs_dir().glob("**/*"))
 

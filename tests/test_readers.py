@@ -6,6 +6,7 @@ from workbench import ParameterError
 from workbench.parameters import read_text
 from workbench.readers import (
     alternatives,
+    amounts,
     assignments,
     latents,
     map_positions,
@@ -124,3 +125,10 @@ def test_positions_and_latents():
     for text in ("x", ":3", "3:-1", "1:2:3", str(2**53)):
         with pytest.raises(ParameterError, match="is not a seed such as 3"):
             latents("seeds", text)
+
+
+def test_amounts():
+    assert amounts("directions", "1.5, 0,-2", 3) == [1.5, 0, -2] and amounts("directions", "", 3) == []
+    for text in ("x", "4", "nan", "1;2", "-inf"):
+        with pytest.raises(ParameterError, match="is not a number from -3 to 3"):
+            amounts("directions", text, 3)

@@ -54,8 +54,25 @@ def _parser() -> argparse.ArgumentParser:
     parameters = add("parameters", _parameters, "all parameters of a notebook, with meaning, allowed values and [default]")
     parameters.add_argument("notebook", nargs="?", default="train", choices=list(NOTEBOOKS), help="[train]")
     parameters.add_argument("--preset", metavar="NAME", help="values of this preset as defaults (train)")
+    plan = add(
+        "plan",
+        _plan,
+        "parameters, memory and time of a training, measured by a few steps of it",
+        epilog="All parameters: workbench parameters",
+    )
+    plan.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter, such as -p preset cifar10")
     add("runs", _runs, "all runs, with their states")
     add("show", _show, "wait while a run trains, then print its state").add_argument("run")
+    film = add("film", _film, "a film of a training: samples, attention maps and curves, as MP4, GIF or page")
+    film.add_argument("run", metavar="RUN")
+    film.add_argument(
+        "--out", type=Path, metavar="FILE", help="a name that ends in .mp4, .gif or .html [views/film.mp4 in the folder of the run]"
+    )
+    film.add_argument("--seconds", type=float, default=10.0, help="duration [10]")
+    film.add_argument("--network", default="G", help="whose attention: G or D [G]")
+    film.add_argument("--layer", type=int, metavar="SIZE", help="feature-map size of the attention layer [the largest]")
+    film.add_argument("--sample", type=int, default=0, metavar="K", help="latent whose maps are shown, by its number in the snapshots [0]")
+    film.add_argument("--queries", default="auto", metavar="POSITIONS", help='"row,column; row,column" [auto: salient ones]')
     lab = add("lab", _lab, "open JupyterLab with copies of the notebooks, the tour first", epilog="Other options go to jupyter lab.")
     lab.add_argument("folder", nargs="?", type=Path, help="of the copies [notebooks in the folder of the runs]")
     add("notebooks", _notebooks, "copy the notebooks into a folder").add_argument("folder", type=Path)
@@ -65,6 +82,17 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--size", type=int, required=True, help="height and width of the images, the image_size of the run")
     prepare.add_argument("--skip-unreadable", action="store_true", help="leave unreadable files out instead of refusing")
     prepare.add_argument("--unconditional", action="store_true", help="take all images below SOURCE, without classes")
+    page = add("page", _page, "write a page of a run that needs no Python: where its networks look, in a browser")
+    page.add_argument("run", metavar="RUN", help="name of a run, RUN@STEP, or a path")
+    page.add_argument("--live", action="store_true", help="the generator itself runs in the browser, for any seed")
+    page.add_argument(
+        "--out", type=Path, metavar="FILE", help="the page [in the folder of the run: views/live.html or views/attention.html]"
+    )
+    publish = add("publish", _publish, "write a run into a folder for others, with a model card, and upload it")
+    publish.add_argument("run", metavar="RUN", help="name of a run, RUN@STEP, or a path")
+    publish.add_argument("folder", type=Path, metavar="FOLDER", help="folder to make; it must be empty or not exist yet")
+    publish.add_argument("--hub", default="", metavar="USER/NAME", help="also upload it to this repository of the Hugging Face Hub")
+    publish.add_argument("--license", default="unknown", help="of the weights, such as apache-2.0 [unknown]")
     cells = add("cells", _cells, "rewrite the parameters cells of the notebooks, from the package's dataclasses")
     cells.add_argument("folder", nargs="?", type=Path, default=Path("notebooks"))
     return parser
@@ -130,10 +158,8 @@ def _train(arguments: argparse.Namespace) -> int:
     from .paths import outputs_dir
     from .runs import release, reserve
     from .templates import execute
-    from .training.memory import require_feasible
 
     config = Config.from_parameters(dict(arguments.p))
-    require_feasible(config)
     name = reserve(config)
     folder = outputs_dir() / name
     parameters = [(key, value) for key, value in arguments.p if key != "run"]
@@ -189,6 +215,13 @@ def _parameters(arguments: argparse.Namespace) -> None:
     print(kind.explain_all(kind.preset(arguments.preset)) if arguments.preset else kind.explain_all())
 
 
+def _plan(arguments: argparse.Namespace) -> None:
+    from .config import Config
+    from .training.plan import plan
+
+    print(plan(Config.from_parameters(dict(arguments.p))))
+
+
 def _runs(arguments: argparse.Namespace) -> None:
     from .runs import list_runs
 
@@ -202,11 +235,33 @@ def _show(arguments: argparse.Namespace) -> None:
     _tell(arguments.run)
 
 
+def _film(arguments: argparse.Namespace) -> None:
+    from .runs import Run
+    from .widgets.film import film
+
+    run = Run(arguments.run)
+    view = film(run, arguments.network, arguments.layer, arguments.sample, arguments.queries)
+    print(view.save(arguments.out or run.views / "film.mp4", arguments.seconds))
+
+
 def _prepare(arguments: argparse.Namespace) -> None:
     from .data.datasets import describe, prepare
 
     options = dict(skip_unreadable=arguments.skip_unreadable, unconditional=arguments.unconditional)
     print(describe(prepare(arguments.source, arguments.out, arguments.size, **options)))
+
+
+def _page(arguments: argparse.Namespace) -> None:
+    from .widgets.inspector.living import export_page
+
+    print(f"written: {export_page(arguments.run, arguments.out, live=arguments.live)}")
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from .publishing import publish
+
+    folder = publish(arguments.run, arguments.folder, arguments.hub, license=arguments.license)
+    print(f"written: {folder}" + (f"\nuploaded: {arguments.hub}" if arguments.hub else ""))
 
 
 def _cells(arguments: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from .messages import ParameterError, short_repr, short_text
 from .parameters import Parameters, parameter, read_text, whole
 from .paths import DEMO, data_dir, explicit_path, name_fault, outputs_dir, run_folder
 from .presets import BUILT_IN_DATA, DEFAULT, FOLDER_DATA, PRESETS
-from .readers import read_list, read_sites, split_step
+from .readers import read_list, read_sites, read_trackers, split_step
 from .synonyms import SYNONYMS
 
 
@@ -106,11 +106,12 @@ class Config(Parameters):
     beta1: float = parameter(0.0, "Adam's decay of the first moment", low=0, below=1)
     beta2: float = parameter(0.9, "Adam's decay of the second moment", low=0, below=1)
     d_steps: int = parameter(1, "D steps per G step", low=1)
-    batch_size: int = parameter(32, "images per optimiser step, over all processes", low=2)
+    batch_size: int = parameter(16, "images per optimiser step, over all processes", low=2)
     gradient_accumulation: int = parameter(1, "micro-batches per batch, to save memory", low=1)
-    steps: int = parameter(2000, "G steps", low=1)
+    steps: int = parameter(2200, "G steps", low=1)
     ema_decay: float = parameter(0.995, "EMA of G's weights: decay per step; 0: no EMA", low=0, below=1)
     ema_start: int = parameter(0, "step at which the EMA starts; until then it is a copy of G", low=0)
+    max_hours: float | None = parameter(None, "hours after which a training saves and stops, to be resumed", above=0, none="no limit")
 
     preset: str = parameter(DEFAULT, "settings to start from", choices=PRESETS, section="Run")
     run: str | None = parameter(None, "name of the run folder", none="made from the preset and the changes")
@@ -132,6 +133,7 @@ class Config(Parameters):
     evaluate_every: int = parameter(None, "steps between evaluations; 0: never", low=0, none="250 for twins, else 0")
     evaluate_n: int = parameter(None, "images per evaluation", low=10, none="500 for twins, else 5000")
     evaluate_extractor: str = parameter("auto", "inception, twins or module:attribute; auto: twins for twins, else inception")
+    log_with: str = parameter("none", "trackers beside the run folder: tensorboard, wandb, or both", read=read_trackers)
 
     def __post_init__(self):
         super().__post_init__()
@@ -180,7 +182,7 @@ class Config(Parameters):
 
     def changes(self, base: Config) -> dict:
         """Parameters (name: value) in which this differs from `base`, without the run's identity and notes."""
-        skip = {"preset", "run", "resume", "note", "tags"}
+        skip = {"preset", "run", "resume", "note", "tags", "log_with", "max_hours"}
         values, base_values = asdict(self), asdict(base)
         if self.data != base.data:
             skip |= {name for name, value in self._data_defaults.items() if values[name] == value}

@@ -72,13 +72,23 @@ def replace_text(path: Path, text: str) -> None:
 
 def replace_bytes(path: Path, content: bytes) -> None:
     """Replace a file by bytes, as `replace_text` does by text."""
-    with _beside(path, content) as temporary:
+    with replacing(path) as temporary, synced(temporary) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Context with the path of a new file beside `path`, which replaces it at the end, or is deleted after an error or an interrupt."""
+    with _beside(path) as temporary:
+        yield temporary
         os.replace(temporary, path)
 
 
 def claim_text(path: Path, text: str) -> bool:
     """Write a new file atomically, and return True; if the file exists, write nothing and return False."""
-    with _beside(path, text.encode()) as temporary:
+    with _beside(path) as temporary:
+        with synced(temporary) as file:
+            file.write(text.encode())
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -93,13 +103,11 @@ def claim_text(path: Path, text: str) -> bool:
 
 
 @contextmanager
-def _beside(path: Path, content: bytes) -> Iterator[Path]:
-    """A temporary file beside `path` with this content, flushed to the disk; deleted afterwards."""
+def _beside(path: Path) -> Iterator[Path]:
+    """The path of a temporary file beside `path`, deleted afterwards."""
     temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     with storing(path):
         try:
-            with synced(temporary) as file:
-                file.write(content)
             yield temporary
         finally:
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Jobs of one or several processes: `accelerate launch`, the process group, signals and devices.
+"""Jobs of one or several processes: `accelerate launch`, the process group and devices.
 
 Clusters and launchers leave variables in the environment (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, ...). Those of another job have no effect:
 processes start without them, and a process reads them only if a launcher started it.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -114,20 +113,6 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
             dist.destroy_process_group()
         if world == 1:
             os.environ.update(placement)
-
-
-@contextmanager
-def signals_to(handler: Callable, numbers: Iterable[int]) -> Iterator[None]:
-    """Context in which `handler` handles these signals; no effect outside the main thread, where Python allows no handlers."""
-    try:
-        before = {number: signal.signal(number, handler) for number in numbers}
-    except ValueError:
-        before = {}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

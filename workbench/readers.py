@@ -8,6 +8,7 @@
 | grid | `lr_d=1e-3 or 4e-3; width=16 or 24`, with `|` for `or` | grid of a sweep |
 | positions | `row,column; row,column` | queries |
 | latents | `3, 3:7` | seeds of attention.ipynb |
+| amounts | `1.5, 0, -2` | directions of attention.ipynb |
 | run@step | `cats@500`, `@500` | resume, compare |
 
 `read_list`, `read_sites` and the like are called as `read(value, refuse)`, see `parameters.parameter`. The others raise a ParameterError
@@ -16,6 +17,7 @@ that begins with the parameter and its text.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -40,6 +42,14 @@ def read_list(value, refuse: Refuse) -> str:
     """Non-empty items separated by commas, also from a list or a tuple."""
     items = value if isinstance(value, list | tuple) else [value]
     return ",".join(words(",".join(read_text(item, refuse) for item in items)))
+
+
+def read_trackers(value, refuse: Refuse) -> str:
+    """Names of trackers, separated by commas, or "none"."""
+    names = words(read_list(value, refuse))
+    if any(name not in ("tensorboard", "wandb") for name in names) and names != ["none"]:
+        refuse("none, tensorboard, wandb, or tensorboard,wandb")
+    return ",".join(dict.fromkeys(names)) or "none"
 
 
 def read_steps(*names: str) -> Callable:
@@ -161,3 +171,16 @@ def latents(parameter: str, text: str) -> list[tuple[int, int]]:
             raise ParameterError(f"{quote(parameter, text)}: {short_repr(part)} is not a seed such as 3, or a sample of it such as 3:7")
         pairs.append((first, second))
     return pairs
+
+
+def amounts(parameter: str, text: str, most: float) -> list[float]:
+    """Numbers "1.5, 0, -2" from -most to most; a ParameterError for other text."""
+    numbers = []
+    for part in words(text):
+        try:
+            numbers.append(float(part))
+        except ValueError:
+            numbers.append(math.nan)
+        if not abs(numbers[-1]) <= most:
+            raise ParameterError(f"{quote(parameter, text)}: {short_repr(part)} is not a number from {-most:g} to {most:g}")
+    return numbers

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from .files import read_json, replace_text, storing
 from .messages import WorkbenchError
+from .signals import signals_to
 
 FOLDER = Path(__file__).parent / "notebooks"
 NAMES = ("tour", "train", "evaluate", "attention", "compare", "ablation")
@@ -87,8 +88,6 @@ def execute(name: str, parameters: Iterable[tuple[str, str]], out: Path) -> int:
     out
         The executed notebook.
     """
-    from .processes import signals_to  # here, because it imports torch
-
     options = [word for pair in parameters for word in ("-p", *pair)]
     words = [sys.executable, "-m", "papermill", "--log-output", "--no-progress-bar", str(template(name)), str(out), *options]
     with storing(out):

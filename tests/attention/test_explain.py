@@ -4,14 +4,15 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from workbench import Discriminator, ParameterError, attention
-from workbench.attention import Inspection, Projections
-from workbench.attention.explain import ALPHA, SHUFFLES, VERDICTS, chance, explain
+from workbench.attention import Inspection, Layout, Projections
+from workbench.attention.explain import ALPHA, SHUFFLES, VERDICTS, chance, explain, rounding
 
 SIDE, QUERY = 8, 2 * 8 + 1  # row 2, column 1
 
@@ -162,3 +163,34 @@ def test_of_a_network(tiny):
     mask[77, found.key] = True
     change = attention.effect(d, (x, y), "attention.16", forbid=mask).difference
     assert found.effect == pytest.approx(change.abs().item(), rel=0.02, abs=1e-5) and "the logit" in found.sentence
+
+
+def test_tokens_heads_and_maps_that_are_not_square():
+    layout = Layout((2, 6), (2, 3), ("class", "register 1"))
+    seen = Inspection(
+        "network/blocks.1.attn", torch.zeros(3, 16, 48),
+        Projections(torch.randn(1, 2, 14, 8), torch.randn(1, 2, 8, 8), torch.ones(1, 2, 8), torch.ones(1, 14), None, layout), logit=3.0, top=4,
+    )  # fmt: skip
+    causal = torch.rand(8) + 1
+    for query in range(14):
+        found, weights = explain(seen, query, causal), seen.projections.maps()[0].mean(0)[query]
+        who = f"The {layout.tokens[query]} token" if query < 2 else f"Query {divmod(query - 2, 6)}"
+        assert found.sentence.startswith(f"{who} of blocks.1.attn 2×6, mean of 2 heads, ") and "the logits" in found.sentence
+        assert (
+            found.key == int(weights.argmax()) and found.times == pytest.approx(8 * weights.max().item(), rel=1e-5) and found.gamma is None
+        )
+        is_token = query < 2 or found.key < 2
+        assert (found.place in ("", "itself")) == is_token or found.place == "itself"
+    one = replace(seen, projections=seen.projections.head(0), layer="G/attention.8", logit=None, top=None)
+    raised = one.projections.query.clone()
+    raised[0, 5] = 50 * one.projections.key[0, 0]  # row 0, column 3 looks at the class token
+    raised[0, 6] = 50 * one.projections.key[0, 5]  # row 0, column 4 at the cell of row 1, columns 0 and 1
+    one = replace(one, projections=replace(one.projections, query=raised))
+    token, cell = explain(one, 5, causal), explain(one, 6, causal)
+    assert token.key == 0 and token.place == "" and " to the class token (entropy" in token.sentence
+    assert cell.key == 5 and " to (1, 0)–(1, 1), beside its mirror (entropy" in cell.sentence and "the pixels there" in cell.sentence
+    assert rounding(one) == pytest.approx(2.0**-19 * math.sqrt(3 * 16 * 48 / 12))
+    share = replace(one.projections, strength=torch.full((1, 14), 1e-5))
+    assert (
+        "nats). The layer hardly contributes here (0.001 % of its input)." in explain(replace(one, projections=share), 5, causal).sentence
+    )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from workbench import ParameterError, SelfAttention, WorkbenchError
 from workbench.attention import (
@@ -16,7 +17,7 @@ from workbench.attention import (
     salient_positions,
     statistics,
 )  # fmt: skip
-from workbench.attention.inspect import positions_mask
+from workbench.attention.inspect import key_positions, positions_mask, taken_keys
 
 
 class Painter(nn.Module):
@@ -97,3 +98,74 @@ def test_salient_places():
     image[0, 4:8, 8:12], image[1, 20:24, 28:32] = 1.0, 0.9
     left, right, dull = salient_positions(image, 8)
     assert (left, right) == (1 * 8 + 2, 5 * 8 + 7) and dull not in (left, right)
+
+
+def test_a_source_brings_its_values():
+    network, z, source = Painter(), torch.randn(1, 4), torch.randn(1, 4)
+    keys = torch.full((2, 16), -1)
+    keys[1, 3], keys[1, 8] = 3, 9
+    seen = inspect_layer(network, (z,), "look", source=(source,), patch=(0, keys))
+    whole = effect(network.eval(), (torch.cat([source, z]),), "look", patch=(0, keys))
+    torch.testing.assert_close(seen.after, whole.after[1])
+    torch.testing.assert_close(seen.image, whole.before[1])
+    assert (seen.after - seen.image).abs().max() > 1e-3
+
+
+def test_keys_by_position():
+    assert taken_keys((5, 10), (-1, 1), 4).tolist() == [-1, -1, -1, -1, -1, 2] + [-1] * 4 + [7] + [-1] * 5
+    with pytest.raises(ParameterError, match="key 5 would take its value from row -1, column 1, outside of a 4x4 map"):
+        taken_keys((10, 5), (-2, 0), 4)
+    assert key_positions([0, 1, 8, 63, 20], 8, 4) == (0, 6, 15) and key_positions([20, 3], 8, 8) == (3, 20)
+
+
+def vit(**more):
+    network = VisionTransformer(
+        image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, **dict(num_classes=5) | more
+    )
+    nn.init.normal_(network.heads.head.weight)
+    return network
+
+
+PATH = "encoder.layers.encoder_layer_1.self_attention"
+
+
+def test_a_classifier_with_heads_and_a_class_token():
+    network, x = vit(), torch.rand(1, 3, 16, 16)
+    with torch.no_grad(), capture(network.eval()) as maps:
+        logits = network(x)[0]
+    seen = inspect_layer(network, (x,), PATH, gamma=0.0)
+    assert torch.equal(seen.image, x[0]) and seen.after is None and seen.top == logits.argmax().item()
+    changed = effect(network, (x,), PATH, gamma=0.0)
+    assert (seen.logit, seen.logit_after) == pytest.approx((changed.before.max().item(), changed.after[0, seen.top].item()), abs=1e-5)
+    torch.testing.assert_close(seen.beta, maps[PATH][0].mean(0))
+    one = inspect_layer(network, (x,), PATH, head=1)
+    torch.testing.assert_close(one.beta, maps[PATH][0, 1])
+    for reading in READINGS:
+        heat = seen.heat(reading, 0 if reading != "distance" else 1)  # what the class token sees, too
+        assert heat.shape == (4, 4) and heat.isfinite().all()
+    torch.testing.assert_close(seen.heat("outgoing", 0), maps[PATH][0, :, 0, 1:].mean(0).view(4, 4))
+    norms = seen.projections.value_norm[0]
+    torch.testing.assert_close(seen.heat("value_weighted", 0), (maps[PATH][0, :, 0] * norms).mean(0)[1:].view(4, 4))
+    with pytest.raises(ParameterError, match="head=2 is not one of 2 heads"):
+        inspect_layer(network, (x,), PATH, head=2)
+    together = collect_projections(network, (torch.rand(5, 3, 16, 16),), PATH, batch_size=2)
+    assert together.query.shape == (5, 2, 17, 4) and mean_offsets(together).shape == (7, 7)
+    off = inspect_layer(network, (x,), PATH, attention_off=True)
+    assert off.projections.gamma == 0 and not off.projections.strength.any()
+
+
+def test_what_cannot_be_inspected_is_one_line():
+    network = vit()
+    network.forward = lambda x: network.conv_proj(x).mean((2, 3))
+    with pytest.raises(WorkbenchError, match=f"the attention layer '{PATH}' does not run for these inputs"):
+        inspect_layer(network, (torch.rand(1, 3, 16, 16),), PATH)
+    network.forward = lambda x: dict(logits=x)
+    with pytest.raises(ParameterError, match="the network returns a dict, not a tensor"):
+        inspect_layer(network, (torch.rand(1, 3, 16, 16),), PATH)
+
+
+def test_salient_places_of_an_image_that_is_not_square():
+    image = torch.zeros(3, 16, 32)
+    image[0, 4:8, 8:12], image[1, 12:16, 28:32] = 1.0, 0.9
+    left, right, _ = salient_positions(image, (4, 8))
+    assert (left, right) == (1 * 8 + 2, 3 * 8 + 7)

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from workbench import ParameterError
-from workbench.attention import Projections, incoming, outgoing, relative_offsets, statistics, to_positions, upsample, value_weighted
+from workbench.attention import (
+    Layout,
+    Projections,
+    incoming,
+    outgoing,
+    relative_offsets,
+    statistics,
+    to_positions,
+    upsample,
+    value_weighted,
+)
 from workbench.attention.readings import overlap
 
 SIDES = [(6, 6), (6, 3), (8, 2)]  # side, key_side: a key per position, per 2x2 positions, per 4x4
@@ -168,3 +178,71 @@ def test_statistics_of_known_maps():
     one[:, 5] = 1  # everybody looks at the cell of rows 2 and 3, columns 2 and 3
     received = statistics(planted(one), 32)["received"][0].view(8, 8)
     assert received[2:4, 2:4].eq(16).all() and received.sum() == 64
+
+
+LAYOUT = Layout((4, 6), (2, 3), ("class", "register 1"))  # 26 queries, 8 keys
+
+
+def test_tokens_heads_and_maps_that_are_not_square():
+    """Two tokens before 4 x 6 positions, with a key for each 2 x 2 of them; three heads."""
+    beta, norm = torch.softmax(3 * torch.randn(2, 3, 26, 8), dim=-1), torch.rand(2, 3, 8)
+    for query in (0, 1, 2, 15, 25):
+        out, into = outgoing(beta, query, LAYOUT), incoming(beta, query, LAYOUT)
+        much = value_weighted(beta, norm, query, LAYOUT)
+        assert out.shape == into.shape == much.shape == (2, 3, 4, 6)
+        assert (out.sum((-2, -1)) + beta[..., query, :2].sum(-1) - 1).abs().max() < 1e-6  # the rest is on the tokens
+        place = None if query < 2 else divmod(query - 2, 6)
+        own = query if place is None else 2 + place[0] // 2 * 3 + place[1] // 2
+        for row in range(4):
+            for column in range(6):
+                key = 2 + row // 2 * 3 + column // 2
+                torch.testing.assert_close(out[..., row, column], beta[..., query, key] / 4)
+                torch.testing.assert_close(much[..., row, column], beta[..., query, key] * norm[..., key] / 4)
+                torch.testing.assert_close(into[..., row, column], beta[..., 2 + 6 * row + column, own] / (1 if place is None else 4))
+    torch.testing.assert_close(out[:, 1], outgoing(beta[:, 1], query, LAYOUT))
+    torch.testing.assert_close(out.mean(1), outgoing(beta.mean(1), query, LAYOUT))
+    with pytest.raises(ParameterError, match="query=26 is not a position of a 4x6 map with 2 tokens before it; give one from 0 to 25"):
+        outgoing(beta, 26, LAYOUT)
+    assert upsample(out, (8, 12)).shape == (2, 3, 8, 12)
+    with pytest.raises(ParameterError, match=r"size=\(8, 10\) does not fit a map of 4x6; give multiples of 4 and 6"):
+        upsample(out, (8, 10))
+
+
+def test_offsets_of_tokens_heads_and_maps_that_are_not_square():
+    beta = torch.softmax(3 * torch.randn(2, 3, 26, 8), dim=-1)
+    total, count = torch.zeros(2, 7, 11, dtype=torch.float64)
+    for y in range(4):
+        for x in range(6):
+            for row in range(4):
+                for column in range(6):
+                    total[row - y + 3, column - x + 5] += beta[:, :, 2 + 6 * y + x, 2 + row // 2 * 3 + column // 2].mean() / 4
+                    count[row - y + 3, column - x + 5] += 1
+    assert (relative_offsets(beta, LAYOUT) - total / count).abs().max() < 1e-6
+
+
+def test_statistics_of_tokens_heads_and_maps_that_are_not_square():
+    projections = Projections(2 * torch.randn(2, 3, 26, 4), torch.randn(2, 3, 8, 4), torch.rand(2, 3, 8), torch.rand(2, 26), None, LAYOUT)
+    result, beta = statistics(projections, (8, 18)), projections.maps().double().mean(1)  # a position is 2 x 3 pixels
+    for b in range(2):
+        received = torch.zeros(26, dtype=torch.float64)
+        for query in range(26):
+            weights = beta[b, query]
+            assert result["entropy"][b, query].item() == pytest.approx(-(weights * weights.log()).sum().item(), abs=1e-5)
+            expected = dict(distance=0.0, outside_3=0.0, outside_9=0.0)
+            received[:2] += weights[:2]
+            for row in range(4):
+                for column in range(6):
+                    weight = weights[2 + row // 2 * 3 + column // 2].item() / 4
+                    received[2 + 6 * row + column] += weight
+                    down, right = row - (query - 2) // 6, column - (query - 2) % 6
+                    share = weight / weights[2:].sum().item()
+                    expected["distance"] += share * math.hypot(2 * down, 3 * right)
+                    expected["outside_3"] += share * (max(abs(down), abs(right)) > 1)
+                    expected["outside_9"] += share * (max(abs(down), abs(right)) > 4)
+            for name, number in expected.items():
+                value = result[name][b, query].item()
+                assert math.isnan(value) if query < 2 else value == pytest.approx(number, abs=2e-5), name
+        assert (result["received"][b] - received).abs().max() < 1e-5
+    alone = statistics(projections.head(2), (8, 18))["entropy"]
+    beta = projections.maps()[:, 2].double()
+    torch.testing.assert_close(alone.double(), -(beta * beta.log()).sum(-1), rtol=0, atol=1e-5)

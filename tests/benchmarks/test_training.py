@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import growth, training
+from benchmarks import growth, training, variants
 from benchmarks.reference import plain_d_step, plain_g_step
 from benchmarks.variants import VARIANTS, WITHOUT, StepProcess, change, patched, plain_adam
 from workbench import Config, bench
@@ -208,3 +208,11 @@ def test_without_a_checkout_it_says_so(monkeypatch, capsys, tmp_path):
     assert run(monkeypatch) == 2
     error = capsys.readouterr().err
     assert f"{tmp_path}/site-packages is not a checkout" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("product", "convolution"), [(1.0, 0.1), (0.1, 1.0)])
+def test_the_ceiling_is_the_better_of_a_matrix_product_and_a_convolution(monkeypatch, product, convolution):
+    times = iter([product] * 8 + [convolution] * 8)
+    monkeypatch.setattr(variants, "seconds", lambda work: next(times))
+    fastest = max(2 * 2048**3 / product, 2 * 8 * 256 * 256 * 9 * 32 * 32 / convolution)
+    assert variants._peak_flops(torch.device("cpu"), "no") == pytest.approx(fastest)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from workbench import Generator, ParameterError, Run, WorkbenchError, attention, figures, train
+from workbench.attention import Layout
 from workbench.attention.interventions import _fixed_scores
 from workbench.data.twins import Twins, draw_half, glyph_coverage
 from workbench.model import sampling
@@ -158,7 +159,7 @@ def test_an_untrained_generator_is_not_supported(real, tiny):
 
 
 def test_a_local_map_is_not_supported(real):
-    near = _fixed_scores("local", SIDE**2, KEYS**2).softmax(1).expand(48, -1, -1)
+    near = _fixed_scores("local", SIDE**2, KEYS**2, Layout.square(SIDE**2, KEYS**2)).softmax(1).expand(48, -1, -1)
     verdict = judge(near, real[0])
     assert verdict.verdict == NOT_SUPPORTED and "distance" in verdict.reason
 

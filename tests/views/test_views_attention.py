@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 from workbench import AttentionView, Config, ParameterError, Run, WorkbenchError, attention, train
+from workbench.attention.inspect import positions_mask
 from workbench.attention.snapshots import load_snapshot
 from workbench.data import Images, to_uint8, to_unit
-from workbench.data.twins import Twins
+from workbench.data.twins import Twins, disagreement
 from workbench.model import sampling
+from workbench.model.directions import main_directions
 from workbench.tensors import seal
 from workbench.views.inspected_run import InspectedRun
 from workbench.views.inspection_request import InspectionRequest
@@ -122,6 +124,85 @@ def test_the_way_between_two_latents(inspected):
     middle = inspected.inspect(replace(REQUEST, towards=(9, 1), mix=0.5))
     assert "50% towards seed 9, sample 1" in middle.about
     assert not torch.allclose(middle.image, ends[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("layer", ["G/attention.16", "D/attention.16"])
+def test_a_latent_moves_along_the_main_directions(inspected, trained, layer):
+    seen = inspected.inspect(replace(REQUEST, layer=layer, directions=(1.5, 0, -0.25)))
+    generator = trained.generator()
+    directions = main_directions(generator)
+    z = sampling.latents(1, 8, seed=3, start=5) + 1.5 * directions[0] - 0.25 * directions[2]
+    torch.testing.assert_close(seen.image, sampling.images(generator, z, torch.tensor([2]))[0], atol=1e-5, rtol=0)
+    assert seen.about == "ring, seed 3, sample 5, direction 1 +1.5 sd, direction 3 -0.25 sd"
+    earlier = inspected.inspect(replace(REQUEST, layer=layer, step=2, directions=(1.5,)))
+    directions = main_directions(trained.generator(2))  # of that checkpoint
+    z = sampling.latents(1, 8, seed=3, start=5) + 1.5 * directions[0]
+    torch.testing.assert_close(earlier.image, sampling.images(trained.generator(2), z, torch.tensor([2]))[0], atol=1e-5, rtol=0)
+    strip = inspected.strip(replace(REQUEST, directions=(3.0,)))[1]  # of the samples themselves
+    assert torch.equal(strip, inspected.strip(REQUEST)[1])
+
+
+@pytest.mark.parametrize("layer", ["G/attention.16", "D/attention.16"])
+def test_painted_keys_take_the_values_of_another_sample(inspected, trained, layer):
+    """As `effect` on a batch of both: the source's own latent, also where the image's is moved."""
+    network = trained.generator() if layer[0] == "G" else trained.discriminator()
+    y = torch.tensor([2, 2])
+    z = torch.cat([sampling.latents(1, 8, 3, 6), sampling.latents(1, 8, 3, 5) + 2 * main_directions(trained.generator())[:1]])
+    x = z if layer[0] == "G" else sampling.images(trained.generator(), z, y)
+    keys = torch.full((2, 64), -1)
+    keys[1, 20], keys[1, 21] = 20, 21
+    request = replace(REQUEST, layer=layer, directions=(2.0,), paint=(20, 21))
+    expected = attention.effect(network, (x, y), "attention.16", patch=(0, keys)).after[1]
+    seen = inspected.inspect(replace(request, paint_from=6))
+    after = seen.after if layer[0] == "G" else torch.tensor(seen.logit_after)
+    torch.testing.assert_close(after, expected, atol=1e-4, rtol=0)
+    keys[1, 20], keys[1, 21] = 17, 18  # and from other places of the same image
+    expected = attention.effect(network, (x[1:], y[1:]), "attention.16", patch=(0, keys[1])).after[0]
+    seen = inspected.inspect(replace(request, paint_shift=(0, -3)))
+    after = seen.after if layer[0] == "G" else torch.tensor(seen.logit_after)
+    torch.testing.assert_close(after, expected, atol=1e-4, rtol=0)
+    assert (after - (seen.image if layer[0] == "G" else torch.tensor(seen.logit))).abs().max() > 1e-5
+
+
+def test_an_intervention_is_measured_over_the_first_samples(inspected, trained):
+    request = replace(REQUEST, label=-1, forbid=(20, 21), queries=(100, 101), directions=(3.0,), paint=(1,), paint_from=2)
+    (whole, *halves) = (inspected.measure(request, samples) for samples in (range(6), range(3), range(3, 6)))
+    z, y = sampling.latents(6, 8, 3), torch.arange(6)
+    changes = attention.effect(
+        trained.generator(), (z, y), "attention.16", forbid=positions_mask((100, 101), (20, 21), (256, 64))
+    ).difference
+    expected = changes.double().square().mean((1, 2, 3)).sqrt()
+    torch.testing.assert_close(whole["image"][1], expected, rtol=1e-3, atol=1e-8)
+    torch.testing.assert_close(torch.cat([half["image"][1] for half in halves]), expected, rtol=1e-3, atol=1e-8)
+    hues = disagreement(sampling.images(trained.generator(), z, y), y)["hue"]  # such images of twins have readings
+    assert torch.allclose(whole["hue"][0], hues, atol=1e-4) and whole.keys() == {"image", "pins", "hue"}
+    real = replace(REQUEST, layer="D/attention.16", source="real", label=-1, gamma0=True)
+    x, y = Twins(32).batch(np.arange(4))
+    logits = attention.effect(trained.discriminator(), (to_unit(x), y), "attention.16", gamma=0.0)
+    before, after = inspected.measure(real, range(4))["logit"]
+    assert torch.allclose(before.float(), logits.before, atol=1e-5) and torch.allclose(after.float(), logits.after, atol=1e-5)
+
+
+def test_the_table_of_effects(trained, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(trained.path.parent))
+    view = AttentionView(run="looked", compare="gamma=0", knock_out="0,0; 1,1; 4,4")
+    rows = view.effects(n=5)
+    assert [row["intervention"] for row in rows[::2]] == ["gamma = 0", "uniform map", "local map", "2 keys knocked out"] * 2
+    assert all(row["n"] == 5 and row["layer"] == "G/attention.16" for row in rows)
+    assert [row["null"] is None for row in rows[:8:2]] == [True, True, True, False]
+    images = [row["change"] for row in rows[::2]]
+    assert min(images[:4]) > 0 and images[4:] == [0.0] * 4  # nothing depends on a layer that is off
+    change = attention.effect(trained.generator(), (sampling.latents(5, 8, 0), torch.arange(5)), "attention.16", gamma=0.0).difference
+    assert images[0] == pytest.approx(change.double().square().mean((1, 2, 3)).sqrt().mean().item(), rel=1e-3)
+    with pytest.raises(ParameterError, match=r'knock_out=.* is not "row,column"'):
+        AttentionView(run="looked", knock_out="0,16").effects(n=2)
+
+
+def test_directions_of_the_notebook(trained):
+    inspected = InspectedRun(trained)
+    assert {request.directions for request in AttentionView(directions="1,-0.5").requests(inspected)} == {(1.0, -0.5)}
+    with pytest.raises(ParameterError, match="directions='1,x': 'x' is not a number from -100 to 100"):
+        AttentionView(directions="1,x").requests(inspected)
 
 
 def test_snapshots_are_inspected(inspected, trained):
@@ -275,6 +356,7 @@ def test_every_kind_of_run_can_be_looked_at(tiny, changes):
             seen = inspected.inspect(InspectionRequest(info["id"], step=2, source=source))
             assert seen.beta.shape == (info["side"] ** 2, info["key_side"] ** 2)
             torch.testing.assert_close(seen.beta.sum(1), torch.ones(info["side"] ** 2))
+    assert bool(view.effects(n=2)) == bool(view.requests(inspected))
     rows = view.statistics()
     assert len(rows) == len(inspected.layers) and bool(rows) == bool(view.requests(inspected))
     assert inspected.class_names == ([] if run.config.num_classes == 0 else Twins.classes)

@@ -18,11 +18,14 @@ import torch
 from lab import READY, Lab, Notebook, chromium, wait_until
 from matplotlib import colormaps
 from PIL import Image
+from torchvision.models import VisionTransformer
 
-from workbench import Config, attention, train
+from workbench import Config, SelfAttention, attention, train
+from workbench.data import to_uint8
 from workbench.data.twins import Twins
-from workbench.figures.painting import READINGS
+from workbench.figures.painting import READINGS, values_of
 from workbench.model import sampling
+from workbench.model.directions import main_directions
 from workbench.paths import program
 from workbench.runs import Run, create_run
 from workbench.tensors import load_tensors, save_tensors, seal
@@ -511,6 +514,102 @@ def test_layers_and_checkpoints_are_entered_and_a_place_is_explained(lab, page, 
     assert notebook.errors == []
 
 
+def test_the_latent_is_dragged_values_are_painted_and_effects_measured(lab, page, seen):
+    page.set_viewport_size({"width": 1500, "height": 1800})
+    view_cell = "view = workbench.AttentionView(run='seen', layer=16, classes='disc', seeds='0', queries='2,4')\n"
+    cells = ("import workbench\n" + view_cell + "inspector = workbench.AttentionInspector(view=view)\ninspector", "inspector.view")
+    notebook = Notebook(page, lab.write("tools.ipynb", *cells))
+    notebook.run(0)
+    view = notebook.output(0).locator(".wb.inspector")
+    stage, heat, picture = view.locator(".stage"), view.locator(".stage .heat"), view.locator(".stage .image")
+    view.get_by_role("button", name="Drag latent").click()
+    assert_shows(heat, truth(seen), 36)
+    generator, (first, second) = seen.generator(), main_directions(seen.generator())[:2]
+
+    def shows_latent(amounts):
+        """The picture and the map of the pin are those of a moved latent."""
+        z = sampling.latents(1, 8) + amounts[0] * first + amounts[1] * second
+        with attention.capture(generator) as maps:
+            x = sampling.images(generator, z, torch.tensor([0]))
+        pixels = lambda: np.array(picture.evaluate(PIXELS)).reshape(32, 32, 4)[..., :3]  # noqa: E731
+        wait_until(lambda: np.abs(pixels().astype(int) - to_uint8(x[0]).permute(1, 2, 0).numpy()).max() <= 1)
+        assert_shows(heat, maps["attention.16"][0].numpy(), 36)
+
+    # Dragging: the picture and the map of the pin follow, also before the mouse button is up.
+    box = stage.bounding_box()
+    start = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(start[0] + box["width"] / 4, start[1] - box["height"] / 6, steps=12)
+    shows_latent((1.5, 1))
+    page.mouse.up()
+    view.get_by_role("button", name="Undo").click()
+    shows_latent((0, 0))
+    stage.press("Shift+ArrowRight")
+    view.get_by_label("Direction 2").press("ArrowLeft")
+    shows_latent((0.5, -0.05))
+    view.get_by_role("button", name="Reset").click()
+    shows_latent((0, 0))
+
+    # Painting: a stroke that begins two keys right of the pin copies from there; its keys and their sources are marked.
+    view.get_by_role("button", name="Paint").click()
+    corner = lambda query: tuple(box[edge] + cell(stage, query)[edge] for edge in "xy")  # noqa: E731
+    box = stage.bounding_box()
+    page.mouse.move(*corner(2 * 16 + 8))
+    page.mouse.down()
+    page.mouse.move(*corner(2 * 16 + 10), steps=4)
+    page.mouse.move(*corner(2 * 16 + 1), steps=8)  # whose source would be outside of the map
+    page.mouse.up()
+    after = view.locator(".triple .after")
+    after.wait_for()
+    notebook.run(1)
+    shown = notebook.output(1).inner_text
+    wait_until(lambda: "'paint_shift': [0, -2]" in shown())
+    assert "'paint': [10, 11, 12, 13]" in shown().replace("\n", "") and view.locator(".stage .sources").get_attribute("d").count("M") == 4
+    keys = torch.full((64,), -1)
+    keys[10:14] = torch.arange(8, 12)
+    change = attention.effect(generator, (sampling.latents(1, 8), torch.tensor([0])), "attention.16", patch=(0, keys))
+    expected = to_uint8(change.after[0]).permute(1, 2, 0).numpy().astype(int)
+    wait_until(lambda: np.abs(np.array(after.evaluate(PIXELS)).reshape(32, 32, 4)[..., :3] - expected).max() <= 1)
+    view.get_by_label("Values from").select_option("3")
+    stage.focus()
+    page.keyboard.press("Enter")  # at the pin
+    keys[:] = -1
+    keys[10] = 10
+    z = torch.cat([sampling.latents(1, 8, 0, 3), sampling.latents(1, 8)])
+    change = attention.effect(generator, (z, torch.tensor([0, 0])), "attention.16", patch=(0, torch.stack([torch.full((64,), -1), keys])))
+    expected = to_uint8(change.after[1]).permute(1, 2, 0).numpy().astype(int)
+    wait_until(lambda: np.abs(np.array(after.evaluate(PIXELS)).reshape(32, 32, 4)[..., :3] - expected).max() <= 1)
+    view.locator(".tool-card").get_by_role("button", name="Clear").click()
+
+    # Effects over samples: numbers with intervals, until the intervention changes.
+    view.get_by_role("button", name="γ = 0").click()
+    view.get_by_role("button", name="Measure over 64 samples").click()
+    table = view.locator(".effects table")
+    table.wait_for()
+    (rows,) = AttentionInspector(seen).effects(dict(gamma0=True, layer="G/attention.16", **{"class": 0}))
+    for row, text in zip(rows, table.locator("tbody tr").all_inner_texts(), strict=True):
+        assert row["quantity"] in text and f"{row['change']:.2g}".replace("-", "−") in text
+    view.get_by_role("button", name="uniform", exact=True).click()
+    wait_until(lambda: not table.is_visible() and view.get_by_role("button", name="Measure over 64 samples").is_visible())
+    view.get_by_role("button", name="recorded").click()
+    wait_until(lambda: not view.get_by_role("button", name="Drag latent").is_visible())
+    assert notebook.errors == []
+
+
+def test_a_page_has_no_tools_but_the_effects_that_were_measured(page, seen, tmp_path, monkeypatch):
+    view, inspector = opened(page, seen, tmp_path, monkeypatch, forbid=[9, 10], measure=True, tool="drag", pins=[37], directions=[1, 0.5])
+    (rows,) = inspector.effects(dict(forbid=[9, 10], layer="G/attention.16"))
+    text = view.locator(".effects tbody tr").first.inner_text()
+    assert rows[0]["quantity"] in text and all(f"{rows[0][name]:.2g}" in text for name in ("change", "null"))
+    assert "direction 1 +1 sd, direction 2 +0.5 sd" in view.locator(".title").inner_text()
+    for name in ("Drag latent", "Knock out", "Paint", "Undo", "Measure", "Hide", "Reset"):
+        assert view.get_by_role("button", name=name).count() == 0
+    view.locator(".thumbs button").nth(2).click()
+    view.get_by_text("sample 2, direction 1 +1 sd").wait_for()
+    assert view.locator(".stale").count() == 0
+
+
 def test_d_is_looked_at_too(lab, page, seen):
     """D on samples, on real images, and on an image of the user's."""
     start = "import workbench\nview = workbench.AttentionView(network='D', queries='3,4')\n"
@@ -734,4 +833,107 @@ def test_it_fits_on_a_phone(browser, seen, tmp_path, monkeypatch, other):
     stage = view.locator(".stage").first
     stage.tap(position=cell(stage, 99))
     wait_until(lambda: view.locator(".stage").first.locator(".pin").count() == 1)
+
+    # The tools, in a view that is no page, but has lost its kernel.
+    inspector.save(path, {**what_if, "measure": True, "directions": [0.5]})
+    path.write_text(path.read_text().replace("frozen: true", "frozen: false"))
+    page.goto(path.as_uri())
+    for tool in ("Knock out", "Paint", "Drag latent"):
+        view.get_by_role("button", name=tool).tap()
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= 360, tool
+        assert [target for target in view.locator("button, select, input").evaluate_all(targets) if min(target[1:]) < 40] == [], tool
+    stage.scroll_into_view_if_needed()
+    box, fingers = stage.bounding_box(), context.new_cdp_session(page)
+    for kind, y in (("touchStart", 200), ("touchMove", 160), ("touchMove", 100), ("touchEnd", None)):
+        points = [] if y is None else [dict(x=box["x"] + 100, y=box["y"] + y)]
+        fingers.send("Input.dispatchTouchEvent", dict(type=kind, touchPoints=points))
+    moved = float(view.get_by_label("Direction 2").input_value())
+    assert moved == pytest.approx(6 * 100 / box["height"], abs=0.1)
+    assert stage.bounding_box()["y"] == pytest.approx(box["y"], abs=2)  # the page did not scroll along
     context.close()
+
+
+def test_a_film_in_jupyterlab_and_in_an_exported_notebook(lab, page):
+    notebook = Notebook(page, lab.write("film.ipynb", 'import workbench\nworkbench.film("demo")'))
+    notebook.run(0)
+    view = notebook.output(0).locator(".wb.film")
+    heading, colour = view.locator("h2"), "view => getComputedStyle(view).color"
+    heading.wait_for()
+    view.focus()
+    for key, step in (("Home", "100"), ("ArrowDown", "100"), ("ArrowRight", "500"), ("ArrowUp", "900")):
+        page.keyboard.press(key)  # and the notebook does not go to another cell
+        assert heading.inner_text() == f"step {step}" and view.evaluate("view => view === document.activeElement")
+    page.keyboard.press(" ")
+    wait_until(lambda: heading.inner_text() not in ("step 900", "step 500"))
+    light = view.evaluate(colour)
+    choose_theme(notebook, "Dark")
+    wait_until(lambda: view.evaluate(colour) != light)
+    choose_theme(notebook, "Light")
+    assert notebook.hosts == {"127.0.0.1"}
+    assert len(notebook.saved(lab, "film.ipynb").cells[0].outputs[0].data["text/html"]) < 2_000_000
+
+    exported = page.context.new_page()
+    exported.route("**", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
+    subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", lab.files / "film.ipynb"], check=True, capture_output=True)
+    exported.goto((lab.files / "film.html").as_uri())
+    exported.locator(".wb.film").focus()
+    exported.keyboard.press("Home")
+    assert exported.locator(".wb.film h2").inner_text() == "step 100"
+
+
+class Wide(torch.nn.Module):
+    """A generator of images 8 x 16 with 4 x 8 queries."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.look, self.last = torch.nn.Linear(4, 16 * 32), SelfAttention(16), torch.nn.Conv2d(16, 12, 1)
+        self.look.gamma.data.fill_(3.0)
+
+    def forward(self, z):
+        return torch.tanh(torch.nn.functional.pixel_shuffle(self.last(self.look(self.first(z).view(-1, 16, 4, 8))), 2))
+
+
+def test_heads_tokens_and_maps_that_are_not_square(page, tmp_path, monkeypatch):
+    """Networks without a run: the maps on the screen are those of Python, of a class token too, and pointers hit the right places."""
+    monkeypatch.setenv("WORKBENCH_HEADLESS", "1")
+    vit = VisionTransformer(image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=3)
+    torch.nn.init.normal_(vit.encoder.layers[1].self_attention.in_proj_weight)
+    classifier = AttentionInspector(network=vit, inputs=(2 * torch.rand(3, 3, 16, 16) - 1,))
+    painter = AttentionInspector(generator=Wide(), inputs=(torch.randn(3, 4),))
+    for inspector, queries, places in ((classifier, (0, 7), 16), (painter, (2, 29), 32)):
+        layout = inspector.runs[0].layout(inspector.view["layer"])
+        path = inspector.save(tmp_path / "view.html", dict(pins=list(queries), active=0))
+        page.goto(path.as_uri())
+        view = page.locator(".wb.inspector")
+        seen, stage = unpacked(inspector), view.locator(".stage")
+        for reading in ("outgoing", "incoming", "value_weighted", "entropy", "received"):
+            view.locator(f".controls [data-value={reading}]").click()
+            for number, query in enumerate(queries):
+                view.locator(".pinned").nth(number).click()
+                wait_until(lambda stage=stage, query=query: stage.locator(".heat").evaluate(HEAT)["query"] == query)
+                page.wait_for_timeout(50)
+                expected = values_of(seen, reading, query)
+                np.testing.assert_allclose(stage.locator(".heat").evaluate(HEAT)["values"], expected.ravel(), atol=1e-5)
+                assert stage.locator(".heat").evaluate("canvas => [canvas.height, canvas.width]") == list(expected.shape)
+        assert len(pins(view)) == 2 - len(layout.tokens)  # a token is nowhere
+        tokens = view.get_by_role("group", name="Token", exact=True).locator("button")
+        assert tokens.all_inner_texts() == list(layout.tokens)
+        box, (rows, columns) = stage.bounding_box(), layout.grid
+        assert box["height"] / box["width"] == pytest.approx(seen.image.shape[1] / seen.image.shape[2], rel=0.02)
+        for place in (0, places // 2 + 3, places - 1):
+            row, column = divmod(place, columns)
+            at = {"x": (column + 0.5) * box["width"] / columns, "y": (row + 0.5) * box["height"] / rows}
+            stage.click(position=at)
+            assert pins(view) == [len(layout.tokens) + place]
+            middle = stage.locator(".pin circle").evaluate("circle => [circle.cx.baseVal.value, circle.cy.baseVal.value]")
+            assert middle == pytest.approx([at["x"], at["y"]], abs=1)
+        if layout.tokens:
+            tokens.first.click()
+            assert pins(view) == [] and view.locator(".pinned b").inner_text() == "class token"
+            assert view.get_by_role("group", name="Head", exact=True).locator("button").all_inner_texts() == ["mean"]
+
+
+def unpacked(inspector):
+    """The inspection that a network's inspector shows."""
+    (request,) = inspector._requests(inspector.view)
+    return inspector.runs[0].inspect(request)

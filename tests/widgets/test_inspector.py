@@ -14,6 +14,7 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torchvision.models import VisionTransformer
 
 from workbench import AttentionView, Config, ParameterError, Run, WorkbenchError, attention, figures, train
 from workbench.data import to_uint8
@@ -152,8 +153,25 @@ def test_every_kind_of_message(run):
     (dict(), dict(forbid="all"), "forbid='all' of the view does not fit"),
     (dict(), dict(forbid=[0], pins=["x"], scope="pins"), "pins=['x'] of the view does not fit"),
     (dict(), dict(gamma0="yes"), "gamma0='yes' is not true or false"),
+    (dict(), dict(gamma="2"), "gamma='2' is not a number"),
+    (dict(), dict(gamma=float("nan")), "gamma=nan is not a number"),
     (dict(), dict(replace="best"), "replace='best' is not one of uniform, local"),
     (dict(), dict(layer=7), "layer=7 is not"),
+    (dict(), dict(directions=5), "directions=5 of the view does not fit"),
+    (dict(), dict(directions=[float("nan")]), "directions=[nan] of the view does not fit"),
+    (dict(), dict(directions=[1] * 9), "is not at most 8 amounts: z has no more directions"),
+    (dict(), dict(paint="all"), "paint='all' of the view does not fit"),
+    (dict(), dict(paint=[64], paint_from=2), "paint=64 is no position of"),
+    (dict(), dict(paint=[3], paint_from="x"), "paint_from='x' is not the number of a sample"),
+    (dict(), dict(paint=[3], paint_shift=[-1, 0]), "key 3 would take its value from row -1, column 3, outside of a 8x8 map"),
+    (dict(), dict(paint=[3], paint_shift=[1]), "paint_shift=(1,) is not a number of rows and one of columns"),
+    (dict(), dict(paint=[3], paint_shift=0), "paint_shift=0 of the view does not fit"),
+    (dict(kind="measure"), {}, "nothing to measure: the request forbids no keys, and neither gamma nor the map is changed"),
+    (dict(kind="measure"), dict(gamma0=True, source="recorded"), "snapshots keep no network"),
+    (dict(kind="measure"), dict(gamma0=True, source="dropped", layer="D/attention.16"), "source='dropped' has no images to measure over"),
+    (dict(kind="measure", batch=4), dict(gamma0=True), "batch=4 is none of the 4 batches of samples"),
+    (dict(kind="measure", batch="x"), dict(gamma0=True), "batch='x' is none of the 4 batches"),
+    (dict(kind="measure"), dict(forbid=list(range(64))), "forbid leaves query 0 no key"),
     (dict(), dict(weights=None), "weights=None of the view does not fit"),
     (dict(), {"class": "x"}, "class='x' of the view does not fit"),
     (dict(kind="strip"), dict(sample=[]), "sample=[] is not"),
@@ -194,7 +212,7 @@ def test_what_makes_no_difference_makes_the_same_answer(run):
 
     for changes in (
         dict(opacity=0.1), dict(pins=[5]), dict(towards=[7, 8]), dict(mix=0.5), dict(scope="pins", pins=[], forbid=[3]), dict(steps=[]),
-        dict(steps=[3]), dict(weights="newest"),
+        dict(steps=[3]), dict(weights="newest"), dict(directions=[0, 0]), dict(paint=[3]), dict(paint_from=5), dict(measure=True),
     ):  # fmt: skip
         assert same(plain, **changes)
     assert inspected == []  # the answer that the notebook keeps
@@ -203,6 +221,10 @@ def test_what_makes_no_difference_makes_the_same_answer(run):
         (dict(source="recorded"), dict(source="recorded", gamma0=True, seed=9, truncation=1, weights="raw", steps=[3], **{"class": 2})),
         (dict(source="real", layer="D/attention.16"), dict(source="real", layer="D/attention.16", seed=9, towards=[1, 2], mix=0.3)),
         (dict(forbid=[5, 3], scope="pins", pins=[9, 4]), dict(forbid=[3, 5], scope="pins", pins=[4, 9])),
+        (dict(directions=[1.5, 0, 0]), dict(directions=[1.5])),
+        (dict(source="real", layer="D/attention.16", sample=1), dict(source="real", layer="D/attention.16", sample=1, directions=[1])),
+        (dict(paint=[5, 3], paint_from=2, sample=3), dict(paint=[3, 5], paint_from=2, sample=3)),
+        (dict(gamma0=True, sample=3), dict(gamma0=True, sample=3, paint=[3], paint_from=2)),
     ):
         inspected.clear()
         assert sent(inspector, inspector.messages(**a)[0]) == sent(inspector, inspector.messages(**b)[0]) and len(inspected) == 1
@@ -422,8 +444,9 @@ def test_a_saved_figure_shows_the_reading_that_is_shown(run, reading, tmp_path):
 
 
 @pytest.mark.parametrize("what", [
-    dict(gamma0=True), dict(replace="uniform"), dict(replace="local"), dict(forbid=[3, 9]),
-    dict(forbid=[3, 9], scope="pins"), dict(forbid=[3], replace="local"),
+    dict(gamma0=True), dict(gamma=-1.5), dict(replace="uniform"), dict(replace="local"), dict(forbid=[3, 9]),
+    dict(forbid=[3, 9], scope="pins"), dict(forbid=[3], replace="local"), dict(paint=[18, 19, 26], paint_from=3),
+    dict(paint=[18, 19, 26], paint_shift=[1, -2]), dict(gamma0=True, directions=[2, -1]),
 ])  # fmt: skip
 def test_a_saved_figure_shows_what_was_changed(run, what):
     inspector = AttentionInspector(run)
@@ -435,6 +458,63 @@ def test_a_saved_figure_shows_what_was_changed(run, what):
     factor = int(figure.description.rows[0].cells[-1].title.split(" x ")[1])
     assert np.array_equal(change, np.clip(128 + factor * (after - image), 0, 255)) and np.abs(change - 128).max() > 63
     assert "what if: " in figure.description.title
+
+
+def test_what_is_painted_and_where_the_latent_is_are_in_words(run):
+    inspector = AttentionInspector(run)
+    title = inspector.figure(dict(paint=[18, 19], paint_from=3, directions=[0, -1.25])).description.title
+    assert "what if: 2 keys with the values of sample 3" in title and "sample 0, direction 2 -1.25 sd" in title
+    title = inspector.figure(dict(paint=[18], paint_shift=[1, -2], forbid=[9])).description.title
+    assert "1 keys knocked out for all places, 1 keys with the values of this image, +1 rows and -2 columns away" in title
+
+
+def test_effects_are_measured_batch_by_batch_and_saved_as_they_are_shown(run, tmp_path):
+    """The front end asks for one batch of samples after the other; cancelling is asking no further. Figure and page hold the same numbers."""
+    inspector = AttentionInspector(run)
+    what_if = dict(forbid=[18, 19], scope="pins", pins=[37], measure=True, layer="G/attention.16")
+    measured = []
+    measure = inspector.runs[0].measure
+    inspector.runs[0].measure = lambda request, samples: measured.append(samples) or measure(request, samples)
+    replies = [sent(inspector, inspector.messages("measure", **what_if)[0] | dict(batch=k))[0]["reply"] for k in range(4)]
+    assert [reply["done"] for reply in replies] == [16, 32, 48, 64] and ["rows" in reply for reply in replies] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert measured == [range(0, 16), range(16, 32), range(32, 48), range(48, 64)]  # each once
+    rows = json.loads(json.dumps(replies[-1]["rows"]))
+    assert [row["quantity"] for row in rows] == [
+        "change of the image (RMS)",
+        "change at the pins (RMS)",
+        "change of the twins' hue disagreement",
+    ]
+    assert rows[0]["n"] == 64 and rows[0]["change"] > 0 and inspector.effects(what_if) == [rows]
+    title = inspector.figure(what_if).description.title
+    row = rows[1]
+    pins = (
+        f"64 samples, change at the pins (RMS): {row['change']:.2g} [{row['low']:.2g}, {row['high']:.2g}]; random keys {row['null']:.2g} ["
+    )
+    assert pins in title and f"; difference {row['more']:.2g} [" in title
+    page = inspector.save(tmp_path / "view.html", what_if).read_text(encoding="utf-8")
+    state = json.loads(re.search(r'^<script type="application/json" id="wb-state">(.*?)</script>', page, re.S | re.M)[1])
+    assert [answer["reply"]["rows"] for answer in state["answers"] if answer["kind"] == "measure"] == [rows]
+    assert len(measured) == 4  # never twice
+    assert "64 samples without paint, " in inspector.figure(what_if | dict(paint=[3], paint_from=2)).description.title
+    for plain in (dict(what_if, measure=False), dict(measure=True)):  # without an intervention there is nothing to measure
+        assert "64 samples" not in inspector.figure(plain).description.title
+
+
+def test_a_layer_with_gamma_0_has_no_effect(run, tmp_path):
+    still = tmp_path / "still"
+    shutil.copytree(run.path, still)
+    for file in still.glob("checkpoints/*/*.safetensors"):
+        save_file({name: torch.zeros_like(t) if name.endswith("gamma") else t for name, t in load_file(file).items()}, file)
+        seal(file.parent)
+    for what_if in (dict(gamma0=True), dict(replace="uniform"), dict(forbid=[3, 9])):
+        for row in AttentionInspector(Run(still)).effects(what_if)[0]:
+            assert (row["change"], row["low"], row["high"]) == (0, 0, 0)
+            assert "forbid" not in what_if or (row["null"], row["more_low"], row["more_high"]) == (0, 0, 0)
 
 
 def test_a_scale_relative_to_uniform(run):
@@ -552,11 +632,9 @@ def test_headless_it_is_a_picture_and_no_widget(run):
 def test_the_bundle_is_one_module():
     script = AttentionInspector._esm
     assert script.count("\nexport ") == script.count("\nexport default widget;") == 1 and "\nimport " not in script
-    assert all(
-        path.name in ("widget.js", "page.js", "chart.js", "outputs.js") or path.read_text().splitlines()[0] in script
-        for path in SOURCES.glob("*.js")
-    )
-    assert not any(word in script for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("))
+    scripts = "".join(map(bundle, ("widget.js", "page.js", "live.js", "worker.js", "chart.js", "outputs.js", "film.js")))
+    assert all(path.read_text().splitlines()[0] in scripts for path in SOURCES.glob("*.js"))
+    assert not any(word in scripts for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("))
     assert all(colour in script for colour in QUERY_COLOURS)  # a pin has the colour of its dot in a figure
     for name, reading in READINGS.items():
         assert re.search(rf'{name}: {{ name: "[^"]+", unit: "{re.escape(reading.unit)}"', script), name
@@ -583,3 +661,81 @@ def test_modules_are_joined_in_the_order_of_their_imports(tmp_path):
     (tmp_path / "b.js").write_text('import { g } from "./c.js";\n\nexport function f() {\n  return g;\n}\n')
     (tmp_path / "c.js").write_text("export const g = 1;\n")
     assert bundle("a.js", tmp_path) == "const g = 1;\n\nfunction f() {\n  return g;\n}\n\nexport default f(g);\n"
+
+
+# ------------------------------------------------------------------------------------------------- networks without a run
+
+
+def vit():
+    network = VisionTransformer(image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=3)
+    torch.nn.init.normal_(network.heads.head.weight)
+    return network
+
+
+def test_a_network_without_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network, x = vit(), 2 * torch.rand(9, 3, 16, 16) - 1
+    inspector = AttentionInspector(network=network, inputs=(x,), classes=["a", "b", "c"])
+    (info,) = inspector.catalog
+    assert [info[name] for name in ("steps", "recorded", "weights", "classes", "latents", "count", "real")] == [[], [], [], [], "", 9, 0]
+    assert inspector.view["layer"] == info["layers"][-1]["id"] and len(inspector.view["pins"]) == 3 and len(inspector.answers) == 2
+    with torch.no_grad(), attention.capture(network.eval()) as maps:
+        logits = network(x)
+    given = maps["encoder.layers.encoder_layer_1.self_attention"]
+    for head in (-1, 0, 1):
+        content, parts = sent(inspector, inspector.messages(sample=4, head=head)[0])
+        reply, heads = content["reply"], 2 if head < 0 else 1
+        assert (reply["tokens"], reply["rows"], reply["side"], reply["heads"], reply["gamma"]) == (["class"], 4, 4, heads, None)
+        query, key, norms, lse, stats = (torch.frombuffer(bytearray(part), dtype=torch.float32) for part in parts[1:6])
+        beta = torch.exp(query.view(heads, 17, 4) @ key.view(heads, 17, 4).transpose(1, 2) - lse.view(heads, 17, 1))
+        torch.testing.assert_close(beta, given[4] if head < 0 else given[4, [head]])
+        assert len(norms) == heads * 17 and stats.view(6, 17)[0].isfinite().all() and stats.view(6, 17)[1, 0].isnan()
+    assert content["reply"]["logit"] == pytest.approx(logits[4].max().item(), abs=1e-5)
+    for kind, size in (("causal", 17), ("offsets", 49)):
+        _, (part,) = sent(inspector, inspector.messages(kind, **(dict(query=0) if kind == "causal" else {}), head=1)[0])
+        assert len(part) == 4 * size
+    assert "head=-2 of the view does not fit" in sent(inspector, inspector.messages(head=-2)[0])[0]["error"]
+    assert sent(inspector, inspector.messages(head=7)[0])[0]["reply"]["heads"] == 2  # the mean: there is no such head
+    content, _ = sent(inspector, dict(kind="export", format="png", view=dict(pins=[0, 5])))
+    assert Path(content["reply"]["path"]).resolve().parent == tmp_path
+    sheet = inspector.figure(dict(pins=[0, 5], head=1)).description
+    assert [len(cell.dots) for cell in sheet.rows[0].cells[:3]] == [1, 0, 1]  # a token has no place
+    assert sheet.rows[0].cells[1].title == "class token" and "head 1" in sheet.title and "gamma" not in sheet.title
+    assert "image/png" in inspector._repr_mimebundle_()[0]
+    assert (
+        "NaN" not in inspector.save(tmp_path / "view.html").read_text(encoding="utf-8").partition("wb-state")[2].partition("</script>")[0]
+    )
+
+
+def test_a_generator_without_a_run_and_what_is_beside_it(tmp_path):
+    generator = Run("demo").generator()
+
+    def draw(count, seed):
+        return sampling.latents(count, generator.z_dim, seed), torch.arange(count) % 6
+
+    inspector = AttentionInspector(
+        generator=generator, inputs=draw, classes=Run("demo").class_names, b="gamma=0", folder=tmp_path / "views"
+    )
+    assert repr(inspector) == "AttentionInspector('Generator', 'Generator, γ = 0')" and inspector.catalog[0]["latents"] == "seed"
+    request = inspector.messages(layer="G/attention.16", seed=3, sample=2, **{"class": 1})
+    pictures = [sent(inspector, message) for message in request]
+    z = sampling.latents(8, generator.z_dim, 3)[2:3]
+    image = np.frombuffer(pictures[0][1][0], np.uint8).reshape(32, 32, 3)
+    assert np.array_equal(image, to_uint8(sampling.images(generator, z, torch.tensor([1])))[0].permute(1, 2, 0).numpy())
+    assert pictures[0][0]["reply"]["about"] == "square, sample 2, seed 3" and pictures[1][0]["reply"]["gamma"] == 0
+    assert inspector.save(tmp_path / "both.png").exists()
+    inspector.export(inspector.figure())
+    assert sorted(path.name for path in (tmp_path / "views").iterdir() if path.suffix != ".json") == [
+        f"attention.{e}" for e in ("html", "png", "svg")
+    ]
+
+
+@pytest.mark.parametrize(("how", "message"), [
+    (dict(inputs=(1,)), "inputs belong to a network; give generator=... or network=..."),
+    (dict(network=torch.nn.Identity()), "inputs are missing: the network's inputs for a batch"),
+    (dict(a="demo", network=torch.nn.Identity(), inputs=(1,)), "a run, generator and network are given; give one of them"),
+    (dict(a="demo", b=torch.nn.Identity()), "b is a network and a a run; give both as networks"),
+])  # fmt: skip
+def test_a_network_and_its_inputs_belong_together(how, message):
+    with pytest.raises(ParameterError, match=message):
+        AttentionInspector(**how)

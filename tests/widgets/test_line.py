@@ -18,7 +18,7 @@ from workbench.paths import name_fault
 from workbench.views.inspected_run import InspectedRun
 from workbench.views.view_line import ViewLine, class_of, class_text
 from workbench.widgets.bundle import bundle
-from workbench.widgets.inspector.line import CHOICES, line_of, view_of
+from workbench.widgets.inspector.line import CHOICES, NUMBERS, line_of, view_of
 from workbench.widgets.inspector.requests import DEFAULT_VIEW
 
 LAYERS = [dict(id="G/attention.16", side=16, key_side=8), dict(id="D/attention.32", side=32, key_side=32)]
@@ -32,7 +32,7 @@ runs = names | st.sampled_from(["demo", "twins32-lr_d=1e-3", "my run's #1 & $HOM
 def entry(name, side, key_side):
     """Values of an entry of the view, by the type of its default: a new entry is tested without a word here."""
     default = DEFAULT_VIEW[name]
-    cells = {"pins": (side**2, 8), "forbid": (key_side**2, 40)}
+    cells = {"pins": (side**2, 8), "forbid": (key_side**2, 40), "paint": (key_side**2, 40)}
     if name in cells:
         count, most = cells[name]
         return st.lists(st.integers(0, count - 1), max_size=most, unique=True)
@@ -40,6 +40,12 @@ def entry(name, side, key_side):
         return st.sampled_from(CHOICES[name])
     if name == "towards":
         return st.none() | st.lists(st.integers(0, MOST), min_size=2, max_size=2)
+    if name in NUMBERS:
+        return st.none() | (st.integers(0, MOST) if isinstance(NUMBERS[name], int) else st.floats(-10, 10))
+    if name == "paint_shift":
+        return st.lists(st.integers(-9, 9), min_size=2, max_size=2)
+    if name == "directions":
+        return st.lists(st.floats(-100, 100), max_size=6)
     if name == "class":
         return st.integers(-1, len(CLASSES) - 1)
     kinds = {bool: st.booleans(), int: st.integers(0, MOST), float: st.floats(0, 100) | st.integers(0, 2), str: st.text(max_size=6)}
@@ -80,9 +86,16 @@ def test_every_class_is_found_again():
 @pytest.mark.parametrize("name", [name for name in DEFAULT_VIEW if name not in ("layer", "steps")])
 def test_every_entry_is_in_the_line_and_only_if_it_is_not_the_default(name):
     info = dict(name="demo", label="demo", layers=LAYERS, classes=CLASSES)
-    other = {"pins": [3, 4, 5, 40], "forbid": [0, 1, 2, 63], "towards": [3, 7], "class": 0, "active": 1} | {
-        choice: values[-1] for choice, values in CHOICES.items()
-    }
+    other = {
+        "pins": [3, 4, 5, 40],
+        "forbid": [0, 1, 2, 63],
+        "towards": [3, 7],
+        "class": 0,
+        "active": 1,
+        "paint": [3, 4],
+        "gamma": -0.5,
+        "paint_from": 3,
+    } | {choice: values[-1] for choice, values in CHOICES.items()}
     default = DEFAULT_VIEW[name]
     value = other[name] if name in other else not default if isinstance(default, bool) else 0.25 if isinstance(default, float) else [2, 3]
     value = 9 if type(default) is int and name not in other else value
@@ -116,8 +129,9 @@ BAD = [
     ("demo pins=0,0-8", "pins are 9 places; at most 8"), ("demo pins=1,1 active=2", "active=2 is none of the 1 pins"),
     ("demo reading=entropi", "did you mean 'entropy'"), ("demo class=rong", "class='rong' is no class; did you mean 'ring'"),
     ("demo class=9", "class='9' is no class; there are 6"), ("demo towards=x", "line: towards='x': 'x' is not a seed"), ("demo opacity=3", "opacity=3"),
-    ("demo gamma=1", "gamma can only be 0"), ("demo source=real", "source='real' needs a layer of D"), ("demo beside=nope", "there is no run 'nope'"),
-    ("demo =3", "is neither a layer"), ("demo truncation=1e999", "is not a number"), ("demo source=recorded gamma=0", "has no snapshot"),
+    ("demo gamma=x", "gamma='x' is not a number"), ("demo paint_from=0.5", "is not a whole number"), ("demo paint=99,1", "is not row,column"),
+    ("demo paint=1,1 paint_shift=1", "paint_shift=(1,) is not"), ("demo directions=500", "directions=[500] "), ("demo source=real", "source='real' needs a layer of D"), ("demo beside=nope", "there is no run 'nope'"),
+    ("demo =3", "is neither a layer"), ("demo truncation=1e999", "is not a number"), ("demo source=recorded beside=gamma0", "has no snapshot"),
 ]  # fmt: skip
 
 
@@ -135,6 +149,8 @@ def test_inspectors_open_from_their_lines(monkeypatch):
     )
     for a, b, more in (
         ("demo", None, changes), ("demo@500", "@100", dict(seed=3)), ("demo", "gamma=0", dict(mix=0.5, towards=[1, 2])),
+        ("demo", None, dict(directions=[0.5, -1e-05], gamma=0.0, paint=[3, 4], paint_shift=[0, -2], tool="paint", overview=True)),
+        ("demo", None, dict(gamma0=True, measure=True, paint=[9], paint_from=5)),
         ("demo", None, dict(source="recorded", steps=[900], layer="D/attention.16", pins=[], active=-1)),
         ("demo", None, dict(layer="D/attention.16", source="real", pins=[9])),
     ):  # fmt: skip
@@ -145,7 +161,7 @@ def test_inspectors_open_from_their_lines(monkeypatch):
         assert [(run.name, run.gamma0) for run in again.runs] == [(run.name, run.gamma0) for run in inspector.runs]
     first = again.line
     assert AttentionInspector(view=AttentionView(line=first)).line == first
-    typed = AttentionInspector.from_line("demo@500 gamma=0")
+    typed = AttentionInspector.from_line("demo@500 beside=gamma0")
     assert typed.view["steps"] == [500, 500] and typed.runs[1].gamma0 and typed.view["layer"] == "G/attention.32"
     assert AttentionInspector.from_line("demo beside=@100").view["steps"] == [4000, 100]
 

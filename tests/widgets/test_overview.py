@@ -73,6 +73,17 @@ def test_a_column_is_what_capture_sees_at_its_step(demo):
     assert run._open.cache_info().currsize == 0  # the networks that are looked at stay open
 
 
+def test_a_latent_is_moved_along_the_directions_of_each_step(demo):
+    run = InspectedRun(demo)
+    for step in (500, 4000):
+        request = InspectionRequest("G/attention.32", step, label=3, sample=4, directions=(1.0, -2.0))
+        image, layers = run.every_layer(request)
+        assert run._open.cache_info().currsize == (step == 4000)
+        seen = run.inspect(request)
+        torch.testing.assert_close(image, seen.image, atol=1e-5, rtol=0)
+        torch.testing.assert_close(layers[request.layer].query, seen.projections.query, atol=1e-4, rtol=1e-3)
+
+
 def test_columns_of_snapshots_and_of_real_images(demo):
     run = InspectedRun(demo)
     snapshot = load_snapshot(demo.attention_path(900))

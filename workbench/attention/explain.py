@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..messages import ParameterError
 from .inspect import Inspection
-from .readings import check_query
+from .layout import Layout
 
 NOISE = 2.0**-19  # 16 roundings of float32, relative to what is rounded
 CHOICE = 2.0  # times a uniform weight: a map without such a key hardly chooses
@@ -40,12 +40,12 @@ class Explanation:
     entropy, most_entropy
         Of the weights, and of a uniform map, in nats.
     key, times, place
-        The key with the largest weight; that weight relative to a uniform one; and where the key is: "itself", "beside it", "its mirror",
-        "beside its mirror", or its distance.
+        The key with the largest weight, of several heads in their mean; that weight relative to a uniform one; and where the key is: "itself",
+        "beside it", "its mirror", "beside its mirror", or its distance; empty where one of both is a token, which has no place.
     attended
         The fewest keys with half of the weight, by number.
     gamma, share
-        The layer's scalar, and |gamma o| / |x| at the query.
+        The layer's scalar, None for layers without, and |gamma o| / |x| at the query.
     effect, median, rank
         Change of the output without that key; the median over all keys; and its rank, 1 for the largest. None without effects.
     p_more, p_less
@@ -60,7 +60,7 @@ class Explanation:
     times: float
     place: str
     attended: int
-    gamma: float
+    gamma: float | None
     share: float
     effect: float | None = None
     median: float | None = None
@@ -71,7 +71,7 @@ class Explanation:
 
 def rounding(seen: Inspection) -> float:
     """Rounding errors of the output: of a logit, or of the pixels of one position."""
-    pixels = seen.image.shape[-1] / seen.projections.side
+    pixels = math.sqrt(seen.image[0].numel() / math.prod(seen.projections.places.grid))
     return NOISE * (math.sqrt(3) * pixels if seen.logit is None else max(1.0, abs(seen.logit)))
 
 
@@ -83,7 +83,7 @@ def explain(seen: Inspection, query: int, causal: Tensor | None = None) -> Expla
     seen
         An image and what the layer computes for it.
     query
-        A position, row-major.
+        A token or a position, row-major.
     causal
         The effect of each key of this query (M,), from `causal_map`; None if it is unknown.
 
@@ -92,8 +92,8 @@ def explain(seen: Inspection, query: int, causal: Tensor | None = None) -> Expla
     ParameterError
         If there is no such position, or `causal` does not fit the keys.
     """
-    layer = seen.projections
-    side = check_query(query, layer.side**2)
+    layer, layout = seen.projections, seen.projections.places
+    layout.place(query)  # raises if there is none
     weights = seen.beta[query].double().numpy()
     effects = None if causal is None else causal.double().numpy()
     if effects is not None and effects.shape != weights.shape:
@@ -106,7 +106,7 @@ def explain(seen: Inspection, query: int, causal: Tensor | None = None) -> Expla
         most_entropy=math.log(len(weights)),
         key=key,
         times=float(weights[key] * len(weights)),
-        place=_place(query, key, side, layer.key_side),
+        place=_place(query, key, layout),
         attended=min(attended, len(weights)),
         gamma=layer.gamma,
         share=float(layer.strength[0, query]),
@@ -150,43 +150,46 @@ def _verdict(numbers: dict, weights: np.ndarray, effects: np.ndarray | None, flo
     return "matters" if numbers["p_more"] <= ALPHA else "less than chance" if numbers["p_less"] <= ALPHA else "no more than chance"
 
 
-def _place(query: int, key: int, side: int, key_side: int) -> str:
-    pool = side // key_side
-    row, column = divmod(query, side)
-    at = divmod(key, key_side)
+def _place(query: int, key: int, layout: Layout) -> str:
+    here, at = layout.place(query), _cell_of(key, layout)
+    if here is None or at is None:
+        return "itself" if query == key else ""
 
     def cells_from(position: tuple[int, int]) -> int:
-        return max(abs(here // pool - there) for here, there in zip(position, at, strict=True))
+        return max(abs(on // pool - there) for on, there, pool in zip(position, at, layout.factor, strict=True))
 
-    own, mirror = cells_from((row, column)), cells_from((row, side - 1 - column))
+    own, mirror = cells_from(here), cells_from((here[0], layout.grid[1] - 1 - here[1]))
     if own <= 1:
         return "beside it" if own else "itself"
     if mirror <= 1:
         return "beside its mirror" if mirror else "its mirror"
     parts = []
-    for here, there, before, after in ((row, at[0], "up", "down"), (column, at[1], "left", "right")):
+    for on, there, pool, (before, after) in zip(here, at, layout.factor, (("up", "down"), ("left", "right")), strict=True):
         first, last = there * pool, there * pool + pool - 1  # the nearest place of the key's cell
-        steps = first - here if here < first else last - here if here > last else 0
+        steps = first - on if on < first else last - on if on > last else 0
         parts += [f"{abs(steps)} {before if steps < 0 else after}"] if steps else []
     return ", ".join(parts)
 
 
 def _sentence(verdict: str, numbers: dict, seen: Inspection, query: int, effects: np.ndarray | None) -> str:
-    layer, network = seen.projections, seen.layer.partition("/")[0]
-    who = f"Query {divmod(query, layer.side)} of {network} {layer.side}×{layer.side}"
+    layer, layout, (network, _, path) = seen.projections, seen.projections.places, seen.layer.rpartition("/")
+    place, heads = layout.place(query), f", mean of {layer.heads} heads," if layer.heads > 1 else ""
+    asks = f"Query {place}" if place else f"The {layout.tokens[query]} token"
+    who = f"{asks} of {network if layer.gamma is not None else path} {layout.grid[0]}×{layout.grid[1]}{heads}"
     if verdict == "diverged":
         return f"{who}: its attention or its effects are not finite; the network has diverged."
     entropy = f"entropy {numbers['entropy']:.2f} of {numbers['most_entropy']:.2f} nats"
-    times, what = _brief(numbers["times"]), "the pixels there" if seen.logit is None else "the logit"
-    key = _cell(numbers["key"], layer.side, layer.key_side)
+    times, what = _brief(numbers["times"]), _output(seen, place)
+    key = ", ".join(filter(None, (_cell(numbers["key"], layout), numbers["place"])))
     if numbers["times"] < CHOICE:
         where = f"{who} looks at all places nearly alike: it hardly chooses ({entropy}, at most {times}× a uniform map)"
     else:
-        where = f"{who} attends {times}× as much as uniform to {key}, {numbers['place']} ({entropy})"
+        where = f"{who} attends {times}× as much as uniform to {key} ({entropy})"
     if verdict == "inert":
         if numbers["share"] < SHARE:
             share = f"{_brief(100 * numbers['share'])} % of its input"
-            return f"{where}. Gamma is {_brief(numbers['gamma'])}: the layer hardly contributes here ({share})."
+            gamma = "T" if numbers["gamma"] is None else f"Gamma is {_brief(numbers['gamma'])}: t"
+            return f"{where}. {gamma}he layer hardly contributes here ({share})."
         return f"{where}. No key changes {what} by more than rounding."
     if effects is None:
         return f"{where}. Whether that matters is unknown: a snapshot keeps no network."
@@ -206,11 +209,27 @@ def _sentence(verdict: str, numbers: dict, seen: Inspection, query: int, effects
     return f"{where}; {dropped}. {start}{half} {amount} effect than random ones of equal number (p = {_brief(numbers[p])})."
 
 
-def _cell(key: int, side: int, key_side: int) -> str:
-    """The places of a key: "(5, 4)", or of a pooled one its first and its last."""
-    pool = side // key_side
-    first = tuple(part * pool for part in divmod(key, key_side))
-    return str(first) if pool == 1 else f"{first}–{tuple(part + pool - 1 for part in first)}"
+def _output(seen: Inspection, place: tuple[int, int] | None) -> str:
+    """What `causal_map` measures."""
+    if seen.logit is not None:
+        return "the logit" if seen.top is None else "the logits"
+    return "the output" if seen.layer.startswith("network/") else "the pixels there" if place else "the pixels"
+
+
+def _cell_of(key: int, layout: Layout) -> tuple[int, int] | None:
+    """Row and column of a key; None for a token."""
+    at = key - len(layout.tokens)
+    return None if at < 0 else divmod(at, layout.key_grid[1])
+
+
+def _cell(key: int, layout: Layout) -> str:
+    """The places of a key: "(5, 4)", or of a pooled one its first and its last; or "the class token"."""
+    at = _cell_of(key, layout)
+    if at is None:
+        return f"the {layout.tokens[key]} token"
+    first = tuple(part * pool for part, pool in zip(at, layout.factor, strict=True))
+    last = tuple(part + pool - 1 for part, pool in zip(first, layout.factor, strict=True))
+    return str(first) if first == last else f"{first}–{last}"
 
 
 def _brief(value: float) -> str:

@@ -1,7 +1,9 @@
-"""Ways to read attention maps beta (B, N, M): of one query, over all queries, by relative offset.
+"""Ways to read attention maps beta (..., N, M): of one query, over all queries, by relative offset.
 
-Shapes: B images, N = side^2 queries, M = key_side^2 keys; positions in row-major order. A key covers a cell of (side / key_side)^2
-positions, which share its weight evenly in maps over positions.
+Shapes: N queries, M keys, R x C positions; tokens first, then positions in row-major order (see `Layout`; without one, maps are square and
+have no tokens: N = side^2, M = key_side^2). Leading dimensions are images, or images and heads: choose a head before, or average over heads
+after. A key covers a cell of positions, which share its weight evenly in maps over positions. The weight of tokens is in no map: it is
+`beta[..., :len(layout.tokens)]`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from ..messages import ParameterError
 from .capture import Projections
+from .layout import Layout
 
 
 def to_positions(weights: Tensor, side: int) -> Tensor:
@@ -24,123 +27,127 @@ def to_positions(weights: Tensor, side: int) -> Tensor:
     ParameterError
         If the keys are not a square map whose side divides `side`.
     """
-    key_side = _side_of(weights.shape[-1], "keys")
+    key_side = Layout.square(1, weights.shape[-1]).key_grid[0]
     return upsample(weights.unflatten(-1, (key_side, key_side)), side)
 
 
-def upsample(heat: Tensor, size: int) -> Tensor:
-    """A map (..., side, side) as one of (..., size, size), nearest neighbour ("up-sampled to image size"); sums are preserved.
+def upsample(heat: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """A map (..., rows, columns) as one of (..., size, size), nearest neighbour ("up-sampled to image size"); sums are preserved.
+
+    Parameters
+    ----------
+    size
+        One number, or height and width.
 
     Raises
     ------
     ParameterError
-        If `size` is not a multiple of side.
+        If `size` is not a multiple of the map's.
     """
-    side = heat.shape[-1]
-    if size < 1 or size % side:
-        raise ParameterError(f"size={size} does not fit a map of {side}x{side}; give a multiple of {side}")
-    factor = size // side
-    return (heat / factor**2).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    height, width = (size, size) if isinstance(size, int) else size
+    rows, columns = heat.shape[-2:]
+    if min(height, width) < 1 or height % rows or width % columns:
+        multiple = f"a multiple of {rows}" if rows == columns else f"multiples of {rows} and {columns}"
+        raise ParameterError(f"size={size} does not fit a map of {rows}x{columns}; give {multiple}")
+    down, across = height // rows, width // columns
+    return (heat / (down * across)).repeat_interleave(down, -2).repeat_interleave(across, -1)
 
 
 def overlap(side: int, key_side: int, radius: int) -> Tensor:
     """How much of the cell of each key lies within `radius` of each position, along one axis: (side, key_side), in [0, 1].
 
-    For a square neighbourhood, multiply the shares along both axes.
+    For a rectangular neighbourhood, multiply the shares along both axes.
     """
     position = torch.arange(side)
     near = (position[:, None] - position).abs() <= radius
     return near.float().unflatten(1, (key_side, side // key_side)).mean(2)
 
 
-def outgoing(beta: Tensor, query: int) -> Tensor:
-    """Where a query attends: (B, side, side), sum 1, from maps (B, N, M) and a position in [0, N).
+def outgoing(beta: Tensor, query: int, layout: Layout | None = None) -> Tensor:
+    """Where a query attends: (..., R, C), from maps (..., N, M) and a query in [0, N); sum 1, less the weight of tokens.
 
     Raises
     ------
     ParameterError
-        If there is no such position.
+        If there is no such query.
     """
-    side = check_query(query, beta.shape[1])
-    return to_positions(beta[:, query], side)
+    layout = _layout_of(beta, query, layout)
+    return _at_positions(beta[..., query, :], layout)
 
 
-def incoming(beta: Tensor, query: int) -> Tensor:
-    """Which queries attend to a position: (B, side, side), the weight that each of them gives to position `query`.
+def incoming(beta: Tensor, query: int, layout: Layout | None = None) -> Tensor:
+    """Which positions attend to the position or token of a query: (..., R, C), the weight that each of them gives to it.
 
     A key's weight is shared by the positions of its cell, so in the pooled variant all of a cell receive the same.
 
     Raises
     ------
     ParameterError
-        If there is no such position.
+        If there is no such query.
     """
-    side = check_query(query, beta.shape[1])
-    key_side = _side_of(beta.shape[2], "keys")
-    factor = side // key_side
-    row, column = divmod(query, side)
-    key = row // factor * key_side + column // factor
-    return (beta[:, :, key] / factor**2).unflatten(1, (side, side))
+    layout = _layout_of(beta, query, layout)
+    tokens, (down, across) = len(layout.tokens), layout.factor
+    shared = 1 if query < tokens else down * across
+    return (beta[..., tokens:, layout.key_of(query)] / shared).unflatten(-1, layout.grid)
 
 
-def value_weighted(beta: Tensor, value_norm: Tensor, query: int) -> Tensor:
-    """What a query receives from each position: (B, side, side), beta |value|, from maps (B, N, M) and norms of the values (B, M).
+def value_weighted(beta: Tensor, value_norm: Tensor, query: int, layout: Layout | None = None) -> Tensor:
+    """What a query receives from each position: (..., R, C), beta |value|, from maps (..., N, M) and norms of the values (..., M).
 
     A large weight on a value near zero contributes nothing (Kobayashi et al., 2020).
 
     Raises
     ------
     ParameterError
-        If there is no such position.
+        If there is no such query.
     """
-    side = check_query(query, beta.shape[1])
-    return to_positions(beta[:, query] * value_norm, side)
+    layout = _layout_of(beta, query, layout)
+    return _at_positions(beta[..., query, :] * value_norm, layout)
 
 
-def check_query(query: int, positions: int) -> int:
-    """The side of a map of N positions; a ParameterError if `query` is not one of them."""
-    side = _side_of(positions, "queries")
-    if not 0 <= query < positions:
-        raise ParameterError(f"query={query} is not a position of a {side}x{side} map; give one from 0 to {positions - 1}, row by row")
-    return side
+def _layout_of(beta: Tensor, query: int, layout: Layout | None) -> Layout:
+    """The layout of maps (square if None), in which there is such a query."""
+    layout = layout or Layout.square(*beta.shape[-2:])
+    layout.place(query)  # raises if there is none
+    return layout
 
 
-def _side_of(positions: int, kind: str) -> int:
-    side = math.isqrt(positions)
-    if side**2 != positions:
-        raise ParameterError(f"{positions} {kind} are not a square map; give maps over side^2 of them")
-    return side
+def _at_positions(weights: Tensor, layout: Layout) -> Tensor:
+    """Weights of tokens and keys (..., M) as weights of positions (..., R, C)."""
+    return upsample(weights[..., len(layout.tokens) :].unflatten(-1, layout.key_grid), layout.grid)
 
 
-def relative_offsets(beta: Tensor) -> Tensor:
-    """Mean weight by offset of the position from the query: (2 side - 1, 2 side - 1) float32, from maps (B, N, M).
+def relative_offsets(beta: Tensor, layout: Layout | None = None) -> Tensor:
+    """Where queries look relative to their own position: (2 R - 1, 2 C - 1) float32, from maps (..., N, M), without tokens.
 
     The mean at offset (dy, dx) is over images and those queries for which that position is inside the map. Offset 0 is in the centre,
-    [side - 1, side - 1].
+    [R - 1, C - 1].
     """
-    side, key_side = _side_of(beta.shape[1], "queries"), _side_of(beta.shape[2], "keys")
-    factor = side // key_side
-    mean = beta.mean(0).view(side, side, key_side, key_side)  # query row and column, key row and column
-    total = mean.new_zeros(2 * side - 1, 2 * side - 1)
-    for row in range(side):  # a row of queries at a time, so that the weights of its positions stay small
-        weights = (mean[row].transpose(0, 1) / factor**2).repeat_interleave(factor, -1)  # (key row, query column, column)
-        # Shear, which brings weights of equal offset into one column: in lines of 2 side - 1 numbers cut out of lines of 2 side, each line
+    layout = layout or Layout.square(*beta.shape[-2:])
+    (rows, columns), (down, across), tokens = layout.grid, layout.factor, len(layout.tokens)
+    mean = (
+        beta.flatten(0, -3).mean(0)[tokens:, tokens:].unflatten(1, layout.key_grid).unflatten(0, layout.grid)
+    )  # row and column of query and key
+    total = mean.new_zeros(2 * rows - 1, 2 * columns - 1)
+    for row in range(rows):  # a row of queries at a time, so that the weights of its positions stay small
+        weights = (mean[row].transpose(0, 1) / (down * across)).repeat_interleave(across, -1)  # (key row, query column, column)
+        # Shear, which brings weights of equal offset into one column: in lines of 2 C - 1 numbers cut out of lines of 2 C, each line
         # starts one column further right than the line above.
-        sheared = F.pad(weights.flip(1), (0, side)).flatten(1)[:, :-side].unflatten(1, (side, 2 * side - 1))
-        total[side - 1 - row : 2 * side - 1 - row] += sheared.sum(1).repeat_interleave(factor, 0)
-    queries = side - torch.arange(1 - side, side, device=beta.device).abs()  # how many of a row have this offset inside
-    return (total / torch.outer(queries, queries)).float()
+        sheared = F.pad(weights.flip(1), (0, columns)).flatten(1)[:, :-columns].unflatten(1, (columns, 2 * columns - 1))
+        total[rows - 1 - row : 2 * rows - 1 - row] += sheared.sum(1).repeat_interleave(down, 0)
+    pairs = [n - torch.arange(1 - n, n, device=beta.device).abs() for n in layout.grid]  # queries with this offset inside, along each axis
+    return (total / torch.outer(*pairs)).float()
 
 
-def statistics(projections: Projections, image_size: int) -> dict[str, Tensor]:
-    """Statistics of each query, (B, N) float32 each.
+def statistics(projections: Projections, image_size: int | tuple[int, int]) -> dict[str, Tensor]:
+    """Statistics of each query, (B, N) float32 each; of several heads, those of their mean map (see `Projections.head`).
 
     Parameters
     ----------
     projections
         Of a layer, from `capture_projections`.
     image_size
-        S, in pixels: a position of the feature map is S / side pixels wide.
+        S, in pixels, or height and width: a position of the feature map is S / side pixels wide.
 
     Returns
     -------
@@ -150,33 +157,58 @@ def statistics(projections: Projections, image_size: int) -> dict[str, Tensor]:
         outside_3, outside_9: share of the weight outside the query's neighbourhood of 3x3 and 9x9 positions of the feature map.
         strength: |gamma o| / |x|, see `Projections`.
         received: N times the weight that the position receives, mean over the queries; 1 is average.
+
+        Distance and shares are of the weight on positions, without tokens; of a query that is a token they are NaN.
+
+    Raises
+    ------
+    ParameterError
+        If queries and keys are not positions of a grid.
     """
-    side, key_side = projections.side, projections.key_side
-    near = {"outside_3": overlap(side, key_side, radius=1), "outside_9": overlap(side, key_side, radius=4)}
-    distances = _distances(side, key_side)
-    received = torch.zeros(len(projections.key), key_side, key_side)
-    blocks: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "distance", *near)}
-    for rows in torch.arange(side).split(4):  # a few rows of queries of all images at a time: whole maps may not fit into memory
-        query = projections.query.unflatten(1, (side, side))[:, rows].flatten(1, 2)
-        log_beta = torch.log_softmax(query @ projections.key.transpose(1, 2), dim=-1)
-        beta = log_beta.exp()
+    layout = projections.places
+    (rows, columns), tokens = layout.grid, len(layout.tokens)
+    scale = [
+        size / count for size, count in zip((image_size,) * 2 if isinstance(image_size, int) else image_size, layout.grid, strict=True)
+    ]
+    near = {
+        name: [overlap(*sides, radius) for sides in zip(layout.grid, layout.key_grid, strict=True)]
+        for name, radius in (("outside_3", 1), ("outside_9", 4))
+    }
+    distances = _distances(layout, scale)
+    received = torch.zeros(len(projections.query), layout.keys)
+    token_beta, log_beta = _rows(projections, slice(0, tokens))
+    blocks: dict[str, list[Tensor]] = {"entropy": [(-token_beta * log_beta).sum(-1)]}
+    blocks |= {name: [torch.full_like(blocks["entropy"][0], torch.nan)] for name in ("distance", *near)}
+    received += token_beta.sum(1)
+    for block in torch.arange(rows).split(4):  # a few rows of queries of all images at a time: whole maps may not fit into memory
+        beta, log_beta = _rows(projections, slice(tokens + columns * int(block[0]), tokens + columns * (int(block[-1]) + 1)))
         blocks["entropy"].append((-beta * log_beta).sum(-1).clamp_min(0))
-        beta = beta.unflatten(2, (key_side, key_side)).unflatten(1, (len(rows), side))  # (B, row, column, key row, key column)
-        blocks["distance"].append((beta * distances[side - 1 - rows].flip(1)).sum((-2, -1)).flatten(1) * (image_size / side))
-        for name, along in near.items():
-            within = along[rows].any(0)  # few rows of keys
-            inside = torch.einsum("brqyx,ry,qx->brq", beta[..., within, :], along[rows][:, within], along)
-            blocks[name].append((1 - inside).clamp_min(0).flatten(1))
-        received += beta.sum((1, 2))
+        received += beta.sum(1)
+        beta = beta[..., tokens:].unflatten(2, layout.key_grid).unflatten(1, (len(block), columns))  # (B, row, column, key row, key column)
+        weight = beta.sum((-2, -1)).clamp_min(torch.finfo(beta.dtype).tiny).flatten(1) if tokens else 1.0  # else 1 but for rounding
+        blocks["distance"].append((beta * distances[rows - 1 - block].flip(1)).sum((-2, -1)).flatten(1) / weight)
+        for name, (down, across) in near.items():
+            within = down[block].any(0)  # few rows of keys
+            inside = torch.einsum("brqyx,ry,qx->brq", beta[..., within, :], down[block][:, within], across)
+            blocks[name].append((1 - inside.flatten(1) / weight).clamp_min(0))
     by_query = {name: torch.cat(parts, dim=1) for name, parts in blocks.items()}
-    return by_query | {"strength": projections.strength, "received": upsample(received, side).flatten(1)}
+    per_cell = received[:, tokens:].unflatten(1, layout.key_grid)
+    received = torch.cat([received[:, :tokens], upsample(per_cell, layout.grid).flatten(1)], dim=1)
+    return by_query | {"strength": projections.strength, "received": received}
 
 
-def _distances(side: int, key_side: int) -> Tensor:
-    """Mean distances, in positions, from each position to those of each key's cell: (side, side, key_side, key_side). Rows and columns of
-    queries are in reverse order, so that the result is a view of a small table by offset."""
-    factor = side // key_side
-    offset = torch.arange(1 - side, side).float()
-    table = F.avg_pool2d(torch.hypot(offset[:, None], offset)[None], factor, stride=1)[0]
-    reach = side - factor + 1
-    return table.unfold(0, reach, 1).unfold(1, reach, 1)[..., ::factor, ::factor]
+def _rows(projections: Projections, queries: slice) -> tuple[Tensor, Tensor]:
+    """Some rows of the map, mean over heads, and their logarithms: (B, n, M)."""
+    log_beta = torch.log_softmax(projections.query[..., queries, :] @ projections.key.transpose(-1, -2), dim=-1)
+    if log_beta.ndim == 4:
+        log_beta = log_beta.logsumexp(1) - math.log(projections.heads)
+    return log_beta.exp(), log_beta
+
+
+def _distances(layout: Layout, scale: list[float]) -> Tensor:
+    """Mean distances, in pixels, from each position to those of each key's cell: (R, C, key rows, key columns), for pixels per row and column.
+    Rows and columns of queries are in reverse order, so that the result is a view of a small table by offset."""
+    rows, columns = ((torch.arange(1 - n, n) * pixels).float() for n, pixels in zip(layout.grid, scale, strict=True))
+    down, across = layout.factor
+    table = F.avg_pool2d(torch.hypot(rows[:, None], columns)[None], (down, across), stride=1)[0]
+    return table.unfold(0, layout.grid[0] - down + 1, 1).unfold(1, layout.grid[1] - across + 1, 1)[..., ::down, ::across]

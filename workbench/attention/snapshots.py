@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..files import UnreadableError, replace_bytes, storing
 from ..tensors import first_not_finite, load_sealed, sealed_bytes
-from .capture import Projections
+from .capture import TENSORS, Projections
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def save_snapshot(path: Path, snapshot: Snapshot) -> None:
     """
     tensors = dict(images=snapshot.images, z=snapshot.z) | ({} if snapshot.y is None else dict(y=snapshot.y))
     for name, layer in snapshot.layers.items():
-        tensors |= {f"{name}.{f.name}": getattr(layer, f.name).half() for f in fields(Projections) if f.name != "gamma"}
+        tensors |= {f"{name}.{field}": getattr(layer, field).half() for field in TENSORS}
         tensors[f"{name}.gamma"] = torch.tensor(layer.gamma)
     with storing(path):
         path.parent.mkdir(exist_ok=True)

@@ -19,7 +19,15 @@ from ..training import train
 
 STEPS = (100, 500, 1500, 4000)
 CONFIG = dict(
-    run="demo", width=16, attention_g="16,32", steps=4000, log_every=20, checkpoint_every=100, evaluate_every=500, mixed_precision="no"
+    run="demo",
+    width=16,
+    attention_g="16,32",
+    batch_size=32,
+    steps=4000,
+    log_every=20,
+    checkpoint_every=100,
+    evaluate_every=500,
+    mixed_precision="no",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import zlib
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -68,12 +69,15 @@ def attention_maps(inspections: Sequence[Inspection], reading: str = "outgoing",
 
 def _cells(inspection: Inspection, reading: str, images: list[str]) -> list[Cell]:
     """The cells of an inspection: image, maps, changed image and difference. Appends the images to `images`."""
-    side, size, first = inspection.projections.side, inspection.image.shape[-1], len(images)
+    layout, (height, width), first = inspection.projections.places, inspection.image.shape[-2:], len(images)
+    (rows, columns), side = layout.grid, math.lcm(*layout.grid)
     images.append(encoded(inspection.image))
-    dots = [((query % side + 0.5) * size / side - 0.5, (query // side + 0.5) * size / side - 0.5, colour)
+    dots = [((place[1] + 0.5) * width / columns - 0.5, (place[0] + 0.5) * height / rows - 0.5, colour) if (place := layout.place(query)) else None
             for query, colour in zip(inspection.queries, QUERY_COLOURS, strict=False)]  # fmt: skip
-    maps = (packed(inspection.heat(reading, query)) for query in inspection.queries)
-    cells = [Cell(first, dots=tuple(dots)), *(Cell(first, heat, side, (dot,)) for heat, dot in zip(maps, dots, strict=True))]
+    cells = [Cell(first, dots=tuple(dot for dot in dots if dot))]
+    for query, dot in zip(inspection.queries, dots, strict=True):
+        heat = inspection.heat(reading, query).repeat_interleave(side // rows, 0).repeat_interleave(side // columns, 1)
+        cells.append(Cell(first, packed(heat), side, (dot,) if dot else (), "" if dot else f"{layout.tokens[query]} token"))
     if inspection.after is not None:
         change = inspection.after - inspection.image
         images += [encoded(inspection.after), encoded(change / change.abs().max().clamp(min=1e-6))]
@@ -84,8 +88,9 @@ def _cells(inspection: Inspection, reading: str, images: list[str]) -> list[Cell
 def _title(inspections: Sequence[Inspection], reading: str) -> str:
     first, layer = inspections[0], inspections[0].projections
     variant = "paper" if layer.key_side == layer.side else "official"  # which pools its keys
-    network = first.layer.partition("/")[0]
-    words = [f"{network}, {layer.side}x{layer.side} ({variant}), gamma {layer.gamma:+.3f}, {reading} attention"]
+    network, size = first.layer.partition("/")[0], "x".join(map(str, layer.places.grid))
+    kind = f" ({variant}), gamma {layer.gamma:+.3f}" if layer.gamma is not None else f" of {first.layer}"
+    words = [f"{network if layer.gamma is not None else 'map'}, {size}{kind}, {reading} attention"]
     if len(inspections) == 1:
         words.append(_about(first))
     if any(inspection.after is not None for inspection in inspections):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from .charts import Band, Bar, Chart, Line, Panel, Rule
+from .labels import GAP, ROOM, ends, is_of_group, labelled, legible, shortened, spread, with_room, y_range
 
 MARKUP = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;", "\n": "<br>"}  # plotly's markup
 MARGINS = dict(l=70, r=20, t=70, b=50)
 LINE_OF_NOTES = 15  # height in pixels
 LINE_OF_TICKS = 13
 FEW_STEPS = 8  # up to here, every step has a tick
+WIDTH = 980
+LABEL, LETTER = 10, 5.7  # size of the labels of lines, and the width of a letter in them, in pixels
 
 
 def literal(text: str) -> str:
@@ -16,14 +22,24 @@ def literal(text: str) -> str:
     return "".join(MARKUP.get(character, character) for character in text).encode(errors="replace").decode()
 
 
-def content(chart: Chart) -> dict:
-    """`data` and `layout` of the plotly figure; the first traces are `chart.lines`, in order."""
+def content(chart: Chart, labels: bool = True) -> dict:
+    """`data` and `layout` of the plotly figure; the first traces are `chart.lines`, in order.
+
+    Many lines have their names at their ends, unless `labels` is false, else in a legend.
+    """
+    chart = with_room(chart) if labels else chart
+    named_at_ends = [labels and at_ends for at_ends in labelled(chart)]
     named: set[tuple[str, str]] = set()
     of_panels = [(axes_of(k), panel) for k, panel in enumerate(chart.panels)]
-    lines = [_line(line, axes, panel.title if chart.legend == "panels" else "", named) for axes, panel in of_panels for line in panel.lines]
+    lines = [
+        _line(replace(line, legend=False) if at_ends and is_of_group(line) else line, axes, group, named)
+        for (axes, panel), at_ends in zip(of_panels, named_at_ends, strict=True)
+        for group in [panel.title if chart.legend == "panels" else ""]
+        for line in panel.lines
+    ]
     bands = [_band(band) | axes for axes, panel in of_panels for band in panel.bands]
     bars = [_bars(panel, k) | axes for axes, panel in of_panels for k in range(len(panel.bars))]
-    return dict(data=[*lines, *bands, *bars], layout=_layout(chart))
+    return dict(data=[*lines, *bands, *bars], layout=_layout(chart, named_at_ends))
 
 
 def axes_of(number: int) -> dict[str, str]:
@@ -68,13 +84,13 @@ def _bars(panel: Panel, number: int) -> dict:
     return dict(type="bar", orientation="h", name=literal(bar.name)) | lengths | look
 
 
-def _layout(chart: Chart) -> dict:
+def _layout(chart: Chart, named_at_ends: list[bool]) -> dict:
     top = MARGINS["t"] + LINE_OF_NOTES * len(chart.notes)
     height = chart.height * chart.rows + 100 + top - MARGINS["t"]
     title: dict = dict(text=literal(chart.title), font=dict(size=16), x=0.02, y=1, yanchor="top", pad=dict(t=12))
     if chart.notes:
         title["subtitle"] = dict(text=literal("\n".join(chart.notes)), font=dict(size=11))
-    layout = dict(width=980, height=height, template="plotly_white", margin=MARGINS | dict(t=top), barmode="overlay", title=title)
+    layout = dict(width=WIDTH, height=height, template="plotly_white", margin=MARGINS | dict(t=top), barmode="overlay", title=title)
     if chart.legend == "below":
         layout["legend"] = dict(orientation="h", y=-(60 + LINE_OF_TICKS * chart.tick_lines) / height, yanchor="top")
     shapes: list[dict] = []
@@ -83,14 +99,20 @@ def _layout(chart: Chart) -> dict:
     for k, (panel, (left, right, bottom, upper)) in enumerate(zip(chart.panels, chart.domains(), strict=True)):
         names = axes_of(k)
         x, y = names["xaxis"], names["yaxis"]
+        y_ends = panel.y.range
+        if named_at_ends[k]:
+            tall, wide = (upper - bottom) * (height - top - MARGINS["b"]), (right - left) * (WIDTH - MARGINS["l"] - MARGINS["r"])
+            of_panel, room = _labels(panel, x, y, tall, wide)
+            annotations += of_panel
+            y_ends, right = y_range(panel), right - room / (WIDTH - MARGINS["l"] - MARGINS["r"])
         for letter, axis, name, anchor, domain in (("x", panel.x, x, y, (left, right)), ("y", panel.y, y, x, (bottom, upper))):
             heading = dict(text=literal(axis.title), standoff=4) | (dict(font=dict(size=7)) if axis.small else {})
             settings: dict = dict(title=heading, type="log" if axis.log else "linear", domain=list(domain), anchor=anchor)
             if axis.ticks:
                 settings["tickvals"] = [at for at, _ in axis.ticks]
                 settings["ticktext"] = [literal(text) for _, text in axis.ticks]
-            if axis.range:
-                settings["range"] = list(axis.range)
+            if limits := axis.range if letter == "x" else y_ends:
+                settings["range"] = list(limits)
             if axis.whole and letter == "x" and _extent(panel) <= FEW_STEPS:
                 settings["dtick"] = 1
             layout[f"{letter}axis{name[1:]}"] = settings
@@ -102,6 +124,25 @@ def _layout(chart: Chart) -> dict:
     ]
     layout |= dict(annotations=annotations, shapes=shapes, updatemenus=[_scales(linear)] if linear else [])
     return layout
+
+
+def _labels(panel: Panel, x: str, y: str, tall: float, wide: float) -> tuple[list[dict], float]:
+    """The names of the lines of a panel, right of it at their ends, as annotations that follow them; and the room that they take, in pixels.
+
+    `tall` and `wide` are the pixels of the panel with its labels.
+    """
+    lines, (low, high) = ends(panel), y_range(panel)
+    values = [min(max(math.log10(end.y) if panel.y.log else end.y, low), high) for end in lines]
+    wanted = [tall * (value - low) / (high - low) for value in values]
+    room = min(ROOM * wide, LETTER * max(len(end.name) for end in lines) + GAP)
+    annotations = []
+    for end, value, at, place in zip(lines, values, wanted, spread(wanted, 0, tall), strict=True):
+        short = shortened(end.name, room - GAP, lambda text: LETTER * len(text))
+        where = dict(x=1, xref=f"{x} domain", xanchor="left", y=value, yref=y, yanchor="middle", ax=GAP - 2, ay=at - place)
+        look = dict(font=dict(size=LABEL, color=legible(end.colour)), arrowcolor=end.colour, arrowwidth=0.8, arrowhead=0, borderpad=0)
+        hover = dict(hovertext=literal(end.name)) if short != end.name else {}
+        annotations.append(dict(text=literal(short), showarrow=True, standoff=0) | where | look | hover)
+    return annotations, room
 
 
 def _extent(panel: Panel) -> float:

@@ -40,7 +40,7 @@ class Reading:
 
 
 def _keys(seen: Inspection) -> int:
-    return seen.projections.key_side**2
+    return seen.projections.key.shape[-2]
 
 
 READINGS = {
@@ -61,26 +61,28 @@ READINGS = {
     "strength": Reading("Strength", "‖γ·o‖ / ‖x‖", floor=lambda seen: NOISE),
     "received": Reading("Received", "× the average", lambda seen: 1.0, "average"),
 }
-OFFSETS = Reading("By offset", "mean weight by offset", lambda seen: 1 / seen.projections.side**2)
+OFFSETS = Reading("By offset", "mean weight by offset", lambda seen: 1 / math.prod(seen.projections.places.grid))
 
 
 def values_of(seen: Inspection, reading: str, query: int, causal: np.ndarray | None = None) -> np.ndarray:
-    """The map of a reading, (side, side) or (key_side, key_side): weights of keys, not divided among the positions of a pooled key."""
+    """The map of a reading over positions or keys, without tokens, (rows, columns): weights of keys, not divided among the positions of a
+    pooled key; of several heads the mean."""
+    layout, of_keys = seen.projections.places, False
     if reading in STATISTICS:
         values = seen.statistics[reading].numpy()
-    elif reading == "causal":
-        assert causal is not None
-        values = causal
     elif reading == "incoming":
-        side, key_side = seen.projections.side, seen.projections.key_side
-        row, column = (at * key_side // side for at in divmod(query, side))
-        values = seen.beta[:, row * key_side + column].numpy()
+        values = seen.beta[:, layout.key_of(query)].numpy()
     else:
-        values = seen.beta[query].numpy()
-        if reading == "value_weighted":
-            values = values * seen.projections.value_norm[0].numpy()
-    side = math.isqrt(len(values))
-    return values.reshape(side, side)
+        of_keys = True
+        if reading == "causal":
+            assert causal is not None
+            values = causal
+        elif reading == "value_weighted":
+            weighted = seen.projections.maps()[0][..., query, :] * seen.projections.value_norm[0]
+            values = (weighted.mean(0) if weighted.ndim == 2 else weighted).numpy()
+        else:
+            values = seen.beta[query].numpy()
+    return values[len(layout.tokens) :].reshape(layout.key_grid if of_keys else layout.grid)
 
 
 @dataclass(frozen=True)
@@ -133,16 +135,16 @@ def differences(maps: Sequence[Sequence[np.ndarray]], kind: Reading) -> tuple[li
     high = max(float(np.max(values)) for values in (*a, *b))
     changes = []
     for pair in zip(a, b, strict=True):
-        side = max(map(len, pair))
-        first, second = (_enlarged(values, side) / ((side / len(values)) ** 2 if kind.divided else 1) for values in pair)
+        shape = max(pair[0].shape, pair[1].shape)
+        first, second = (_enlarged(values, shape) / (math.prod(shape) / values.size if kind.divided else 1) for values in pair)
         changes.append(second - first)
     most = max(max(float(np.abs(change).max()) for change in changes), high / 1000)
     return changes, Scale(DIVERGING, f"{kind.unit}, b - a, -{most:.2g} to {most:.2g}", high=most or 1.0, signed=True)
 
 
-def _enlarged(values: np.ndarray, side: int) -> np.ndarray:
-    times = side // len(values)
-    return values.repeat(times, 0).repeat(times, 1)
+def _enlarged(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    down, across = (large // small for large, small in zip(shape, values.shape, strict=True))
+    return values.repeat(down, 0).repeat(across, 1)
 
 
 def colour_table(name: str) -> np.ndarray:

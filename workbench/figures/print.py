@@ -12,16 +12,21 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import FigureBase
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 from matplotlib.ticker import LogFormatter, MaxNLocator
 from PIL import Image
 
 from .charts import EMPTY, LETTERS, MAX_PIXELS, Axis, Chart, Composition, Line, Panel, Row, Sheet
 from .interactive import LINE_OF_NOTES
-from .literal_text import PLAIN, LiteralFigure
+from .labels import GAP, ROOM, ends, is_named, is_of_group, labelled, legible, shortened, spread, with_room
+from .literal_text import PLAIN, LiteralFigure, readable
 
 MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plotly's name -> matplotlib's
 WIDTH = 980  # of a chart in pixels, at 100 per inch
 NARROWEST = 2.0  # inches of a panel in a composition
+LABEL = 7  # points of the names at the ends of lines
+TILTED, LONGEST_TILTED = 35, 14  # pixels that tilted texts below a panel need, and their characters
 LABELS = 2.6  # inches of the labels of a sheet
 NOTE_COLUMNS = 8  # of a sheet that has notes alone
 
@@ -39,7 +44,7 @@ def picture(description: Chart | Sheet | Composition) -> LiteralFigure:
 def _draw(canvas: FigureBase, description: Chart | Sheet, width: float, height: float) -> None:
     """Draw on a figure, or on a part of one, of this size in inches."""
     if isinstance(description, Chart):
-        _draw_chart(canvas, description, width, height)
+        draw_chart(canvas, description, width, height)
     else:
         _draw_sheet(canvas, description, width, height)
 
@@ -79,7 +84,12 @@ def _fitted(part: Chart | Sheet, width: float) -> Chart | Sheet:
 
 def _names(chart: Chart) -> list[str]:
     """The entries of the legend below a chart."""
-    names = [line.name for line in chart.lines if line.legend and len(line.x)]
+    names = [
+        line.name
+        for panel, at_ends in zip(chart.panels, labelled(chart), strict=True)
+        for line in panel.lines
+        if is_named(line) and not (at_ends and is_of_group(line))
+    ]
     names += [bar.name for panel in chart.panels for bar in panel.bars] + [rule.name for panel in chart.panels for rule in panel.rules]
     return list(dict.fromkeys(filter(None, names))) if chart.legend == "below" else []
 
@@ -91,26 +101,39 @@ def _legend_columns(chart: Chart, width: float) -> int:
 def _margins(chart: Chart, width: float) -> dict[str, float]:
     """In pixels, for a width in pixels."""
     names = _names(chart)
-    below = 20 * -(-len(names) // _legend_columns(chart, width)) + (11 * chart.tick_lines if names else 0)
+    panels = zip(chart.panels, labelled(chart), chart.domains(), strict=True)
+    tilted = any(_is_tilted(panel, (width - 120) * (right - left) * (1 - ROOM * at_ends)) for panel, at_ends, (left, right, *_) in panels)
+    below = 20 * -(-len(names) // _legend_columns(chart, width)) + (11 * chart.tick_lines if names else 0) + TILTED * tilted
     above = LINE_OF_NOTES * len(chart.notes) + (65 if chart.title or chart.notes else 24)
     return dict(left=min(100.0, max(72.0, 0.17 * width)), right=20.0, bottom=45.0 + below, top=float(above))
 
 
 def _chart_size(chart: Chart, width: float) -> tuple[float, float]:
     """Width and height in inches, for a width in pixels."""
+    chart = with_room(chart)
     margins = _margins(chart, width)
     return width / 100, (chart.height * chart.rows + margins["bottom"] + margins["top"] - 10) / 100
 
 
-def _draw_chart(figure: FigureBase, chart: Chart, wide: float, tall: float) -> None:
-    width, height = 100 * wide, 100 * tall
+def draw_chart(figure: FigureBase, chart: Chart, wide: float, tall: float) -> None:
+    """Draw a chart on a figure, or on a part of one, of this size in inches."""
+    chart, width, height = with_room(chart), 100 * wide, 100 * tall
     margins, names = _margins(chart, width), _names(chart)
     wide, tall = width - margins["left"] - margins["right"], height - margins["bottom"] - margins["top"]
     handles: dict = {}
-    for panel, (left, right, bottom, top) in zip(chart.panels, chart.domains(), strict=True):
+    for panel, at_ends, (left, right, bottom, top) in zip(chart.panels, labelled(chart), chart.domains(), strict=True):
+        names_of_ends = _end_labels(panel, wide * (right - left)) if at_ends else []
+        right -= max((GAP + width_of_name for _, width_of_name in names_of_ends), default=0) / wide
         corner = [(margins["left"] + wide * left) / width, (margins["bottom"] + tall * bottom) / height]
         axes = figure.add_axes((corner[0], corner[1], wide * (right - left) / width, tall * (top - bottom) / height))
         of_panel = _panel(axes, panel)
+        if _is_tilted(panel, wide * (right - left)):
+            texts = [middle_out(text.replace("\n", " "), LONGEST_TILTED) for _, text in panel.x.ticks]
+            axes.set_xticks([at for at, _ in panel.x.ticks], texts, rotation=40, ha="right", va="top", rotation_mode="anchor")
+        if at_ends:
+            of_ends = {end.name for end in ends(panel)}
+            of_panel = {name: artist for name, artist in of_panel.items() if name not in of_ends}
+            _draw_end_labels(axes, panel, [text for text, _ in names_of_ends])
         beside = chart.legend == "panels" and bool(of_panel)
         if beside:  # on the line of the title, where it covers nothing
             axes.legend(
@@ -129,6 +152,38 @@ def _draw_chart(figure: FigureBase, chart: Chart, wide: float, tall: float) -> N
         figure.suptitle(chart.title, x=0.02, ha="left", va="top", fontsize=12, y=1 - 8 / height)
     if chart.notes:
         figure.text(0.02, 1 - 32 / height, "\n".join(chart.notes), fontsize=7.5, ha="left", va="top")
+
+
+def _is_tilted(panel: Panel, wide: float) -> bool:
+    """Whether the texts below a panel of this width in pixels would overlap."""
+    longest = max((len(line) for _, text in panel.x.ticks for line in text.split("\n")), default=0)
+    return len(panel.x.ticks) * (longest + 1) * 6.4 > wide
+
+
+def _end_labels(panel: Panel, wide: float) -> list[tuple[str, float]]:
+    """The names at the ends of the lines of a panel, as they fit, and their widths in pixels; `wide` is the panel with its labels."""
+    style, measure = FontProperties(size=LABEL), TextToPath().get_text_width_height_descent
+
+    def pixels(text: str) -> float:
+        return measure(text, style, False)[0] * 100 / 72
+
+    texts = [shortened(readable(end.name), ROOM * wide - GAP, pixels) for end in ends(panel)]
+    return [(text, pixels(text)) for text in texts]
+
+
+def _draw_end_labels(axes, panel: Panel, texts: list[str]) -> None:
+    """Names right of a panel, in the colours of their lines, each with a leader from the end of its line."""
+    lines = ends(panel)
+    axes.autoscale_view()  # else the places of points are not known yet
+    box, scale = axes.get_window_extent(), axes.figure.dpi / 100  # of the pixels of `labels`
+    points = axes.transData.transform([(end.x, end.y) for end in lines])
+    points[:, 1] = points[:, 1].clip(box.y0, box.y1)
+    places = scale * spread(points[:, 1] / scale, box.y0 / scale, box.y1 / scale)
+    back, beside = axes.transAxes.inverted(), dict(transform=axes.transAxes, clip_on=False, scalex=False, scaley=False)
+    for end, text, (x, y), place in zip(lines, texts, points, places, strict=True):
+        (x, y), (edge, at) = back.transform([(min(x, box.x1), y), (box.x1 + (GAP - 2) * scale, place)])
+        axes.plot([x, edge], [y, at], color=end.colour, linewidth=0.6, alpha=0.7, **beside)
+        axes.text(edge, at, text, color=legible(end.colour), fontsize=LABEL, transform=axes.transAxes, ha="left", va="center_baseline")
 
 
 def _panel(axes, panel: Panel) -> dict:

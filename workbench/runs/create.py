@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ from ..config import Config, read_config
 from ..files import StorageError, claim_text, storing
 from ..messages import ParameterError, WorkbenchError
 from ..paths import DEMO, outputs_dir, short_name
-from ..readers import split_step
+from ..readers import split_step, words
 from .folder import Run
 from .liveness import BusyError, RunLock, heart_beats, signature
 from .resume import parent_folder, require_forkable, require_resumable, resumes, start_step
@@ -58,13 +59,16 @@ def _taken(name: str) -> ParameterError:
 
 
 def require_startable(config: Config) -> None:
-    """Refuse a name that is taken, and a run that cannot be resumed or forked with these settings.
+    """Refuse a name that is taken, a run that cannot be resumed or forked with these settings, and trackers that are not installed.
 
     Raises
     ------
     ParameterError, UnreadableError
         The message names the parameter, with its value and what would be right.
     """
+    for name in words(config.log_with):
+        if name != "none" and find_spec(name) is None:
+            raise ParameterError(f"log_with={config.log_with!r}: {name} is not installed; pip install {name}")
     if resumes(config):
         require_resumable(config, parent_folder(config))
         return

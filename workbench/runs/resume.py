@@ -14,7 +14,7 @@ from ..readers import split_step
 # Parameters that may change when a run is resumed: its length, and those that its weights do not depend on.
 MAY_CHANGE_ON_RESUME = {
     "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_n", "evaluate_extractor",
-    "num_processes", "device",
+    "log_with", "max_hours", "num_processes", "device",
 }  # fmt: skip
 
 

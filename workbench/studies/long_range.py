@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .. import attention
-from ..attention.capture import attention_layers
+from ..attention.layers import attention_layers
 from ..data.twins import Twins, disagreement
 from ..messages import WorkbenchError
 from ..records import is_finite

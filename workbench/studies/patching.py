@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from .. import attention
-from ..attention.interventions import find_layer
+from ..attention.layers import find_layer
 from ..data.twins import disagreement, glyph_coverage, glyph_hues
 from ..messages import ParameterError, WorkbenchError
 from ..model import Generator, sampling

@@ -23,10 +23,10 @@ from ..config import Config
 from ..files import UnreadableError, claim_text, read_json, storing
 from ..messages import ParameterError, WorkbenchError, say_once
 from ..paths import folder_name, outputs_dir
-from ..processes import signals_to
 from ..progress import progress
 from ..runs import ACTIVE, Run
 from ..runs.liveness import alive, signature
+from ..signals import signals_to
 from ..training import launch
 from ..training.setup import decide_precision
 

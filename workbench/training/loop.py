@@ -25,7 +25,8 @@ from .samples import FixedSamples, write_samples
 from .setup import Networks
 from .status import Status
 from .steps import d_step, g_step
-from .stopping import stop_requested, stop_signals
+from .stopping import StopRequests, stop_signals
+from .trackers import log_samples, log_scores, tracked
 
 Evaluate = Callable[[Generator, int], dict | None]
 
@@ -67,8 +68,9 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
         """Whether to do after this step what is done every `every` steps (0: never) and after the last one."""
         return every > 0 and (progress.step % every == 0 or progress.step == config.steps)
 
-    with stop_signals() as signals, closing(batches), storing(run.path):
-        while progress.step < config.steps and not stop_requested(accelerator, run, signals):
+    with stop_signals() as signals, closing(batches), tracked(accelerator, run, config, progress.step), storing(run.path):
+        stop_requested = StopRequests(accelerator, run, signals, config.max_hours)
+        while progress.step < config.steps and not stop_requested(progress.step):
             if lock and lock.lost:
                 raise BusyError(f"another process has taken over run {run.name!r}, because this one was suspended for too long")
 
@@ -85,6 +87,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
                 progress.logged = step
                 if not np.isfinite([row[name] for name in ("loss_d", "loss_g", "d_real", "d_fake")]).all():
                     raise DivergedError("losses", step, run)
+                accelerator.log(row, step=step)
                 if main:
                     run.append("history.jsonl", row)
                     status.watch_history(row)
@@ -96,6 +99,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
             # Sample: the grid, attention snapshots and spectra.
             if main and due(config.sample_every):
                 status.watch_samples(write_samples(nets, generator, run, step, fixed), step, fixed)
+                log_samples(accelerator, run, step)
 
             # Evaluate: if that fails, save a checkpoint, so that no step is lost.
             if evaluate and due(config.evaluate_every):
@@ -106,6 +110,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
                         record = evaluate(generator, step)
                     if record and main:
                         run.append("evaluations.jsonl", dict(step=step) | record | {BY_TRAINING: True})
+                        log_scores(accelerator, record["scores"], step)
                 except BaseException as error:
                     if main:
                         save(nets, run, progress)
@@ -127,7 +132,8 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
     if main and finished:
         status.finish("finished", progress.step, f"finished after {progress.step} steps")
     elif main:
-        status.finish("stopped", progress.step, f"stopped at step {progress.step}; {run.resume_hint()}")
+        reason = f" after max_hours={config.max_hours:g}" if stop_requested.out_of_time else ""
+        status.finish("stopped", progress.step, f"stopped at step {progress.step}{reason}; {run.resume_hint()}")
     accelerator.wait_for_everyone()
 
 

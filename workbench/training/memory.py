@@ -215,8 +215,8 @@ def _require_memory(config: Config, kind: str, estimate, available: float) -> No
     if name == "batch_size" and largest == "activations":
         fix += ", or split the batch: gradient_accumulation"
     raise ParameterError(
-        f"{name}={getattr(config, name)}: this training needs about {_readable(needed)} of {kind}, and the machine has {_readable(available)} "
-        f"({largest}: {_readable(parts[largest])}); {fix}"
+        f"{name}={getattr(config, name)}: this training needs about {readable(needed)} of {kind}, and the machine has {readable(available)} "
+        f"({largest}: {readable(parts[largest])}); {fix}"
     )
 
 
@@ -227,7 +227,7 @@ def _changed(config: Config, name: str, value) -> Config:
     return changed
 
 
-def _readable(count: float) -> str:
+def readable(count: float) -> str:
     """A number of bytes as text: "1.2 PB"."""
     for unit in ("MB", "GB", "TB", "PB", "EB"):
         count /= 1000 if unit != "MB" else 1e6

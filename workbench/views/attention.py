@@ -9,14 +9,17 @@ import numpy as np
 
 from .. import attention, figures
 from ..attention import READINGS, STATISTICS, Inspection, salient_positions
+from ..attention.inspect import key_positions
+from ..figures.film import evenly
 from ..messages import ParameterError, WorkbenchError, nearest, say_once, short_repr
 from ..parameters import Parameters, parameter, whole
 from ..progress import progress
-from ..readers import latents, map_positions, quote, read_list, words
+from ..readers import amounts, latents, map_positions, quote, read_list, words
 from ..runs import Run, list_runs
+from ..studies import effects
 from .inspected_run import InspectedRun
-from .inspection_request import InspectionRequest
-from .overview import evenly, overview
+from .inspection_request import MOST, InspectionRequest
+from .overview import overview
 from .view_line import GAMMA0, ViewLine, class_of, latent_of, positions_of, value_of
 
 MAX_QUERIES = len(figures.QUERY_COLOURS)
@@ -45,6 +48,10 @@ class AttentionView(Parameters):
     queries: str = parameter("auto", 'query positions from the top left, "row,column; row,column"; auto: salient ones')
     reading: str = parameter("outgoing", "how the map is read", choices=READINGS)
     truncation: float = parameter(0.0, "latents are truncated to [-truncation, truncation]; 0: not", low=0)
+    directions: str = parameter(
+        "", "moves of the latents along their main directions, in standard deviations, separated by commas", read=read_list, none="none"
+    )
+    knock_out: str = parameter("", 'positions "row,column; row,column" that may not be looked at in the table of effects', none="none")
     line: str = parameter("", "a view as the inspector copies it, in place of the parameters above", none="nothing")
     n: int = parameter(32, "images per checkpoint in the table of statistics", low=1)
 
@@ -99,6 +106,8 @@ class AttentionView(Parameters):
         request = {name: value_of(name, entries[name], getattr(defaults, name)) for name in names if name in entries}
         if "towards" in entries:
             request["towards"] = tuple(latent_of("towards", entries["towards"]))
+        if "directions" in entries:
+            request["directions"] = tuple(value_of("directions", entries["directions"], []))
         if "class" in entries:
             request["label"] = class_of(entries["class"], run.class_names)
         if request.get("source") == "recorded":
@@ -132,6 +141,8 @@ class AttentionView(Parameters):
         if len(pairs) > MAX_IMAGES:
             raise ParameterError(f"classes and seeds give {len(pairs):,} images; a view shows at most {MAX_IMAGES}: choose fewer")
         common = dict(layer=layer["id"], step=step, weights=weights, source=self.source, truncation=self.truncation)
+        if self.source == "samples":
+            common["directions"] = tuple(amounts("directions", self.directions, MOST))
         return [InspectionRequest(**common, label=label, seed=seed, sample=sample) for label, (seed, sample) in pairs]
 
     def weights_of(self, run: InspectedRun) -> str:
@@ -318,6 +329,49 @@ class AttentionView(Parameters):
                     means = {name: numbers[name].mean().item() for name in STATISTICS if name != "received"}
                     rows.append(dict(run=run.label, step=step, layer=layer["id"], gamma=projections.gamma) | means)
                     advance(layer is run.layers[-1])
+        return rows
+
+    def effects(self, n: int = effects.SAMPLES) -> list[dict]:
+        """What interventions on the layer change in the mean over `n` images of all classes: gamma = 0, a uniform and a local map, and `knock_out`.
+
+        Returns
+        -------
+        list of dict
+            run, layer, intervention, and the columns of `studies.effects.summarise`: mean changes with 95 % bootstrap intervals, for
+            `knock_out` beside as many random keys.
+
+        Raises
+        ------
+        ParameterError
+            If the view does not fit a run. A checkpoint that cannot be read, or of a network that has diverged, is reported and left out.
+        """
+        rows = []
+        for run in self.runs():
+            layer = self.layer_of(run)
+            if layer is None or not run.run.checkpoint_steps():
+                continue
+            step, seed = int(run.run.checkpoint_path(run.start if self.step is None else self.step).name), run.config.seed
+            common = InspectionRequest(layer["id"], step, self.weights_of(run), self.source, seed=seed, truncation=self.truncation)
+            changes: dict[str, dict] = {
+                "gamma = 0": dict(gamma0=True),
+                "uniform map": dict(replace="uniform"),
+                "local map": dict(replace="local"),
+            }
+            places = map_positions("knock_out", self.knock_out, layer["side"])
+            if keys := key_positions(places, layer["side"], layer["key_side"]):
+                changes[f"{len(keys)} keys knocked out"] = dict(forbid=keys)
+            with progress(n * len(changes), f"images of {run.label}") as advance:
+                for name, change in changes.items():
+                    numbers = []
+                    try:
+                        for samples in effects.batches(run.config.image_size, n):
+                            numbers.append(run.measure(replace(common, **change), samples))
+                            advance(len(samples))
+                        rows += [dict(run=run.label, layer=layer["id"], intervention=name) | row for row in effects.summarise(numbers)]
+                    except ParameterError:
+                        raise
+                    except WorkbenchError as error:
+                        say_once(str(error))
         return rows
 
 

@@ -9,34 +9,40 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .. import attention
-from ..attention import Explanation, Inspection, Projections
-from ..attention.inspect import positions_mask
+from ..attention import Inspection, Layout, Projections
 from ..attention.snapshots import Snapshot, load_snapshot
+from ..config import Config
 from ..data import Images, open_data, to_unit
 from ..data.datasets import Drawn
 from ..data.decode import decode
+from ..data.twins import disagreement
 from ..files import UnreadableError
 from ..messages import ParameterError, WorkbenchError, short_repr
 from ..model import Generator, sampling
-from ..parameters import nearest, whole
+from ..model.directions import main_directions
+from ..parameters import whole
 from ..readers import split_step
 from ..runs import Run
+from ..studies import effects
+from .inspected import STRIP, Inspected, layer_entry
 from .inspection_request import InspectionRequest, is_whole, require
+from .view_line import GAMMA0
 
-STRIP = 8  # images on a page of the strip
 MAX_OPEN_NETWORKS = 4
+DIRECTIONS = 6  # main directions of the latent to offer
 ENDLESS = 1_000_000  # real images to page through: their number is unknown until the data is opened
 MAX_OF_CLASS = 1_000  # images of a class of drawn data, which are found by drawing images one after the other
 MAX_DROPPED_BYTES = 100_000_000
 
 
-class InspectedRun:
+class InspectedRun(Inspected):
     """An opened run, and its images and attention layers.
 
     Parameters
@@ -54,15 +60,24 @@ class InspectedRun:
         If there is no such run or checkpoint.
     """
 
+    real = ENDLESS
+    tools = ("pin", "drag", "brush", "paint", "measure", "explain", "overview", "copy")
+
     def __init__(self, run: Run | str, step: int | None = None, gamma0: bool = False):
         self.run = run if isinstance(run, Run) else Run(run)
         self.config, self.gamma0 = self.run.config, gamma0
         if step is not None:
             self.run.checkpoint_path(step)  # raises if there is none
         self.start = step
+        size = self.config.image_size
+        self.name, self.views, self.layers = self.run.name, self.run.views, _layers(self.config)
+        self.num_classes, self.image_size = self.config.num_classes or 0, (size, size)
+        self.directions = min(DIRECTIONS, self.config.z_dim)
+        self.about = f"{Path(self.config.data).name} · {size}×{size} · {self.config.attention_variant} attention"
         self.dropped: list[tuple[str, Tensor]] = []
         self._drawn_labels = np.empty(0, np.int64)  # of the first images of drawn data
         self._open = lru_cache(maxsize=MAX_OPEN_NETWORKS)(self._load)
+        self._directions = lru_cache(maxsize=1)(main_directions)
         self._lock = threading.Lock()  # messages of the front end may arrive in several threads
 
     @classmethod
@@ -81,26 +96,13 @@ class InspectedRun:
     # -------------------------------------------------------------------------------------------- what a run offers
 
     @property
-    def name(self) -> str:
-        """The name of the run."""
-        return self.run.name
+    def reference(self) -> str:
+        return GAMMA0 if self.gamma0 else self.run.reference
 
     @property
-    def label(self) -> str:
-        """The name, and whether gamma is 0."""
-        return self.name + (", γ = 0" if self.gamma0 else "")
-
-    @cached_property
-    def layers(self) -> list[dict]:
-        """Every attention layer: id, network, label, side, key_side; the largest maps last."""
-        if self.config.attention_block != "attention":
-            return []
-        pooled = 2 if self.config.attention_variant == "official" else 1
-        sites = [("G", site) for site in self.config.sites_g] + [("D", site) for site in sorted(self.config.sites_d)]
-        return [
-            dict(id=f"{net}/attention.{site}", network=net, label=f"{net} · {site}×{site}", side=site, key_side=site // pooled)
-            for net, site in sites
-        ]
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints."""
+        return self.run.checkpoint_steps()
 
     @property
     def recorded_steps(self) -> list[int]:
@@ -135,13 +137,6 @@ class InspectedRun:
     # -------------------------------------------------------------------------------------------- images and attention
 
     def inspect(self, request: InspectionRequest) -> Inspection:
-        """The image of a request, and the attention of the layer for it.
-
-        Raises
-        ------
-        ParameterError, WorkbenchError
-            If there is no such layer, checkpoint or image.
-        """
         self.check(request)
         with self._lock:
             if request.source == "recorded":
@@ -149,12 +144,14 @@ class InspectedRun:
             request = replace(request, step=self._step(request))  # a fixed step: the newest may change meanwhile
             inputs, about = self._inputs(request)
             network = self._network(request)
-            inspection = attention.inspect_layer(network, inputs, request.path, attention_off=self.gamma0, **self._intervention(request))
+            source = self._inputs(_unmoved(request, request.paint_from))[0] if request.paint and request.paint_from is not None else None
+            inspection = attention.inspect_layer(
+                network, inputs, request.path, attention_off=self.gamma0, source=source, **self.intervention(request)
+            )
         y = inputs[1]
         return replace(inspection, **self._words(request, about, None if y is None else int(y[0])))
 
     def causal_map(self, request: InspectionRequest, query: int) -> Tensor:
-        """How much the image at a query (for D: the logit) changes without one key, for each key (M,)."""
         self.check(request)
         request.require_network()
         require(is_whole(query), "query", query, "a position of the layer")
@@ -166,17 +163,7 @@ class InspectedRun:
             gamma = 0.0 if self.gamma0 or request.gamma0 else None
             return attention.causal_map(network, inputs, request.path, query, gamma=gamma)
 
-    def explain(self, request: InspectionRequest, query: int) -> Explanation:
-        """What a query of the layer does as it was learned, in words; of a snapshot, which keeps no network, only where it attends."""
-        require(is_whole(query), "query", query, "a position of the layer")
-        seen = self.inspect(replace(request, gamma0=False, forbid=(), queries=None, replace=""))
-        return attention.explain(seen, query, None if request.source == "recorded" else self.causal_map(request, query))
-
     def every_layer(self, request: InspectionRequest) -> tuple[Tensor, dict[str, Projections]]:
-        """The image (3, S, S) of a request, and the projections of every attention layer for it: of G if it generates the image, and of D.
-
-        Gamma is the learned one.
-        """
         self.check(request)
         with self._lock:
             if request.source == "recorded":
@@ -187,36 +174,52 @@ class InspectedRun:
             layers: dict[str, Projections] = {}
             step = self._step(request)
 
-            def run(name: str, weights: str | None, inputs: tuple) -> Tensor:
-                # Not kept open: the networks of many steps would close those that are looked at.
-                output, projections = attention.every_projection(self._load(step, weights), inputs)
+            def run(name: str, network: nn.Module, inputs: tuple) -> Tensor:
+                output, projections = attention.every_projection(network, inputs)
                 layers.update({f"{name}/{path}": layer for path, layer in projections.items()})
                 return output
 
+            # Not kept open: the networks of many steps would close those that are looked at.
             if request.source == "samples":
-                z, y = self._latents(request, 1)
-                x = run("G", self._saved_weights(request), (z, y))
+                generator = self._load(step, self._saved_weights(request))
+                z, y = self._latents(request, 1, generator)
+                x = run("G", generator, (z, y))
             else:
                 (x, y), _ = self._inputs(request)
             if any(layer["network"] == "D" for layer in self.layers):
-                run("D", None, (x, y))
+                run("D", self._load(step, None), (x, y))
             return x[0], layers
 
-    def offsets(self, request: InspectionRequest, count: int = 16) -> Tensor:
-        """Where queries look relative to themselves, mean over `count` samples of the request's class: (2 side - 1, 2 side - 1)."""
-        return attention.mean_offsets(self.projections(request, count))
-
     def projections(self, request: InspectionRequest, count: int) -> Projections:
-        """The projections of the request's layer for the first `count` samples of its class and seed."""
         self.check(request)
         request.require_network()
         with self._lock:
-            z, y = self._latents(replace(request, sample=0, towards=None), count)
-            x = z if request.network == "G" else sampling.images(self._generator(request), z, y)
-            return attention.collect_projections(self._network(request), (x, y), request.path, attention_off=self.gamma0)
+            inputs = self._generated(_unmoved(request, 0), count)
+            return attention.collect_projections(self._network(request), inputs, request.path, attention_off=self.gamma0)
+
+    def measure(self, request: InspectionRequest, samples: range) -> effects.Numbers:
+        """What the request's intervention changes in samples or real images of its class and seed, by number.
+
+        See `studies.effects.measure`. Sample, directions and painting of the request have no effect.
+        """
+        self.check(request)
+        if request.source not in ("samples", "real"):
+            raise ParameterError(f"source={request.source!r} has no images to measure over; choose samples or real images")
+        if not (request.gamma0 or request.gamma is not None or request.forbid or request.replace):
+            raise ParameterError("nothing to measure: the request forbids no keys, and neither gamma nor the map is changed")
+        with self._lock:
+            first, count = _unmoved(request, samples.start), len(samples)
+            inputs = self._generated(first, count) if request.source == "samples" else self._real(first, count)[0]
+            return effects.measure(
+                self._network(request), inputs, request.path, samples=samples, keys=request.forbid, queries=request.queries,
+                gamma=0.0 if request.gamma0 else request.gamma, replace=request.replace or None, attention_off=self.gamma0,
+                hue=self._hue if request.network == "G" and self.config.data == "twins" else None,
+            )  # fmt: skip
+
+    def _hue(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        return disagreement(images, labels, self.config.pairs)["hue"]
 
     def strip(self, request: InspectionRequest) -> tuple[list[str], Tensor]:
-        """Labels and images (B, 3, S, S) to choose from: `STRIP` samples or real images from the request's on, or all of another source."""
         self.check(request)
         start = request.sample
         with self._lock:
@@ -226,9 +229,9 @@ class InspectedRun:
                 snapshot = self._snapshot(request)
                 return [self._about(y, f"latent {k}") for k, y in enumerate(snapshot.labels)], to_unit(snapshot.images)
             if request.source == "real":
-                x, real_labels, indices = self._real(request, STRIP)
+                (x, _), real_labels, indices = self._real(request, STRIP)
                 return [self._about(label, f"image {index}") for label, index in zip(real_labels, indices, strict=True)], x
-            z, y = self._latents(replace(request, towards=None), STRIP)
+            z, y = self._latents(_unmoved(request, start), STRIP)
             names = [self._about(None if y is None else y[k], f"sample {start + k}") for k in range(STRIP)]
             generator = self._generator(request)
             if not self.gamma0 or request.network == "D":
@@ -237,7 +240,6 @@ class InspectedRun:
                 return names, sampling.images(generator, z, y)
 
     def drop(self, name: str, content: bytes) -> int:
-        """Add an image file; returns its number among the dropped images."""
         if not isinstance(name, str) or not name or len(name) > 1000:
             raise WorkbenchError(f"name={short_repr(name)} is not the name of a dropped image file")
         if len(content) > MAX_DROPPED_BYTES:
@@ -249,37 +251,10 @@ class InspectedRun:
         self.dropped.append((name, to_unit(torch.tensor(x).permute(2, 0, 1)[None])))
         return len(self.dropped) - 1
 
-    # -------------------------------------------------------------------------------------------- requests
-
     def check(self, request: InspectionRequest) -> None:
-        """Raise a WorkbenchError unless the run has the layer, positions and class of a request."""
-        if self.gamma0:
-            request.require_network()
-        sides = self._sides
-        if request.layer not in sides:
-            raise WorkbenchError(
-                f"run {self.name!r} has no attention layer {request.layer!r}; {nearest(request.layer, sides)}"
-                f"there are: {', '.join(sides) or 'none'}"
-            )
-        side, key_side = sides[request.layer]
-        for name, limit in (("forbid", key_side**2), ("queries", side**2)):
-            positions = getattr(request, name) or ()
-            require(len(positions) <= limit, name, positions, f"a selection of the {limit} positions of {request.layer}")
-            if outside := [k for k in positions if k >= limit]:
-                raise ParameterError(f"{name}={outside[0]} is no position of {request.layer}, which has {limit}")
-        count = self.config.num_classes or 0
-        if request.label >= max(1, count):
-            raise ParameterError(f"label={request.label} is no class of run {self.name!r}, which has {count}")
-
-    @property
-    def _sides(self) -> dict[str, tuple[int, int]]:
-        return {layer["id"]: (layer["side"], layer["key_side"]) for layer in self.layers}
-
-    def _intervention(self, request: InspectionRequest) -> dict:
-        """The arguments of `intervene`; None where a request changes nothing."""
-        side, key_side = self._sides[request.layer]
-        mask = positions_mask(request.queries, request.forbid, (side**2, key_side**2)) if request.forbid else None
-        return dict(gamma=0.0 if request.gamma0 else None, forbid=mask, replace=request.replace or None)
+        most = self.config.z_dim
+        require(len(request.directions) <= most, "directions", request.directions, f"at most {most} amounts: z has no more directions")
+        super().check(request)
 
     # -------------------------------------------------------------------------------------------- networks
 
@@ -308,35 +283,46 @@ class InspectedRun:
     def _inputs(self, request: InspectionRequest) -> tuple[tuple[Tensor, Tensor | None], str]:
         """The inputs of the request's network, a batch of one: latent or image, and class; and their description."""
         if request.source == "samples":
-            z, y = self._latents(request, 1)
-            about = self._about(None if y is None else y[0], f"seed {request.seed}, sample {request.sample}")
+            inputs = self._generated(request, 1)
+            about = self._about(None if inputs[1] is None else inputs[1][0], f"seed {request.seed}, sample {request.sample}")
             if request.towards:
                 about += f", {request.mix:.0%} towards seed {request.towards[0]}, sample {request.towards[1]}"
             about += f", truncation {request.truncation:g}" if request.truncation else ""
-            return (z if request.network == "G" else sampling.images(self._generator(request), z, y), y), about
+            about += "".join(f", direction {k} {amount:+.3g} sd" for k, amount in enumerate(request.directions, 1) if amount)
+            return inputs, about
         if request.source == "real":
-            x, y, indices = self._real(request, 1)
-            return (x, y if self.config.num_classes else None), self._about(y[0], f"real image {indices[0]}")
+            inputs, labels, indices = self._real(request, 1)
+            return inputs, self._about(labels[0], f"real image {indices[0]}")
         if not 0 <= request.sample < len(self.dropped):
             raise WorkbenchError(f"sample={request.sample}: no such image was dropped here; there are {len(self.dropped)}")
         name, x = self.dropped[request.sample]
         y = torch.tensor([max(0, request.label)]) if self.config.num_classes else None
         return (x, y), self._about(None if y is None else y[0], name)
 
-    def _latents(self, request: InspectionRequest, count: int) -> tuple[Tensor, Tensor | None]:
+    def _latents(self, request: InspectionRequest, count: int, generator: nn.Module | None = None) -> tuple[Tensor, Tensor | None]:
+        """Latents and classes of the request; `generator` if it is not one that is kept open."""
         z = sampling.latents(count, self.config.z_dim, request.seed, request.sample, request.truncation)
         if request.towards:
             seed, sample = request.towards
             z = sampling.interpolate(z, sampling.latents(count, self.config.z_dim, seed, sample, request.truncation), request.mix)
+        if request.directions:
+            directions = self._directions(generator or self._generator(request))[: len(request.directions)]
+            z = z + torch.tensor(request.directions, dtype=torch.float32) @ directions
         y = sampling.labels(count, self.config.num_classes or 0, request.sample)
         return z, y if y is None or request.label < 0 else torch.full_like(y, request.label)
 
-    def _real(self, request: InspectionRequest, count: int) -> tuple[Tensor, Tensor, np.ndarray]:
-        """`count` real images from the request's on, of its class, with their labels and indices in the data; again from the first at the end."""
+    def _generated(self, request: InspectionRequest, count: int) -> tuple[Tensor, Tensor | None]:
+        """The inputs of the request's network for `count` samples: latents or their images, and classes."""
+        z, y = self._latents(request, count)
+        return z if request.network == "G" else sampling.images(self._generator(request), z, y), y
+
+    def _real(self, request: InspectionRequest, count: int) -> tuple[tuple[Tensor, Tensor | None], Tensor, np.ndarray]:
+        """The inputs of D for `count` real images from the request's on, of its class, their labels, and their indices in the data; at the end,
+        again from the first."""
         numbers = np.arange(request.sample, request.sample + count)
         indices = numbers % (self.data.length or ENDLESS) if request.label < 0 else self._of_class(request.label, numbers)
         x, y = self.data.batch(indices)
-        return to_unit(x), y, indices
+        return (to_unit(x), y if self.config.num_classes else None), y, indices
 
     def _of_class(self, label: int, numbers: np.ndarray) -> np.ndarray:
         """The indices in the data of the images of these numbers among those of a class."""
@@ -369,8 +355,8 @@ class InspectedRun:
     def _snapshot(self, request: InspectionRequest) -> Snapshot:
         """The recorded snapshot; UnreadableError if it does not fit the run."""
         path = self.run.attention_path(request.step)
-        snapshot, sides, size = load_snapshot(path), self._sides, self.config.image_size
-        fits = snapshot.images.shape[2] == size and all(
+        snapshot, sides = load_snapshot(path), {layer["id"]: (layer["side"], layer["key_side"]) for layer in self.layers}
+        fits = snapshot.images.shape[2] == self.config.image_size and all(
             sides.get(name) == (layer.side, layer.key_side) for name, layer in snapshot.layers.items()
         )
         if not fits:
@@ -378,12 +364,25 @@ class InspectedRun:
         return snapshot
 
     def _words(self, request: InspectionRequest, about: str, label: int | None) -> dict:
-        name = "" if label is None else self._class_name(label)
+        name = "" if label is None else self.class_name(label)
         return dict(layer=request.layer, network=f"{self.label}, step {request.step:,}", about=about, label=label, class_name=name)
 
     def _about(self, label, rest: str) -> str:
-        return f"{self._class_name(int(label))}, {rest}" if label is not None and self.config.num_classes else rest
+        return f"{self.class_name(int(label))}, {rest}" if label is not None and self.config.num_classes else rest
 
-    def _class_name(self, label: int) -> str:
-        names = self.class_names
-        return names[label] if 0 <= label < len(names) else str(label)
+
+def _unmoved(request: InspectionRequest, sample: int) -> InspectionRequest:
+    """The request of a sample itself, not on the way to another one, nor moved along directions."""
+    return replace(request, sample=sample, towards=None, directions=())
+
+
+def _layers(config: Config) -> list[dict]:
+    """The attention layers of both networks, the largest maps last."""
+    if config.attention_block != "attention":
+        return []
+    pooled = 2 if config.attention_variant == "official" else 1
+    sites = [("G", site) for site in config.sites_g] + [("D", site) for site in sorted(config.sites_d)]
+    return [
+        layer_entry(net, f"attention.{site}", f"{net} · {site}×{site}", Layout((site, site), (site // pooled, site // pooled)))
+        for net, site in sites
+    ]

@@ -6,31 +6,26 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from .. import figures
 from ..attention import Projections
 from ..figures import Glance
+from ..figures.film import evenly
 from ..messages import ParameterError, WorkbenchError
-from .inspected_run import InspectedRun
+from .inspected import Inspected
 from .inspection_request import InspectionRequest
 
 COLUMNS = 8
 
 
-def evenly(steps: list[int], count: int) -> list[int]:
-    """At most `count` of the steps, evenly chosen, with the first and the last."""
-    return [steps[round(k)] for k in np.linspace(0, len(steps) - 1, min(count, len(steps)))]
-
-
-def columns(run: InspectedRun, source: str) -> list[int]:
+def columns(run: Inspected, source: str) -> list[int]:
     """The steps of an overview, to which the one that is shown is added: of checkpoints or, for "recorded", of snapshots."""
-    return evenly(run.recorded_steps if source == "recorded" else run.run.checkpoint_steps(), COLUMNS - 1)
+    return evenly(run.recorded_steps if source == "recorded" else run.steps, COLUMNS - 1)
 
 
 def overview(
-    run: InspectedRun, request: InspectionRequest, query: int, relative: bool = False, colour: str = figures.QUERY_COLOURS[0]
+    run: Inspected, request: InspectionRequest, query: int, relative: bool = False, colour: str = figures.QUERY_COLOURS[0]
 ) -> figures.Drawing:
     """The map of a query in every attention layer, at steps of the training.
 
@@ -75,5 +70,6 @@ def glance(layer: Projections, query: int, side: int) -> Glance:
     row, column = ((2 * at + 1) * layer.side // (2 * side) for at in divmod(query, side))
     weights = torch.softmax(layer.query[0, row * layer.side + column] @ layer.key[0].T, dim=0).double()
     entropy = -(weights * weights.clamp_min(1e-300).log()).sum().item()
+    assert layer.gamma is not None  # those of runs have one
     times = (weights * len(weights)).view(layer.key_side, layer.key_side).numpy()
     return Glance(times, layer.gamma, entropy / math.log(len(weights)), ((row + 0.5) / layer.side, (column + 0.5) / layer.side))

@@ -68,10 +68,6 @@ class ViewLine:
                 refuse(f"has {name} twice")
             else:
                 entries[name] = value
-        if entries.pop("gamma", None) not in (None, "0"):
-            refuse("gamma can only be 0: beside=gamma0")
-        elif "gamma=0" in words:
-            entries.setdefault("beside", GAMMA0)
         beside, beside_step = _run(entries.pop("beside"), refuse) if "beside" in entries else ("", None)
         if beside_step is not None and not beside:
             beside = run  # "@500": the same run

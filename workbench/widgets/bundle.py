@@ -1,4 +1,4 @@
-"""Bundles ES modules into one, as anywidget and a page without a server need; without a tool outside Python.
+"""Bundles ES modules into one, and style sheets, as anywidget and a page without a server need; without a tool outside Python.
 
 Modules are joined in import order, without their import and export lines. They share one scope: equal top-level names, renamed imports and
 import cycles are refused.
@@ -55,3 +55,8 @@ def bundle(entry: str, folder: Path = SOURCES) -> str:
 
     add(entry, ())
     return "\n\n".join(joined.values()) + "\n"
+
+
+def styles(*names: str) -> str:
+    """Style sheets of this folder as one."""
+    return "".join((SOURCES.parent / name).read_text(encoding="utf-8") for name in names)

@@ -32,7 +32,7 @@ class LiveChart(FigureWidget):
     _esm = bundle("chart.js")
 
     def __init__(self, chart: Chart, clicked: Callable[[float], None]):
-        plotly = _compact(content(chart))
+        plotly = _compact(content(chart, labels=False))
         super().__init__(data=plotly["data"], layout=plotly["layout"])
         self.set_trait("_config", self._config | dict(displayModeBar=False))  # it would cover the legend
         self._drawn = plotly
@@ -45,7 +45,7 @@ class LiveChart(FigureWidget):
 
         A range of the y axis that the user has chosen stays.
         """
-        before, now = self._drawn, _compact(content(chart))
+        before, now = self._drawn, _compact(content(chart, labels=False))
         if _without_data(before) != _without_data(now):
             return False
         with self.batch_update():

@@ -29,7 +29,7 @@ PAGE = """<!DOCTYPE html>
 <body>
 <main id="wb-view"></main>
 <script type="application/json" id="wb-state">{state}</script>
-<script type="module">{script}</script>
+{more}<script type="module">{script}</script>
 </body>
 </html>
 """
@@ -39,7 +39,7 @@ def free_path(folder: Path, requests: Sequence[InspectionRequest], ending: str) 
     """A path without a file, named after the layer and the steps."""
     if ending not in FORMATS:
         raise ParameterError(f"format={short_repr(ending)} is not one of {', '.join(FORMATS)}")
-    words = [requests[0].layer.replace("/attention.", ""), *(str(request.step) for request in requests)]
+    words = [requests[0].layer.replace("/attention.", ""), *(str(request.step) for request in requests if request.step is not None)]
     stem, number = re.sub(r"[^A-Za-z0-9-]+", "-", f"attention-{'-'.join(words)}")[:100], 1
     while (path := folder / f"{stem}{f'-{number}' if number > 1 else ''}.{ending}").exists():
         number += 1
@@ -48,7 +48,8 @@ def free_path(folder: Path, requests: Sequence[InspectionRequest], ending: str) 
 
 def page_answers(view: dict, layers: list[str], steps: list[int], answers: Callable[..., list[dict]]) -> list[dict]:
     """The answers in a page: this image and its neighbours in the strip, in every layer, up to `MAX_PAGE_BYTES`; the causal maps of the pins,
-    their explanations, the offsets of every layer, and the overview of this image up to half of the limit, if the view shows them.
+    their explanations, the offsets of every layer, the effects of the intervention, and the overview of this image up to half of the limit, if the
+    view shows them.
 
     Parameters
     ----------
@@ -67,6 +68,8 @@ def page_answers(view: dict, layers: list[str], steps: list[int], answers: Calla
         pages += [answer for query in view["pins"] for answer in answers("causal", view, query=query)]
     if view["panel"] == "offsets":
         pages += [answer for layer in layers for answer in answers("offsets", view | dict(layer=layer))]
+    if view["measure"]:
+        pages += answers("measure", view)
     if view["explain"]:
         pages += [answer for query in view["pins"] for answer in answers("explain", view, query=query)]
     if view["overview"]:
@@ -77,8 +80,8 @@ def page_answers(view: dict, layers: list[str], steps: list[int], answers: Calla
     for sample, layer in product(samples, sorted(layers, key=lambda layer: layer != view["layer"])):
         if layer.startswith("G") and view["source"] in ("real", "dropped"):
             continue
-        forbid = view["forbid"] if layer == view["layer"] else []
-        pictures = answers("inspection", view | dict(sample=sample, layer=layer, forbid=forbid))
+        places: dict = {} if layer == view["layer"] else dict(forbid=[], paint=[])  # those of another layer
+        pictures = answers("inspection", view | dict(sample=sample, layer=layer) | places)
         size += _size(pictures)
         if len(pages) > first and size > MAX_PAGE_BYTES:
             break
@@ -99,10 +102,11 @@ def _size(answers: list[dict]) -> int:
     return sum(len(buffer) for answer in answers for buffer in answer["buffers"])
 
 
-def page(title: str, css: str, state: dict) -> str:
-    """A page that shows the inspector, from the state of the widget."""
+def page(title: str, css: str, state: dict, script: str = "page.js", worker: str = "") -> str:
+    """A page that shows the inspector, from the state of the widget; `worker` is a module for its script to start as a worker."""
+    more = f'<script type="text/plain" id="wb-worker">{bundle(worker)}</script>\n' if worker else ""
     text = json.dumps(state, default=_encode).replace("<", "\\u003c")  # so that no text can end the script element
-    return PAGE.format(title=html.escape(title), css=css, state=text, script=bundle("page.js"))
+    return PAGE.format(title=html.escape(title), css=css, state=text, more=more, script=bundle(script))
 
 
 def _encode(value: bytes) -> dict:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ...attention import STATISTICS, Inspection
-from ...attention.readings import check_query
 from ...data import to_uint8
 from ...figures import QUERY_COLOURS, Drawing, Sheet, compose
 from ...figures.charts import Cell, Row
@@ -42,6 +41,7 @@ def view_figure(
     request: InspectionRequest,
     causal: Sequence[Sequence[np.ndarray]] = (),
     offsets: Sequence[np.ndarray] = (),
+    effects: Sequence[Sequence[dict]] = (),
     words: Sequence[str] = (),
 ) -> Drawing:
     """A row for each run: its image, a map for each pin (or one of all places), the scale, and after an intervention the changed image.
@@ -60,6 +60,8 @@ def view_figure(
         For the reading "causal": the map (M,) of each pin, for each run.
     offsets
         If the view shows them: the map by offset of each run.
+    effects
+        If the view shows them: what the intervention changes over samples, in each run; see `studies.effects.summarise`.
     words
         Further lines of the title.
 
@@ -70,7 +72,7 @@ def view_figure(
     """
     reading, relative = view["reading"], view["scale"] == "uniform"
     for query in view["pins"]:
-        check_query(query, inspections[0].projections.side ** 2)
+        inspections[0].projections.places.place(query)  # raises if there is none
     queries = [0] if reading in STATISTICS else view["pins"]  # a statistic has one map, whatever the query
     maps = [
         [values_of(seen, reading, query, causal[run][k] if causal else None) for k, query in enumerate(queries)]
@@ -85,7 +87,8 @@ def view_figure(
     rows = [_run(number, seen, groups, view, images) for number, seen in enumerate(inspections)]
     if len(inspections) == 2:
         rows.append(_difference(inspections, groups, images))
-    return Drawing(Sheet("\n".join([_title(inspections, reading, request), *words]), tuple(map(Row, rows)), tuple(images)))
+    title = "\n".join([_title(inspections, reading, request), *words, *_effects(inspections, effects, bool(request.paint))])
+    return Drawing(Sheet(title, tuple(map(Row, rows)), tuple(images)))
 
 
 def stacked(above: Drawing, below: Drawing) -> Drawing:
@@ -96,16 +99,18 @@ def stacked(above: Drawing, below: Drawing) -> Drawing:
 
 def _run(number: int, seen: Inspection, groups: list[Group], view: dict, images: list[str]) -> tuple[Cell, ...]:
     """The cells of a run. Appends the images to `images`."""
-    side, image = seen.projections.side, _pixels(seen.image)
-    at = [tuple((part + 0.5) * len(image) / side - 0.5 for part in divmod(query, side)) for query in view["pins"]]
-    dots = tuple((x, y, colour) for (y, x), colour in zip(at, QUERY_COLOURS, strict=False))
-    cells = [_cell(image, images, dots=dots)]
+    image, tokens = _pixels(seen.image), seen.projections.places.tokens
+    dots = [_dot(seen, query, colour) for query, colour in zip(view["pins"], QUERY_COLOURS, strict=False)]
+    cells = [_cell(image, images, dots=tuple(dot for dot in dots if dot))]
     for group in groups:
         for k, values in enumerate(group.maps[number]):
             colours = group.scale.colours(values, group.kind.reference(seen) if group.kind.reference else 0.0)
             if group.on_image:
+                of_all = view["reading"] in STATISTICS
                 painted = over(image, colours, view["opacity"], view["smooth"])
-                cells.append(_cell(painted, images, dots=dots if view["reading"] in STATISTICS else dots[k : k + 1]))
+                shown = tuple(dot for dot in (dots if of_all else dots[k : k + 1]) if dot)
+                query = len(tokens) if of_all else view["pins"][k]
+                cells.append(_cell(painted, images, dots=shown, title=f"{tokens[query]} token" if query < len(tokens) else ""))
             else:
                 cells.append(_cell(colours, images, title=group.kind.name))
         cells.append(_bar(group.scale, view["opacity"] if group.on_image else None, images))
@@ -114,6 +119,15 @@ def _run(number: int, seen: Inspection, groups: list[Group], view: dict, images:
         change, factor = difference(image, after)
         cells += [_cell(after, images, title="after"), _cell(change, images, title=f"difference x {factor}")]
     return tuple(cells)
+
+
+def _dot(seen: Inspection, query: int, colour: str) -> tuple[float, float, str] | None:
+    """Where a query is in the image, x and y, and its colour; None for a token."""
+    layout = seen.projections.places
+    place = layout.place(query)
+    sizes = zip(place or (), seen.image.shape[-2:], layout.grid, strict=False)
+    y_x = [(at + 0.5) * pixels / count - 0.5 for at, pixels, count in sizes]
+    return (y_x[1], y_x[0], colour) if place else None
 
 
 def _difference(inspections: Sequence[Inspection], groups: list[Group], images: list[str]) -> tuple[Cell, ...]:
@@ -145,13 +159,24 @@ def _pixels(image: torch.Tensor) -> np.ndarray:
 def _title(inspections: Sequence[Inspection], reading: str, request: InspectionRequest) -> str:
     """A line for each run, and one for what is shown of all."""
     layer = inspections[0].projections
-    variant = "paper" if layer.key_side == layer.side else "official"  # which pools its keys
-    what = [f"{request.network}, {layer.side}x{layer.side} ({variant})", READINGS[reading].name, *_intervention(request)]
+    rows, columns = layer.places.grid
+    if layer.gamma is None:
+        kind = "" if layer.trusted else " (not reproduced by its map)"
+        heads = (
+            [f"head {request.head}" if request.head >= 0 else f"mean of {layer.heads} heads"]
+            if layer.heads > 1 or request.head >= 0
+            else []
+        )
+    else:
+        kind, heads = " (paper)" if layer.key_side == layer.side else " (official)", []  # which pools its keys
+    place = request.network if request.network in ("G", "D") and layer.gamma is not None else request.path or "the layer"
+    what = [f"{place}, {rows}x{columns}{kind}", *heads, READINGS[reading].name, *_intervention(request)]
     return "\n".join([*map(_line, inspections), "; ".join(what)])
 
 
 def _line(seen: Inspection) -> str:
-    words = [f"{seen.network}: {seen.about}", f"gamma {seen.projections.gamma:+.3g}"]
+    gamma = seen.projections.gamma
+    words = [f"{seen.network}: {seen.about}"] + ([] if gamma is None else [f"gamma {gamma:+.3g}"])
     if seen.logit is not None:
         words.append(f"logit {seen.logit:.3g}" + ("" if seen.logit_after is None else f" → {seen.logit_after:.3g}"))
     return "; ".join(words)
@@ -162,7 +187,43 @@ def _intervention(request: InspectionRequest) -> list[str]:
     keys, queries = len(request.forbid), "all places" if request.queries is None else f"{len(request.queries)} pins"
     words = [
         "gamma = 0" if request.gamma0 else "",
+        "" if request.gamma is None else f"gamma = {request.gamma:g}",
         f"{request.replace} map" if request.replace else "",
         f"{keys} keys knocked out for {queries}" if keys else "",
+        _painted(request),
     ]
     return [f"what if: {', '.join(filter(None, words))}"] if any(words) else []
+
+
+def _painted(request: InspectionRequest) -> str:
+    """What takes other values, in words."""
+    if not request.paint:
+        return ""
+    rows, columns = request.paint_shift
+    source = "this image" if request.paint_from is None else f"sample {request.paint_from}"
+    away = f", {rows:+d} rows and {columns:+d} columns away" if rows or columns else ""
+    return f"{len(request.paint)} keys with the values of {source}{away}"
+
+
+def _effects(inspections: Sequence[Inspection], effects: Sequence[Sequence[dict]], painted: bool) -> list[str]:
+    """A line for each quantity of each run: its mean change over samples, with 95 % intervals. They are not painted on."""
+    lines = []
+    for seen, rows in zip(inspections, effects, strict=False):
+        run = f"{seen.network}: " if len(effects) > 1 else ""
+        for row in rows:
+            parts = [f"{_number(row['change'])} {_interval(row, '')}"]
+            if row["null"] is not None:
+                parts += [
+                    f"random keys {_number(row['null'])} {_interval(row, 'null_')}",
+                    f"difference {_number(row['more'])} {_interval(row, 'more_')}",
+                ]
+            lines.append(f"{run}{row['n']} samples{' without paint' if painted else ''}, {row['quantity']}: {'; '.join(parts)}")
+    return lines
+
+
+def _interval(row: dict, prefix: str) -> str:
+    return f"[{_number(row[f'{prefix}low'])}, {_number(row[f'{prefix}high'])}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}"

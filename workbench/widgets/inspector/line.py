@@ -13,8 +13,12 @@ from .requests import DEFAULT_VIEW, SCALES, active_pin
 
 CHOICES = dict(
     source=SOURCES, weights=("ema", "raw"), reading=("causal", *READINGS), scale=SCALES, panel=("map", "images", "offsets"),
-    tool=("pin", "brush"), scope=("all", "pins"), replace=("", "uniform", "local"),
+    tool=("pin", "drag", "brush", "paint"), scope=("all", "pins"), replace=("", "uniform", "local"),
 )  # fmt: skip
+GRIDS = dict(
+    pins="side", forbid="key_side", paint="key_side"
+)  # entries that are positions, which only maps of runs have in a line: square ones
+NUMBERS = dict(gamma=0.0, paint_from=0)  # entries that are a number or, by default, None
 IN_HEAD = ("layer", "steps")  # entries of a view that are words of their own
 
 
@@ -79,8 +83,8 @@ def _default(name: str, view: dict):
 
 
 def _text(name: str, view: dict, layer: dict, classes: Sequence[str]) -> str:
-    if name == "pins" or name == "forbid":
-        side = layer["side" if name == "pins" else "key_side"]
+    if name in GRIDS:
+        side = layer[GRIDS[name]]
         return positions_text([position for position in view[name] if position < side**2], side)  # as the front end shows them
     if name == "class":
         return class_text(view[name], classes)
@@ -90,10 +94,10 @@ def _text(name: str, view: dict, layer: dict, classes: Sequence[str]) -> str:
 
 
 def _value(name: str, text: str, layer: dict, classes: Sequence[str]):
-    if name == "pins" or name == "forbid":
-        return list(dict.fromkeys(positions_of(name, text, layer["side" if name == "pins" else "key_side"])))
+    if name in GRIDS:
+        return list(dict.fromkeys(positions_of(name, text, layer[GRIDS[name]])))
     if name == "class":
         return class_of(text, classes)
     if name == "active":
         return value_of(name, text, 1) - 1
-    return latent_of(name, text) if name == "towards" else value_of(name, text, DEFAULT_VIEW[name])
+    return latent_of(name, text) if name == "towards" else value_of(name, text, NUMBERS.get(name, DEFAULT_VIEW[name]))

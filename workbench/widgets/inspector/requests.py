@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """Requests to a run from the view, the state of all controls of the front end. Only this module interprets a view.
 
 The front end sends the view and the kind of answer, and caches answers by the entries of the view that they depend on.
@@ -6,24 +5,27 @@ The front end sends the view and the kind of answer, and caches answers by the e
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ...attention import READINGS
 from ...messages import ParameterError, WorkbenchError, short_repr
-from ...views.attention import MAX_QUERIES
-from ...views.inspected_run import ENDLESS, STRIP, InspectedRun
-from ...views.inspection_request import InspectionRequest, are_whole, is_whole
+from ...views.attention import MAX_QUERIES, AttentionView
+from ...views.inspected import STRIP, Inspected
+from ...views.inspection_request import InspectionRequest, are_amounts, are_whole, is_whole
 from ...views.overview import columns
-from ...views.view_line import GAMMA0
 
 # The state of all controls. Entries that an InspectionRequest does not have: `steps` of the runs; `class`, a label; `pins`, the pinned queries, of
 # which one is `active`; `scope`, "all" or "pins": the queries whose attention to the forbidden keys is knocked out; `scale` of the colours, "zero"
-# or "uniform"; `panel`, what the side view shows: "map", "images" or "offsets"; `overview` and `explain`, whether layers and checkpoints are shown,
-# and the active pin is explained in words.
+# or "uniform"; `panel`, what the side view shows: "map", "images" or "offsets"; `tool`, "pin", "drag", "brush" or "paint"; `measure`, whether the
+# effects of the intervention are measured over samples; `overview` and `explain`, whether layers and checkpoints are shown, and the active pin is
+# explained in words.
 DEFAULT_VIEW: dict = dict(
     layer="", steps=[], weights="ema", source="samples", seed=0, sample=0, truncation=0.0, towards=None, mix=0.0, reading="outgoing", pins=[],
-    active=-1, opacity=0.5, smooth=False, gamma0=False, forbid=[], scope="all", replace="", tool="pin", scale="zero",
-    panel="map", **{"class": -1},
+    active=-1, opacity=0.5, smooth=False, gamma0=False, gamma=None, forbid=[], scope="all", replace="", tool="pin", scale="zero",
+    panel="map", **{"class": -1}, head=-1,
+    directions=[],
+    paint=[],
+    paint_from=None,
+    paint_shift=[0, 0],
+    measure=False,
     overview=False,
     explain=False,
 )  # fmt: skip
@@ -32,8 +34,18 @@ DEFAULT_VIEW: dict = dict(
 SCALES = ("zero", "uniform")
 
 
+def opened(view: AttentionView, request: InspectionRequest, steps: list[int], pins: list[int]) -> dict:
+    """The state of the controls that shows a request, with these steps of the runs and pins."""
+    names = ("layer", "weights", "source", "sample", "seed", "truncation")
+    state = {name: getattr(request, name) for name in names} | {"class": request.label, "directions": list(request.directions)}
+    return state | dict(steps=steps, reading=view.reading, pins=pins, active=0 if pins else -1)
+
+
 def shown(view: dict) -> dict:
-    """The view as the front end shows it: of snapshots, which keep no network, there is no causal map, and none by offset."""
+    """The view as the front end shows it: of snapshots, which keep no network, there is no causal map, and none by offset; there are effects only
+    of an intervention, and only over samples or real images."""
+    changed = (view["gamma0"] or view["gamma"] is not None or view["replace"] or view["forbid"]) and view["source"] in ("samples", "real")
+    view = view | dict(measure=bool(view["measure"] and changed))
     if view["source"] != "recorded":
         return view
     return view | dict(panel="map") | (dict(reading="outgoing") if view["reading"] == "causal" else {})
@@ -44,18 +56,17 @@ def active_pin(view: dict) -> int:
     return max(0, min(view["active"], len(view["pins"]) - 1)) if view["pins"] else -1
 
 
-def catalog(run: InspectedRun) -> dict:
-    """The choices of the controls for a run."""
-    config = run.config
+def catalog(run: Inspected) -> dict:
+    """The choices of the controls for a run, or another network."""
     return dict(
-        label=run.label, about=f"{Path(config.data).name} · {config.image_size}×{config.image_size} · {config.attention_variant} attention",
-        steps=run.run.checkpoint_steps(), recorded=run.recorded_steps, weights=run.weights, image_size=config.image_size,
-        classes=run.class_names, real=ENDLESS, page=STRIP, layers=run.layers, gamma0=run.gamma0,
-        name=GAMMA0 if run.gamma0 else run.run.reference, columns={source: columns(run, source) for source in ("samples", "recorded")},
+        label=run.label, about=run.about, steps=run.steps, recorded=run.recorded_steps, weights=run.weights, image_size=run.image_size[1],
+        classes=run.class_names if run.num_classes else [], real=run.real, page=STRIP, layers=run.layers, gamma0=run.gamma0,
+        latents=run.latents, count=run.samples, directions=run.directions, tools=list(run.tools),
+        name=run.reference, columns={source: columns(run, source) for source in ("samples", "recorded")},
     )  # fmt: skip
 
 
-def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict) -> InspectionRequest:
+def resolve(kind: str, view: dict, run: Inspected, number: int, offered: dict) -> InspectionRequest:
     """The request of a view for one kind of answer of a run.
 
     Checks the entries that it interprets; an `InspectionRequest` checks the others. Entries without effect on the answer keep their
@@ -64,7 +75,7 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
     Parameters
     ----------
     kind
-        "inspection", "strip", "causal", "explain", "overview" or "offsets".
+        "inspection", "strip", "causal", "explain", "overview", "offsets" or "measure".
     run, number
         The run, and its index in the view.
     offered
@@ -78,7 +89,9 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
     for name, fits in (
         ("steps", are_whole(view["steps"])), ("pins", are_whole(view["pins"]) and len(view["pins"]) <= MAX_QUERIES),
         ("forbid", are_whole(view["forbid"])), ("towards", view["towards"] is None or are_whole(view["towards"])),
-        ("weights", isinstance(view["weights"], str)), ("class", isinstance(view["class"], int)),
+        ("weights", isinstance(view["weights"], str)), ("class", isinstance(view["class"], int)), ("head", is_whole(view["head"], -1)),
+        ("directions", are_amounts(view["directions"])), ("paint", are_whole(view["paint"])),
+        ("paint_shift", isinstance(view["paint_shift"], list | tuple)),
         ("reading", view["reading"] in ("causal", *READINGS)), ("scale", view["scale"] in SCALES),
         ("opacity", isinstance(view["opacity"], int | float) and 0 <= view["opacity"] <= 1),
     ):  # fmt: skip
@@ -97,12 +110,17 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
     if source != "recorded":
         saved = offered["weights"] or ["ema"]
         request["weights"] = view["weights"] if view["weights"] in saved else saved[0]
-    if source != "recorded" and view["class"] < (run.config.num_classes or 0):
+    if source != "recorded" and view["class"] < run.num_classes:
         request["label"] = view["class"]
     if source == "samples":
         request |= dict(seed=view["seed"], truncation=view["truncation"])
+    heads = next((entry["heads"] for entry in run.layers if entry["id"] == layer), 1)
+    if kind in ("inspection", "offsets") and view["head"] < heads > 1:
+        request["head"] = view["head"]
     if kind == "offsets":
         return InspectionRequest(**request)
+    if kind == "measure":  # over the samples from the first one on
+        return InspectionRequest(**request, **_intervention(view))
     request["sample"] = view["sample"]
     if kind == "strip":
         if is_whole(view["sample"]):  # the first image of its page; samples and real images have several pages
@@ -110,8 +128,11 @@ def resolve(kind: str, view: dict, run: InspectedRun, number: int, offered: dict
         return InspectionRequest(**request)
     if source == "samples" and view["towards"] and view["mix"]:
         request |= dict(towards=tuple(view["towards"]), mix=view["mix"])
+    if source == "samples" and any(view["directions"]):
+        last = max(k for k, amount in enumerate(view["directions"]) if amount)
+        request["directions"] = tuple(view["directions"][: last + 1])
     if kind == "inspection" and source != "recorded":  # snapshots keep no network
-        request |= _intervention(view)
+        request |= _intervention(view) | _painting(view)
     return InspectionRequest(**request)
 
 
@@ -125,7 +146,15 @@ def _intervention(view: dict) -> dict:
     """The intervention on the layer in a view."""
     if view["gamma0"]:  # other interventions have no effect then
         return dict(gamma0=view["gamma0"])
-    queries = tuple(sorted(view["pins"])) if view["scope"] == "pins" else None
+    queries, other = tuple(sorted(view["pins"])) if view["scope"] == "pins" else None, dict(gamma=view["gamma"], replace=view["replace"])
     if not view["forbid"] or queries == ():
-        return dict(replace=view["replace"])
-    return dict(replace=view["replace"], forbid=tuple(sorted(view["forbid"])), queries=queries)
+        return other
+    return other | dict(forbid=tuple(sorted(view["forbid"])), queries=queries)
+
+
+def _painting(view: dict) -> dict:
+    """What takes the values of other keys; values of an image that it takes from their own places change nothing."""
+    shift = tuple(view["paint_shift"])
+    if view["gamma0"] or not view["paint"] or (view["paint_from"] is None and shift == (0, 0)):
+        return {}
+    return dict(paint=tuple(sorted(view["paint"])), paint_from=view["paint_from"], paint_shift=shift)

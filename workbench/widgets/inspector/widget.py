@@ -4,33 +4,50 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import anywidget
 import numpy as np
 import traitlets
+from torch import nn
 
 from ... import figures
+from ...attention import salient_positions
 from ...figures.painting import DIVERGING, PALETTE, colour_table
 from ...files import replace_text, storing
 from ...messages import ParameterError, WorkbenchError, say_once, short_repr
 from ...progress import interactive
 from ...runs import Run
 from ...views.attention import AttentionView
+from ...views.inspected import Inspected
+from ...views.inspected_network import Inputs, InspectedNetwork
 from ...views.inspected_run import InspectedRun
 from ...views.inspection_request import InspectionRequest
 from ...views.overview import columns, overview
 from ...views.view_line import ViewLine
-from ..bundle import bundle
+from ..bundle import bundle, styles
 from .answers import Answer, Answers
 from .export import FORMATS, free_path, page, page_answers
 from .figure import stacked, view_figure
 from .line import line_of, view_of
-from .requests import DEFAULT_VIEW, active_pin, catalog, resolve, shown
+from .requests import DEFAULT_VIEW, active_pin, catalog, opened, resolve, shown
 
 SAVED_BYTES = 400_000  # limit of the answers in a saved notebook
-KINDS = ("inspection", "strip", "causal", "offsets", "explain", "overview", "drop", "export")
+KINDS = ("inspection", "strip", "causal", "offsets", "explain", "overview", "drop", "export", "measure")
+
+
+def _runs(a: Run | str, b: Run | str | nn.Module | None, view: AttentionView) -> list[Inspected]:
+    """The run, and the one to compare it with."""
+    if view.line:
+        if a or b:
+            raise ParameterError("a line names the runs that it shows; leave a and b out")
+        return [*view.runs()]
+    first, other = InspectedRun.of(a) if a else view.runs()[0], b or view.compare
+    if isinstance(other, nn.Module):
+        raise ParameterError("b is a network and a a run; give both as networks: generator=..., inputs=..., b=...")
+    return [first, InspectedRun.of(other, first)] if other else [first]
 
 
 class AttentionInspector(anywidget.AnyWidget):
@@ -42,16 +59,26 @@ class AttentionInspector(anywidget.AnyWidget):
         A run, its name, "run@step" or path; by default the newest. `b` is shown beside it, with the same latents and one cursor, and their
         difference: another run, "run@step", "@step" of the same run, or "gamma=0" (the same run without attention).
     view : AttentionView
-        The initial step, layer, classes, seeds, queries and reading; or a line that holds all of the view (see `from_line`).
+        The initial step, layer, classes, seeds, queries and reading; or a line that holds all of the view (see `from_line`). Of a network
+        without a run, the reading.
+    generator, network : nn.Module
+        In place of a run: a network whose image is its output, or one whose image is its first input. `b` is then another such network, or
+        "gamma=0". It runs as it is at that moment: after changing it, open the inspector again.
+    inputs
+        The network's inputs for a batch, such as (z, y), or a function `inputs(count, seed)` that draws them; see `InspectedNetwork`.
+    classes
+        Names of the classes.
+    folder
+        Where exports go.
 
     Raises
     ------
     WorkbenchError, ParameterError
-        If there is no such run or checkpoint.
+        If there is no such run or checkpoint; or the network has no attention layer that is known, or does not take the inputs.
     """
 
     _esm = bundle("widget.js")
-    _css = (Path(__file__).parent / "inspector.css").read_text(encoding="utf-8")
+    _css = styles("css/base.css", "inspector/inspector.css")
 
     catalog: traitlets.List = traitlets.List().tag(sync=True)  # the choices of the controls, for each run
     view = traitlets.Dict().tag(sync=True)  # the state of the controls; set by the front end and Python
@@ -60,14 +87,31 @@ class AttentionInspector(anywidget.AnyWidget):
     diverging = traitlets.Bytes().tag(sync=True)  # 256 RGB colours of differences
     answers: traitlets.List = traitlets.List().tag(sync=True)  # messages with reply and buffers, to show the view without a kernel
 
-    def __init__(self, a: Run | str = "", b: Run | str | None = None, view: AttentionView | None = None):
+    def __init__(
+        self,
+        a: Run | str = "",
+        b: Run | str | nn.Module | None = None,
+        view: AttentionView | None = None,
+        *,
+        generator: nn.Module | None = None,
+        network: nn.Module | None = None,
+        inputs: Inputs | None = None,
+        classes: Sequence[str] = (),
+        folder: str | os.PathLike = ".",
+    ):
         view = view or AttentionView()
-        if view.line:
-            self.runs = view.runs()
+        if generator is None and network is None:
+            if inputs is not None:
+                raise ParameterError("inputs belong to a network; give generator=... or network=...")
+            self.runs = _runs(a, b, view)
+        elif a or view.line or (generator is not None and network is not None):
+            raise ParameterError("a run, generator and network are given; give one of them (a line names a run)")
+        elif inputs is None:
+            raise ParameterError("inputs are missing: the network's inputs for a batch, such as (z, y), or a function of count and seed")
         else:
-            first = InspectedRun.of(a) if a else view.runs()[0]
-            other = b or view.compare
-            self.runs = [first] + ([InspectedRun.of(other, first)] if other else [])
+            module = network if generator is None else generator
+            first = InspectedNetwork(module, inputs, generator is not None, classes, folder)
+            self.runs = [first] if b is None else [first, first.beside(b)]
         palette, diverging = (colour_table(name).tobytes() for name in (PALETTE, DIVERGING))
         super().__init__(catalog=[catalog(run) for run in self.runs], palette=palette, diverging=diverging)
         self._answers = Answers(self.runs)
@@ -97,7 +141,7 @@ class AttentionInspector(anywidget.AnyWidget):
     @property
     def views(self) -> Path:
         """The folder of exports, in that of the first run."""
-        return self.runs[0].run.views
+        return self.runs[0].views
 
     def __repr__(self) -> str:
         return f"AttentionInspector({', '.join(repr(run.label) for run in self.runs)})"
@@ -105,11 +149,17 @@ class AttentionInspector(anywidget.AnyWidget):
     # ------------------------------------------------------------------------------------------------- the view
 
     def _start(self, view: AttentionView) -> dict:
-        first = self.runs[0]
+        network = self.runs[0]
+        if isinstance(network, InspectedNetwork):
+            entry = network.layers[-1]
+            image = network.inspect(InspectionRequest(entry["id"])).image
+            pins = [len(entry["tokens"]) + at for at in salient_positions(image, (entry["rows"], entry["side"]))]
+            return dict(layer=entry["id"], steps=[], reading=view.reading, pins=pins, active=0)
+        first, *others = (run for run in self.runs if isinstance(run, InspectedRun))
         if not first.layers:
             return {}
         if view.line:
-            return self._open(view)
+            return self._open(view, first)
         layer = view.layer_of(first)
         if layer is None:  # the other network has attention
             layer = first.layers[-1]
@@ -119,22 +169,20 @@ class AttentionInspector(anywidget.AnyWidget):
             request = InspectionRequest(layer["id"], steps[0], source="recorded")
         else:
             request = view.requests(first)[0]
-            steps = [request.step, *(int(run.run.checkpoint_path(run.start).name) for run in self.runs[1:])]
+            steps = [request.step, *(int(run.run.checkpoint_path(run.start).name) for run in others)]
         try:
             pins = view.queries_of(first.inspect(request))
         except ParameterError:
             raise
         except WorkbenchError:  # the front end shows the reason; other steps may be readable
             pins = []
-        names = ("layer", "weights", "source", "sample", "seed", "truncation")
-        state = {name: getattr(request, name) for name in names} | {"class": request.label}
-        return state | dict(steps=steps, reading=view.reading, pins=pins, active=0 if pins else -1)
+        return opened(view, request, steps, pins)
 
-    def _open(self, view: AttentionView) -> dict:
+    def _open(self, view: AttentionView, first: InspectedRun) -> dict:
         """The view of a line, checked, with the newest steps where it names none."""
         words = view.words
         if not words.layer:
-            words = replace(words, layer=(view.layer_of(self.runs[0]) or self.runs[0].layers[-1])["id"])
+            words = replace(words, layer=(view.layer_of(first) or first.layers[-1])["id"])
         state = view_of(words, self.catalog)
         kind, offer = ("snapshot", "recorded") if state["source"] == "recorded" else ("checkpoint", "steps")
         steps: list[int | None] = []
@@ -237,18 +285,21 @@ class AttentionInspector(anywidget.AnyWidget):
         requests = self._requests(view)
         inspections = [run.inspect(request) for run, request in zip(self.runs, requests, strict=True)]
         causal = self._causal_maps(view) if view["reading"] == "causal" else ()
-        words = self._explanations(view) if view["explain"] else ()
-        figure = view_figure(inspections, view, requests[0], causal, self._offsets(view) if view["panel"] == "offsets" else (), words)
-        active = active_pin(view)
+        words, active = self._explanations(view) if view["explain"] else (), active_pin(view)
+        effects, offsets = self.effects(view) if view["measure"] else (), self._offsets(view) if view["panel"] == "offsets" else ()
+        figure = view_figure(inspections, view, requests[0], causal, offsets, effects, words)
         if view["overview"] and active >= 0:
-            request = replace(requests[0], gamma0=False, forbid=(), queries=None, replace="")
-            below = overview(self.runs[0], request, view["pins"][active], view["scale"] == "uniform", figures.QUERY_COLOURS[active])
+            below = overview(
+                self.runs[0], requests[0].unchanged, view["pins"][active], view["scale"] == "uniform", figures.QUERY_COLOURS[active]
+            )
             figure = stacked(figure, below)
-        figure.view = self._line(view)
+        figure.view = self._line(view) if "copy" in self.runs[0].tools else ""
         return figure
 
     def _line(self, view: dict) -> str:
         """The line of a view, with the steps that are shown."""
+        if "copy" not in self.runs[0].tools:
+            raise WorkbenchError(f"a line opens the view of a run, and {self.runs[0].name!r} is none")
         steps = [request.step for _, request in self._resolved("inspection", view)]
         return line_of(view | dict(steps=[step for step in steps if step is not None]), self.catalog)
 
@@ -260,7 +311,20 @@ class AttentionInspector(anywidget.AnyWidget):
         sentences = [run.explain(request, view["pins"][active]).sentence for run, request in self._resolved("explain", view)]
         return [f"{'ab'[k]}: {sentence}" if pair else sentence for k, sentence in enumerate(sentences)]
 
-    def _resolved(self, kind: str, view: dict) -> list[tuple[InspectedRun, InspectionRequest]]:
+    def effects(self, view: dict | None = None) -> list[list[dict]]:
+        """What the intervention of the current view, with these changes, changes in the mean over samples, for each run.
+
+        See `studies.effects.summarise`; "Measure over 64 samples" shows the same.
+
+        Raises
+        ------
+        ParameterError
+            If there is no intervention.
+        """
+        resolved = self._resolved("measure", self.view | (view or {}))
+        return [self._answers.effects(number, request) for number, (_, request) in enumerate(resolved)]
+
+    def _resolved(self, kind: str, view: dict) -> list[tuple[Inspected, InspectionRequest]]:
         """Each run with its request for one kind of answer."""
         return [(run, resolve(kind, view, run, number, self.catalog[number])) for number, run in enumerate(self.runs)]
 

@@ -3,6 +3,8 @@
 import { HELD } from "./answers.js";
 import { viewOf } from "./line.js";
 
+const OF_LAYER = ["forbid", "paint", "paint_from", "paint_shift"]; // held for the layer that the page was exported with
+
 /** The view, null if there is none, and what is `lost` of it, in words; `opened` is the view that the page was exported with. */
 export function addressedView(text, catalog, defaults, opened) {
   if (!text) return { view: null, lost: "" };
@@ -26,8 +28,8 @@ function heldView({ run, view }, catalog, opened) {
   for (const name of HELD) take(name, same(name));
   take("steps", !view.steps.length || same("steps"));
   view.steps = opened.steps;
-  if (view.layer === opened.layer) take("forbid", same("forbid"));
-  else view.forbid = [];
+  if (view.layer === opened.layer) for (const name of OF_LAYER) take(name, same(name));
+  else view.forbid = view.paint = [];
   const words = [run === info.name ? "" : `This page shows ${info.name}, not ${run}.`, lost.length ? `This page does not hold the ${lost.join(", ")} of that view.` : ""];
   return { view, lost: words.filter(Boolean).join(" ") };
 }

@@ -8,35 +8,41 @@ const DEBOUNCE = 150; // ms from the last change of the controls to the message 
 
 // The entries of the view that an answer depends on, besides the step of its run: its cache key. Python interprets them (requests.py).
 const SETTING = ["weights", "class", "seed", "truncation"];
-const PICTURE = [...SETTING, "layer", "source", "sample", "towards", "mix"];
+const PICTURE = [...SETTING, "layer", "source", "sample", "towards", "mix", "directions"];
+const CHANGED = ["gamma0", "gamma", "forbid", "replace"];
 const DEPENDS = {
   strip: [...SETTING, "source", "sample"],
-  inspection: [...PICTURE, "gamma0", "forbid", "replace"],
+  inspection: [...PICTURE, "head", ...CHANGED],
   causal: PICTURE,
-  offsets: [...SETTING, "layer"],
+  offsets: [...SETTING, "layer", "head"],
+  measure: [...SETTING, "layer", "source", ...CHANGED],
   explain: PICTURE,
-  overview: [...SETTING, "source", "sample", "towards", "mix"],
+  overview: [...SETTING, "source", "sample", "towards", "mix", "directions"],
 };
+const FOLLOWED = { directions: [], mix: 0, truncation: 0 }; // dragged: until the answer is there, one for other values is shown
 
 /** What a frozen page holds for one value only. */
-export const HELD = [...PICTURE.filter((name) => name !== "layer" && name !== "sample"), "gamma0", "replace"];
+export const HELD = [...PICTURE.filter((name) => name !== "layer" && name !== "sample"), "head", "gamma0", "gamma", "replace"];
 
 /** Of each, one request is in flight: of a kind and run, and of a column of the overview. */
 const slotOf = ({ kind, run, view }) => `${kind} ${run}${kind === "overview" ? ` ${view.steps[run]}` : ""}`;
 
 /** Equal for requests that have the same answer. */
 function cacheKey({ kind, run, view, query }) {
-  const knockedOutFor = kind === "inspection" && view.forbid.length && view.scope === "pins" ? view.pins : null;
-  return JSON.stringify([kind, run, view.steps[run], query, knockedOutFor, DEPENDS[kind].map((name) => view[name])]);
+  const knockedOutFor = ["inspection", "measure"].includes(kind) && view.forbid.length && view.scope === "pins" ? view.pins : null;
+  const painted = kind === "inspection" && view.paint.length ? [view.paint, view.paint_from, view.paint_shift] : null;
+  return JSON.stringify([kind, run, view.steps[run], query, knockedOutFor, painted, DEPENDS[kind].map((name) => view[name])]);
 }
+
+const nearKey = (request) => cacheKey({ ...request, view: { ...request.view, ...FOLLOWED } });
 
 function unpack(kind, reply, buffers) {
   const parts = buffers.map(bytesOf), floats = (part) => new Float32Array(part);
   if (kind === "strip") {
-    const length = reply.size ** 2 * 3;
+    const length = reply.size * reply.height * 3;
     return { ...reply, images: Array.from({ length: reply.count }, (_, i) => new Uint8Array(parts[0], i * length, length)) };
   }
-  if (kind === "explain") return reply;
+  if (kind === "explain" || kind === "measure") return reply;
   if (kind === "overview") {
     const layers = reply.layers.map((layer, i) => [layer.id, { ...layer, query: floats(parts[2 * i + 1]), key: floats(parts[2 * i + 2]) }]);
     return { step: reply.step, image: new Uint8Array(parts[0]), layers: Object.fromEntries(layers) };
@@ -65,6 +71,7 @@ export function answerStore(model) {
   const store = new EventTarget();
   const given = new Map(), cache = new Map(); // key -> answer; those of the saved state are never evicted
   const flights = new Map(), waiting = new Map(), failures = new Map(); // by kind and run
+  const latest = new Map(); // near key -> the latest answer
   const calls = new Map(); // id -> promise of the reply
   const client = Math.random().toString(36).slice(2); // another browser on the same kernel gets these replies, too
   let count = 0, unsaved = {}, saving = 0, keeping = 0;
@@ -88,9 +95,10 @@ export function answerStore(model) {
     flights.set(slot, { id, request, key, since: performance.now() });
     if (!send(model, { id, request })) lose();
   };
-  const remember = (key, answer) => {
-    cache.set(key, answer);
-    if (cache.size > LIMIT) cache.delete(cache.keys().next().value);
+  const remember = (key, answer, map = cache) => {
+    map.delete(key); // the map is in order of use
+    map.set(key, answer);
+    if (map.size > LIMIT) map.delete(map.keys().next().value);
   };
   const load = () => {
     given.forEach((answer, key) => remember(key, answer)); // keep former answers
@@ -112,7 +120,9 @@ export function answerStore(model) {
     flights.delete(slot);
     if (error) failures.set(slot, { key: flight.key, error });
     else {
-      remember(flight.key, unpack(flight.request.kind, reply, buffers));
+      const answer = unpack(flight.request.kind, reply, buffers);
+      remember(flight.key, answer);
+      remember(nearKey(flight.request), answer, latest);
       keep();
     }
     const next = waiting.get(slot);
@@ -124,10 +134,7 @@ export function answerStore(model) {
   /** The cached answer, or null. A request is {kind, run, view} and the arguments of its kind (requests.py). */
   store.peek = (request) => {
     const key = cacheKey(request), known = cache.get(key);
-    if (known) {
-      cache.delete(key);
-      cache.set(key, known); // the cache is in order of use
-    }
+    if (known) remember(key, known);
     return known ?? given.get(key) ?? null;
   };
   /** The cached answer, or null and a request to the kernel. */
@@ -140,6 +147,12 @@ export function answerStore(model) {
     else if (flights.get(slot).key !== key) waiting.set(slot, request);
     return null;
   };
+  /** While the answer is on its way: the latest one for other values of what is being dragged, or null. */
+  store.near = (request) => (store.gone || model.get("frozen") ? null : latest.get(nearKey(request)) ?? null);
+  /** Keep the reply to a command as the answer to a request. */
+  store.put = (request, reply) => remember(cacheKey(request), reply);
+  /** Equal for requests that have the same answers. */
+  store.keyOf = (requests) => requests.map(cacheKey).join();
   /** Send a command; a promise of the reply, with its binary parts as `buffers`. */
   store.call = (request, buffers) => new Promise((resolve, reject) => {
     const id = `${client}-${++count}`;

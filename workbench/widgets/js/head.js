@@ -5,7 +5,8 @@ import { html, say } from "./dom.js";
 
 const HELP = [
   ["click", "pin a place"], ["shift + click", "add a pin, or remove it"], ["arrow keys", "move over the image"], ["Enter", "pin the place"],
-  ["shift + Enter", "add it"], ["1 … 8", "make a pin active"], ["Delete", "remove the active pin"], ["Escape", "remove all pins"],
+  ["shift + Enter", "add it"], ["1 … 8", "make a pin active"], ["Delete", "remove the active pin"], ["Escape", "put the tool away, or remove all pins"],
+  ["Ctrl + Z", "take back a change of the latent or the attention"],
 ];
 
 export function headCard() {

@@ -7,9 +7,12 @@ import { button, segmented, slider, toggle } from "./controls.js";
 import { copyCard } from "./copy.js";
 import { download, html } from "./dom.js";
 import { explainCard } from "./explain.js";
+import { gesturesOf } from "./gestures.js";
 import { headCard } from "./head.js";
+import { latentCard } from "./latent.js";
 import { lineOf } from "./line.js";
-import { READINGS, keyOf, statistic } from "./maps.js";
+import { READINGS, placeOf, statistic } from "./maps.js";
+import { measureCard } from "./measure.js";
 import { clamp } from "./numbers.js";
 import { colourTable, crisp } from "./paint.js";
 import { columnRequests, overviewCard } from "./overview.js";
@@ -21,6 +24,8 @@ import { PIN_COLOURS, catalogOf, movePins, stateOf, stepsOf } from "./state.js";
 import { stripCard } from "./strip.js";
 import { isDark, onTheme } from "./theme.js";
 import { toolbarOf } from "./toolbar.js";
+import { toolCard } from "./tools.js";
+import { undoStack } from "./undo.js";
 import { whatIfCard } from "./what_if.js";
 
 const SCALES = [
@@ -35,10 +40,10 @@ let paintings = 0;
 function render({ model, el, store }) {
   const serial = ++views, frozen = Boolean(model.get("frozen")), opened = { ...model.get("view") };
   let state = null, inspections = [], current = [], images = null, stages = [];
-  let hovered = null, stroke = null, due = null, first = 0, size = 0, spoken = 0, problem = "", tables;
+  let hovered = null, due = null, first = 0, size = 0, spoken = 0, problem = "", tables;
   const pinned = [];
 
-  const head = headCard(), toolbar = toolbarOf({ change, pickLayer });
+  const head = headCard(), toolbar = toolbarOf({ change, pickLayer, pin });
   const picker = stripCard({ change, drop, page: (by) => {
     first = Math.max(0, first + state.catalog[0].page * by);
     update();
@@ -49,17 +54,26 @@ function render({ model, el, store }) {
   const scales = segmented("Scale of the colours", (scale) => change({ scale }));
   const clearPins = button("Clear pins", "Remove all pins", () => change({ pins: [], active: -1 }));
   const stagesNode = html("div", { class: "stages" });
-  const whatIf = whatIfCard({ change });
+  const measured = measureCard({ store, change, onNews: update, onError: (text) => {
+    problem = text;
+  } });
+  const whatIf = whatIfCard({ change }, measured.node), latent = latentCard({ change }), past = undoStack(), toolset = toolCard({ change, undo });
+  const draw = {
+    forbid: (keys) => stages.forEach((stage) => stage.drawForbidden(keys)),
+    paint: (keys, shift) => stages.forEach((stage) => stage.drawPainted(keys, shift)),
+  };
+  const gestures = gesturesOf({ change, pin: (query) => pin(query, false), draw });
   const tools = html("div", { class: "row tools" }, opacity.node, scales.node, smooth.node, clearPins);
-  const side = sideCard((panel) => change({ panel }), (cell, across) => stages.forEach((stage) => stage.frameCell(cell, across)));
+  const side = sideCard((panel) => change({ panel }), (cell, map) => stages.forEach((stage) => stage.frameCell(cell, map)));
   const pinsScale = html("p", { class: "muted" });
   const pinsNode = html("div", { class: "pins", role: "group", "aria-label": "Pins" }, pinsScale);
   const explaining = explainCard(change), overview = overviewCard({ change, enter: (id, step) => pickLayer(id, { steps: [step, ...state.view.steps.slice(1)] }) });
   const right = html("div", { class: "right" }, side.node, pinsNode, explaining.node);
-  const centre = html("div", { class: "centre" }, stagesNode, tools, whatIf.node);
+  const centre = html("div", { class: "centre" }, stagesNode, toolset.node, tools);
   const workspace = html("div", { class: "workspace" }, centre, right, picker.node, overview.node);
   const exported = html("span", { class: "muted", role: "status" }), file = html("a", { hidden: "" });
-  const exports = [["png", "Figure (PNG)"], ["svg", "Figure (SVG)"], ["pdf", "Figure (PDF)"], ["html", "Page (HTML)"]].map(([format, label]) =>
+  const exports = [["png", "Figure (PNG)"], ["svg", "Figure (SVG)"], ["pdf", "Figure (PDF)"], ["html", "Page (HTML)"]]
+    .filter(([format]) => model.get("formats")?.includes(format) ?? true).map(([format, label]) =>
     button(label, "Save what is shown, as a file", () => exportAs(format)));
   const footer = html("div", { class: "row exports" }, html("span", { class: "muted" }, "Save as"), ...exports, exported, file);
   const copying = copyCard(() => {
@@ -77,13 +91,25 @@ function render({ model, el, store }) {
   function change(patch) {
     problem = "";
     schedule("click");
-    store.change(patch);
+    const view = store.view(), keys = (entries) => store.keyOf(state.catalog.map((_, run) => ({ kind: "measure", run, view: entries })));
+    past.note(view, patch);
+    const outdated = view.measure && !frozen && keys(view) !== keys({ ...view, ...patch }); // the numbers of another intervention
+    store.change(outdated ? { ...patch, measure: false } : patch);
+  }
+
+  function undo() {
+    const patch = past.take();
+    if (!patch) return;
+    change(patch);
+    past.take(); // not a change of its own
+    update();
   }
 
   function pickLayer(id, more = {}) {
     const to = state.layers.find((layer) => layer.id === id);
-    const forbid = frozen && id === opened.layer ? opened.forbid : []; // a page holds this layer with these keys forbidden
-    change({ layer: id, pins: movePins(state.view.pins, state.layer.side, to.side), forbid, ...more });
+    const { forbid, paint } = frozen && id === opened.layer ? opened : { forbid: [], paint: [] }; // a page holds this layer with these keys
+    change({ layer: id, pins: movePins(state.view.pins, state.layer, to), forbid, paint, ...more });
+    past.clear(); // keys of the other layer
   }
 
   /** In a page: go to the view of the address, as far as the page holds it, and say what it does not hold. */
@@ -108,50 +134,27 @@ function render({ model, el, store }) {
     change({ pins, active: Math.min(state.view.active - (at < state.view.active), pins.length - 1) });
   }
 
-  function hover(query) {
-    if (stroke && query !== null) paintStroke(query);
+  function hover(query, event, across) {
+    if (gestures.move(query, event, across) && state.view.tool === "drag") query = null; // the map is that of the pin
     if (query === hovered) return;
     hovered = query;
     schedule("hover");
   }
 
-  /** A stroke of the brush forbids keys, or allows them if its first key was forbidden; the kernel gets it at its end. */
-  function press(query) {
-    if (state.view.tool !== "brush") return false;
-    const key = keyOf(state.layer, query), keys = new Set(state.view.forbid);
-    stroke = { keys, erase: keys.has(key) };
-    paintStroke(query);
-    return true;
-  }
-
-  function paintStroke(query) {
-    const key = keyOf(state.layer, query);
-    if (stroke.erase) stroke.keys.delete(key);
-    else stroke.keys.add(key);
-    stages.forEach((stage) => stage.drawForbidden([...stroke.keys]));
-  }
-
-  function release() {
-    if (!stroke) return;
-    const forbid = [...stroke.keys].sort((a, b) => a - b);
-    stroke = null;
-    change({ forbid });
-  }
-
   function key(event) {
-    const { side } = state.layer, at = hovered ?? state.view.pins[state.view.active] ?? Math.floor(side / 2) * side + Math.floor(side / 2);
-    const [row, column] = [Math.floor(at / side), at % side];
+    const { side, rows, tokens } = state.layer, middle = [rows, side].map((count) => Math.floor(count / 2));
+    const [row, column] = placeOf(state.layer, hovered ?? state.view.pins[state.view.active] ?? -1) ?? middle;
+    const queryAt = (y, x) => tokens.length + y * side + x, at = queryAt(row, column);
     const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     const digit = /^[1-8]$/.test(event.key) ? Number(event.key) - 1 : -1;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (gestures.key(event, at)) return event.preventDefault();
     if (move && hovered === null) hover(at);
-    else if (move) hover(clamp(row + move[0], 0, side - 1) * side + clamp(column + move[1], 0, side - 1));
-    else if (event.key === "Enter" || event.key === " ") {
-      if (state.view.tool !== "brush") pin(at, event.shiftKey);
-      else if (press(at)) release();
-    } else if (event.key === "Escape") {
+    else if (move) hover(queryAt(clamp(row + move[0], 0, rows - 1), clamp(column + move[1], 0, side - 1)));
+    else if (event.key === "Enter" || event.key === " ") pin(at, event.shiftKey);
+    else if (event.key === "Escape") {
       hover(null);
-      change(state.view.tool === "brush" ? { tool: "pin" } : { pins: [], active: -1 });
+      change(state.view.tool === "pin" ? { pins: [], active: -1 } : { tool: "pin" });
     } else if ((event.key === "Delete" || event.key === "Backspace") && state.view.active >= 0) unpin(state.view.active);
     else if (digit >= 0 && digit < state.view.pins.length) {
       hover(null); // else the map of the hovered position would stay
@@ -197,14 +200,16 @@ function render({ model, el, store }) {
     state = next;
     head.draw(catalog, [problem, ...store.errors()], store.gone, !state);
     root.setAttribute("aria-label", `Attention of ${catalog.map(({ label }) => label).join(" and ")}`);
-    toolbar.node.hidden = workspace.hidden = copying.node.hidden = !state;
+    toolbar.node.hidden = workspace.hidden = !state;
+    copying.node.hidden = !state?.offers("copy");
     footer.hidden = !state || frozen;
     exports.forEach((node) => (node.disabled = store.gone));
     if (!state) return;
     const { source, sample } = state.view, strip = store.ask({ kind: "strip", run: 0, view: { ...state.view, sample: first } });
     images = strip ?? images;
     const absent = source === "dropped" && !(sample < strip?.count);
-    const answers = catalog.map((_, run) => (absent ? null : store.ask(request("inspection", run))));
+    const seen = (asked) => store.ask(asked) ?? store.near(asked);
+    const answers = catalog.map((_, run) => (absent ? null : seen(request("inspection", run))));
     current = answers.map(Boolean);
     inspections = answers.map((answer, i) => answer ?? (same ? inspections[i] : null) ?? null); // the map of another layer does not fit
     if (state.view.panel === "offsets") catalog.forEach((_, run) => store.ask(request("offsets", run)));
@@ -217,12 +222,16 @@ function render({ model, el, store }) {
     smooth.show(state.view.smooth);
     clearPins.disabled = !state.view.pins.length;
     picker.draw(state, strip, first, frozen);
+    gestures.show(state);
+    toolset.draw(state, images, past.any(), frozen);
+    latent.draw(state, frozen);
+    measured.draw(state, catalog.map((_, run) => request("measure", run)), frozen);
     if (stages.length !== catalog.length) makeStages();
     fit();
     drawPins();
     drawOverview();
     explaining.draw(state, explanations, frozen ? "This page holds the words for the pins that it opened with." : store.failure(explanation(0)));
-    copying.draw();
+    if (!copying.node.hidden) copying.draw();
     root.toggleAttribute("data-busy", store.busy() !== null);
     const missing = !current.every(Boolean) && (frozen || store.gone);
     head.drawStatus(store, missing && `${frozen ? "this page" : "this view"} does not hold this picture`);
@@ -254,7 +263,7 @@ function render({ model, el, store }) {
   }
 
   function makeStages() {
-    const click = (query, add) => state.view.tool === "pin" && pin(query, add);
+    const { press, release } = gestures, click = (query, add) => state.view.tool === "pin" && pin(query, add);
     const step = (index, value) => {
       change({ steps: state.catalog.map((_, i) => (i === index ? value : state.view.steps[i])) });
     };
@@ -280,16 +289,23 @@ function render({ model, el, store }) {
     pinsScale.textContent = `Pins on one scale, ${scale.low} to ${scale.high}: ${scale.unit}`;
   }
 
-  /** The map of a reading, as `square` gives it, or null if it is not known yet. */
+  /**
+   * The map of a reading {values, rows, side (columns), ...}, or null if it is not known yet; `isWeights`: its weights are divided among the
+   * cells of a position.
+   */
   function mapOf(reading, seen, run, query) {
     const { map, row, keys, reference, floor } = READINGS[reading];
     if (!seen || (row === undefined && query === null)) return null;
-    const values = row !== undefined ? statistic(seen, row) : map ? map(seen, query) : store.peek(request("causal", run, { query }))?.values;
-    return square(values, { isWeights: Boolean(keys && map), reference: reference?.(seen), floor: floor?.(seen) });
+    const values = row !== undefined ? statistic(seen, row) : map ? map(seen, query) : causal(run, query)?.values;
+    const { rows, side, key_rows, key_side, tokens } = seen, grid = keys ? { rows: key_rows, side: key_side } : { rows, side };
+    const known = { isWeights: Boolean(keys && map), reference: reference?.(seen), floor: floor?.(seen) };
+    return values ? { values: values.subarray(tokens.length), ...grid, ...known } : null; // tokens have no place
   }
 
-  /** A map {values, side} and what else is known of it; `isWeights`: its weights are divided among the cells of a position. */
-  const square = (values, more) => (values ? { values, side: Math.sqrt(values.length), ...more } : null);
+  function causal(run, query) {
+    const asked = request("causal", run, { query });
+    return store.peek(asked) ?? store.near(asked);
+  }
 
   /** At most one painting a frame. */
   function schedule(kind) {
@@ -307,9 +323,10 @@ function render({ model, el, store }) {
     const hint = !inspections.every(Boolean) ? "" : query === null ? "Click a place in the image, or move over it."
       : frozen ? "This page holds what matters to the pins that it opened with." : "Pin this place to compute what matters to it.";
     const readouts = stages.map((stage, i) => stage.paint(maps[i], query, hovered, sequential, tables, hint));
-    const uniformOffsets = { value: 1 / state.layer.side ** 2, name: "uniform" };
-    const offsets = state.catalog.map((_, run) => square(store.peek(request("offsets", run))?.values, { reference: uniformOffsets }));
     overview.paint(query, PIN_COLOURS[hovered === null ? Math.max(0, state.view.active) : 0]);
+    const { rows, side: columns } = state.layer, reference = { value: 1 / (rows * columns), name: "uniform" };
+    const offsets = state.catalog.map((_, run) => store.peek(request("offsets", run)))
+      .map((known) => known && { values: known.values, rows: 2 * rows - 1, side: 2 * columns - 1, reference });
     side.paint({ state, inspections, maps, offsets, sequential, tables });
     if (++paintings % MARKS === 0) performance.clearMarks("wb-paint");
     performance.mark("wb-paint", { detail: { kind } });
@@ -325,14 +342,20 @@ function render({ model, el, store }) {
     const width = root.clientWidth, n = state.catalog.length, gap = 12, chrome = 24; // padding and border of a card
     if (!width) return;
     const rail = width >= (n === 1 ? 940 : 1240) ? 184 + gap : 0, beside = width - rail >= (n === 1 ? 620 : 1000);
+    const besideMap = beside && n === 1; // what an intervention changes is seen while the brush is on the image
+    place(latent.node, beside ? side.node : stagesNode);
+    place(whatIf.node, besideMap ? latent.node : tools);
     const free = width - rail - (beside ? 290 + gap : 0), across = (free - gap) / 2 - chrome < 160 ? 1 : n; // two images one above the other
     size = crisp(state.catalog[0].image_size, clamp((free - (across - 1) * gap) / across - chrome, 160, 520));
     root.dataset.rail = rail ? "beside" : "above";
     root.dataset.right = beside ? "beside" : "below";
     workspace.style.setProperty("--centre", `${across * (size + chrome) + (across - 1) * gap}px`);
     stages.forEach((stage, i) => stage.draw(state, inspections[i], current[i], size));
-    whatIf.draw(state, inspections, size, frozen);
+    whatIf.draw(state, inspections, besideMap ? Math.min(width - rail - size - 2 * chrome - gap, 520) : size, frozen);
   }
+
+  /** Put a node after another one, wherever that is. */
+  const place = (node, other) => node.previousSibling === other || other.after(node);
 
   function drawTables() {
     tables = { plain: colourTable(model.get("palette")), diverging: colourTable(model.get("diverging")) };
@@ -345,7 +368,14 @@ function render({ model, el, store }) {
     fit();
     schedule("look");
   });
-  root.addEventListener("keydown", (event) => event.ctrlKey || event.metaKey || event.stopPropagation()); // else "dd" would delete the cell
+  root.addEventListener("keydown", (event) => {
+    const command = event.ctrlKey || event.metaKey, undone = command && event.key === "z" && !event.target.matches("input[type=number]");
+    if (undone) {
+      event.preventDefault();
+      undo();
+    }
+    if (!command || undone) event.stopPropagation(); // else "dd" would delete the cell
+  });
   root.addEventListener("dragover", (event) => {
     const droppable = !frozen && state?.layers.some(({ network }) => network === "D");
     if (!droppable || !event.dataTransfer.types.includes("Files")) return;
@@ -371,7 +401,7 @@ function render({ model, el, store }) {
   drawTables();
   update();
   observer.observe(root);
-  if (frozen) {
+  if (frozen && state?.offers("copy")) {
     openAddress();
     addEventListener("hashchange", openAddress);
   }

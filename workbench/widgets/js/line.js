@@ -1,7 +1,7 @@
 // The view as a line of text, and back: the same as inspector/line.py and views/view_line.py.
 
 const HEAD = ["layer", "steps"]; // entries of the view that are words of their own
-const GRIDS = { pins: "side", forbid: "key_side" }; // entries that are positions
+const GRIDS = { pins: "side", forbid: "key_side", paint: "key_side" }; // entries that are positions: of square maps without tokens, as runs have
 const UNSAFE = /[^\p{L}\p{N}_./:=,+-]|^[-=]/gu;
 
 const hex = (byte) => `%${byte.toString(16).toUpperCase().padStart(2, "0")}`;
@@ -78,7 +78,7 @@ function read(name, text, layer, classes, empty) {
   if (name === "active") return number(text) - 1;
   if (name === "towards") return /^\d+:\d+$/.test(text) ? text.split(":").map(Number) : refuse("seed:sample");
   if (typeof empty === "boolean") return { true: true, false: false }[text] ?? refuse("true or false");
-  if (typeof empty === "number") return number(text);
+  if (typeof empty === "number" || empty === null) return number(text); // those without a default are numbers, too
   return Array.isArray(empty) ? text.split("+").filter(Boolean).map(number) : decoded(text);
 }
 

@@ -94,14 +94,14 @@ export function overviewCard({ change, enter }) {
     if (lanes.hidden || body.hidden) return;
     const maps = cells.map(({ layer, column }) => {
       const answer = columns[column].answer?.layers[layer.id];
-      return answer && query !== null ? { ...timesOf(answer, movePins([query], state.layer.side, layer.side)[0]), gamma: answer.gamma } : null;
+      return answer && query !== null ? { ...timesOf(answer, movePins([query], state.layer, layer)[0]), gamma: answer.gamma } : null;
     });
     const known = maps.filter(Boolean), shared = scaleOfTimes(known, state.relative);
     cells.forEach((cell, i) => {
       const map = maps[i], { layer, step, column } = cell;
       if (map) paintHeat(cell.canvas, map.values, tables[shared.table], shared.at(map));
       else clear(cell.canvas);
-      const [at] = query === null ? [0] : movePins([query], state.layer.side, layer.side);
+      const [at] = query === null ? [0] : movePins([query], state.layer, layer);
       cell.spot.hidden = !map;
       cell.spot.style.left = `${(100 * ((at % layer.side) + 0.5)) / layer.side}%`;
       cell.spot.style.top = `${(100 * (Math.floor(at / layer.side) + 0.5)) / layer.side}%`;
@@ -122,6 +122,7 @@ export function overviewCard({ change, enter }) {
     draw(nextState, next, nextTables, isFrozen, held) {
       [state, columns, tables, frozen] = [nextState, next, nextTables, isFrozen];
       const { view } = state, lost = frozen && !held, { shown, offered } = stepsOf(state, 0);
+      node.hidden = !state.offers("overview");
       opener.show(view.overview);
       body.hidden = !view.overview;
       if (!view.overview) return;

@@ -14,25 +14,25 @@ export function colourTable(view) {
 
 export const canvasOf = (name) => html("canvas", { class: name, width: 1, height: 1, "aria-hidden": "true" });
 
-/** Put pixels (one word each) on a canvas of exactly as many pixels; CSS enlarges it. */
-function put(canvas, words) {
-  const side = Math.sqrt(words.length);
-  if (canvas.width !== side) canvas.width = canvas.height = side;
+/** Put pixels (one word each) on a canvas of exactly as many pixels, in rows of `columns`; CSS enlarges it. */
+function put(canvas, words, columns) {
+  const rows = words.length / columns;
+  if (canvas.width !== columns || canvas.height !== rows) [canvas.width, canvas.height] = [columns, rows];
   // Faster in a browser without a GPU.
-  canvas.getContext("2d", { willReadFrequently: true }).putImageData(new ImageData(new Uint8ClampedArray(words.buffer), side), 0, 0);
+  canvas.getContext("2d", { willReadFrequently: true }).putImageData(new ImageData(new Uint8ClampedArray(words.buffer), columns), 0, 0);
 }
 
-/** Paint values by a colour table; `at` gives their places in it, from 0 to 1. */
-export function paintHeat(canvas, values, table, at) {
+/** Paint values by a colour table; `at` gives their places in it, from 0 to 1. By default they are a square. */
+export function paintHeat(canvas, values, table, at, columns = Math.sqrt(values.length)) {
   const words = new Uint32Array(values.length);
   for (let i = 0; i < words.length; i++) words[i] = table[clamp(Math.round(255 * at(values[i])), 0, 255)];
-  put(canvas, words);
+  put(canvas, words, columns);
 }
 
-export function paintPicture(canvas, rgb) {
+export function paintPicture(canvas, rgb, columns = Math.sqrt(rgb.length / 3)) {
   if (canvas.shown === rgb) return;
   canvas.shown = rgb;
-  put(canvas, Uint32Array.from({ length: rgb.length / 3 }, (_, i) => word(rgb, i, 255)));
+  put(canvas, Uint32Array.from({ length: rgb.length / 3 }, (_, i) => word(rgb, i, 255)), columns);
 }
 
 /** The colours of a table from left to right; with an opacity, in the lower half over the greys of an image, from black down to white. */

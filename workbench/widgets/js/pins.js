@@ -18,14 +18,15 @@ export function pinPanel(i, onPick) {
       const query = view.pins[i];
       while (maps.children.length < inspections.length) maps.append(canvasOf("small"));
       drawn.forEach((map, run) => {
-        if (map) paintHeat(maps.children[run], map.values, tables[scale.table], scale.at(map));
+        if (map) paintHeat(maps.children[run], map.values, tables[scale.table], scale.at(map), map.side);
         else clear(maps.children[run]);
       });
       const columns = inspections.map((seen) => (seen ? describe(seen, query) : null));
       const short = (text) => text.replace(" nats", "").replace(columns.length > 1 ? " places" : "", "");
       node.classList.toggle("pair", inspections.length > 1);
-      table.replaceChildren(html("b", {}, columns.find(Boolean)?.position ?? ""), ...FACTS.slice(1).flatMap((name) =>
-        [html("span", { class: "muted" }, name), ...columns.map((column) => html("span", {}, column ? short(column[name]) : "…"))]));
+      const known = FACTS.slice(1).filter((name) => columns.some((column) => column?.[name] !== undefined));
+      table.replaceChildren(html("b", {}, columns.find(Boolean)?.position ?? ""), ...known.flatMap((name) =>
+        [html("span", { class: "muted" }, name), ...columns.map((column) => html("span", {}, column ? short(column[name] ?? "–") : "…"))]));
       node.setAttribute("aria-pressed", i === view.active);
       node.setAttribute("aria-label", `Pin ${i + 1}, ${columns.find(Boolean)?.position ?? ""}`);
     },

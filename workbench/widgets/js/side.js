@@ -29,8 +29,8 @@ export function sideCard(onPanel, frameCell) {
     at = next;
     drawValue();
   }
-  const toCell = ({ offsetX, offsetY }) => [offsetX / canvas.clientWidth, offsetY / canvas.clientHeight].map((part) =>
-    clamp(Math.floor(part * canvas.width), 0, canvas.width - 1));
+  const toCell = ({ offsetX, offsetY }) => [[offsetX / canvas.clientWidth, canvas.width], [offsetY / canvas.clientHeight, canvas.height]]
+    .map(([part, count]) => clamp(Math.floor(part * count), 0, count - 1));
   for (const type of ["pointermove", "pointerdown"]) canvas.addEventListener(type, (event) => readAt(toCell(event)));
   canvas.addEventListener("pointerleave", () => readAt(null));
   reader.addEventListener("blur", () => readAt(null));
@@ -38,50 +38,48 @@ export function sideCard(onPanel, frameCell) {
     const move = MOVES[event.key];
     if (!move) return;
     event.preventDefault();
-    const middle = Math.floor(canvas.width / 2);
-    readAt(at ? at.map((part, i) => clamp(part + move[i], 0, canvas.width - 1)) : [middle, middle]);
+    const sizes = [canvas.width, canvas.height];
+    readAt(sizes.map((count, i) => (at ? clamp(at[i] + move[i], 0, count - 1) : Math.floor(count / 2))));
   });
 
   /** The value of the cell that is read, in words. */
   function drawValue() {
     const readable = at && shown && shown.panel !== "images";
     const [first] = readable ? shown.maps : [];
-    const cellOf = ({ side }) => {
-      const [column, row] = at.map((part) => Math.floor((part * side) / canvas.width));
-      return row * side + column;
-    };
-    frameCell(readable && shown.panel === "map" ? cellOf(first) : null, first?.side);
+    const cellOf = ({ side, rows }) => Math.floor((at[1] * rows) / canvas.height) * side + Math.floor((at[0] * side) / canvas.width);
+    frameCell(readable && shown.panel === "map" ? cellOf(first) : null, first);
     if (!readable) return say(value, "");
     const numbers = shown.maps.map((map) => format(Number(map.values[cellOf(map)].toPrecision(3))));
     const { reference } = first, times = reference && format(Number((first.values[cellOf(first)] / reference.value).toPrecision(2)));
     const words = numbers.length > 1 ? `a ${numbers[0]}, b ${numbers[1]}` : `${numbers[0]}${times ? `, ${times} × ${reference.name}` : ""}`;
-    say(value, `${shown.panel === "offsets" ? offsetWords(shown.layer) : placeWords(cellOf(first), first.side, shown)}: ${words}`);
+    say(value, `${shown.panel === "offsets" ? offsetWords(shown.layer) : placeWords(cellOf(first), first, shown)}: ${words}`);
   }
 
   /** Numbers of rows and columns from the place itself. */
-  function drawAxes(hidden, { side }) {
-    const ends = [1 - side, 0, side - 1].map((value, i) => `${i === 2 ? "+" : ""}${format(value)}`);
-    for (const axis of axes) {
+  function drawAxes(hidden, { side, rows }) {
+    for (const [axis, count] of [[axes[0], side], [axes[1], rows]]) {
+      const ends = [1 - count, 0, count - 1].map((value, i) => `${i === 2 ? "+" : ""}${format(value)}`);
       axis.hidden = hidden;
       if (axis.textContent !== ends.join("")) axis.replaceChildren(...ends.map((text) => html("span", {}, text)));
     }
   }
 
-  const offsetWords = ({ side }) => {
-    const [x, y] = at.map((part) => part - side + 1);
+  const offsetWords = ({ side, rows }) => {
+    const [x, y] = [at[0] - side + 1, at[1] - rows + 1];
     const far = (count, before, after) => (count ? [`${Math.abs(count)} ${count < 0 ? before : after}`] : []);
     return [...far(y, "up", "down"), ...far(x, "left", "right")].join(", ") || "the place itself";
   };
 
   /** One map, or the difference of two, and its scale; `opacity` is that of the map over the image. */
   function paintMaps(maps, unit, { sequential, tables, opacity }) {
-    const side = Math.max(...maps.map((map) => map.side)), [a, b] = maps.map((map) => upsample(map, side));
+    const larger = maps.reduce((most, map) => (map.values.length > most.values.length ? map : most));
+    const [a, b] = maps.map((map) => upsample(map, larger));
     if (!b) {
-      paintHeat(canvas, a, tables[sequential.table], sequential.at(maps[0]));
+      paintHeat(canvas, a, tables[sequential.table], sequential.at(maps[0]), larger.side);
       return scale.show(sequential, tables, opacity);
     }
     const values = b.map((value, i) => value - a[i]), signed = differenceScale(values, maps, unit);
-    paintHeat(canvas, values, tables[signed.table], signed.at());
+    paintHeat(canvas, values, tables[signed.table], signed.at(), larger.side);
     scale.show(signed, tables);
     if (values.every((value) => !value)) note.textContent = "No difference.";
   }
@@ -98,6 +96,9 @@ export function sideCard(onPanel, frameCell) {
       canvas.classList.toggle("smooth", state.view.smooth && panel === "map");
       const ready = { map: maps, images: inspections, offsets }[panel].every(Boolean);
       canvas.classList.toggle("stale", !ready);
+      const { size, height } = inspections[0] ?? { size: 1, height: 1 };
+      const [across, down] = panel === "offsets" ? [2 * state.layer.side - 1, 2 * state.layer.rows - 1] : [size, height];
+      canvas.style.aspectRatio = `${across} / ${down}`;
       scale.node.hidden = !ready || panel === "images";
       mapsScale.hidden = !pair || !maps.every(Boolean);
       if (!mapsScale.hidden) other.show(sequential, tables, opacity);
@@ -109,7 +110,7 @@ export function sideCard(onPanel, frameCell) {
         else if (panel === "offsets") paintMaps(offsets, unitOfOffsets, { sequential: scaleOf(offsets, unitOfOffsets, state.relative), tables });
         else {
           const { rgb, factor } = difference(inspections[0].image, inspections[1].image);
-          paintPicture(canvas, rgb);
+          paintPicture(canvas, rgb, inspections[0].size);
           note.textContent = `difference of the images × ${factor}, on grey`;
         }
         if (panel !== "images") canvas.shown = null;
@@ -120,8 +121,8 @@ export function sideCard(onPanel, frameCell) {
 }
 
 /** Where a cell of a map is, in places of the layer: a pooled key has several. */
-function placeWords(cell, side, { layer, reading }) {
-  const pool = layer.side / side, [row, column] = [Math.floor(cell / side), cell % side].map((at) => at * pool);
+function placeWords(cell, { side, rows }, { layer, reading }) {
   const key = READINGS[reading].keys ? "key at " : "";
-  return pool > 1 ? `${key}rows ${row}–${row + pool - 1}, columns ${column}–${column + pool - 1}` : `${key}row ${row}, column ${column}`;
+  const words = (name, at, pool) => (pool > 1 ? `${name}s ${at * pool}–${(at + 1) * pool - 1}` : `${name} ${at}`);
+  return `${key}${words("row", Math.floor(cell / side), layer.rows / rows)}, ${words("column", cell % side, layer.side / side)}`;
 }

@@ -1,7 +1,8 @@
 // The state to draw: the view, restricted to what the catalog offers.
 
-import { READINGS } from "./maps.js";
+import { READINGS, keysOf, placeOf, queriesOf } from "./maps.js";
 import { clamp } from "./numbers.js";
+import { toolsFor } from "./tools.js";
 
 export const PIN_COLOURS = ["#ff3b30", "#34c759", "#0a84ff", "#ff9f0a", "#bf5af2", "#00b8c4", "#ff6fb5", "#a2845e"]; // as in figures/images.py
 
@@ -27,15 +28,18 @@ export function stateOf(catalog, saved) {
   const sources = ["samples", ...(catalog.every((info) => info.recorded.length) ? ["recorded"] : []),
     ...(layer.network === "D" ? [...(catalog[0].real ? ["real"] : []), "dropped"] : [])];
   const source = sources.includes(saved.source) ? saved.source : "samples";
-  const pins = [...new Set(saved.pins)].filter((q) => q >= 0 && q < layer.side ** 2).slice(0, PIN_COLOURS.length);
+  const pins = [...new Set(saved.pins)].filter((q) => q >= 0 && q < queriesOf(layer)).slice(0, PIN_COLOURS.length);
   const active = pins.length ? clamp(saved.active, 0, pins.length - 1) : -1;
   const obtainable = (kind) => source !== "recorded" && catalog.every(({ kinds }) => !kinds || kinds.includes(kind)); // snapshots keep no network
   const [causal, offsets] = ["causal", "offsets"].map(obtainable);
   const known = READINGS[saved.reading] && (causal || saved.reading !== "causal");
   const panel = { offsets: offsets && "offsets", images: catalog.length > 1 && "images" }[saved.panel] || "map";
-  const forbid = saved.forbid.filter((key) => key >= 0 && key < layer.key_side ** 2);
-  const view = { ...saved, layer: layer.id, source, pins, active, reading: known ? saved.reading : "outgoing", forbid, panel };
-  return { catalog, layers, layer, sources, view, causal, offsets, relative: view.scale === "uniform" };
+  const [forbid, paint] = [saved.forbid, saved.paint].map((keys) => keys.filter((key) => key >= 0 && key < keysOf(layer)));
+  const { value: tool } = toolsFor(source, catalog[0]).find(({ value }) => value === saved.tool) ?? { value: "pin" };
+  const head = layer.heads > 1 && saved.head < layer.heads ? saved.head : -1, reading = known ? saved.reading : "outgoing";
+  const offers = (name) => catalog[0].tools.includes(name), [explain, overview] = ["explain", "overview"].map((name) => saved[name] && offers(name));
+  const view = { ...saved, layer: layer.id, source, pins, active, reading, forbid, paint, panel, tool, head, explain, overview };
+  return { offers, catalog, layers, layer, sources, view, causal, offsets, relative: view.scale === "uniform" };
 }
 
 /** The steps to choose from, and the shown one, of a run: as Python takes an unknown step (requests.py). */
@@ -44,8 +48,12 @@ export function stepsOf({ catalog, view }, run) {
   return { offered, shown: offered.includes(step) ? step : offered.at(-1) };
 }
 
-/** Positions of one layer in the grid of another. */
+/** Queries of one layer in the grid of another; tokens stay where the other has them. */
 export function movePins(pins, from, to) {
-  const moved = (i) => Math.floor(((i + 0.5) * to) / from);
-  return [...new Set(pins.map((q) => moved(Math.floor(q / from)) * to + moved(q % from)))];
+  const moved = (i, old, count) => Math.floor(((i + 0.5) * count) / old), first = to.tokens.length;
+  return [...new Set(pins.flatMap((q) => {
+    const place = placeOf(from, q);
+    if (!place) return q < first ? [q] : [];
+    return [first + moved(place[0], from.rows, to.rows) * to.side + moved(place[1], from.side, to.side)];
+  }))];
 }

@@ -60,17 +60,18 @@ export function stripCard({ change, drop, page }) {
       classes.options[0].textContent = { samples: "every class in turn", real: "all classes" }[view.source] ?? "no class";
       classes.value = view.class;
       classes.hidden = frozen || !info.classes.length || view.source === "recorded";
-      latent.hidden = frozen || !generated;
+      latent.hidden = frozen || !generated || !info.latents; // given inputs have no seed
+      truncation.node.hidden = walk.node.hidden = info.latents !== "latents";
       seed.show(view.seed);
       truncation.show(view.truncation);
       walk.show(view.towards);
-      target.node.hidden = mix.node.hidden = !view.towards;
+      target.node.hidden = mix.node.hidden = !view.towards || walk.node.hidden;
       target.show(view.towards?.[0] ?? 0);
       mix.show(view.mix);
       open.hidden = frozen || view.source !== "dropped";
       pages.hidden = frozen || !PAGED.includes(view.source);
       back.disabled = first < info.page;
-      on.disabled = view.source === "real" && first + info.page >= info.real;
+      on.disabled = first + info.page >= ({ real: info.real, samples: info.count }[view.source] ?? Infinity);
       at.textContent = strip ? `${strip.start} – ${strip.start + strip.count - 1}` : "…";
       empty.hidden = strip?.count !== 0;
       empty.textContent = "No image yet: open one, or drop it anywhere here.";
@@ -84,7 +85,7 @@ export function stripCard({ change, drop, page }) {
         thumb.dataset.sample = sample;
         thumb.setAttribute("aria-pressed", sample === view.sample);
         thumb.setAttribute("aria-label", `Image ${sample}${label && `, ${label}`}`);
-        paintPicture(thumb.firstChild, strip.images[i]);
+        paintPicture(thumb.firstChild, strip.images[i], strip.size);
         thumb.title = label;
         thumb.lastChild.textContent = label.split(",")[0];
       });

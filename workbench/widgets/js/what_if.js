@@ -1,21 +1,24 @@
 // Interventions on the attention of the layer: the controls, and the images before and after.
 
-import { button, segmented, toggle } from "./controls.js";
+import { button, segmented, slider, toggle } from "./controls.js";
 import { html } from "./dom.js";
+import { keysOf } from "./maps.js";
 import { format } from "./numbers.js";
 import { canvasOf, crisp, difference, paintPicture } from "./paint.js";
 
-export function whatIfCard({ change }) {
-  const gamma0 = toggle("γ = 0", "Switch attention off: the layer returns its input", (on) => change({ gamma0: on }));
+/** `measured` is a node below the results. */
+export function whatIfCard({ change }, measured) {
+  const gamma0 = toggle("γ = 0", "Switch attention off: the layer returns its input", (on) => change({ gamma0: on, gamma: null }));
+  const writeGamma = (value) => (value == null ? "" : format(Number(value.toPrecision(2))));
+  const gamma = slider("γ", { min: -4, max: 4, step: 0.05, write: writeGamma }, (value) => change({ gamma0: false, gamma: value }));
+  const learned = button("learned γ", "The γ of the training", () => change({ gamma0: false, gamma: null }));
   const map = segmented("Attention map", (replace) => change({ replace }));
-  const painting = "Paint over places to forbid attention to them; paint again to allow it";
-  const brush = toggle("✎ Knock out", painting, (on) => change({ tool: on ? "brush" : "pin" }));
   const scope = segmented("Knocked out for", (value) => change({ scope: value }));
   const clearAll = button("Clear", "Allow all places again", () => change({ forbid: [] })), summary = html("span", { class: "muted" });
   const controls = html("div", { class: "row controls" },
-    html("h3", {}, "What if"), gamma0.node, map.node, brush.node, scope.node, clearAll, summary);
+    html("h3", {}, "What if"), gamma0.node, gamma.node, learned, map.node, scope.node, clearAll, summary);
   const results = html("div", { class: "results" });
-  const node = html("section", { class: "card what-if", "aria-label": "What if" }, controls, results);
+  const node = html("section", { class: "card what-if", "aria-label": "What if" }, controls, results, measured);
   const replacements = [
     { value: "", name: "learned map", about: "Attend as learned" },
     { value: "uniform", name: "uniform", about: "Every place looks at all places alike" },
@@ -42,7 +45,7 @@ export function whatIfCard({ change }) {
     const captions = ["before", "after", change.most ? `difference × ${change.factor}` : "no difference"];
     [seen.image, seen.after, change.rgb].forEach((rgb, i) => {
       const canvas = figures[i].firstChild;
-      paintPicture(canvas, rgb);
+      paintPicture(canvas, rgb, seen.size);
       canvas.style.width = `${crisp(seen.size, (width - 16) / 3)}px`;
       figures[i].lastChild.textContent = captions[i];
     });
@@ -52,17 +55,18 @@ export function whatIfCard({ change }) {
     node,
     draw(state, inspections, width, frozen) {
       const { view } = state;
-      const on = view.gamma0 || view.replace || view.forbid.length;
+      const on = view.gamma0 || view.gamma != null || view.replace || view.forbid.length || view.paint.length;
       controls.hidden = frozen;
       node.hidden = (frozen && !on) || view.source === "recorded";
       gamma0.show(view.gamma0);
+      gamma.show(view.gamma0 ? 0 : view.gamma ?? inspections[0]?.gamma);
+      learned.hidden = view.gamma == null;
       map.show(replacements, view.replace);
-      brush.show(view.tool === "brush");
       scope.show(scopes, view.scope);
       scope.node.hidden = clearAll.hidden = !view.forbid.length;
       const keys = view.forbid.length, idle = keys && view.scope === "pins" && !view.pins.length;
-      const count = `${keys} of ${state.layer.key_side ** 2} places`;
-      summary.textContent = idle ? "pin a place first" : keys ? count : view.tool === "brush" ? "paint on the image" : "";
+      const count = `${keys} of ${keysOf(state.layer)} places`;
+      summary.textContent = idle ? "pin a place first" : keys ? `knocked out: ${count}` : "";
       results.hidden = !on;
       if (!on) return;
       const pair = state.catalog.length > 1;
