@@ -140,6 +140,12 @@ def commands(page: Path, folder: Path) -> list[Command]:
     return listed
 
 
+def typed(arguments) -> dict:
+    """The parameters of a notebook's command, as papermill parses them."""
+    line = {"line": " ".join(arguments.line)} if getattr(arguments, "line", None) else {}
+    return {name: _resolve_type(value) for name, value in arguments.p} | line
+
+
 def check(command: Command) -> None:
     """Refuse a command of names, files or parameters that are not there, or values that do not fit."""
     program, *words = command.words
@@ -152,8 +158,8 @@ def check(command: Command) -> None:
     elif program == "workbench":
         arguments = _parser().parse_args(words)
         if "p" in arguments:
-            values = {name: _resolve_type(value) for name, value in arguments.p}
-            assert len(values) == len(arguments.p), "a parameter is there twice"
+            values = typed(arguments)
+            assert len(values) == len(arguments.p) + ("line" in values), "a parameter is there twice"
             PARAMETERS[getattr(arguments, "notebook", "train")].from_parameters(values)
     elif program == "make":
         makefile = (ROOT / "Makefile").read_text()
@@ -308,7 +314,7 @@ def test_shell_examples_run(page, tmp_path, place, monkeypatch):
         if program == "workbench":
             arguments = _parser().parse_args(words)
             if "notebook" in arguments and "p" in arguments:  # `test_cli` runs the command itself
-                given = {name: _resolve_type(value) for name, value in arguments.p}
+                given = typed(arguments)
                 run_notebook(f"{arguments.notebook}.ipynb", given | SMALL.get(arguments.notebook, {}))
             else:
                 assert cli.main(words) == 0

@@ -36,6 +36,7 @@ LAYERS = {
 EXCEPTIONS = {
     "training.__main__": ("evaluation",),  # a command line, which wires training and evaluation together
     "figures.images": ("attention.Inspection",),  # the result of an inspection: plain data
+    "figures.painting": ("attention.Inspection", "attention.STATISTICS", "attention.NOISE", "attention.rounding"),
 }
 FREE = {"__main__", "bench", "cli"}  # command lines of the whole package
 

@@ -196,7 +196,8 @@ def test_papermill_looks_at_attention(tmp_path):
     done = papermill("attention.ipynb", tmp_path / "out.ipynb", "-p", "layer", 16, "-p", "n", 4, "-p", "compare", "gamma=0")
     assert done.returncode == 0, done.stderr
     outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3  # inspector, figure, through training
+    # inspector, figure, through training, layers x checkpoints
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
     table, effects = [output.data["text/html"] for output in outputs if "<table>" in output.get("data", {}).get("text/html", "")]
     assert "G/attention.32" in table and "demo, γ = 0" in table  # noqa: RUF001
     assert "local map" in effects and "hue disagreement" in effects

@@ -46,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
         sub = add(name, _run_notebook, f"{about} (runs {name}.ipynb)", epilog=f"All parameters: workbench parameters {name}")
         sub.set_defaults(notebook=name)
         sub.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter, such as -p steps 500")
+        if name == "attention":
+            sub.add_argument(
+                "line", nargs="*", metavar="LINE", help="a view as the inspector copies it: demo@4000 G/attention.32 pins=5,11"
+            )
         sub.add_argument("--out", type=Path, metavar="FILE", help="the executed notebook [in the folder of the run, or of the export]")
     parameters = add("parameters", _parameters, "all parameters of a notebook, with meaning, allowed values and [default]")
     parameters.add_argument("notebook", nargs="?", default="train", choices=list(NOTEBOOKS), help="[train]")
@@ -121,6 +125,8 @@ def _run_notebook(arguments: argparse.Namespace) -> int:
     from .templates import execute
 
     given = dict(arguments.p)
+    if getattr(arguments, "line", None):
+        given["line"] = " ".join(arguments.line)
     out, resolved = _destination(arguments.notebook, given)
     out = arguments.out or out
     code = execute(arguments.notebook, (given | resolved).items(), out)
@@ -139,13 +145,17 @@ def _destination(notebook: str, given: dict[str, str]) -> tuple[Path, dict[str, 
         return parameters.folder / f"{notebook}.ipynb", {}
     if notebook == "attention":
         run = parameters.runs()[0].run
+        if parameters.line:
+            from .widgets import AttentionInspector
+
+            AttentionInspector(view=parameters)  # raises if it does not fit
     elif parameters.samples:
         return outputs_dir() / "evaluations" / folder_name(parameters.samples) / "evaluate.ipynb", {}
     else:
         from .evaluation.checkpoints import run_to_evaluate
 
         run = run_to_evaluate(parameters)
-    return run.home / f"{notebook}.ipynb", {} if given.get("run") else dict(run=run.reference)
+    return run.home / f"{notebook}.ipynb", {} if given.get("run") or given.get("line") else dict(run=run.reference)
 
 
 def _train(arguments: argparse.Namespace) -> int:

@@ -23,13 +23,13 @@ from torchvision.models import VisionTransformer
 from workbench import Config, SelfAttention, attention, train
 from workbench.data import to_uint8
 from workbench.data.twins import Twins
+from workbench.figures.painting import READINGS, values_of
 from workbench.model import sampling
 from workbench.model.directions import main_directions
 from workbench.paths import program
 from workbench.runs import Run, create_run
 from workbench.tensors import load_tensors, save_tensors, seal
 from workbench.widgets import AttentionInspector
-from workbench.widgets.inspector.painting import READINGS, values_of
 
 pytestmark = pytest.mark.slow
 
@@ -482,6 +482,36 @@ def test_an_image_is_clicked_on(lab, page, seen):
     # Some versions of ipywidgets write to the console that the kernel is gone, which is so.
     assert [error for error in notebook.errors if "Could not send widget sync message" not in error] == []
     assert notebook.hosts <= {"127.0.0.1", None}
+
+
+def test_layers_and_checkpoints_are_entered_and_a_place_is_explained(lab, page, seen):
+    """With a kernel: the grid fills by itself, a cell is entered, the words come, and the line that is copied opens the same view in Python."""
+    page.set_viewport_size({"width": 1500, "height": 2000})
+    cells = ("import workbench\ninspector = workbench.AttentionInspector('seen')\ninspector", "print(inspector.line)")
+    notebook = Notebook(page, lab.write("overview.ipynb", *cells))
+    notebook.run(0)
+    view = notebook.output(0).locator(".wb.inspector")
+    view.locator(".stage").click(position=cell(view.locator(".stage"), 37))
+    view.get_by_role("button", name="Layers × checkpoints").click()
+    words = view.locator(".overview .words")
+    wait_until(lambda: words.count() == 6 and all("γ 0.7" in text for text in words.all_inner_texts()))
+    view.get_by_role("button", name="Explain this place").click()
+    text = view.locator(".explain p")
+    wait_until(lambda: text.inner_text().startswith("Query (2, 5) of G 16×16 "))
+    view.get_by_role("button", name="G · 8×8, step 2: ").click()
+    wait_until(lambda: text.inner_text().startswith("Query (1, 2) of G 8×8 "))
+    assert view.get_by_role("button", name="G · 8×8, step 2: ").get_attribute("aria-current") == "true" and pins(view) == [10]
+    heat = view.locator(".stage .heat")
+    wait_until(lambda: np.allclose(heat.evaluate(HEAT)["values"], truth(seen, step=2, layer="attention.8")[10], atol=1e-5))
+    view.get_by_role("button", name="recorded").click()
+    wait_until(lambda: "the layer hardly contributes" in text.inner_text() and words.count() == 9)
+    view.get_by_role("button", name="Copy this view").click()
+    line = view.get_by_label("This view as a line").input_value()
+    assert line == "seen@2 G/attention.8 source=recorded pins=1,2 class=disc overview=true explain=true"
+    page.wait_for_timeout(400)
+    notebook.run(1)
+    notebook.output(1).get_by_text(line, exact=True).wait_for()
+    assert notebook.errors == []
 
 
 def test_the_latent_is_dragged_values_are_painted_and_effects_measured(lab, page, seen):

@@ -19,6 +19,7 @@ from torchvision.models import VisionTransformer
 from workbench import AttentionView, Config, ParameterError, Run, WorkbenchError, attention, figures, train
 from workbench.data import to_uint8
 from workbench.figures import QUERY_COLOURS
+from workbench.figures.painting import READINGS, scale_of
 from workbench.model import sampling
 from workbench.tensors import seal
 from workbench.views.inspected_run import InspectedRun
@@ -26,7 +27,6 @@ from workbench.views.inspection_request import InspectionRequest
 from workbench.widgets import AttentionInspector
 from workbench.widgets.bundle import SOURCES, bundle
 from workbench.widgets.inspector.answers import pack
-from workbench.widgets.inspector.painting import READINGS, scale_of
 
 
 @pytest.fixture(scope="module")

@@ -158,6 +158,12 @@ def collect_projections(network: nn.Module, inputs: tuple, layer: str, *, attent
     return Projections(**tensors, gamma=chunks[0].gamma, layout=chunks[0].layout, trusted=all(chunk.trusted for chunk in chunks))
 
 
+def every_projection(network: nn.Module, inputs: tuple) -> tuple[Tensor, dict[str, Projections]]:
+    """The output of a network, run in eval mode, and the projections of all its attention layers by their `named_modules` path."""
+    with capture_projections(network) as captured:
+        return run_network(network, inputs), captured
+
+
 def _run(network: nn.Module, inputs: tuple, layer: str, attention_off: bool) -> tuple[Tensor, Projections]:
     find_layer(network, layer)  # raises if there is no such layer
     with capture_projections(network) as captured, intervene(network, layer, gamma=0.0) if attention_off else nullcontext():

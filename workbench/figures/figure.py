@@ -29,10 +29,13 @@ class Drawing:
     ----------
     description : Chart, Sheet or Composition
         What the figure shows, as plain data.
+    view : str
+        The line that opens the view in the inspector, or empty; it is kept in the sidecar.
     """
 
     def __init__(self, description: Chart | Sheet | Composition):
         self.description = description
+        self.view = ""
 
     @property
     def picture(self):
@@ -58,6 +61,7 @@ class Drawing:
             raise ParameterError(f"path={str(path)!r} ends in {path.suffix!r}; a figure can be .png, .svg or .pdf")
         content, machine = self._file(path.suffix, dpi=300), describe_machine()
         sidecar = dict(figure=to_plain(self.description), git=git_state(), python=machine["python"], versions=machine["versions"])
+        sidecar |= dict(view=self.view) if self.view else {}
         with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         replace_bytes(path, content)

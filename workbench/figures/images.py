@@ -110,9 +110,13 @@ def _about(inspection: Inspection) -> str:
 
 def encoded(image: torch.Tensor) -> str:
     """An image (3, H, W) in [-1, 1] as PNG in base64."""
-    pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
+    return encoded_pixels(((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+
+
+def encoded_pixels(pixels: np.ndarray) -> str:
+    """Pixels (H, W, 3) uint8 as PNG in base64."""
     stream = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(stream, "PNG")
+    Image.fromarray(pixels).save(stream, "PNG")
     return base64.b64encode(stream.getvalue()).decode()
 
 

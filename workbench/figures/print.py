@@ -248,7 +248,7 @@ def _sheet_size(sheet: Sheet) -> tuple[float, float]:
     """Width and height in inches."""
     width = (LABELS if sheet.labels else 0.0) + _columns(sheet) * sheet.cell
     top, below = _sheet_margins(sheet, width)
-    return width, top + len(sheet.rows) * sheet.cell * (1.04 if sheet.labels else 1 + below - _gap(sheet))
+    return width, top + len(sheet.rows) * sheet.cell * (1 + below - _gap(sheet) + (0.04 if sheet.labels else 0))
 
 
 def _columns(sheet: Sheet) -> int:

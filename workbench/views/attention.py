@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 
 import numpy as np
@@ -19,6 +19,8 @@ from ..runs import Run, list_runs
 from ..studies import effects
 from .inspected_run import InspectedRun
 from .inspection_request import MOST, InspectionRequest
+from .overview import overview
+from .view_line import GAMMA0, ViewLine, class_of, latent_of, positions_of, value_of
 
 MAX_QUERIES = len(figures.QUERY_COLOURS)
 MAX_IMAGES = 60  # of a view
@@ -50,12 +52,69 @@ class AttentionView(Parameters):
         "", "moves of the latents along their main directions, in standard deviations, separated by commas", read=read_list, none="none"
     )
     knock_out: str = parameter("", 'positions "row,column; row,column" that may not be looked at in the table of effects', none="none")
+    line: str = parameter("", "a view as the inspector copies it, in place of the parameters above", none="nothing")
     n: int = parameter(32, "images per checkpoint in the table of statistics", low=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.line:
+            return
+        words, site = self.words, ""
+        if words.layer:
+            network, _, site = words.layer.partition("/attention.")
+            if whole(site) is None:
+                raise ParameterError(f"line: {short_repr(words.layer)} is not a layer such as G/attention.32")
+        derived = dict(network=network, layer=int(site)) if site else {}
+        derived |= {
+            name: value_of(name, words.entries[name], default)
+            for name, default in (("weights", ""), ("truncation", 0.0))
+            if name in words.entries
+        }
+        derived |= {"reading": words.entries["reading"]} if words.entries.get("reading") in READINGS else {}
+        for f in fields(self):
+            given, name = getattr(self, f.name), f.name
+            if name not in ("line", "n") and given not in (f.default, derived.get(name, f.default)):
+                raise ParameterError(f"{name}={short_repr(given)}: line already says what to show; leave {name} or line out")
+            if name in derived:
+                object.__setattr__(self, name, self.read(name, derived[name]))
+
+    @property
+    def words(self) -> ViewLine:
+        """The words of `line`."""
+        return ViewLine.read(self.line)
 
     def runs(self) -> list[InspectedRun]:
         """The run, and the one to compare it with."""
+        if self.line:
+            return self._runs_of_line()
         first = InspectedRun.of(self.run or _newest())
         return [first] + ([InspectedRun.of(self.compare, first)] if self.compare else [])
+
+    def _runs_of_line(self) -> list[InspectedRun]:
+        words = self.words
+        recorded = words.entries.get("source") == "recorded"  # steps are those of snapshots then
+        first = InspectedRun(words.run, None if recorded else words.step)
+        if words.beside == GAMMA0:
+            return [first, InspectedRun.of(GAMMA0, first)]
+        return [first] + ([InspectedRun(words.beside, None if recorded else words.beside_step)] if words.beside else [])
+
+    def _request_of_line(self, run: InspectedRun, layer: dict) -> InspectionRequest:
+        """The image of the line, without its intervention."""
+        words = self.words
+        entries, defaults = words.entries, InspectionRequest(layer["id"])
+        names = ("source", "seed", "sample", "mix")
+        request = {name: value_of(name, entries[name], getattr(defaults, name)) for name in names if name in entries}
+        if "towards" in entries:
+            request["towards"] = tuple(latent_of("towards", entries["towards"]))
+        if "directions" in entries:
+            request["directions"] = tuple(value_of("directions", entries["directions"], []))
+        if "class" in entries:
+            request["label"] = class_of(entries["class"], run.class_names)
+        if request.get("source") == "recorded":
+            step = int(run.run.attention_path(words.step).stem)
+            return InspectionRequest(layer["id"], step, source="recorded", sample=request.get("sample", 0))
+        step = int(run.run.checkpoint_path(run.start).name)
+        return InspectionRequest(layer["id"], step, self.weights_of(run), truncation=self.truncation, **request)
 
     def requests(self, run: InspectedRun) -> list[InspectionRequest]:
         """A request for every image of a run.
@@ -68,6 +127,8 @@ class AttentionView(Parameters):
         layer = self.layer_of(run)
         if layer is None:
             return []
+        if self.line:
+            return [self._request_of_line(run, layer)]
         step = int(run.run.checkpoint_path(run.start if self.step is None else self.step).name)
         weights = self.weights_of(run)
         labels, seeds = self._labels(run), latents("seeds", self.seeds)
@@ -107,6 +168,8 @@ class AttentionView(Parameters):
     def queries_of(self, inspection: Inspection) -> list[int]:
         """The queries (row-major) to show."""
         side = inspection.projections.side
+        if self.line and "pins" in self.words.entries:
+            return positions_of("pins", self.words.entries["pins"], side)
         if self.queries == "auto":
             return list(salient_positions(inspection.image, side))
         positions = map_positions("queries", self.queries, side)
@@ -200,6 +263,39 @@ class AttentionView(Parameters):
             title=f"{run.label}: {layer['id']} through training, one latent, one query",
             titles=[f"step {step:,}" for step in inspections],
         )
+
+    def overview(self) -> figures.Drawing | figures.Note | None:
+        """The map of one query in every attention layer at up to eight checkpoints: of the first image and query.
+
+        Returns
+        -------
+        Drawing, Note or None
+            None if no network has attention; a note if there is no checkpoint. Checkpoints that cannot be read are left empty, with the
+            reason.
+        """
+        try:
+            run = self.runs()[0]
+            layer, requests = self.layer_of(run), self.requests(run)[:1]
+            if layer is None or not requests:
+                return None
+            query = self.queries_of(run.inspect(requests[0]))[0]
+        except ParameterError:
+            raise
+        except WorkbenchError as error:
+            return figures.Note(error)
+        return overview(run, requests[0], query)
+
+    def explanation(self) -> str:
+        """What each query of the first image does, in words, against chance (see `attention.explain`): a line for each."""
+        try:
+            run = self.runs()[0]
+            requests = self.requests(run)[:1]
+            lines = [run.explain(request, query).sentence for request in requests for query in self.queries_of(run.inspect(request))]
+        except ParameterError:
+            raise
+        except WorkbenchError as error:
+            return str(error)
+        return "\n".join(lines) or f"run {run.name!r} has no attention layer: nothing to explain"
 
     def statistics(self, count: int = 12) -> list[dict]:
         """Means of the statistics of every attention layer of the runs, over all queries of `n` samples of all classes.

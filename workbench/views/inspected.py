@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from .. import attention
-from ..attention import Inspection, Layout, Projections
+from ..attention import Explanation, Inspection, Layout, Projections
 from ..attention.inspect import positions_mask, taken_keys
 from ..messages import ParameterError, WorkbenchError, nearest, short_repr
 from ..studies import effects
-from .inspection_request import InspectionRequest, require
+from .inspection_request import InspectionRequest, is_whole, require
 
 STRIP = 8  # images on a page of the strip
 
@@ -41,7 +41,8 @@ class Inspected(ABC):
     views
         The folder of exports.
     tools
-        What can be done with the image: "pin", "drag" (along `directions` main directions of the latent), "brush" (knock out), "paint", "measure".
+        What can be done with the image: "pin", "drag" (along `directions` main directions of the latent), "brush" (knock out), "paint", "measure";
+        "explain" (a place in words), "overview" (`every_layer` at every step), "copy" (a line that opens the view).
     gamma0
         Whether gamma of the inspected layer is always 0: the network without attention there.
     """
@@ -56,7 +57,7 @@ class Inspected(ABC):
     real: int = 0
     dropped: list[tuple[str, Tensor]]
     views: Path
-    tools: tuple[str, ...] = ("pin", "brush")
+    tools: tuple[str, ...] = ("pin", "brush", "explain")
     directions: int = 0
     gamma0: bool
 
@@ -69,6 +70,11 @@ class Inspected(ABC):
     @abstractmethod
     def class_names(self) -> list[str]:
         """The names of the classes."""
+
+    @property
+    def reference(self) -> str:
+        """What a line of text names it by."""
+        return self.name
 
     @property
     def steps(self) -> list[int]:
@@ -114,6 +120,20 @@ class Inspected(ABC):
     def measure(self, request: InspectionRequest, samples: range) -> effects.Numbers:
         """What the request's intervention changes in samples or real images, by number; see `studies.effects.measure`."""
         raise WorkbenchError(f"effects are measured over the samples of a run, and {self.name!r} is none")
+
+    def explain(self, request: InspectionRequest, query: int) -> Explanation:
+        """What a query of the layer does as it was learned, in words: in the mean of all heads, and of a snapshot, which keeps no network, only
+        where it attends."""
+        require(is_whole(query), "query", query, "a position of the layer")
+        request = request.unchanged
+        return attention.explain(self.inspect(request), query, None if request.source == "recorded" else self.causal_map(request, query))
+
+    def every_layer(self, request: InspectionRequest) -> tuple[Tensor, dict[str, Projections]]:
+        """The image (3, H, W) of a request, and the projections of every attention layer for it: of G if it generates the image, and of D.
+
+        Gamma is the learned one.
+        """
+        raise WorkbenchError(f"layers and checkpoints are those of a run, and {self.name!r} is none")
 
     def offsets(self, request: InspectionRequest, count: int = 16) -> Tensor:
         """Where queries look relative to themselves, mean over `count` samples of the request's class: (2 R - 1, 2 C - 1)."""

@@ -33,6 +33,7 @@ from ..runs import Run
 from ..studies import effects
 from .inspected import STRIP, Inspected, layer_entry
 from .inspection_request import InspectionRequest, is_whole, require
+from .view_line import GAMMA0
 
 MAX_OPEN_NETWORKS = 4
 DIRECTIONS = 6  # main directions of the latent to offer
@@ -60,7 +61,7 @@ class InspectedRun(Inspected):
     """
 
     real = ENDLESS
-    tools = ("pin", "drag", "brush", "paint", "measure")
+    tools = ("pin", "drag", "brush", "paint", "measure", "explain", "overview", "copy")
 
     def __init__(self, run: Run | str, step: int | None = None, gamma0: bool = False):
         self.run = run if isinstance(run, Run) else Run(run)
@@ -93,6 +94,10 @@ class InspectedRun(Inspected):
         return cls(beside.run if beside and not run else run, step)
 
     # -------------------------------------------------------------------------------------------- what a run offers
+
+    @property
+    def reference(self) -> str:
+        return GAMMA0 if self.gamma0 else self.run.reference
 
     @property
     def steps(self) -> list[int]:
@@ -157,6 +162,33 @@ class InspectedRun(Inspected):
             inputs = (x.to(weight), None if y is None else y.to(weight.device))
             gamma = 0.0 if self.gamma0 or request.gamma0 else None
             return attention.causal_map(network, inputs, request.path, query, gamma=gamma)
+
+    def every_layer(self, request: InspectionRequest) -> tuple[Tensor, dict[str, Projections]]:
+        self.check(request)
+        with self._lock:
+            if request.source == "recorded":
+                snapshot, number = self._snapshot(request), request.sample
+                self._check_recorded(snapshot, number)
+                part = slice(number, number + 1)
+                return to_unit(snapshot.images[part])[0], {name: layer[part] for name, layer in snapshot.layers.items()}
+            layers: dict[str, Projections] = {}
+            step = self._step(request)
+
+            def run(name: str, network: nn.Module, inputs: tuple) -> Tensor:
+                output, projections = attention.every_projection(network, inputs)
+                layers.update({f"{name}/{path}": layer for path, layer in projections.items()})
+                return output
+
+            # Not kept open: the networks of many steps would close those that are looked at.
+            if request.source == "samples":
+                generator = self._load(step, self._saved_weights(request))
+                z, y = self._latents(request, 1, generator)
+                x = run("G", generator, (z, y))
+            else:
+                (x, y), _ = self._inputs(request)
+            if any(layer["network"] == "D" for layer in self.layers):
+                run("D", self._load(step, None), (x, y))
+            return x[0], layers
 
     def projections(self, request: InspectionRequest, count: int) -> Projections:
         self.check(request)
@@ -233,10 +265,13 @@ class InspectedRun(Inspected):
         return self._generator(request) if request.network == "G" else self._open(self._step(request), None)
 
     def _generator(self, request: InspectionRequest) -> Generator:
-        saved = self.require_weights()
-        generator = self._open(self._step(request), request.weights if request.weights in saved else saved[0])
+        generator = self._open(self._step(request), self._saved_weights(request))
         assert isinstance(generator, Generator)
         return generator
+
+    def _saved_weights(self, request: InspectionRequest) -> str:
+        saved = self.require_weights()
+        return request.weights if request.weights in saved else saved[0]
 
     def _load(self, step: int, weights: str | None) -> nn.Module:
         """G with these weights, or D (None), on the device."""
@@ -264,13 +299,14 @@ class InspectedRun(Inspected):
         y = torch.tensor([max(0, request.label)]) if self.config.num_classes else None
         return (x, y), self._about(None if y is None else y[0], name)
 
-    def _latents(self, request: InspectionRequest, count: int) -> tuple[Tensor, Tensor | None]:
+    def _latents(self, request: InspectionRequest, count: int, generator: nn.Module | None = None) -> tuple[Tensor, Tensor | None]:
+        """Latents and classes of the request; `generator` if it is not one that is kept open."""
         z = sampling.latents(count, self.config.z_dim, request.seed, request.sample, request.truncation)
         if request.towards:
             seed, sample = request.towards
             z = sampling.interpolate(z, sampling.latents(count, self.config.z_dim, seed, sample, request.truncation), request.mix)
         if request.directions:
-            directions = self._directions(self._generator(request))[: len(request.directions)]
+            directions = self._directions(generator or self._generator(request))[: len(request.directions)]
             z = z + torch.tensor(request.directions, dtype=torch.float32) @ directions
         y = sampling.labels(count, self.config.num_classes or 0, request.sample)
         return z, y if y is None or request.label < 0 else torch.full_like(y, request.label)
@@ -306,12 +342,15 @@ class InspectedRun(Inspected):
         snapshot, number = self._snapshot(request), request.sample
         if request.layer not in snapshot.layers:
             raise UnreadableError(self.run.attention_path(request.step), f"it holds nothing of {request.layer}")
-        if not 0 <= number < len(snapshot.images):
-            raise WorkbenchError(f"sample={number}: the training recorded {len(snapshot.images)} latents")
+        self._check_recorded(snapshot, number)
         label, part = snapshot.labels[number], slice(number, number + 1)
         about = self._about(label, f"recorded latent {number}, step {request.step}")
         inspection = Inspection(request.layer, to_unit(snapshot.images[part])[0], snapshot.layers[request.layer][part])
         return replace(inspection, **self._words(request, about, label))
+
+    def _check_recorded(self, snapshot: Snapshot, number: int) -> None:
+        if number >= len(snapshot.images):
+            raise WorkbenchError(f"sample={number}: the training recorded {len(snapshot.images)} latents")
 
     def _snapshot(self, request: InspectionRequest) -> Snapshot:
         """The recorded snapshot; UnreadableError if it does not fit the run."""

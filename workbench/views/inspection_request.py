@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..messages import ParameterError, short_repr
 from ..readers import MAX_INTEGER
@@ -102,6 +102,13 @@ class InspectionRequest:
                 "source='recorded': snapshots keep no network, so a recorded image cannot be changed or computed anew; choose a checkpoint "
                 "(source='samples')"
             )
+
+    @property
+    def unchanged(self) -> InspectionRequest:
+        """The same image and layer as it was learned, with all heads: without an intervention."""
+        return replace(
+            self, gamma0=False, gamma=None, forbid=(), queries=None, replace="", paint=(), paint_from=None, paint_shift=(0, 0), head=-1
+        )
 
     @property
     def network(self) -> str:

@@ -2,7 +2,7 @@
 
 The front end (`widgets/js/inspector.js`) gets the queries and keys of an image and computes the softmax, so hovering needs no kernel. The kernel
 answers what needs a network: `requests` reads messages, `answers` replies, `export` writes pages that need no kernel. `figure` saves what is
-shown, by the scales and colours of `painting`, which are those of the front end.
+shown, by the scales and colours of `figures.painting`, which are those of the front end.
 """
 
 from .widget import AttentionInspector

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ...attention import STATISTICS, Inspection
+from ...attention import STATISTICS, Inspection, Projections
 from ...data import to_uint8
 from ...messages import WorkbenchError, short_repr
 from ...studies import effects
@@ -30,12 +30,12 @@ class Answers:
         self._measured = lru_cache(maxsize=MAX_BATCHES)(lambda number, request, samples: runs[number].measure(request, samples))
 
     def picture(self, message: dict, catalogs: list[dict]) -> Answer:
-        """The answer to a message of kind inspection, strip, causal, offsets or measure.
+        """The answer to a message of kind inspection, strip, causal, explain, overview, offsets or measure.
 
         Parameters
         ----------
         message
-            {kind, run, view}; for a causal map also `query`, for effects `batch`.
+            {kind, run, view}; for a causal map and an explanation also `query`, for effects `batch`.
         catalogs
             The `catalog` of every run.
 
@@ -57,7 +57,10 @@ class Answers:
             return {}, [_bytes(run.offsets(request))]
         if kind == "measure":
             return self._measure(number, request, message.get("batch")), []
-        return self._cached(kind, number, request, len(run.dropped))
+        query = message.get("query", -1) if kind == "explain" else None
+        if kind == "explain" and not is_whole(query):  # also what cannot be a key of the cache
+            raise WorkbenchError(f"query={short_repr(query)} is not a position of the layer")
+        return self._cached(kind, number, request, len(run.dropped), query)
 
     def _measure(self, number: int, request: InspectionRequest, batch: int | None) -> dict:
         """Measure a batch of samples: {done, n}; with the last one, or without a number (None: all of them), also the rows.
@@ -77,9 +80,14 @@ class Answers:
         batches = effects.batches(self.runs[number].image_size[0])
         return effects.summarise([self._measured(number, request, samples) for samples in batches])
 
-    def _compute(self, kind: str, number: int, request: InspectionRequest, dropped: int) -> Answer:
-        """A strip or an inspection; a strip also depends on how many images were dropped."""
+    def _compute(self, kind: str, number: int, request: InspectionRequest, dropped: int, query: int | None) -> Answer:
+        """What is worth keeping; a strip also depends on how many images were dropped, an explanation on the query."""
         run = self.runs[number]
+        if query is not None:
+            explanation = run.explain(request, query)
+            return dict(sentence=explanation.sentence, verdict=explanation.verdict), []
+        if kind == "overview":
+            return pack_column(request.step, *run.every_layer(request))
         if kind == "strip":
             return pack_strip(request.sample, *run.strip(request))
         reply, buffers = pack(run.inspect(request))
@@ -109,6 +117,16 @@ def pack(inspection: Inspection) -> Answer:
     )  # fmt: skip
     after = [] if inspection.after is None else [_pixels(inspection.after)]
     return reply, [_pixels(inspection.image), *map(_bytes, parts), *after]
+
+
+def pack_column(step: int | None, image: Tensor, layers: dict[str, Projections]) -> Answer:
+    """Step and sizes of a column of the overview; its image, and query and key of each layer."""
+    sizes = [
+        dict(id=name, side=layer.side, key_side=layer.key_side, d=layer.query.shape[-1], gamma=layer.gamma)
+        for name, layer in layers.items()
+    ]
+    parts = [_bytes(tensor[0]) for layer in layers.values() for tensor in (layer.query, layer.key)]
+    return dict(step=step, size=image.shape[-1], layers=sizes), [_pixels(image), *parts]
 
 
 def pack_strip(start: int, labels: list[str], images: Tensor) -> Answer:

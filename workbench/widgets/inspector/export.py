@@ -7,10 +7,11 @@ import html
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
-from ...messages import ParameterError, short_repr
+from ...messages import ParameterError, WorkbenchError, short_repr
 from ...views.inspection_request import InspectionRequest
 from ..bundle import bundle
 
@@ -45,14 +46,17 @@ def free_path(folder: Path, requests: Sequence[InspectionRequest], ending: str) 
     return path
 
 
-def page_answers(view: dict, layers: list[str], answers: Callable[..., list[dict]]) -> list[dict]:
+def page_answers(view: dict, layers: list[str], steps: list[int], answers: Callable[..., list[dict]]) -> list[dict]:
     """The answers in a page: this image and its neighbours in the strip, in every layer, up to `MAX_PAGE_BYTES`; the causal maps of the pins,
-    the offsets of every layer, and the effects of the intervention, if the view shows them.
+    their explanations, the offsets of every layer, the effects of the intervention, and the overview of this image up to half of the limit, if the
+    view shows them.
 
     Parameters
     ----------
     layers
         The layers that all runs have.
+    steps
+        The columns of the overview.
     answers
         `answers(kind, view, **more)`: the answers of every run to a view.
     """
@@ -66,17 +70,36 @@ def page_answers(view: dict, layers: list[str], answers: Callable[..., list[dict
         pages += [answer for layer in layers for answer in answers("offsets", view | dict(layer=layer))]
     if view["measure"]:
         pages += answers("measure", view)
+    if view["explain"]:
+        pages += [answer for query in view["pins"] for answer in answers("explain", view, query=query)]
+    if view["overview"]:
+        overview = _overview(view, steps, answers)
+        size = _size(overview)
+        pages += overview
     first = len(pages)
     for sample, layer in product(samples, sorted(layers, key=lambda layer: layer != view["layer"])):
         if layer.startswith("G") and view["source"] in ("real", "dropped"):
             continue
         places: dict = {} if layer == view["layer"] else dict(forbid=[], paint=[])  # those of another layer
         pictures = answers("inspection", view | dict(sample=sample, layer=layer) | places)
-        size += sum(len(buffer) for answer in pictures for buffer in answer["buffers"])
+        size += _size(pictures)
         if len(pages) > first and size > MAX_PAGE_BYTES:
             break
         pages += pictures
     return pages
+
+
+def _overview(view: dict, steps: list[int], answers: Callable[..., list[dict]]) -> list[dict]:
+    """The columns of the overview of the first run that can be read; none if they are too large."""
+    columns = []
+    for step in steps:
+        with suppress(WorkbenchError):
+            columns += answers("overview", view | dict(steps=[step, *view["steps"][1:]]), runs=1)
+    return columns if _size(columns) <= MAX_PAGE_BYTES / 2 else []
+
+
+def _size(answers: list[dict]) -> int:
+    return sum(len(buffer) for answer in answers for buffer in answer["buffers"])
 
 
 def page(title: str, css: str, state: dict, script: str = "page.js", worker: str = "") -> str:

@@ -10,11 +10,11 @@ import torch
 
 from ...attention import STATISTICS, Inspection
 from ...data import to_uint8
-from ...figures import QUERY_COLOURS, Drawing, Sheet
+from ...figures import QUERY_COLOURS, Drawing, Sheet, compose
 from ...figures.charts import Cell, Row
-from ...figures.images import encoded
+from ...figures.images import encoded_pixels
+from ...figures.painting import OFFSETS, READINGS, Reading, Scale, colour_bar, difference, differences, over, scale_of, values_of
 from ...views.inspection_request import InspectionRequest
-from .painting import OFFSETS, READINGS, Reading, Scale, colour_bar, difference, differences, over, scale_of, values_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ def view_figure(
     causal: Sequence[Sequence[np.ndarray]] = (),
     offsets: Sequence[np.ndarray] = (),
     effects: Sequence[Sequence[dict]] = (),
+    words: Sequence[str] = (),
 ) -> Drawing:
     """A row for each run: its image, a map for each pin (or one of all places), the scale, and after an intervention the changed image.
 
@@ -61,6 +62,8 @@ def view_figure(
         If the view shows them: the map by offset of each run.
     effects
         If the view shows them: what the intervention changes over samples, in each run; see `studies.effects.summarise`.
+    words
+        Further lines of the title.
 
     Raises
     ------
@@ -84,8 +87,14 @@ def view_figure(
     rows = [_run(number, seen, groups, view, images) for number, seen in enumerate(inspections)]
     if len(inspections) == 2:
         rows.append(_difference(inspections, groups, images))
-    title = "\n".join([_title(inspections, reading, request), *_effects(inspections, effects, bool(request.paint))])
+    title = "\n".join([_title(inspections, reading, request), *words, *_effects(inspections, effects, bool(request.paint))])
     return Drawing(Sheet(title, tuple(map(Row, rows)), tuple(images)))
+
+
+def stacked(above: Drawing, below: Drawing) -> Drawing:
+    """Two sheets, one above the other, as parts of one figure; their titles become captions."""
+    captions = [". ".join(line.rstrip(".") for line in part.description.title.splitlines()) + "." for part in (above, below)]
+    return compose([above, below], captions, columns=1, width=9.2)
 
 
 def _run(number: int, seen: Inspection, groups: list[Group], view: dict, images: list[str]) -> tuple[Cell, ...]:
@@ -138,7 +147,7 @@ def _bar(scale: Scale, opacity: float | None, images: list[str]) -> Cell:
 
 def _cell(pixels: np.ndarray, images: list[str], **more) -> Cell:
     """A cell of an image (height, width, 3) uint8, which is appended to `images`."""
-    images.append(encoded(torch.from_numpy(pixels / 127.5 - 1).movedim(-1, 0)))
+    images.append(encoded_pixels(pixels))
     return Cell(len(images) - 1, **more)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from ...figures.painting import DIVERGING, PALETTE, colour_table
 from ...files import replace_text, storing
 from ...messages import ParameterError, WorkbenchError, say_once
 from ...model.folding import fold
@@ -19,7 +20,6 @@ from ...views.attention import AttentionView
 from ...views.inspected_run import STRIP, InspectedRun
 from ...views.inspection_request import InspectionRequest
 from .export import page
-from .painting import DIVERGING, PALETTE, colour_table
 from .requests import DEFAULT_VIEW, catalog, opened
 from .widget import AttentionInspector
 
@@ -90,7 +90,12 @@ def _living(run: InspectedRun, view: AttentionView, steps: Sequence[int] | None)
     networks = _networks(run, weights, start, steps)
     state = DEFAULT_VIEW | opened(view, request, [start], pins)
     offered: dict = dict(
-        steps=[network["step"] for network in networks], recorded=[], real=0, weights=[weights], layers=layers, tools=["pin", "brush"]
+        steps=[network["step"] for network in networks],
+        recorded=[],
+        real=0,
+        weights=[weights],
+        layers=layers,
+        tools=["pin", "brush", "copy"],
     )
     offered |= {} if layers else dict(about=f"{Path(run.config.data).name} · {run.config.image_size}×{run.config.image_size}")
     about = f"The generator of {run.name} runs in this page, with weights in float16: no server, and no network."
@@ -98,7 +103,7 @@ def _living(run: InspectedRun, view: AttentionView, steps: Sequence[int] | None)
         about=about, z_dim=run.config.z_dim, image_size=run.config.image_size, classes=run.class_names, page=STRIP, networks=networks
     )
     tables = dict(palette=colour_table(PALETTE).tobytes(), diverging=colour_table(DIVERGING).tobytes())
-    traits = dict(catalog=[catalog(run) | offered], view=state, formats=["png"], answers=[], living=living) | tables
+    traits = dict(catalog=[catalog(run) | offered], view=state, defaults=DEFAULT_VIEW, formats=["png"], answers=[], living=living) | tables
     return page(f"{run.name}: where its generator looks", AttentionInspector._css, traits, "live.js", "worker.js")
 
 

@@ -10,11 +10,13 @@ from ...messages import ParameterError, WorkbenchError, short_repr
 from ...views.attention import MAX_QUERIES, AttentionView
 from ...views.inspected import STRIP, Inspected
 from ...views.inspection_request import InspectionRequest, are_amounts, are_whole, is_whole
+from ...views.overview import columns
 
 # The state of all controls. Entries that an InspectionRequest does not have: `steps` of the runs; `class`, a label; `pins`, the pinned queries, of
 # which one is `active`; `scope`, "all" or "pins": the queries whose attention to the forbidden keys is knocked out; `scale` of the colours, "zero"
 # or "uniform"; `panel`, what the side view shows: "map", "images" or "offsets"; `tool`, "pin", "drag", "brush" or "paint"; `measure`, whether the
-# effects of the intervention are measured over samples.
+# effects of the intervention are measured over samples; `overview` and `explain`, whether layers and checkpoints are shown, and the active pin is
+# explained in words.
 DEFAULT_VIEW: dict = dict(
     layer="", steps=[], weights="ema", source="samples", seed=0, sample=0, truncation=0.0, towards=None, mix=0.0, reading="outgoing", pins=[],
     active=-1, opacity=0.5, smooth=False, gamma0=False, gamma=None, forbid=[], scope="all", replace="", tool="pin", scale="zero",
@@ -24,6 +26,8 @@ DEFAULT_VIEW: dict = dict(
     paint_from=None,
     paint_shift=[0, 0],
     measure=False,
+    overview=False,
+    explain=False,
 )  # fmt: skip
 
 
@@ -47,12 +51,18 @@ def shown(view: dict) -> dict:
     return view | dict(panel="map") | (dict(reading="outgoing") if view["reading"] == "causal" else {})
 
 
+def active_pin(view: dict) -> int:
+    """Which pin the front end takes as active: -1 without pins."""
+    return max(0, min(view["active"], len(view["pins"]) - 1)) if view["pins"] else -1
+
+
 def catalog(run: Inspected) -> dict:
     """The choices of the controls for a run, or another network."""
     return dict(
         label=run.label, about=run.about, steps=run.steps, recorded=run.recorded_steps, weights=run.weights, image_size=run.image_size[1],
         classes=run.class_names if run.num_classes else [], real=run.real, page=STRIP, layers=run.layers, gamma0=run.gamma0,
         latents=run.latents, count=run.samples, directions=run.directions, tools=list(run.tools),
+        name=run.reference, columns={source: columns(run, source) for source in ("samples", "recorded")},
     )  # fmt: skip
 
 
@@ -65,7 +75,7 @@ def resolve(kind: str, view: dict, run: Inspected, number: int, offered: dict) -
     Parameters
     ----------
     kind
-        "inspection", "strip", "causal", "offsets" or "measure".
+        "inspection", "strip", "causal", "explain", "overview", "offsets" or "measure".
     run, number
         The run, and its index in the view.
     offered
@@ -94,7 +104,7 @@ def resolve(kind: str, view: dict, run: Inspected, number: int, offered: dict) -
     if not layers:
         raise ParameterError(f"source={source!r}: run {run.name!r} has no attention layer for such images")
     layer = layers[0] if view["layer"] in ("", None) else view["layer"]
-    if kind == "strip" and not run.gamma0:
+    if kind == "overview" or (kind == "strip" and not run.gamma0):
         layer = layers[0]  # all layers see the same samples
     request = dict(layer=layer, step=_step(view, number, offered, source), source=source)
     if source != "recorded":

@@ -15,6 +15,7 @@ from torch import nn
 
 from ... import figures
 from ...attention import salient_positions
+from ...figures.painting import DIVERGING, PALETTE, colour_table
 from ...files import replace_text, storing
 from ...messages import ParameterError, WorkbenchError, say_once, short_repr
 from ...progress import interactive
@@ -24,19 +25,25 @@ from ...views.inspected import Inspected
 from ...views.inspected_network import Inputs, InspectedNetwork
 from ...views.inspected_run import InspectedRun
 from ...views.inspection_request import InspectionRequest
+from ...views.overview import columns, overview
+from ...views.view_line import ViewLine
 from ..bundle import bundle, styles
 from .answers import Answer, Answers
 from .export import FORMATS, free_path, page, page_answers
-from .figure import view_figure
-from .painting import DIVERGING, PALETTE, colour_table
-from .requests import DEFAULT_VIEW, catalog, opened, resolve, shown
+from .figure import stacked, view_figure
+from .line import line_of, view_of
+from .requests import DEFAULT_VIEW, active_pin, catalog, opened, resolve, shown
 
 SAVED_BYTES = 400_000  # limit of the answers in a saved notebook
-KINDS = ("inspection", "strip", "causal", "offsets", "drop", "export", "measure")
+KINDS = ("inspection", "strip", "causal", "offsets", "explain", "overview", "drop", "export", "measure")
 
 
 def _runs(a: Run | str, b: Run | str | nn.Module | None, view: AttentionView) -> list[Inspected]:
     """The run, and the one to compare it with."""
+    if view.line:
+        if a or b:
+            raise ParameterError("a line names the runs that it shows; leave a and b out")
+        return [*view.runs()]
     first, other = InspectedRun.of(a) if a else view.runs()[0], b or view.compare
     if isinstance(other, nn.Module):
         raise ParameterError("b is a network and a a run; give both as networks: generator=..., inputs=..., b=...")
@@ -52,7 +59,8 @@ class AttentionInspector(anywidget.AnyWidget):
         A run, its name, "run@step" or path; by default the newest. `b` is shown beside it, with the same latents and one cursor, and their
         difference: another run, "run@step", "@step" of the same run, or "gamma=0" (the same run without attention).
     view : AttentionView
-        The initial step, layer, classes, seeds, queries and reading; of a network without a run, the reading.
+        The initial step, layer, classes, seeds, queries and reading; or a line that holds all of the view (see `from_line`). Of a network
+        without a run, the reading.
     generator, network : nn.Module
         In place of a run: a network whose image is its output, or one whose image is its first input. `b` is then another such network, or
         "gamma=0". It runs as it is at that moment: after changing it, open the inspector again.
@@ -74,6 +82,7 @@ class AttentionInspector(anywidget.AnyWidget):
 
     catalog: traitlets.List = traitlets.List().tag(sync=True)  # the choices of the controls, for each run
     view = traitlets.Dict().tag(sync=True)  # the state of the controls; set by the front end and Python
+    defaults: traitlets.Dict = traitlets.Dict(DEFAULT_VIEW).tag(sync=True)  # what a line leaves out
     palette = traitlets.Bytes().tag(sync=True)  # 256 RGB colours of maps
     diverging = traitlets.Bytes().tag(sync=True)  # 256 RGB colours of differences
     answers: traitlets.List = traitlets.List().tag(sync=True)  # messages with reply and buffers, to show the view without a kernel
@@ -95,8 +104,8 @@ class AttentionInspector(anywidget.AnyWidget):
             if inputs is not None:
                 raise ParameterError("inputs belong to a network; give generator=... or network=...")
             self.runs = _runs(a, b, view)
-        elif a or (generator is not None and network is not None):
-            raise ParameterError("a run, generator and network are given; give one of them")
+        elif a or view.line or (generator is not None and network is not None):
+            raise ParameterError("a run, generator and network are given; give one of them (a line names a run)")
         elif inputs is None:
             raise ParameterError("inputs are missing: the network's inputs for a batch, such as (z, y), or a function of count and seed")
         else:
@@ -106,10 +115,28 @@ class AttentionInspector(anywidget.AnyWidget):
         palette, diverging = (colour_table(name).tobytes() for name in (PALETTE, DIVERGING))
         super().__init__(catalog=[catalog(run) for run in self.runs], palette=palette, diverging=diverging)
         self._answers = Answers(self.runs)
+        self._opened_by_line = bool(view.line)
         self.view = self._start(view)
         self._keep_answers()
         self.observe(self._follow_view, "view")
         self.on_msg(self._receive)
+
+    @classmethod
+    def from_line(cls, line: str) -> AttentionInspector:
+        """The inspector with exactly the view of a line, as *Copy this view* or `line` gives it.
+
+        Raises
+        ------
+        WorkbenchError, ParameterError
+            If there is no such run, checkpoint or layer, or an entry is unknown or does not fit.
+        """
+        ViewLine.read(line)  # raises if it is empty
+        return cls(view=AttentionView(line=line))
+
+    @property
+    def line(self) -> str:
+        """A line of text that opens this view again: `demo@4000 G/attention.32 seed=3 pins=5,11`; empty without an attention layer."""
+        return self._line(self.view) if self.view else ""
 
     @property
     def views(self) -> Path:
@@ -131,6 +158,8 @@ class AttentionInspector(anywidget.AnyWidget):
         first, *others = (run for run in self.runs if isinstance(run, InspectedRun))
         if not first.layers:
             return {}
+        if view.line:
+            return self._open(view, first)
         layer = view.layer_of(first)
         if layer is None:  # the other network has attention
             layer = first.layers[-1]
@@ -148,6 +177,25 @@ class AttentionInspector(anywidget.AnyWidget):
         except WorkbenchError:  # the front end shows the reason; other steps may be readable
             pins = []
         return opened(view, request, steps, pins)
+
+    def _open(self, view: AttentionView, first: InspectedRun) -> dict:
+        """The view of a line, checked, with the newest steps where it names none."""
+        words = view.words
+        if not words.layer:
+            words = replace(words, layer=(view.layer_of(first) or first.layers[-1])["id"])
+        state = view_of(words, self.catalog)
+        kind, offer = ("snapshot", "recorded") if state["source"] == "recorded" else ("checkpoint", "steps")
+        steps: list[int | None] = []
+        for run, info, given in zip(self.runs, self.catalog, (words.step, words.beside_step), strict=False):
+            step = steps[0] if given is None and run.gamma0 else given
+            if step is not None and step not in info[offer]:
+                raise ParameterError(
+                    f"line: run {run.name!r} has no {kind} of step {step}; it has: {', '.join(map(str, info[offer])) or 'none'}"
+                )
+            steps.append(step if step is not None or not info[offer] else info[offer][-1])
+        state |= dict(steps=[step for step in steps if step is not None])
+        self._requests(state)  # raises
+        return state
 
     @traitlets.validate("view")
     def _complete(self, proposal) -> dict:
@@ -182,10 +230,10 @@ class AttentionInspector(anywidget.AnyWidget):
         more = {} if query is None else dict(query=query)
         return [dict(kind=kind, run=number, view=self.view | changes) | more for number in range(len(self.runs))]
 
-    def _answered(self, kind: str, view: dict, **more) -> list[dict]:
-        """The messages that request a view, each with its answer."""
+    def _answered(self, kind: str, view: dict, runs: int = 2, **more) -> list[dict]:
+        """The messages that request a view of the first `runs`, each with its answer."""
         answers = []
-        for number in range(len(self.runs)):
+        for number in range(min(runs, len(self.runs))):
             message = dict(kind=kind, run=number, view=view) | more
             reply, buffers = self.answer(message)
             answers.append(message | dict(reply=reply, buffers=buffers))
@@ -237,8 +285,31 @@ class AttentionInspector(anywidget.AnyWidget):
         requests = self._requests(view)
         inspections = [run.inspect(request) for run, request in zip(self.runs, requests, strict=True)]
         causal = self._causal_maps(view) if view["reading"] == "causal" else ()
-        effects = self.effects(view) if view["measure"] else ()
-        return view_figure(inspections, view, requests[0], causal, self._offsets(view) if view["panel"] == "offsets" else (), effects)
+        words, active = self._explanations(view) if view["explain"] else (), active_pin(view)
+        effects, offsets = self.effects(view) if view["measure"] else (), self._offsets(view) if view["panel"] == "offsets" else ()
+        figure = view_figure(inspections, view, requests[0], causal, offsets, effects, words)
+        if view["overview"] and active >= 0:
+            below = overview(
+                self.runs[0], requests[0].unchanged, view["pins"][active], view["scale"] == "uniform", figures.QUERY_COLOURS[active]
+            )
+            figure = stacked(figure, below)
+        figure.view = self._line(view) if "copy" in self.runs[0].tools else ""
+        return figure
+
+    def _line(self, view: dict) -> str:
+        """The line of a view, with the steps that are shown."""
+        if "copy" not in self.runs[0].tools:
+            raise WorkbenchError(f"a line opens the view of a run, and {self.runs[0].name!r} is none")
+        steps = [request.step for _, request in self._resolved("inspection", view)]
+        return line_of(view | dict(steps=[step for step in steps if step is not None]), self.catalog)
+
+    def _explanations(self, view: dict) -> list[str]:
+        """What the active pin does, in words, for each run."""
+        active, pair = active_pin(view), len(self.runs) > 1
+        if active < 0:
+            return []
+        sentences = [run.explain(request, view["pins"][active]).sentence for run, request in self._resolved("explain", view)]
+        return [f"{'ab'[k]}: {sentence}" if pair else sentence for k, sentence in enumerate(sentences)]
 
     def effects(self, view: dict | None = None) -> list[list[dict]]:
         """What the intervention of the current view, with these changes, changes in the mean over samples, for each run.
@@ -283,8 +354,10 @@ class AttentionInspector(anywidget.AnyWidget):
             return figure.save(path)
         view = shown(self.view | (view or {}))
         layers = [layer["id"] for layer in self.runs[0].layers if all(layer in other.layers for other in self.runs)]
-        answers = page_answers(view, layers, self._answered)
-        state = dict(catalog=self.catalog, view=view, palette=self.palette, diverging=self.diverging, answers=answers)
+        steps = sorted({*columns(self.runs[0], view["source"]), self._requests(view)[0].step or 0})
+        answers = page_answers(view, layers, steps, self._answered)
+        names = ("catalog", "defaults", "palette", "diverging")
+        state = {name: getattr(self, name) for name in names} | dict(view=view, answers=answers)
         text = page(repr(self), self._css, state)
         with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -292,7 +365,9 @@ class AttentionInspector(anywidget.AnyWidget):
         return path
 
     def export(self, figure: figures.Drawing | None) -> None:
-        """Write a figure as PNG and SVG, and the current view as a page, to `views`; print the paths."""
+        """Write a figure as PNG and SVG, and the current view as a page, to `views`; print the paths. A view that a line opened is also
+        written as a figure.
+        """
         if isinstance(figure, figures.Note):
             print(f"nothing to write: {figure}")
             return
@@ -301,6 +376,8 @@ class AttentionInspector(anywidget.AnyWidget):
             return
         for ending in ("png", "svg"):
             print(f"written: {figure.save(self.views / f'attention.{ending}')}")
+        for ending in ("png", "svg") if self._opened_by_line else ():
+            print(f"written: {self.save(self.views / f'attention-view.{ending}')}")
         print(f"written: {self.save(self.views / 'attention.html')}")
 
     # ------------------------------------------------------------------------------------------------- the front end

@@ -16,8 +16,16 @@ const DEPENDS = {
   causal: PICTURE,
   offsets: [...SETTING, "layer", "head"],
   measure: [...SETTING, "layer", "source", ...CHANGED],
+  explain: PICTURE,
+  overview: [...SETTING, "source", "sample", "towards", "mix", "directions"],
 };
 const FOLLOWED = { directions: [], mix: 0, truncation: 0 }; // dragged: until the answer is there, one for other values is shown
+
+/** What a frozen page holds for one value only. */
+export const HELD = [...PICTURE.filter((name) => name !== "layer" && name !== "sample"), "head", "gamma0", "gamma", "replace"];
+
+/** Of each, one request is in flight: of a kind and run, and of a column of the overview. */
+const slotOf = ({ kind, run, view }) => `${kind} ${run}${kind === "overview" ? ` ${view.steps[run]}` : ""}`;
 
 /** Equal for requests that have the same answer. */
 function cacheKey({ kind, run, view, query }) {
@@ -34,7 +42,11 @@ function unpack(kind, reply, buffers) {
     const length = reply.size * reply.height * 3;
     return { ...reply, images: Array.from({ length: reply.count }, (_, i) => new Uint8Array(parts[0], i * length, length)) };
   }
-  if (kind === "measure") return reply;
+  if (kind === "explain" || kind === "measure") return reply;
+  if (kind === "overview") {
+    const layers = reply.layers.map((layer, i) => [layer.id, { ...layer, query: floats(parts[2 * i + 1]), key: floats(parts[2 * i + 2]) }]);
+    return { step: reply.step, image: new Uint8Array(parts[0]), layers: Object.fromEntries(layers) };
+  }
   if (kind !== "inspection") return { ...reply, values: floats(parts[0]) };
   const [query, key, valueNorm, lse, stats] = parts.slice(1, 6).map(floats);
   const after = parts[6] ? new Uint8Array(parts[6]) : null;
@@ -127,7 +139,7 @@ export function answerStore(model) {
   };
   /** The cached answer, or null and a request to the kernel. */
   store.ask = (request) => {
-    const key = cacheKey(request), slot = `${request.kind} ${request.run}`, known = store.peek(request);
+    const key = cacheKey(request), slot = slotOf(request), known = store.peek(request);
     if (known || store.gone || model.get("frozen") || failures.get(slot)?.key === key) return known;
     failures.delete(slot);
     waiting.delete(slot);
@@ -153,7 +165,12 @@ export function answerStore(model) {
     [...cache.keys()].filter((key) => JSON.parse(key)[0] === kind).forEach((key) => cache.delete(key));
     failures.clear(); // the cause may be gone
   };
-  store.errors = () => [...new Set([...failures.values()].map(({ error }) => error))];
+  /** Why there is no answer to a request; undefined if that is not known. */
+  store.failure = (request) => {
+    const failure = failures.get(slotOf(request));
+    return failure?.key === cacheKey(request) ? failure.error : undefined;
+  };
+  store.errors = () => [...new Set([...failures].filter(([slot]) => !slot.startsWith("overview")).map(([, { error }]) => error))];
   /** The start of the oldest pending request, or null. */
   store.busy = () => [...flights.values(), ...calls.values()].reduce((least, { since }) => Math.min(least ?? since, since), null);
 

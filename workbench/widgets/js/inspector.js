@@ -1,21 +1,26 @@
 // The inspector: its parts, the actions of the user, and drawing. Maps are computed here from the queries and keys that Python sends, so that
 // hovering never waits for the kernel.
 
+import { addressedView } from "./address.js";
 import { answerStore } from "./answers.js";
 import { button, segmented, slider, toggle } from "./controls.js";
+import { copyCard } from "./copy.js";
 import { download, html } from "./dom.js";
+import { explainCard } from "./explain.js";
 import { gesturesOf } from "./gestures.js";
 import { headCard } from "./head.js";
 import { latentCard } from "./latent.js";
+import { lineOf } from "./line.js";
 import { READINGS, placeOf, statistic } from "./maps.js";
 import { measureCard } from "./measure.js";
 import { clamp } from "./numbers.js";
 import { colourTable, crisp } from "./paint.js";
+import { columnRequests, overviewCard } from "./overview.js";
 import { pinPanel } from "./pins.js";
 import { scaleOf } from "./scale.js";
 import { sideCard } from "./side.js";
 import { stageCard } from "./stage.js";
-import { PIN_COLOURS, catalogOf, movePins, stateOf } from "./state.js";
+import { PIN_COLOURS, catalogOf, movePins, stateOf, stepsOf } from "./state.js";
 import { stripCard } from "./strip.js";
 import { isDark, onTheme } from "./theme.js";
 import { toolbarOf } from "./toolbar.js";
@@ -62,17 +67,23 @@ function render({ model, el, store }) {
   const side = sideCard((panel) => change({ panel }), (cell, map) => stages.forEach((stage) => stage.frameCell(cell, map)));
   const pinsScale = html("p", { class: "muted" });
   const pinsNode = html("div", { class: "pins", role: "group", "aria-label": "Pins" }, pinsScale);
-  const right = html("div", { class: "right" }, side.node, pinsNode);
+  const explaining = explainCard(change), overview = overviewCard({ change, enter: (id, step) => pickLayer(id, { steps: [step, ...state.view.steps.slice(1)] }) });
+  const right = html("div", { class: "right" }, side.node, pinsNode, explaining.node);
   const centre = html("div", { class: "centre" }, stagesNode, toolset.node, tools);
-  const workspace = html("div", { class: "workspace" }, centre, right, picker.node);
+  const workspace = html("div", { class: "workspace" }, centre, right, picker.node, overview.node);
   const exported = html("span", { class: "muted", role: "status" }), file = html("a", { hidden: "" });
   const exports = [["png", "Figure (PNG)"], ["svg", "Figure (SVG)"], ["pdf", "Figure (PDF)"], ["html", "Page (HTML)"]]
     .filter(([format]) => model.get("formats")?.includes(format) ?? true).map(([format, label]) =>
     button(label, "Save what is shown, as a file", () => exportAs(format)));
   const footer = html("div", { class: "row exports" }, html("span", { class: "muted" }, "Save as"), ...exports, exported, file);
+  const copying = copyCard(() => {
+    const { view, catalog } = state, steps = catalog.map((_, run) => stepsOf(state, run).shown);
+    const line = lineOf({ ...view, steps }, catalog, model.get("defaults"));
+    return frozen ? `${location.href.split("#")[0]}#${line.replaceAll(" ", "&")}` : line;
+  });
   const speech = html("div", { class: "speech", "aria-live": "polite" });
   // The image comes first for the keyboard; the order on the screen is that of the style sheet.
-  const root = html("div", { class: "wb inspector", role: "region" }, ...head.nodes, workspace, toolbar.node, footer, speech);
+  const root = html("div", { class: "wb inspector", role: "region" }, ...head.nodes, workspace, toolbar.node, copying.node, footer, speech);
   el.append(root);
 
   // ------------------------------------------------------------------------------ actions of the user
@@ -94,11 +105,19 @@ function render({ model, el, store }) {
     update();
   }
 
-  function pickLayer(id) {
+  function pickLayer(id, more = {}) {
     const to = state.layers.find((layer) => layer.id === id);
     const { forbid, paint } = frozen && id === opened.layer ? opened : { forbid: [], paint: [] }; // a page holds this layer with these keys
-    change({ layer: id, pins: movePins(state.view.pins, state.layer, to), forbid, paint });
+    change({ layer: id, pins: movePins(state.view.pins, state.layer, to), forbid, paint, ...more });
     past.clear(); // keys of the other layer
+  }
+
+  /** In a page: go to the view of the address, as far as the page holds it, and say what it does not hold. */
+  function openAddress() {
+    const { view, lost } = addressedView(location.hash.slice(1), catalogOf(model), model.get("defaults"), opened);
+    if (view) change(view);
+    problem = lost;
+    update();
   }
 
   /** Replace all pins by one at a position; with `add`, add or remove it. A pinned position becomes active. */
@@ -182,6 +201,7 @@ function render({ model, el, store }) {
     head.draw(catalog, [problem, ...store.errors()], store.gone, !state);
     root.setAttribute("aria-label", `Attention of ${catalog.map(({ label }) => label).join(" and ")}`);
     toolbar.node.hidden = workspace.hidden = !state;
+    copying.node.hidden = !state?.offers("copy");
     footer.hidden = !state || frozen;
     exports.forEach((node) => (node.disabled = store.gone));
     if (!state) return;
@@ -194,6 +214,7 @@ function render({ model, el, store }) {
     inspections = answers.map((answer, i) => answer ?? (same ? inspections[i] : null) ?? null); // the map of another layer does not fit
     if (state.view.panel === "offsets") catalog.forEach((_, run) => store.ask(request("offsets", run)));
     if (state.view.reading === "causal") askCausal();
+    const explanations = catalog.map((_, run) => (state.view.explain && state.view.active >= 0 ? store.ask(explanation(run)) : null));
     toolbar.draw(state, inspections[0]?.weights);
     opacity.show(state.view.opacity);
     scales.show(SCALES, state.view.scale);
@@ -208,6 +229,9 @@ function render({ model, el, store }) {
     if (stages.length !== catalog.length) makeStages();
     fit();
     drawPins();
+    drawOverview();
+    explaining.draw(state, explanations, frozen ? "This page holds the words for the pins that it opened with." : store.failure(explanation(0)));
+    if (!copying.node.hidden) copying.draw();
     root.toggleAttribute("data-busy", store.busy() !== null);
     const missing = !current.every(Boolean) && (frozen || store.gone);
     head.drawStatus(store, missing && `${frozen ? "this page" : "this view"} does not hold this picture`);
@@ -216,6 +240,16 @@ function render({ model, el, store }) {
 
   /** The request for an answer to the current view. What a page holds was knocked out for the pins that it opened with. */
   const request = (kind, run, more) => ({ kind, run, view: frozen ? { ...state.view, pins: opened.pins } : state.view, ...more });
+
+  const explanation = (run) => request("explain", run, { query: state.view.pins[state.view.active] });
+
+  /** Draw the overview. Its missing columns are requested one by one, when nothing else is: the kernel stays free for other requests. */
+  function drawOverview() {
+    const requests = columnRequests(state), columns = requests.map((column) => ({ step: column.view.steps[0], answer: store.peek(column), error: store.failure(column) }));
+    overview.draw(state, columns, tables, frozen, columns.some(({ answer }) => answer));
+    const missing = columns.findIndex(({ answer, error }) => !answer && !error);
+    if (state.view.overview && missing >= 0 && store.busy() === null) store.ask(requests[missing]);
+  }
 
   /** Page the strip to an image, unless it shows that. */
   function showInStrip(sample) {
@@ -289,6 +323,7 @@ function render({ model, el, store }) {
     const hint = !inspections.every(Boolean) ? "" : query === null ? "Click a place in the image, or move over it."
       : frozen ? "This page holds what matters to the pins that it opened with." : "Pin this place to compute what matters to it.";
     const readouts = stages.map((stage, i) => stage.paint(maps[i], query, hovered, sequential, tables, hint));
+    overview.paint(query, PIN_COLOURS[hovered === null ? Math.max(0, state.view.active) : 0]);
     const { rows, side: columns } = state.layer, reference = { value: 1 / (rows * columns), name: "uniform" };
     const offsets = state.catalog.map((_, run) => store.peek(request("offsets", run)))
       .map((known) => known && { values: known.values, rows: 2 * rows - 1, side: 2 * columns - 1, reference });
@@ -366,8 +401,13 @@ function render({ model, el, store }) {
   drawTables();
   update();
   observer.observe(root);
+  if (frozen && state?.offers("copy")) {
+    openAddress();
+    addEventListener("hashchange", openAddress);
+  }
   return () => {
     head.stop();
+    overview.stop();
     clearTimeout(spoken);
     observer.disconnect();
     endTheme();

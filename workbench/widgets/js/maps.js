@@ -12,7 +12,7 @@ export const queriesOf = ({ rows, side, tokens }) => tokens.length + rows * side
 export const keysOf = ({ key_rows, key_side, tokens }) => tokens.length + key_rows * key_side;
 
 // `map` computes a reading of one query, `row` is the statistic of all queries; the causal map comes from the kernel. `reference` is a value to
-// compare with; values below the `floor` are rounding errors; `keys`: the map is one of keys, not of all places. Names, units, references and floors are the same as in inspector/painting.py.
+// compare with; values below the `floor` are rounding errors; `keys`: the map is one of keys, not of all places. Names, units, references and floors are the same as in figures/painting.py.
 export const READINGS = {
   outgoing: { name: "Looks at", unit: "attention weight", keys: true, map: outgoing, reference: uniform,
     about: "Where the chosen place looks: its attention weights over all keys, which sum to 1." },

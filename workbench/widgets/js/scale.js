@@ -1,8 +1,9 @@
-// Scales: the place of a value among the 256 colours of a table, and the words of the colour bar. The same as inspector/painting.py.
+// Scales: the place of a value among the 256 colours of a table, and the words of the colour bar. The same as figures/painting.py.
 
 import { extent, format, largest } from "./numbers.js";
 
-const short = (value) => format(Number(value.toPrecision(2)));
+/** Two digits. */
+export const short = (value) => format(Number(value.toPrecision(2)));
 
 /**
  * One scale for maps of a reading; null entries are maps that are not known yet. From 0 to the largest value, but at least to the floor,

@@ -37,8 +37,15 @@ export function stateOf(catalog, saved) {
   const [forbid, paint] = [saved.forbid, saved.paint].map((keys) => keys.filter((key) => key >= 0 && key < keysOf(layer)));
   const { value: tool } = toolsFor(source, catalog[0]).find(({ value }) => value === saved.tool) ?? { value: "pin" };
   const head = layer.heads > 1 && saved.head < layer.heads ? saved.head : -1, reading = known ? saved.reading : "outgoing";
-  const view = { ...saved, layer: layer.id, source, pins, active, reading, forbid, paint, panel, tool, head };
-  return { catalog, layers, layer, sources, view, causal, offsets, relative: view.scale === "uniform" };
+  const offers = (name) => catalog[0].tools.includes(name), [explain, overview] = ["explain", "overview"].map((name) => saved[name] && offers(name));
+  const view = { ...saved, layer: layer.id, source, pins, active, reading, forbid, paint, panel, tool, head, explain, overview };
+  return { offers, catalog, layers, layer, sources, view, causal, offsets, relative: view.scale === "uniform" };
+}
+
+/** The steps to choose from, and the shown one, of a run: as Python takes an unknown step (requests.py). */
+export function stepsOf({ catalog, view }, run) {
+  const offered = view.source === "recorded" ? catalog[run].recorded : catalog[run].steps, step = view.steps[run];
+  return { offered, shown: offered.includes(step) ? step : offered.at(-1) };
 }
 
 /** Queries of one layer in the grid of another; tokens stay where the other has them. */

@@ -6,13 +6,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ...attention import STATISTICS, Inspection
+from ..attention import NOISE, STATISTICS, Inspection, rounding
 
-NOISE = 2.0**-19  # 16 roundings of float32, relative to what is rounded
 PALETTE, DIVERGING = "inferno", "RdBu_r"
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of CSS's `grayscale`
 
@@ -43,12 +43,6 @@ def _keys(seen: Inspection) -> int:
     return seen.projections.key.shape[-2]
 
 
-def _rounding(seen: Inspection) -> float:
-    """Rounding errors of the output: of a logit, or of the pixels of one position."""
-    pixels = math.sqrt(seen.image[0].numel() / math.prod(seen.projections.places.grid))
-    return NOISE * (math.sqrt(3) * pixels if seen.logit is None else max(1.0, abs(seen.logit)))
-
-
 READINGS = {
     "outgoing": Reading("Looks at", "attention weight", lambda seen: 1 / _keys(seen), divided=True),
     "incoming": Reading("Seen by", "attention weight", lambda seen: 1 / _keys(seen)),
@@ -59,7 +53,7 @@ READINGS = {
         "uniform, mean value",
         divided=True,
     ),
-    "causal": Reading("Matters", "change of the output", floor=_rounding),
+    "causal": Reading("Matters", "change of the output", floor=rounding),
     "entropy": Reading("Entropy", "nats", lambda seen: math.log(_keys(seen))),
     "distance": Reading("Distance", "image pixels"),
     "outside_3": Reading("Outside 3×3", "fraction of the weights"),
@@ -123,8 +117,8 @@ class Scale:
         return colour_table(self.palette)[np.rint(255 * np.nan_to_num(self.place(values, reference))).astype(int)]
 
 
-def scale_of(maps: Sequence[tuple[Inspection, np.ndarray]], kind: Reading, relative: bool) -> Scale:
-    """One scale for maps of a reading; `relative` to their references, if the reading has one."""
+def scale_of(maps: Sequence[tuple[Any, np.ndarray]], kind: Reading, relative: bool) -> Scale:
+    """One scale for maps of a reading, each with what it was read from; `relative` to their references, if the reading has one."""
     if relative and kind.reference:
         most = max((values.max() / kind.reference(seen) for seen, values in maps), default=1.0)
         octaves = max(1.0, math.log2(most))
