@@ -562,6 +562,7 @@ def test_the_latent_is_dragged_values_are_painted_and_effects_measured(lab, page
     page.mouse.up()
     after = view.locator(".triple .after")
     after.wait_for()
+    page.wait_for_timeout(400)  # until the view is in Python, too
     notebook.run(1)
     shown = notebook.output(1).inner_text
     wait_until(lambda: "'paint_shift': [0, -2]" in shown())
@@ -865,6 +866,7 @@ def test_a_film_in_jupyterlab_and_in_an_exported_notebook(lab, page):
         assert heading.inner_text() == f"step {step}" and view.evaluate("view => view === document.activeElement")
     page.keyboard.press(" ")
     wait_until(lambda: heading.inner_text() not in ("step 900", "step 500"))
+    choose_theme(notebook, "Light")  # other tests may have left the other one
     light = view.evaluate(colour)
     choose_theme(notebook, "Dark")
     wait_until(lambda: view.evaluate(colour) != light)
@@ -902,10 +904,15 @@ def test_heads_tokens_and_maps_that_are_not_square(page, tmp_path, monkeypatch):
     painter = AttentionInspector(generator=Wide(), inputs=(torch.randn(3, 4),))
     for inspector, queries, places in ((classifier, (0, 7), 16), (painter, (2, 29), 32)):
         layout = inspector.runs[0].layout(inspector.view["layer"])
-        path = inspector.save(tmp_path / "view.html", dict(pins=list(queries), active=0))
+        path = inspector.save(tmp_path / "view.html", dict(pins=list(queries), active=0, explain=True, overview=True))
         page.goto(path.as_uri())
         view = page.locator(".wb.inspector")
         seen, stage = unpacked(inspector), view.locator(".stage")
+        assert (
+            view.locator(".explain p").inner_text() == inspector.answer(inspector.messages("explain", query=queries[0])[0])[0]["sentence"]
+        )
+        for name in ("Layers × checkpoints", "Copy this view"):  # these need a run
+            assert view.get_by_role("button", name=name).count() == 0
         for reading in ("outgoing", "incoming", "value_weighted", "entropy", "received"):
             view.locator(f".controls [data-value={reading}]").click()
             for number, query in enumerate(queries):
