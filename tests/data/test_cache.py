@@ -18,6 +18,7 @@ from workbench import files
 from workbench.data import cache, describe, packed, prepare
 from workbench.data import decode as decoding
 from workbench.data.decode import decode
+from workbench.data.stored import StoredImages
 from workbench.files import new_folder
 
 
@@ -26,7 +27,7 @@ def test_the_second_opening_decodes_nothing(tmp_path, data_folder, monkeypatch):
     first = opened(root)
     monkeypatch.setattr(cache, "pack", None)
     second = opened(root)
-    assert isinstance(second.images, np.memmap) and np.array_equal(first.images, second.images)
+    assert isinstance(second.images, StoredImages) and np.array_equal(first.images, second.images)
     assert second.fingerprint == first.fingerprint and len(cached(data_folder)) == 1
 
 
@@ -71,8 +72,8 @@ def test_folders_that_differ_in_content_only(tmp_path):
         for name in ("0.ppm", "1.ppm"):
             Image.new("RGB", (S, S), (value, 0, 0)).save(folder / name)
             os.utime(folder / name, (0, 0))
-    assert opened(tmp_path / "a/set").images[0, 0, 0, 0] == 10
-    assert opened(tmp_path / "b/set").images[0, 0, 0, 0] == 20
+    assert opened(tmp_path / "a/set").images[0][0, 0, 0] == 10
+    assert opened(tmp_path / "b/set").images[0][0, 0, 0] == 20
 
 
 def test_another_packed_folder_in_the_cache(tmp_path, data_folder, capsys):

@@ -1,4 +1,4 @@
-"""The packed format: decoded images in a folder, which training reads through a memory map.
+"""The packed format: decoded images in a folder, which training reads while it runs.
 
 All images are decoded before training starts, so that errors show at once and not hours later. A packed folder holds `images.npy`
 (N, S, S, 3) uint8, `labels.npy` (N,) int64 and `meta.json`, with their SHA-256 in `SHA256SUMS`.
@@ -12,7 +12,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +29,15 @@ from ..progress import progress as show_progress
 from ..progress import silent
 from ..tensors import CHANGED, SUMS, digest, seal, sums
 from .decode import decode_all
-from .errors import DataError, first_of, printable, reason
+from .errors import DataError, first_of, printable
 from .sources import Listing
+from .stored import StoredImages, mapped
 
 VERSION = 2  # of the packed format and of `decode`: raise it when their results change
 FILES = ("meta.json", "labels.npy", "images.npy")
 CHECKED = 2**28  # bytes: smaller files, also CIFAR-10, are compared with their SHA-256 at every opening, in a second at most
+
+PART = 4  # images that a thread reads one after another: fewer cost more time to hand out than to read from a fast disk
 
 
 @dataclass
@@ -44,7 +48,7 @@ class Images:
     classes: list[str]  # in the order of the labels; ["all"] if unconditional
     size: int  # S, height and width
     fingerprint: str  # SHA-256 of class names, relative paths, file contents and S
-    images: np.ndarray  # (N, S, S, 3) uint8, normally a read-only memory map
+    images: np.ndarray | StoredImages  # (N, S, S, 3) uint8, normally in files
     labels: np.ndarray  # (N,) int64
     conditional: bool = True
     skipped: dict[str, str] = field(default_factory=dict)  # unreadable files: relative path -> reason
@@ -67,8 +71,26 @@ class Images:
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) uint8, channels last in memory, and labels (B,) int64 of these indices (B,)."""
-        pixels = torch.from_numpy(np.asarray(self.images[indices]))
-        return pixels.permute(0, 3, 1, 2), torch.from_numpy(self.labels[indices])
+        return self._tensors(np.asarray(self.images[indices]), indices)
+
+    def begin(self, indices: np.ndarray, pool: ThreadPoolExecutor) -> Callable[[], tuple[Tensor, Tensor]]:
+        """Begin to read a batch with the threads of a pool, `PART` images with each. The function returned waits for it: see `batch`."""
+        pixels = np.empty((len(indices), *self.images.shape[1:]), np.uint8)
+
+        def read(part: slice) -> None:
+            pixels[part] = self.images[indices[part]]
+
+        reads = [pool.submit(read, slice(start, start + PART)) for start in range(0, len(indices), PART)]
+
+        def wait() -> tuple[Tensor, Tensor]:
+            for future in reads:
+                future.result()
+            return self._tensors(pixels, indices)
+
+        return wait
+
+    def _tensors(self, pixels: np.ndarray, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(self.labels[indices])
 
 
 def is_packed(data: str) -> bool:
@@ -188,21 +210,9 @@ def read_packed(folder: Path) -> Images:
         if meta.pop("version", None) != VERSION:
             raise UnreadableError(folder / "meta.json", "from another version of the workbench")
         _check_meta(folder / "meta.json", meta)
-        data = Images(images=_array(folder / "images.npy"), labels=np.array(_array(folder / "labels.npy")), **meta)
+        data = Images(images=StoredImages([folder / "images.npy"]), labels=np.array(mapped(folder / "labels.npy")), **meta)
         _check_arrays(folder, data)
-    data.images = data.images[: len(data.labels)]
     return data
-
-
-def _array(path: Path) -> np.ndarray:
-    """An array as a memory map, so that a wrong header allocates no memory."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, OverflowError, MemoryError, SyntaxError, TypeError) as error:
-        raise UnreadableError(path, reason(error)) from None
-    if not isinstance(array, np.ndarray):
-        raise UnreadableError(path, "an archive, expected one array")
-    return array
 
 
 def _check_meta(path: Path, meta: dict) -> None:
@@ -240,5 +250,6 @@ def _check_arrays(folder: Path, data: Images) -> None:
     if len(np.unique(labels)) < count:
         raise UnreadableError(folder / "labels.npy", f"labels of {len(np.unique(labels))} classes, and there are {count}")
     expected = (len(labels) + len(data.skipped), data.size, data.size, 3)
-    if images.dtype != np.uint8 or images.shape != expected:
+    if images.shape != expected:
         raise UnreadableError(folder / "images.npy", f"{images.dtype} {images.shape}, expected uint8 {expected}")
+    images.shape = (len(labels), *expected[1:])  # rows of skipped files, at the end, are unused
