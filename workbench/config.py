@@ -207,7 +207,7 @@ class Config(Parameters):
             raise ParameterError(
                 f"preset={values['preset']!r} does not go with resume={short_repr(resume)}, which has preset {base.preset!r}: leave preset out"
             )
-        if values.get("data", base.data) != base.data:  # defaults of the parent's data give way to those of this data
+        if step is not None and values.get("data", base.data) != base.data:  # defaults of the parent's data give way to those of this data
             values = {k: None for k, v in base._data_defaults.items() if k == "num_classes" or getattr(base, k) == v} | values
         identity = {} if step is None else dict(run=None, note=None, tags=None)  # a fork does not inherit them
         return base.replace(**identity | values | dict(resume=resume))
