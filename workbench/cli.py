@@ -67,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("out", metavar="OUT", help="folder to make; it must be empty or not exist yet")
     prepare.add_argument("--size", type=int, required=True, help="height and width of the images, the image_size of the run")
     prepare.add_argument("--skip-unreadable", action="store_true", help="leave unreadable files out instead of refusing")
+    prepare.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="that decode: for millions of tiny images, or many cores [1]"
+    )
     prepare.add_argument("--unconditional", action="store_true", help="take all images below SOURCE, without classes")
     page = add("page", _page, "write a page of a run that needs no Python: where its networks look, in a browser")
     page.add_argument("run", metavar="RUN", help="name of a run, RUN@STEP, or a path")
@@ -218,7 +221,7 @@ def _show(arguments: argparse.Namespace) -> None:
 def _prepare(arguments: argparse.Namespace) -> None:
     from .data.datasets import describe, prepare
 
-    options = dict(skip_unreadable=arguments.skip_unreadable, unconditional=arguments.unconditional)
+    options = dict(skip_unreadable=arguments.skip_unreadable, unconditional=arguments.unconditional, processes=arguments.processes)
     print(describe(prepare(arguments.source, arguments.out, arguments.size, **options)))
 
 

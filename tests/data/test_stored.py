@@ -81,6 +81,7 @@ def test_memory_does_not_grow_with_what_is_read(tmp_path):
 
 def test_files_are_closed_with_the_images(tmp_path):
     paths, _ = files(tmp_path, 1, 1, 1)
+    gc.collect()
     before = len(os.listdir("/dev/fd"))
     images = StoredImages(paths)
     assert len(os.listdir("/dev/fd")) == before + 3

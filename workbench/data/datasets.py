@@ -21,7 +21,8 @@ from .binding import Binding
 from .cache import cached
 from .decode import open_image
 from .errors import DataError, first_of, printable
-from .packed import Images, is_packed, open_packed, pack, read_packed, unreadable_files
+from .packed import Images, is_packed, open_packed, read_packed
+from .packing import pack, unreadable_files
 from .sources import list_images
 from .twins import Twins
 
@@ -88,9 +89,12 @@ def open_data(config: Config, progress: bool = True) -> Images | Drawn:
 
 
 def prepare(
-    source: str | Path, out: str | Path, size: int, skip_unreadable: bool = False, unconditional: bool = False, progress: bool = True
-) -> Images:
+    source: str | Path, out: str | Path, size: int, skip_unreadable: bool = False, unconditional: bool = False, progress: bool = True,
+    processes: int = 1,
+) -> Images:  # fmt: skip
     """Pack a data set into a folder that can be used as `data`, here or on another machine.
+
+    A packing that was killed, or failed, goes on where it was when it is started again: finished parts stay in a hidden folder beside `out`.
 
     Parameters
     ----------
@@ -104,6 +108,9 @@ def prepare(
         Leave unreadable files out; use all images below `source`, without classes.
     progress
         As for `open_data`.
+    processes
+        Processes that decode: worth it for millions of tiny images, or with more than 16 cores. A script that asks for more than one
+        needs the line `if __name__ == "__main__":`.
 
     Raises
     ------
@@ -125,7 +132,7 @@ def prepare(
         raise DataError(f"{out} lies in the data to pack", f"give a folder outside of {config.data}")
     listing = list_images(config.data, unconditional)
     remove_abandoned(out.parent, out.name)
-    pack(listing, size, out, progress, skip_unreadable, "give another folder to pack into")
+    pack(listing, size, out, progress, skip_unreadable, "give another folder to pack into", processes)
     return open_packed(out, size)
 
 

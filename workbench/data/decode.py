@@ -60,13 +60,12 @@ class Decoded(NamedTuple):
     error: str = ""  # one line
 
 
-def decode_all(items: Sequence, size: int) -> Generator[Decoded, None, None]:
-    """Decode many images, paths or (N, h, w, 3) uint8, in order.
+def decode_all(items: Sequence, size: int, threads: int | None = None) -> Generator[Decoded, None, None]:
+    """Decode many images, paths or (N, h, w, 3) uint8, in order, with as many threads as there are cores, at most 16, if not told otherwise.
 
-    It uses threads, because Pillow releases the GIL. Processes would be faster only for tiny images (CIFAR-10 as JPEG files, on two cores:
-    3 s instead of 8 s), and cannot be started safely from everywhere.
+    Threads do, because Pillow releases the GIL, unless images are tiny or cores many: `packing` then has several processes.
     """
-    workers, chunk = min(os.cpu_count() or 1, 16), 16
+    workers, chunk = threads or min(os.cpu_count() or 1, 16), 16
     Image.init()  # here, because several threads must not load plugins
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # about odd metadata, and large images
