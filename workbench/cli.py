@@ -63,7 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     lab.add_argument("folder", nargs="?", type=Path, help="of the copies [notebooks in the folder of the runs]")
     add("notebooks", _notebooks, "copy the notebooks into a folder").add_argument("folder", type=Path)
     prepare = add("prepare", _prepare, "decode a data set once, into a folder for data=OUT, here or on another machine")
-    prepare.add_argument("source", metavar="SOURCE", help="folder of images, SOURCE/<class>/* or SOURCE/train/<class>/*; cifar10; imagenet")
+    prepare.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder of images, SOURCE/<class>/* or SOURCE/train/<class>/*; cifar10; imagenet; hf:<name or path>",
+    )
     prepare.add_argument("out", metavar="OUT", help="folder to make; it must be empty or not exist yet")
     prepare.add_argument("--size", type=int, required=True, help="height and width of the images, the image_size of the run")
     prepare.add_argument("--skip-unreadable", action="store_true", help="leave unreadable files out instead of refusing")

@@ -8,9 +8,9 @@ from ..files import UnreadableError, delete_folder, locked, remove_abandoned
 from ..messages import say_once
 from ..paths import data_dir
 from .decode import decode_all
+from .listing import Listing
 from .packed import Images, open_packed, read_packed
 from .packing import identity, pack
-from .sources import Listing
 
 
 def cached(listing: Listing, size: int, progress: bool) -> Images:

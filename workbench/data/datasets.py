@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..files import open_regular, remove_abandoned, storing
-from ..presets import BUILT_IN_DATA
+from ..presets import BUILT_IN_DATA, HUGGING_FACE
 from .binding import Binding
 from .cache import cached
 from .decode import open_image
@@ -99,7 +100,7 @@ def prepare(
     Parameters
     ----------
     source
-        A folder of images, "cifar10" or "imagenet".
+        A folder of images, "cifar10", "imagenet" or "hf:<name or path>".
     out
         A folder that is empty or does not exist yet.
     size
@@ -156,8 +157,8 @@ def describe(data: Images | Drawn) -> str:
 
 
 def is_image_folder(config: Config) -> bool:
-    """Whether `config.data` is a folder of image files, neither built in nor packed."""
-    return config.data not in BUILT_IN_DATA and not is_packed(config.data)
+    """Whether `config.data` is a folder of image files, neither built in, nor packed, nor of Hugging Face."""
+    return not (config.data in BUILT_IN_DATA or config.data.startswith(HUGGING_FACE) or is_packed(config.data))
 
 
 def has_class_folders(config: Config) -> bool:
@@ -204,9 +205,13 @@ def short_sides(source: str | Path) -> Counter:
         return sum(pool.map(_sides, (items[start : start + chunk] for start in range(0, len(items), chunk))), Counter())
 
 
-def _sides(paths: Sequence[str]) -> Counter:
+def _sides(items: Sequence[str | bytes]) -> Counter:
     sides: Counter[int] = Counter()
-    for path in paths:
-        with suppress(Exception), open_regular(path) as file, open_image(file) as image:  # Pillow may raise anything
+    for item in items:
+        with (
+            suppress(Exception),
+            BytesIO(item) if isinstance(item, bytes) else open_regular(item) as file,
+            open_image(file) as image,
+        ):  # Pillow may raise anything
             sides[min(image.size)] += 1
     return sides

@@ -27,8 +27,8 @@ from ..progress import silent
 from ..tensors import seal
 from .decode import decode_all
 from .errors import DataError, first_of, printable
+from .listing import Listing
 from .packed import VERSION
-from .sources import Listing
 
 PART_IMAGES, PART_BYTES, PARTS = 2**14, 2**28, 256  # images and bytes of a part, whichever is more; at most so many parts, for open files
 
