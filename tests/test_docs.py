@@ -63,6 +63,9 @@ NOT_RUN = {
         "workbench compare -p runs 'lr-*'",
     ],
     "data.md": [
+        "workbench train -p data hf:some/pets -p image_size 64",
+        "workbench train -p data 'hf:cifar100?label=fine_label'",
+        "workbench prepare 'hf:my_saved?image=photo&label=kind&split=train' data/pets64 --size 64",
         "workbench train -p preset cifar10",
         "workbench prepare imagenet data/imagenet128 --size 128",
         "workbench train -p preset imagenet128 -p data data/imagenet128",

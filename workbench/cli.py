@@ -83,10 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     opened.add_argument("--channel-order", default="auto", help="rgb or bgr: how the networks order colours [as the file tells]")
     opened.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter, such as -p data FOLDER")
     prepare = add("prepare", _prepare, "decode a data set once, into a folder for data=OUT, here or on another machine")
-    prepare.add_argument("source", metavar="SOURCE", help="folder of images, SOURCE/<class>/* or SOURCE/train/<class>/*; cifar10; imagenet")
+    prepare.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder of images, SOURCE/<class>/* or SOURCE/train/<class>/*; cifar10; imagenet; hf:<name or path>",
+    )
     prepare.add_argument("out", metavar="OUT", help="folder to make; it must be empty or not exist yet")
     prepare.add_argument("--size", type=int, required=True, help="height and width of the images, the image_size of the run")
     prepare.add_argument("--skip-unreadable", action="store_true", help="leave unreadable files out instead of refusing")
+    prepare.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="that decode: for millions of tiny images, or many cores [1]"
+    )
     prepare.add_argument("--unconditional", action="store_true", help="take all images below SOURCE, without classes")
     page = add("page", _page, "write a page of a run that needs no Python: where its networks look, in a browser")
     page.add_argument("run", metavar="RUN", help="name of a run, RUN@STEP, or a path")
@@ -253,7 +260,7 @@ def _film(arguments: argparse.Namespace) -> None:
 def _prepare(arguments: argparse.Namespace) -> None:
     from .data.datasets import describe, prepare
 
-    options = dict(skip_unreadable=arguments.skip_unreadable, unconditional=arguments.unconditional)
+    options = dict(skip_unreadable=arguments.skip_unreadable, unconditional=arguments.unconditional, processes=arguments.processes)
     print(describe(prepare(arguments.source, arguments.out, arguments.size, **options)))
 
 

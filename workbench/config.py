@@ -18,18 +18,25 @@ from .files import UnreadableError, open_regular, reading
 from .messages import ParameterError, short_repr, short_text
 from .parameters import Parameters, parameter, read_text, whole
 from .paths import DEMO, data_dir, explicit_path, name_fault, outputs_dir, run_folder
-from .presets import BUILT_IN_DATA, DEFAULT, FOLDER_DATA, PRESETS
+from .presets import BUILT_IN_DATA, DEFAULT, FOLDER_DATA, HUGGING_FACE, PRESETS
 from .readers import read_list, read_sites, read_trackers, split_step
 from .synonyms import SYNONYMS
 
 
 def _read_data(value, refuse) -> str:
-    """A built-in name, or the absolute path of a folder; a relative path that does not exist is looked up in the data folder."""
+    """A built-in name, or the absolute path of a folder; a relative path that does not exist is looked up in the data folder.
+
+    A data set of Hugging Face keeps its name, or has an absolute path if it is there.
+    """
     text = read_text(value, refuse)
     if text.strip() in BUILT_IN_DATA:
         return text.strip()
     if not text.strip():
         refuse(f"{', '.join(BUILT_IN_DATA)} or a folder")
+    if text.strip().startswith(HUGGING_FACE):
+        name, mark, options = text.strip().removeprefix(HUGGING_FACE).partition("?")
+        path = _read_data(name, refuse) if name.strip() else refuse(f"{HUGGING_FACE}<name or path>")
+        return HUGGING_FACE + (path if os.path.exists(path) else name) + mark + options
     try:
         path = Path(os.path.expanduser(text))
         in_data_folder = not os.path.exists(path) and os.path.exists(data_dir() / path)
@@ -92,7 +99,12 @@ class Config(Parameters):
     batch_norm_eps: float = parameter(1e-5, "added to the variance in batch norm", above=0, high=1)
     init: str = parameter("xavier", "initial weights: Xavier-uniform or orthogonal", choices=("xavier", "orthogonal"))
 
-    data: str = parameter("twins", f"{', '.join(BUILT_IN_DATA)} or a folder (folder/<class>/*)", read=_read_data, section="Data")
+    data: str = parameter(
+        "twins",
+        f"{', '.join(BUILT_IN_DATA)} or a folder (folder/<class>/*), or {HUGGING_FACE}<name or path>",
+        read=_read_data,
+        section="Data",
+    )
     image_size: int = parameter(32, "height and width of the images in pixels", choices=(32, 64, 128, 256))
     num_classes: int | None = parameter(None, "classes to condition on; 0: unconditional", low=0, none="as many as the data has")
     pairs: int = parameter(1, "glyph pairs per image (twins); more is harder", choices=(1, 2, 4))
@@ -214,7 +226,7 @@ class Config(Parameters):
             raise ParameterError(
                 f"preset={values['preset']!r} does not go with resume={short_repr(resume)}, which has preset {base.preset!r}: leave preset out"
             )
-        if values.get("data", base.data) != base.data:  # defaults of the parent's data give way to those of this data
+        if step is not None and values.get("data", base.data) != base.data:  # defaults of the parent's data give way to those of this data
             values = {k: None for k, v in base._data_defaults.items() if k == "num_classes" or getattr(base, k) == v} | values
         identity = {} if step is None else dict(run=None, note=None, tags=None)  # a fork does not inherit them
         return base.replace(**identity | values | dict(resume=resume))

@@ -1,7 +1,7 @@
 """Files: written completely or not at all, checked when read, with errors that name path, reason and disk.
 
 A killed process leaves only temporary files `.<name>.tmp-<random>`, unfinished folders `.<name>.part-<random>` and half-deleted folders
-`.<name>.old-<random>`, which `remove_leftovers` and `remove_abandoned` delete.
+`.<name>.old-<random>`, which `remove_leftovers` and `remove_abandoned` delete, and folders to be continued, `.<name>.unfinished-<key>`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .messages import WorkbenchError, say_once
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 LEFTOVERS = (".tmp-", ".part-", ".old-")
+UNFINISHED = ".unfinished-"  # part of the names of folders that are to be continued
 DAY = 24 * 60 * 60
 
 
@@ -156,18 +157,57 @@ def new_folder(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # a file system without locks
             lock.enter_context(_held(folder, fcntl.LOCK_EX))
         yield folder
-        with storing(path):
-            for file in folder.iterdir():
-                flush(file)
-            try:
-                folder.rename(path)
-            except OSError:
-                if not path.is_dir():
-                    raise
-            flush(path.parent)
+        _move(folder, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         lock.close()
+
+
+@contextmanager
+def continued_folder(path: Path, key: str) -> Iterator[Path | None]:
+    """As `new_folder`, but what a killed process or an error has left in the folder is there again for the same `key`; other keys' is deleted.
+
+    A process that finds another one at work waits for it. Yields None if that one has made the folder.
+    """
+    with ExitStack() as stack, storing(path):
+        folder = path.with_name(f".{path.name}{UNFINISHED}{key}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for other in path.parent.glob(f".{glob.escape(path.name)}{UNFINISHED}*"):
+            if other != folder:
+                with suppress(OSError), _held(other, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    shutil.rmtree(other, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        locks = True
+        try:
+            stack.enter_context(_held(folder, fcntl.LOCK_EX))
+        except OSError:  # a file system without locks: nobody knows who else writes there
+            locks = False
+        if not locks:
+            with suppress(OSError):
+                folder.rmdir()
+            with new_folder(path) as new:
+                yield new
+        elif not folder.is_dir():  # the process that worked there has moved it
+            yield None
+        else:
+            yield folder
+            try:
+                _move(folder, path)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(folder: Path, path: Path) -> None:
+    """Move a complete folder to its place; a folder that is there already stays."""
+    with storing(path):
+        for file in folder.iterdir():
+            flush(file)
+        try:
+            folder.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+        flush(path.parent)
 
 
 def delete_folder(path: Path) -> None:
@@ -192,12 +232,14 @@ def remove_leftovers(folder: Path) -> None:
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
     """Delete what killed processes left of the folder `name` (None: any) in `folder`; other processes may be writing to it.
 
-    Folders that another process has locked stay; without locks, those that changed within a day.
+    Folders that another process has locked stay; without locks, those that changed within a day. Folders to be continued stay a month.
     """
     pattern = "*" if name is None else glob.escape(name)
-    for path in (path for mark in LEFTOVERS for path in folder.glob(f".{pattern}{mark}*")):
+    for path in (path for mark in (*LEFTOVERS, UNFINISHED) for path in folder.glob(f".{pattern}{mark}*")):
         with suppress(OSError):
             age = time.time() - path.stat().st_mtime
+            if UNFINISHED in path.name and age < 30 * DAY:
+                continue
             with _held(path, fcntl.LOCK_EX | fcntl.LOCK_NB) if age < DAY else nullcontext():
                 if age > 60 or any(path.iterdir()):  # a new, empty folder may be about to be locked
                     shutil.rmtree(path, ignore_errors=True)

@@ -16,6 +16,8 @@ BUILT_IN_DATA: dict[str, dict] = {
     "imagenet": {**FOLDER_DATA, "num_classes": 1000},
 }
 
+HUGGING_FACE = "hf:"  # begins the names of data sets of that library, see `data.hugging_face`
+
 _IMAGENET = dict(
     data="imagenet", image_size=128, width=64, attention_g="32", attention_d="32", lr_g=1e-4, lr_d=4e-4, beta2=0.999,
     batch_size=256, z_dim=128, batch_norm_group=64, batch_norm_momentum=0.001, steps=1_000_000, ema_decay=0.9999, ema_start=1000,

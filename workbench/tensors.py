@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -77,9 +77,9 @@ def load_sealed(path: Path, step: int) -> dict[str, Tensor]:
     return tensors
 
 
-def seal(folder: Path) -> None:
-    """Write `SHA256SUMS` of all files in a folder."""
-    sums = {path.name: digest(path) for path in sorted(folder.iterdir()) if path.name != SUMS}
+def seal(folder: Path, without: Collection[Path] = ()) -> None:
+    """Write `SHA256SUMS` of all files in a folder, or of all without some."""
+    sums = {path.name: digest(path) for path in sorted(folder.iterdir()) if path.name != SUMS and path not in without}
     with storing(folder / SUMS), synced(folder / SUMS) as file:
         file.write("".join(f"{value}  {name}\n" for name, value in sums.items()).encode())
 

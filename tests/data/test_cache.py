@@ -15,9 +15,10 @@ from image_folders import S, cached, opened, opened_folders, pixels, refused, sp
 from PIL import Image
 
 from workbench import files
-from workbench.data import cache, describe, packed, prepare
+from workbench.data import cache, describe, packing, prepare
 from workbench.data import decode as decoding
 from workbench.data.decode import decode
+from workbench.data.stored import StoredImages
 from workbench.files import new_folder
 
 
@@ -26,7 +27,7 @@ def test_the_second_opening_decodes_nothing(tmp_path, data_folder, monkeypatch):
     first = opened(root)
     monkeypatch.setattr(cache, "pack", None)
     second = opened(root)
-    assert isinstance(second.images, np.memmap) and np.array_equal(first.images, second.images)
+    assert isinstance(second.images, StoredImages) and np.array_equal(first.images, second.images)
     assert second.fingerprint == first.fingerprint and len(cached(data_folder)) == 1
 
 
@@ -71,8 +72,8 @@ def test_folders_that_differ_in_content_only(tmp_path):
         for name in ("0.ppm", "1.ppm"):
             Image.new("RGB", (S, S), (value, 0, 0)).save(folder / name)
             os.utime(folder / name, (0, 0))
-    assert opened(tmp_path / "a/set").images[0, 0, 0, 0] == 10
-    assert opened(tmp_path / "b/set").images[0, 0, 0, 0] == 20
+    assert opened(tmp_path / "a/set").images[0][0, 0, 0] == 10
+    assert opened(tmp_path / "b/set").images[0][0, 0, 0] == 20
 
 
 def test_another_packed_folder_in_the_cache(tmp_path, data_folder, capsys):
@@ -138,7 +139,7 @@ def test_an_interrupted_packing_leaves_nothing(error, tmp_path, data_folder, mon
         assert cached(data_folder) and not opened_folders(data_folder)  # while it is written, it cannot be opened
         raise error
 
-    monkeypatch.setattr(packed, "synced", interrupted)
+    monkeypatch.setattr(packing, "synced", interrupted)
     with pytest.raises(error):
         opened(root)
     assert not cached(data_folder)
@@ -180,14 +181,14 @@ def test_leftovers_without_locks(tmp_path, data_folder, monkeypatch):
 
 
 def test_a_packing_marks_its_folder_as_alive(tmp_path, data_folder, monkeypatch):
-    write = packed._write
+    complete = packing._Packing._complete
 
-    def beside_another(listing, size, folder, *rest):
-        write(listing, size, folder, *rest)
+    def beside_another(self, skip_unreadable):
+        complete(self, skip_unreadable)
         files.remove_abandoned(data_folder / "cache")
-        assert folder.exists()
+        assert self.folder.exists()
 
-    monkeypatch.setattr(packed, "_write", beside_another)
+    monkeypatch.setattr(packing._Packing, "_complete", beside_another)
     assert opened(tree(tmp_path / "pets", cat=2)).length == 2
 
 
@@ -262,10 +263,10 @@ def test_two_processes_pack_once(tmp_path, data_folder):
 
 def test_without_locks_the_first_to_finish_wins(tmp_path, data_folder, monkeypatch):
     root = tree(tmp_path / "pets", cat=2, dog=2)
-    write, others = packed._write, []
+    complete, others = packing._Packing._complete, []
 
     def write_late(*arguments):
-        write(*arguments)
+        complete(*arguments)
         if not others:  # another process begins and finishes before this one renames
             others.append(None)
             others.append(opened(root))
@@ -273,7 +274,7 @@ def test_without_locks_the_first_to_finish_wins(tmp_path, data_folder, monkeypat
     def no_locks(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(packed, "_write", write_late)
+    monkeypatch.setattr(packing._Packing, "_complete", write_late)
     monkeypatch.setattr(fcntl, "flock", no_locks)
     data = opened(root)
     assert data.fingerprint == others[1].fingerprint and np.array_equal(data.images, others[1].images)

@@ -194,7 +194,7 @@ def test_order_is_kept_over_many_threads(tmp_path, monkeypatch):
         return decode(source, size)
 
     monkeypatch.setattr(decoding, "decode", slow_at_first)
-    assert opened(root).images[:, 0, 0, 0].tolist() == list(range(150))
+    assert opened(root).images[:][:, 0, 0, 0].tolist() == list(range(150))
 
 
 # ----------------------------------------------------------------------------------------------------- hostile files

@@ -12,7 +12,7 @@ import pytest
 from image_folders import S, cached, config, opened, opened_folders, refused, tree
 
 from workbench import messages
-from workbench.data import DataError, cache, open_data, packed, prepare
+from workbench.data import DataError, open_data, packed, packing, prepare
 from workbench.tensors import seal
 
 # -------------------------------------------------------------------------------------------------- unreadable files
@@ -227,7 +227,7 @@ def test_another_version_packs_anew(tmp_path, data_folder, monkeypatch):
     opened(root)
     version = packed.VERSION + 1
     monkeypatch.setattr(packed, "VERSION", version)
-    monkeypatch.setattr(cache, "VERSION", version)
+    monkeypatch.setattr(packing, "VERSION", version)
     assert opened(root).length == 2 and len(cached(data_folder)) == 2
     assert f"{tmp_path}/out/meta.json cannot be read: from another version" in refused(tmp_path / "out") and "pack it again" in refused(
         tmp_path / "out"

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from image_folders import tree
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -20,7 +21,7 @@ import workbench
 from workbench import Config, ParameterError, Run, WorkbenchError, launch, list_runs, train
 from workbench import tensors as tensors_module
 from workbench.attention.snapshots import load_snapshot
-from workbench.data import open_data, to_unit
+from workbench.data import open_data, prepare, to_unit
 from workbench.data.twins import Twins
 from workbench.files import StorageError
 from workbench.metrics.protocols import differences
@@ -671,3 +672,35 @@ def test_max_hours_saves_stops_and_says_how_to_go_on(tiny):
     assert "after max_hours=0.000277778" in status["message"] and "resume short" in status["message"]
     longer = train(Config.from_parameters(dict(resume="short", steps=status["step"] + 2, max_hours=1)))
     assert longer.status()["state"] == "finished"
+
+
+def test_a_run_goes_on_with_data_that_moved_or_are_packed(tiny, tmp_path):
+    root = tree(tmp_path / "pets", cat=6, dog=6)
+    config = tiny(data=str(root), batch_size=4, steps=8)
+    straight = train(config.replace(run="straight"))
+    run = train(config.replace(run="moving", steps=4))
+    moved = shutil.move(root, tmp_path / "elsewhere")
+    with pytest.raises(WorkbenchError, match="no such folder"):
+        train(Config.from_parameters(dict(resume="moving", steps=8)))
+    train(Config.from_parameters(dict(resume="moving", steps=6, data=moved)))
+    prepare(moved, tmp_path / "packed", 32, progress=False)
+    train(Config.from_parameters(dict(resume="moving", steps=8, data=tmp_path / "packed")))
+    assert run.config.data == str(tmp_path / "packed") and len(run.provenance["started"]) == 3
+    files = [load_file(r.checkpoint_path(8) / "generator.safetensors") for r in (straight, run)]
+    assert files[0].keys() == files[1].keys() and all(torch.equal(files[0][name], files[1][name]) for name in files[0])
+
+
+def test_a_run_does_not_go_on_with_other_data(tiny, tmp_path):
+    run = train(tiny(data=str(tree(tmp_path / "pets", cat=6, dog=6)), batch_size=4, run="a"))
+    other = tree(tmp_path / "cars", cat=6, dog=7)
+    before = run.config
+    for begin in (train, launch):
+        with pytest.raises(
+            WorkbenchError, match=r"cars' \(fingerprint \w{12}\) is not what run 'a' was trained on \(pets, \w{12}\): give the"
+        ) as caught:
+            begin(Config.from_parameters(dict(resume="a", steps=8, data=other)))
+        assert "\n" not in str(caught.value) and run.config == before and run.checkpoint_steps() == [4]
+    new = create_run(tiny(data=str(other), batch_size=4, run="new"))
+    with pytest.raises(WorkbenchError, match="has no record of its images yet: start a new run"):
+        train(Config.from_parameters(dict(resume="new", data=tmp_path / "pets")))
+    assert new.config.data == str(other)

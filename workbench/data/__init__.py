@@ -1,7 +1,7 @@
 """Data sets: opened, checked and packed once, then served in batches.
 
-`datasets` opens them, `sources` lists the images of each source, `folders`, `layout` and `splits` check folders, `decode` reads image
-files, `packed` and `cache` store them, `batches` serves them, `augment` augments them on the device; `twins` and `binding` draw images (`drawing`: what both share).
+`datasets` opens them, `sources` lists the images of each source, `folders`, `layout` and `splits` check folders, `hugging_face` reads
+that library's data sets, `decode` reads image files, `packing`, `packed`, `stored` and `cache` store them, `batches` serves them, `augment` augments them on the device; `twins` and `binding` draw images (`drawing`: what both share).
 """
 
 from .batches import batch_indices, loader, to_uint8, to_unit

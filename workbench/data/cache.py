@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 from ..files import UnreadableError, delete_folder, locked, remove_abandoned
 from ..messages import say_once
 from ..paths import data_dir
 from .decode import decode_all
-from .packed import VERSION, Images, open_packed, pack, read_packed
-from .sources import Listing
+from .listing import Listing
+from .packed import Images, open_packed, read_packed
+from .packing import identity, pack
 
 
 def cached(listing: Listing, size: int, progress: bool) -> Images:
     """The images of a listing from the cache, packed first if they are missing or damaged."""
-    key = hashlib.sha256(json.dumps([VERSION, size, listing.identity]).encode()).hexdigest()[:20]
-    folder = data_dir() / "cache" / key
+    folder = data_dir() / "cache" / identity(listing, size)
     if images := _usable(folder, listing, size):
         return images
     with locked(folder, f"waiting for the process that packs {listing.name}" if progress else ""):

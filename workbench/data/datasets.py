@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from torch import Tensor
 
 from ..config import Config
 from ..files import open_regular, remove_abandoned, storing
-from ..presets import BUILT_IN_DATA
+from ..presets import BUILT_IN_DATA, HUGGING_FACE
 from .binding import Binding
 from .cache import cached
 from .decode import open_image
 from .errors import DataError, first_of, printable
-from .packed import Images, is_packed, open_packed, pack, read_packed, unreadable_files
+from .packed import Images, is_packed, open_packed, read_packed
+from .packing import pack, unreadable_files
 from .sources import list_images
 from .twins import Twins
 
@@ -88,14 +90,17 @@ def open_data(config: Config, progress: bool = True) -> Images | Drawn:
 
 
 def prepare(
-    source: str | Path, out: str | Path, size: int, skip_unreadable: bool = False, unconditional: bool = False, progress: bool = True
-) -> Images:
+    source: str | Path, out: str | Path, size: int, skip_unreadable: bool = False, unconditional: bool = False, progress: bool = True,
+    processes: int = 1,
+) -> Images:  # fmt: skip
     """Pack a data set into a folder that can be used as `data`, here or on another machine.
+
+    A packing that was killed, or failed, goes on where it was when it is started again: finished parts stay in a hidden folder beside `out`.
 
     Parameters
     ----------
     source
-        A folder of images, "cifar10" or "imagenet".
+        A folder of images, "cifar10", "imagenet" or "hf:<name or path>".
     out
         A folder that is empty or does not exist yet.
     size
@@ -104,6 +109,9 @@ def prepare(
         Leave unreadable files out; use all images below `source`, without classes.
     progress
         As for `open_data`.
+    processes
+        Processes that decode: worth it for millions of tiny images, or with more than 16 cores. A script that asks for more than one
+        needs the line `if __name__ == "__main__":`.
 
     Raises
     ------
@@ -125,7 +133,7 @@ def prepare(
         raise DataError(f"{out} lies in the data to pack", f"give a folder outside of {config.data}")
     listing = list_images(config.data, unconditional)
     remove_abandoned(out.parent, out.name)
-    pack(listing, size, out, progress, skip_unreadable, "give another folder to pack into")
+    pack(listing, size, out, progress, skip_unreadable, "give another folder to pack into", processes)
     return open_packed(out, size)
 
 
@@ -149,8 +157,8 @@ def describe(data: Images | Drawn) -> str:
 
 
 def is_image_folder(config: Config) -> bool:
-    """Whether `config.data` is a folder of image files, neither built in nor packed."""
-    return config.data not in BUILT_IN_DATA and not is_packed(config.data)
+    """Whether `config.data` is a folder of image files, neither built in, nor packed, nor of Hugging Face."""
+    return not (config.data in BUILT_IN_DATA or config.data.startswith(HUGGING_FACE) or is_packed(config.data))
 
 
 def has_class_folders(config: Config) -> bool:
@@ -197,9 +205,13 @@ def short_sides(source: str | Path) -> Counter:
         return sum(pool.map(_sides, (items[start : start + chunk] for start in range(0, len(items), chunk))), Counter())
 
 
-def _sides(paths: Sequence[str]) -> Counter:
+def _sides(items: Sequence[str | bytes]) -> Counter:
     sides: Counter[int] = Counter()
-    for path in paths:
-        with suppress(Exception), open_regular(path) as file, open_image(file) as image:  # Pillow may raise anything
+    for item in items:
+        with (
+            suppress(Exception),
+            BytesIO(item) if isinstance(item, bytes) else open_regular(item) as file,
+            open_image(file) as image,
+        ):  # Pillow may raise anything
             sides[min(image.size)] += 1
     return sides

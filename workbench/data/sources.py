@@ -1,42 +1,30 @@
-"""List the images of a folder, cifar10 or imagenet. A new data set is a function here, and an entry of `SOURCES`."""
+"""List the images of a folder, cifar10, imagenet or a data set of Hugging Face. A new data set is a function here, and an entry of `SOURCES`."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 from ..files import locked
 from ..messages import nearest
 from ..paths import data_dir
-from ..presets import BUILT_IN_DATA
+from ..presets import BUILT_IN_DATA, HUGGING_FACE
 from .errors import DataError, printable, reason
 from .folders import ignored, scan, subfolders, walk
+from .hugging_face import list_hugging_face
 from .layout import check_layout, no_images, training_split
+from .listing import Listing
 from .splits import is_split
-
-
-@dataclass
-class Listing:
-    """The images of a data set before they are packed."""
-
-    name: str
-    root: Path
-    classes: list[str]
-    paths: list[str]  # relative to the root
-    labels: Sequence[int]
-    items: Sequence  # to decode: (N,) paths, or (N, h, w, 3) uint8
-    identity: list  # for JSON: whatever the images depend on; if it changes, they are packed again
-    conditional: bool = True
-    ignored: dict[str, int] = field(default_factory=dict)  # other files, see `Images.ignored`
 
 
 def list_images(data: str, unconditional: bool) -> Listing:
     """The images of `Config.data`."""
     if data in SOURCES:
         return SOURCES[data](unconditional)
+    if data.startswith(HUGGING_FACE):
+        return list_hugging_face(data, unconditional)
     path = Path(data)
     if os.path.isdir(path):
         return _folder(path, unconditional)

@@ -48,11 +48,37 @@ def write_provenance(run: Run, config: Config, data, from_step: int) -> None:
             parent=parent and dict(run=parent[0].name, step=parent[1]),
             note=config.note or "", tags=words(config.tags or ""),
         )  # fmt: skip
+    else:
+        require_same_data(run, config, data)
     # A run from another code base has learned from data that nobody here has seen: the first start records its own.
     record.setdefault("data", dict(name=data.name, fingerprint=data.fingerprint, classes=list(data.classes)))
-    if record["data"].get("fingerprint", data.fingerprint) != data.fingerprint:
-        raise WorkbenchError(
-            f"the data in {config.data!r} is not what run {run.name!r} was trained on: it has changed; restore it, or fork the run: resume='{run.name}@<step>'"
-        )
     record.setdefault("started", []).append({k: start[k] for k in ("time", "command", "from_step", "git")})
     replace_text(run.path / "provenance.json", json.dumps(record, indent=2))
+
+
+def require_same_data(run: Run, config: Config, data) -> None:
+    """Refuse to resume a run with other images than those it was trained on; they may lie in another place, or be packed by now.
+
+    Parameters
+    ----------
+    data
+        The opened data set `config.data`.
+
+    Raises
+    ------
+    WorkbenchError
+        If its fingerprint is not the one that the run recorded, or `config.data` is another than the run's and the run has recorded none.
+    """
+    recorded, moved = run.provenance.get("data", {}), config.data != run.config.data
+    known = recorded.get("fingerprint", "" if moved else data.fingerprint)
+    if known == data.fingerprint:
+        return
+    if not known:
+        raise WorkbenchError(
+            f"data={config.data!r} differs from the {run.config.data!r} of run {run.name!r}, which has no record of its images yet: start a new run"
+        )
+    fix = "give the folder of the same images" if moved else "it has changed; restore it"
+    raise WorkbenchError(
+        f"the data in {config.data!r} (fingerprint {data.fingerprint[:12]}) is not what run {run.name!r} was trained on ({recorded.get('name')}, "
+        f"{known[:12]}): {fix}, or fork the run: resume='{run.name}@<step>'"
+    )

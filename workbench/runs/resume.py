@@ -11,10 +11,11 @@ from ..parameters import whole
 from ..paths import DEMO, checkpoint_steps, run_folder
 from ..readers import split_step
 
-# Parameters that may change when a run is resumed: its length, and those that its weights do not depend on.
+# Parameters that may change when a run is resumed: its length, and those that its weights do not depend on. Data may lie in another place: see
+# `provenance.require_same_data`.
 MAY_CHANGE_ON_RESUME = {
     "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_n", "evaluate_extractor",
-    "log_with", "max_hours", "num_processes", "device",
+    "log_with", "max_hours", "num_processes", "device", "data",
 }  # fmt: skip
 
 

@@ -11,7 +11,18 @@ from ..config import Config
 from ..data import open_data
 from ..files import storing
 from ..processes import launch_command, launch_environment
-from ..runs import MAY_CHANGE_ON_RESUME, Run, command_line, create_run, fork_point, lock_run, parent_folder, require_startable, resumes
+from ..runs import (
+    MAY_CHANGE_ON_RESUME,
+    Run,
+    command_line,
+    create_run,
+    fork_point,
+    lock_run,
+    parent_folder,
+    require_same_data,
+    require_startable,
+    resumes,
+)
 from ..runs.liveness import BusyError, signature
 from .memory import require_feasible
 from .stopping import waiting_processes
@@ -55,6 +66,8 @@ def start(config: Config, attached: bool = False, threads: int | None = None, se
     require_feasible(config)
     if resumes(config):
         run = Run(parent_folder(config))
+        if config.data != run.config.data:
+            require_same_data(run, config, open_data(config))  # before its settings change
     else:
         if config.resume and config.num_classes is None:
             fork_point(config.replace(num_classes=open_data(config).num_classes))

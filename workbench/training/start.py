@@ -17,7 +17,7 @@ from ..messages import ParameterError, WorkbenchError
 from ..model import Generator, sampling
 from ..processes import LostProcessError, process_group, rank
 from ..records import evaluation_record
-from ..runs import Run, create_run, fork_point, lock_run, parent_folder, require_resumable, resumes
+from ..runs import Run, create_run, fork_point, lock_run, parent_folder, require_resumable, require_same_data, resumes
 from ..runs.liveness import RunLock
 from .loop import Evaluate, training_loop
 from .memory import require_feasible
@@ -84,7 +84,9 @@ def _prepare(config: Config, run: Run | None, stack: ExitStack) -> tuple[Run, Co
     if config.num_classes is None:
         config = config.replace(num_classes=data.num_classes)
     if main:
-        if run is None:
+        if run:
+            require_same_data(run, config, data)  # before its settings change
+        else:
             fork_point(config)  # again, now that the number of classes is known
             run = create_run(first_config)
             lock = _lock(run, stack)
