@@ -134,7 +134,7 @@ def generating(config: Config, count: int, rounds: int) -> dict:
 
 
 PRECISIONS = {"auto": "auto", "fp32": "no", "tf32": "no", "bf16": "bf16", "fp16": "fp16"}
-PARTS = ("step", "switches", "loader", "sampling", "growth")
+PARTS = ("step", "switches", "options", "loader", "sampling", "growth")
 
 
 @command
@@ -152,7 +152,9 @@ def main() -> None:
             record |= against_reference(config, arguments.rounds)
             print(_summary(record), flush=True)
         if "switches" in arguments.only:
-            record["switches"] = ablate(config, arguments.rounds, [*WITHOUT, *([] if on_cpu(config.device) else WITH)])
+            record["switches"] = ablate(config, arguments.rounds, WITHOUT)
+        if "options" in arguments.only and not on_cpu(config.device):
+            record["options"] = ablate(config, arguments.rounds, WITH)
         if "loader" in arguments.only:
             record["loader"] = loading(config.replace(batch_size=max(256, config.batch_size), batch_norm_group=None))
             speeds = record["loader"]

@@ -1,14 +1,14 @@
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
 import torch.distributed as dist
+from jobs import free_port
 
 from workbench import ParameterError
-from workbench.processes import launch_command, launch_environment, on_cpu, process_group, rank
+from workbench.processes import _placed_by_srun, launch_command, launch_environment, local_processes, on_cpu, process_group, rank
 
 
 def test_several_processes_are_really_asked_for():
@@ -63,6 +63,65 @@ def test_another_number_of_processes_is_refused(monkeypatch, variables):
         pass
 
 
+STEP = dict(
+    SLURM_PROCID="5", SLURM_LOCALID="1", SLURM_NTASKS="8", SLURM_STEP_NUM_TASKS="8", SLURM_STEP_TASKS_PER_NODE="4(x2)", SLURM_JOB_ID="1203",
+    SLURM_STEP_ID="2", SLURM_STEP_NODELIST="gpu[07-08]",
+)  # fmt: skip
+
+
+@pytest.fixture
+def task(monkeypatch):
+    """Make this process a task of a Slurm step: `task(os.getpid(), SLURM_PROCID="6")`."""
+
+    def make(pid, **changes):
+        for name in [name for name in os.environ if name.startswith("SLURM_")]:
+            monkeypatch.delenv(name)
+        for name, value in (STEP | dict(SLURM_TASK_PID=str(pid)) | changes).items():
+            monkeypatch.setenv(name, value)
+
+    return make
+
+
+@pytest.mark.parametrize("pid", [os.getpid(), os.getppid()])
+def test_a_task_of_srun_takes_its_place_from_slurm(task, pid, monkeypatch):
+    task(pid)
+    place = _placed_by_srun(8)
+    port = place.pop("MASTER_PORT")
+    assert place == dict(RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", LOCAL_WORLD_SIZE="4", MASTER_ADDR="gpu07") and 1024 < int(port) < 32768
+    task(pid, SLURM_STEP_ID="3")
+    assert _placed_by_srun(8)["MASTER_PORT"] != port  # two steps at a time on one node
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29501")
+    place = _placed_by_srun(8)
+    assert (place["MASTER_ADDR"], place["MASTER_PORT"]) == ("10.0.0.1", "29501")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node1", "node1"), ("a-[1,3-9]", "a-1"), ("gpu[07-09,11],cpu1", "gpu07"), ("r[3-4].example", "r3.example"), ("", "localhost"),
+        ("x,y[1-2]", "x"),
+    ],
+)  # fmt: skip
+def test_the_first_node_of_a_step(task, nodes, first):
+    task(os.getpid(), SLURM_STEP_NODELIST=nodes)
+    assert _placed_by_srun(8)["MASTER_ADDR"] == first
+
+
+def test_variables_of_slurm_change_nothing_outside_of_a_task(task):
+    """They are in a batch script and in all that it starts, too: a notebook, a launcher, a training of one process."""
+    task(os.getpid())
+    with process_group(1, "cpu", "some.module"):
+        assert rank() == 0 and not dist.is_initialized() and local_processes(1) == 1
+    for pid, changes in [
+        (1, {}), ("", {}), (os.getpid(), dict(SLURM_STEP_NUM_TASKS="7")), (os.getpid(), dict(SLURM_STEP_NUM_TASKS="")),
+        (os.getpid(), dict(SLURM_PROCID="x")), (os.getpid(), dict(SLURM_LOCALID="-1")),
+    ]:  # fmt: skip
+        task(pid, **changes)
+        with pytest.raises(ParameterError, match="num_processes=8, but 1 process"), process_group(8, "cpu", "some.module"):
+            pass
+
+
 GROUP = """
 import os, signal, sys, time
 import torch, torch.distributed as dist
@@ -91,23 +150,20 @@ except WorkbenchError as error:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["end", "kill"])
-def test_processes_of_a_group_end_together(tmp_path, how):
-    """Started by hand, as a scheduler does it: by variables that agree with what is asked for."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = launch_environment(1) | dict(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", GROUP, how], env=environment | dict(RANK=str(k), LOCAL_RANK=str(k)), stdout=subprocess.PIPE, text=True
-        )
-        for k in range(2)
-    ]
+def test_processes_of_a_group_end_together(how):
+    """Started by hand, as a scheduler does it: by variables that agree with what is asked for; or by `srun`."""
+    environment = launch_environment(1) | dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    command = [sys.executable, "-c", GROUP, how]
+    if how == "kill":
+        environment |= dict(SLURM_STEP_NUM_TASKS="2")
+        command = ["bash", "-c", 'SLURM_TASK_PID=$$ exec "$@"', "task", *command]
+    places = [dict(SLURM_PROCID=str(k), SLURM_LOCALID=str(k)) if how == "kill" else dict(RANK=str(k), WORLD_SIZE="2") for k in range(2)]
+    both = [subprocess.Popen(command, env=environment | place, stdout=subprocess.PIPE, text=True) for place in places]
     outputs = [process.communicate(timeout=120)[0] for process in both]
     if how == "end":
         assert outputs == ["done\n", "done\n"]
     else:
-        assert outputs[0].startswith("told: another of the 2 processes ended early") and outputs[1] == ""
+        assert outputs[0].startswith("told: process 1 of 2 (counted from 0) ended early") and outputs[1] == ""
 
 
 @pytest.mark.slow

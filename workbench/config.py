@@ -101,7 +101,7 @@ class Config(Parameters):
 
     data: str = parameter(
         "twins",
-        f"{', '.join(BUILT_IN_DATA)} or a folder (folder/<class>/*), or {HUGGING_FACE}<name or path>",
+        f"{', '.join(BUILT_IN_DATA)}, a folder or {HUGGING_FACE}<name or path>",
         read=_read_data,
         section="Data",
     )

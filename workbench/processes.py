@@ -1,24 +1,31 @@
 """Jobs of one or several processes: `accelerate launch`, the process group and devices.
 
-Clusters and launchers leave variables in the environment (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, ...). Those of another job have no effect:
-processes start without them, and a process reads them only if a launcher started it.
+Clusters and launchers leave variables in the environment (`RANK`, `WORLD_SIZE`, `SLURM_PROCID`, ...). Those of another job have no effect:
+processes start without them, and a process reads them only if torch's launcher or `srun` started it, or if they agree with the parameters.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
+import signal
+import socket
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
 from .messages import ParameterError, WorkbenchError
 from .parameters import whole
+from .signals import signals_to
 
 
 class LostProcessError(WorkbenchError):
@@ -92,34 +99,121 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
         If another process of the job died while this one needed it.
     """
     placement = {name: value for name, value in os.environ.items() if _is_placement(name)}
-    world_size, has_rank = whole(placement.get("WORLD_SIZE", "")), whole(placement.get("RANK", "")) is not None
-    # Processes may also be started by hand, or by `srun` with these variables; they count only if they agree with the parameters.
-    by_hand = num_processes > 1 and world_size == num_processes and has_rank and "MASTER_ADDR" in placement
-    world = (world_size or 1) if _launched() or by_hand else 1
+    job = placement if _launched() else _placed_by_hand(num_processes, placement) or _placed_by_srun(num_processes)
+    world = whole(job.get("WORLD_SIZE", "")) or 1
     if world != num_processes:
         launcher = f"accelerate launch --num_processes {num_processes} {' '.join(LAUNCHER)}" if num_processes > 1 else "python"
         command = f"{launcher} -m {module}"
         raise ParameterError(f"num_processes={num_processes}, but {world} process(es) were started; use this command: {command}")
-    if world == 1:
-        for name in placement:
-            del os.environ[name]
-    owner = not dist.is_initialized()
+    owner, members = not dist.is_initialized(), []
+    with _variables(job if world > 1 else {}, placement):
+        try:
+            if world > 1:
+                PartialState(cpu=on_cpu(device))
+                members = _members(world)
+            yield
+            if world > 1 and owner:
+                _finish_together(world)
+        except RuntimeError as error:
+            if world > 1 and _is_lost_connection(error):
+                raise LostProcessError(f"{_lost(members)} (killed, out of memory, or with the error above)") from error
+            raise
+        finally:
+            if world > 1 and owner and dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def _placed_by_hand(num_processes: int, placement: dict[str, str]) -> dict[str, str]:
+    """The variables of torch's launcher, set by something else; {} unless they agree with the parameters."""
+    rank, world = (whole(placement.get(name, "")) for name in ("RANK", "WORLD_SIZE"))
+    if num_processes == 1 or world != num_processes or rank is None or "MASTER_ADDR" not in placement:
+        return {}
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return dict(LOCAL_RANK="0") | {name: placement[name] for name in names if name in placement}
+
+
+def _placed_by_srun(num_processes: int) -> dict[str, str]:
+    """The variables of torch's launcher, if `srun` has started this process as one of `num_processes`; else {}.
+
+    A batch script and everything started in it has variables of Slurm, too, but it is not a task of a step.
+    """
+    slurm = {name.removeprefix("SLURM_"): value for name, value in os.environ.items() if name.startswith("SLURM_")}
+    rank, local, tasks, task = (whole(slurm.get(name, "")) for name in ("PROCID", "LOCALID", "STEP_NUM_TASKS", "TASK_PID"))
+    # A shell between `srun` and this process is the task, and this process its child.
+    if num_processes == 1 or tasks != num_processes or rank is None or local is None or task not in (os.getpid(), os.getppid()):
+        return {}
+    node = re.match(r"([^\[,]+)(?:\[(\d+)[^]]*\]([^,]*))?", slurm.get("STEP_NODELIST", ""))  # "gpu[07-09,11],cpu1": the first is gpu07
+    per_node = re.match(r"\d+", slurm.get("STEP_TASKS_PER_NODE", ""))  # "4(x2),1": 4
+    job, step = (whole(slurm.get(name, "")) or 0 for name in ("JOB_ID", "STEP_ID"))
+    return dict(
+        RANK=str(rank), WORLD_SIZE=str(tasks), LOCAL_RANK=str(local), LOCAL_WORLD_SIZE=per_node[0] if per_node else str(tasks),
+        MASTER_ADDR=os.environ.get("MASTER_ADDR") or ("".join(filter(None, node.groups())) if node else "localhost"),
+        MASTER_PORT=os.environ.get("MASTER_PORT") or str(15_000 + (100 * job + step) % 17_000),  # below the ports that systems hand out
+    )  # fmt: skip
+
+
+@contextmanager
+def _variables(job: dict[str, str], placement: dict[str, str]) -> Iterator[None]:
+    """Context in which the environment has the variables of this job instead of `placement`, those that it came with."""
+    for name in placement:
+        del os.environ[name]
+    os.environ.update(job)
     try:
-        if world > 1:
-            PartialState(cpu=on_cpu(device))
         yield
-        if world > 1 and owner:
-            dist.barrier()  # no process leaves while another still needs it
-    except RuntimeError as error:
-        if world > 1 and _is_lost_connection(error):
-            cause = "killed, out of memory, or with the error above"
-            raise LostProcessError(f"another of the {world} processes ended early ({cause})") from error
-        raise
     finally:
-        if world > 1 and owner and dist.is_initialized():
-            dist.destroy_process_group()
-        if world == 1:
-            os.environ.update(placement)
+        for name in [name for name in os.environ if _is_placement(name)]:  # Accelerate has set some, too
+            del os.environ[name]
+        os.environ.update(placement)
+
+
+def _members(world: int) -> list[tuple[str, int]]:
+    """Host and process number of each rank."""
+    store = dist.distributed_c10d._get_default_store()
+    store.set(f"workbench/{dist.get_rank()}", f"{socket.gethostname()} {os.getpid()}")
+    values = (store.get(f"workbench/{k}").decode().split() for k in range(world))
+    return [(host, int(pid)) for host, pid in values]
+
+
+def _finish_together(world: int, patience: timedelta = timedelta(seconds=30)) -> None:
+    """Wait for the others, so that no process leaves while another still needs it; a LostProcessError's cause if one of them died.
+
+    A process that is the first to leave the barrier closes connections on which others may still wait for its end. So each says that it has
+    passed, and the one that holds the store leaves last.
+    """
+    dist.barrier()
+    store, rank = dist.distributed_c10d._get_default_store(), dist.get_rank()
+    with suppress(RuntimeError):  # all work is done: whoever does not answer is not waited for
+        store.set(f"workbench/passed/{rank}", "")
+        store.wait([f"workbench/passed/{k}" for k in range(world)], patience)
+        if rank:
+            store.set(f"workbench/left/{rank}", "")
+        else:
+            store.wait([f"workbench/left/{k}" for k in range(1, world)], patience)
+
+
+def _lost(members: list[tuple[str, int]], seconds: float = 5.0) -> str:
+    """Which process ended early, as text; a process that dies closes its connections a little before it is gone."""
+    until = time.monotonic() + seconds
+    with signals_to(lambda *_: None, (signal.SIGTERM,)):  # from the launcher, which ends the others
+        while time.monotonic() < until:
+            gone = [k for k, (host, pid) in enumerate(members) if host == socket.gethostname() and not _runs(pid)]
+            if gone:
+                return f"process {gone[0]} of {len(members)} (counted from 0) ended early"
+            time.sleep(0.05)
+    return f"another of the {len(members)} processes ended early" if members else "another process ended early"
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def local_processes(num_processes: int) -> int:
+    """How many processes of this job run on this machine: LOCAL_WORLD_SIZE within `process_group`, if there are several; else all."""
+    local = whole(os.environ.get("LOCAL_WORLD_SIZE", "")) if dist.is_initialized() else None
+    return min(local or num_processes, num_processes)
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

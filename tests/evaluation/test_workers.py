@@ -1,14 +1,21 @@
+import json
 import os
 import signal
 import subprocess
 import threading
 import time
+from dataclasses import asdict
+from unittest import mock
 
 import psutil
 import pytest
+import torch
+import torch.distributed as dist
+from jobs import run_job
 
-from workbench import WorkbenchError, evaluate
+from workbench import Evaluation, WorkbenchError, evaluate
 from workbench.evaluation import workers
+from workbench.processes import rank
 
 
 @pytest.mark.slow
@@ -56,6 +63,34 @@ def test_the_cause_of_a_failed_process_is_reported_in_one_line(run, deed, failin
     with pytest.raises(WorkbenchError, match=says) as error:
         evaluate(run="one", extractor="failing:Network", num_processes=2, n=600, reference_n=600)
     assert "\n" not in str(error.value) and "gloo" not in str(error.value).lower()
+
+
+def work_and_leave(folder, late):
+    """Process `late` takes a second longer before the end, and another one after it."""
+    barrier = dist.barrier
+
+    def delayed():
+        time.sleep(late == rank())
+        barrier()
+        time.sleep(late == rank())
+
+    def evaluate(evaluation):
+        total = torch.ones(1)
+        dist.all_reduce(total)
+        return [{"total": total.item()}]
+
+    with mock.patch.object(dist, "barrier", delayed):
+        start = time.monotonic()
+        workers.work(folder, evaluate)
+    assert time.monotonic() - start > 2, "left before the other one was done"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [0, 1])
+def test_no_process_leaves_while_another_is_late(tmp_path, late):
+    (tmp_path / "evaluation.json").write_text(json.dumps(asdict(Evaluation(num_processes=2, device="cpu"))))
+    assert run_job(2, work_and_leave, tmp_path, late) == [0, 0]
+    assert json.loads((tmp_path / "records.json").read_text()) == [{"total": 2.0}] and not list(tmp_path.glob("failure-*"))
 
 
 @pytest.mark.slow

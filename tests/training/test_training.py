@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 from image_folders import tree
+from jobs import free_port, run_job
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -27,6 +28,8 @@ from workbench.files import StorageError
 from workbench.metrics.protocols import differences
 from workbench.metrics.reported import published
 from workbench.model import sampling
+from workbench.paths import outputs_dir
+from workbench.processes import launch_environment
 from workbench.records import is_comparable
 from workbench.runs import create_run
 from workbench.training import __main__ as command_line
@@ -500,13 +503,33 @@ def test_a_failing_evaluation_loses_no_step(tiny, error):
 # ------------------------------------------------------------------------------------------------ in other processes
 
 
+def launched_on_two_machines(config):
+    """The run of a configuration that a launcher on each of two "machines" trains, one process on each."""
+    settings, port = outputs_dir() / f"{config.run}.json", str(free_port())
+    settings.write_text(config.to_json())
+    machines = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "2", "--machine_rank", str(k),
+                "--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", port, "--mixed_precision", "no",
+                "--dynamo_backend", "no", "-m", "workbench.training", "--config", str(settings),
+            ],
+            env=launch_environment(2),
+        )
+        for k in range(2)
+    ]  # fmt: skip
+    assert [machine.wait(120) for machine in machines] == [0, 0]
+    return Run(config.run)
+
+
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(tiny):
     """float64, 20 steps, batch norm over the whole batch and over groups within and across processes, with accumulation; and what is logged."""
     for changes in (dict(), dict(batch_norm_group=4)):
         settings = dict(dtype="float64", steps=20, checkpoint_every=20, sample_every=20, **changes)
         one = train(tiny(**settings))
-        two = wait(launch(tiny(num_processes=2, **settings)))
+        two = tiny(num_processes=2, run=f"two-{len(changes)}", **settings)
+        two = launched_on_two_machines(two) if changes else wait(launch(two))
         assert two.status()["state"] == "finished", two.log_tail()
         assert difference(one, two) < 1e-9
         assert len(one.history()) == 10 and len(one.spectra()) == 2
@@ -517,6 +540,47 @@ def test_two_processes_give_what_one_gives(tiny):
                 assert layer["exact"] == pytest.approx(row_two["layers"][name]["exact"], rel=1e-6)
     accumulated = train(tiny(gradient_accumulation=2, **settings))
     assert difference(one, accumulated) < 1e-9
+
+
+def train_from_json(settings):
+    train(Config.from_json(settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [dict(), dict(batch_norm_group=4)], ids=str)
+def test_a_run_goes_on_with_another_number_of_processes(tiny, changes):
+    """Begun on four, which a scheduler started, then two, then one: the weights are those of one process."""
+    settings = dict(dtype="float64", checkpoint_every=20, sample_every=20, **changes)
+    one = train(tiny(steps=20, **settings))
+    assert run_job(4, train_from_json, tiny(steps=4, num_processes=4, run="shrinking", **settings).to_json()) == [0, 0, 0, 0]
+    assert Run("shrinking").checkpoint_steps() == [4]
+    resumed = Config.from_parameters(dict(resume="shrinking", steps=10, num_processes=2))
+    assert run_job(2, train_from_json, resumed.to_json()) == [0, 0]
+    last = train(Config.from_parameters(dict(resume="shrinking", steps=20, num_processes=1)))
+    assert last.status()["state"] == "finished" and difference(one, last) < 1e-9
+
+
+def train_until_killed(settings):
+    """Process 1 is killed in the second step."""
+    calls, step = [], loop.d_step
+
+    def killing_step(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(*arguments)
+
+    loop.d_step = killing_step
+    train(Config.from_json(settings))
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others_and_is_named(tiny):
+    start = time.monotonic()
+    codes = run_job(2, train_until_killed, tiny(steps=1000, num_processes=2, run="lost").to_json())
+    assert codes == [1, -signal.SIGKILL] and time.monotonic() - start < 60
+    status = Run("lost").status()
+    assert status["state"] == "failed" and status["message"].startswith("process 1 of 2 (counted from 0) ended early"), status
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import torch
 
 from ..config import Config
 from ..messages import ParameterError
-from ..processes import on_cpu
+from ..processes import local_processes, on_cpu
 
 # ------------------------------------------------------------------------------------------ parameters and activations
 
@@ -104,13 +104,14 @@ MARGIN = 0.85  # refuse if this share of the estimate is too large; measured run
 
 
 def host_bytes(config: Config, gpu: bool = False) -> dict[str, float]:
-    """The host memory of all processes of a training, by purpose; with `gpu`, networks and activations are on GPUs."""
-    processes, classes = config.num_processes, config.num_classes or 0
+    """The host memory of the processes on this machine, by purpose; with `gpu`, networks and activations are on GPUs."""
+    processes, classes = local_processes(config.num_processes), config.num_classes or 0
     image = 3 * config.image_size**2 + 8  # uint8, and a class
     latents = max(256, config.evaluate_n if config.evaluate_every and config.evaluate_n else 0)
     parts: dict[str, float] = {
         "processes": processes * PROCESS,
-        "batches of images": 2 * config.d_steps * config.batch_size * image,  # a thread prepares those of the next step
+        # A thread prepares those of the next step.
+        "batches of images": 2 * config.d_steps * config.batch_size * processes / config.num_processes * image,
         "noise": processes * config.batch_size * (8 * config.z_dim + 64),  # every process draws the noise of the whole batch
         "latents of samples": 8 * latents * config.z_dim + 8 * classes,
     }
@@ -192,12 +193,14 @@ def require_feasible(config: Config) -> None:
     gpu = not on_cpu(config.device)
     _require_memory(config, "memory", lambda c: host_bytes(c, gpu), 0.95 * host_memory())
     if gpu:
-        if config.num_processes > torch.cuda.device_count():
+        here, gpus = local_processes(config.num_processes), torch.cuda.device_count()
+        if here > gpus:
+            where = "" if here == config.num_processes else f", {here} of them on this machine"
             raise ParameterError(
-                f"num_processes={config.num_processes}: there is one process per GPU, and torch finds {torch.cuda.device_count()}; "
+                f"num_processes={config.num_processes}{where}: there is one process per GPU, and torch finds {gpus}; "
                 f"lower num_processes, or use device='cpu'"
             )
-        memory = min(torch.cuda.get_device_properties(k).total_memory for k in range(config.num_processes))
+        memory = min(torch.cuda.get_device_properties(k).total_memory for k in range(here))
         _require_memory(config, "GPU memory", lambda c: device_bytes(c, gpu=True), memory)
 
 

@@ -19,10 +19,11 @@ from ..processes import LostProcessError, process_group, rank
 from ..records import evaluation_record
 from ..runs import Run, create_run, fork_point, lock_run, parent_folder, require_resumable, require_same_data, resumes
 from ..runs.liveness import RunLock
+from ..signals import signals_to
 from .loop import Evaluate, training_loop
 from .memory import require_feasible
 from .setup import build, decide_precision, make_accelerator
-from .stopping import interrupts
+from .stopping import SIGNALS, interrupts
 
 
 def train(config: Config, evaluate: Evaluate | None = None, run: Run | None = None) -> Run:
@@ -51,7 +52,7 @@ def train(config: Config, evaluate: Evaluate | None = None, run: Run | None = No
     ParameterError, WorkbenchError
         If settings do not fit, the data cannot be used, or the training diverges.
     """
-    with ExitStack() as stack, interrupts(), process_group(config.num_processes, config.device, "workbench.training --config FILE"):
+    with interrupts(), ExitStack() as stack, process_group(config.num_processes, config.device, "workbench.training --config FILE"):
         evaluate = evaluate or (
             partial(evaluate_truth, data=DRAWN[config.data](config), count=config.evaluate_n) if config.data in DRAWN else None
         )
@@ -113,10 +114,10 @@ def report_end(run: Run, error: BaseException) -> None:
         state = "failed"
         message = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
         message += f"; {run.resume_hint()}" if isinstance(error, StorageError | LostProcessError) else ""
-    # If the disk is full, readers of the status still see that the process has ended.
-    with suppress(WorkbenchError):
+    # If the disk is full, readers of the status still see that the process has ended. A launcher may end this process, too.
+    with signals_to(lambda *_: None, SIGNALS), suppress(WorkbenchError):
         run.clean()
-    with suppress(WorkbenchError):
+    with signals_to(lambda *_: None, SIGNALS), suppress(WorkbenchError):
         run.set_status(state=state, message=" ".join(message.split()))
 
 
