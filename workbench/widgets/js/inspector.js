@@ -5,8 +5,9 @@ import { addressedView } from "./address.js";
 import { answerStore } from "./answers.js";
 import { button, segmented, slider, toggle } from "./controls.js";
 import { copyCard } from "./copy.js";
-import { download, html } from "./dom.js";
+import { html } from "./dom.js";
 import { explainCard } from "./explain.js";
+import { exportFoot } from "./exports.js";
 import { gesturesOf } from "./gestures.js";
 import { headCard } from "./head.js";
 import { latentCard } from "./latent.js";
@@ -71,11 +72,10 @@ function render({ model, el, store }) {
   const right = html("div", { class: "right" }, side.node, pinsNode, explaining.node);
   const centre = html("div", { class: "centre" }, stagesNode, toolset.node, tools);
   const workspace = html("div", { class: "workspace" }, centre, right, picker.node, overview.node);
-  const exported = html("span", { class: "muted", role: "status" }), file = html("a", { hidden: "" });
-  const exports = [["png", "Figure (PNG)"], ["svg", "Figure (SVG)"], ["pdf", "Figure (PDF)"], ["html", "Page (HTML)"]]
-    .filter(([format]) => model.get("formats")?.includes(format) ?? true).map(([format, label]) =>
-    button(label, "Save what is shown, as a file", () => exportAs(format)));
-  const footer = html("div", { class: "row exports" }, html("span", { class: "muted" }, "Save as"), ...exports, exported, file);
+  const foot = exportFoot({ store, formats: model.get("formats"), viewed: () => state.view, onEnd: (text) => {
+    problem = text;
+    update();
+  } });
   const copying = copyCard(() => {
     const { view, catalog } = state, steps = catalog.map((_, run) => stepsOf(state, run).shown);
     const line = lineOf({ ...view, steps }, catalog, model.get("defaults"));
@@ -83,7 +83,7 @@ function render({ model, el, store }) {
   });
   const speech = html("div", { class: "speech", "aria-live": "polite" });
   // The image comes first for the keyboard; the order on the screen is that of the style sheet.
-  const root = html("div", { class: "wb inspector", role: "region" }, ...head.nodes, workspace, toolbar.node, copying.node, footer, speech);
+  const root = html("div", { class: "wb inspector", role: "region" }, ...head.nodes, workspace, toolbar.node, copying.node, foot.node, speech);
   el.append(root);
 
   // ------------------------------------------------------------------------------ actions of the user
@@ -175,21 +175,6 @@ function render({ model, el, store }) {
     update();
   }
 
-  async function exportAs(format) {
-    exports.forEach((node) => (node.disabled = true));
-    exported.textContent = "saving…";
-    try {
-      const { text, name, buffers } = await store.call({ kind: "export", format, view: state.view });
-      exported.textContent = text;
-      download(file, name, buffers[0]);
-    } catch (error) {
-      exported.textContent = "";
-      problem = error.message;
-    }
-    exports.forEach((node) => (node.disabled = store.gone));
-    update();
-  }
-
   // ------------------------------------------------------------------------------ drawing
 
   /** Draw everything but what follows the pointer. Requests missing answers; until they come, the former picture stays, pale. */
@@ -202,8 +187,7 @@ function render({ model, el, store }) {
     root.setAttribute("aria-label", `Attention of ${catalog.map(({ label }) => label).join(" and ")}`);
     toolbar.node.hidden = workspace.hidden = !state;
     copying.node.hidden = !state?.offers("copy");
-    footer.hidden = !state || frozen;
-    exports.forEach((node) => (node.disabled = store.gone));
+    foot.draw(!state || frozen);
     if (!state) return;
     const { source, sample } = state.view, strip = store.ask({ kind: "strip", run: 0, view: { ...state.view, sample: first } });
     images = strip ?? images;
