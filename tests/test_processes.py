@@ -82,8 +82,9 @@ def task(monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("pid", [os.getpid(), os.getppid()])
-def test_a_task_of_srun_takes_its_place_from_slurm(task, pid, monkeypatch):
+@pytest.mark.parametrize("process", [os.getpid, os.getppid])  # not its number: tests need equal names in all processes that run them
+def test_a_task_of_srun_takes_its_place_from_slurm(task, process, monkeypatch):
+    pid = process()
     task(pid)
     place = _placed_by_srun(8)
     port = place.pop("MASTER_PORT")
