@@ -122,7 +122,7 @@ class Config(Parameters):
     d_steps: int = parameter(1, "D steps per G step", low=1)
     batch_size: int = parameter(24, "images per optimiser step, over all processes", low=2)
     gradient_accumulation: int = parameter(1, "micro-batches per batch, to save memory", low=1)
-    steps: int = parameter(1700, "G steps", low=1)
+    steps: int = parameter(2000, "G steps", low=1)
     ema_decay: float = parameter(0.995, "EMA of G's weights: decay per step; 0: no EMA", low=0, below=1)
     ema_start: int = parameter(0, "step at which the EMA starts; until then it is a copy of G", low=0)
     max_hours: float | None = parameter(None, "hours after which a training saves and stops, to be resumed", above=0, none="no limit")

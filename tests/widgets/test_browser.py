@@ -62,7 +62,7 @@ def page(browser):
 
 TRAIN = """
 import workbench
-config = workbench.Config.preset("twins32", run="watched", width=8, batch_size=8, steps=100_000, log_every=1, sample_every=10, checkpoint_every=50)
+config = workbench.Config.preset("twins32", run="watched", width=8, attention_g="16", batch_size=8, steps=100_000, log_every=1, sample_every=10, checkpoint_every=50)
 run = workbench.launch(config)
 dashboard = workbench.Dashboard(run)
 """
