@@ -278,8 +278,9 @@ def test_the_figure_shows_every_training_and_is_drawn_again(tmp_path):
 
 @pytest.mark.slow
 def test_everything_is_written(capsys):
-    ablation = small("attention_site,ttur", seeds="0,1", out="mine")
+    ablation = small("attention_site,variant,ttur", seeds="0,1", out="mine")
     planted(ablation, "attention_site", no_attention=[3.0, 4.0], feat16=[1.0, 2.0])
+    planted(ablation, "variant", official=[1.0, 2.0])  # the preset itself, whose attention is studied
     folder = ablation.export()
     assert folder == outputs_dir() / "ablations" / "mine" and str(folder) in capsys.readouterr().out
     for name in ("attention_site", "ttur", "verdicts", "shape"):
@@ -288,8 +289,11 @@ def test_everything_is_written(capsys):
     assert {"attention_site.svg", "attention_site.pdf.json", "scores.csv"} <= {path.name for path in folder.iterdir()}
     record = json.loads((folder / "results.json").read_text())
     rows = record["tables"]["attention_site"]["rows"]
-    assert record["command"].startswith("workbench ablation -p experiments attention_site,ttur") and "-p seeds 0,1" in record["command"]
-    assert record["runs"]["n"] == 4 and rows[0]["fd_twins"]["mean"] == 3.5
+    assert (
+        record["command"].startswith("workbench ablation -p experiments attention_site,variant,ttur")
+        and "-p seeds 0,1" in record["command"]
+    )
+    assert record["runs"]["n"] == 6 and rows[0]["fd_twins"]["mean"] == 3.5
     assert len(record["tables"]["verdicts"]["rows"]) == 6 and record["runs"]["precisions"] == ["no"]
 
 
