@@ -266,7 +266,9 @@ def _error(expected: Tensor, change: Tensor, output: Tensor) -> tuple[str, str]:
     # float32 on a GPU may be TF32, which rounds as float16 does.
     rounded = torch.float16 if dtype == torch.float32 and output.is_cuda else dtype
     tolerance, size = _TOLERANCE[rounded], change.norm().clamp_min(torch.finfo(torch.float32).tiny)
-    rest = (8 * torch.finfo(rounded).eps * (expected - change).norm() / size).item()  # what the layer returns without attention is rounded, too
+    rest = (
+        8 * torch.finfo(rounded).eps * (expected - change).norm() / size
+    ).item()  # what the layer returns without attention is rounded, too
     error = ((output - expected).norm() / size).item()
     # If both are NaN or infinite, the network has diverged, which this check does not report.
     if error <= tolerance + rest or not (output.isfinite().all() or expected.isfinite().all()):
