@@ -246,7 +246,7 @@ def judged(outcomes: list[Outcome], needed: int = 1) -> Verdict:
     return verdict
 
 
-def two_new_trainings(delay: float) -> Verdict:
+def two_new_runs(delay: float) -> Verdict:
     expected = alone(lambda: train(long_run()))
     verdict = judged(at_once(lambda: train(long_run()), lambda: train(long_run()), delay=delay))
     verdict.lost = verdict.lost or difference(expected, fork(state).value)
@@ -381,7 +381,7 @@ def killed_sweep() -> Verdict:
 def twice() -> Iterator[Trial]:
     """Two of everything at once."""
     for delay in (0.0, 0.3, 1.0):
-        yield Trial("two runs of one new run", f"twice/new-{delay}", partial(two_new_trainings, delay))
+        yield Trial("two runs of one new run", f"twice/new-{delay}", partial(two_new_runs, delay))
         yield Trial("two runs go on with one run", f"twice/resume-{delay}", partial(two_resumes, delay))
         yield Trial("two evaluations of one run", f"twice/evaluation-{delay}", partial(two_evaluations, delay))
         for work, place in ((pack, "images"), (prepare_data, "packed")):

@@ -127,7 +127,7 @@ def test_a_sweep_on_slurm_is_that_of_this_machine(slurm, tiny, monkeypatch, tmp_
         start_again(first), start_again(second)
         wait_until(lambda: trains(cancelled), 120)
         said("scancel", job(cancelled))
-        with pytest.raises(WorkbenchError, match=r"^1 of 4 trainings failed, .*': .* was cancelled") as error:
+        with pytest.raises(WorkbenchError, match=r"^1 of 4 runs failed, .*': .* was cancelled") as error:
             done.result(300)
     assert "\n" not in str(error.value) and unborn.run is None
     assert [len(each.run.provenance["started"]) for each in (requeued, out_of_time)] == [2, 2]

@@ -38,7 +38,7 @@ def impatient(monkeypatch):
 
 @pytest.fixture
 def no_server(monkeypatch):
-    """Without the process that forks trainings, where none is started."""
+    """Without the process that forks runs, where none is started."""
     monkeypatch.setattr(executors, "ForkServer", lambda threads: nullcontext())
 
 
@@ -143,11 +143,11 @@ def test_what_cannot_be_trained_is_told_with_the_reason(monkeypatch, no_server):
         raise ParameterError("num_processes=7, but there are 2 GPUs")
 
     monkeypatch.setattr(executors, "start", refuse)
-    with pytest.raises(WorkbenchError, match=r"^2 of 2 trainings failed, .*seed=0': num_processes=7, but there are 2 GPUs"):
+    with pytest.raises(WorkbenchError, match=r"^2 of 2 runs failed, .*seed=0': num_processes=7, but there are 2 GPUs"):
         execute(planned_runs())
 
 
-def test_trainings_share_the_cores(monkeypatch):
+def test_runs_share_the_cores(monkeypatch):
     stand_in = StandIn(monkeypatch)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     execute(planned_runs(), jobs=2)
@@ -270,7 +270,7 @@ LOST = dict(state="running", pid=2**22 + 7, born="0")
 ])  # fmt: skip
 def test_a_training_that_ends_without_a_result_fails_with_the_reason(monkeypatch, end, reason):
     StandIn(monkeypatch, **end)
-    with pytest.raises(WorkbenchError, match=f"^1 of 1 trainings failed, .*seed=0': {reason}") as error:
+    with pytest.raises(WorkbenchError, match=f"^1 of 1 runs failed, .*seed=0': {reason}") as error:
         execute(planned_runs()[:1])
     assert "\n" not in str(error.value)
 
@@ -286,7 +286,7 @@ def test_one_that_fails_fails_alone(monkeypatch, capsys):
         raise WorkbenchError("no memory")
 
     monkeypatch.setattr(executors, "start", failing)
-    with pytest.raises(WorkbenchError, match=r"^7 of 8 trainings failed, .*; and 2 more$") as error:
+    with pytest.raises(WorkbenchError, match=r"^7 of 8 runs failed, .*; and 2 more$") as error:
         execute(todo)
     assert str(error.value).count("no memory") == 5 and "\n" not in str(error.value)
     assert todo[-1].state == "finished"
@@ -338,7 +338,7 @@ def test_one_whose_folder_cannot_be_read_is_left_and_reported_and_the_others_are
     (run.path / file).write_bytes(content)
     assert broken.state == "unreadable" and not broken.at_rest
     StandIn(monkeypatch)
-    with pytest.raises(WorkbenchError, match=r"1 of 2 trainings failed.*restore the file, or delete the folder") as error:
+    with pytest.raises(WorkbenchError, match=r"1 of 2 runs failed.*restore the file, or delete the folder") as error:
         execute([broken, other])
     assert other.state == "finished" and broken.config.run in str(error.value) and "\n" not in str(error.value)
     assert str(run.path / file) in capsys.readouterr().err
@@ -393,7 +393,7 @@ def test_the_next_begins_when_one_is_done(monkeypatch, jobs):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_signals_that_cancel_the_sweep_let_its_trainings_save_first(monkeypatch, number):
+def test_signals_that_cancel_the_sweep_let_its_runs_save_first(monkeypatch, number):
     """What is queued does not begin; the signal goes on to who handled it before."""
     todo, events = planned_runs(seeds="0,1"), []
     stand_in = StandIn(monkeypatch, looks=-1)
@@ -447,7 +447,7 @@ def test_signals_that_are_ignored_stay_ignored():
 
 
 @pytest.mark.slow
-def test_trainings_are_done_once():
+def test_runs_are_done_once():
     execute(planned_runs(), jobs=2)
     assert [planned.state for planned in planned_runs()] == ["finished", "finished"]
     assert all((run.path / "train.log").exists() and not list(run.path.glob("*.ipynb")) for run in list_runs())
@@ -490,7 +490,7 @@ def test_every_executor_trains_the_same(tiny, monkeypatch, tmp_path):
         return pid
 
     monkeypatch.setattr(executors.ForkServer, "fork", fatal)
-    with pytest.raises(WorkbenchError, match=r"^1 of 3 trainings failed, .*': died without reporting"):
+    with pytest.raises(WorkbenchError, match=r"^1 of 3 runs failed, .*': died without reporting"):
         sweep_of([config, tiny(steps=6, seed=1), tiny(steps=6, seed=2)], jobs=2)
     monkeypatch.setattr(executors.ForkServer, "fork", fork)
     forked = sweep_of([config, tiny(steps=6, seed=1)])
@@ -511,7 +511,7 @@ sweep([Config.preset("twins32", width=8, z_dim=8, batch_size=8, steps=4000, eval
 
 
 @pytest.mark.slow
-def test_a_script_needs_no_guard_and_a_sweep_that_is_killed_takes_its_trainings_along(tmp_path):
+def test_a_script_needs_no_guard_and_a_sweep_that_is_killed_takes_its_runs_along(tmp_path):
     """They save and stop; and the sweep started nothing but them and the process that forks them."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

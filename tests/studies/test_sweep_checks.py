@@ -103,7 +103,7 @@ def test_experiments_whose_arms_coincide_at_the_settings_are_refused(given):
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("preset", ["twins32", "cifar10", "imagenet128"])
-def test_their_arms_are_different_trainings(name, preset):
+def test_their_arms_are_different_runs(name, preset):
     base = Config.preset(preset)
     configs = [Config.from_parameters(vars(base) | changes) for changes in EXPERIMENTS[name](base).arms.values()]
     assert len(set(map(what_is_trained, configs))) == len(configs)
@@ -215,7 +215,7 @@ def test_scores_that_there_will_be(score, given, extractor_module):
     ("fd_twins", dict(settings="evaluate_extractor=inception")), ("fd_conv", dict(settings="evaluate_extractor=networks_of_a_test:network")),
     ("kid", dict(preset="cifar10")), (" ", {}),
 ])  # fmt: skip
-def test_scores_that_there_will_not_be_are_refused_before_the_trainings(score, given, extractor_module):
+def test_scores_that_there_will_not_be_are_refused_before_the_runs(score, given, extractor_module):
     refused(f"score={score!r} is not a score of these runs", "there are: ", score=score, **given)
 
 

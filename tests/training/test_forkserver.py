@@ -1,4 +1,4 @@
-"""The process that forks trainings; what it trains is compared with other ways in tests/studies/test_sweep.py."""
+"""The process that forks runs; what it trains is compared with other ways in tests/studies/test_sweep.py."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def test_a_server_that_died_is_one_line_and_the_next_one_is_new(tmp_path):
     with ForkServer(1) as server:
         server._process.kill()
         for _ in range(2):
-            with pytest.raises(WorkbenchError, match=r"the process that starts trainings has died \(exit status -9\)") as error:
+            with pytest.raises(WorkbenchError, match=r"the process that starts runs has died \(exit status -9\)") as error:
                 server.fork(tmp_path, {})
     assert "\n" not in str(error.value)
 

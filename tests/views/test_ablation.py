@@ -343,7 +343,7 @@ def test_studies_are_made_once_for_each_state_of_a_run(tiny):
 
 
 @pytest.mark.slow
-def test_long_range_over_trainings(tmp_path):
+def test_long_range_over_runs(tmp_path):
     ablation = small("attention_site", seeds="0,1")
     for planned in ablation.all_planned_runs():
         run = create_run(planned.config)
@@ -402,7 +402,7 @@ def test_folders_may_be_names_and_paths(tmp_path, monkeypatch):
         assert Ablation(out=out).folder == folder
 
 
-def test_a_disk_that_takes_nothing_is_told_before_the_trainings(monkeypatch, tmp_path):
+def test_a_disk_that_takes_nothing_is_told_before_the_runs(monkeypatch, tmp_path):
     ablation = small("variant", out=str(tmp_path / "there"))
     (tmp_path / "there").write_text("")
     monkeypatch.setattr("workbench.views.ablation_plan.execute", None)
@@ -410,7 +410,7 @@ def test_a_disk_that_takes_nothing_is_told_before_the_trainings(monkeypatch, tmp
         ablation.execute()
 
 
-def test_where_runs_are_trained_is_checked_before_the_trainings(monkeypatch):
+def test_where_runs_are_trained_is_checked_before_the_runs(monkeypatch):
     handed = []
     monkeypatch.setattr("workbench.views.ablation_plan.execute", lambda planned, *where, **options: handed.append((*where, options)))
     small("variant", jobs=2).execute()
@@ -423,7 +423,7 @@ def test_where_runs_are_trained_is_checked_before_the_trainings(monkeypatch):
     assert handed == [("local", dict(jobs=2)), ("slurm", dict(jobs=1, gpus="1", hours="12"))]
 
 
-def test_data_that_cannot_be_used_is_told_before_the_trainings(tmp_path):
+def test_data_that_cannot_be_used_is_told_before_the_runs(tmp_path):
     ablation = small("variant", data=str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="nowhere"):
         ablation.execute()

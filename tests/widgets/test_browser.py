@@ -4,7 +4,6 @@
 import base64
 import io
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -15,7 +14,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from lab import READY, Lab, Notebook, chromium, wait_until
+from lab import READY, Lab, Notebook, wait_until
 from matplotlib import colormaps
 from PIL import Image
 from torchvision.models import VisionTransformer
@@ -34,15 +33,6 @@ from workbench.widgets import AttentionInspector
 pytestmark = pytest.mark.slow
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        if not browser:
-            refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-            refuse("the browser tests need Chromium (Debian: apt install chromium) and playwright (pip install playwright)")
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -2,26 +2,16 @@
 
 import base64
 import io
-import os
 
 import numpy as np
 import pytest
-from lab import chromium, wait_until
+from lab import wait_until
 from PIL import Image
 
 import workbench as wb
 from workbench.figures.film import Stage
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        if not browser:
-            refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-            refuse("the browser tests need Chromium (Debian: apt install chromium) and playwright (pip install playwright)")
-        yield browser
 
 
 def offline(browser, **options):

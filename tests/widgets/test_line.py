@@ -1,7 +1,6 @@
 """Views as lines of text: whatever a view is, its line opens it again, in Python, in a shell and in the browser."""
 
 import json
-import os
 import random
 import re
 import shlex
@@ -10,7 +9,6 @@ import subprocess
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lab import chromium
 
 from workbench import AttentionInspector, AttentionView, ParameterError, WorkbenchError, figures, templates
 from workbench.cli import main
@@ -198,14 +196,6 @@ def test_a_line_that_does_not_fit_stops_the_command_before_it_starts(capsys):
 
 
 # ---------------------------------------------------------------------------------------------------- in the browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        if not browser:
-            (pytest.fail if os.environ.get("CI") else pytest.skip)("this needs Chromium and playwright")
-        yield browser
 
 
 @pytest.mark.slow

@@ -4,13 +4,12 @@
 import base64
 import io
 import json
-import os
 import re
 
 import numpy as np
 import pytest
 import torch
-from lab import chromium, wait_until
+from lab import wait_until
 from PIL import Image
 from torch import nn
 
@@ -71,15 +70,6 @@ VARIANTS = {
     "residual": dict(attention_block="residual", attention_g="16"),
     "none": dict(attention_g="none", width=9),
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        if not browser:
-            refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-            refuse("these tests need Chromium (Debian: apt install chromium) and playwright (pip install playwright)")
-        yield browser
 
 
 class Living:

@@ -5,14 +5,13 @@ import base64
 import io
 import json
 import math
-import os
 import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from lab import chromium, wait_until
+from lab import wait_until
 from PIL import Image
 
 from workbench import AttentionInspector, AttentionView, Run, attention
@@ -177,14 +176,6 @@ def test_requests_that_do_not_fit(message, says):
 
 
 # ---------------------------------------------------------------------------------------------------- in the browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        if not browser:
-            (pytest.fail if os.environ.get("CI") else pytest.skip)("this needs Chromium and playwright")
-        yield browser
 
 
 LINE = "demo@4000 G/attention.32 sample=4 pins=13,8+13,22 class=cross overview=true explain=true"

@@ -1,4 +1,4 @@
-"""What carries out the trainings of a sweep: this machine, Slurm, or any executor with a method `submit`.
+"""What carries out the runs of a sweep: this machine, Slurm, or any executor with a method `submit`.
 
 All of them are given `carry_out`, and show in the run folder what becomes of it.
 """
@@ -102,7 +102,7 @@ def outcome(future: Future) -> tuple[str, str]:
 
 @contextmanager
 def open_executor(executor: Any, jobs: int, **options) -> Iterator[Callable[[PlannedRun], Future]]:
-    """Context in which a function submits trainings; parameters as of `sweep.sweep`."""
+    """Context in which a function submits runs; parameters as of `sweep.sweep`."""
     if options and executor != "slurm":
         raise ParameterError(f"{', '.join(options)} go with executor='slurm', not with executor={short_repr(executor)}")
     folders = dict(WORKBENCH_OUTPUTS=str(outputs_dir()), WORKBENCH_DATA=str(data_dir()))

@@ -1,4 +1,4 @@
-"""Sweeps: trainings that an executor carries out, on this machine or on a cluster.
+"""Sweeps: runs that an executor carries out, on this machine or on a cluster.
 
 The only state is that of the run folders. So a sweep can be interrupted and repeated, sweeps that share an outputs folder share the work, and
 equal settings are trained once.
@@ -26,7 +26,7 @@ LISTED = 5  # failures in the message at the end
 
 
 def sweep(configs: Iterable[Config], executor: object = "local", *, jobs: int = 1, **options) -> list[Run]:
-    """Train these settings, or go on with their trainings, and wait until all are done.
+    """Train these settings, or resume their runs, and wait until all are done.
 
     Each training is an ordinary run, named after its settings. Equal settings are trained once, also by sweeps at the same time. Ctrl-C, SIGTERM
     and SIGHUP cancel the sweep: what is queued does not start, what trains saves and stops, and the same sweep goes on with it.
@@ -39,7 +39,7 @@ def sweep(configs: Iterable[Config], executor: object = "local", *, jobs: int = 
         "local": processes of this machine. "slurm": jobs, through submitit. Or an object with a method `submit`, as that of
         `concurrent.futures`, of Dask, ...; its workers need this package and the outputs folder.
     jobs
-        Trainings at a time on this machine, which share its cores ("local" only).
+        Runs at a time on this machine, which share its cores ("local" only).
     options
         Of "slurm": partition, gpus, hours, ..., see `executors.SlurmOptions`.
 
@@ -53,7 +53,7 @@ def sweep(configs: Iterable[Config], executor: object = "local", *, jobs: int = 
     ParameterError
         If a parameter does not fit.
     WorkbenchError
-        If trainings failed, when the others are done: the message names them.
+        If runs failed, when the others are done: the message names them.
     """
     planned = [PlannedRun.alone(config) for config in configs]
     execute(in_one_precision(planned, decide=executor == "local"), executor, jobs=jobs, **options)
@@ -63,7 +63,7 @@ def sweep(configs: Iterable[Config], executor: object = "local", *, jobs: int = 
 def execute(planned: Sequence[PlannedRun], executor: object = "local", *, jobs: int = 1, **options) -> None:
     """Train or resume the runs that are not done; parameters and errors as of `sweep`. A run that diverged is done.
 
-    Runs that another process trains are waited for. If this process is killed, the trainings that it started on this machine save and stop.
+    Runs that another process trains are waited for. If this process is killed, the runs that it started on this machine save and stop.
     """
     todo = {each.name: each for each in planned if not each.at_rest}
     if not todo:
@@ -83,7 +83,7 @@ def execute(planned: Sequence[PlannedRun], executor: object = "local", *, jobs: 
     if work.failed:
         listed = "; ".join(f"{name!r}: {short_text(message)}" for name, message in list(work.failed.items())[:LISTED])
         more = f"; and {len(work.failed) - LISTED} more" if len(work.failed) > LISTED else ""
-        raise WorkbenchError(f"{len(work.failed)} of {len(planned)} trainings failed, in {outputs_dir()}: {listed}{more}")
+        raise WorkbenchError(f"{len(work.failed)} of {len(planned)} runs failed, in {outputs_dir()}: {listed}{more}")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A process that has imported all that a training needs, and forks: a training starts at once, where a new process imports for seconds.
 
 `python -m workbench.training.forkserver` reads requests from stdin, one JSON object a line, and answers with the number of the process that it
-has forked. It ends with its stdin; the trainings go on. Unlike that of `multiprocessing`, it does not import the caller's script, which
+has forked. It ends with its stdin; the runs go on. Unlike that of `multiprocessing`, it does not import the caller's script, which
 would start its sweep again, and it ends when it is no longer needed.
 """
 
@@ -57,7 +57,7 @@ class ForkServer:
             answer = self._process.stdout.readline()
         pid = whole(answer.decode().strip())
         if not pid:
-            raise WorkbenchError(f"the process that starts trainings has died (exit status {self._process.wait()}); start the sweep again")
+            raise WorkbenchError(f"the process that starts runs has died (exit status {self._process.wait()}); start the sweep again")
         return pid
 
     def __enter__(self) -> ForkServer:
@@ -71,7 +71,7 @@ class ForkServer:
 def main() -> int | None:
     for name in MODULES:
         import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the trainings: the kernel buries them
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the runs: the kernel buries them
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

@@ -60,3 +60,20 @@ def bundle(entry: str, folder: Path = SOURCES) -> str:
 def styles(*names: str) -> str:
     """Style sheets of this folder as one."""
     return "".join((SOURCES.parent / name).read_text(encoding="utf-8") for name in names)
+
+
+def document(title: str, css: str, body: str) -> str:
+    """An HTML page of its own. Title, style and body are markup already."""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>{css}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

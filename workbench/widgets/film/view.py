@@ -19,7 +19,7 @@ from ...messages import ParameterError, WorkbenchError, say_once, short_repr
 from ...progress import progress, silent
 from ...runs import Run
 from ...views.film import film_of
-from ..bundle import bundle, styles
+from ..bundle import bundle, document, styles
 
 DPI = {".mp4": 100, ".gif": 75}
 SECONDS = 10.0  # of a film in a notebook or a page
@@ -28,19 +28,6 @@ NOTEBOOK_BYTES, PAGE_BYTES = 1_500_000, 24_000_000  # of the pictures; a Jupyter
 COLOURS_FROM = 8  # pictures from which a GIF takes its colours
 WEBP_QUALITY, LARGEST = 90, 720  # pictures in a page are not larger: that is about their place there
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>:root {{ color-scheme: light dark; }}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
 BODY = """<style>{css}</style>
 <div class="wb film" data-film data-lm-suppress-shortcuts="true"><img class="poster" alt="{title}" src="{poster}">
 <script type="application/json">{film}</script></div>
@@ -85,7 +72,7 @@ class FilmView:
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".html":
             title = html.escape(self.film.title)
-            replace_text(path, PAGE.format(title=title, body=self._body(seconds, PAGE_BYTES, show_progress=True)))
+            replace_text(path, document(title, ":root { color-scheme: light dark; }", self._body(seconds, PAGE_BYTES, show_progress=True)))
             return path
         steps = evenly(self.film.steps, max(2, int(FASTEST[path.suffix] * seconds)))
         stage = Stage(self.film, DPI[path.suffix])

@@ -13,26 +13,14 @@ from pathlib import Path
 
 from ...messages import ParameterError, WorkbenchError, short_repr
 from ...views.inspection_request import InspectionRequest
-from ..bundle import bundle
+from ..bundle import bundle, document
 
 FORMATS = ("png", "svg", "pdf", "html")
 MAX_PAGE_BYTES = 24_000_000  # of answers
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>{css}</style>
-</head>
-<body>
-<main id="wb-view"></main>
+BODY = """<main id="wb-view"></main>
 <script type="application/json" id="wb-state">{state}</script>
-{more}<script type="module">{script}</script>
-</body>
-</html>
-"""
+{more}<script type="module">{script}</script>"""
 
 
 def free_path(folder: Path, requests: Sequence[InspectionRequest], ending: str) -> Path:
@@ -106,7 +94,7 @@ def page(title: str, css: str, state: dict, script: str = "page.js", worker: str
     """A page that shows the inspector, from the state of the widget; `worker` is a module for its script to start as a worker."""
     more = f'<script type="text/plain" id="wb-worker">{bundle(worker)}</script>\n' if worker else ""
     text = json.dumps(state, default=_encode).replace("<", "\\u003c")  # so that no text can end the script element
-    return PAGE.format(title=html.escape(title), css=css, state=text, more=more, script=bundle(script))
+    return document(html.escape(title), css, BODY.format(state=text, more=more, script=bundle(script)))
 
 
 def _encode(value: bytes) -> dict:
