@@ -12,7 +12,7 @@ PACKAGE = Path(workbench.__file__).parent
 # The modules beside the packages, lowest first: each may import those before it, and every package all of them.
 BASE = (
     "messages", "parameters", "readers", "presets", "synonyms", "files", "paths", "config", "records", "tensors", "progress", "signals", "processes",
-    "notebook", "machine", "templates",
+    "forkserver", "notebook", "machine", "templates",
 )  # fmt: skip
 
 # What else each package may import: packages, or modules of them.

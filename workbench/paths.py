@@ -54,6 +54,11 @@ def program() -> list[str]:
     return ["workbench"] if ours else [sys.executable, "-m", "workbench"]
 
 
+def import_path() -> str:
+    """`PYTHONPATH` with which a new process finds this package from any working directory."""
+    return os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]))
+
+
 def find_run_folder(text: str | os.PathLike) -> Path | None:
     """The folder of a run; None if there is none. It never raises.
 

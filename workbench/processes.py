@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
 
 import psutil
 import torch
@@ -25,6 +24,7 @@ from accelerate import PartialState
 
 from .messages import ParameterError, WorkbenchError
 from .parameters import whole
+from .paths import import_path
 from .signals import signals_to
 
 
@@ -60,7 +60,7 @@ def launch_environment(num_processes: int, threads: int | None = None) -> dict[s
         Of each process; by default `OMP_NUM_THREADS`, else a share of this process's.
     """
     environment = {name: value for name, value in os.environ.items() if not _is_placement(name)}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = import_path()
     if threads or "OMP_NUM_THREADS" not in environment:
         environment["OMP_NUM_THREADS"] = str(threads or max(1, torch.get_num_threads() // num_processes))
     return environment

@@ -29,6 +29,8 @@ NOISE = re.compile(
     r"\s*$|Exception encountered at |(Executing|Ending) Cell \d+-+$|<[\w.]+ [^>]*>$|(Input|Output) Notebook: |Executing notebook with kernel: |"
     r"\[IPKernelApp\] WARNING \| Kernel is running over TCP|PosixPath\('"
 )
+# `papermill`, without a module that jsonschema imports for most of a second to check addresses, which notebooks have none of.
+PAPERMILL = "import sys; sys.modules['rfc3987_syntax'] = None; del sys.argv[0]; from papermill.__main__ import papermill; papermill()"
 COPIED = ".templates.json"  # in a folder of copies: name -> SHA-256 of the template that was copied
 
 
@@ -89,7 +91,7 @@ def execute(name: str, parameters: Iterable[tuple[str, str]], out: Path) -> int:
         The executed notebook.
     """
     options = [word for pair in parameters for word in ("-p", *pair)]
-    words = [sys.executable, "-m", "papermill", "--log-output", "--no-progress-bar", str(template(name)), str(out), *options]
+    words = [sys.executable, "-c", PAPERMILL, "papermill", "--log-output", "--no-progress-bar", str(template(name)), str(out), *options]
     with storing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     # A process group of its own: an interrupt from the terminal reaches papermill once, by this process.

@@ -183,7 +183,7 @@ def test_train_mode_restores_the_mode_of_each_module(tiny):
 
 
 def test_tile_lays_images_out_row_by_row_on_black():
-    for count, columns in ((7, 3), (6, 3), (2, 5)):
+    for count, columns in ((7, 3), (6, 3), (2, 5), (1, 4)):
         x = torch.randn(count, 3, 8, 8)
         across, down = min(columns, count), math.ceil(count / columns)
         expected = torch.zeros(3, 10 * down + 2, 10 * across + 2, dtype=torch.uint8)

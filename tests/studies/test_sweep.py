@@ -39,7 +39,7 @@ def impatient(monkeypatch):
 @pytest.fixture
 def no_server(monkeypatch):
     """Without the process that forks runs, where none is started."""
-    monkeypatch.setattr(executors, "ForkServer", lambda threads: nullcontext())
+    monkeypatch.setattr(executors, "ForkServer", nullcontext)
 
 
 def planned_runs(**overrides):
@@ -56,7 +56,7 @@ class StandIn:
 
     def __init__(self, monkeypatch, looks=3, **end):
         self.looks, self.end, self.begun, self.threads = looks, dict(state="finished") | end, [], []
-        monkeypatch.setattr(executors, "ForkServer", lambda threads: nullcontext())
+        monkeypatch.setattr(executors, "ForkServer", nullcontext)
         monkeypatch.setattr(executors, "start", self.start)
         monkeypatch.setattr(executors, "alive", self.alive)
 
@@ -519,7 +519,7 @@ def test_a_script_needs_no_guard_and_a_sweep_that_is_killed_takes_its_runs_along
     wait_until(lambda: any(run.status()["step"] > 5 for run in list_runs()), 120)
     started = psutil.Process(process.pid).children(recursive=True)
     (run,) = list_runs()
-    assert started and all("workbench.training.forkserver" in child.cmdline() for child in started), [child.cmdline() for child in started]
+    assert started and all("workbench.forkserver" in child.cmdline() for child in started), [child.cmdline() for child in started]
     assert run.status()["pid"] in [child.pid for child in started]
     process.kill()  # what other signals do is tested in this process
     assert process.wait(60) != 0

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import psutil
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -128,9 +129,11 @@ def grid(num_classes: int | None, z_dim: int, seed: int, columns: int = 10, rows
 
 def tile(x: Tensor, columns: int) -> Tensor:
     """A grid (3, H, W) uint8 of images (B, 3, S, S) in [-1, 1], row by row, with 2 black pixels between them."""
-    from torchvision.utils import make_grid  # here, because torchvision takes long to import
-
-    return (make_grid(x.clamp(-1, 1), nrow=columns, padding=2, normalize=True, value_range=(-1, 1)) * 255).round().byte()
+    columns = min(columns, len(x))
+    x = F.pad((x.clamp(-1, 1) + 1) / 2, (2, 0, 2, 0))  # black above and left of each
+    x = torch.cat([x, x.new_zeros(-len(x) % columns, *x.shape[1:])])
+    rows = x.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2)
+    return (F.pad(rows, (0, 2, 0, 2)) * 255).round().byte()
 
 
 @torch.no_grad()

@@ -13,18 +13,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..config import Config
+from ..forkserver import AVAILABLE, ForkServer
 from ..messages import ParameterError, WorkbenchError, short_repr, short_text
 from ..parameters import Parameters, parameter
 from ..paths import data_dir, outputs_dir
 from ..runs.liveness import alive
 from ..runs.status import error_line
 from ..signals import signals_to
-from ..training.forkserver import ForkServer
 from ..training.launcher import start
 from .planned import PlannedRun, in_one_precision
 
@@ -108,7 +108,7 @@ def open_executor(executor: Any, jobs: int, **options) -> Iterator[Callable[[Pla
     folders = dict(WORKBENCH_OUTPUTS=str(outputs_dir()), WORKBENCH_DATA=str(data_dir()))
     if executor == "local":
         cores = os.cpu_count() or 1
-        with ForkServer(max(1, cores // jobs)) as server, ThreadPoolExecutor(jobs) as pool:
+        with ForkServer() if AVAILABLE else nullcontext() as server, ThreadPoolExecutor(jobs) as pool:
             yield lambda each: pool.submit(carry_out, each, folders, max(1, cores // (jobs * each.config.num_processes)), server)
     elif executor == "slurm":
         settings = SlurmOptions.from_parameters(options)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..data import open_data
 from ..files import storing
+from ..forkserver import ForkServer, fork_prepared
 from ..processes import launch_command, launch_environment
 from ..runs import (
     MAY_CHANGE_ON_RESUME,
@@ -26,9 +26,6 @@ from ..runs import (
 from ..runs.liveness import BusyError, signature
 from .memory import require_feasible
 from .stopping import waiting_processes
-
-if TYPE_CHECKING:
-    from .forkserver import ForkServer
 
 
 def launch(config: Config, attached: bool = False) -> Run:
@@ -60,7 +57,7 @@ def start(config: Config, attached: bool = False, threads: int | None = None, se
     threads
         Of each process of the training.
     server
-        Forks the training, if it has one process.
+        Forks the training, if it has one process; by default one that `forkserver.prepare` started, if any.
     """
     require_startable(config)
     require_feasible(config)
@@ -96,6 +93,8 @@ def _process(run: Run, num_processes: int, environment: dict[str, str], server: 
     """Start the process that trains a run, and return its number."""
     command = [*launch_command("workbench.training", num_processes), "--config", str(run.path / "config.json")]
     with storing(run.path / "train.log"), open(run.path / "train.log", "ab") as log:
-        if server and num_processes == 1:
-            return server.fork(run.path, environment)
+        if num_processes == 1:
+            pid = server.fork(run.path, environment) if server else fork_prepared(run.path, environment)
+            if pid:
+                return pid
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True).pid

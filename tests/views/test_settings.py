@@ -3,10 +3,27 @@ import dataclasses
 import pytest
 
 import workbench as wb
-from workbench import Config, ParameterError
+from workbench import Config, ParameterError, forkserver
 from workbench.runs import create_run
 
 SETTINGS = len(dataclasses.fields(Config))
+
+
+@pytest.fixture(autouse=True)
+def prepared(monkeypatch) -> list:
+    """How often a server was to be started, in its place."""
+    calls = []
+    monkeypatch.setattr(forkserver, "prepare", lambda: calls.append(1))
+    return calls
+
+
+def test_a_server_is_prepared_for_what_may_start_in_one_process(prepared, make):
+    wb.check(Config.preset("twins32", num_processes=2))
+    with pytest.raises(ParameterError):
+        wb.check(Config.preset("twins32", resume="dogs"))
+    assert prepared == []
+    wb.check(Config.preset("twins32"))
+    assert prepared == [1]
 
 
 def test_changes_are_marked_in_the_table_of_all_settings():
