@@ -77,6 +77,24 @@ def test_attention_at_gamma_zero_is_the_identity(variant):
     assert layer.gamma.grad != 0  # and can leave it
 
 
+def test_under_autocast_on_a_cpu_the_fused_kernel_stays_in_float32(monkeypatch):
+    """Its backward pass in bf16 takes several times as long; everything around it is in bf16."""
+    layer, x, kernel = SelfAttention(16), torch.randn(2, 16, 8, 8), F.scaled_dot_product_attention
+    layer.gamma.data.fill_(1.0)
+    seen = []
+
+    def recorded(query, key, value, **options):
+        seen.append((query.dtype, key.dtype, value.dtype, torch.is_autocast_enabled("cpu")))
+        return kernel(query, key, value, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    layer.output.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert seen == [(torch.float32,) * 3 + (False,), torch.bfloat16]
+    assert 0 < (y - layer(x)).abs().max() < 0.03
+
+
 def test_attention_alone_has_neither_biases_nor_spectral_norm():
     layer = SelfAttention(32)
     assert {name for name, _ in layer.named_parameters()} == {"gamma", *(f"{n}.weight" for n in ("query", "key", "value", "output"))}

@@ -5,6 +5,8 @@ Shapes: B images, C channels, H x W positions, N = H * W queries, M keys (N, or 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,18 +65,38 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.project(x)  # x: (B, C, H, W)
-        # The fused kernel never stores the (N, M) map, but needs equal widths: zero padding leaves the dot products unchanged.
-        # The scale is 1: SAGAN does not divide by the square root of the width.
-        pad = (0, value.shape[-1] - query.shape[-1])
-        query, key, value = F.pad(query, pad)[:, None], F.pad(key, pad)[:, None], value[:, None]  # one head
-        o = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (B, 1, N, D), Eq. 1 and the sum of 2
-        o = o[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])  # (B, D, H, W)
+        o = fused_attention(query, key, value)  # (B, N, D), Eq. 1 and the sum of 2
+        o = o.transpose(1, 2).unflatten(2, x.shape[2:])  # (B, D, H, W)
         return x + self.gamma * self.output(o)  # (B, C, H, W), Eq. 2 and 3
 
 
 def _positions(x: Tensor) -> Tensor:
     """(B, D, H, W) -> (B, H * W, D), contiguous, which the fused kernel requires on a CPU."""
     return x.flatten(2).transpose(1, 2).contiguous()
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key^T) value by torch's fused kernel, which never stores the (N, M) map.
+
+    Parameters
+    ----------
+    query, key, value
+        (B, N, C/8), (B, M, C/8) and (B, M, D).
+
+    Returns
+    -------
+    Tensor
+        (B, N, D).
+    """
+    # The kernel needs equal widths: zero padding leaves the dot products unchanged.
+    pad, dtype = (0, value.shape[-1] - query.shape[-1]), value.dtype
+    query, key, value = F.pad(query, pad)[:, None], F.pad(key, pad)[:, None], value[:, None]  # one head
+    half_on_cpu = query.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    if half_on_cpu:  # there the kernel's backward pass takes several times as long as in float32
+        query, key, value = query.float(), key.float(), value.float()
+    with torch.autocast("cpu", enabled=False) if half_on_cpu else nullcontext():
+        # The scale is 1: SAGAN does not divide by the square root of the width.
+        return F.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0].to(dtype)
 
 
 class ResidualBlock(nn.Module):

@@ -34,5 +34,4 @@ class EMA:
         """Update the average with the weights of `generator` after G step `step` (counted from 1)."""
         decay = self.decay if step > self.start else 0.0
         torch._foreach_lerp_([*self.average.parameters()], [*generator.parameters()], 1 - decay)
-        for buffer, source in zip(self.average.buffers(), generator.buffers(), strict=True):
-            buffer.copy_(source)
+        torch._foreach_copy_([*self.average.buffers()], [*generator.buffers()])
