@@ -14,6 +14,8 @@ from .readers import MAX_INTEGER
 
 BY_TRAINING = "during_training"  # marks evaluations that a run made itself, and repeats after a resume from an earlier step
 
+USUAL = ("images", "seconds", "loss_d", "loss_g", "d_real", "d_fake")  # columns of a history
+
 EXTRACTOR = dict(name=str, sha256=str, reference=bool)
 REFERENCE = dict(data=str, fingerprint=str, size=int, n=int)
 
@@ -28,6 +30,15 @@ def is_finite(value) -> bool:
     return is_number(value) and abs(value) <= sys.float_info.max
 
 
+def finite(row: dict) -> dict:
+    """The values of a row that are finite numbers."""
+    largest = sys.float_info.max
+    for value in row.values():
+        if type(value) not in (int, float) or not -largest <= value <= largest:
+            return {name: value for name, value in row.items() if is_finite(value)}
+    return row  # nearly always, and histories are long
+
+
 def is_step(value) -> bool:
     """Whether a value is a step: an integer from 0 to 2**53 - 1."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_INTEGER
@@ -35,8 +46,10 @@ def is_step(value) -> bool:
 
 def is_history(row: dict) -> bool:
     """Whether a line of `history.jsonl` is valid: a step, and numbers under the usual names."""
-    names = ("images", "seconds", "loss_d", "loss_g", "d_real", "d_fake")
-    return is_step(row.get("step")) and all(is_number(row[name]) for name in names if name in row)
+    for name in USUAL:
+        if name in row and not is_number(row[name]):
+            return False
+    return is_step(row.get("step"))
 
 
 def is_spectra(row: dict) -> bool:

@@ -119,17 +119,25 @@ def test_places_on_an_axis():
     assert np.isnan(groups.along([], "hours", [1, 2])).all() and list(groups.along([], "steps", [1, 2])) == [1, 2]
 
 
+def curve(line: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([*line], int), np.array([*line.values()], float)
+
+
 def test_mean_and_deviation_against_a_loop():
     random = np.random.default_rng(0)
     lines = [{step: random.normal() for step in range(0, last, 2)} for last in (20, 12, 30)]
-    steps, mean, sd = groups.mean_and_sd(lines)
+    steps, mean, sd = groups.mean_and_sd([*map(curve, lines)])
     assert steps.tolist() == [0, 2, 4, 6, 8, 10]
     for k, step in enumerate(steps.tolist()):
         values = [line[step] for line in lines]
         average = sum(values) / 3
         assert mean[k] == pytest.approx(average) and sd[k] == pytest.approx((sum((v - average) ** 2 for v in values) / 2) ** 0.5)
-    assert all(len(part) == 0 for part in groups.mean_and_sd([{1: 1.0}, {}])) and all(len(part) == 0 for part in groups.mean_and_sd([]))
-    assert np.isnan(groups.mean_and_sd([{1: float("nan")}, {1: 1.0}])[1][0])  # a run that diverged shows in the mean
+    for none in ([curve({1: 1.0}), curve({})], []):
+        assert all(len(part) == 0 for part in groups.mean_and_sd(none))
+    assert np.isnan(groups.mean_and_sd([curve({1: float("nan")}), curve({1: 1.0})])[1][0])  # a run that diverged shows in the mean
+    twice = (np.array([3, 1, 2, 1]), np.array([0.0, 9.0, 4.0, 1.0]))  # of step 1 the last value counts
+    steps, mean, _ = groups.mean_and_sd([twice, curve({1: 3.0, 2: 6.0})])
+    assert steps.tolist() == [1, 2] and mean.tolist() == [2, 5]
 
 
 # ------------------------------------------------------------------------------------------------------------- scores

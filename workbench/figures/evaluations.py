@@ -156,7 +156,7 @@ def experiments(arms: Mapping[str, Sequence[Arm]], score: str) -> Plot:
             missing += len(arm.runs) - len(last)
             by_arm += points_of_group(arm.name, colour, last, legend=False)
             over_steps.append(lines_of_group(arm.name, colour, _by_run(arm.scores), mode="lines+markers"))
-            curves = [{at: (float(at), loss) for at, loss in of_run.items()} for of_run in arm.losses]
+            curves = [Curve.through([(at, at, loss) for at, loss in of_run.items()]) for of_run in arm.losses]
             losses.append(lines_of_group(arm.name, colour, list(zip(arm.runs, curves, strict=True))))
         ticks = tuple((float(k), "\n".join(textwrap.wrap(arm.name, 9, break_long_words=False))) for k, arm in enumerate(members))
         x = Axis(ticks=ticks, range=(-0.5, len(members) - 0.5))
@@ -200,10 +200,10 @@ def _unique(names) -> list[str]:
 
 
 def _by_run(points: Sequence[ScorePoint]) -> list[tuple[str, Curve]]:
-    runs: dict[str, Curve] = {}
+    runs: dict[str, list] = {}
     for point in points:
-        runs.setdefault(point.run, {})[point.step] = (point.x, point.value)
-    return list(runs.items())
+        runs.setdefault(point.run, []).append((point.step, point.x, point.value))
+    return [(run, Curve.through(of_run)) for run, of_run in runs.items()]
 
 
 def _axis_of(parameter: str, values: list) -> tuple[Axis, Callable[..., float]]:

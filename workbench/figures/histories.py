@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,20 @@ POSITIVE, ANY = (0.0, np.inf), (-np.inf, np.inf)
 GROWTH = {"sigma_g": "weights of G", "at_work_g": "G at work", "sigma_d": "weights of D", "at_work_d": "D at work"}
 MISSING_LAYER = dict(exact=[None])  # stands for a layer that a row of the spectra lacks
 OF_D, OF_G, OF_REAL, OF_FAKE = colours(4)
-Curve = dict[int, tuple[float, float]]  # step -> (x, value)
+
+
+class Curve(NamedTuple):
+    """Values (T,) at steps (T,), and their places (T,) on the x axis."""
+
+    steps: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+    @classmethod
+    def through(cls, points: Sequence[tuple[int, float, float]]) -> Curve:
+        """The curve through points (step, x, value)."""
+        steps, x, y = np.array(points, float).reshape(-1, 3).T
+        return cls(steps.astype(int), x, y)
 
 
 class RunRecords(NamedTuple):
@@ -140,7 +154,7 @@ def curves_by_group(runs: Sequence[RunRecords], axis: str = "steps", keys: str =
             lines_of_group(
                 group,
                 colour,
-                [(run.name, _along(run, axis, {row["step"]: row[key] for row in run.history if key in row})) for run in members],
+                [(run.name, _curve(run.history, axis, [(row["step"], row[key]) for row in run.history if key in row])) for run in members],
                 most=most,
                 limits=LIMITS.get(key, POSITIVE if key.startswith("grad_norm") else ANY),
             )
@@ -155,7 +169,7 @@ def curves_by_group(runs: Sequence[RunRecords], axis: str = "steps", keys: str =
 
 def _select_keys(histories: list[list[dict]], patterns: str) -> list[str]:
     """Columns of the histories, the best known first."""
-    known = list(dict.fromkeys(key for history in histories for row in history for key in row if key not in COUNTERS))
+    known = [key for key in dict.fromkeys(chain.from_iterable(chain.from_iterable(histories))) if key not in COUNTERS]
     known = list(dict.fromkeys([*(k for k in TITLES if k in known), *(k for k in known if k.startswith("gamma_")), *known]))
     words = [word for part in patterns.split(",") if (word := part.strip())]
     if not words:
@@ -243,10 +257,10 @@ def growth(runs: Sequence[RunRecords], axis: str = "steps") -> Plot:
     parts: dict[str, list[Part]] = {key: [] for key in GROWTH}
     runs = [run._replace(history=records.history(run.history), spectra=records.spectra(run.spectra)) for run in runs]
     for group, colour, members in _by_group(runs):
-        largest = [(run, {row["step"]: largest_of_all(row["layers"]) for row in run.spectra}) for run in members if run.spectra]
+        largest = [(run, [(row["step"], largest_of_all(row["layers"])) for row in run.spectra]) for run in members if run.spectra]
         for key, of_key in parts.items():
             values = [
-                (run.name, _along(run, axis, {step: of_step[key] for step, of_step in steps.items() if of_step.get(key, 0) > 0}))
+                (run.name, _curve(run.history, axis, [(step, of_step[key]) for step, of_step in steps if of_step.get(key, 0) > 0]))
                 for run, steps in largest
             ]
             of_key.append(lines_of_group(group, colour, values, log=True))
@@ -277,9 +291,10 @@ def _by_group(runs: Sequence[RunRecords]) -> list[tuple[str, str, list[RunRecord
     return [(group, colour, groups[group]) for group, colour in zip(groups, colours(len(groups)), strict=True)]
 
 
-def _along(run: RunRecords, axis: str, values: dict[int, float]) -> Curve:
-    xs = along(run.history, axis, list(values)).tolist()
-    return {step: (x, value) for (step, value), x in zip(values.items(), xs, strict=True)}
+def _curve(history: list[dict], axis: str, points: Sequence[tuple[int, float]]) -> Curve:
+    """Points (step, value) of a run with this history."""
+    steps, y = np.array(points, float).reshape(-1, 2).T
+    return Curve(steps.astype(int), along(history, axis, steps), y)
 
 
 def panel_of_groups(title: str, x: Axis, y: Axis, parts: Sequence[Part]) -> Panel:
@@ -304,15 +319,14 @@ def lines_of_group(
 
     lines = []
     for name, curve in runs:
-        points = np.array(list(curve.values()), float).reshape(-1, 2)
-        points = points[kept(points[:, 1])]
-        x, y = brief_numbers(points[:, 0]), brief_numbers(points[:, 1])
+        keep = kept(curve.y)
+        x, y = brief_numbers(curve.x[keep]), brief_numbers(curve.y[keep])
         lines.append(line(x, y, source=name, legend=alone, width=1.6 if alone else 0.8, opacity=1.0 if alone else 0.45))
     if len(runs) < 2:
         return lines, []
     scale, back = (np.log, np.exp) if log else (np.asarray, np.asarray)
-    steps, mean, sd = mean_and_sd([{step: float(scale(y)) for step, (_, y) in curve.items()} for _, curve in runs])
-    at = np.mean([[curve[step][0] for step in steps.tolist()] for _, curve in runs], 0)
+    _, mean, sd = mean_and_sd([(curve.steps, scale(curve.y)) for _, curve in runs])
+    _, at, _ = mean_and_sd([(curve.steps, curve.x) for _, curve in runs])
     keep = kept(mean)
     at, mean, low, high = (values[keep] for values in (at, back(mean), back(mean - sd).clip(*limits), back(mean + sd).clip(*limits)))
     source = f"{label}, {'geometric ' if log else ''}mean of {len(runs)}"

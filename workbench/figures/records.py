@@ -22,7 +22,10 @@ def history(rows: list[dict]) -> list[dict]:
 
 
 def _numbers(row: dict) -> dict:
-    if all(type(value) in (int, float) and -LARGEST < value < LARGEST for value in row.values()):
+    for value in row.values():
+        if type(value) not in (int, float) or not -LARGEST < value < LARGEST:
+            break
+    else:
         return row  # nearly always, and histories are long
     numbers = {key: number(value) for key, value in row.items()}
     return {key: value for key, value in numbers.items() if value is not None}

@@ -108,7 +108,7 @@ class Table:
 
     def csv(self, path: str | PathLike) -> Path:
         """Write all digits of all numbers. A column with deviations becomes three: `name`, `name sd`, `name n`."""
-        spread = {name for name in self.columns for row in self.rows if isinstance(row.get(name), Measured) and row[name].sd is not None}
+        spread = {name for row in self.rows for name, value in row.items() if isinstance(value, Measured) and value.sd is not None}
         names = [full for name in self.columns for full in ((name, f"{name} sd", f"{name} n") if name in spread else (name,))]
         stream = io.StringIO()
         writer = csv.DictWriter(stream, names)

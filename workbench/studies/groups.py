@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 
 import numpy as np
 
@@ -102,7 +103,7 @@ def _name(runs: Sequence[Run]) -> str:
     return common or runs[0].config.preset
 
 
-def along(history: Sequence[dict], axis: str, steps: Sequence[int]) -> np.ndarray:
+def along(history: Sequence[dict], axis: str, steps: Sequence[int] | np.ndarray) -> np.ndarray:
     """Steps in the units of an axis: "steps", "images" or "hours" of training.
 
     Interpolated between logged steps, with step 0 at 0; NaN without a history.
@@ -116,11 +117,24 @@ def along(history: Sequence[dict], axis: str, steps: Sequence[int]) -> np.ndarra
     return np.interp(steps, [0, *(row["step"] for row in rows)], [0, *(row[key] / unit for row in rows)])
 
 
-def mean_and_sd(lines: Sequence[dict[int, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps (T,) that all lines {step: value} have, and their mean and standard deviation (n - 1) there."""
-    steps = sorted(set.intersection(*(set(line) for line in lines))) if lines else []
-    values = np.array([[line[step] for step in steps] for line in lines], float).reshape(len(lines), len(steps))
+def mean_and_sd(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps (T,) that all curves (steps, values) have, and the mean and standard deviation (n - 1) of their values there.
+
+    If a curve has a step twice, the last value counts.
+    """
+    curves = [curve if (np.diff(curve[0]) > 0).all() else _last_of_each_step(*curve) for curve in curves]
+    common = reduce(_common, (steps for steps, _ in curves)) if curves else np.zeros(0, int)
+    y = np.array([values[np.searchsorted(steps, common)] for steps, values in curves]).reshape(len(curves), len(common))
     with np.errstate(invalid="ignore"):
-        mean = values.mean(0) if len(lines) else np.zeros(0)
-        sd = values.std(0, ddof=1) if len(lines) > 1 else np.zeros(len(steps))
-    return np.array(steps, int), mean, sd
+        mean = y.mean(0) if len(curves) else np.zeros(0)
+        sd = y.std(0, ddof=1) if len(curves) > 1 else np.zeros(len(common))
+    return common, mean, sd
+
+
+def _common(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a if np.array_equal(a, b) else np.intersect1d(a, b)
+
+
+def _last_of_each_step(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    unique, last = np.unique(steps[::-1], return_index=True)
+    return unique, values[::-1][last]

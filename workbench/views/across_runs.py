@@ -30,7 +30,7 @@ def curves(runs: Sequence[Run], axis: str = "steps", keys: str = "") -> Plot:
 
 def growth(runs: Sequence[Run], axis: str = "steps") -> Plot:
     """The largest singular values of both networks through training; see `figures.growth`."""
-    return figures.growth(_records(groups.group(runs)), axis)
+    return figures.growth(_records(groups.group(runs), histories=axis != "steps"), axis)
 
 
 def scores(
@@ -68,7 +68,8 @@ def scores(
     members = groups.group([runs] if isinstance(runs, Run) else runs)
     by_name = scores_by_name(members, names, protocol=protocol, across_protocols=across_protocols, like=like)
     readable = [run for group in members for run in group.runs]
-    histories = {run.path: history(run.history()) for run in readable}
+    # Steps are their own axis, and histories are long.
+    histories = {run.path: history(run.history()) for run in readable} if axis != "steps" else {}
     points = {name: [_point(score, axis, histories) for score in values] for name, values in by_name.items()}
     reported = {name: _published(values) for name, values in by_name.items()}
     title = readable[0].name if len(readable) == 1 else f"{len(readable)} runs"
@@ -198,8 +199,10 @@ def steps_in_words(steps: str) -> str:
     return {"last": "the newest step of each run", "common": "the newest step that all runs have"}.get(steps, f"steps {steps}")
 
 
-def _records(members: Sequence[Group]) -> list[RunRecords]:
-    return [RunRecords(group.label, run.reference, run.history(), run.spectra()) for group in members for run in group.runs]
+def _records(members: Sequence[Group], histories: bool = True) -> list[RunRecords]:
+    return [
+        RunRecords(group.label, run.reference, run.history() if histories else [], run.spectra()) for group in members for run in group.runs
+    ]
 
 
 def _point(score: CheckpointScore, axis: str = "steps", histories: Mapping = {}) -> ScorePoint:

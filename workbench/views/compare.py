@@ -15,7 +15,7 @@ from ..messages import WorkbenchError, short_repr
 from ..parameters import Parameters, parameter
 from ..progress import progress
 from ..readers import read_list, read_steps
-from ..records import is_finite, with_margin
+from ..records import finite, is_finite, with_margin
 from ..runs import Run, find_runs
 from ..studies import groups
 from ..studies.groups import AXES, Group
@@ -229,7 +229,7 @@ def all_histories(members: Sequence[Group]) -> Table:
     for group in members:
         for run, seed in zip(group.runs, group.seeds, strict=True):
             head = {"run": run.name, "group": group.label, "seed": seed}
-            rows += [head | {name: value for name, value in row.items() if is_finite(value)} for row in with_margin(run.history())]
+            rows += [head | finite(row) for row in with_margin(run.history())]
     return Table(rows)
 
 
