@@ -1,6 +1,6 @@
 # Needs Python 3.11 or newer and make. Everything is installed into .venv, once.
 #
-#   make train                     the main job: train the default SAGAN, two to six minutes on two cores
+#   make train                     the main job: train the default SAGAN, two to five minutes on two cores
 #   make train ARGS="-p seed 1"    any parameters of notebooks/train.ipynb
 #   make lab                       JupyterLab with copies of the notebooks, in outputs/notebooks/
 #   make test                      all tests, by three processes (they often wait);  make test ARGS="-m 'not slow'"  the quick ones

@@ -36,7 +36,6 @@ def pytest_collection_modifyitems(items):
 TINY = dict(
     width=8,
     z_dim=8,
-    attention_g="16",
     batch_size=8,
     steps=4,
     log_every=2,

@@ -227,7 +227,7 @@ def test_parameters_cell_explains_everything():
     for field in dataclasses.fields(Config):
         (line,) = [line for line in lines if line.startswith(f"{field.name}: {field.type.split(' ')[0]} = None  # ")]
         assert field.metadata["meaning"] in line and line.endswith(")")
-    assert "steps: int = None  # G steps (2000)" in lines and "lr_d: float = None  # learning rate of D (0.0025)" in lines
+    assert "steps: int = None  # G steps (1900)" in lines and "lr_d: float = None  # learning rate of D (0.0025)" in lines
     headings = [line for line in lines if line.startswith("# ")]
     assert headings[0].startswith("# Parameters: ") and headings[1:] == ["# Model", "# Data", "# Optimisation", "# Run", "# Logging"]
     assert [line.partition(":")[0] for line in lines[1 : lines.index("")]] == list(Config.first) and 10 <= len(Config.first) <= 14

@@ -9,7 +9,7 @@ DEFAULT = "twins32"
 # is known only after opening it.
 FOLDER_DATA: dict = dict(num_classes=None, lr_g=3e-4, lr_d=8e-4, evaluate_every=0, evaluate_n=5000)
 BUILT_IN_DATA: dict[str, dict] = {
-    "twins": dict(num_classes=6, lr_g=1.5e-3, lr_d=2.5e-3, evaluate_every=250, evaluate_n=500),
+    "twins": dict(num_classes=6, lr_g=2e-3, lr_d=2.5e-3, evaluate_every=250, evaluate_n=500),
     "binding": dict(num_classes=0, lr_g=1e-4, lr_d=4e-4, evaluate_every=500, evaluate_n=500),
     "binding-near": dict(num_classes=0, lr_g=1e-4, lr_d=4e-4, evaluate_every=500, evaluate_n=500),
     "cifar10": {**FOLDER_DATA, "num_classes": 10},

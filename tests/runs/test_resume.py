@@ -34,7 +34,7 @@ def startable(parameters) -> Config:
         ({}, dict(max_multiplier=2), "max_multiplier=2 differs from the 8"),
         ({}, dict(d_downsamples=2), "d_downsamples=2 differs from the 3"),
         ({}, dict(d_flat_blocks=0), "d_flat_blocks=0 differs from the 1"),
-        ({}, dict(attention_g="none"), "attention_g='none' differs from the '16,32'"),
+        ({}, dict(attention_g="none"), "attention_g='none' differs from the '16'"),
         ({}, dict(attention_d="8"), "attention_d='8' differs from the '16'"),
         ({}, dict(attention_variant="paper"), "attention_variant='paper' differs from the 'official'"),
         ({}, dict(attention_block="residual"), "attention_block='residual' differs from the 'attention'"),

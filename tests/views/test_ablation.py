@@ -67,12 +67,12 @@ def test_every_training_is_evaluated_at_its_end(preset):
 
 
 def test_equal_settings_are_one_run_whichever_experiment_asks():
-    ablation = Ablation(settings="attention_g=16")
+    ablation = Ablation()
     runs = {name: {planned.config.run for planned in ablation.planned_runs(name)} for name in ablation.names}
     together = set().union(*runs.values())
     assert len(together) == 60 and together == {planned.config.run for planned in ablation.all_planned_runs()}
     assert len(runs["attention_site"] & runs["variant"] & runs["baseline"]) == 5  # the preset itself
-    thirds = Ablation(steps=1500, settings="attention_g=16")  # in which equal computing time leaves no remainder
+    thirds = Ablation(steps=1500)  # in which equal computing time leaves no remainder
     assert len({run.config.run for name in ("ttur", "spectral_norm") for run in thirds.planned_runs(name)}) == 4 * 5  # equal rates, 1:1
     configs = {}
     for planned in itertools.chain(*(ablation.planned_runs(name) for name in ablation.names)):
@@ -278,9 +278,8 @@ def test_the_figure_shows_every_training_and_is_drawn_again(tmp_path):
 
 @pytest.mark.slow
 def test_everything_is_written(capsys):
-    ablation = small("attention_site,variant,ttur", seeds="0,1", out="mine")
+    ablation = small("attention_site,ttur", seeds="0,1", out="mine")
     planted(ablation, "attention_site", no_attention=[3.0, 4.0], feat16=[1.0, 2.0])
-    planted(ablation, "variant", official=[1.0, 2.0])  # the preset itself, whose attention is studied
     folder = ablation.export()
     assert folder == outputs_dir() / "ablations" / "mine" and str(folder) in capsys.readouterr().out
     for name in ("attention_site", "ttur", "verdicts", "shape"):
@@ -289,11 +288,8 @@ def test_everything_is_written(capsys):
     assert {"attention_site.svg", "attention_site.pdf.json", "scores.csv"} <= {path.name for path in folder.iterdir()}
     record = json.loads((folder / "results.json").read_text())
     rows = record["tables"]["attention_site"]["rows"]
-    assert (
-        record["command"].startswith("workbench ablation -p experiments attention_site,variant,ttur")
-        and "-p seeds 0,1" in record["command"]
-    )
-    assert record["runs"]["n"] == 6 and rows[0]["fd_twins"]["mean"] == 3.5
+    assert record["command"].startswith("workbench ablation -p experiments attention_site,ttur") and "-p seeds 0,1" in record["command"]
+    assert record["runs"]["n"] == 4 and rows[0]["fd_twins"]["mean"] == 3.5
     assert len(record["tables"]["verdicts"]["rows"]) == 6 and record["runs"]["precisions"] == ["no"]
 
 
