@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from workbench import files
-from workbench.files import UnreadableError, locked, new_folder, read_json, read_records, replace_text, synced
+from workbench.files import UnreadableError, locked, new_folder, read_json, replace_text, synced
+from workbench.json_lines import read_records
 
 
 def names(folder):

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench import Config, Run
-from workbench.files import read_json, read_records
+from workbench.files import read_json
+from workbench.json_lines import read_records
 from workbench.messages import WorkbenchError
 from workbench.metrics.protocols import Protocol
 from workbench.parameters import Parameters

@@ -16,13 +16,13 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from .messages import WorkbenchError, say_once
+from .messages import WorkbenchError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 LEFTOVERS = (".tmp-", ".part-", ".old-")
@@ -113,33 +113,6 @@ def _beside(path: Path) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-
-
-def append_record(path: Path, record: dict) -> None:
-    """Append a complete line to a JSON-lines file, after a newline if the last line has none.
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written; the file is then unchanged.
-    """
-    line = json.dumps(record).encode() + b"\n"
-    with storing(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            size = os.fstat(handle).st_size
-            if size and os.pread(handle, 1, size - 1) != b"\n":
-                line = b"\n" + line
-            written = 0
-            try:
-                while written < len(line):
-                    written += os.write(handle, line[written:])
-            except OSError:
-                if written and os.fstat(handle).st_size == size + written:
-                    os.ftruncate(handle, size)
-                raise
-        finally:
-            os.close(handle)
 
 
 @contextmanager
@@ -310,63 +283,6 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise UnreadableError(path, f"a JSON {type(value).__name__}, expected an object")
     return value
-
-
-def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True) -> list[dict]:
-    """The objects of a JSON-lines file, in order. Invalid lines, and objects for which `fits` is false, are left out and reported once.
-
-    A last line without a newline is still being written: it is left out silently.
-    """
-    try:
-        content = read_bytes(path)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        say_once(f"{path} cannot be read: {error.strerror or error}")
-        return []
-    lines = content.split(b"\n")[:-1]
-    with suppress(ValueError, RecursionError, TypeError, KeyError, AttributeError):  # nearly always: all lines at once take half the time
-        whole = json.loads(b"[%s]" % b",".join(lines))
-        if len(whole) == len(lines) and all(isinstance(record, dict) and fits(record) for record in whole):
-            return whole
-    records, bad = [], []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or not fits(record):
-                raise ValueError
-            records.append(record)
-        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-            bad.append(number)
-    if bad:
-        which = f"line {bad[0]}" if len(bad) == 1 else f"{len(bad)} lines, the first is line {bad[0]}"
-        say_once(f"{path} cannot be read: {which}; left out, the rest is used")
-    return records
-
-
-def drop_records(path: Path, drop: Callable[[dict], bool]) -> None:
-    """Delete the objects for which `drop` is true, and a last line without a newline, from a JSON-lines file; invalid lines stay.
-
-    Raises
-    ------
-    UnreadableError, StorageError
-        If the file cannot be read or written; it is then unchanged.
-    """
-    if not path.exists():
-        return
-    with reading(path):
-        content = read_bytes(path)
-
-    def dropped(line: bytes) -> bool:
-        try:
-            record = json.loads(line)
-            return isinstance(record, dict) and drop(record)
-        except (ValueError, RecursionError, TypeError, KeyError):
-            return False
-
-    rest = b"".join(line + b"\n" for line in content.split(b"\n")[:-1] if not dropped(line))
-    if rest != content:
-        replace_bytes(path, rest)
 
 
 @contextmanager

@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING
 from ..config import Config, read_config
 from ..files import (
     UnreadableError,
-    append_record,
-    drop_records,
     read_json,
-    read_records,
     remove_leftovers,
     replace_text,
     storing,
 )
+from ..json_lines import append_record, drop_records, read_records
 from ..messages import ParameterError, WorkbenchError
 from ..paths import DEMO, checkpoint_steps, find_run_folder, no_such_run, numbered, outputs_dir, program
 from ..records import BY_TRAINING, is_evaluation, is_history, is_spectra

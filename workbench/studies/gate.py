@@ -23,7 +23,7 @@ from torch.nn.utils import parametrize
 
 from ..config import Config
 from ..data.binding import Binding
-from ..files import append_record, read_records
+from ..json_lines import append_record, read_records
 from ..messages import ParameterError, command
 from ..model import Discriminator, losses
 from ..model.layers import power_iteration
