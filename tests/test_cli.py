@@ -14,7 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
+from lab import wait_until
 
 from workbench import Run, templates, train
 from workbench.cli import NOTEBOOKS, main
@@ -129,6 +131,22 @@ def test_a_stopped_training_is_saved_and_what_it_says_can_be_pasted(tmp_path):
     assert done.returncode == 0 and run.status()["state"] == "finished", done.stdout + done.stderr
     outputs = [output for cell in nbformat.read(run.path / "train.ipynb", 4).cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 4
+
+
+@pytest.mark.slow
+def test_an_interrupt_before_the_run_begins_is_one_line(tmp_path):
+    """While papermill's kernel starts: no noise of kernels, no folder, no process."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workbench", "train", *TINY, "-p", "steps", "100000"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT,
+    )  # fmt: skip
+    command = psutil.Process(process.pid)
+    wait_until(lambda: any("ipykernel_launcher" in word for child in command.children(True) for word in child.cmdline()))
+    children = command.children(True)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert (process.returncode, text) == (130, "interrupted before the run began; nothing is left of it\n")
+    assert not list(outputs_dir().glob("*")) and psutil.wait_procs(children, 20)[1] == []
 
 
 def test_a_run_that_never_began_leaves_no_folder(tmp_path):

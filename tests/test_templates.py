@@ -53,7 +53,8 @@ def test_every_template_is_there_and_another_name_is_not():
 @pytest.mark.parametrize(("line", "noise"), [
     ("Executing Cell 14-----\n", True), ("<workbench.figures.figure.Plot at 0x7fb3>\n", True), ("\n", True), ("Input Notebook:  train.ipynb\n", True),
     ("<PIL.Image.Image image mode=RGBA size=684x276>\n", True), ("step 9/60  15 %\n", False), ("Ending is near\n", False), ("<b> is bold\n", False),
-    ("WorkbenchError: x\n", False),
+    ("WorkbenchError: x\n", False), ("Aborted!\n", True), ("[IPKernelApp] ERROR | Exception in message handler:\n", True),
+    ("[IPKernelApp] ERROR | something else\n", False),
 ])  # fmt: skip
 def test_what_is_printed_is_about_the_work(line, noise):
     assert bool(NOISE.match(line)) == noise

@@ -177,12 +177,16 @@ def _train(arguments: argparse.Namespace) -> int:
     folder = outputs_dir() / name
     parameters = [(key, value) for key, value in arguments.p if key != "run"]
     try:
-        return execute("train", [*parameters, ("run", name)], arguments.out or folder / "train.ipynb")
+        code = execute("train", [*parameters, ("run", name)], arguments.out or folder / "train.ipynb")
     finally:
-        if (folder / "config.json").exists():
-            _tell(name)
-        else:
+        begun = (folder / "config.json").exists()
+        if not begun:
             release(name)
+    if begun:
+        _tell(name)
+    elif code > 128:
+        print("interrupted before the run began; nothing is left of it")
+    return code
 
 
 def _tell(name: str) -> None:

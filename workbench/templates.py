@@ -27,7 +27,7 @@ NAMES = ("tour", "train", "evaluate", "attention", "compare", "ablation")
 # the notebook, and blank lines.
 NOISE = re.compile(
     r"\s*$|Exception encountered at |(Executing|Ending) Cell \d+-+$|<[\w.]+ [^>]*>$|(Input|Output) Notebook: |Executing notebook with kernel: |"
-    r"\[IPKernelApp\] WARNING \| Kernel is running over TCP|PosixPath\('"
+    r"Aborted!$|\[IPKernelApp\] (WARNING \| (Kernel is running over TCP|Parent appears)|ERROR \| Exception in message handler:$)|PosixPath\('"
 )
 # `papermill`, without a module that jsonschema imports for most of a second to check addresses, which notebooks have none of.
 PAPERMILL = "import sys; sys.modules['rfc3987_syntax'] = None; del sys.argv[0]; from papermill.__main__ import papermill; papermill()"
@@ -79,7 +79,7 @@ def _digest(path: Path) -> str:
 
 
 def execute(name: str, parameters: Iterable[tuple[str, str]], out: Path) -> int:
-    """Run a notebook through papermill, print what its cells print, and return the exit status.
+    """Run a notebook through papermill, print what its cells print, and return the exit status; after an interrupt, 128 and its number.
 
     Interrupts and SIGTERM are passed on: the notebook saves what it has, then papermill ends.
 
@@ -99,10 +99,17 @@ def execute(name: str, parameters: Iterable[tuple[str, str]], out: Path) -> int:
     process = subprocess.Popen(
         words, process_group=0, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
-    with signals_to(lambda number, frame: process.send_signal(number), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
+    passed_on = []
+
+    def pass_on(number, frame):
+        passed_on.append(number)
+        process.send_signal(number)
+
+    with signals_to(pass_on, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
         for line in about_the_work(process.stdout or ()):
             print(line, end="", flush=True)
-        return process.wait()
+        code = process.wait()
+    return 128 + passed_on[0] if code and passed_on else code
 
 
 def about_the_work(lines: Iterable[str]) -> Iterator[str]:
