@@ -1,9 +1,11 @@
 """Notebooks as templates: copies that users change stay, others follow the package, and the templates themselves never change."""
 
+import os
+
 import pytest
 
 from workbench import WorkbenchError, templates
-from workbench.templates import NAMES, NOISE, about_the_work, copy_templates, template
+from workbench.templates import NAMES, NOISE, about_the_work, copy_templates, execute, template
 
 
 @pytest.fixture
@@ -65,3 +67,10 @@ def test_the_error_of_a_cell_is_told_without_papermills_traceback():
              "-----\n", 'Exception encountered at "In [3]":\n', "WorkbenchError: there is no run\n", "after\n"]  # fmt: skip
     assert list(about_the_work(lines)) == ["step 3\n", "WorkbenchError: there is no run\n", "after\n"]
     assert list(about_the_work([*lines[:3], "KeyboardInterrupt\n"])) == ["step 3\n"]
+
+
+def test_a_run_knows_the_command_that_waits_for_it(tmp_path, monkeypatch, capsys):
+    """So that it saves and stops if the command is killed, as it does if its notebook is; papermill survives that."""
+    monkeypatch.setattr(templates, "PAPERMILL", "import os; print('waiting:', os.environ['WORKBENCH_WAITING'])")
+    assert execute("train", [], tmp_path / "out.ipynb") == 0
+    assert capsys.readouterr().out == f"waiting: {os.getpid()}\n"

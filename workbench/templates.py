@@ -95,7 +95,10 @@ def execute(name: str, parameters: Iterable[tuple[str, str]], out: Path) -> int:
     with storing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     # A process group of its own: an interrupt from the terminal reaches papermill once, by this process.
-    environment = os.environ | dict(WORKBENCH_COMMAND=json.dumps([sys.executable, *sys.orig_argv[1:]]))  # for the run's provenance
+    environment = os.environ | {
+        "WORKBENCH_COMMAND": json.dumps([sys.executable, *sys.orig_argv[1:]]),  # for the run's provenance
+        "WORKBENCH_WAITING": str(os.getpid()),  # if this process is killed, runs save and stop
+    }
     process = subprocess.Popen(
         words, process_group=0, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )

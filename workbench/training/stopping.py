@@ -77,6 +77,6 @@ class StopRequests:
 
 
 def waiting_processes() -> list[int]:
-    """The processes that wait for the training: a notebook, and the sweep that started it."""
+    """The processes that wait for the training: a notebook, and the command or the sweep that started it."""
     pids = (whole(pid) for pid in os.environ.get("WORKBENCH_WAITING", "").split(","))
     return [pid for pid in pids if pid]
