@@ -465,7 +465,7 @@ def test_what_is_painted_and_where_the_latent_is_are_in_words(run):
     title = inspector.figure(dict(paint=[18, 19], paint_from=3, directions=[0, -1.25])).description.title
     assert "what if: 2 keys with the values of sample 3" in title and "sample 0, direction 2 -1.25 sd" in title
     title = inspector.figure(dict(paint=[18], paint_shift=[1, -2], forbid=[9])).description.title
-    assert "1 keys knocked out for all places, 1 keys with the values of this image, +1 rows and -2 columns away" in title
+    assert "1 keys knocked out, 1 keys with the values of this image, +1 rows and -2 columns away" in title
 
 
 def test_effects_are_measured_batch_by_batch_and_saved_as_they_are_shown(run, tmp_path):
