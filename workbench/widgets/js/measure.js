@@ -54,8 +54,8 @@ export function measureCard({ store, change, onNews, onError }) {
     // The quantity has a line of its own: where it is narrow, the numbers need the width.
     const group = (row) => html("tbody", {}, html("tr", {}, html("th", { scope: "rowgroup", colspan: columns.length }, row.quantity, ...before(row))),
       html("tr", {}, ...columns.map(([name, , prefix]) => cell(row, name, prefix))));
-    return html("table", {}, ...(label ? [html("caption", {}, label)] : []),
-      html("thead", {}, html("tr", {}, ...columns.map(([, title]) => html("th", { scope: "col" }, title)))), ...rows.map(group));
+    const heads = columns.length > 1 ? [html("thead", {}, html("tr", {}, ...columns.map(([, title]) => html("th", { scope: "col" }, title))))] : [];
+    return html("table", {}, ...(label ? [html("caption", {}, label)] : []), ...heads, ...rows.map(group));
   }
 
   return {
