@@ -78,8 +78,9 @@ export function measureCard({ store, change, onNews, onError }) {
       if (!complete || text === shown) return;
       shown = text;
       tables.replaceChildren(...answers.map(({ rows }, i) => tableOf(rows, catalog.length > 1 ? `${"ab"[i]} · ${catalog[i].label}` : "")));
-      const images = view.source === "real" ? "real images" : "samples", random = answers.some(({ rows }) => rows.some((row) => row.null !== null));
-      note.textContent = `Means over ${SAMPLES} ${images} of this class and seed, the same places in each, with 95 % bootstrap intervals.`
+      const real = view.source === "real", images = real ? "real images" : "samples", random = answers.some(({ rows }) => rows.some((row) => row.null !== null));
+      const ofWhat = [...(catalog[0].classes.length ? [view.class < 0 ? "all classes" : "this class"] : []), ...(real ? [] : ["this seed"])].join(" and ");
+      note.textContent = `Means over ${SAMPLES} ${images} of ${ofWhat || "the data"}, the same places in each, with 95 % bootstrap intervals.`
         + `${random ? " Random keys: as many in place of these, drawn for each image; the difference is paired." : ""}`
         + `${view.paint.length ? " What is painted on this image is left out." : ""}`
         + `${view.directions.length || view.towards ? " Each sample has its own latent, which is not moved." : ""}`;
