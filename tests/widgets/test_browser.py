@@ -468,7 +468,16 @@ def test_an_image_is_clicked_on(lab, page, seen):
     wait_until(lambda: np.allclose(heat.evaluate(HEAT)["values"], beta[30], atol=1e-5))
 
     saved = notebook.saved(lab, name)
-    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(saved.cells[0].outputs[0].data)
+    widget, still = saved.cells[0].outputs
+    assert "application/vnd.jupyter.widget-view+json" in widget.data and '<img alt="AttentionInspector(' in still.data["text/html"]
+    exported = page.context.new_page()
+    exported.route("**", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
+    subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", lab.files / name], check=True, capture_output=True)
+    exported.goto((lab.files / name).with_suffix(".html").as_uri())
+    pictures = exported.locator(".jp-OutputArea img:visible")  # one of each inspector, and never a blank
+    wait_until(lambda: pictures.count() == 2 and all(pictures.evaluate_all("all => all.map(image => image.naturalWidth > 300)")))
+    assert not page.locator(".jp-OutputArea img:visible").count()  # where the views are, there is no picture beside them
+    exported.close()
     # Some versions of ipywidgets write to the console that the kernel is gone, which is so.
     assert [error for error in notebook.errors if "Could not send widget sync message" not in error] == []
     assert notebook.hosts <= {"127.0.0.1", None}

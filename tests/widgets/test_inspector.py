@@ -626,6 +626,23 @@ def test_headless_it_is_a_picture_and_no_widget(run):
     assert set(data) == {"text/plain", "image/png"} and base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
 
 
+def test_shown_by_a_notebook_the_picture_has_an_output_of_its_own(run, monkeypatch):
+    """An export prefers a widget, which it cannot show without a network, to the picture beside it."""
+    shown = []
+    monkeypatch.setattr("workbench.widgets.inspector.widget.display", lambda content, **how: shown.append((content, how)))
+    inspector = AttentionInspector(run)
+    inspector._ipython_display_()
+    assert [set(content) for content, _ in shown] == [{"text/plain", "image/png"}]  # headless: the picture alone
+    shown.clear()
+    monkeypatch.setattr(AttentionInspector, "comm", True)
+    monkeypatch.setattr(AttentionInspector, "_repr_mimebundle_", lambda self: ({"image/png": "QUJD", "application/x-widget": {}}, {}))
+    inspector._ipython_display_()
+    (widget, _), (still, _) = shown
+    assert set(widget) == {"application/x-widget"} and "data:image/png;base64,QUJD" in still.data
+    (name,) = inspector._dom_classes
+    assert f"body:has(.{name}) .{name}-still" in still.data and f'class="{name}-still"' in still.data
+
+
 # ------------------------------------------------------------------------------------------------ the front end's modules
 
 

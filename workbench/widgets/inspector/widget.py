@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import html
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import anywidget
 import numpy as np
 import traitlets
+from IPython.display import HTML, display
 from torch import nn
 
 from ... import figures
@@ -100,6 +103,8 @@ class AttentionInspector(anywidget.AnyWidget):
             self.runs = [first] if b is None else [first, first.beside(b)]
         palette, diverging = (colour_table(name).tobytes() for name in (PALETTE, DIVERGING))
         super().__init__(catalog=[catalog(run) for run in self.runs], palette=palette, diverging=diverging)
+        self._id = f"wb-{uuid.uuid4().hex}"
+        self.add_class(self._id)
         self._answers = Answers(self.runs)
         self._opened_by_line = bool(view.line)
         self.view = start(view, self.runs, self.catalog)
@@ -320,6 +325,21 @@ class AttentionInspector(anywidget.AnyWidget):
         """Connect to the front end; without one, the widget would only enlarge the notebook."""
         if interactive():
             super().open()
+
+    def _ipython_display_(self) -> None:
+        """Show the widget and, in an output of its own, a picture for where it cannot be: exports and git hosts prefer a widget that they lack to
+        a picture beside it."""
+        data, metadata = self._repr_mimebundle_()
+        picture = data.pop("image/png", None) if self.comm else None
+        display(data, metadata=metadata, raw=True)
+        if picture:
+            # The live view hides this, and this hides "Loading widget..." and "model not found", which are text alone.
+            style = (
+                f"body:has(.{self._id}) .{self._id}-still, "
+                f".jp-OutputArea:has(.{self._id}-still) .jp-OutputArea-output.jupyter-widgets:not(:has(*)) {{ display: none }}"
+            )
+            image = f'<img alt="{html.escape(repr(self))}" style="max-width: 100%" src="data:image/png;base64,{picture}">'
+            display(HTML(f'<style>{style}</style><div class="{self._id}-still">{image}</div>'))
 
     def _repr_mimebundle_(self, **kwargs):
         data, metadata = ({"text/plain": repr(self)}, {}) if self.comm is None else super()._repr_mimebundle_(**kwargs)
