@@ -17,8 +17,9 @@ from lab import Notebook, lab_in_browser, wait_until
 
 DOCS = Path(__file__).resolve().parent
 SIZE = (1120, 1072)  # CSS pixels of the inspector that are recorded
-WIDTH = 880  # pixels of the animation
-LIMIT = 2_000_000  # bytes
+HEIGHT = 2400  # of the window: all of the inspector, of which the animation shows a part
+WIDTH = 840  # pixels of the animation
+LIMIT = 1_000_000  # bytes
 CELL = """
 import workbench as wb
 wb.AttentionInspector(view=wb.AttentionView(run="demo", layer=16, classes="cross", seeds="0:4", queries="1,8"))
@@ -43,6 +44,7 @@ class Film:
     def __init__(self, page, view, side: int):
         self.page, self.view, self.side = page, view, side
         self.stage = view.locator(".stage").first
+        self.down = 0.0  # CSS pixels from the top of the inspector to what is recorded
         self.frames: list[Image.Image] = []
         self.times: list[int] = []  # milliseconds
 
@@ -50,7 +52,7 @@ class Film:
         """A frame of the inspector as it is now."""
         self.page.wait_for_timeout(300)
         box = self.view.bounding_box()
-        shot = self.page.screenshot(clip=dict(x=box["x"], y=box["y"], width=SIZE[0], height=SIZE[1]))
+        shot = self.page.screenshot(clip=dict(x=box["x"], y=box["y"] + self.down, width=SIZE[0], height=SIZE[1]))
         self.frames.append(Image.open(io.BytesIO(shot)).convert("RGB"))
         self.times.append(milliseconds)
 
@@ -62,14 +64,25 @@ class Film:
         wait_until(lambda: self.stage.locator(".heat").evaluate(HEAT) == row * self.side + column, 60)
         self.take(milliseconds)
 
-    def click(self, milliseconds: int, locator=None) -> None:
-        """Click where the pointer is, or on something."""
-        if locator:
-            locator.hover()
-            self.take(300)
+    def click(self, milliseconds: int) -> None:
+        """Click where the pointer is."""
         self.page.mouse.down()
         self.page.mouse.up()
         self.take(milliseconds)
+
+    def press(self, name: str, done, milliseconds: int, at=None) -> None:
+        """Press a button, and wait until it is `done`; without milliseconds, off the record. What is recorded moves down to `at`, if given."""
+        self.view.get_by_role("button", name=name).hover()
+        if milliseconds and not at:
+            self.take(300)
+        self.page.mouse.down()
+        self.page.mouse.up()
+        wait_until(done, 120)
+        if at:
+            top, box = self.view.bounding_box()["y"], at.bounding_box()
+            self.down = box["y"] + box["height"] - top - SIZE[1]
+        if milliseconds:
+            self.take(milliseconds)
 
     def save(self, path: Path, width: int) -> None:
         """Write an animated GIF: one palette for all frames, which keeps what does not change from being stored again."""
@@ -84,42 +97,52 @@ class Film:
 
 
 def record(page, view) -> Film:
-    """Hover, pin two places, take another image, switch attention off, and go back through training."""
+    """Hover, pin two places, explain one, measure what attention does, drag the latent, and enter an earlier checkpoint."""
     film = Film(page, view, side=16)
-    slider = view.get_by_label("Step", exact=True)
-    film.point(1, 8, 1000)
-    for column in (4, 3):
-        film.point(6, column)
-    film.point(7, 3, 500)
+    film.point(1, 8, 900)
+    film.point(6, 4)
+    film.point(7, 3, 400)
     film.click(900)
-    for column in (5, 7, 9, 11):
+    for column in (6, 9):
         film.point(7, column)
     film.point(7, 12, 400)
     page.keyboard.down("Shift")
-    film.click(1400)
+    film.click(1200)
     page.keyboard.up("Shift")
-    for sample in (5, 4):
-        film.click(900, view.locator(".thumbs button").nth(sample))
-    view.get_by_role("button", name="γ = 0").hover()
-    film.take(500)
-    page.mouse.down()
-    page.mouse.up()
-    view.locator(".triple .after").wait_for(timeout=60_000)
-    film.take(2200)
+
+    words = view.locator(".explain p")
+    film.press("Explain this place", lambda: words.inner_text().startswith("Query"), 3200)
+    film.press("γ = 0", view.locator(".triple .after").is_visible, 1200)
+    film.press("Measure over 64 samples", view.locator(".effects table").is_visible, 2600)
     film.frames[-1].save(DOCS / "inspector.png", optimize=True)
-    slider.hover()
-    for key in ("ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowRight", "ArrowRight", "ArrowRight"):
-        before = slider.input_value()
-        slider.press(key)
-        wait_until(lambda before=before: slider.input_value() != before, 60)
-        page.wait_for_timeout(2500)  # the generator of that checkpoint runs
-        film.take(800)
+    film.press("Explain this place", words.is_hidden, 0)
+    film.press("γ = 0", view.locator(".triple .after").is_hidden, 0)
+
+    film.press("Drag latent", view.locator(".latent-card").is_visible, 600)
+    box = film.stage.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for k in range(1, 7):
+        page.mouse.move(x + k * box["width"] / 16, y - k * box["height"] / 24)
+        wait_until(lambda: view.locator(".stale").count() == 0, 60)
+        film.take(350)
+    page.mouse.up()
+    film.take(900)
+
+    cells = view.locator(".overview .cells button")
+    film.press(
+        "Layers × checkpoints", lambda: cells.count() and view.locator(".overview .stale").count() == 0, 2200, at=view.locator(".overview")
+    )
+    film.press("G · 32×32, step 1,500", lambda: view.locator(".stale").count() == 0, 1600)
+    film.down = 0
+    film.take(2600)
     return film
 
 
 def main() -> None:
     with lab_in_browser() as (lab, browser):
-        page = browser.new_context(viewport={"width": SIZE[0] + 480, "height": SIZE[1] + 300}).new_page()
+        page = browser.new_context(viewport={"width": SIZE[0] + 480, "height": HEIGHT}).new_page()
         notebook = Notebook(page, lab.write("inspector.ipynb", CELL))
         notebook.do("jupyterapp.commands.execute('application:toggle-left-area')")
         notebook.run(0)

@@ -382,7 +382,7 @@ def test_paths_in_the_text_exist():
 
 def test_the_readme_is_short_and_its_animation_small():
     assert len((ROOT / "README.md").read_text().split()) <= 1200
-    assert os.path.getsize(ROOT / "docs" / "inspector.gif") <= 2_000_000
+    assert os.path.getsize(ROOT / "docs" / "inspector.gif") <= 1_000_000
     with Image.open(ROOT / "docs" / "inspector.gif") as animation:
         assert animation.n_frames > 10
 

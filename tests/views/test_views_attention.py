@@ -15,6 +15,7 @@ from workbench.data import Images, to_uint8, to_unit
 from workbench.data.twins import Twins, disagreement
 from workbench.model import sampling
 from workbench.model.directions import main_directions
+from workbench.studies.effects import summarise
 from workbench.tensors import seal
 from workbench.views.inspected_run import InspectedRun
 from workbench.views.inspection_request import InspectionRequest
@@ -181,6 +182,41 @@ def test_an_intervention_is_measured_over_the_first_samples(inspected, trained):
     logits = attention.effect(trained.discriminator(), (to_unit(x), y), "attention.16", gamma=0.0)
     before, after = inspected.measure(real, range(4))["logit"]
     assert torch.allclose(before.float(), logits.before, atol=1e-5) and torch.allclose(after.float(), logits.after, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("entries", "title", "request_"),
+    [
+        ("forbid=0,0-1+3,3", "3 keys knocked out", dict(forbid=(0, 1, 27))),
+        ("forbid=0,0+2,2 scope=pins pins=5,5", "2 keys knocked out for 1 pins", dict(forbid=(0, 18), queries=(85,))),
+        ("gamma=0.5 replace=local", "gamma = 0.5, local map", dict(gamma=0.5, replace="local")),
+        ("gamma0=true forbid=0,0", "gamma = 0", dict(gamma0=True)),
+        ("replace=uniform", "uniform map", dict(replace="uniform")),
+        ("forbid=0,0 scope=pins", "", {}),  # without pins it forbids nothing
+    ],
+)
+def test_effects_of_a_line_are_of_its_images_and_intervention(trained, monkeypatch, entries, title, request_):
+    """As "Measure" in the inspector has them, which the same entries are passed to."""
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(trained.path.parent))
+    for network, images in (("G", dict(label=1, seed=3)), ("D", dict(source="real", label=2))):
+        source = f"source={images['source']} " if "source" in images else f"seed={images['seed']} "
+        rows = AttentionView(line=f"looked {network}/attention.16 {source}class={images['label']} {entries} paint=2,2").effects(n=4)
+        names = list(dict.fromkeys(row["intervention"] for row in rows))
+        assert names == list(dict.fromkeys(["gamma = 0", "uniform map", "local map", *filter(None, [title])]))
+        request = InspectionRequest(f"{network}/attention.16", trained.checkpoint_steps()[-1], **images, **(request_ or dict(gamma0=True)))
+        expected = summarise([InspectedRun(trained).measure(request, range(4))])
+        found = [row for row in rows if row["intervention"] == (title or "gamma = 0")]
+        assert [{name: row[name] for name in expected[0]} for row in found] == expected
+
+
+def test_a_line_without_images_to_measure_over_says_so(trained, monkeypatch, capsys):
+    monkeypatch.setenv("WORKBENCH_OUTPUTS", str(trained.path.parent))
+    assert AttentionView(line="looked G/attention.16 source=recorded").effects(n=2) == []
+    assert (
+        capsys.readouterr().err.count("no effects: the line shows source=recorded, and they are measured over samples or real images") == 1
+    )
+    with pytest.raises(ParameterError, match="line: forbid='9,9'"):
+        AttentionView(line="looked G/attention.16 forbid=9,9").effects(n=2)
 
 
 def test_the_table_of_effects(trained, monkeypatch):

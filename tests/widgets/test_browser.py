@@ -431,7 +431,7 @@ def test_an_image_is_clicked_on(lab, page, seen):
     # The brush forbids keys, and the kernel shows what that changes.
     view.get_by_role("button", name="Knock out").click()
     stage.click(position=cell(stage, 0))
-    view.get_by_text("1 of 64 places").wait_for()
+    view.get_by_text("1 of 64 keys").wait_for()
     view.locator(".triple .after").wait_for()
     view.get_by_role("button", name="Clear", exact=True).click()
     view.get_by_role("button", name="Knock out").click()
@@ -469,7 +469,16 @@ def test_an_image_is_clicked_on(lab, page, seen):
     wait_until(lambda: np.allclose(heat.evaluate(HEAT)["values"], beta[30], atol=1e-5))
 
     saved = notebook.saved(lab, name)
-    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(saved.cells[0].outputs[0].data)
+    widget, still = saved.cells[0].outputs
+    assert "application/vnd.jupyter.widget-view+json" in widget.data and '<img alt="AttentionInspector(' in still.data["text/html"]
+    exported = page.context.new_page()
+    exported.route("**", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
+    subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", lab.files / name], check=True, capture_output=True)
+    exported.goto((lab.files / name).with_suffix(".html").as_uri())
+    pictures = exported.locator(".jp-OutputArea img:visible")  # one of each inspector, and never a blank
+    wait_until(lambda: pictures.count() == 2 and all(pictures.evaluate_all("all => all.map(image => image.naturalWidth > 300)")))
+    assert not page.locator(".jp-OutputArea img:visible").count()  # where the views are, there is no picture beside them
+    exported.close()
     # Some versions of ipywidgets write to the console that the kernel is gone, which is so.
     assert [error for error in notebook.errors if "Could not send widget sync message" not in error] == []
     assert notebook.hosts <= {"127.0.0.1", None}
@@ -580,7 +589,7 @@ def test_the_latent_is_dragged_values_are_painted_and_effects_measured(lab, page
     table = view.locator(".effects table")
     table.wait_for()
     (rows,) = AttentionInspector(seen).effects(dict(gamma0=True, layer="G/attention.16", **{"class": 0}))
-    for row, text in zip(rows, table.locator("tbody tr").all_inner_texts(), strict=True):
+    for row, text in zip(rows, table.locator("tbody").all_inner_texts(), strict=True):
         assert row["quantity"] in text and f"{row['change']:.2g}".replace("-", "−") in text
     view.get_by_role("button", name="uniform", exact=True).click()
     wait_until(lambda: not table.is_visible() and view.get_by_role("button", name="Measure over 64 samples").is_visible())
@@ -592,7 +601,10 @@ def test_the_latent_is_dragged_values_are_painted_and_effects_measured(lab, page
 def test_a_page_has_no_tools_but_the_effects_that_were_measured(page, seen, tmp_path, monkeypatch):
     view, inspector = opened(page, seen, tmp_path, monkeypatch, forbid=[9, 10], measure=True, tool="drag", pins=[37], directions=[1, 0.5])
     (rows,) = inspector.effects(dict(forbid=[9, 10], layer="G/attention.16"))
-    text = view.locator(".effects tbody tr").first.inner_text()
+    text = view.locator(".effects tbody").first.inner_text()
+    page.set_viewport_size({"width": 1004, "height": 900})  # where the table is narrow, no number is broken
+    assert set(view.locator(".effects td span").evaluate_all("spans => spans.map(span => span.getClientRects().length)")) == {1}
+    assert not view.get_by_role("button", name="Add pins").is_visible()  # there is a mouse
     assert rows[0]["quantity"] in text and all(f"{rows[0][name]:.2g}" in text for name in ("change", "null"))
     assert "direction 1 +1 sd, direction 2 +0.5 sd" in view.locator(".title").inner_text()
     for name in ("Drag latent", "Knock out", "Paint", "Undo", "Measure", "Hide", "Reset"):
@@ -770,6 +782,7 @@ def test_a_page_keeps_what_was_knocked_out_and_what_matters(page, seen, tmp_path
         click()
         page.wait_for_timeout(100)
         assert view.locator(".stage.stale").count() == 0
+        assert not view.locator(".pins > p").is_visible()  # no scale of maps that are not there
     view.locator(".triple .after").wait_for()
 
 
@@ -824,12 +837,25 @@ def test_it_fits_on_a_phone(browser, seen, tmp_path, monkeypatch, other):
     assert small == []
     stage = view.locator(".stage").first
     stage.tap(position=cell(stage, 99))
-    wait_until(lambda: view.locator(".stage").first.locator(".pin").count() == 1)
+    wait_until(lambda: stage.locator(".pin").count() == 1)
+    for adds, count in ((True, 2), (False, 1)):  # fingers have no shift key
+        view.get_by_role("button", name="Add pins").tap()
+        stage.tap(position=cell(stage, 130 + count))
+        wait_until(lambda count=count: stage.locator(".pin").count() == count)
+        assert view.get_by_role("button", name="Add pins").get_attribute("aria-pressed") == str(adds).lower()
 
     # The tools, in a view that is no page, but has lost its kernel.
     inspector.save(path, {**what_if, "measure": True, "directions": [0.5]})
     path.write_text(path.read_text().replace("frozen: true", "frozen: false"))
     page.goto(path.as_uri())
+    if other is None:
+        seed, right = view.get_by_label("Seed", exact=True), view.get_by_text("a whole number from 0 to 2,147,483,647").first
+        for wrong in ("-3", "1.5", "99999999999", ""):
+            seed.fill("8")
+            assert not right.is_visible()
+            seed.fill(wrong)
+            assert right.is_visible(), wrong
+        seed.fill("0")
     for tool in ("Knock out", "Paint", "Drag latent"):
         view.get_by_role("button", name=tool).tap()
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 360, tool

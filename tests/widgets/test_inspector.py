@@ -465,7 +465,7 @@ def test_what_is_painted_and_where_the_latent_is_are_in_words(run):
     title = inspector.figure(dict(paint=[18, 19], paint_from=3, directions=[0, -1.25])).description.title
     assert "what if: 2 keys with the values of sample 3" in title and "sample 0, direction 2 -1.25 sd" in title
     title = inspector.figure(dict(paint=[18], paint_shift=[1, -2], forbid=[9])).description.title
-    assert "1 keys knocked out for all places, 1 keys with the values of this image, +1 rows and -2 columns away" in title
+    assert "1 keys knocked out, 1 keys with the values of this image, +1 rows and -2 columns away" in title
 
 
 def test_effects_are_measured_batch_by_batch_and_saved_as_they_are_shown(run, tmp_path):
@@ -624,6 +624,23 @@ def test_export_buttons_write_beside_the_run(run):
 def test_headless_it_is_a_picture_and_no_widget(run):
     data, _ = AttentionInspector(run)._repr_mimebundle_()
     assert set(data) == {"text/plain", "image/png"} and base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+
+
+def test_shown_by_a_notebook_the_picture_has_an_output_of_its_own(run, monkeypatch):
+    """An export prefers a widget, which it cannot show without a network, to the picture beside it."""
+    shown = []
+    monkeypatch.setattr("workbench.widgets.inspector.widget.display", lambda content, **how: shown.append((content, how)))
+    inspector = AttentionInspector(run)
+    inspector._ipython_display_()
+    assert [set(content) for content, _ in shown] == [{"text/plain", "image/png"}]  # headless: the picture alone
+    shown.clear()
+    monkeypatch.setattr(AttentionInspector, "comm", True)
+    monkeypatch.setattr(AttentionInspector, "_repr_mimebundle_", lambda self: ({"image/png": "QUJD", "application/x-widget": {}}, {}))
+    inspector._ipython_display_()
+    (widget, _), (still, _) = shown
+    assert set(widget) == {"application/x-widget"} and "data:image/png;base64,QUJD" in still.data
+    (name,) = inspector._dom_classes
+    assert f"body:has(.{name}) .{name}-still" in still.data and f'class="{name}-still"' in still.data
 
 
 # ------------------------------------------------------------------------------------------------ the front end's modules

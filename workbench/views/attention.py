@@ -20,7 +20,7 @@ from ..studies import effects
 from .inspected_run import InspectedRun
 from .inspection_request import MOST, InspectionRequest
 from .overview import overview
-from .view_line import GAMMA0, ViewLine, class_of, latent_of, positions_of, value_of
+from .view_line import GAMMA0, ViewLine, change_of, class_of, latent_of, positions_of, value_of
 
 MAX_QUERIES = len(figures.QUERY_COLOURS)
 MAX_IMAGES = 60  # of a view
@@ -331,8 +331,19 @@ class AttentionView(Parameters):
                     advance(layer is run.layers[-1])
         return rows
 
+    def _measured(self, run: InspectedRun, layer: dict) -> tuple[InspectionRequest, dict]:
+        """The images of `effects`, as a request, and the intervention of the view, in entries of one."""
+        if self.line:
+            return self._request_of_line(run, layer), change_of(self.words, layer)
+        step, seed = int(run.run.checkpoint_path(run.start if self.step is None else self.step).name), run.config.seed
+        keys = key_positions(map_positions("knock_out", self.knock_out, layer["side"]), layer["side"], layer["key_side"])
+        common = InspectionRequest(layer["id"], step, self.weights_of(run), self.source, seed=seed, truncation=self.truncation)
+        return common, dict(forbid=tuple(keys))
+
     def effects(self, n: int = effects.SAMPLES) -> list[dict]:
         """What interventions on the layer change in the mean over `n` images of all classes: gamma = 0, a uniform and a local map, and `knock_out`.
+
+        Of a line, the images are those of its source, class and seed, and in place of `knock_out` stands its own intervention.
 
         Returns
         -------
@@ -343,23 +354,27 @@ class AttentionView(Parameters):
         Raises
         ------
         ParameterError
-            If the view does not fit a run. A checkpoint that cannot be read, or of a network that has diverged, is reported and left out.
+            If the view does not fit a run. A checkpoint that cannot be read, or of a network that has diverged, is reported and left out, and
+            so are the images of a line that are snapshots or files.
         """
-        rows = []
+        rows: list[dict] = []
         for run in self.runs():
             layer = self.layer_of(run)
             if layer is None or not run.run.checkpoint_steps():
                 continue
-            step, seed = int(run.run.checkpoint_path(run.start if self.step is None else self.step).name), run.config.seed
-            common = InspectionRequest(layer["id"], step, self.weights_of(run), self.source, seed=seed, truncation=self.truncation)
+            common, change = self._measured(run, layer)
+            if common.source not in ("samples", "real"):
+                say_once(
+                    f"no effects: the line shows source={common.source}, and they are measured over samples or real images of a checkpoint"
+                )
+                return rows
             changes: dict[str, dict] = {
                 "gamma = 0": dict(gamma0=True),
                 "uniform map": dict(replace="uniform"),
                 "local map": dict(replace="local"),
             }
-            places = map_positions("knock_out", self.knock_out, layer["side"])
-            if keys := key_positions(places, layer["side"], layer["key_side"]):
-                changes[f"{len(keys)} keys knocked out"] = dict(forbid=keys)
+            if title := replace(common, **change).intervention:
+                changes.setdefault(title, change)
             with progress(n * len(changes), f"images of {run.label}") as advance:
                 for name, change in changes.items():
                     numbers = []

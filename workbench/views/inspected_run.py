@@ -21,7 +21,7 @@ from ..attention.snapshots import Snapshot, load_snapshot
 from ..config import Config
 from ..data import Images, open_data, to_unit
 from ..data.datasets import Drawn
-from ..data.decode import decode
+from ..data.decode import decode_all
 from ..data.twins import disagreement
 from ..files import UnreadableError
 from ..messages import ParameterError, WorkbenchError, short_repr
@@ -244,11 +244,10 @@ class InspectedRun(Inspected):
             raise WorkbenchError(f"name={short_repr(name)} is not the name of a dropped image file")
         if len(content) > MAX_DROPPED_BYTES:
             raise WorkbenchError(f"{name!r} has {len(content) / 1e6:,.0f} MB; the limit is {MAX_DROPPED_BYTES / 1e6:,.0f} MB")
-        try:
-            x = decode(bytes(content), self.config.image_size)
-        except Exception as error:
-            raise WorkbenchError(f"{name!r} cannot be read as an image: {' '.join(str(error).split())[:200]}") from None
-        self.dropped.append((name, to_unit(torch.tensor(x).permute(2, 0, 1)[None])))
+        (decoded,) = decode_all([content], self.config.image_size, threads=1)
+        if decoded.pixels is None:
+            raise WorkbenchError(f"{name!r} cannot be read as an image: {decoded.error}")
+        self.dropped.append((name, to_unit(torch.tensor(decoded.pixels).permute(2, 0, 1)[None])))
         return len(self.dropped) - 1
 
     def check(self, request: InspectionRequest) -> None:

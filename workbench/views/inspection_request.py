@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..messages import ParameterError, short_repr
@@ -111,6 +112,17 @@ class InspectionRequest:
         )
 
     @property
+    def intervention(self) -> str:
+        """The intervention in words, without painting; empty if there is none."""
+        keys, queries = len(self.forbid), "" if self.queries is None else f" for {len(self.queries)} pins"
+        words = [
+            "gamma = 0" if self.gamma0 else "" if self.gamma is None else f"gamma = {self.gamma:g}",
+            f"{self.replace} map" if self.replace else "",
+            f"{keys} keys knocked out{queries}" if keys else "",
+        ]
+        return ", ".join(filter(None, words))
+
+    @property
     def network(self) -> str:
         """ "G", "D" or "network"."""
         return self.layer.partition("/")[0]
@@ -119,6 +131,17 @@ class InspectionRequest:
     def path(self) -> str:
         """The layer's `named_modules` path."""
         return self.layer.partition("/")[2]
+
+
+def intervention_of(view: Mapping) -> dict:
+    """The entries of a request that change the layer, of a view: gamma0, gamma, replace, and `forbid` with `scope`, "all" or "pins", whose queries
+    may not look at those keys."""
+    if view["gamma0"]:  # other interventions have no effect then
+        return dict(gamma0=view["gamma0"])
+    queries, other = tuple(sorted(view["pins"])) if view["scope"] == "pins" else None, dict(gamma=view["gamma"], replace=view["replace"])
+    if not view["forbid"] or queries == ():
+        return other
+    return other | dict(forbid=tuple(sorted(view["forbid"])), queries=queries)
 
 
 def is_whole(value, low: int = 0) -> bool:

@@ -15,8 +15,10 @@ from urllib.parse import unquote
 from ..messages import ParameterError, nearest, short_repr
 from ..parameters import whole
 from ..readers import MAX_INTEGER, latents
+from .inspection_request import intervention_of
 
 EXAMPLE = "such as: demo@4000 G/attention.32 seed=3 pins=5,11"
+UNCHANGED = dict(gamma0=False, replace="", scope="all")  # entries without an intervention
 GAMMA0 = "gamma0"  # the run beside, if it is the same without attention
 
 
@@ -148,6 +150,22 @@ def latent_of(name: str, text: str) -> list[int]:
     if more or seed < 0:
         raise ParameterError(f"line: {name}={short_repr(text)} is not seed:sample")
     return [seed, sample]
+
+
+def change_of(line: ViewLine, layer: dict) -> dict:
+    """The intervention of a line on a layer, as an `InspectionRequest` has it.
+
+    Raises
+    ------
+    ParameterError
+        For an entry that does not fit.
+    """
+    entries = line.entries
+    view = {name: value_of(name, entries[name], empty) if name in entries else empty for name, empty in UNCHANGED.items()}
+    view["gamma"] = value_of("gamma", entries["gamma"], 0.0) if "gamma" in entries else None
+    for name, side in (("forbid", layer["key_side"]), ("pins", layer["side"])):
+        view[name] = positions_of(name, entries.get(name, ""), side)
+    return intervention_of(view)
 
 
 def positions_text(positions: Sequence[int], side: int) -> str:

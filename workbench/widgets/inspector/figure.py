@@ -184,14 +184,7 @@ def _line(seen: Inspection) -> str:
 
 def _intervention(request: InspectionRequest) -> list[str]:
     """The intervention in words."""
-    keys, queries = len(request.forbid), "all places" if request.queries is None else f"{len(request.queries)} pins"
-    words = [
-        "gamma = 0" if request.gamma0 else "",
-        "" if request.gamma is None else f"gamma = {request.gamma:g}",
-        f"{request.replace} map" if request.replace else "",
-        f"{keys} keys knocked out for {queries}" if keys else "",
-        _painted(request),
-    ]
+    words = [request.intervention, _painted(request)]
     return [f"what if: {', '.join(filter(None, words))}"] if any(words) else []
 
 

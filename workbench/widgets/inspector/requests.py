@@ -5,11 +5,13 @@ The front end sends the view and the kind of answer, and caches answers by the e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...attention import READINGS
 from ...messages import ParameterError, WorkbenchError, short_repr
 from ...views.attention import MAX_QUERIES, AttentionView
 from ...views.inspected import STRIP, Inspected
-from ...views.inspection_request import InspectionRequest, are_amounts, are_whole, is_whole
+from ...views.inspection_request import InspectionRequest, are_amounts, are_whole, intervention_of, is_whole
 from ...views.overview import columns
 
 # The state of all controls. Entries that an InspectionRequest does not have: `steps` of the runs; `class`, a label; `pins`, the pinned queries, of
@@ -120,7 +122,7 @@ def resolve(kind: str, view: dict, run: Inspected, number: int, offered: dict) -
     if kind == "offsets":
         return InspectionRequest(**request)
     if kind == "measure":  # over the samples from the first one on
-        return InspectionRequest(**request, **_intervention(view))
+        return InspectionRequest(**request, **intervention_of(view))
     request["sample"] = view["sample"]
     if kind == "strip":
         if is_whole(view["sample"]):  # the first image of its page; samples and real images have several pages
@@ -132,24 +134,22 @@ def resolve(kind: str, view: dict, run: Inspected, number: int, offered: dict) -
         last = max(k for k, amount in enumerate(view["directions"]) if amount)
         request["directions"] = tuple(view["directions"][: last + 1])
     if kind == "inspection" and source != "recorded":  # snapshots keep no network
-        request |= _intervention(view) | _painting(view)
+        request |= intervention_of(view) | _painting(view)
     return InspectionRequest(**request)
+
+
+def checked(view: dict, runs: Sequence[Inspected], catalogs: Sequence[dict]) -> list[InspectionRequest]:
+    """The request of a view for a picture of each run; raises if a run has no such picture."""
+    requests = [resolve("inspection", view, run, number, catalogs[number]) for number, run in enumerate(runs)]
+    for run, request in zip(runs, requests, strict=True):
+        run.check(request)
+    return requests
 
 
 def _step(view: dict, number: int, offered: dict, source: str) -> int | None:
     steps = offered["recorded"] if source == "recorded" else offered["steps"]
     step = view["steps"][number] if number < len(view["steps"]) else None
     return step if step in steps else next(reversed(steps), None)
-
-
-def _intervention(view: dict) -> dict:
-    """The intervention on the layer in a view."""
-    if view["gamma0"]:  # other interventions have no effect then
-        return dict(gamma0=view["gamma0"])
-    queries, other = tuple(sorted(view["pins"])) if view["scope"] == "pins" else None, dict(gamma=view["gamma"], replace=view["replace"])
-    if not view["forbid"] or queries == ():
-        return other
-    return other | dict(forbid=tuple(sorted(view["forbid"])), queries=queries)
 
 
 def _painting(view: dict) -> dict:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import base64
+import html
 import os
+import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import anywidget
 import numpy as np
 import traitlets
+from IPython.display import HTML, display
 from torch import nn
 
 from ... import figures
-from ...attention import salient_positions
 from ...figures.painting import DIVERGING, PALETTE, colour_table
 from ...files import replace_text, storing
 from ...messages import ParameterError, WorkbenchError, say_once, short_repr
@@ -23,7 +24,6 @@ from ...runs import Run
 from ...views.attention import AttentionView
 from ...views.inspected import Inspected
 from ...views.inspected_network import Inputs, InspectedNetwork
-from ...views.inspected_run import InspectedRun
 from ...views.inspection_request import InspectionRequest
 from ...views.overview import columns, overview
 from ...views.view_line import ViewLine
@@ -31,23 +31,12 @@ from ..bundle import bundle, styles
 from .answers import Answer, Answers
 from .export import FORMATS, free_path, page, page_answers
 from .figure import stacked, view_figure
-from .line import line_of, view_of
-from .requests import DEFAULT_VIEW, active_pin, catalog, opened, resolve, shown
+from .line import line_of
+from .opening import runs_of, start
+from .requests import DEFAULT_VIEW, active_pin, catalog, checked, resolve, shown
 
 SAVED_BYTES = 400_000  # limit of the answers in a saved notebook
 KINDS = ("inspection", "strip", "causal", "offsets", "explain", "overview", "drop", "export", "measure")
-
-
-def _runs(a: Run | str, b: Run | str | nn.Module | None, view: AttentionView) -> list[Inspected]:
-    """The run, and the one to compare it with."""
-    if view.line:
-        if a or b:
-            raise ParameterError("a line names the runs that it shows; leave a and b out")
-        return [*view.runs()]
-    first, other = InspectedRun.of(a) if a else view.runs()[0], b or view.compare
-    if isinstance(other, nn.Module):
-        raise ParameterError("b is a network and a a run; give both as networks: generator=..., inputs=..., b=...")
-    return [first, InspectedRun.of(other, first)] if other else [first]
 
 
 class AttentionInspector(anywidget.AnyWidget):
@@ -103,7 +92,7 @@ class AttentionInspector(anywidget.AnyWidget):
         if generator is None and network is None:
             if inputs is not None:
                 raise ParameterError("inputs belong to a network; give generator=... or network=...")
-            self.runs = _runs(a, b, view)
+            self.runs = runs_of(a, b, view)
         elif a or view.line or (generator is not None and network is not None):
             raise ParameterError("a run, generator and network are given; give one of them (a line names a run)")
         elif inputs is None:
@@ -114,9 +103,11 @@ class AttentionInspector(anywidget.AnyWidget):
             self.runs = [first] if b is None else [first, first.beside(b)]
         palette, diverging = (colour_table(name).tobytes() for name in (PALETTE, DIVERGING))
         super().__init__(catalog=[catalog(run) for run in self.runs], palette=palette, diverging=diverging)
+        self._id = f"wb-{uuid.uuid4().hex}"
+        self.add_class(self._id)
         self._answers = Answers(self.runs)
         self._opened_by_line = bool(view.line)
-        self.view = self._start(view)
+        self.view = start(view, self.runs, self.catalog)
         self._keep_answers()
         self.observe(self._follow_view, "view")
         self.on_msg(self._receive)
@@ -148,55 +139,6 @@ class AttentionInspector(anywidget.AnyWidget):
 
     # ------------------------------------------------------------------------------------------------- the view
 
-    def _start(self, view: AttentionView) -> dict:
-        network = self.runs[0]
-        if isinstance(network, InspectedNetwork):
-            entry = network.layers[-1]
-            image = network.inspect(InspectionRequest(entry["id"])).image
-            pins = [len(entry["tokens"]) + at for at in salient_positions(image, (entry["rows"], entry["side"]))]
-            return dict(layer=entry["id"], steps=[], reading=view.reading, pins=pins, active=0)
-        first, *others = (run for run in self.runs if isinstance(run, InspectedRun))
-        if not first.layers:
-            return {}
-        if view.line:
-            return self._open(view, first)
-        layer = view.layer_of(first)
-        if layer is None:  # the other network has attention
-            layer = first.layers[-1]
-            view = replace(view, network=layer["network"])
-        if not first.run.checkpoint_steps() and all(info["recorded"] for info in self.catalog):  # start at the last snapshot
-            steps = [info["recorded"][-1] for info in self.catalog]
-            request = InspectionRequest(layer["id"], steps[0], source="recorded")
-        else:
-            request = view.requests(first)[0]
-            steps = [request.step, *(int(run.run.checkpoint_path(run.start).name) for run in others)]
-        try:
-            pins = view.queries_of(first.inspect(request))
-        except ParameterError:
-            raise
-        except WorkbenchError:  # the front end shows the reason; other steps may be readable
-            pins = []
-        return opened(view, request, steps, pins)
-
-    def _open(self, view: AttentionView, first: InspectedRun) -> dict:
-        """The view of a line, checked, with the newest steps where it names none."""
-        words = view.words
-        if not words.layer:
-            words = replace(words, layer=(view.layer_of(first) or first.layers[-1])["id"])
-        state = view_of(words, self.catalog)
-        kind, offer = ("snapshot", "recorded") if state["source"] == "recorded" else ("checkpoint", "steps")
-        steps: list[int | None] = []
-        for run, info, given in zip(self.runs, self.catalog, (words.step, words.beside_step), strict=False):
-            step = steps[0] if given is None and run.gamma0 else given
-            if step is not None and step not in info[offer]:
-                raise ParameterError(
-                    f"line: run {run.name!r} has no {kind} of step {step}; it has: {', '.join(map(str, info[offer])) or 'none'}"
-                )
-            steps.append(step if step is not None or not info[offer] else info[offer][-1])
-        state |= dict(steps=[step for step in steps if step is not None])
-        self._requests(state)  # raises
-        return state
-
     @traitlets.validate("view")
     def _complete(self, proposal) -> dict:
         """Complete a view with defaults; it is empty if there is no attention layer."""
@@ -215,13 +157,6 @@ class AttentionInspector(anywidget.AnyWidget):
                 answers = []
             size = sum(len(part) for answer in answers for part in answer["buffers"])
             self.answers = answers if size <= SAVED_BYTES else []
-
-    def _requests(self, view: dict) -> list[InspectionRequest]:
-        """The request of a view for each run, checked."""
-        resolved = self._resolved("inspection", view)
-        for run, request in resolved:
-            run.check(request)
-        return [request for _, request in resolved]
 
     # ------------------------------------------------------------------------------------------------- messages
 
@@ -324,6 +259,10 @@ class AttentionInspector(anywidget.AnyWidget):
         resolved = self._resolved("measure", self.view | (view or {}))
         return [self._answers.effects(number, request) for number, (_, request) in enumerate(resolved)]
 
+    def _requests(self, view: dict) -> list[InspectionRequest]:
+        """The request of a view for each run, checked."""
+        return checked(view, self.runs, self.catalog)
+
     def _resolved(self, kind: str, view: dict) -> list[tuple[Inspected, InspectionRequest]]:
         """Each run with its request for one kind of answer."""
         return [(run, resolve(kind, view, run, number, self.catalog[number])) for number, run in enumerate(self.runs)]
@@ -386,6 +325,21 @@ class AttentionInspector(anywidget.AnyWidget):
         """Connect to the front end; without one, the widget would only enlarge the notebook."""
         if interactive():
             super().open()
+
+    def _ipython_display_(self) -> None:
+        """Show the widget and, in an output of its own, a picture for where it cannot be: exports and git hosts prefer a widget that they lack to
+        a picture beside it."""
+        data, metadata = self._repr_mimebundle_()
+        picture = data.pop("image/png", None) if self.comm else None
+        display(data, metadata=metadata, raw=True)
+        if picture:
+            # The live view hides this, and this hides "Loading widget..." and "model not found", which are text alone.
+            style = (
+                f"body:has(.{self._id}) .{self._id}-still, "
+                f".jp-OutputArea:has(.{self._id}-still) .jp-OutputArea-output.jupyter-widgets:not(:has(*)) {{ display: none }}"
+            )
+            image = f'<img alt="{html.escape(repr(self))}" style="max-width: 100%" src="data:image/png;base64,{picture}">'
+            display(HTML(f'<style>{style}</style><div class="{self._id}-still">{image}</div>'))
 
     def _repr_mimebundle_(self, **kwargs):
         data, metadata = ({"text/plain": repr(self)}, {}) if self.comm is None else super()._repr_mimebundle_(**kwargs)

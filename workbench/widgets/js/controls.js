@@ -1,6 +1,6 @@
 // Controls: each is {node, show} and calls a function on input.
 
-import { html } from "./dom.js";
+import { html, say } from "./dom.js";
 import { paintBar } from "./paint.js";
 
 /** Buttons of which one is pressed. `show(options, value)`; an option is {value, name, about}. */
@@ -46,13 +46,20 @@ export function slider(label, { min, max, step, write }, onInput) {
   };
 }
 
+/** A field for whole numbers; beside another text it says what would be right, as long as that is in the field. */
 export function numberField(label, onChange) {
-  const input = html("input", { type: "number", min: 0, max: 2 ** 31 - 1, step: 1, "aria-label": label });
-  input.addEventListener("input", () => input.value && input.checkValidity() && onChange(Number(input.value)));
+  const most = 2 ** 31 - 1, right = `a whole number from 0 to ${most.toLocaleString("en")}`;
+  const input = html("input", { type: "number", min: 0, max: most, step: 1, required: "", "aria-label": label }), hint = html("small", { role: "status" });
+  input.addEventListener("input", () => {
+    say(hint, input.checkValidity() ? "" : right);
+    if (input.validity.valid) onChange(Number(input.value));
+  });
   return {
-    node: html("label", { class: "row" }, html("span", {}, label), input),
+    node: html("div", { class: "number" }, html("label", { class: "row" }, html("span", {}, label), input), hint),
     show: (value) => {
+      if (input.matches(":focus:invalid")) return; // it is being typed
       if (input.value !== String(value)) input.value = value;
+      say(hint, "");
     },
   };
 }

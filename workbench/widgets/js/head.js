@@ -38,7 +38,7 @@ export function headCard() {
       name.textContent = catalog.map(({ label }) => label).join("  ·  ");
       about.textContent = catalog.length === 1 ? catalog[0].about : "";
       say(alarm, errors.filter(Boolean).join("\n"));
-      say(gone, kernelGone ? "The kernel of this view is gone; loaded data stays interactive." : "");
+      say(gone, kernelGone ? "The kernel of this view is gone; loaded data stays interactive. Run the cell again for the rest." : "");
       const none = catalog.length > 1 ? "These runs have no attention layer in common: nothing to compare."
         : "This run has no attention layer: nothing to show.";
       say(nothing, empty ? none : "");

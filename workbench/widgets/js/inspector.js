@@ -1,7 +1,7 @@
-// The inspector: its parts, the actions of the user, and drawing. Maps are computed here from the queries and keys that Python sends, so that
+// The inspector: its parts, pointer and keys, and drawing. Maps are computed here from the queries and keys that Python sends, so that
 // hovering never waits for the kernel.
 
-import { addressedView } from "./address.js";
+import { acceptFiles, actionsOf } from "./actions.js";
 import { answerStore } from "./answers.js";
 import { button, segmented, slider, toggle } from "./controls.js";
 import { copyCard } from "./copy.js";
@@ -12,21 +12,21 @@ import { gesturesOf } from "./gestures.js";
 import { headCard } from "./head.js";
 import { latentCard } from "./latent.js";
 import { lineOf } from "./line.js";
-import { READINGS, placeOf, statistic } from "./maps.js";
+import { READINGS, placeOf } from "./maps.js";
 import { measureCard } from "./measure.js";
 import { clamp } from "./numbers.js";
 import { colourTable, crisp } from "./paint.js";
-import { columnRequests, overviewCard } from "./overview.js";
+import { overviewCard } from "./overview.js";
 import { pinPanel } from "./pins.js";
+import { requestsOf } from "./requests.js";
 import { scaleOf } from "./scale.js";
 import { sideCard } from "./side.js";
 import { stageCard } from "./stage.js";
-import { PIN_COLOURS, catalogOf, movePins, stateOf, stepsOf } from "./state.js";
+import { PIN_COLOURS, catalogOf, stateOf, stepsOf } from "./state.js";
 import { stripCard } from "./strip.js";
 import { isDark, onTheme } from "./theme.js";
 import { toolbarOf } from "./toolbar.js";
 import { toolCard } from "./tools.js";
-import { undoStack } from "./undo.js";
 import { whatIfCard } from "./what_if.js";
 
 const SCALES = [
@@ -39,10 +39,14 @@ let views = 0; // of all widgets
 let paintings = 0;
 
 function render({ model, el, store }) {
-  const serial = ++views, frozen = Boolean(model.get("frozen")), opened = { ...model.get("view") };
+  const serial = ++views, frozen = Boolean(model.get("frozen")), now = () => state;
   let state = null, inspections = [], current = [], images = null, stages = [];
-  let hovered = null, due = null, first = 0, size = 0, spoken = 0, problem = "", tables;
-  const pinned = [];
+  let hovered = null, due = null, first = 0, size = 0, spoken = 0, problem = "", several = false, tables;
+  const pinned = [], report = (text) => {
+    problem = text;
+  };
+  const { change, undo, undoable, pickLayer, openAddress, pin, unpin, drop } = actionsOf({ model, store, now, update, report, painted: () => schedule("click") });
+  const { request, explanation, askCausal, columns, offsets, mapOf } = requestsOf({ model, store, now });
 
   const head = headCard(), toolbar = toolbarOf({ change, pickLayer, pin });
   const picker = stripCard({ change, drop, page: (by) => {
@@ -54,26 +58,29 @@ function render({ model, el, store }) {
   const smooth = toggle("Smooth", "Blend the cells of the map into each other", (on) => change({ smooth: on }));
   const scales = segmented("Scale of the colours", (scale) => change({ scale }));
   const clearPins = button("Clear pins", "Remove all pins", () => change({ pins: [], active: -1 }));
+  const adding = toggle("Add pins", "Each touch pins one more place, or removes a pin", (on) => {
+    several = on;
+    adding.show(on);
+  });
+  adding.node.classList.add("touch");
   const stagesNode = html("div", { class: "stages" });
-  const measured = measureCard({ store, change, onNews: update, onError: (text) => {
-    problem = text;
-  } });
-  const whatIf = whatIfCard({ change }, measured.node), latent = latentCard({ change }), past = undoStack(), toolset = toolCard({ change, undo });
+  const measured = measureCard({ store, change, onNews: update, onError: report });
+  const whatIf = whatIfCard({ change }, measured.node), latent = latentCard({ change }), toolset = toolCard({ change, undo });
   const draw = {
     forbid: (keys) => stages.forEach((stage) => stage.drawForbidden(keys)),
     paint: (keys, shift) => stages.forEach((stage) => stage.drawPainted(keys, shift)),
   };
   const gestures = gesturesOf({ change, pin: (query) => pin(query, false), draw });
-  const tools = html("div", { class: "row tools" }, opacity.node, scales.node, smooth.node, clearPins);
+  const tools = html("div", { class: "row tools" }, opacity.node, scales.node, smooth.node, adding.node, clearPins);
   const side = sideCard((panel) => change({ panel }), (cell, map) => stages.forEach((stage) => stage.frameCell(cell, map)));
   const pinsScale = html("p", { class: "muted" });
   const pinsNode = html("div", { class: "pins", role: "group", "aria-label": "Pins" }, pinsScale);
   const explaining = explainCard(change), overview = overviewCard({ change, enter: (id, step) => pickLayer(id, { steps: [step, ...state.view.steps.slice(1)] }) });
-  const right = html("div", { class: "right" }, side.node, pinsNode, explaining.node);
-  const centre = html("div", { class: "centre" }, stagesNode, toolset.node, tools);
+  const right = html("div", { class: "right" }, side.node, pinsNode);
+  const centre = html("div", { class: "centre" }, stagesNode, toolset.node, tools, explaining.node);
   const workspace = html("div", { class: "workspace" }, centre, right, picker.node, overview.node);
   const foot = exportFoot({ store, formats: model.get("formats"), viewed: () => state.view, onEnd: (text) => {
-    problem = text;
+    report(text);
     update();
   } });
   const copying = copyCard(() => {
@@ -86,53 +93,7 @@ function render({ model, el, store }) {
   const root = html("div", { class: "wb inspector", role: "region" }, ...head.nodes, workspace, toolbar.node, copying.node, foot.node, speech);
   el.append(root);
 
-  // ------------------------------------------------------------------------------ actions of the user
-
-  function change(patch) {
-    problem = "";
-    schedule("click");
-    const view = store.view(), keys = (entries) => store.keyOf(state.catalog.map((_, run) => ({ kind: "measure", run, view: entries })));
-    past.note(view, patch);
-    const outdated = view.measure && !frozen && keys(view) !== keys({ ...view, ...patch }); // the numbers of another intervention
-    store.change(outdated ? { ...patch, measure: false } : patch);
-  }
-
-  function undo() {
-    const patch = past.take();
-    if (!patch) return;
-    change(patch);
-    past.take(); // not a change of its own
-    update();
-  }
-
-  function pickLayer(id, more = {}) {
-    const to = state.layers.find((layer) => layer.id === id);
-    const { forbid, paint } = frozen && id === opened.layer ? opened : { forbid: [], paint: [] }; // a page holds this layer with these keys
-    change({ layer: id, pins: movePins(state.view.pins, state.layer, to), forbid, paint, ...more });
-    past.clear(); // keys of the other layer
-  }
-
-  /** In a page: go to the view of the address, as far as the page holds it, and say what it does not hold. */
-  function openAddress() {
-    const { view, lost } = addressedView(location.hash.slice(1), catalogOf(model), model.get("defaults"), opened);
-    if (view) change(view);
-    problem = lost;
-    update();
-  }
-
-  /** Replace all pins by one at a position; with `add`, add or remove it. A pinned position becomes active. */
-  function pin(query, add) {
-    const at = state.view.pins.indexOf(query);
-    if (add && at >= 0) return unpin(at);
-    if (at >= 0) return change({ active: at });
-    const pins = add ? [...state.view.pins, query].slice(-PIN_COLOURS.length) : [query];
-    change({ pins, active: pins.length - 1 });
-  }
-
-  function unpin(at) {
-    const pins = state.view.pins.filter((_, i) => i !== at);
-    change({ pins, active: Math.min(state.view.active - (at < state.view.active), pins.length - 1) });
-  }
+  // ------------------------------------------------------------------------------ pointer and keys
 
   function hover(query, event, across) {
     if (gestures.move(query, event, across) && state.view.tool === "drag") query = null; // the map is that of the pin
@@ -161,18 +122,6 @@ function render({ model, el, store }) {
       change({ active: digit });
     } else return;
     event.preventDefault();
-  }
-
-  async function drop(file) {
-    try {
-      const { sample } = await store.call({ kind: "drop", name: file.name }, [await file.arrayBuffer()]);
-      store.forget("strip");
-      if (state.layer.network !== "D") pickLayer(state.layers.find(({ network }) => network === "D").id);
-      change({ source: "dropped", sample });
-    } catch (error) {
-      problem = error.message;
-    }
-    update();
   }
 
   // ------------------------------------------------------------------------------ drawing
@@ -207,13 +156,14 @@ function render({ model, el, store }) {
     clearPins.disabled = !state.view.pins.length;
     picker.draw(state, strip, first, frozen);
     gestures.show(state);
-    toolset.draw(state, images, past.any(), frozen);
+    toolset.draw(state, images, undoable(), frozen);
     latent.draw(state, frozen);
     measured.draw(state, catalog.map((_, run) => request("measure", run)), frozen);
     if (stages.length !== catalog.length) makeStages();
     fit();
     drawPins();
-    drawOverview();
+    const known = columns();
+    overview.draw(state, known, tables, frozen, known.some(({ answer }) => answer));
     explaining.draw(state, explanations, frozen ? "This page holds the words for the pins that it opened with." : store.failure(explanation(0)));
     if (!copying.node.hidden) copying.draw();
     root.toggleAttribute("data-busy", store.busy() !== null);
@@ -222,32 +172,13 @@ function render({ model, el, store }) {
     schedule("look");
   }
 
-  /** The request for an answer to the current view. What a page holds was knocked out for the pins that it opened with. */
-  const request = (kind, run, more) => ({ kind, run, view: frozen ? { ...state.view, pins: opened.pins } : state.view, ...more });
-
-  const explanation = (run) => request("explain", run, { query: state.view.pins[state.view.active] });
-
-  /** Draw the overview. Its missing columns are requested one by one, when nothing else is: the kernel stays free for other requests. */
-  function drawOverview() {
-    const requests = columnRequests(state), columns = requests.map((column) => ({ step: column.view.steps[0], answer: store.peek(column), error: store.failure(column) }));
-    overview.draw(state, columns, tables, frozen, columns.some(({ answer }) => answer));
-    const missing = columns.findIndex(({ answer, error }) => !answer && !error);
-    if (state.view.overview && missing >= 0 && store.busy() === null) store.ask(requests[missing]);
-  }
-
   /** Page the strip to an image, unless it shows that. */
   function showInStrip(sample) {
     if (!(images && sample >= images.start && sample < images.start + images.count)) first = sample;
   }
 
-  /** Request the causal map of each pin, of the active pin last: the last request waits least. */
-  function askCausal() {
-    const { pins, active } = state.view, order = [...pins].sort((a, b) => (a === pins[active]) - (b === pins[active]));
-    for (const run of state.catalog.keys()) order.forEach((query) => store.ask(request("causal", run, { query })));
-  }
-
   function makeStages() {
-    const { press, release } = gestures, click = (query, add) => state.view.tool === "pin" && pin(query, add);
+    const { press, release } = gestures, click = (query, add) => state.view.tool === "pin" && pin(query, add || several);
     const step = (index, value) => {
       change({ steps: state.catalog.map((_, i) => (i === index ? value : state.view.steps[i])) });
     };
@@ -269,26 +200,8 @@ function render({ model, el, store }) {
     const maps = state.view.pins.map((query) => inspections.map((seen, run) => mapOf(perQuery, seen, run, query)));
     const scale = scaleOf(maps.flat(), READINGS[perQuery].unit, state.relative);
     pinned.forEach((panel, i) => panel.draw(state, inspections, maps[i], scale, tables));
-    pinsScale.hidden = !pinned.length;
+    pinsScale.hidden = !maps.flat().some(Boolean);
     pinsScale.textContent = `Pins on one scale, ${scale.low} to ${scale.high}: ${scale.unit}`;
-  }
-
-  /**
-   * The map of a reading {values, rows, side (columns), ...}, or null if it is not known yet; `isWeights`: its weights are divided among the
-   * cells of a position.
-   */
-  function mapOf(reading, seen, run, query) {
-    const { map, row, keys, reference, floor } = READINGS[reading];
-    if (!seen || (row === undefined && query === null)) return null;
-    const values = row !== undefined ? statistic(seen, row) : map ? map(seen, query) : causal(run, query)?.values;
-    const { rows, side, key_rows, key_side, tokens } = seen, grid = keys ? { rows: key_rows, side: key_side } : { rows, side };
-    const known = { isWeights: Boolean(keys && map), reference: reference?.(seen), floor: floor?.(seen) };
-    return values ? { values: values.subarray(tokens.length), ...grid, ...known } : null; // tokens have no place
-  }
-
-  function causal(run, query) {
-    const asked = request("causal", run, { query });
-    return store.peek(asked) ?? store.near(asked);
   }
 
   /** At most one painting a frame. */
@@ -308,10 +221,7 @@ function render({ model, el, store }) {
       : frozen ? "This page holds what matters to the pins that it opened with." : "Pin this place to compute what matters to it.";
     const readouts = stages.map((stage, i) => stage.paint(maps[i], query, hovered, sequential, tables, hint));
     overview.paint(query, PIN_COLOURS[hovered === null ? Math.max(0, state.view.active) : 0]);
-    const { rows, side: columns } = state.layer, reference = { value: 1 / (rows * columns), name: "uniform" };
-    const offsets = state.catalog.map((_, run) => store.peek(request("offsets", run)))
-      .map((known) => known && { values: known.values, rows: 2 * rows - 1, side: 2 * columns - 1, reference });
-    side.paint({ state, inspections, maps, offsets, sequential, tables });
+    side.paint({ state, inspections, maps, offsets: offsets(), sequential, tables });
     if (++paintings % MARKS === 0) performance.clearMarks("wb-paint");
     performance.mark("wb-paint", { detail: { kind } });
     clearTimeout(spoken);
@@ -360,21 +270,7 @@ function render({ model, el, store }) {
     }
     if (!command || undone) event.stopPropagation(); // else "dd" would delete the cell
   });
-  root.addEventListener("dragover", (event) => {
-    const droppable = !frozen && state?.layers.some(({ network }) => network === "D");
-    if (!droppable || !event.dataTransfer.types.includes("Files")) return;
-    event.preventDefault();
-    event.stopPropagation(); // else the notebook would open the file
-    root.classList.add("dropping");
-  });
-  root.addEventListener("dragleave", (event) => root.contains(event.relatedTarget) || root.classList.remove("dropping"));
-  root.addEventListener("drop", (event) => {
-    if (!root.classList.contains("dropping")) return;
-    root.classList.remove("dropping");
-    event.preventDefault();
-    event.stopPropagation();
-    if (event.dataTransfer.files[0]) drop(event.dataTransfer.files[0]);
-  });
+  acceptFiles(root, () => !frozen && state?.layers.some(({ network }) => network === "D"), drop);
   const onPalette = () => {
     drawTables();
     update();

@@ -97,7 +97,7 @@ export function describe(seen, q) {
   const perplexity = Math.exp(entropy), place = placeOf(seen, q), { tokens } = seen;
   const common = {
     position: place ? `row ${place[0]}, column ${place[1]}` : `${tokens[q]} token`,
-    entropy: `${entropy.toFixed(2)} nats ≈ ${perplexity < 10 ? perplexity.toFixed(1) : Math.round(perplexity).toLocaleString("en")} places`,
+    entropy: `${entropy.toFixed(2)} nats ≈ ${perplexity < 10 ? perplexity.toFixed(1) : Math.round(perplexity).toLocaleString("en")} keys`,
     ...(tokens.length && { "to tokens": tokenWords(tokens, outgoing(seen, q), percent) }),
     strength: format(Number(strength.toPrecision(2))),
   };

@@ -45,16 +45,17 @@ export function measureCard({ store, change, onNews, onError }) {
   const cell = (row, name, prefix) => {
     const [value, low, high] = [name, `${prefix}low`, `${prefix}high`].map((part) => row[part]);
     const short = (number) => format(Number(number.toPrecision(2)));
-    return value === null ? html("td", {}, "–") : html("td", {}, short(value), html("small", {}, `[${short(low)}, ${short(high)}]`));
+    return value === null ? html("td", {}, "–") : html("td", {}, short(value), html("small", {}, html("span", {}, `[${short(low)},`), " ", html("span", {}, `${short(high)}]`)));
   };
 
   function tableOf(rows, label) {
     const columns = COLUMNS.filter(([name]) => rows.some((row) => row[name] !== null));
-    const before = (row) => (row.before === null ? [] : [html("small", {}, `before: ${format(Number(row.before.toPrecision(2)))}`)]);
-    return html("table", {}, ...(label ? [html("caption", {}, label)] : []),
-      html("thead", {}, html("tr", {}, html("th"), ...columns.map(([, title]) => html("th", { scope: "col" }, title)))),
-      html("tbody", {}, ...rows.map((row) =>
-        html("tr", {}, html("th", { scope: "row" }, row.quantity, ...before(row)), ...columns.map(([name, , prefix]) => cell(row, name, prefix))))));
+    const before = (row) => (row.before === null ? [] : [html("small", {}, `, before: ${format(Number(row.before.toPrecision(2)))}`)]);
+    // The quantity has a line of its own: where it is narrow, the numbers need the width.
+    const group = (row) => html("tbody", {}, html("tr", {}, html("th", { scope: "rowgroup", colspan: columns.length }, row.quantity, ...before(row))),
+      html("tr", {}, ...columns.map(([name, , prefix]) => cell(row, name, prefix))));
+    const heads = columns.length > 1 ? [html("thead", {}, html("tr", {}, ...columns.map(([, title]) => html("th", { scope: "col" }, title))))] : [];
+    return html("table", {}, ...(label ? [html("caption", {}, label)] : []), ...heads, ...rows.map(group));
   }
 
   return {
@@ -77,10 +78,12 @@ export function measureCard({ store, change, onNews, onError }) {
       if (!complete || text === shown) return;
       shown = text;
       tables.replaceChildren(...answers.map(({ rows }, i) => tableOf(rows, catalog.length > 1 ? `${"ab"[i]} · ${catalog[i].label}` : "")));
-      const images = view.source === "real" ? "real images" : "samples", random = answers.some(({ rows }) => rows.some((row) => row.null !== null));
-      note.textContent = `Means over ${SAMPLES} ${images} of this class and seed, the same places in each, with 95 % bootstrap intervals.`
+      const real = view.source === "real", images = real ? "real images" : "samples", random = answers.some(({ rows }) => rows.some((row) => row.null !== null));
+      const ofWhat = [...(catalog[0].classes.length ? [view.class < 0 ? "all classes" : "this class"] : []), ...(real ? [] : ["this seed"])].join(" and ");
+      note.textContent = `Means over ${SAMPLES} ${images} of ${ofWhat || "the data"}, the same places in each, with 95 % bootstrap intervals.`
         + `${random ? " Random keys: as many in place of these, drawn for each image; the difference is paired." : ""}`
-        + `${view.paint.length ? " What is painted on this image is left out." : ""}`;
+        + `${view.paint.length ? " What is painted on this image is left out." : ""}`
+        + `${view.directions.length || view.towards ? " Each sample has its own latent, which is not moved." : ""}`;
     },
   };
 }

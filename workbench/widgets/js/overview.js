@@ -36,15 +36,9 @@ function scaleOfTimes(maps, relative) {
 }
 
 /** The steps of the columns: evenly chosen by Python, and the one that is shown. */
-function columnsOf(state) {
+export function columnsOf(state) {
   const even = state.catalog[0].columns[state.view.source === "recorded" ? "recorded" : "samples"], { shown } = stepsOf(state, 0);
   return [...new Set([...even, ...(shown === undefined ? [] : [shown])])].sort((a, b) => a - b);
-}
-
-/** The requests for the columns. */
-export function columnRequests(state) {
-  const { view } = state;
-  return columnsOf(state).map((step) => ({ kind: "overview", run: 0, view: { ...view, steps: [step, ...view.steps.slice(1)] } }));
 }
 
 /** `enter(layer, step)` goes to a cell. */

@@ -22,7 +22,7 @@ export function pinPanel(i, onPick) {
         else clear(maps.children[run]);
       });
       const columns = inspections.map((seen) => (seen ? describe(seen, query) : null));
-      const short = (text) => text.replace(" nats", "").replace(columns.length > 1 ? " places" : "", "");
+      const short = (text) => text.replace(" nats", "").replace(columns.length > 1 ? " keys" : "", "");
       node.classList.toggle("pair", inspections.length > 1);
       const known = FACTS.slice(1).filter((name) => columns.some((column) => column?.[name] !== undefined));
       table.replaceChildren(html("b", {}, columns.find(Boolean)?.position ?? ""), ...known.flatMap((name) =>

@@ -8,7 +8,7 @@ const NETWORKS = { G: "Generator", D: "Discriminator" };
 const WEIGHTS = { ema: "EMA", raw: "raw" };
 
 export function toolbarOf({ change, pickLayer, pin }) {
-  const networks = segmented("Network", (network) => pickLayer(state.layers.find((layer) => layer.network === network).id));
+  const networks = segmented("Network", (network) => pickLayer(state.layers.findLast((layer) => layer.network === network).id));
   const layers = segmented("Attention layer", pickLayer);
   const heads = segmented("Head", (head) => change({ head })), tokens = segmented("Token", (token) => pin(token, false));
   const weights = segmented("Weights", (value) => change({ weights: value }));

@@ -72,7 +72,7 @@ export function toolCard({ change, undo }) {
       drawSources();
       clearAll.disabled = !view.paint.length;
       const count = view.paint.length, waiting = view.paint_from === null && view.active < 0;
-      summary.textContent = count ? `${count} of ${keysOf(state.layer)} places` : waiting ? "click the place to copy from, then brush" : "";
+      summary.textContent = count ? `${count} of ${keysOf(state.layer)} keys` : waiting ? "click the place to copy from, then brush" : "";
     },
   };
 }

@@ -65,7 +65,7 @@ export function whatIfCard({ change }, measured) {
       scope.show(scopes, view.scope);
       scope.node.hidden = clearAll.hidden = !view.forbid.length;
       const keys = view.forbid.length, idle = keys && view.scope === "pins" && !view.pins.length;
-      const count = `${keys} of ${keysOf(state.layer)} places`;
+      const count = `${keys} of ${keysOf(state.layer)} keys`;
       summary.textContent = idle ? "pin a place first" : keys ? `knocked out: ${count}` : "";
       results.hidden = !on;
       if (!on) return;
