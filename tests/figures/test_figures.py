@@ -159,7 +159,17 @@ def test_only_positive_values_get_a_logarithmic_axis():
     panels = tuple(
         Panel(name, lines=(Line((0, 1, 2), y),)) for name, y in (("a", (1.0, 2.0, -1.0)), ("b", (-1.0, -2.0, 1.0)), ("c", (None,) * 3))
     )
-    assert [panel.y.log for panel in Chart("", panels).logarithmic().panels] == [True, False, False]
+    chart = Chart("", panels).logarithmic()
+    assert [panel.y.log for panel in chart.panels] == [True, False, False]
+    told = ["a (1 value of 0 or less is not drawn)", "b (not logarithmic: most values are 0 or less)", "c"]
+    assert [panel.title for panel in chart.panels] == told
+
+
+def test_a_line_has_a_gap_where_a_logarithmic_axis_has_no_place():
+    """Drawn there, it would fall to the bottom of the axis, as if the value were small."""
+    plot = figures.Plot(Chart("", (Panel("", y=Axis(log=True), lines=(Line((0, 1, 2), (1.0, 0.0, 2.0)),)),)))
+    assert list(plot.figure.data[0].y) == [1.0, None, 2.0]
+    assert np.isnan(plot.picture.axes[0].lines[0].get_ydata()).tolist() == [False, True, False]
 
 
 def test_scores_say_which_values_are_better_and_what_was_published():

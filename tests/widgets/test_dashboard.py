@@ -152,10 +152,11 @@ def test_a_range_that_the_user_chose_stays(run, view):
     log(run, 60, loss_d=500.0)
     board, widgets = view()
     chart = open_tab(widgets, "Curves")["hinge losses"]
-    assert chart.layout.annotations[0].text == "hinge losses (1 value outside)" and max(chart.layout.yaxis.range) < 5
+    assert chart.layout.annotations[0].text == "hinge losses" and max(chart.layout.yaxis.range) < 5
+    assert chart.layout.xaxis.title.text == "G step · 1 value outside"  # beside the title it would cover the legend
     log(run, 61, loss_d=600.0)
     board.refresh()
-    assert chart.layout.annotations[0].text == "hinge losses (2 values outside)" and max(chart.layout.yaxis.range) < 5
+    assert chart.layout.xaxis.title.text == "G step · 2 values outside" and max(chart.layout.yaxis.range) < 5
     chart.layout.yaxis.range = (0, 700)
     log(run, 62, loss_d=2.0)
     board.refresh()
@@ -174,6 +175,7 @@ def test_the_controls_of_the_curves(run, view):
     controls._log.value = True
     charts = open_tab(widgets, "Curves")
     assert [charts[name].layout.yaxis.type for name in ("hinge losses", "gamma")] == ["log", "linear"]  # gamma is negative
+    assert charts["gamma"].layout.xaxis.title.text == "images · not logarithmic: most values are 0 or less"
 
 
 def test_other_runs_are_laid_over_the_curves(run, view, monkeypatch):

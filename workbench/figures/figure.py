@@ -14,8 +14,9 @@ from pathlib import Path
 from ..files import UnreadableError, read_json, replace_bytes, replace_text, storing
 from ..machine import describe_machine, git_state
 from ..messages import ParameterError, WorkbenchError
-from .charts import DARK, Chart, Composition, Sheet, from_plain, to_plain
+from .charts import DARK, Chart, Composition, Sheet
 from .interactive import content
+from .plain import from_plain, to_plain
 from .tables import Table
 
 GREY = "#808790"  # legible on white and on black

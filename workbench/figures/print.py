@@ -196,7 +196,7 @@ def _panel(axes, panel: Panel) -> dict:
     _axis(axes, "x", panel.x)
     _axis(axes, "y", panel.y)
     handles: dict = {}
-    for line in panel.lines:
+    for line in panel.drawn:
         artist = _line(axes, line)
         if line.legend and line.name and len(line.x):
             handles.setdefault(line.name, artist)

@@ -34,7 +34,7 @@ class LiveChart(FigureWidget):
     def __init__(self, chart: Chart, clicked: Callable[[float], None]):
         plotly = _compact(content(chart, labels=False))
         super().__init__(data=plotly["data"], layout=plotly["layout"])
-        self.set_trait("_config", self._config | dict(displayModeBar=False))  # it would cover the legend
+        self.set_trait("_config", self._config | dict(displayModeBar=False, responsive=True))  # the bar would cover the legend
         self._drawn = plotly
         self.on_msg(self._receive)
         for trace in self.data:
@@ -53,9 +53,9 @@ class LiveChart(FigureWidget):
                 for name in DATA:
                     if new.get(name) != old.get(name):
                         trace[name] = new.get(name)
-            title, shown = now["layout"]["annotations"][0]["text"], before["layout"]["annotations"][0]["text"]
-            if title != shown:
-                self.layout.annotations[0].text = title
+            for text in (_title, _below):
+                if text(now["layout"])["text"] != text(before["layout"])["text"]:
+                    text(self.layout)["text"] = text(now["layout"])["text"]
             old, new = (plotly["layout"]["yaxis"].get("range") for plotly in (before, now))
             if new != old and (old is None or list(self.layout.yaxis.range or ()) == list(old)):
                 self.layout.yaxis.range = new
@@ -69,12 +69,27 @@ class LiveChart(FigureWidget):
 
 
 def _compact(plotly: dict) -> dict:
-    """The `content` of a chart of one panel, for a small place: its title and legend share a line."""
+    """The `content` of a chart of one panel, for a small place: its title and legend share a line, what is in brackets goes below."""
     layout = {name: value for name, value in plotly["layout"].items() if name not in ("updatemenus", "title", "width")}
-    title = layout["annotations"][0] | dict(x=0, xanchor="left", y=1.02)
+    title = _title(layout) | dict(x=0, xanchor="left", xshift=6 - MARGINS["l"], y=1.02)
+    title["text"], *notes = title["text"].removesuffix(")").replace(") (", " (").split(" (")
+    layout["xaxis"] = layout["xaxis"] | dict(
+        title=_below(layout) | dict(text=" · ".join([_below(layout)["text"], *notes]), font=dict(size=11))
+    )
     legend = dict(orientation="h", x=1, xanchor="right", y=1, yanchor="bottom", font=dict(size=10))
-    layout["yaxis"] = layout["yaxis"] | dict(nticks=5)
+    nticks = 3 if layout["yaxis"]["type"] == "log" else 5  # plotly also marks parts of powers of ten
+    layout["yaxis"] = layout["yaxis"] | dict(title=layout["yaxis"]["title"] | dict(font=dict(size=11)), nticks=nticks)
     return plotly | dict(layout=layout | dict(height=HEIGHT, autosize=True, margin=MARGINS, legend=legend, annotations=[title]))
+
+
+def _title(layout):
+    """The title of the only panel of a plotly layout."""
+    return layout["annotations"][0]
+
+
+def _below(layout):
+    """The title of its x axis."""
+    return layout["xaxis"]["title"]
 
 
 def _click(clicked: Callable[[float], None], trace, points, state) -> None:
@@ -91,6 +106,7 @@ def _plotly() -> bytes:
 def _without_data(plotly: dict) -> tuple[dict, list[dict]]:
     """Layout and traces of `content`, without what `draw` can change."""
     layout = plotly["layout"]
-    axis = {name: value for name, value in layout["yaxis"].items() if name != "range"}
+    y = {name: value for name, value in layout["yaxis"].items() if name != "range"}
+    x = layout["xaxis"] | dict(title=None)
     traces = [{name: value for name, value in trace.items() if name not in DATA} for trace in plotly["data"]]
-    return layout | dict(annotations=None, yaxis=axis), traces
+    return layout | dict(annotations=None, xaxis=x, yaxis=y), traces

@@ -47,7 +47,7 @@ class DashboardView:
         self._make_head()
         self.samples, self.charts = Samples(dashboard, self.update), Charts(dashboard, self.update, self._show_samples_at)
         self.fork = Fork(dashboard, self._show_fork)
-        left = ipywidgets.VBox([self.samples.root, self.fork.root], layout=dict(flex="2 1 180px", max_width="560px", margin="0 12px 0 0"))
+        left = ipywidgets.VBox([self.samples.root, self.fork.root], layout=dict(flex="1 1 240px", max_width="560px", margin="0 12px 0 0"))
         body = ipywidgets.Box([left, self.charts.root], layout=dict(flex_flow="row wrap", align_items="flex-start"))
         self._below = ipywidgets.VBox()
         head = [self._style, self._bar_row, self._progress, self._facts, self._notes]
@@ -164,8 +164,10 @@ class DashboardView:
         self._progress.value = min(head["step"], self._progress.max)
         tone = TONES.get(head["state"], "")
         self._progress.bar_style = "warning" if head["collapsed"] and tone == "success" else tone
-        facts = [f"<b>{html.escape(value)}</b> {unit}" for unit, value in head["facts"].items()]
-        self._facts.value = " &emsp; ".join([*facts, text["rates"]] if text["rates"] else facts)
+        facts = [f"<b>{html.escape(value)}</b> {unit}" for unit, value in head["facts"].items()] + (
+            [text["rates"]] if text["rates"] else []
+        )
+        self._facts.value = "<div class='facts'>" + "".join(f"<span>{fact}</span>" for fact in facts) + "</div>"
         self._stop.disabled = not head["active"] or head["state"] == "stopping"
         self._free.layout.display = None if self._dashboard.waiting and head["active"] else "none"
         alarms = html.escape("\n".join(head["alarms"]))
