@@ -533,6 +533,23 @@ def test_parts_of_a_composition_stay_inside_their_places(run):
             assert box.x0 > -0.005 and box.x1 < 1.005, k
 
 
+def test_the_protocol_is_in_the_caption_once():
+    scores = figures.scores_of_run("", [dict(step=step, scores={"fd": 2.0}, protocol="n=70") for step in (10, 20)])
+    shown = [text.get_text() for text in figures.compose([scores, scores], ["Scores", "The same."]).picture.findobj(Text)]
+    assert "(a) Scores. n=70." in shown and "(b) The same." in shown
+
+
+def test_a_title_leaves_room_for_the_legend_on_its_line():
+    """In a narrow place; what the title says in brackets stands below."""
+    rows = [dict(step=step, loss_d=1.0, grad_norm_d=norm, grad_norm_g=1.0) for step, norm in enumerate((1.0, 0.0, 2.0))]
+    picture = figures.compose([figures.curves("", rows)], ["Curves."], 1, 3.3).picture
+    picture.draw_without_rendering()
+    axes = picture.axes[-1]
+    (title,) = [text for text in picture.findobj(Text) if text.get_text() == "gradient norms"]
+    assert not title.get_window_extent().overlaps(axes.get_legend().get_window_extent())
+    assert axes.get_xlabel() == "G step · dashed: largest; 1 zero is not drawn"
+
+
 @pytest.mark.parametrize(
     "make, message",
     [

@@ -128,7 +128,7 @@ class Note:
 def compose(parts: Sequence[Drawing], captions: Sequence[str], columns: int = 2, width: float = 6.9) -> Drawing:
     """Figures as lettered parts, (a), (b), ..., of one figure for a paper, each above its caption; saved with one sidecar.
 
-    Titles are left out, and the panels of a part are laid out anew to fit.
+    Titles are left out, notes such as the protocol of scores go into the caption, and the panels of a part are laid out anew to fit.
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 
 from plotly.basewidget import BaseFigureWidget
@@ -11,6 +12,7 @@ from plotly.graph_objects import FigureWidget
 
 from ..figures.charts import Chart
 from ..figures.interactive import content
+from ..figures.labels import beside_legend
 from .bundle import bundle
 
 DATA = ("x", "y", "text", "error_y")  # entries of a trace that change while it is shown
@@ -32,7 +34,7 @@ class LiveChart(FigureWidget):
     _esm = bundle("chart.js")
 
     def __init__(self, chart: Chart, clicked: Callable[[float], None]):
-        plotly = _compact(content(chart, labels=False))
+        plotly = _compact(chart)
         super().__init__(data=plotly["data"], layout=plotly["layout"])
         self.set_trait("_config", self._config | dict(displayModeBar=False, responsive=True))  # the bar would cover the legend
         self._drawn = plotly
@@ -45,7 +47,7 @@ class LiveChart(FigureWidget):
 
         A range of the y axis that the user has chosen stays.
         """
-        before, now = self._drawn, _compact(content(chart, labels=False))
+        before, now = self._drawn, _compact(chart)
         if _without_data(before) != _without_data(now):
             return False
         with self.batch_update():
@@ -68,17 +70,15 @@ class LiveChart(FigureWidget):
             self.send(dict(kind="plotly"), [_plotly()])
 
 
-def _compact(plotly: dict) -> dict:
-    """The `content` of a chart of one panel, for a small place: its title and legend share a line, what is in brackets goes below."""
+def _compact(chart: Chart) -> dict:
+    """The `content` of a chart of one panel, for a small place: its title and legend share a line."""
+    plotly = content(replace(chart, panels=tuple(map(beside_legend, chart.panels))), labels=False)
     layout = {name: value for name, value in plotly["layout"].items() if name not in ("updatemenus", "title", "width")}
     title = _title(layout) | dict(x=0, xanchor="left", xshift=6 - MARGINS["l"], y=1.02)
-    title["text"], *notes = title["text"].removesuffix(")").replace(") (", " (").split(" (")
-    layout["xaxis"] = layout["xaxis"] | dict(
-        title=_below(layout) | dict(text=" · ".join([_below(layout)["text"], *notes]), font=dict(size=11))
-    )
     legend = dict(orientation="h", x=1, xanchor="right", y=1, yanchor="bottom", font=dict(size=10))
-    nticks = 3 if layout["yaxis"]["type"] == "log" else 5  # plotly also marks parts of powers of ten
-    layout["yaxis"] = layout["yaxis"] | dict(title=layout["yaxis"]["title"] | dict(font=dict(size=11)), nticks=nticks)
+    for axis in ("xaxis", "yaxis"):
+        layout[axis] = layout[axis] | dict(title=layout[axis]["title"] | dict(font=dict(size=11)))
+    layout["yaxis"]["nticks"] = 3 if layout["yaxis"]["type"] == "log" else 5  # plotly also marks parts of powers of ten
     return plotly | dict(layout=layout | dict(height=HEIGHT, autosize=True, margin=MARGINS, legend=legend, annotations=[title]))
 
 

@@ -51,13 +51,13 @@ class Charts:
         self._smoothing = ipywidgets.FloatSlider(
             description="smooth", min=0, max=0.99, step=0.01, continuous_update=False, readout_format=".2f", layout=dict(width="170px")
         )
-        self._smoothing.style.description_width = "initial"
         self._axis = ipywidgets.Dropdown(options=list(AXES), tooltip="axis", layout=dict(width="84px"))
         self._log = ipywidgets.Checkbox(description="log", indent=False, layout=dict(width="52px"))
         self._all = ipywidgets.Checkbox(description="outliers", indent=False, layout=dict(width="80px"))
         self._overlay = ipywidgets.Dropdown(options=["overlay a run"], layout=dict(width="150px"))
         self._chips = ipywidgets.HBox(layout=wrap)
-        self._layer = ipywidgets.Dropdown(description="layer", layout=dict(width="360px"))
+        self._layer = ipywidgets.Dropdown(description="layer", layout=dict(width="360px", max_width="98%"))
+        self._smoothing.style.description_width = self._layer.style.description_width = "initial"
         bar = ipywidgets.HBox([self._smoothing, self._axis, self._log, self._all, self._overlay], layout=wrap | dict(align_items="center"))
         pages = [ipywidgets.VBox([bar, self._chips, self._panes["Curves"]]), self._panes["Scores"], self._panes["Diagnostics"]]
         self._tab = ipywidgets.Tab([*pages, ipywidgets.VBox([self._layer, self._panes["Layers"]])], titles=TABS)
