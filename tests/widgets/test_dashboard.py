@@ -147,6 +147,17 @@ def test_a_chart_that_grows_is_changed_and_not_made_anew(run, view):
     assert open_tab(widgets, "Curves")["gamma"] is not chart
 
 
+def test_a_chart_follows_the_size_of_its_place_from_the_beginning(run, view, monkeypatch):
+    """A page draws it as soon as it is there: what is set later may come too late."""
+    sent, open_comm, send_state = [], LiveChart.open, LiveChart.send_state
+    note = lambda chart: sent.append(chart.get_state("_config")["_config"].get("responsive"))  # noqa: E731
+    monkeypatch.setattr(LiveChart, "open", lambda chart: (note(chart), open_comm(chart)))
+    monkeypatch.setattr(LiveChart, "send_state", lambda chart, key=None: (note(chart), send_state(chart, key)))
+    log(run, 10, 20)
+    chart = open_tab(view()[1], "Curves")["hinge losses"]
+    assert sent and all(sent) and chart._config["responsive"]
+
+
 def test_a_range_that_the_user_chose_stays(run, view):
     log(run, *range(1, 60))
     log(run, 60, loss_d=500.0)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 
+import traitlets
 from plotly.basewidget import BaseFigureWidget
 from plotly.graph_objects import FigureWidget
 
@@ -17,6 +18,7 @@ from .bundle import bundle
 
 DATA = ("x", "y", "text", "error_y")  # entries of a trace that change while it is shown
 HEIGHT = 178  # of a chart in pixels
+CONFIG = dict(displayModeBar=False, responsive=True)  # the bar would cover the legend
 MARGINS = dict(l=54, r=8, t=26, b=38)
 
 
@@ -36,11 +38,18 @@ class LiveChart(FigureWidget):
     def __init__(self, chart: Chart, clicked: Callable[[float], None]):
         plotly = _compact(chart)
         super().__init__(data=plotly["data"], layout=plotly["layout"])
-        self.set_trait("_config", self._config | dict(displayModeBar=False, responsive=True))  # the bar would cover the legend
         self._drawn = plotly
         self.on_msg(self._receive)
         for trace in self.data:
             trace.on_click(partial(_click, clicked))
+
+    @traitlets.default("_config")
+    def _first_config(self) -> dict:
+        return CONFIG
+
+    @traitlets.validate("_config")  # plotly empties it again; and a page may draw the chart before it gets a change
+    def _whole_config(self, proposal) -> dict:
+        return proposal.value | CONFIG
 
     def draw(self, chart: Chart) -> bool:
         """Show a chart with the same lines but other data, of which only changes are sent; False if it has other lines.
