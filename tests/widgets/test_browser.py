@@ -215,7 +215,7 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     exported.goto((lab.files / "watch.html").as_uri())
     pictures = exported.locator(".jp-OutputArea img:visible")
     wait_until(lambda: pictures.count() == 2 and all(pictures.evaluate_all("all => all.map(image => image.naturalWidth > 300)")))
-    assert exported.get_by_text('await Dashboard("watched").follow()').is_visible()
+    assert exported.get_by_text('import workbench as wb; await wb.Dashboard("watched").follow()').is_visible()
     exported.close()
 
     # The kernel goes: the view says so at once and offers nothing that cannot work; also when it is opened again without its kernel.
@@ -227,7 +227,7 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     view = reopened.output(0).locator(".wb-dashboard").first
     wait_until(lambda: view.locator(".wb-samples img").first.evaluate("image => image.naturalWidth") > 0)
     wait_until(lambda: view.locator(".note:visible").first.inner_text() == told)
-    assert view.locator(".farewell").first.inner_text().endswith('await Dashboard("watched").follow()')
+    assert view.locator(".farewell").first.inner_text().endswith('import workbench as wb; await wb.Dashboard("watched").follow()')
     pointer = "element => getComputedStyle(element).pointerEvents"
     assert view.get_by_role("button", name="newest").first.evaluate(pointer) == "none"
     charts = view.locator(".js-plotly-plot:visible")

@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001
 """The dashboard without a browser: what it reads from a run folder, what it tells, and when it stops waiting."""
 
+import ast
 import asyncio
 import base64
 import html
@@ -473,7 +474,13 @@ def test_a_front_end_gets_the_widgets_and_a_still_picture_that_they_hide(run, vi
     still = widgets.still(board._picture()).data
     (hidden,) = re.findall(r'class="([\w-]+)-still"', still)
     assert hidden in widgets.root._dom_classes and f"body:has(.{hidden}) .{hidden}-still" in still
-    assert "training" in still and html.escape('await Dashboard("demo").follow()') in still and "data:image/png;base64" in still
+    assert "training" in still and html.escape(board.command()) in still and "data:image/png;base64" in still
+
+
+def test_what_a_view_tells_to_paste_works_in_a_kernel_that_knows_nothing_yet(run):
+    run.set_status(state="finished", step=400)
+    code = compile(Dashboard(run).command(), "cell", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    asyncio.run(eval(code, {}))
 
 
 def test_the_still_picture_follows_the_run_but_not_every_moment(run, view):
@@ -568,7 +575,7 @@ def test_an_interrupt_is_forwarded_once_and_a_second_one_leaves_the_training_alo
     run.set_status(state="running", message="")
     follow(run, interrupt, lambda: (run.path / "stop").unlink(), interrupt)
     assert run.active and not (run.path / "stop").exists()
-    assert capsys.readouterr().out.splitlines()[-1] == "demo trains on; to wait for it again: await Dashboard('demo').follow(wait=True)"
+    assert capsys.readouterr().out.splitlines()[-1] == "demo trains on; to wait for it again: " + Dashboard(run).command("wait=True")
     assert signal.getsignal(signal.SIGINT) is handler
 
 

@@ -71,7 +71,7 @@ class DashboardView:
         facts = ", ".join(f"{value} {unit}" for unit, value in head["facts"].items())
         lines = [f"<b>{html.escape(head['name'])}</b> {html.escape(head['about'])}: {html.escape(head['badge'])}; {html.escape(facts)}"]
         lines += [html.escape(alarm) for alarm in head["alarms"]]
-        lines.append(f"To watch it: <code>{html.escape(self._again)}</code>")
+        lines.append(f"To watch it: <code>{html.escape(self._dashboard.command())}</code>")
         image = ""
         if picture:
             small = preview(picture, 980)
@@ -148,10 +148,6 @@ class DashboardView:
         except WorkbenchError as error:
             say_once(str(error))
 
-    @property
-    def _again(self) -> str:
-        return f'await Dashboard("{self._dashboard.head["name"]}").follow()'
-
     def _update_head(self) -> None:
         head = self._dashboard.head
         text = {name: html.escape(str(head[name])) for name in ("name", "about", "badge", "state", "message", "log", "rates")}
@@ -176,6 +172,6 @@ class DashboardView:
         notes += [f"<details><summary>last lines of the log</summary><pre>{text['log']}</pre></details>" if text["log"] else ""]
         goes_on = "; the training goes on without it" if head["active"] else ""
         notes += [
-            f"<div class='note farewell'>The kernel of this view is gone{goes_on}. To watch it again: {html.escape(self._again)}</div>"
+            f"<div class='note farewell'>The kernel of this view is gone{goes_on}. To watch it again: {html.escape(self._dashboard.command())}</div>"
         ]
         self._notes.value = "".join(notes)
