@@ -60,13 +60,19 @@ def test_parameters_of_presets_and_notebooks(capsys):
     (["train", "-p", "lrd", "1"], "unknown parameter 'lrd'; did you mean 'lr_d'"), (["train", "-p", "steps", "-1"], "steps"),
     (["train", "-p", "batch_size", "1"], "batch_size"), (["evaluate", "-p", "run", "nothing"], "there is no run 'nothing'"),
     (["attention", "-p", "layre", "8"], "unknown parameter 'layre'"), (["compare", "-p", "runs", "nothing"], "nothing"),
-    (["ablation", "-p", "experiments", "tture"], "'tture' is not one of"),
+    (["ablation", "-p", "experiments", "tture"], "'tture' is not one of"), (["train", "-p", "lr_d=4e-4"], "here: -p lr_d 4e-4"),
+    (["train", "steps=5"], "here: -p steps 5"),
 ])  # fmt: skip
 def test_mistakes_are_one_line_before_anything_is_made(words, message, capsys):
     assert main(words) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list(outputs_dir().glob("*"))
+
+
+def test_where_there_are_no_runs_yet_it_says_so(capsys):
+    assert main(["runs"]) == 0
+    assert capsys.readouterr().err == f"there are no runs in {outputs_dir()} yet; workbench train makes one\n"
 
 
 def test_a_plan_says_what_a_training_costs_without_making_a_run(capsys):

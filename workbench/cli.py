@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 from .messages import WorkbenchError, command
@@ -25,12 +28,22 @@ NOTEBOOKS = dict(
 @command
 def main(words: list[str] | None = None) -> int | None:
     """Parse a command line (by default that of this process) and do what it says."""
-    parser = _parser()
+    parser, words = _parser(), sys.argv[1:] if words is None else words
+    _require_two_words(word for before, word in pairwise(words) if before == "-p")
     arguments, rest = parser.parse_known_args(words)
     if rest and arguments.do is not _lab:
+        _require_two_words(rest)
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.rest = rest
     return arguments.do(arguments)
+
+
+def _require_two_words(words: Iterable[str]) -> None:
+    """Refuse NAME=VALUE, which is how other programs take parameters."""
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name.isidentifier():
+            raise WorkbenchError(f"{word!r}: a parameter is typed as -p NAME VALUE, here: -p {name} {shlex.quote(value)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -240,9 +253,13 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _runs(arguments: argparse.Namespace) -> None:
+    from .paths import outputs_dir
     from .runs import list_runs
 
-    for run in list_runs():
+    runs = list_runs()
+    if not runs:
+        print(f"there are no runs in {outputs_dir()} yet; workbench train makes one", file=sys.stderr)
+    for run in runs:
         status = run.status()
         error = f"  {status['message']}" if status["state"] == "unreadable" else ""
         print(f"{status['state']:<10} {status['step']:>8}/{status['steps']:<8} {run.name}{error}")

@@ -159,7 +159,17 @@ def test_only_positive_values_get_a_logarithmic_axis():
     panels = tuple(
         Panel(name, lines=(Line((0, 1, 2), y),)) for name, y in (("a", (1.0, 2.0, -1.0)), ("b", (-1.0, -2.0, 1.0)), ("c", (None,) * 3))
     )
-    assert [panel.y.log for panel in Chart("", panels).logarithmic().panels] == [True, False, False]
+    chart = Chart("", panels).logarithmic()
+    assert [panel.y.log for panel in chart.panels] == [True, False, False]
+    told = ["a (1 value of 0 or less is not drawn)", "b (not logarithmic: most values are 0 or less)", "c"]
+    assert [panel.title for panel in chart.panels] == told
+
+
+def test_a_line_has_a_gap_where_a_logarithmic_axis_has_no_place():
+    """Drawn there, it would fall to the bottom of the axis, as if the value were small."""
+    plot = figures.Plot(Chart("", (Panel("", y=Axis(log=True), lines=(Line((0, 1, 2), (1.0, 0.0, 2.0)),)),)))
+    assert list(plot.figure.data[0].y) == [1.0, None, 2.0]
+    assert np.isnan(plot.picture.axes[0].lines[0].get_ydata()).tolist() == [False, True, False]
 
 
 def test_scores_say_which_values_are_better_and_what_was_published():
@@ -521,6 +531,23 @@ def test_parts_of_a_composition_stay_inside_their_places(run):
         for k, axes in enumerate(sorted(picture.axes, key=lambda axes: axes.get_position().x0)):
             box = axes.get_tightbbox().transformed(picture.transFigure.inverted())
             assert box.x0 > -0.005 and box.x1 < 1.005, k
+
+
+def test_the_protocol_is_in_the_caption_once():
+    scores = figures.scores_of_run("", [dict(step=step, scores={"fd": 2.0}, protocol="n=70") for step in (10, 20)])
+    shown = [text.get_text() for text in figures.compose([scores, scores], ["Scores", "The same."]).picture.findobj(Text)]
+    assert "(a) Scores. n=70." in shown and "(b) The same." in shown
+
+
+def test_a_title_leaves_room_for_the_legend_on_its_line():
+    """In a narrow place; what the title says in brackets stands below."""
+    rows = [dict(step=step, loss_d=1.0, grad_norm_d=norm, grad_norm_g=1.0) for step, norm in enumerate((1.0, 0.0, 2.0))]
+    picture = figures.compose([figures.curves("", rows)], ["Curves."], 1, 3.3).picture
+    picture.draw_without_rendering()
+    axes = picture.axes[-1]
+    (title,) = [text for text in picture.findobj(Text) if text.get_text() == "gradient norms"]
+    assert not title.get_window_extent().overlaps(axes.get_legend().get_window_extent())
+    assert axes.get_xlabel() == "G step · dashed: largest; 1 zero is not drawn"
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_long_names_keep_their_ends_and_are_whole_elsewhere():
         Chart("", (Panel("", lines=tuple(Line(X, tuple(k + x for x in X), name, DARK[:-1] + "3") for k, name in enumerate(long))),))
     )
     full = {note.hovertext for note in plot.figure.layout.annotations if note.showarrow}
-    assert full == set(long) and long[3] in str(figures.charts.to_plain(plot.description))
+    assert full == set(long) and long[3] in str(figures.plain.to_plain(plot.description))
     assert all("…" in note.text and len(note.text) < len(long[0]) for note in plot.figure.layout.annotations if note.showarrow)
 
 

@@ -71,6 +71,7 @@ def choose_theme(notebook, theme):
     notebook.page.locator("#jupyterlab-splash").wait_for(state="detached")  # a second change before that is an error of JupyterLab's own
 
 
+FIT = "plots => plots.length > 0 && plots.every(plot => Math.abs(plot.querySelector('.main-svg').clientWidth - plot.parentElement.clientWidth) < 2)"
 PAPER = "plot => getComputedStyle(plot.querySelector('.main-svg')).backgroundColor"
 
 
@@ -89,9 +90,10 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     wait_until(lambda: steps.nth(1).inner_text() != before)
     charts = view.locator(".js-plotly-plot:visible")
     wait_until(lambda: charts.count() == 4 and charts.locator(".scatterlayer .js-line").count() == 10)
-    titles = ["hinge losses", "D's output", "gamma", "gradient norms (dashed: largest)"]
     shown = charts.locator(".annotation-text").all_text_contents()
-    assert [re.sub(r" \(\d+ values? outside\)", "", title) for title in shown] == titles
+    assert [re.sub(r" \(\d+ values? outside\)", "", title) for title in shown] == ["hinge losses", "D's output", "gamma", "gradient norms"]
+    assert charts.last.locator(".xtitle").text_content().startswith("G step · dashed: largest")
+    wait_until(lambda: charts.evaluate_all(FIT))
     assert view.get_by_role("tab").all_inner_texts() == ["Curves", "Scores", "Diagnostics", "Layers"]
     chart = charts.first
     wait_until(lambda: chart.evaluate("plot => Math.min(...plot.data.map(trace => trace.x.length))") > 5)
@@ -164,7 +166,8 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     view.get_by_role("tab", name="Diagnostics").click()
     charts.get_by_text("saturation of D").first.wait_for()
     assert chart.evaluate(PAPER) == "rgb(17, 17, 17)"
-    assert charts.locator(".annotation-text").first.text_content().startswith("margin of D")
+    assert charts.locator(".annotation-text").first.text_content() == "margin of D"
+    wait_until(lambda: charts.evaluate_all(FIT))
     view.get_by_role("tab", name="Layers").click()
     view.locator("select:visible").last.select_option("G/output")
     names = "plots => plots.flatMap(plot => (plot.data ?? []).map(trace => trace.name))"
@@ -213,7 +216,7 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     exported.goto((lab.files / "watch.html").as_uri())
     pictures = exported.locator(".jp-OutputArea img:visible")
     wait_until(lambda: pictures.count() == 2 and all(pictures.evaluate_all("all => all.map(image => image.naturalWidth > 300)")))
-    assert exported.get_by_text('await Dashboard("watched").follow()').is_visible()
+    assert exported.get_by_text('import workbench as wb; await wb.Dashboard("watched").follow()').is_visible()
     exported.close()
 
     # The kernel goes: the view says so at once and offers nothing that cannot work; also when it is opened again without its kernel.
@@ -225,7 +228,7 @@ def test_a_training_is_watched_left_found_again_and_stopped(lab, page):
     view = reopened.output(0).locator(".wb-dashboard").first
     wait_until(lambda: view.locator(".wb-samples img").first.evaluate("image => image.naturalWidth") > 0)
     wait_until(lambda: view.locator(".note:visible").first.inner_text() == told)
-    assert view.locator(".farewell").first.inner_text().endswith('await Dashboard("watched").follow()')
+    assert view.locator(".farewell").first.inner_text().endswith('import workbench as wb; await wb.Dashboard("watched").follow()')
     pointer = "element => getComputedStyle(element).pointerEvents"
     assert view.get_by_role("button", name="newest").first.evaluate(pointer) == "none"
     charts = view.locator(".js-plotly-plot:visible")

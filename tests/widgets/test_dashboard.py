@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001
 """The dashboard without a browser: what it reads from a run folder, what it tells, and when it stops waiting."""
 
+import ast
 import asyncio
 import base64
 import html
@@ -147,15 +148,27 @@ def test_a_chart_that_grows_is_changed_and_not_made_anew(run, view):
     assert open_tab(widgets, "Curves")["gamma"] is not chart
 
 
+def test_a_chart_follows_the_size_of_its_place_from_the_beginning(run, view, monkeypatch):
+    """A page draws it as soon as it is there: what is set later may come too late."""
+    sent, open_comm, send_state = [], LiveChart.open, LiveChart.send_state
+    note = lambda chart: sent.append(chart.get_state("_config")["_config"].get("responsive"))  # noqa: E731
+    monkeypatch.setattr(LiveChart, "open", lambda chart: (note(chart), open_comm(chart)))
+    monkeypatch.setattr(LiveChart, "send_state", lambda chart, key=None: (note(chart), send_state(chart, key)))
+    log(run, 10, 20)
+    chart = open_tab(view()[1], "Curves")["hinge losses"]
+    assert sent and all(sent) and chart._config["responsive"]
+
+
 def test_a_range_that_the_user_chose_stays(run, view):
     log(run, *range(1, 60))
     log(run, 60, loss_d=500.0)
     board, widgets = view()
     chart = open_tab(widgets, "Curves")["hinge losses"]
-    assert chart.layout.annotations[0].text == "hinge losses (1 value outside)" and max(chart.layout.yaxis.range) < 5
+    assert chart.layout.annotations[0].text == "hinge losses" and max(chart.layout.yaxis.range) < 5
+    assert chart.layout.xaxis.title.text == "G step · 1 value outside"  # beside the title it would cover the legend
     log(run, 61, loss_d=600.0)
     board.refresh()
-    assert chart.layout.annotations[0].text == "hinge losses (2 values outside)" and max(chart.layout.yaxis.range) < 5
+    assert chart.layout.xaxis.title.text == "G step · 2 values outside" and max(chart.layout.yaxis.range) < 5
     chart.layout.yaxis.range = (0, 700)
     log(run, 62, loss_d=2.0)
     board.refresh()
@@ -174,6 +187,7 @@ def test_the_controls_of_the_curves(run, view):
     controls._log.value = True
     charts = open_tab(widgets, "Curves")
     assert [charts[name].layout.yaxis.type for name in ("hinge losses", "gamma")] == ["log", "linear"]  # gamma is negative
+    assert charts["gamma"].layout.xaxis.title.text == "images · not logarithmic: most values are 0 or less"
 
 
 def test_other_runs_are_laid_over_the_curves(run, view, monkeypatch):
@@ -460,7 +474,13 @@ def test_a_front_end_gets_the_widgets_and_a_still_picture_that_they_hide(run, vi
     still = widgets.still(board._picture()).data
     (hidden,) = re.findall(r'class="([\w-]+)-still"', still)
     assert hidden in widgets.root._dom_classes and f"body:has(.{hidden}) .{hidden}-still" in still
-    assert "training" in still and html.escape('await Dashboard("demo").follow()') in still and "data:image/png;base64" in still
+    assert "training" in still and html.escape(board.command()) in still and "data:image/png;base64" in still
+
+
+def test_what_a_view_tells_to_paste_works_in_a_kernel_that_knows_nothing_yet(run):
+    run.set_status(state="finished", step=400)
+    code = compile(Dashboard(run).command(), "cell", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    asyncio.run(eval(code, {}))
 
 
 def test_the_still_picture_follows_the_run_but_not_every_moment(run, view):
@@ -555,7 +575,7 @@ def test_an_interrupt_is_forwarded_once_and_a_second_one_leaves_the_training_alo
     run.set_status(state="running", message="")
     follow(run, interrupt, lambda: (run.path / "stop").unlink(), interrupt)
     assert run.active and not (run.path / "stop").exists()
-    assert capsys.readouterr().out.splitlines()[-1] == "demo trains on; to wait for it again: await Dashboard('demo').follow(wait=True)"
+    assert capsys.readouterr().out.splitlines()[-1] == "demo trains on; to wait for it again: " + Dashboard(run).command("wait=True")
     assert signal.getsignal(signal.SIGINT) is handler
 
 

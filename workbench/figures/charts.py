@@ -1,7 +1,7 @@
 """What a figure shows, as plain data: a `Chart` of panels with lines, bands, bars and rules, or a `Sheet` of images.
 
-`interactive` (plotly) and `print` (matplotlib) draw the same description. As JSON, it is the sidecar of a figure, which can be drawn again
-without its runs. Images are PNG and attention maps float32, both in base64.
+`interactive` (plotly) and `print` (matplotlib) draw the same description. As JSON (`plain`), it is the sidecar of a figure, which can be
+drawn again without its runs. Images are PNG and attention maps float32, both in base64.
 """
 
 from __future__ import annotations
@@ -9,15 +9,11 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
-from types import UnionType
-from typing import get_args, get_origin, get_type_hints
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..messages import WorkbenchError
-from ..records import is_number
-from .records import LARGEST, number
+from .records import number
 
 COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#c2185b", "#8c564b", "#17a2b8", "#7f7f7f", "#b5a300", "#003f88")
 DARK = "#222222"
@@ -107,6 +103,13 @@ class Panel:
     bars: tuple[Bar, ...] = ()
     rules: tuple[Rule, ...] = ()
 
+    @property
+    def drawn(self) -> tuple[Line, ...]:
+        """The lines, with gaps where a logarithmic axis has no place for a value: drawn, they would fall to its bottom."""
+        if not self.y.log:
+            return self.lines
+        return tuple(replace(line, y=tuple(y if y is not None and y > 0 else None for y in line.y)) for line in self.lines)
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -184,8 +187,8 @@ class Chart:
         return replace(self, panels=tuple(map(_focused, self.panels)))
 
     def logarithmic(self) -> Chart:
-        """This chart with logarithmic y axes where most values are positive; others cannot be drawn on them."""
-        return replace(self, panels=tuple(replace(p, y=replace(p.y, log=p.y.log or _mostly_positive(p))) for p in self.panels))
+        """This chart with logarithmic y axes where most values are positive; titles say what cannot be drawn on them."""
+        return replace(self, panels=tuple(map(_logarithmic, self.panels)))
 
     def with_lines(self, change: Callable[[Line], Line]) -> Chart:
         """This chart with its lines, not its markers, changed by a function."""
@@ -266,52 +269,6 @@ class Composition:
             raise ValueError(f"{len(self.parts)} parts in {self.columns} columns, {self.width:g} inches wide, cannot be drawn")
 
 
-def to_plain(value):
-    """A description as JSON values, without defaults."""
-    if is_dataclass(value):
-        pairs = ((field, getattr(value, field.name)) for field in fields(value))
-        return {field.name: to_plain(entry) for field, entry in pairs if field.default is MISSING or entry != field.default}
-    return [to_plain(entry) for entry in value] if isinstance(value, tuple) else value
-
-
-def from_plain(value) -> Chart | Sheet | Composition:
-    """The inverse of `to_plain`; a WorkbenchError names the entry that does not fit."""
-    return _read(_kind_of(value), value, "figure")
-
-
-def _kind_of(value) -> type:
-    keys = value if isinstance(value, dict) else {}
-    return Composition if "parts" in keys else Chart if "panels" in keys else Sheet
-
-
-def _read(kind, value, where: str):
-    if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        if not isinstance(value, dict) or set(value) - set(hints):
-            raise WorkbenchError(f"{where} is no {kind.__name__.lower()}")
-        try:
-            return kind(**{name: _read(hints[name], entry, f"{where}.{name}") for name, entry in value.items()})
-        except (TypeError, ValueError) as error:
-            raise WorkbenchError(f"{where} is no {kind.__name__.lower()}: {error}") from None
-    if get_origin(kind) is UnionType and Chart in get_args(kind):
-        return _read(_kind_of(value) if _kind_of(value) in get_args(kind) else Chart, value, where)
-    if get_origin(kind) is UnionType:
-        kind = next(member for member in get_args(kind) if member is not type(None))
-        return None if value is None else _read(kind, value, where)
-    if get_origin(kind) is tuple:
-        kinds = get_args(kind)
-        if isinstance(value, list) and kinds[-1] is Ellipsis:
-            return tuple(_read(kinds[0], entry, where) for entry in value)
-        if isinstance(value, list) and len(value) == len(kinds):
-            return tuple(_read(member, entry, where) for member, entry in zip(kinds, value, strict=True))
-    elif kind is float:
-        if is_number(value) and abs(value) < LARGEST:
-            return value
-    elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-        return value
-    raise WorkbenchError(f"{where} has an entry of another type: {' '.join(repr(value).split())[:60]}")
-
-
 def colours(count: int) -> list[str]:
     """`count` colours: the palette, then more around the hue circle."""
     more = max(0, count - len(COLOURS))
@@ -362,9 +319,15 @@ def _values(panel: Panel) -> np.ndarray:
     return y[np.isfinite(y) & ((y > 0) | (not panel.y.log))]
 
 
-def _mostly_positive(panel: Panel) -> bool:
+def _logarithmic(panel: Panel) -> Panel:
     values = _values(panel)
-    return len(values) > 0 and bool((values > 0).mean() > 0.5)
+    if panel.y.log or not len(values):
+        return panel
+    out = int((values <= 0).sum())
+    if 2 * out >= len(values):
+        return replace(panel, title=f"{panel.title} (not logarithmic: most values are 0 or less)")
+    words = f" ({out} value{'s' * (out > 1)} of 0 or less {'are' if out > 1 else 'is'} not drawn)" if out else ""
+    return replace(panel, title=panel.title + words, y=replace(panel.y, log=True))
 
 
 def _focused(panel: Panel) -> Panel:

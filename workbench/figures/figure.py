@@ -14,8 +14,9 @@ from pathlib import Path
 from ..files import UnreadableError, read_json, replace_bytes, replace_text, storing
 from ..machine import describe_machine, git_state
 from ..messages import ParameterError, WorkbenchError
-from .charts import DARK, Chart, Composition, Sheet, from_plain, to_plain
+from .charts import DARK, Chart, Composition, Sheet
 from .interactive import content
+from .plain import from_plain, to_plain
 from .tables import Table
 
 GREY = "#808790"  # legible on white and on black
@@ -127,7 +128,7 @@ class Note:
 def compose(parts: Sequence[Drawing], captions: Sequence[str], columns: int = 2, width: float = 6.9) -> Drawing:
     """Figures as lettered parts, (a), (b), ..., of one figure for a paper, each above its caption; saved with one sidecar.
 
-    Titles are left out, and the panels of a part are laid out anew to fit.
+    Titles are left out, notes such as the protocol of scores go into the caption, and the panels of a part are laid out anew to fit.
 
     Parameters
     ----------

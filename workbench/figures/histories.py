@@ -101,7 +101,7 @@ def curves(name: str, history: list[dict], axis: str = "steps", others: Mapping[
             continue
         words = [f"dashed: {dashed[title]}"] if title in dashed else []
         zeros = sum(value == 0 for line in lines[title] for value in line.y) if title in LOGARITHMIC else 0
-        words += [f"{zeros} zeros are not drawn"] if zeros else []
+        words += [f"{zeros} zero{'s are' if zeros > 1 else ' is'} not drawn"] if zeros else []
         full = f"{title} ({'; '.join(words)})" if words else title
         panels.append(Panel(full, time_axis(axis), Axis(unit, title in LOGARITHMIC), tuple(lines[title])))
     note = constant_rates(runs[0][1])

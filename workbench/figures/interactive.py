@@ -35,7 +35,7 @@ def content(chart: Chart, labels: bool = True) -> dict:
         _line(replace(line, legend=False) if at_ends and is_of_group(line) else line, axes, group, named)
         for (axes, panel), at_ends in zip(of_panels, named_at_ends, strict=True)
         for group in [panel.title if chart.legend == "panels" else ""]
-        for line in panel.lines
+        for line in panel.drawn
     ]
     bands = [_band(band) | axes for axes, panel in of_panels for band in panel.bands]
     bars = [_bars(panel, k) | axes for axes, panel in of_panels for k in range(len(panel.bars))]

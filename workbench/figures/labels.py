@@ -1,7 +1,10 @@
-"""Names at the ends of lines, in place of a long legend: which charts have them, where they stand, and the room that they need."""
+"""Names at the ends of lines, in place of a long legend: which charts have them, where they stand, and the room that they need; and titles
+that share their line with a legend.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -64,6 +67,13 @@ def with_room(chart: Chart) -> Chart:
         return chart
     columns = chart.columns if chart.widths else min(chart.columns, 2)
     return replace(chart, columns=columns, gap=min(chart.gap, 0.2), height=max(chart.height, min(2000, round(most * LINE) + BETWEEN)))
+
+
+def beside_legend(panel: Panel) -> Panel:
+    """A panel whose title leaves room for a legend on its line: what it ends with in brackets goes below, to the title of the x axis."""
+    title, brackets = re.fullmatch(r"(.*?)((?: \([^()]*\))*)", panel.title, re.DOTALL).groups()  # always matches
+    below = [panel.x.title, *re.findall(r"\(([^()]*)\)", brackets)]
+    return replace(panel, title=title, x=replace(panel.x, title=" · ".join(filter(None, below))))
 
 
 def spread(wanted: Sequence[float], low: float, high: float, step: float = LINE) -> np.ndarray:

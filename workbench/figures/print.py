@@ -19,7 +19,7 @@ from PIL import Image
 
 from .charts import EMPTY, LETTERS, MAX_PIXELS, Axis, Chart, Composition, Line, Panel, Row, Sheet
 from .interactive import LINE_OF_NOTES
-from .labels import GAP, ROOM, ends, is_named, is_of_group, labelled, legible, shortened, spread, with_room
+from .labels import GAP, ROOM, beside_legend, ends, is_named, is_of_group, labelled, legible, shortened, spread, with_room
 from .literal_text import PLAIN, LiteralFigure, readable
 
 MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plotly's name -> matplotlib's
@@ -53,9 +53,7 @@ def _composition(whole: Composition) -> LiteralFigure:
     across = min(whole.columns, len(whole.parts))
     width = whole.width / across
     parts = [_fitted(part, width) for part in whole.parts]
-    captions = [
-        textwrap.fill(f"({letter}) {caption}", max(12, int(15 * width))) for letter, caption in zip(LETTERS, whole.captions, strict=False)
-    ]
+    captions = [textwrap.fill(caption, max(12, int(15 * width))) for caption in _captions(whole)]
     sizes = [(_chart_size(part, 100 * width) if isinstance(part, Chart) else _sheet_size(part))[1] for part in parts]
     below = [0.14 * (caption.count("\n") + 1) + 0.12 for caption in captions]
     heights = [size + lines for size, lines in zip(sizes, below, strict=True)]
@@ -66,15 +64,27 @@ def _composition(whole: Composition) -> LiteralFigure:
     with rc_context(style):
         for k, (part, caption) in enumerate(zip(parts, captions, strict=True)):
             row = k // across
-            tall = rows[row] - below[k]
-            frames: Any = figure.add_subfigure(grid[row, k % across]).subfigures(2, 1, height_ratios=[tall, below[k]], hspace=0)
+            tall = rows[row] - below[k] if isinstance(part, Chart) else sizes[k]  # images keep their size
+            rest = rows[row] - tall
+            frames: Any = figure.add_subfigure(grid[row, k % across]).subfigures(2, 1, height_ratios=[tall, rest], hspace=0)
             _draw(frames[0], part, width, tall)
-            frames[1].text(0.03, 1, caption, ha="left", va="top", fontsize=8)
+            frames[1].text(0.03, 1 - 0.04 / rest, caption, ha="left", va="top", fontsize=8)
     return figure
 
 
+def _captions(whole: Composition) -> list[str]:
+    """The captions with their letters, and with the notes of their parts, such as the protocol of scores, once."""
+    captions, said = [], {""}
+    for letter, caption, part in zip(LETTERS, whole.captions, whole.parts, strict=False):
+        note = " ".join(part.notes) if isinstance(part, Chart) else ""  # the lines of a text
+        sentences = [caption] if note in said else [s if s.endswith((".", "?", "!")) else f"{s}." for s in (caption.strip(), note)]
+        said.add(note)
+        captions.append(f"({letter}) {' '.join(sentences)}")
+    return captions
+
+
 def _fitted(part: Chart | Sheet, width: float) -> Chart | Sheet:
-    """A part of a composition as it fits a width in inches; its caption replaces its title."""
+    """A part of a composition as it fits a width in inches; its caption replaces its title and notes."""
     if isinstance(part, Chart):
         columns = max(1, min(part.columns, int(width / NARROWEST)))
         return replace(part, title="", notes=(), columns=columns, widths=part.widths if columns == part.across else (), height=150)
@@ -136,6 +146,8 @@ def draw_chart(figure: FigureBase, chart: Chart, wide: float, tall: float) -> No
             _draw_end_labels(axes, panel, [text for text, _ in names_of_ends])
         beside = chart.legend == "panels" and bool(of_panel)
         if beside:  # on the line of the title, where it covers nothing
+            panel = beside_legend(panel)
+            axes.set_xlabel(panel.x.title)
             axes.legend(
                 list(of_panel.values()), list(of_panel), ncols=len(of_panel), loc="lower right", bbox_to_anchor=(1.0, 0.985), frameon=False,
                 borderaxespad=0.0, fontsize=7.5, handlelength=1.4, columnspacing=0.9, handletextpad=0.4,
@@ -196,7 +208,7 @@ def _panel(axes, panel: Panel) -> dict:
     _axis(axes, "x", panel.x)
     _axis(axes, "y", panel.y)
     handles: dict = {}
-    for line in panel.lines:
+    for line in panel.drawn:
         artist = _line(axes, line)
         if line.legend and line.name and len(line.x):
             handles.setdefault(line.name, artist)
@@ -223,7 +235,7 @@ def _axis(axes, letter: str, axis: Axis) -> None:
         getattr(axes, f"set_{letter}ticks")([at for at, _ in axis.ticks], [text for _, text in axis.ticks])
         getattr(axes, f"{letter}axis").minorticks_off()
     elif axis.whole:
-        getattr(axes, f"{letter}axis").set_major_locator(MaxNLocator("auto", integer=True))
+        getattr(axes, f"{letter}axis").set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     if axis.range:
         low, high = (10**end if axis.log else end for end in axis.range)  # as plotly has them
         getattr(axes, f"set_{letter}lim")(low, high)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ... import figures
 from ...figures import records
-from ...figures.charts import Chart, colours
+from ...figures.charts import Axis, Chart, colours
 from ...runs import Run, list_runs
 from ...studies.groups import AXES, along
 from ..chart import LiveChart
@@ -46,21 +46,22 @@ class Charts:
         self._histories: dict[str, tuple[float, list[dict]]] = {}  # time of the file and content of the histories of the overlaid runs
         self._looked = -LOOK_FOR_RUNS
         wrap = dict(flex_flow="row wrap")
-        columns = dict(grid_template_columns=f"repeat(auto-fill, minmax({NARROWEST}px, 1fr))")
+        columns = dict(grid_template_columns=f"repeat(auto-fit, minmax({NARROWEST}px, 1fr))")
         self._panes = {name: ipywidgets.GridBox(layout=columns) for name in TABS}
         self._smoothing = ipywidgets.FloatSlider(
-            description="smooth", min=0, max=0.99, step=0.01, continuous_update=False, readout_format=".2f", layout=dict(width="200px")
+            description="smooth", min=0, max=0.99, step=0.01, continuous_update=False, readout_format=".2f", layout=dict(width="170px")
         )
         self._axis = ipywidgets.Dropdown(options=list(AXES), tooltip="axis", layout=dict(width="84px"))
         self._log = ipywidgets.Checkbox(description="log", indent=False, layout=dict(width="52px"))
         self._all = ipywidgets.Checkbox(description="outliers", indent=False, layout=dict(width="80px"))
         self._overlay = ipywidgets.Dropdown(options=["overlay a run"], layout=dict(width="150px"))
         self._chips = ipywidgets.HBox(layout=wrap)
-        self._layer = ipywidgets.Dropdown(description="layer", layout=dict(width="360px"))
+        self._layer = ipywidgets.Dropdown(description="layer", layout=dict(width="360px", max_width="98%"))
+        self._smoothing.style.description_width = self._layer.style.description_width = "initial"
         bar = ipywidgets.HBox([self._smoothing, self._axis, self._log, self._all, self._overlay], layout=wrap | dict(align_items="center"))
         pages = [ipywidgets.VBox([bar, self._chips, self._panes["Curves"]]), self._panes["Scores"], self._panes["Diagnostics"]]
         self._tab = ipywidgets.Tab([*pages, ipywidgets.VBox([self._layer, self._panes["Layers"]])], titles=TABS)
-        self.root = ipywidgets.Box([self._tab], layout=dict(flex="3 1 390px", min_width="0"))
+        self.root = ipywidgets.Box([self._tab], layout=dict(flex="3 1 320px", min_width="0"))
         self._tab.layout.flex = "1 1 auto"
         self._tab.layout.min_width = "0"
         self.controls = (self._tab, self._smoothing, self._axis, self._log, self._all, self._layer)
@@ -135,7 +136,10 @@ class Charts:
             return Chart("", ())
         network, _, path = self._layer.value.partition("/")
         chart = figures.singular_values("", board.spectra, network).description
-        return replace(chart, panels=tuple(panel for panel in chart.panels if panel.title == path))
+        panels = (panel for panel in chart.panels if panel.title == path)
+        return replace(
+            chart, panels=tuple(replace(panel, x=figures.histories.time_axis("steps"), y=Axis("singular value")) for panel in panels)
+        )
 
     def _update_layers(self) -> None:
         names = records.layer_names(self._dashboard.spectra)
@@ -170,7 +174,7 @@ class Charts:
         self._changed()
 
     def _chip(self, name: str, colour: str) -> ipywidgets.Widget:
-        label = ipywidgets.HTML(f"<b style='color: {colour}'>{html.escape(name)}</b>")
+        label = ipywidgets.HTML(f"<b style='color: {colour}; padding-right: 8px'>{html.escape(name)}</b>")
         if name not in self._others:
             return label
         close = ipywidgets.Button(description="×", tooltip=f"Remove {name}", layout=dict(width="28px", padding="0"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import math
 import re
 import signal
@@ -128,7 +129,7 @@ class Dashboard:
             freed.cancel()
             self._show_waiting(False)
         if not watching.done():
-            print(f"{self.run.name} trains on; to wait for it again: await Dashboard({self.run.name!r}).follow(wait=True)", flush=True)
+            print(f"{self.run.name} trains on; to wait for it again: {self.command('wait=True')}", flush=True)
             return self.run
         status = watching.result()
         if not here:
@@ -138,6 +139,10 @@ class Dashboard:
         if status["state"] == "stopped":
             print(status["message"], flush=True)
         return self.run
+
+    def command(self, options: str = "") -> str:
+        """A line for any notebook that follows this run, also one whose kernel knows nothing yet."""
+        return f"import workbench as wb; await wb.Dashboard({json.dumps(self.run.name)}).follow({options})"
 
     def show(self) -> None:
         """Display the dashboard, and a still picture for where its widgets cannot be; without a front end the picture alone."""

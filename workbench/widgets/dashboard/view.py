@@ -47,7 +47,7 @@ class DashboardView:
         self._make_head()
         self.samples, self.charts = Samples(dashboard, self.update), Charts(dashboard, self.update, self._show_samples_at)
         self.fork = Fork(dashboard, self._show_fork)
-        left = ipywidgets.VBox([self.samples.root, self.fork.root], layout=dict(flex="2 1 180px", max_width="560px", margin="0 12px 0 0"))
+        left = ipywidgets.VBox([self.samples.root, self.fork.root], layout=dict(flex="1 1 240px", max_width="560px", margin="0 12px 0 0"))
         body = ipywidgets.Box([left, self.charts.root], layout=dict(flex_flow="row wrap", align_items="flex-start"))
         self._below = ipywidgets.VBox()
         head = [self._style, self._bar_row, self._progress, self._facts, self._notes]
@@ -71,7 +71,7 @@ class DashboardView:
         facts = ", ".join(f"{value} {unit}" for unit, value in head["facts"].items())
         lines = [f"<b>{html.escape(head['name'])}</b> {html.escape(head['about'])}: {html.escape(head['badge'])}; {html.escape(facts)}"]
         lines += [html.escape(alarm) for alarm in head["alarms"]]
-        lines.append(f"To watch it: <code>{html.escape(self._again)}</code>")
+        lines.append(f"To watch it: <code>{html.escape(self._dashboard.command())}</code>")
         image = ""
         if picture:
             small = preview(picture, 980)
@@ -148,10 +148,6 @@ class DashboardView:
         except WorkbenchError as error:
             say_once(str(error))
 
-    @property
-    def _again(self) -> str:
-        return f'await Dashboard("{self._dashboard.head["name"]}").follow()'
-
     def _update_head(self) -> None:
         head = self._dashboard.head
         text = {name: html.escape(str(head[name])) for name in ("name", "about", "badge", "state", "message", "log", "rates")}
@@ -164,8 +160,10 @@ class DashboardView:
         self._progress.value = min(head["step"], self._progress.max)
         tone = TONES.get(head["state"], "")
         self._progress.bar_style = "warning" if head["collapsed"] and tone == "success" else tone
-        facts = [f"<b>{html.escape(value)}</b> {unit}" for unit, value in head["facts"].items()]
-        self._facts.value = " &emsp; ".join([*facts, text["rates"]] if text["rates"] else facts)
+        facts = [f"<b>{html.escape(value)}</b> {unit}" for unit, value in head["facts"].items()] + (
+            [text["rates"]] if text["rates"] else []
+        )
+        self._facts.value = "<div class='facts'>" + "".join(f"<span>{fact}</span>" for fact in facts) + "</div>"
         self._stop.disabled = not head["active"] or head["state"] == "stopping"
         self._free.layout.display = None if self._dashboard.waiting and head["active"] else "none"
         alarms = html.escape("\n".join(head["alarms"]))
@@ -174,6 +172,6 @@ class DashboardView:
         notes += [f"<details><summary>last lines of the log</summary><pre>{text['log']}</pre></details>" if text["log"] else ""]
         goes_on = "; the training goes on without it" if head["active"] else ""
         notes += [
-            f"<div class='note farewell'>The kernel of this view is gone{goes_on}. To watch it again: {html.escape(self._again)}</div>"
+            f"<div class='note farewell'>The kernel of this view is gone{goes_on}. To watch it again: {html.escape(self._dashboard.command())}</div>"
         ]
         self._notes.value = "".join(notes)

@@ -73,7 +73,7 @@ async function drawSaved(model, el) {
     const renderer = rendermime?.createRenderer(type), layout = model.get("_widget_layout"); // anew: a renderer draws only once
     if (!renderer) return null;
     el.replaceChildren(renderer.node);
-    const data = { [type]: { data: model.get("_widget_data"), layout: { ...layout, template: themed(layout.template) } } };
+    const data = { [type]: { data: model.get("_widget_data"), layout: { ...layout, template: themed(layout.template) }, config: model.get("_config") } };
     return renderer.renderModel({ data, metadata: {}, trusted: true, setData() {} });
   };
   await draw();
@@ -113,6 +113,7 @@ export default () => {
         clean?.();
         el.replaceChildren();
         clean = figure ? views.draw(figure, el) : await drawSaved(model, el);
+        dispatchEvent(new Event("resize")); // it may have been drawn before it had its place
       };
       const early = await Promise.race([ready, new Promise((resolve) => setTimeout(resolve, SOON))]);
       await draw(early);
