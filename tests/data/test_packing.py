@@ -119,6 +119,38 @@ def test_a_part_that_is_missing_or_damaged(tmp_path, small_parts):
         shutil.rmtree(tmp_path / "out")
 
 
+@pytest.mark.parametrize("removed", [0, 2, 3])
+def test_a_packing_killed_before_its_folder_gets_its_name(removed, tmp_path, small_parts, monkeypatch):
+    """When images, labels and checksums are complete, and some or all records removed."""
+    root = tree(tmp_path / "pets", cat=7, dog=6)
+    (root / "dog/bad.png").write_text("no")
+
+    def killed(self):
+        for k in range(removed):
+            self._record(k).unlink()
+        os._exit(9)
+
+    if not (child := os.fork()):
+        monkeypatch.setattr(packing._Packing, "_remove_records", killed)
+        prepare(root, tmp_path / "out", S, skip_unreadable=True, progress=False)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    paths = decoded(monkeypatch)
+    data = prepare(root, tmp_path / "out", S, skip_unreadable=True, progress=False)
+    assert not paths and data.length == 13 and list(data.skipped) == ["dog/bad.png"]
+    assert len(os.listdir(tmp_path / "out")) == 6 and not list(tmp_path.glob(".out*"))
+
+
+def test_a_part_that_is_written_again_is_not_finished_meanwhile(tmp_path, monkeypatch):
+    """Its old record, from before a file could be read, would stand beside half of the images."""
+    root = tree(tmp_path / "pets", cat=5)
+    record = tmp_path / "images-000.json"
+    record.write_text("old")
+    monkeypatch.setattr(packing, "replace_text", lambda path, text: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        packing._write_part([f"{root}/cat/{index}.png" for index in range(5)], S, record.with_suffix(".npy"))
+    assert not record.exists()
+
+
 SCRIPT = """
 import sys
 from workbench.data import packing, prepare

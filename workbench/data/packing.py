@@ -28,7 +28,7 @@ from ..tensors import seal
 from .decode import decode_all
 from .errors import DataError, first_of, printable
 from .listing import Listing
-from .packed import VERSION
+from .packed import VERSION, read_packed
 
 PART_IMAGES, PART_BYTES, PARTS = 2**14, 2**28, 256  # images and bytes of a part, whichever is more; at most so many parts, for open files
 
@@ -49,7 +49,8 @@ def pack(listing: Listing, size: int, out: Path, progress: bool, skip_unreadable
         If the disk is full, a file cannot be read (without `skip_unreadable`), or a class has no readable image.
     """
     try:
-        with storing(out), continued_folder(out, identity(listing, size)) as folder:
+        waiting = f"waiting for the process that packs {listing.name}" if progress else ""
+        with storing(out), continued_folder(out, identity(listing, size), waiting) as folder:
             if folder:
                 _Packing(listing, size, folder).run(out, progress, skip_unreadable, elsewhere, processes)
     except StorageError as error:
@@ -78,6 +79,9 @@ class _Packing:
     def run(self, out: Path, progress: bool, skip_unreadable: bool, elsewhere: str, processes: int) -> None:
         count = len(self.listing.paths)
         remove_leftovers(self.folder)
+        if self._sealed(skip_unreadable):
+            self._remove_records()
+            return
         left = [k for k in range(len(self.parts)) if not self._finished(k)]
         todo = sum(self.parts[k].stop - self.parts[k].start for k in left)
         required, available = todo * self.size**2 * 3, shutil.disk_usage(out.parent).free
@@ -106,6 +110,17 @@ class _Packing:
 
     def _record(self, k: int) -> Path:
         return self.images[k].with_suffix(".json")
+
+    def _remove_records(self) -> None:
+        for k in range(len(self.parts)):
+            self._record(k).unlink(missing_ok=True)
+
+    def _sealed(self, skip_unreadable: bool) -> bool:
+        """Whether an earlier packing was complete, and was killed before its folder got its name. It may have no records any more."""
+        try:
+            return not read_packed(self.folder).skipped or skip_unreadable
+        except UnreadableError:
+            return False
 
     def _finished(self, k: int) -> bool:
         """Whether a part was finished by an earlier packing, and none of the files that it could not read can be read now."""
@@ -165,16 +180,18 @@ class _Packing:
         )  # fmt: skip
         with synced(self.folder / "meta.json") as file:
             file.write(json.dumps(meta).encode())
-        records = [self._record(k) for k in range(len(self.parts))]
-        seal(self.folder, without=records)  # reads all images again: only then they need no records
-        for record in records:
-            record.unlink()
+        seal(
+            self.folder, without=[self._record(k) for k in range(len(self.parts))]
+        )  # reads all images again: only then they need no records
+        self._remove_records()
 
 
 def _write_part(
     items: Sequence, size: int, path: Path, advance: Callable[[int], None] = lambda count: None, threads: int | None = None
 ) -> None:
     """Decode a part into the file `path`, then write its record beside it."""
+    record = path.with_suffix(".json")
+    record.unlink(missing_ok=True)  # of an earlier packing, for which a file could not be read
     files = []
     header = {"descr": "|u1", "fortran_order": False}
     with synced(path) as file, closing(decode_all(items, size, threads)) as decoded:
@@ -186,7 +203,7 @@ def _write_part(
             files.append((image.sha256, image.error))
         file.seek(0)  # the header has room for any number, so its length stays
         np.lib.format.write_array_header_1_0(file, header | {"shape": (sum(bool(sha256) for sha256, _ in files), size, size, 3)})
-    replace_text(path.with_suffix(".json"), json.dumps(dict(files=files)))
+    replace_text(record, json.dumps(dict(files=files)))
 
 
 def _end_with_parent() -> None:
