@@ -15,8 +15,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from itertools import chain
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +140,8 @@ class _Packing:
                 _write_part(self.listing.items[self.parts[k]], self.size, self.images[k], advance)
             return
         threads = -(-(os.cpu_count() or 1) // processes)
-        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
+        alive, ending = multiprocessing.Pipe(duplex=False)
+        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent, (alive,))
         try:
             futures = {
                 pool.submit(_write_part, self.listing.items[self.parts[k]], self.size, self.images[k], threads=threads): k for k in left
@@ -146,8 +149,18 @@ class _Packing:
             for future in as_completed(futures):
                 future.result()
                 advance(self.parts[futures[future]].stop - self.parts[futures[future]].start)
+        except BrokenProcessPool:
+            raise DataError(
+                "a process that decoded ended, perhaps killed for lack of memory",
+                "start it again, which goes on, perhaps with fewer processes",
+            ) from None
+        except BaseException:
+            ending.close()  # the parts that are being written, minutes of work, are not waited for
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+            ending.close()
+            alive.close()
 
     def _files(self) -> Iterator[tuple[str, int, str, str]]:
         """Path, label, SHA-256 and error of every file."""
@@ -206,11 +219,10 @@ def _write_part(
     replace_text(record, json.dumps(dict(files=files)))
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent does, however that ends: another packing may go on with the same folder."""
+def _end_with_parent(alive: Connection) -> None:
+    """End this process when its parent closes the other end of a pipe, or ends in any way: another packing may go on with the same folder."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt of the terminal reaches the parent, too
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    threading.Thread(target=lambda: (alive.poll(None), os._exit(1)), daemon=True).start()
 
 
 def unreadable_files(listing: Listing, skipped: dict[str, str], lost: Sequence[str] = ()) -> DataError:
