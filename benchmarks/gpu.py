@@ -45,7 +45,8 @@ def row(config: Config) -> dict[str, dict[str, float]]:
             raise WorkbenchError(f"not measured in precision {precision!r}: {plan.problem or 'not even a few images fit'}")
         speeds[precision] = plan.operations / plan.seconds
         print(
-            f"{card}, {precision}: {speeds[precision] / 1e12:.3g} TFLOP/s, {plan.seconds:.3g} s a step of {config.batch_size}", flush=True
+            f"{card}, {precision.replace('no', 'fp32')}: {speeds[precision] / 1e12:.3g} TFLOP/s, {plan.seconds:.3g} s a step of {config.batch_size}",
+            flush=True,
         )
     return {card: speeds}
 

@@ -7,6 +7,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -16,9 +19,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def in_turn(timers: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Call every timer once per round: name -> the seconds that it returned, without warm-up rounds."""
-    times: dict[str, list[float]] = {name: [] for name in timers}
+def in_turn(timers: Mapping[str, Callable[[], T]], rounds: int, warmup: int = 1) -> dict[str, list[T]]:
+    """Call every timer once per round: name -> what it returned, such as seconds, without warm-up rounds."""
+    times: dict[str, list[T]] = {name: [] for name in timers}
     for number in range(warmup + rounds):
         for name, timer in timers.items():
             duration = timer()

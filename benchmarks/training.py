@@ -146,7 +146,8 @@ def main() -> None:
         os.environ["NVIDIA_TF32_OVERRIDE"] = "1"  # for all timed processes
     record = describe_machine() | dict(threads=torch.get_num_threads(), command=sys.orig_argv, config=json.loads(config.to_json()))
     about = f"{config.image_size} px, width {config.width}, batch {config.batch_size}, attention at {config.attention_g}"
-    print(f"{about}, {arguments.precision} ({config.mixed_precision}), {'CPU' if on_cpu(config.device) else 'GPU'}", flush=True)
+    precision = f"auto: {config.mixed_precision.replace('no', 'fp32')}" if arguments.precision == "auto" else arguments.precision
+    print(f"{about}, {precision}, {'CPU' if on_cpu(config.device) else 'GPU'}", flush=True)
     try:
         if "step" in arguments.only:
             record |= against_reference(config, arguments.rounds)

@@ -63,6 +63,7 @@ NOT_RUN = {
         "workbench compare -p runs 'lr-*'",
     ],
     "data.md": [
+        "python -m benchmarks.decoding",
         "workbench train -p data hf:some/pets -p image_size 64",
         "workbench train -p data 'hf:cifar100?label=fine_label'",
         "workbench prepare 'hf:my_saved?image=photo&label=kind&split=train' data/pets64 --size 64",

@@ -279,10 +279,14 @@ def _film(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    from .data import DataError
     from .data.datasets import describe, prepare
 
     options = dict(skip_unreadable=arguments.skip_unreadable, unconditional=arguments.unconditional, processes=arguments.processes)
-    print(describe(prepare(arguments.source, arguments.out, arguments.size, **options)))
+    try:
+        print(describe(prepare(arguments.source, arguments.out, arguments.size, **options)))
+    except DataError as error:
+        raise error.renamed(data="SOURCE", skip_unreadable="--skip-unreadable", num_classes="--unconditional") from None
 
 
 def _page(arguments: argparse.Namespace) -> None:

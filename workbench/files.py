@@ -137,22 +137,23 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def continued_folder(path: Path, key: str) -> Iterator[Path | None]:
+def continued_folder(path: Path, key: str, waiting: str = "") -> Iterator[Path | None]:
     """As `new_folder`, but what a killed process or an error has left in the folder is there again for the same `key`; other keys' is deleted.
 
-    A process that finds another one at work waits for it. Yields None if that one has made the folder.
+    A process that finds another one at work prints `waiting` on stderr, and waits for it. Yields None if that one has made the folder.
+
+    Raises
+    ------
+    StorageError
+        If another process works with another key, or `path` got content meanwhile. What is in the folder then stays.
     """
-    with ExitStack() as stack, storing(path):
-        folder = path.with_name(f".{path.name}{UNFINISHED}{key}")
+    folder = path.with_name(f".{path.name}{UNFINISHED}{key}")
+    with ExitStack() as lock, storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for other in path.parent.glob(f".{glob.escape(path.name)}{UNFINISHED}*"):
-            if other != folder:
-                with suppress(OSError), _held(other, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    shutil.rmtree(other, ignore_errors=True)
-        folder.mkdir(exist_ok=True)
         locks = True
         try:
-            stack.enter_context(_held(folder, fcntl.LOCK_EX))
+            while not (working := _lock_new(folder, lock, waiting)) and not _has_content(path):
+                pass
         except OSError:  # a file system without locks: nobody knows who else writes there
             locks = False
         if not locks:
@@ -160,18 +161,56 @@ def continued_folder(path: Path, key: str) -> Iterator[Path | None]:
                 folder.rmdir()
             with new_folder(path) as new:
                 yield new
-        elif not folder.is_dir():  # the process that worked there has moved it
+        elif not working:
             yield None
         else:
-            yield folder
             try:
-                _move(folder, path)
+                _refuse_others(folder, path)
+                yield folder
+                if not _move(folder, path):
+                    _refuse_others(folder, path)
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):
+                    folder.rmdir()  # if nothing is in it
 
 
-def _move(folder: Path, path: Path) -> None:
-    """Move a complete folder to its place; a folder that is there already stays."""
+def _lock_new(folder: Path, lock: ExitStack, waiting: str) -> bool:
+    """Make a folder, and lock it for as long as `lock` lasts. False if a process that worked there has moved or deleted it since."""
+    folder.mkdir(exist_ok=True)
+    with ExitStack() as held, suppress(FileNotFoundError):
+        try:
+            handle = held.enter_context(_held(folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        except BlockingIOError:
+            if waiting:
+                print(waiting, file=sys.stderr)
+            handle = held.enter_context(_held(folder, fcntl.LOCK_EX))
+        if os.path.samestat(os.fstat(handle), folder.stat()):
+            lock.push(held.pop_all())
+            return True
+    return False
+
+
+def _refuse_others(folder: Path, path: Path) -> None:
+    """Delete the folders of other keys; a StorageError if a process works in one, or has moved one to `path`."""
+    for other in path.parent.glob(f".{glob.escape(path.name)}{UNFINISHED}*"):
+        if other != folder:
+            try:
+                with _held(other, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    shutil.rmtree(other, ignore_errors=True)
+            except BlockingIOError:
+                raise StorageError(f"another process makes {path}, with other content: wait for it") from None
+            except FileNotFoundError:
+                pass
+    if _has_content(path):
+        raise StorageError(f"{path} is not empty any more: make it so, then go on")
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())
+
+
+def _move(folder: Path, path: Path) -> bool:
+    """Move a complete folder to its place. False if a folder is there already, which stays."""
     with storing(path):
         for file in folder.iterdir():
             flush(file)
@@ -180,7 +219,9 @@ def _move(folder: Path, path: Path) -> None:
         except OSError:
             if not path.is_dir():
                 raise
+            return False
         flush(path.parent)
+        return True
 
 
 def delete_folder(path: Path) -> None:
@@ -286,12 +327,12 @@ def read_json(path: Path) -> dict:
 
 
 @contextmanager
-def _held(path: Path, operation: int) -> Iterator[None]:
-    """Context with a lock on a folder, which also ends with the process; an OSError if it is not to be had."""
+def _held(path: Path, operation: int) -> Iterator[int]:
+    """Context with a lock on a folder, its handle, which also ends with the process; an OSError if it is not to be had."""
     handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, operation)
-        yield
+        yield handle
     finally:
         os.close(handle)
 

@@ -28,6 +28,8 @@ def test_the_script_checks_itself_without_a_gpu(tmp_path):
     ((card, speeds),) = json.loads((tmp_path / "gpus.json").read_text()).items()
     assert card and speeds.keys() == {"no", "bf16"} and min(speeds.values()) > 0
     assert re.search(r"fd_inception@\w+ +[\d.]+", result.stdout)
+    assert ", fp32: " in result.stdout and ", fp32, CPU" in result.stdout
+    assert "all parts done" in result.stdout and "to keep the row" not in result.stdout  # it is no card's
 
 
 @pytest.mark.slow
@@ -37,6 +39,7 @@ def test_a_part_that_fails_leaves_the_others_alone(tmp_path):
     stub.chmod(0o755)
     result = subprocess.run([SCRIPT, tmp_path / "out"], env=os.environ | {"PYTHON": str(stub)}, capture_output=True, text=True)
     assert result.returncode == 1 and "-- gpus: FAILED with status 3" in result.stdout
+    assert result.stdout.splitlines()[-1] == "FAILED: gpus"
     assert "-- scores: done" in result.stdout and "--width 64 --batch 256" in result.stdout and "mixed_precision fp16" in result.stdout
 
 

@@ -39,7 +39,10 @@ def test_prepare_refuses(tmp_path, capsys):
     root = tree(tmp_path / "pets", cat=2, dog=2)
     spoil(root)
     cases = {
-        "cannot be read": (root, tmp_path / "out", "--size", "32"),
+        "fix or delete them, or set --skip-unreadable to leave them out": (root, tmp_path / "out", "--size", "32"),
+        "or set --unconditional to train without classes": (root / "cat", tmp_path / "out", "--size", "32"),
+        "SOURCE='/dev/null' is a file": ("/dev/null", tmp_path / "out", "--size", "32"),
+        "processes=0 must be at least 1": (root, tmp_path / "out", "--size", "32", "--processes", "0"),
         "image_size=33": (root, tmp_path / "out", "--size", "33"),
         "no such folder": (tmp_path / "pest", tmp_path / "out", "--size", "32"),
         "lies in the data": (root, root / "out", "--size", "32"),

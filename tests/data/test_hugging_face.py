@@ -111,6 +111,11 @@ def test_what_cannot_be_used(tmp_path, monkeypatch):
     assert "'kind' holds no classes" in refused(f"hf:{tmp_path}/real?label=kind")
     datasets.Dataset.from_dict(dict(a=[1, 2])).save_to_disk(tmp_path / "numbers")
     assert "has no column of images: name it: ?image=..., one of a" in refused(f"hf:{tmp_path}/numbers")
+    for column in ("a", "several"):
+        several = [[Image.fromarray(pixels(0))]] * 2
+        features = datasets.Features(a=datasets.Value("int64"), several=datasets.Sequence(datasets.Image()))
+        datasets.Dataset.from_dict(dict(a=[1, 2], several=several), features).save_to_disk(tmp_path / column)
+        assert f"the column {column!r} holds no images: name another: ?image=..." in refused(f"hf:{tmp_path}/{column}?image={column}")
     broken = dict(img=[dict(bytes=b"no", path=None), None], kind=[0, 1])
     datasets.Dataset.from_dict(broken, datasets.Features(img=datasets.Image(), kind=labels)).save_to_disk(tmp_path / "broken")
     assert "2 of 2 files" in (message := refused(f"hf:{tmp_path}/broken")) and "00000000 (not an image), 00000001 (empty file)" in message

@@ -1,9 +1,14 @@
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
+import psutil
 import pytest
 from image_folders import S, opened, spoil, tree
 
@@ -119,6 +124,38 @@ def test_a_part_that_is_missing_or_damaged(tmp_path, small_parts):
         shutil.rmtree(tmp_path / "out")
 
 
+@pytest.mark.parametrize("removed", [0, 2, 3])
+def test_a_packing_killed_before_its_folder_gets_its_name(removed, tmp_path, small_parts, monkeypatch):
+    """When images, labels and checksums are complete, and some or all records removed."""
+    root = tree(tmp_path / "pets", cat=7, dog=6)
+    (root / "dog/bad.png").write_text("no")
+
+    def killed(self):
+        for k in range(removed):
+            self._record(k).unlink()
+        os._exit(9)
+
+    if not (child := os.fork()):
+        monkeypatch.setattr(packing._Packing, "_remove_records", killed)
+        prepare(root, tmp_path / "out", S, skip_unreadable=True, progress=False)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    paths = decoded(monkeypatch)
+    data = prepare(root, tmp_path / "out", S, skip_unreadable=True, progress=False)
+    assert not paths and data.length == 13 and list(data.skipped) == ["dog/bad.png"]
+    assert len(os.listdir(tmp_path / "out")) == 6 and not list(tmp_path.glob(".out*"))
+
+
+def test_a_part_that_is_written_again_is_not_finished_meanwhile(tmp_path, monkeypatch):
+    """Its old record, from before a file could be read, would stand beside half of the images."""
+    root = tree(tmp_path / "pets", cat=5)
+    record = tmp_path / "images-000.json"
+    record.write_text("old")
+    monkeypatch.setattr(packing, "replace_text", lambda path, text: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        packing._write_part([f"{root}/cat/{index}.png" for index in range(5)], S, record.with_suffix(".npy"))
+    assert not record.exists()
+
+
 SCRIPT = """
 import sys
 from workbench.data import packing, prepare
@@ -138,6 +175,56 @@ def test_several_processes_pack_the_same(tmp_path):
     one = prepare(root, tmp_path / "one", S, progress=False)
     data = opened(tmp_path / "out")
     assert len(data.images.paths) == 3 and data.fingerprint == one.fingerprint and np.array_equal(data.images, one.images)
+
+
+STUCK = """
+import time
+from workbench.data import packing
+write = packing._write_part
+def stuck(items, size, path, **options):
+    if path.name != "images-000.npy":
+        path.touch()
+        time.sleep(600)
+    return write(items, size, path, **options)
+packing._write_part = stuck
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_processes_end_with_the_packing(number, tmp_path):
+    """At once: an interrupt does not wait until their parts are finished. Finished parts stay."""
+    root = tree(tmp_path / "pets", cat=7, dog=6)
+    (tmp_path / "script.py").write_text(STUCK + SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py"), str(root), str(tmp_path / "out")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": os.getcwd()}) as process:
+        (folder,) = wait_for(lambda: list(tmp_path.glob(".out.unfinished-*")))
+        wait_for(lambda: {"images-000.json", "images-001.npy"} <= {path.name for path in folder.iterdir()})
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        assert process.wait(10) != 0
+    gone, alive = psutil.wait_procs(workers, 10)
+    assert not alive and len(gone) >= 2
+    left = sorted(path.name for path in folder.iterdir())
+    assert left[:2] == ["images-000.json", "images-000.npy"] and (number == signal.SIGKILL or len(left) == 2)
+
+
+def test_a_process_that_is_killed(tmp_path, small_parts, monkeypatch):
+    class Broken(ThreadPoolExecutor):
+        def submit(self, *arguments, **options):
+            return super().submit(lambda: (_ for _ in ()).throw(BrokenProcessPool("terminated abruptly")))
+
+    monkeypatch.setattr(packing, "ProcessPoolExecutor", lambda processes, *_: Broken(processes))
+    with pytest.raises(DataError, match=r"perhaps killed for lack of memory: start it again, which goes on"):
+        prepare(tree(tmp_path / "pets", cat=7, dog=6), tmp_path / "out", S, progress=False, processes=2)
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not (result := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return result
 
 
 def test_a_set_has_at_most_256_files():

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..files import open_regular, remove_abandoned, storing
+from ..messages import ParameterError
 from ..presets import BUILT_IN_DATA, HUGGING_FACE
 from .binding import Binding
 from .cache import cached
@@ -118,8 +119,10 @@ def prepare(
     DataError
         As `open_data`; and if `out` is not empty, or `source` needs no packing.
     ParameterError
-        If no network has this size.
+        If no network has this size, or there are no processes.
     """
+    if processes < 1:
+        raise ParameterError(f"processes={processes} must be at least 1")
     config = Config.preset("twins32", data=source, image_size=size)
     if not str(out).strip() or "\0" in str(out):
         raise DataError(f"out={str(out)!r} is no folder", "give one that is empty or does not exist yet")

@@ -134,7 +134,9 @@ def _draw(content: bytes) -> Image.Image:
     with open_image(BytesIO(content)) as image:
         _keep_orientation(image)
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(_to_8_bits(image)))
+        upright = _to_8_bits(image)
+        ImageOps.exif_transpose(upright, in_place=True)  # copies nothing if it is upright
+        return _to_rgb(upright)
 
 
 def _keep_orientation(image: Image.Image) -> None:
@@ -180,7 +182,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 # ----------------------------------------------------------------------------------------------------- metadata

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -30,10 +31,16 @@ class DataError(WorkbenchError):
         super().__init__(short_text(printable("".join(problem) + (f": {text}" if text else "")), 1000))  # a path may be long
 
     def renamed(self, **names: str | None) -> DataError:
-        """The same error with the caller's names of parameters; None: the caller lacks the parameter, so its fixes are left out."""
+        """The same error with the caller's names of parameters; None: the caller lacks the parameter, so its fixes are left out.
+
+        A name such as "--skip-unreadable" is an option of a command line that takes no value.
+        """
 
         def rename(part: Part) -> Part:
-            return part if isinstance(part, str) else (names.get(part[0], part[0]) or "", part[1])
+            if isinstance(part, str):
+                return part
+            name = names.get(part[0], part[0]) or ""
+            return name, re.sub(r"^=\w+", "", part[1]) if name.startswith("--") else part[1]
 
         fixes = map(rename, self.fixes)
         return DataError(rename(self.problem), *(fix for fix in fixes if isinstance(fix, str) or fix[0]))

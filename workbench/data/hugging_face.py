@@ -56,12 +56,14 @@ def list_hugging_face(data: str, unconditional: bool) -> Listing:
         features = dataset.features
         image = _column(data, "image", options, features, datasets.Image)
         label = None if unconditional else _column(data, "label", options, features, datasets.ClassLabel)
-        files = dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        files = _files(data, dataset, str(image), datasets.Image(decode=False))
         classes, labels = (["all"], [0] * len(dataset)) if label is None else _labels(data, dataset, label)
     except DataError:
         raise
     except Exception as error:  # no network, no such name, a damaged file: the library may raise anything
-        raise DataError(f"data={data!r} cannot be opened ({reason(error)})", "check its name, or the network if it is on the Hub") from None
+        raise DataError(
+            ("data", f"={data!r} cannot be opened ({reason(error)})"), "check its name, or the network if it is on the Hub"
+        ) from None
     stored = [(file["filename"], os.path.getsize(file["filename"]), os.stat(file["filename"]).st_mtime_ns) for file in dataset.cache_files]
     return Listing(
         name=printable(os.path.basename(name) or name),
@@ -116,6 +118,16 @@ def _column(data: str, option: str, options: dict[str, str], features: dict, kin
         return None
     what = f"several columns that may be the {option} ({first_of(columns)})" if columns else "no column of images"
     raise DataError(("data", f"={data!r} has {what}"), f"name it: ?{option}=..., one of {first_of(columns or list(features))}")
+
+
+def _files(data: str, dataset, column: str, kind):
+    """The column of images alone, as the kind of feature that gives files; a DataError if it holds anything else."""
+    try:
+        files = dataset.select_columns([column]).cast_column(column, kind)
+        _ = files[0]  # a cast may fail as late as this
+    except Exception:  # the library may raise anything
+        raise DataError(("data", f"={data!r}: the column {column!r} holds no images"), "name another: ?image=...") from None
+    return files
 
 
 def _labels(data: str, dataset, column: str) -> tuple[list[str], list[int]]:

@@ -15,8 +15,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from itertools import chain
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from ..tensors import seal
 from .decode import decode_all
 from .errors import DataError, first_of, printable
 from .listing import Listing
-from .packed import VERSION
+from .packed import VERSION, read_packed
 
 PART_IMAGES, PART_BYTES, PARTS = 2**14, 2**28, 256  # images and bytes of a part, whichever is more; at most so many parts, for open files
 
@@ -49,7 +51,8 @@ def pack(listing: Listing, size: int, out: Path, progress: bool, skip_unreadable
         If the disk is full, a file cannot be read (without `skip_unreadable`), or a class has no readable image.
     """
     try:
-        with storing(out), continued_folder(out, identity(listing, size)) as folder:
+        waiting = f"waiting for the process that packs {listing.name}" if progress else ""
+        with storing(out), continued_folder(out, identity(listing, size), waiting) as folder:
             if folder:
                 _Packing(listing, size, folder).run(out, progress, skip_unreadable, elsewhere, processes)
     except StorageError as error:
@@ -78,6 +81,9 @@ class _Packing:
     def run(self, out: Path, progress: bool, skip_unreadable: bool, elsewhere: str, processes: int) -> None:
         count = len(self.listing.paths)
         remove_leftovers(self.folder)
+        if self._sealed(skip_unreadable):
+            self._remove_records()
+            return
         left = [k for k in range(len(self.parts)) if not self._finished(k)]
         todo = sum(self.parts[k].stop - self.parts[k].start for k in left)
         required, available = todo * self.size**2 * 3, shutil.disk_usage(out.parent).free
@@ -107,6 +113,17 @@ class _Packing:
     def _record(self, k: int) -> Path:
         return self.images[k].with_suffix(".json")
 
+    def _remove_records(self) -> None:
+        for k in range(len(self.parts)):
+            self._record(k).unlink(missing_ok=True)
+
+    def _sealed(self, skip_unreadable: bool) -> bool:
+        """Whether an earlier packing was complete, and was killed before its folder got its name. It may have no records any more."""
+        try:
+            return not read_packed(self.folder).skipped or skip_unreadable
+        except UnreadableError:
+            return False
+
     def _finished(self, k: int) -> bool:
         """Whether a part was finished by an earlier packing, and none of the files that it could not read can be read now."""
         try:
@@ -123,7 +140,8 @@ class _Packing:
                 _write_part(self.listing.items[self.parts[k]], self.size, self.images[k], advance)
             return
         threads = -(-(os.cpu_count() or 1) // processes)
-        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
+        alive, ending = multiprocessing.Pipe(duplex=False)
+        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent, (alive,))
         try:
             futures = {
                 pool.submit(_write_part, self.listing.items[self.parts[k]], self.size, self.images[k], threads=threads): k for k in left
@@ -131,8 +149,18 @@ class _Packing:
             for future in as_completed(futures):
                 future.result()
                 advance(self.parts[futures[future]].stop - self.parts[futures[future]].start)
+        except BrokenProcessPool:
+            raise DataError(
+                "a process that decoded ended, perhaps killed for lack of memory",
+                "start it again, which goes on, perhaps with fewer processes",
+            ) from None
+        except BaseException:
+            ending.close()  # the parts that are being written, minutes of work, are not waited for
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+            ending.close()
+            alive.close()
 
     def _files(self) -> Iterator[tuple[str, int, str, str]]:
         """Path, label, SHA-256 and error of every file."""
@@ -165,16 +193,18 @@ class _Packing:
         )  # fmt: skip
         with synced(self.folder / "meta.json") as file:
             file.write(json.dumps(meta).encode())
-        records = [self._record(k) for k in range(len(self.parts))]
-        seal(self.folder, without=records)  # reads all images again: only then they need no records
-        for record in records:
-            record.unlink()
+        seal(
+            self.folder, without=[self._record(k) for k in range(len(self.parts))]
+        )  # reads all images again: only then they need no records
+        self._remove_records()
 
 
 def _write_part(
     items: Sequence, size: int, path: Path, advance: Callable[[int], None] = lambda count: None, threads: int | None = None
 ) -> None:
     """Decode a part into the file `path`, then write its record beside it."""
+    record = path.with_suffix(".json")
+    record.unlink(missing_ok=True)  # of an earlier packing, for which a file could not be read
     files = []
     header = {"descr": "|u1", "fortran_order": False}
     with synced(path) as file, closing(decode_all(items, size, threads)) as decoded:
@@ -186,14 +216,13 @@ def _write_part(
             files.append((image.sha256, image.error))
         file.seek(0)  # the header has room for any number, so its length stays
         np.lib.format.write_array_header_1_0(file, header | {"shape": (sum(bool(sha256) for sha256, _ in files), size, size, 3)})
-    replace_text(path.with_suffix(".json"), json.dumps(dict(files=files)))
+    replace_text(record, json.dumps(dict(files=files)))
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent does, however that ends: another packing may go on with the same folder."""
+def _end_with_parent(alive: Connection) -> None:
+    """End this process when its parent closes the other end of a pipe, or ends in any way: another packing may go on with the same folder."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt of the terminal reaches the parent, too
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    threading.Thread(target=lambda: (alive.poll(None), os._exit(1)), daemon=True).start()
 
 
 def unreadable_files(listing: Listing, skipped: dict[str, str], lost: Sequence[str] = ()) -> DataError:
