@@ -11,8 +11,8 @@ PACKAGE = Path(workbench.__file__).parent
 
 # The modules beside the packages, lowest first: each may import those before it, and every package all of them.
 BASE = (
-    "messages", "parameters", "readers", "presets", "synonyms", "files", "json_lines", "paths", "config", "records", "tensors", "progress", "signals", "processes",
-    "forkserver", "notebook", "machine", "templates",
+    "messages", "parameters", "readers", "presets", "synonyms", "files", "json_lines", "paths", "config", "records", "tensors", "notebook", "progress", "signals", "processes",
+    "forkserver", "machine", "templates",
 )  # fmt: skip
 
 # What else each package may import: packages, or modules of them.

@@ -115,6 +115,7 @@ def test_papermill_trains_on_a_folder_from_anywhere_without_an_output_path(tmp_p
     assert run.config.data == str(tmp_path / "pets") and run.provenance["tags"] == ["a", "b"]
     assert run.config.lr_d == 4e-4 and run.status()["state"] == "finished"
     assert "lr_d=0.0004" in run.name
+    assert "\nstep 4/4" in done.stderr  # progress beside papermill's bar
     # The exact command of the user is on record.
     command = ["-m", "papermill", str(NOTEBOOKS / "train.ipynb"), *TINY]
     assert run.provenance["command"][1 : 1 + len(command)] == command and run.provenance["command"][-2:] == ["lr_d", "4e-4"]

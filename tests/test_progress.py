@@ -1,3 +1,4 @@
+import os
 import sys
 import time
 from types import SimpleNamespace
@@ -6,7 +7,7 @@ import IPython
 import pytest
 
 from workbench import progress
-from workbench.progress import clock, interactive, silent
+from workbench.progress import clock, interactive, silent, tell
 
 
 def test_lines_tell_how_far_it_is(capsys, monkeypatch):
@@ -84,3 +85,26 @@ def test_interactive_is_where_somebody_sits_before_the_notebook(monkeypatch):
 
 def test_clock():
     assert [clock(s) for s in (0.4, 62, 3753, 3 * 86400 + 4)] == ["0:00", "1:02", "1:02:33", "3 d 0:00:04"]
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["papermill", "train.ipynb", "out.ipynb"], b"\nstep 1\n"),
+        (["papermill", "train.ipynb", "--log-output"], b""),  # shows it already
+        ([], b""),
+    ],
+)
+def test_a_line_is_told_in_papermills_terminal_too(command, expected, monkeypatch, capsys):
+    reading, writing = os.pipe()
+    monkeypatch.setattr(progress, "parent_command", lambda *programs: command)
+    monkeypatch.setattr(sys.stderr, "_original_stdstream_copy", writing, raising=False)  # as in a kernel
+    progress._terminal_of_papermill.cache_clear()
+    try:
+        tell("step 1")
+    finally:
+        progress._terminal_of_papermill.cache_clear()
+        os.close(writing)
+    with open(reading, "rb") as terminal:
+        assert terminal.read() == expected
+    assert capsys.readouterr().out == "step 1\n"

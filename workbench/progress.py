@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import html
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from os import environ
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import TextIO
 
 from tqdm import tqdm
+
+from .notebook import parent_command
 
 LOG_INTERVAL = 30.0  # seconds between lines in a log
 
@@ -19,8 +23,8 @@ def interactive() -> bool:
 
     `WORKBENCH_HEADLESS=1` (or `0`) in the environment overrides it.
     """
-    if "WORKBENCH_HEADLESS" in environ:
-        return environ["WORKBENCH_HEADLESS"] in ("", "0")
+    if "WORKBENCH_HEADLESS" in os.environ:
+        return os.environ["WORKBENCH_HEADLESS"] in ("", "0")
     # A front end sends with every cell whether its user can answer `input()`. JPY_SESSION_NAME is no sign of a user: papermill inherits
     # it when a notebook starts it.
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -68,8 +72,27 @@ def silent(total: int, items: str) -> Iterator[Callable[..., None]]:
     yield lambda *what: None
 
 
+def tell(line: str, file: TextIO | None = None) -> None:
+    """Print a line, by default to stdout; under papermill, also in its terminal."""
+    print(line, file=file, flush=True)
+    terminal = _terminal_of_papermill()
+    if terminal is not None:
+        with suppress(OSError):
+            above = "\r\x1b[K" if os.isatty(terminal) else "\n"  # papermill's bar is drawn again below the line
+            os.write(terminal, f"{above}{line}\n".encode())
+
+
+@cache
+def _terminal_of_papermill() -> int | None:
+    """The kernel's own stderr, which is papermill's; None elsewhere, and where papermill shows what cells print."""
+    words = parent_command("papermill")
+    if not words or "--log-output" in words:
+        return None
+    return getattr(sys.stderr, "_original_stdstream_copy", None) or 2  # a kernel that captures its stderr keeps a copy of it
+
+
 def _print_line(line: str, fraction: float | None = None) -> None:
-    print(line, file=sys.stderr, flush=True)
+    tell(line, sys.stderr)
 
 
 def _bar_in_notebook() -> Callable:

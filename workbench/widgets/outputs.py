@@ -11,7 +11,7 @@ from functools import cache
 import anywidget
 import traitlets
 from IPython import get_ipython
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 
 from ..messages import WorkbenchError
 from ..progress import interactive
@@ -69,6 +69,22 @@ class Output:
         page().contents = page().contents | {self._id: dict(data=data, metadata=metadata)}
         if self._handle:  # None outside IPython
             self._handle.update(data, raw=True, metadata=metadata | dict(workbench=self._id))
+
+
+def still(live_class: str, content: str) -> HTML:
+    """HTML that a page shows where a live view is not: without its kernel and state, in an export, on a git host.
+
+    Parameters
+    ----------
+    live_class
+        A CSS class of the live view, unique in the page.
+    """
+    # The live view hides this, and this hides "Loading widget..." and "model not found", which are text alone.
+    style = (
+        f"body:has(.{live_class}) .{live_class}-still, "
+        f".jp-OutputArea:has(.{live_class}-still) .jp-OutputArea-output.jupyter-widgets:not(:has(*)) {{ display: none }}"
+    )
+    return HTML(f'<style>{style}</style><div class="{live_class}-still">{content}</div>')
 
 
 def live(view: Callable, run: Run, *arguments, **options):

@@ -21,7 +21,7 @@ from typing import Any
 from ...figures import records
 from ...figures.histories import constant_rates
 from ...messages import WorkbenchError, say_once
-from ...progress import clock, interactive
+from ...progress import clock, interactive, tell
 from ...runs import ACTIVE, Run
 from ...views.train import sample_grid, summary_png
 
@@ -137,7 +137,7 @@ class Dashboard:
         if status["state"] in ("failed", "lost", "unreadable"):
             raise WorkbenchError(status["message"])
         if status["state"] == "stopped":
-            print(status["message"], flush=True)
+            tell(status["message"])
         return self.run
 
     def command(self, options: str = "") -> str:
@@ -179,7 +179,7 @@ class Dashboard:
             self._freed.set()
         else:
             self.run.stop()
-            print("interrupted: the training saves and stops; a second interrupt leaves it alone", flush=True)
+            tell("interrupted: the training saves and stops; a second interrupt leaves it alone")
 
     def _show_waiting(self, waiting: bool) -> None:
         self.waiting = waiting
@@ -212,10 +212,10 @@ class Dashboard:
             if not here:
                 for alarm in status["alarms"]:
                     if alarm not in alarms:
-                        print(f"alarm: {alarm}", flush=True)
+                        tell(f"alarm: {alarm}")
                 alarms = status["alarms"]
                 if over or began - printed >= self._every:
-                    print(self.line(), flush=True)
+                    tell(self.line())
                     printed = began
             if over:
                 break

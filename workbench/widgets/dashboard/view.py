@@ -14,7 +14,7 @@ from IPython import get_ipython
 
 from ...messages import WorkbenchError, say_once
 from ...runs import Run
-from ..outputs import Page
+from ..outputs import Page, still
 from .charts import Charts
 from .fork import Fork
 from .samples import Samples, preview
@@ -64,9 +64,7 @@ class DashboardView:
         return dict(self.root._repr_mimebundle_()) | {"text/plain": repr(self._dashboard)}
 
     def still(self, picture: bytes):
-        """HTML that a page shows where these widgets are not: without their kernel and state, in an export, on a git host."""
-        from IPython.display import HTML
-
+        """The facts of the head and a picture, where these widgets are not; see `outputs.still`."""
         head = self._dashboard.head
         facts = ", ".join(f"{value} {unit}" for unit, value in head["facts"].items())
         lines = [f"<b>{html.escape(head['name'])}</b> {html.escape(head['about'])}: {html.escape(head['badge'])}; {html.escape(facts)}"]
@@ -77,9 +75,7 @@ class DashboardView:
             small = preview(picture, 980)
             kind = "jpeg" if small.startswith(JPEG) else "png"
             image = f'<img alt="samples" style="max-width: 100%" src="data:image/{kind};base64,{base64.b64encode(small).decode()}">'
-        # The live view hides this, and this hides "Loading widget..." and "model not found", which are text alone.
-        style = f"body:has(.{self._id}) .{self._id}-still, .jp-OutputArea:has(.{self._id}-still) .jp-OutputArea-output.jupyter-widgets:not(:has(*)) {{ display: none }}"
-        return HTML(f'<style>{style}</style><div class="{self._id}-still"><p>{"<br>".join(lines)}</p>{image}</div>')
+        return still(self._id, f"<p>{'<br>'.join(lines)}</p>{image}")
 
     def update(self) -> None:
         """Show the state of the dashboard; only changes go to the front end."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import anywidget
 import numpy as np
 import traitlets
-from IPython.display import HTML, display
+from IPython.display import display
 from torch import nn
 
 from ... import figures
@@ -28,6 +28,7 @@ from ...views.inspection_request import InspectionRequest
 from ...views.overview import columns, overview
 from ...views.view_line import ViewLine
 from ..bundle import bundle, styles
+from ..outputs import still
 from .answers import Answer, Answers
 from .export import FORMATS, free_path, page, page_answers
 from .figure import stacked, view_figure
@@ -333,13 +334,8 @@ class AttentionInspector(anywidget.AnyWidget):
         picture = data.pop("image/png", None) if self.comm else None
         display(data, metadata=metadata, raw=True)
         if picture:
-            # The live view hides this, and this hides "Loading widget..." and "model not found", which are text alone.
-            style = (
-                f"body:has(.{self._id}) .{self._id}-still, "
-                f".jp-OutputArea:has(.{self._id}-still) .jp-OutputArea-output.jupyter-widgets:not(:has(*)) {{ display: none }}"
-            )
             image = f'<img alt="{html.escape(repr(self))}" style="max-width: 100%" src="data:image/png;base64,{picture}">'
-            display(HTML(f'<style>{style}</style><div class="{self._id}-still">{image}</div>'))
+            display(still(self._id, image))
 
     def _repr_mimebundle_(self, **kwargs):
         data, metadata = ({"text/plain": repr(self)}, {}) if self.comm is None else super()._repr_mimebundle_(**kwargs)

@@ -17,6 +17,12 @@ function fill(model) {
   }
 }
 
+/** Save the notebook. */
+function save(model) {
+  const context = model.widget_manager?.context;
+  if (context?.contentsModel?.writable) context.save?.();
+}
+
 export default () => ({
   initialize({ model }) {
     fill(model);
@@ -27,6 +33,7 @@ export default () => ({
     if (!model.get("reveal")) return;
     model.set("reveal", false); // once, and not when the page is reloaded
     model.save_changes();
+    setTimeout(() => save(model), 1200); // a reload finds only what was saved, and JupyterLab saves after minutes
     const scroll = () => el.closest(".wb-dashboard")?.scrollIntoView({ block: "start" });
     const timers = SETTLED.map((wait) => setTimeout(scroll, wait));
     for (const moved of ["wheel", "pointerdown", "keydown"]) {
