@@ -222,6 +222,13 @@ def _is_lost_connection(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(cause in str(error).lower() for cause in causes)
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them: numbers or UUIDs. Does not initialise CUDA."""
+    count = torch.cuda.device_count()  # as CUDA reads the variable: it ends at the first name that does not exist
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
+    return names.split(",")[:count]
+
+
 def on_cpu(device: str) -> bool:
     """Whether work on `device` (auto, cpu or cuda) is on the CPU.
 

@@ -14,12 +14,14 @@ from multiprocessing import get_context
 
 import psutil
 import pytest
+import torch
 from lab import wait_until
 from safetensors.torch import load_file
 
 from workbench import Ablation, ParameterError, Run, WorkbenchError, launch, list_runs, train
 from workbench import sweep as sweep_of
 from workbench.paths import data_dir, outputs_dir
+from workbench.processes import visible_gpus
 from workbench.runs import create_run
 from workbench.runs.liveness import signature
 from workbench.studies import executors, sweep
@@ -60,7 +62,7 @@ class StandIn:
         monkeypatch.setattr(executors, "start", self.start)
         monkeypatch.setattr(executors, "alive", self.alive)
 
-    def start(self, config, attached, threads=None, server=None):
+    def start(self, config, attached, threads=None, server=None, gpus=None):
         assert attached
         run = Run(config.resume) if config.resume else create_run(config)
         run.set_status(state="running")
@@ -110,7 +112,7 @@ def test_runs_of_a_sweep_are_named_after_their_settings(tiny):
 def test_it_waits_for_the_end_of_the_process(monkeypatch):
     planned, _ = planned_runs()
 
-    def start(config, attached, threads, server):
+    def start(config, attached, threads, server, gpus):
         process = subprocess.Popen(["sleep", "0.3"])
         run = create_run(config)
         run.set_status(state="finished", **signature(process.pid))
@@ -152,6 +154,64 @@ def test_runs_share_the_cores(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     execute(planned_runs(), jobs=2)
     assert stand_in.threads == [4, 4]
+
+
+class Environments:
+    """In the place of processes of trainings: they sleep, and what their environment says of GPUs is kept by name of the run."""
+
+    def __init__(self, monkeypatch, gpus, seconds=0.5):
+        self.shown, self.now, self.most = {}, [], []
+        monkeypatch.setattr(executors, "visible_gpus", lambda: gpus)
+        monkeypatch.setattr(executors, "ForkServer", lambda threads: nullcontext())
+        monkeypatch.setattr("workbench.training.launcher._process", self.process)
+        self.seconds = seconds
+
+    def process(self, run, num_processes, environment, server):
+        self.shown[run.name] = environment.get("CUDA_VISIBLE_DEVICES")
+        run.set_status(state="finished")
+        process = subprocess.Popen(["sleep", str(self.seconds)])
+        self.now = [(other, name) for other, name in self.now if other.poll() is None] + [(process, run.name)]
+        self.most.append([self.shown[name] for _, name in self.now])
+        return process.pid
+
+
+def test_runs_at_the_same_time_have_gpus_of_their_own(monkeypatch, tiny):
+    """By number, or as the user has named them; only those that the user's variable leaves."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", None)  # CUDA is not initialised
+    for given, names in ((None, ["0", "1", "2"]), ("GPU-b,5,0,9", ["GPU-b", "5", "0"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given) if given else monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        assert visible_gpus() == names
+    environments = Environments(monkeypatch, ["7", "GPU-b", "2"])
+    with pytest.raises(WorkbenchError, match="died without reporting"):
+        sweep_of([tiny(seed=seed) for seed in range(5)])
+    assert sorted(environments.most[2]) == sorted(["7", "GPU-b", "2"])  # as many at a time as there are
+    assert all(len(set(shown)) == len(shown) for shown in environments.most) and len(environments.shown) == 5
+
+
+def test_runs_of_several_processes_have_as_many_gpus_as_processes(monkeypatch, tiny):
+    environments = Environments(monkeypatch, ["0", "1", "2", "3"])
+    two, one, cpu = tiny(num_processes=2), tiny(seed=1), tiny(device="cpu")
+    with pytest.raises(WorkbenchError, match="died without reporting"):
+        sweep_of([two, one, cpu], jobs=3)
+    two, one, cpu = (environments.shown[PlannedRun.alone(config).name] for config in (two, one, cpu))
+    assert len(two.split(",")) == 2 and one not in two.split(",") and cpu == os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_without_gpus_one_run_at_a_time_has_the_environment_of_the_sweep(monkeypatch, tiny):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    environments = Environments(monkeypatch, [], seconds=0.1)
+    with pytest.raises(WorkbenchError, match="died without reporting"):
+        sweep_of([tiny(seed=seed) for seed in range(2)])
+    assert list(environments.shown.values()) == ["3", "3"] and max(map(len, environments.most)) == 1
+
+
+def test_how_many_run_at_a_time_is_checked(tiny):
+    for jobs in (0, -1, 1.5, True, "two"):
+        with pytest.raises(ParameterError, match=r"jobs=.* is not a whole number of 1 or more"):
+            sweep_of([tiny()], jobs=jobs)
+    with pytest.raises(ParameterError, match=r"jobs=2 goes with executor='local', not with executor='slurm'"):
+        sweep_of([tiny()], "slurm", jobs=2)
 
 
 def test_the_folders_are_those_of_the_sweep(monkeypatch, tmp_path):

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -21,6 +22,7 @@ from ..config import Config
 from ..messages import ParameterError, WorkbenchError, short_repr, short_text
 from ..parameters import Parameters, parameter
 from ..paths import data_dir, outputs_dir
+from ..processes import visible_gpus
 from ..runs.liveness import alive
 from ..runs.status import error_line
 from ..signals import signals_to
@@ -42,15 +44,16 @@ class Future(Protocol):
 
 
 def carry_out(
-    planned: PlannedRun, folders: dict[str, str], threads: int | None = None, server: ForkServer | None = None, stop: Sequence = ()
-) -> str:
+    planned: PlannedRun, folders: dict[str, str], threads: int | None = None, server: ForkServer | None = None, gpus: str | None = None,
+    stop: Sequence = (),
+) -> str:  # fmt: skip
     """Train or resume a run in a process of its own, and wait until it ends. The training saves and stops when this process ends.
 
     Parameters
     ----------
     folders
         `WORKBENCH_OUTPUTS` and `WORKBENCH_DATA` of the sweep, which may not be those of this process.
-    threads, server
+    threads, server, gpus
         See `training.launcher.start`.
     stop
         As soon as it has items, the training is let save and stop.
@@ -69,7 +72,7 @@ def carry_out(
         (planned,) = in_one_precision([planned])
         config = planned.config if begun is None else Config.from_parameters(dict(resume=planned.name))
         with _held_back(signal.SIGUSR2):  # else it would end launchers of several processes, which do not know it
-            run, process = start(config, attached=True, threads=threads, server=server)
+            run, process = start(config, attached=True, threads=threads, server=server, gpus=gpus)
     except WorkbenchError as error:
         begun_elsewhere = isinstance(error, ParameterError) and begun is None and planned.run
         return BUSY if begun_elsewhere else str(error)
@@ -100,6 +103,40 @@ def outcome(future: Future) -> tuple[str, str]:
         return "", short_text(error_line(f"{type(error).__name__}: {error}".splitlines()), 300)
 
 
+class GPUs:
+    """The GPUs of this machine, for runs that train at the same time: each gets those with the fewest runs."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._runs = dict.fromkeys(visible_gpus(), 0)
+
+    @contextmanager
+    def lent(self, config: Config) -> Iterator[str | None]:
+        """Context with the CUDA_VISIBLE_DEVICES of a run: one for each process; None if it uses no GPU."""
+        with self._lock:
+            names = sorted(self._runs, key=self._runs.__getitem__)[: config.num_processes if config.device != "cpu" else 0]
+            self._runs.update({name: self._runs[name] + 1 for name in names})
+        try:
+            yield ",".join(names) if names else None
+        finally:
+            with self._lock:
+                self._runs.update({name: self._runs[name] - 1 for name in names})
+
+
+def require_jobs(jobs: object, executor: object) -> None:
+    """Refuse numbers of runs at a time that are none, and such a number for another executor than this machine."""
+    if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
+        raise ParameterError(f"jobs={short_repr(jobs)} is not a whole number of 1 or more")
+    if jobs is not None and executor != "local":
+        raise ParameterError(f"jobs={jobs} goes with executor='local', not with executor={short_repr(executor)}")
+
+
+def default_jobs(planned: Sequence[PlannedRun]) -> int:
+    """How many of these runs train at a time on this machine: as many as have GPUs of their own, without GPUs one."""
+    needed = [each.config.num_processes for each in planned if each.config.device != "cpu"]
+    return max(1, min(len(planned), len(visible_gpus()) // max(needed, default=1))) if needed else 1
+
+
 @contextmanager
 def open_executor(executor: Any, jobs: int, **options) -> Iterator[Callable[[PlannedRun], Future]]:
     """Context in which a function submits runs; parameters as of `sweep.sweep`."""
@@ -108,8 +145,14 @@ def open_executor(executor: Any, jobs: int, **options) -> Iterator[Callable[[Pla
     folders = dict(WORKBENCH_OUTPUTS=str(outputs_dir()), WORKBENCH_DATA=str(data_dir()))
     if executor == "local":
         cores = os.cpu_count() or 1
+        gpus = GPUs()
+
+        def train(each: PlannedRun) -> str:
+            with gpus.lent(each.config) as names:
+                return carry_out(each, folders, max(1, cores // (jobs * each.config.num_processes)), server, names)
+
         with ForkServer(max(1, cores // jobs)) as server, ThreadPoolExecutor(jobs) as pool:
-            yield lambda each: pool.submit(carry_out, each, folders, max(1, cores // (jobs * each.config.num_processes)), server)
+            yield lambda each: pool.submit(train, each)
     elif executor == "slurm":
         settings = SlurmOptions.from_parameters(options)
         slurm = settings.executor()

@@ -18,14 +18,14 @@ from ..progress import progress
 from ..runs import ACTIVE, Run
 from ..signals import signals_to
 from . import executors
-from .executors import BUSY, Future, open_executor, outcome
+from .executors import BUSY, Future, default_jobs, open_executor, outcome, require_jobs
 from .planned import AT_REST, PlannedRun, in_one_precision
 
 PATIENCE = 60.0  # seconds until a run that another process holds is submitted again
 LISTED = 5  # failures in the message at the end
 
 
-def sweep(configs: Iterable[Config], executor: object = "local", *, jobs: int = 1, **options) -> list[Run]:
+def sweep(configs: Iterable[Config], executor: object = "local", *, jobs: int | None = None, **options) -> list[Run]:
     """Train these settings, or resume their runs, and wait until all are done.
 
     Each training is an ordinary run, named after its settings. Equal settings are trained once, also by sweeps at the same time. Ctrl-C, SIGTERM
@@ -39,7 +39,8 @@ def sweep(configs: Iterable[Config], executor: object = "local", *, jobs: int = 
         "local": processes of this machine. "slurm": jobs, through submitit. Or an object with a method `submit`, as that of
         `concurrent.futures`, of Dask, ...; its workers need this package and the outputs folder.
     jobs
-        Runs at a time on this machine, which share its cores ("local" only).
+        Runs at a time on this machine ("local" only), which share its cores; each has GPUs of its own while there are enough. By default as
+        many as that, and one without GPUs.
     options
         Of "slurm": partition, gpus, hours, ..., see `executors.SlurmOptions`.
 
@@ -60,14 +61,17 @@ def sweep(configs: Iterable[Config], executor: object = "local", *, jobs: int = 
     return [each.run for each in planned if each.run]
 
 
-def execute(planned: Sequence[PlannedRun], executor: object = "local", *, jobs: int = 1, **options) -> None:
+def execute(planned: Sequence[PlannedRun], executor: object = "local", *, jobs: int | None = None, **options) -> None:
     """Train or resume the runs that are not done; parameters and errors as of `sweep`. A run that diverged is done.
 
     Runs that another process trains are waited for. If this process is killed, the runs that it started on this machine save and stop.
     """
+    require_jobs(jobs, executor)
     todo = {each.name: each for each in planned if not each.at_rest}
     if not todo:
         return
+    if jobs is None:
+        jobs = default_jobs(list(todo.values()))
     with _deferred((signal.SIGTERM, signal.SIGHUP), interrupt=True), open_executor(executor, jobs, **options) as submit:
         work = _Work(submit, todo)
         left = sum(work.left.values())

@@ -52,7 +52,9 @@ def launch(config: Config, attached: bool = False) -> Run:
     return start(config, attached)[0]
 
 
-def start(config: Config, attached: bool = False, threads: int | None = None, server: ForkServer | None = None) -> tuple[Run, dict | None]:
+def start(
+    config: Config, attached: bool = False, threads: int | None = None, server: ForkServer | None = None, gpus: str | None = None
+) -> tuple[Run, dict | None]:
     """As `launch`; returns the run, and the `liveness.signature` of the process: None if another process trains the run already.
 
     Parameters
@@ -61,6 +63,8 @@ def start(config: Config, attached: bool = False, threads: int | None = None, se
         Of each process of the training.
     server
         Forks the training, if it has one process.
+    gpus
+        CUDA_VISIBLE_DEVICES of the training; by default that of this process.
     """
     require_startable(config)
     require_feasible(config)
@@ -77,6 +81,8 @@ def start(config: Config, attached: bool = False, threads: int | None = None, se
             config = run.update_config(config)
             run.clean()
             environment = launch_environment(config.num_processes, threads) | {"WORKBENCH_COMMAND": json.dumps(command_line())}
+            if gpus is not None:
+                environment["CUDA_VISIBLE_DEVICES"] = gpus
             if attached:
                 environment["WORKBENCH_WAITING"] = ",".join(map(str, [*waiting_processes(), os.getpid()]))
             process = signature(_process(run, config.num_processes, environment, server))
