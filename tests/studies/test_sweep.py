@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from multiprocessing import get_context
 
 import psutil
@@ -26,7 +26,7 @@ from workbench.runs import create_run
 from workbench.runs.liveness import signature
 from workbench.studies import executors, sweep
 from workbench.studies import planned as planning
-from workbench.studies.executors import BUSY, carry_out
+from workbench.studies.executors import BUSY, OneFork, carry_out
 from workbench.studies.planned import PlannedRun, in_one_precision
 from workbench.studies.sweep import execute
 
@@ -229,6 +229,21 @@ def test_a_disk_that_cannot_be_written_to_is_one_line(no_server):
     with pytest.raises(WorkbenchError, match="cannot be written: ") as error:
         execute(planned_runs()[:1])
     assert "\n" not in str(error.value)
+
+
+def test_a_fork_that_trains_nothing_ends_with_its_job():
+    """A job that has nothing to train; and one that is killed."""
+    with closing(OneFork(1)) as fork:
+        pass
+    assert fork._process.exitcode == 0
+    reader, writer = os.pipe()
+    job = os.fork()
+    if not job:
+        os.write(writer, str(OneFork(1)._process.pid).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    pid = int(os.read(reader, 100))
+    os.waitpid(job, 0)
+    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 20)
 
 
 # ------------------------------------------------------------------------------------------------------- precision

@@ -14,9 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from ..config import Config
 from ..messages import ParameterError, WorkbenchError, short_repr, short_text
@@ -26,8 +30,8 @@ from ..processes import visible_gpus
 from ..runs.liveness import alive
 from ..runs.status import error_line
 from ..signals import signals_to
-from ..training.forkserver import ForkServer
-from ..training.launcher import start
+from ..training.forkserver import ForkServer, train_as_if_new
+from ..training.launcher import Forks, start
 from .planned import PlannedRun, in_one_precision
 
 BUSY = "another process trains it"
@@ -44,8 +48,7 @@ class Future(Protocol):
 
 
 def carry_out(
-    planned: PlannedRun, folders: dict[str, str], threads: int | None = None, server: ForkServer | None = None, gpus: str | None = None,
-    stop: Sequence = (),
+    planned: PlannedRun, folders: dict[str, str], threads: int | None = None, server: Forks | None = None, gpus: str | None = None, stop: Sequence = (),
 ) -> str:  # fmt: skip
     """Train or resume a run in a process of its own, and wait until it ends. The training saves and stops when this process ends.
 
@@ -240,14 +243,55 @@ class SlurmOptions(Parameters):
         return executor
 
 
+class OneFork:
+    """A fork of this process, made before it computes anything, in which a run trains; so its job imports torch once.
+
+    Parameters
+    ----------
+    threads
+        See `training.launcher.start`.
+    """
+
+    def __init__(self, threads: int | None):
+        context = get_context("fork")
+        reader, self._writer = context.Pipe(duplex=False)
+        self._process = context.Process(target=self._wait, args=(reader, threads))
+        with _held_back(signal.SIGUSR2):  # of which the run learns by its `stop` file
+            self._process.start()
+        reader.close()
+
+    def _wait(self, reader, threads: int | None) -> None:
+        self._writer.close()
+        try:
+            request = reader.recv()
+        except EOFError:  # no training, or the process that was to start it has died
+            return
+        if threads:
+            torch.set_num_threads(threads)  # the variable for it is read when torch is imported
+        sys.exit(train_as_if_new(*request))
+
+    def fork(self, folder: Path, environment: dict[str, str]) -> int:
+        """As `ForkServer.fork`."""
+        self._writer.send((str(folder), environment, os.getcwd()))
+        return self._process.pid or 0
+
+    def close(self) -> None:
+        """End the process, or wait for its training."""
+        self._writer.close()
+        self._process.join()
+
+
 @dataclass
 class Preemptible:
     """`carry_out` as a job of submitit: it saves when Slurm says that it will end the job, and goes on when Slurm starts the job again."""
 
     def __call__(self, planned: PlannedRun, folders: dict[str, str], threads: int | None) -> str:
         received: list[int] = []
-        with signals_to(lambda number, frame: received.append(number), (signal.SIGUSR2, signal.SIGTERM)):
-            result = carry_out(planned, folders, threads, stop=received)
+        with (
+            closing(OneFork(threads)) if planned.config.num_processes == 1 else nullcontext() as server,
+            signals_to(lambda number, frame: received.append(number), (signal.SIGUSR2, signal.SIGTERM)),
+        ):
+            result = carry_out(planned, folders, threads, server, stop=received)
         if received and not planned.at_rest:
             if signal.SIGUSR2 in received:  # the time is up: submitit's handler puts the job back into the queue
                 signal.raise_signal(signal.SIGUSR2)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
 from ..config import Config
 from ..data import open_data
@@ -27,8 +28,11 @@ from ..runs.liveness import BusyError, signature
 from .memory import require_feasible
 from .stopping import waiting_processes
 
-if TYPE_CHECKING:
-    from .forkserver import ForkServer
+
+class Forks(Protocol):
+    """Forks a training, in place of a new process, which would import for seconds; as `forkserver.ForkServer`."""
+
+    def fork(self, folder: Path, environment: dict[str, str]) -> int: ...
 
 
 def launch(config: Config, attached: bool = False) -> Run:
@@ -53,7 +57,7 @@ def launch(config: Config, attached: bool = False) -> Run:
 
 
 def start(
-    config: Config, attached: bool = False, threads: int | None = None, server: ForkServer | None = None, gpus: str | None = None
+    config: Config, attached: bool = False, threads: int | None = None, server: Forks | None = None, gpus: str | None = None
 ) -> tuple[Run, dict | None]:
     """As `launch`; returns the run, and the `liveness.signature` of the process: None if another process trains the run already.
 
@@ -98,7 +102,7 @@ def start(
         return run, None
 
 
-def _process(run: Run, num_processes: int, environment: dict[str, str], server: ForkServer | None) -> int:
+def _process(run: Run, num_processes: int, environment: dict[str, str], server: Forks | None) -> int:
     """Start the process that trains a run, and return its number."""
     command = [*launch_command("workbench.training", num_processes), "--config", str(run.path / "config.json")]
     with storing(run.path / "train.log"), open(run.path / "train.log", "ab") as log:
