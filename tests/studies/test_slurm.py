@@ -120,6 +120,8 @@ def test_a_sweep_on_slurm_is_that_of_this_machine(slurm, tiny, monkeypatch, tmp_
         wait_until(lambda: job(unborn), 60)
         said("scancel", job(unborn))
         first, second = job(requeued), job(out_of_time)
+        wait_until(lambda: "R" in said("squeue", "--noheader", "--format=%t", f"--jobs={second}"), 60)
+        said("scancel", "--signal=USR2", second)  # while it still imports: it trains all the same
         wait_until(lambda: trains(requeued), 60)
         trainer = psutil.Process(requeued.run.status()["pid"])
         assert "submitit.core._submit" in trainer.cmdline()  # a fork of the job's process: torch is imported once

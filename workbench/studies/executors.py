@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -102,6 +103,8 @@ def outcome(future: Future) -> tuple[str, str]:
     """What `carry_out` returned, and the error of the executor if it did not return."""
     try:
         return str(future.result()), ""
+    except WorkbenchError as error:
+        return "", str(error)
     except (Exception, CancelledError) as error:
         return "", short_text(error_line(f"{type(error).__name__}: {error}".splitlines()), 300)
 
@@ -226,12 +229,16 @@ class SlurmOptions(Parameters):
                 try:
                     return super().result()
                 except submitit.core.utils.UncompletedJobError:
-                    raise WorkbenchError(f"job {self.job_id} was cancelled or killed; its log is {self.paths.stderr}") from None
+                    cause = error_line((self.stderr() or "").splitlines())
+                    cause = f" ({short_text(cause)})" if cause else ""
+                    raise WorkbenchError(f"job {self.job_id} was cancelled or killed{cause}; its log is {self.paths.stderr}") from None
 
         class SlurmExecutor(submitit.SlurmExecutor):
             job_class = Job
 
-        executor = SlurmExecutor(outputs_dir() / ".slurm", max_num_timeout=10**6)
+        # Until submitit handles it, the signal to save would end the process: a preempted job that still imports would fail, not be requeued.
+        python = f"""sh -c 'trap "" USR2; exec "$0" "$@"' {shlex.quote(sys.executable)}"""
+        executor = SlurmExecutor(outputs_dir() / ".slurm", max_num_timeout=10**6, python=python)
         given = dict(
             partition=self.partition, account=self.account, qos=self.qos, constraint=self.constraint, gpus_per_node=self.gpus,
             cpus_per_task=self.cpus, mem=self.memory and f"{self.memory}G",

@@ -94,7 +94,9 @@ def start(
             status = dict(state="starting", step=0, steps=config.steps, message="", alarms=[], seconds_per_step=None)
             run.set_status(**status, **process)
             return run, process
-    except BusyError:
+    except BusyError as error:
+        if run.status().get("machine") != signature()["machine"]:  # nothing here tells whether that one is down
+            print(f"{type(error).__name__}: {error}", flush=True)
         changes = config.changes(run.config)
         ignored = [f"{name}={changes[name]!r}" for name in sorted(MAY_CHANGE_ON_RESUME & changes.keys())]
         if ignored:
