@@ -491,20 +491,21 @@ def test_signals_that_cancel_the_sweep_let_its_runs_save_first(monkeypatch, numb
     assert [each.state for each in todo] == ["stopped", "waiting", "waiting", "waiting"]
 
 
-def test_a_training_that_starts_while_the_sweep_is_cancelled_is_stopped_too(monkeypatch):
+def test_a_training_that_starts_while_the_sweep_is_cancelled_is_stopped_too(monkeypatch, capsys):
     (planned,) = planned_runs()[:1]
     stand_in, begin = StandIn(monkeypatch, looks=-1), threading.Event()
     start = stand_in.start
     monkeypatch.setattr(executors, "start", lambda config, **options: begin.wait(10) and start(config, **options))
 
     def interrupted(self):
-        threading.Timer(0.1, begin.set).start()
-        raise KeyboardInterrupt
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()  # impatient
+        threading.Timer(0.3, begin.set).start()
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(sweep._Work, "standing", interrupted)
     with pytest.raises(KeyboardInterrupt):
         execute([planned])
-    assert planned.state == "stopped"
+    assert planned.state == "stopped" and "what trains saves" in capsys.readouterr().err
 
 
 def test_signals_that_are_ignored_stay_ignored():

@@ -7,6 +7,7 @@ equal settings are trained once.
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ def execute(planned: Sequence[PlannedRun], executor: object = "local", *, jobs: 
         return
     if jobs is None:
         jobs = default_jobs(list(todo.values()))
-    with _deferred((signal.SIGTERM, signal.SIGHUP), interrupt=True), open_executor(executor, jobs, **options) as submit:
+    with _deferred((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), interrupt=True), open_executor(executor, jobs, **options) as submit:
         work = _Work(submit, todo)
         left = sum(work.left.values())
         with progress(left, f"steps of {len(todo)} runs") as advance:
@@ -171,6 +172,8 @@ class _Work:
     def cancel(self) -> None:
         """Cancel what is queued, let what trains save and stop, and wait for it."""
         active = self._active()
+        if self._futures:  # an impatient second Ctrl-C would leave trainings without a request to stop
+            print("stopping: what trains saves first", file=sys.stderr, flush=True)
         for name in self._futures.keys() - active:  # first: else they begin when others stop
             self._futures[name].cancel()
         while self._futures:
