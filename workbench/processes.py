@@ -59,11 +59,16 @@ def launch_environment(num_processes: int, threads: int | None = None) -> dict[s
     threads
         Of each process; by default `OMP_NUM_THREADS`, else a share of this process's.
     """
-    environment = {name: value for name, value in os.environ.items() if not _is_placement(name)}
+    environment = {name: value for name, value in os.environ.items() if not _misleads(name, value)}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
     if threads or "OMP_NUM_THREADS" not in environment:
         environment["OMP_NUM_THREADS"] = str(threads or max(1, torch.get_num_threads() // num_processes))
     return environment
+
+
+def _misleads(name: str, value: str) -> bool:
+    """Whether a variable is of another job, or a number of threads that Accelerate cannot read: a script's unset variable, or a list."""
+    return _is_placement(name) or (name == "OMP_NUM_THREADS" and not whole(value))
 
 
 def _is_placement(name: str) -> bool:
@@ -98,7 +103,8 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
     LostProcessError
         If another process of the job died while this one needed it.
     """
-    placement = {name: value for name, value in os.environ.items() if _is_placement(name)}
+    aside = {name: value for name, value in os.environ.items() if _misleads(name, value)}
+    placement = {name: value for name, value in aside.items() if _is_placement(name)}
     job = placement if _launched() else _placed_by_hand(num_processes, placement) or _placed_by_srun(num_processes)
     world = whole(job.get("WORLD_SIZE", "")) or 1
     if world != num_processes:
@@ -106,7 +112,7 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
         command = f"{launcher} -m {module}"
         raise ParameterError(f"num_processes={num_processes}, but {world} process(es) were started; use this command: {command}")
     owner, members = not dist.is_initialized(), []
-    with _variables(job if world > 1 else {}, placement):
+    with _variables(job if world > 1 else {}, aside):
         try:
             if world > 1:
                 PartialState(cpu=on_cpu(device))
@@ -153,9 +159,9 @@ def _placed_by_srun(num_processes: int) -> dict[str, str]:
 
 
 @contextmanager
-def _variables(job: dict[str, str], placement: dict[str, str]) -> Iterator[None]:
-    """Context in which the environment has the variables of this job instead of `placement`, those that it came with."""
-    for name in placement:
+def _variables(job: dict[str, str], aside: dict[str, str]) -> Iterator[None]:
+    """Context in which the environment has the variables of this job instead of `aside`, those that it came with."""
+    for name in aside:
         del os.environ[name]
     os.environ.update(job)
     try:
@@ -163,7 +169,7 @@ def _variables(job: dict[str, str], placement: dict[str, str]) -> Iterator[None]
     finally:
         for name in [name for name in os.environ if _is_placement(name)]:  # Accelerate has set some, too
             del os.environ[name]
-        os.environ.update(placement)
+        os.environ.update(aside)
 
 
 def _members(world: int) -> list[tuple[str, int]]:

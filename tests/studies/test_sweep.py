@@ -369,6 +369,15 @@ def test_one_that_fails_fails_alone(monkeypatch, capsys):
     assert err.count("failed: no memory") == 7 and "1 done, 7 failed" in err
 
 
+def test_the_reason_is_listed_also_of_a_run_with_a_long_name(monkeypatch):
+    (planned,) = planned_runs()[:1]
+    path = outputs_dir() / planned.name / "checkpoints" / "generator.safetensors"
+    message = f"{path} cannot be written: No space left on device; saved at step 1; resume with: workbench train -p resume {planned.name}"
+    StandIn(monkeypatch, state="failed", message=message)
+    with pytest.raises(WorkbenchError, match=r"^1 of 1 runs failed, .*No space left on device"):
+        execute([planned])
+
+
 class Broken:
     """An executor whose jobs vanish, or raise."""
 

@@ -86,9 +86,14 @@ def execute(planned: Sequence[PlannedRun], executor: object = "local", *, jobs: 
             finally:
                 work.cancel()
     if work.failed:
-        listed = "; ".join(f"{name!r}: {short_text(message)}" for name, message in list(work.failed.items())[:LISTED])
+        listed = "; ".join(f"{name!r}: {_short(name, message)}" for name, message in list(work.failed.items())[:LISTED])
         more = f"; and {len(work.failed) - LISTED} more" if len(work.failed) > LISTED else ""
         raise WorkbenchError(f"{len(work.failed)} of {len(planned)} runs failed, in {outputs_dir()}: {listed}{more}")
+
+
+def _short(name: str, message: str) -> str:
+    """A message about a run without its folder and its name, which would leave no room for the reason."""
+    return short_text(message.replace(str(outputs_dir() / name), "...").replace(name, "..."))
 
 
 @contextmanager
