@@ -103,8 +103,7 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
     LostProcessError
         If another process of the job died while this one needed it.
     """
-    aside = {name: value for name, value in os.environ.items() if _misleads(name, value)}
-    placement = {name: value for name, value in aside.items() if _is_placement(name)}
+    placement = {name: value for name, value in os.environ.items() if _is_placement(name)}
     job = placement if _launched() else _placed_by_hand(num_processes, placement) or _placed_by_srun(num_processes)
     world = whole(job.get("WORLD_SIZE", "")) or 1
     if world != num_processes:
@@ -112,7 +111,7 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
         command = f"{launcher} -m {module}"
         raise ParameterError(f"num_processes={num_processes}, but {world} process(es) were started; use this command: {command}")
     owner, members = not dist.is_initialized(), []
-    with _variables(job if world > 1 else {}, aside):
+    with variables_of(job if world > 1 else {}):
         try:
             if world > 1:
                 PartialState(cpu=on_cpu(device))
@@ -159,8 +158,9 @@ def _placed_by_srun(num_processes: int) -> dict[str, str]:
 
 
 @contextmanager
-def _variables(job: dict[str, str], aside: dict[str, str]) -> Iterator[None]:
-    """Context in which the environment has the variables of this job instead of `aside`, those that it came with."""
+def variables_of(job: dict[str, str]) -> Iterator[None]:
+    """Context in which the environment has the variables of this job, {} for one process, instead of those that it came with."""
+    aside = {name: value for name, value in os.environ.items() if _misleads(name, value)}
     for name in aside:
         del os.environ[name]
     os.environ.update(job)
