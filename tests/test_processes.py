@@ -27,6 +27,16 @@ def test_processes_share_the_cores(monkeypatch):
     assert os.path.isdir(os.path.join(launch_environment(1)["PYTHONPATH"].split(os.pathsep)[0], "workbench"))
 
 
+@pytest.mark.parametrize("threads", ["", "0", "4,2", "four", "²"])  # a script's unset variable; a list for nested loops
+def test_numbers_of_threads_that_are_none_are_left_out(monkeypatch, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert launch_environment(2)["OMP_NUM_THREADS"] == "4"
+    with process_group(1, "cpu", "some.module"):
+        assert "OMP_NUM_THREADS" not in os.environ
+    assert os.environ["OMP_NUM_THREADS"] == threads
+
+
 def test_a_device_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert on_cpu("auto") and on_cpu("cpu")

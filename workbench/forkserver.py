@@ -116,13 +116,13 @@ def main() -> int | None:
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
-            return _train(**json.loads(line))
+            return train_as_if_new(**json.loads(line))
         print(pid, flush=True)
     return None
 
 
-def _train(folder: str, environment: dict[str, str], directory: str) -> int:
-    """Train in this process as if it were new."""
+def train_as_if_new(folder: str, environment: dict[str, str], directory: str) -> int:
+    """Train in this process, a fork, as if it were new; the exit status."""
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with open(os.devnull, "rb") as nothing, open(Path(folder) / "train.log", "ab") as log:

@@ -59,11 +59,16 @@ def launch_environment(num_processes: int, threads: int | None = None) -> dict[s
     threads
         Of each process; by default `OMP_NUM_THREADS`, else a share of this process's.
     """
-    environment = {name: value for name, value in os.environ.items() if not _is_placement(name)}
+    environment = {name: value for name, value in os.environ.items() if not _misleads(name, value)}
     environment["PYTHONPATH"] = import_path()
     if threads or "OMP_NUM_THREADS" not in environment:
         environment["OMP_NUM_THREADS"] = str(threads or max(1, torch.get_num_threads() // num_processes))
     return environment
+
+
+def _misleads(name: str, value: str) -> bool:
+    """Whether a variable is of another job, or a number of threads that Accelerate cannot read: a script's unset variable, or a list."""
+    return _is_placement(name) or (name == "OMP_NUM_THREADS" and not whole(value))
 
 
 def _is_placement(name: str) -> bool:
@@ -106,7 +111,7 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
         command = f"{launcher} -m {module}"
         raise ParameterError(f"num_processes={num_processes}, but {world} process(es) were started; use this command: {command}")
     owner, members = not dist.is_initialized(), []
-    with _variables(job if world > 1 else {}, placement):
+    with variables_of(job if world > 1 else {}):
         try:
             if world > 1:
                 PartialState(cpu=on_cpu(device))
@@ -153,9 +158,10 @@ def _placed_by_srun(num_processes: int) -> dict[str, str]:
 
 
 @contextmanager
-def _variables(job: dict[str, str], placement: dict[str, str]) -> Iterator[None]:
-    """Context in which the environment has the variables of this job instead of `placement`, those that it came with."""
-    for name in placement:
+def variables_of(job: dict[str, str]) -> Iterator[None]:
+    """Context in which the environment has the variables of this job, {} for one process, instead of those that it came with."""
+    aside = {name: value for name, value in os.environ.items() if _misleads(name, value)}
+    for name in aside:
         del os.environ[name]
     os.environ.update(job)
     try:
@@ -163,7 +169,7 @@ def _variables(job: dict[str, str], placement: dict[str, str]) -> Iterator[None]
     finally:
         for name in [name for name in os.environ if _is_placement(name)]:  # Accelerate has set some, too
             del os.environ[name]
-        os.environ.update(placement)
+        os.environ.update(aside)
 
 
 def _members(world: int) -> list[tuple[str, int]]:
@@ -220,6 +226,13 @@ def _is_lost_connection(error: RuntimeError) -> bool:
     """Whether gloo or NCCL raise this error when a process of the group is gone."""
     causes = ("gloo", "nccl", "connection closed by peer", "connection reset")
     return isinstance(error, dist.DistError) or any(cause in str(error).lower() for cause in causes)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them: numbers or UUIDs. Does not initialise CUDA."""
+    count = torch.cuda.device_count()  # as CUDA reads the variable: it ends at the first name that does not exist
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
+    return names.split(",")[:count]
 
 
 def on_cpu(device: str) -> bool:

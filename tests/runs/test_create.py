@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -7,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import torch
 
-from workbench import Config, ParameterError, Run, WorkbenchError
+from workbench import Config, ParameterError, Run, WorkbenchError, launch
 from workbench.files import StorageError
 from workbench.paths import outputs_dir
 from workbench.runs import create_run, fork_point, lock_run, release, require_startable, reserve
@@ -119,6 +120,20 @@ def test_only_one_process_can_lock_a_run(tiny, other, monkeypatch):
     finally:
         beating.set()
         thread.join()
+
+
+def test_a_run_whose_machine_may_be_down_says_how_long_to_wait(tiny, capsys):
+    run = create_run(tiny())
+    run.set_status(state="running", **signature() | dict(machine="another", host="elsewhere", pid=1))
+    os.utime(run.path / "status.json", (time.time() - 100,) * 2)
+    says = r"\(process 1 on elsewhere\); .*; if elsewhere is down, wait until its run counts as lost: (80|7\d) seconds"
+    with pytest.raises(BusyError, match=says), lock_run(run):
+        pass
+    launch(Config.from_parameters(dict(resume=run.name)))
+    assert re.search(says, capsys.readouterr().out)
+    run.set_status(state="running", **signature() | dict(pid=os.getppid(), born="0"))  # dead, and on this machine
+    with lock_run(run):
+        pass
 
 
 def test_a_suspended_process_notices_that_it_has_lost_the_lock(tiny):

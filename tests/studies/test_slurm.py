@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 
 from workbench import ParameterError, Run, WorkbenchError, sweep
 from workbench.studies.planned import PlannedRun
+
+PATIENCE = 300  # seconds, on a machine with much else to do
 
 CONFIGURATION = """
 ClusterName=one
@@ -80,7 +83,7 @@ def slurm(monkeypatch):
         said("munged", "--force", *files)
         said("slurmctld")
         said("slurmd")
-        wait_until(lambda: "idle" in subprocess.run(["sinfo"], capture_output=True, text=True).stdout, 60)
+        wait_until(lambda: "idle" in subprocess.run(["sinfo"], capture_output=True, text=True).stdout, PATIENCE)
         yield folder
     finally:
         subprocess.run(["scancel", "--user=root"], capture_output=True)
@@ -115,20 +118,25 @@ def test_a_sweep_on_slurm_is_that_of_this_machine(slurm, tiny, monkeypatch, tmp_
         wait_until(waits, 60)  # Slurm lets a job that was put back wait for two minutes
         said("scontrol", "update", f"jobid={number}", "StartTime=now")
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, ExitStack() as failed:
         done = pool.submit(sweep, configs, "slurm", partition="debug", hours=1, cpus=1)
-        wait_until(lambda: job(unborn), 60)
+        failed.callback(said, "scancel", "--user=root")  # else the pool would wait for the long run
+        wait_until(lambda: job(unborn), PATIENCE)
         said("scancel", job(unborn))
         first, second = job(requeued), job(out_of_time)
-        wait_until(lambda: trains(requeued), 60)
+        wait_until(lambda: "R" in said("squeue", "--noheader", "--format=%t", f"--jobs={second}"), PATIENCE)
+        said("scancel", "--signal=USR2", second)  # while it still imports: it trains all the same
+        wait_until(lambda: trains(requeued), PATIENCE)
+        trainer = psutil.Process(requeued.run.status()["pid"])
+        assert "submitit.core._submit" in trainer.cmdline()  # a fork of the job's process: torch is imported once
         said("scontrol", "requeue", first)
-        wait_until(lambda: trains(out_of_time), 60)
+        wait_until(lambda: trains(out_of_time), PATIENCE)
         said("scancel", "--signal=USR2", second)
         start_again(first), start_again(second)
-        wait_until(lambda: trains(cancelled), 120)
+        wait_until(lambda: trains(cancelled), PATIENCE)
         said("scancel", job(cancelled))
         with pytest.raises(WorkbenchError, match=r"^1 of 4 runs failed, .*': .* was cancelled") as error:
-            done.result(300)
+            done.result(PATIENCE)
     assert "\n" not in str(error.value) and unborn.run is None
     assert [len(each.run.provenance["started"]) for each in (requeued, out_of_time)] == [2, 2]
     assert cancelled.state == "stopped" and cancelled.run.checkpoint_steps()

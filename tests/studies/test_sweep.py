@@ -9,22 +9,24 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from multiprocessing import get_context
 
 import psutil
 import pytest
+import torch
 from lab import wait_until
 from safetensors.torch import load_file
 
 from workbench import Ablation, ParameterError, Run, WorkbenchError, launch, list_runs, train
 from workbench import sweep as sweep_of
 from workbench.paths import data_dir, outputs_dir
+from workbench.processes import visible_gpus
 from workbench.runs import create_run
 from workbench.runs.liveness import signature
 from workbench.studies import executors, sweep
 from workbench.studies import planned as planning
-from workbench.studies.executors import BUSY, carry_out
+from workbench.studies.executors import BUSY, OneFork, carry_out
 from workbench.studies.planned import PlannedRun, in_one_precision
 from workbench.studies.sweep import execute
 
@@ -60,7 +62,7 @@ class StandIn:
         monkeypatch.setattr(executors, "start", self.start)
         monkeypatch.setattr(executors, "alive", self.alive)
 
-    def start(self, config, attached, threads=None, server=None):
+    def start(self, config, attached, threads=None, server=None, gpus=None):
         assert attached
         run = Run(config.resume) if config.resume else create_run(config)
         run.set_status(state="running")
@@ -110,7 +112,7 @@ def test_runs_of_a_sweep_are_named_after_their_settings(tiny):
 def test_it_waits_for_the_end_of_the_process(monkeypatch):
     planned, _ = planned_runs()
 
-    def start(config, attached, threads, server):
+    def start(config, attached, threads, server, gpus):
         process = subprocess.Popen(["sleep", "0.3"])
         run = create_run(config)
         run.set_status(state="finished", **signature(process.pid))
@@ -154,6 +156,64 @@ def test_runs_share_the_cores(monkeypatch):
     assert stand_in.threads == [4, 4]
 
 
+class Environments:
+    """In the place of processes of trainings: they sleep, and what their environment says of GPUs is kept by name of the run."""
+
+    def __init__(self, monkeypatch, gpus, seconds=0.5):
+        self.shown, self.now, self.most = {}, [], []
+        monkeypatch.setattr(executors, "visible_gpus", lambda: gpus)
+        monkeypatch.setattr(executors, "ForkServer", lambda threads: nullcontext())
+        monkeypatch.setattr("workbench.training.launcher._process", self.process)
+        self.seconds = seconds
+
+    def process(self, run, num_processes, environment, server):
+        self.shown[run.name] = environment.get("CUDA_VISIBLE_DEVICES")
+        run.set_status(state="finished")
+        process = subprocess.Popen(["sleep", str(self.seconds)])
+        self.now = [(other, name) for other, name in self.now if other.poll() is None] + [(process, run.name)]
+        self.most.append([self.shown[name] for _, name in self.now])
+        return process.pid
+
+
+def test_runs_at_the_same_time_have_gpus_of_their_own(monkeypatch, tiny):
+    """By number, or as the user has named them; only those that the user's variable leaves."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", None)  # CUDA is not initialised
+    for given, names in ((None, ["0", "1", "2"]), ("GPU-b,5,0,9", ["GPU-b", "5", "0"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given) if given else monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        assert visible_gpus() == names
+    environments = Environments(monkeypatch, ["7", "GPU-b", "2"])
+    with pytest.raises(WorkbenchError, match="died without reporting"):
+        sweep_of([tiny(seed=seed) for seed in range(5)])
+    assert sorted(environments.most[2]) == sorted(["7", "GPU-b", "2"])  # as many at a time as there are
+    assert all(len(set(shown)) == len(shown) for shown in environments.most) and len(environments.shown) == 5
+
+
+def test_runs_of_several_processes_have_as_many_gpus_as_processes(monkeypatch, tiny):
+    environments = Environments(monkeypatch, ["0", "1", "2", "3"])
+    two, one, cpu = tiny(num_processes=2), tiny(seed=1), tiny(device="cpu")
+    with pytest.raises(WorkbenchError, match="died without reporting"):
+        sweep_of([two, one, cpu], jobs=3)
+    two, one, cpu = (environments.shown[PlannedRun.alone(config).name] for config in (two, one, cpu))
+    assert len(two.split(",")) == 2 and one not in two.split(",") and cpu == os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_without_gpus_one_run_at_a_time_has_the_environment_of_the_sweep(monkeypatch, tiny):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    environments = Environments(monkeypatch, [], seconds=0.1)
+    with pytest.raises(WorkbenchError, match="died without reporting"):
+        sweep_of([tiny(seed=seed) for seed in range(2)])
+    assert list(environments.shown.values()) == ["3", "3"] and max(map(len, environments.most)) == 1
+
+
+def test_how_many_run_at_a_time_is_checked(tiny):
+    for jobs in (0, -1, 1.5, True, "two"):
+        with pytest.raises(ParameterError, match=r"jobs=.* is not a whole number of 1 or more"):
+            sweep_of([tiny()], jobs=jobs)
+    with pytest.raises(ParameterError, match=r"jobs=2 goes with executor='local', not with executor='slurm'"):
+        sweep_of([tiny()], "slurm", jobs=2)
+
+
 def test_the_folders_are_those_of_the_sweep(monkeypatch, tmp_path):
     """Where a worker was started with other folders."""
     StandIn(monkeypatch)
@@ -169,6 +229,21 @@ def test_a_disk_that_cannot_be_written_to_is_one_line(no_server):
     with pytest.raises(WorkbenchError, match="cannot be written: ") as error:
         execute(planned_runs()[:1])
     assert "\n" not in str(error.value)
+
+
+def test_a_fork_that_trains_nothing_ends_with_its_job():
+    """A job that has nothing to train; and one that is killed."""
+    with closing(OneFork()) as fork:
+        pass
+    assert fork._process.exitcode == 0
+    reader, writer = os.pipe()
+    job = os.fork()
+    if not job:
+        os.write(writer, str(OneFork()._process.pid).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    pid = int(os.read(reader, 100))
+    os.waitpid(job, 0)
+    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 20)
 
 
 # ------------------------------------------------------------------------------------------------------- precision
@@ -294,6 +369,15 @@ def test_one_that_fails_fails_alone(monkeypatch, capsys):
     assert err.count("failed: no memory") == 7 and "1 done, 7 failed" in err
 
 
+def test_the_reason_is_listed_also_of_a_run_with_a_long_name(monkeypatch):
+    (planned,) = planned_runs()[:1]
+    path = outputs_dir() / planned.name / "checkpoints" / "generator.safetensors"
+    message = f"{path} cannot be written: No space left on device; saved at step 1; resume with: workbench train -p resume {planned.name}"
+    StandIn(monkeypatch, state="failed", message=message)
+    with pytest.raises(WorkbenchError, match=r"^1 of 1 runs failed, .*No space left on device"):
+        execute([planned])
+
+
 class Broken:
     """An executor whose jobs vanish, or raise."""
 
@@ -416,20 +500,21 @@ def test_signals_that_cancel_the_sweep_let_its_runs_save_first(monkeypatch, numb
     assert [each.state for each in todo] == ["stopped", "waiting", "waiting", "waiting"]
 
 
-def test_a_training_that_starts_while_the_sweep_is_cancelled_is_stopped_too(monkeypatch):
+def test_a_training_that_starts_while_the_sweep_is_cancelled_is_stopped_too(monkeypatch, capsys):
     (planned,) = planned_runs()[:1]
     stand_in, begin = StandIn(monkeypatch, looks=-1), threading.Event()
     start = stand_in.start
     monkeypatch.setattr(executors, "start", lambda config, **options: begin.wait(10) and start(config, **options))
 
     def interrupted(self):
-        threading.Timer(0.1, begin.set).start()
-        raise KeyboardInterrupt
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()  # impatient
+        threading.Timer(0.3, begin.set).start()
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(sweep._Work, "standing", interrupted)
     with pytest.raises(KeyboardInterrupt):
         execute([planned])
-    assert planned.state == "stopped"
+    assert planned.state == "stopped" and "what trains saves" in capsys.readouterr().err
 
 
 def test_signals_that_are_ignored_stay_ignored():

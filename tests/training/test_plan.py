@@ -3,10 +3,22 @@
 import json
 
 import pytest
+import torch
 
 from workbench.model import Discriminator, Generator
 from workbench.training import plan as module
 from workbench.training.plan import plan
+
+
+def test_variables_of_another_job_change_nothing(tiny, monkeypatch):
+    """Of a job of two processes, the other of which would be waited for."""
+    for name, value in dict(
+        RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="1", OMP_NUM_THREADS="", TORCHELASTIC_RUN_ID="x"
+    ).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", None)
+    monkeypatch.setattr(module, "ENOUGH", 0)
+    assert plan(tiny()).seconds > 0
 
 
 @pytest.fixture

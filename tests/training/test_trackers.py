@@ -6,9 +6,10 @@ import io
 import numpy as np
 import pytest
 import torch
+from jobs import run_job
 from PIL import Image
 
-from workbench import Config, ParameterError, WorkbenchError, launch, train
+from workbench import Config, ParameterError, Run, WorkbenchError, launch, train
 
 
 @pytest.mark.slow
@@ -28,6 +29,25 @@ def test_tensorboard_holds_the_history_the_scores_and_the_samples_of_a_resumed_r
     image = events.Images("samples")[1].encoded_image_string
     drawn = Image.open(run.sample_path(8))
     assert Image.open(io.BytesIO(image)).size == drawn.size
+
+
+def train_from_json(settings):
+    train(Config.from_json(settings))
+
+
+@pytest.mark.slow
+def test_trackers_of_several_processes_leave_them_connected_and_one_writes(tiny, monkeypatch):
+    """A training of two processes finishes; resumed by one it goes on as the same run of both trackers, forked as another one."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    begun = tiny(run="t", num_processes=2, log_with="tensorboard,wandb")
+    assert run_job(2, train_from_json, begun.to_json()) == [0, 0] and Run("t").status()["state"] == "finished"
+    for changes in (dict(resume="t"), dict(resume="t@4", run="fork")):
+        train(Config.from_parameters(dict(steps=5, num_processes=1, **changes)))
+    assert [len(list(Run(name).path.glob("tensorboard/events*"))) for name in ("t", "fork")] == [2, 1]
+    offline = [list(Run(name).path.glob("wandb/offline-run-*")) for name in ("t", "fork")]
+    assert [len(folders) for folders in offline] == [2, 1]
+    assert len({folder.name.rpartition("-")[2] for folders in offline for folder in folders}) == 2  # of two runs
 
 
 @pytest.mark.slow

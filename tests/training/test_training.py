@@ -744,8 +744,14 @@ def test_a_run_goes_on_with_data_that_moved_or_are_packed(tiny, tmp_path):
     straight = train(config.replace(run="straight"))
     run = train(config.replace(run="moving", steps=4))
     moved = shutil.move(root, tmp_path / "elsewhere")
-    with pytest.raises(WorkbenchError, match="no such folder"):
-        train(Config.from_parameters(dict(resume="moving", steps=8)))
+    fingerprint = run.provenance["data"]["fingerprint"][:12]
+    for resume in ("moving", "moving@4"):
+        says = (
+            rf"no such folder; .*; if they were moved or packed, .*\(fingerprint {fingerprint}\).* train -p resume {resume} -p data FOLDER$"
+        )
+        with pytest.raises(WorkbenchError, match=says) as error:
+            train(Config.from_parameters(dict(resume=resume, steps=8)))
+        assert "\n" not in str(error.value)
     train(Config.from_parameters(dict(resume="moving", steps=6, data=moved)))
     prepare(moved, tmp_path / "packed", 32, progress=False)
     train(Config.from_parameters(dict(resume="moving", steps=8, data=tmp_path / "packed")))

@@ -412,11 +412,13 @@ def test_where_runs_are_trained_is_checked_before_the_runs(monkeypatch):
     small("variant", jobs=2).execute()
     with pytest.raises(ParameterError, match=r"slurm='gpus=1' goes with executor='slurm'"):
         small("variant", slurm="gpus=1")
+    with pytest.raises(ParameterError, match=r"jobs=2 goes with executor='local'"):
+        small("variant", executor="slurm", jobs=2)
     for text, reason in (("gpus=one", r"gpus='one' is not a whole number"), ("gpu=1", r"unknown parameter 'gpu'; did you mean 'gpus'")):
         with pytest.raises(ParameterError, match=rf"slurm='{text}': .*{reason}"):
             small("variant", executor="slurm", slurm=text)
     small("variant", executor="slurm", slurm="gpus=1; hours=12").execute()
-    assert handed == [("local", dict(jobs=2)), ("slurm", dict(jobs=1, gpus="1", hours="12"))]
+    assert handed == [("local", dict(jobs=2)), ("slurm", dict(jobs=None, gpus="1", hours="12"))]
 
 
 def test_data_that_cannot_be_used_is_told_before_the_runs(tmp_path):

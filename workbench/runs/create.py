@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from ..messages import ParameterError, WorkbenchError
 from ..paths import DEMO, outputs_dir, short_name
 from ..readers import split_step, words
 from .folder import Run
-from .liveness import BusyError, RunLock, heart_beats, signature
+from .liveness import BusyError, RunLock, heart_beats, seconds_until_lost, signature
 from .resume import parent_folder, require_forkable, require_resumable, resumes, start_step
 from .status import ACTIVE
 
@@ -182,8 +183,11 @@ def lock_run(run: Run) -> RunLock:
         return (status["state"] in ACTIVE and not (here and status["pid"] in family)) or (lost_elsewhere and heart_beats(run.path))
 
     def refuse(status: dict) -> BusyError:
+        elsewhere = status.get("machine") != signature()["machine"]
+        left = seconds_until_lost(run.path) if elsewhere else 0
+        wait = f"; if {status['host']} is down, wait until its run counts as lost: {math.ceil(left)} seconds" if left > 0 else ""
         return BusyError(
-            f"run {run.name!r} is being trained already (process {status['pid']} on {status['host']}); stop it first, or fork it"
+            f"run {run.name!r} is being trained already (process {status['pid']} on {status['host']}); stop it first, or fork it{wait}"
         )
 
     status = run.status()

@@ -25,7 +25,8 @@ from ..messages import WorkbenchError
 
 LOCK = ".lock"
 HEARTBEAT = 10.0  # seconds
-SILENCE = 180.0  # seconds without a heartbeat after which a process of another machine counts as dead
+# Seconds without a heartbeat after which a process of another machine counts as dead: NFS may show times that are 60 s old, and clocks differ.
+SILENCE = 180.0
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 
 
@@ -43,7 +44,12 @@ def alive(process: dict, folder: Path) -> bool:
     """Whether the process with this signature still runs; on another machine, whether `folder` had a heartbeat within `SILENCE` seconds."""
     if process.get("machine") == _machine():
         return process.get("born") is not None and _born(process.get("pid")) == process["born"]
-    return abs(time.time() - max(_modified(folder / LOCK), _modified(folder / "status.json"))) < SILENCE
+    return seconds_until_lost(folder) > 0
+
+
+def seconds_until_lost(folder: Path) -> float:
+    """When a run of another machine counts as lost, unless a heartbeat comes: by this machine's clock, whether it is slow or fast."""
+    return SILENCE - abs(time.time() - max(_modified(folder / LOCK), _modified(folder / "status.json")))
 
 
 def _born(pid) -> str | None:

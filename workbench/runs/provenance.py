@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..config import Config
 from ..files import replace_text
 from ..machine import describe_machine, git_state
 from ..messages import WorkbenchError
 from ..notebook import parent_command
+from ..paths import program
+from ..presets import BUILT_IN_DATA
 from ..readers import words
 from .create import fork_point
 from .folder import Run
+from .resume import parent_folder
 
 
 def command_line() -> list[str]:
@@ -54,6 +60,23 @@ def write_provenance(run: Run, config: Config, data, from_step: int) -> None:
     record.setdefault("data", dict(name=data.name, fingerprint=data.fingerprint, classes=list(data.classes)))
     record.setdefault("started", []).append({k: start[k] for k in ("time", "command", "from_step", "git")})
     replace_text(run.path / "provenance.json", json.dumps(record, indent=2))
+
+
+@contextmanager
+def perhaps_moved(config: Config, run: Run | None) -> Iterator[None]:
+    """Context that opens `config.data`: if they are not where `run`, or the run that `config` forks, had them, its error says how to give them."""
+    try:
+        yield
+    except WorkbenchError as error:
+        origin = run or (Run(parent_folder(config)) if config.resume else None)
+        if origin is None or config.data != origin.config.data or config.data in BUILT_IN_DATA or os.path.exists(config.data):
+            raise
+        words = shlex.join([*program(), "train", "-p", "resume", config.resume or origin.reference, "-p", "data"])
+        known = origin.provenance.get("data", {}).get("fingerprint", "")
+        same = f" (fingerprint {known[:12]})" if known else ""
+        raise WorkbenchError(
+            f"{error}; if they were moved or packed, give the same images{same} in their new place: {words} FOLDER"
+        ) from None
 
 
 def require_same_data(run: Run, config: Config, data) -> None:

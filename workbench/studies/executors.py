@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..config import Config
-from ..forkserver import AVAILABLE, ForkServer
+from ..forkserver import AVAILABLE, ForkServer, train_as_if_new
 from ..messages import ParameterError, WorkbenchError, short_repr, short_text
 from ..parameters import Parameters, parameter
 from ..paths import data_dir, outputs_dir
+from ..processes import visible_gpus
 from ..runs.liveness import alive
 from ..runs.status import error_line
 from ..signals import signals_to
-from ..training.launcher import start
+from ..training.launcher import Forks, start
 from .planned import PlannedRun, in_one_precision
 
 BUSY = "another process trains it"
@@ -42,15 +47,15 @@ class Future(Protocol):
 
 
 def carry_out(
-    planned: PlannedRun, folders: dict[str, str], threads: int | None = None, server: ForkServer | None = None, stop: Sequence = ()
-) -> str:
+    planned: PlannedRun, folders: dict[str, str], threads: int | None = None, server: Forks | None = None, gpus: str | None = None, stop: Sequence = (),
+) -> str:  # fmt: skip
     """Train or resume a run in a process of its own, and wait until it ends. The training saves and stops when this process ends.
 
     Parameters
     ----------
     folders
         `WORKBENCH_OUTPUTS` and `WORKBENCH_DATA` of the sweep, which may not be those of this process.
-    threads, server
+    threads, server, gpus
         See `training.launcher.start`.
     stop
         As soon as it has items, the training is let save and stop.
@@ -69,7 +74,7 @@ def carry_out(
         (planned,) = in_one_precision([planned])
         config = planned.config if begun is None else Config.from_parameters(dict(resume=planned.name))
         with _held_back(signal.SIGUSR2):  # else it would end launchers of several processes, which do not know it
-            run, process = start(config, attached=True, threads=threads, server=server)
+            run, process = start(config, attached=True, threads=threads, server=server, gpus=gpus)
     except WorkbenchError as error:
         begun_elsewhere = isinstance(error, ParameterError) and begun is None and planned.run
         return BUSY if begun_elsewhere else str(error)
@@ -96,8 +101,44 @@ def outcome(future: Future) -> tuple[str, str]:
     """What `carry_out` returned, and the error of the executor if it did not return."""
     try:
         return str(future.result()), ""
+    except WorkbenchError as error:
+        return "", str(error)
     except (Exception, CancelledError) as error:
         return "", short_text(error_line(f"{type(error).__name__}: {error}".splitlines()), 300)
+
+
+class GPUs:
+    """The GPUs of this machine, for runs that train at the same time: each gets those with the fewest runs."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._runs = dict.fromkeys(visible_gpus(), 0)
+
+    @contextmanager
+    def lent(self, config: Config) -> Iterator[str | None]:
+        """Context with the CUDA_VISIBLE_DEVICES of a run: one for each process; None if it uses no GPU."""
+        with self._lock:
+            names = sorted(self._runs, key=self._runs.__getitem__)[: config.num_processes if config.device != "cpu" else 0]
+            self._runs.update({name: self._runs[name] + 1 for name in names})
+        try:
+            yield ",".join(names) if names else None
+        finally:
+            with self._lock:
+                self._runs.update({name: self._runs[name] - 1 for name in names})
+
+
+def require_jobs(jobs: object, executor: object) -> None:
+    """Refuse numbers of runs at a time that are none, and such a number for another executor than this machine."""
+    if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
+        raise ParameterError(f"jobs={short_repr(jobs)} is not a whole number of 1 or more")
+    if jobs is not None and executor != "local":
+        raise ParameterError(f"jobs={jobs} goes with executor='local', not with executor={short_repr(executor)}")
+
+
+def default_jobs(planned: Sequence[PlannedRun]) -> int:
+    """How many of these runs train at a time on this machine: as many as have GPUs of their own, without GPUs one."""
+    needed = [each.config.num_processes for each in planned if each.config.device != "cpu"]
+    return max(1, min(len(planned), len(visible_gpus()) // max(needed, default=1))) if needed else 1
 
 
 @contextmanager
@@ -108,8 +149,14 @@ def open_executor(executor: Any, jobs: int, **options) -> Iterator[Callable[[Pla
     folders = dict(WORKBENCH_OUTPUTS=str(outputs_dir()), WORKBENCH_DATA=str(data_dir()))
     if executor == "local":
         cores = os.cpu_count() or 1
+        gpus = GPUs()
+
+        def train(each: PlannedRun) -> str:
+            with gpus.lent(each.config) as names:
+                return carry_out(each, folders, max(1, cores // (jobs * each.config.num_processes)), server, names)
+
         with ForkServer() if AVAILABLE else nullcontext() as server, ThreadPoolExecutor(jobs) as pool:
-            yield lambda each: pool.submit(carry_out, each, folders, max(1, cores // (jobs * each.config.num_processes)), server)
+            yield lambda each: pool.submit(train, each)
     elif executor == "slurm":
         settings = SlurmOptions.from_parameters(options)
         slurm = settings.executor()
@@ -180,12 +227,16 @@ class SlurmOptions(Parameters):
                 try:
                     return super().result()
                 except submitit.core.utils.UncompletedJobError:
-                    raise WorkbenchError(f"job {self.job_id} was cancelled or killed; its log is {self.paths.stderr}") from None
+                    cause = error_line((self.stderr() or "").splitlines())
+                    cause = f" ({short_text(cause)})" if cause else ""
+                    raise WorkbenchError(f"job {self.job_id} was cancelled or killed{cause}; its log is {self.paths.stderr}") from None
 
         class SlurmExecutor(submitit.SlurmExecutor):
             job_class = Job
 
-        executor = SlurmExecutor(outputs_dir() / ".slurm", max_num_timeout=10**6)
+        # Until submitit handles it, the signal to save would end the process: a preempted job that still imports would fail, not be requeued.
+        python = f"""sh -c 'trap "" USR2; exec "$0" "$@"' {shlex.quote(sys.executable)}"""
+        executor = SlurmExecutor(outputs_dir() / ".slurm", max_num_timeout=10**6, python=python)
         given = dict(
             partition=self.partition, account=self.account, qos=self.qos, constraint=self.constraint, gpus_per_node=self.gpus,
             cpus_per_task=self.cpus, mem=self.memory and f"{self.memory}G",
@@ -197,14 +248,47 @@ class SlurmOptions(Parameters):
         return executor
 
 
+class OneFork:
+    """A fork of this process, made before it computes anything, in which a run trains; so its job imports torch once."""
+
+    def __init__(self):
+        context = get_context("fork")
+        reader, self._writer = context.Pipe(duplex=False)
+        self._process = context.Process(target=self._wait, args=(reader,))
+        with _held_back(signal.SIGUSR2):  # of which the run learns by its `stop` file
+            self._process.start()
+        reader.close()
+
+    def _wait(self, reader) -> None:
+        self._writer.close()
+        try:
+            request = reader.recv()
+        except EOFError:  # no training, or the process that was to start it has died
+            return
+        sys.exit(train_as_if_new(*request))
+
+    def fork(self, folder: Path, environment: dict[str, str]) -> int:
+        """As `ForkServer.fork`."""
+        self._writer.send((str(folder), environment, os.getcwd()))
+        return self._process.pid or 0
+
+    def close(self) -> None:
+        """End the process, or wait for its training."""
+        self._writer.close()
+        self._process.join()
+
+
 @dataclass
 class Preemptible:
     """`carry_out` as a job of submitit: it saves when Slurm says that it will end the job, and goes on when Slurm starts the job again."""
 
     def __call__(self, planned: PlannedRun, folders: dict[str, str], threads: int | None) -> str:
         received: list[int] = []
-        with signals_to(lambda number, frame: received.append(number), (signal.SIGUSR2, signal.SIGTERM)):
-            result = carry_out(planned, folders, threads, stop=received)
+        with (
+            closing(OneFork()) if planned.config.num_processes == 1 else nullcontext() as server,
+            signals_to(lambda number, frame: received.append(number), (signal.SIGUSR2, signal.SIGTERM)),
+        ):
+            result = carry_out(planned, folders, threads, server, stop=received)
         if received and not planned.at_rest:
             if signal.SIGUSR2 in received:  # the time is up: submitit's handler puts the job back into the queue
                 signal.raise_signal(signal.SIGUSR2)

@@ -7,6 +7,7 @@ equal settings are trained once.
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +19,14 @@ from ..progress import progress
 from ..runs import ACTIVE, Run
 from ..signals import signals_to
 from . import executors
-from .executors import BUSY, Future, open_executor, outcome
+from .executors import BUSY, Future, default_jobs, open_executor, outcome, require_jobs
 from .planned import AT_REST, PlannedRun, in_one_precision
 
 PATIENCE = 60.0  # seconds until a run that another process holds is submitted again
 LISTED = 5  # failures in the message at the end
 
 
-def sweep(configs: Iterable[Config], executor: object = "local", *, jobs: int = 1, **options) -> list[Run]:
+def sweep(configs: Iterable[Config], executor: object = "local", *, jobs: int | None = None, **options) -> list[Run]:
     """Train these settings, or resume their runs, and wait until all are done.
 
     Each training is an ordinary run, named after its settings. Equal settings are trained once, also by sweeps at the same time. Ctrl-C, SIGTERM
@@ -39,7 +40,8 @@ def sweep(configs: Iterable[Config], executor: object = "local", *, jobs: int = 
         "local": processes of this machine. "slurm": jobs, through submitit. Or an object with a method `submit`, as that of
         `concurrent.futures`, of Dask, ...; its workers need this package and the outputs folder.
     jobs
-        Runs at a time on this machine, which share its cores ("local" only).
+        Runs at a time on this machine ("local" only), which share its cores; each has GPUs of its own while there are enough. By default as
+        many as that, and one without GPUs.
     options
         Of "slurm": partition, gpus, hours, ..., see `executors.SlurmOptions`.
 
@@ -60,15 +62,18 @@ def sweep(configs: Iterable[Config], executor: object = "local", *, jobs: int = 
     return [each.run for each in planned if each.run]
 
 
-def execute(planned: Sequence[PlannedRun], executor: object = "local", *, jobs: int = 1, **options) -> None:
+def execute(planned: Sequence[PlannedRun], executor: object = "local", *, jobs: int | None = None, **options) -> None:
     """Train or resume the runs that are not done; parameters and errors as of `sweep`. A run that diverged is done.
 
     Runs that another process trains are waited for. If this process is killed, the runs that it started on this machine save and stop.
     """
+    require_jobs(jobs, executor)
     todo = {each.name: each for each in planned if not each.at_rest}
     if not todo:
         return
-    with _deferred((signal.SIGTERM, signal.SIGHUP), interrupt=True), open_executor(executor, jobs, **options) as submit:
+    if jobs is None:
+        jobs = default_jobs(list(todo.values()))
+    with _deferred((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), interrupt=True), open_executor(executor, jobs, **options) as submit:
         work = _Work(submit, todo)
         left = sum(work.left.values())
         with progress(left, f"steps of {len(todo)} runs") as advance:
@@ -81,9 +86,14 @@ def execute(planned: Sequence[PlannedRun], executor: object = "local", *, jobs: 
             finally:
                 work.cancel()
     if work.failed:
-        listed = "; ".join(f"{name!r}: {short_text(message)}" for name, message in list(work.failed.items())[:LISTED])
+        listed = "; ".join(f"{name!r}: {_short(name, message)}" for name, message in list(work.failed.items())[:LISTED])
         more = f"; and {len(work.failed) - LISTED} more" if len(work.failed) > LISTED else ""
         raise WorkbenchError(f"{len(work.failed)} of {len(planned)} runs failed, in {outputs_dir()}: {listed}{more}")
+
+
+def _short(name: str, message: str) -> str:
+    """A message about a run without its folder and its name, which would leave no room for the reason."""
+    return short_text(message.replace(str(outputs_dir() / name), "...").replace(name, "..."))
 
 
 @contextmanager
@@ -167,6 +177,8 @@ class _Work:
     def cancel(self) -> None:
         """Cancel what is queued, let what trains save and stop, and wait for it."""
         active = self._active()
+        if self._futures:  # an impatient second Ctrl-C would leave trainings without a request to stop
+            print("stopping: what trains saves first", file=sys.stderr, flush=True)
         for name in self._futures.keys() - active:  # first: else they begin when others stop
             self._futures[name].cancel()
         while self._futures:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from pathlib import Path
+from typing import Protocol
 
 from ..config import Config
 from ..data import open_data
 from ..files import storing
-from ..forkserver import ForkServer, fork_prepared
+from ..forkserver import fork_prepared
 from ..processes import launch_command, launch_environment
 from ..runs import (
     MAY_CHANGE_ON_RESUME,
@@ -26,6 +28,12 @@ from ..runs import (
 from ..runs.liveness import BusyError, signature
 from .memory import require_feasible
 from .stopping import waiting_processes
+
+
+class Forks(Protocol):
+    """Forks a training, in place of a new process, which would import for seconds; as `forkserver.ForkServer`."""
+
+    def fork(self, folder: Path, environment: dict[str, str]) -> int: ...
 
 
 def launch(config: Config, attached: bool = False) -> Run:
@@ -49,7 +57,9 @@ def launch(config: Config, attached: bool = False) -> Run:
     return start(config, attached)[0]
 
 
-def start(config: Config, attached: bool = False, threads: int | None = None, server: ForkServer | None = None) -> tuple[Run, dict | None]:
+def start(
+    config: Config, attached: bool = False, threads: int | None = None, server: Forks | None = None, gpus: str | None = None
+) -> tuple[Run, dict | None]:
     """As `launch`; returns the run, and the `liveness.signature` of the process: None if another process trains the run already.
 
     Parameters
@@ -58,6 +68,8 @@ def start(config: Config, attached: bool = False, threads: int | None = None, se
         Of each process of the training.
     server
         Forks the training, if it has one process; by default one that `forkserver.prepare` started, if any.
+    gpus
+        CUDA_VISIBLE_DEVICES of the training; by default that of this process.
     """
     require_startable(config)
     require_feasible(config)
@@ -74,6 +86,8 @@ def start(config: Config, attached: bool = False, threads: int | None = None, se
             config = run.update_config(config)
             run.clean()
             environment = launch_environment(config.num_processes, threads) | {"WORKBENCH_COMMAND": json.dumps(command_line())}
+            if gpus is not None:
+                environment["CUDA_VISIBLE_DEVICES"] = gpus
             if attached:
                 environment["WORKBENCH_WAITING"] = ",".join(map(str, [*waiting_processes(), os.getpid()]))
             process = signature(_process(run, config.num_processes, environment, server))
@@ -81,7 +95,9 @@ def start(config: Config, attached: bool = False, threads: int | None = None, se
             status = dict(state="starting", step=0, steps=config.steps, message="", alarms=[], seconds_per_step=None)
             run.set_status(**status, **process)
             return run, process
-    except BusyError:
+    except BusyError as error:
+        if run.status().get("machine") != signature()["machine"]:  # nothing here tells whether that one is down
+            print(f"{type(error).__name__}: {error}", flush=True)
         changes = config.changes(run.config)
         ignored = [f"{name}={changes[name]!r}" for name in sorted(MAY_CHANGE_ON_RESUME & changes.keys())]
         if ignored:
@@ -89,7 +105,7 @@ def start(config: Config, attached: bool = False, threads: int | None = None, se
         return run, None
 
 
-def _process(run: Run, num_processes: int, environment: dict[str, str], server: ForkServer | None) -> int:
+def _process(run: Run, num_processes: int, environment: dict[str, str], server: Forks | None) -> int:
     """Start the process that trains a run, and return its number."""
     command = [*launch_command("workbench.training", num_processes), "--config", str(run.path / "config.json")]
     with storing(run.path / "train.log"), open(run.path / "train.log", "ab") as log:

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import Config
 from ..messages import ParameterError
-from ..processes import on_cpu
+from ..processes import on_cpu, variables_of
 from .memory import device_bytes, host_bytes, host_memory, parameters_d, parameters_g, readable, require_feasible
 from .setup import build, decide_precision, make_accelerator
 from .steps import d_step, g_step
@@ -108,7 +108,8 @@ def plan(config: Config) -> Plan:
     probe = config.replace(num_processes=1, gradient_accumulation=1, batch_norm_group=None, batch_size=min(FIRST, _share(config)))
     if _problem(probe):
         return known
-    probe, seconds, operations = _measure(decide_precision(probe), _share(config))
+    with variables_of({}):  # one process, whatever started it
+        probe, seconds, operations = _measure(decide_precision(probe), _share(config))
     images = probe.batch_size
     return replace(
         known, probe=images, operations=operations / images * config.batch_size,

@@ -17,7 +17,7 @@ from ..messages import ParameterError, WorkbenchError
 from ..model import Generator, sampling
 from ..processes import LostProcessError, process_group, rank
 from ..records import evaluation_record
-from ..runs import Run, create_run, fork_point, lock_run, parent_folder, require_resumable, require_same_data, resumes
+from ..runs import Run, create_run, fork_point, lock_run, parent_folder, perhaps_moved, require_resumable, require_same_data, resumes
 from ..runs.liveness import RunLock
 from ..signals import signals_to
 from .loop import Evaluate, training_loop
@@ -80,7 +80,7 @@ def _prepare(config: Config, run: Run | None, stack: ExitStack) -> tuple[Run, Co
     require_feasible(config)
     first_config, config = config, decide_precision(config)
     accelerator = make_accelerator(config)
-    with accelerator.main_process_first():  # the main process packs the data, the others find it packed
+    with accelerator.main_process_first(), perhaps_moved(config, run):  # the main process packs the data, the others find it packed
         data = open_data(config, progress=main)
     if config.num_classes is None:
         config = config.replace(num_classes=data.num_classes)

@@ -24,7 +24,7 @@ PROJECT = "sagan-workbench"
 
 @contextmanager
 def tracked(accelerator: Accelerator, run: Run, config: Config, step: int) -> Iterator[None]:
-    """Context in which `accelerator.log` also reaches the trackers of `log_with`.
+    """Context in which `accelerator.log` also reaches the trackers of `log_with`, in the main process.
 
     A resumed run goes on in the same TensorBoard folder, `tensorboard/` of the run, and in the same run of Weights & Biases, in the project
     that WANDB_PROJECT names (default: sagan-workbench).
@@ -39,7 +39,7 @@ def tracked(accelerator: Accelerator, run: Run, config: Config, step: int) -> It
     WorkbenchError
         If a tracker cannot be started.
     """
-    names = [name for name in words(config.log_with) if name != "none"]
+    names = [name for name in words(config.log_with) if name != "none" and accelerator.is_main_process]
     accelerator.log_with = [_tracker(name, run, step) for name in names]
     try:
         with storing(run.path):
@@ -52,7 +52,8 @@ def tracked(accelerator: Accelerator, run: Run, config: Config, step: int) -> It
     try:
         yield
     finally:
-        accelerator.end_training() if names else None
+        for tracker in accelerator.trackers:
+            tracker.finish()  # not `end_training`, which also destroys the process group
 
 
 def _tracker(name: str, run: Run, step: int) -> GeneralTracker:

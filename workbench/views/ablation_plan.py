@@ -47,7 +47,7 @@ class AblationPlan(Parameters):
     settings: str = parameter("", "further parameters of all runs, see above", none="none")
     n: int = parameter(2000, "images per evaluation", low=10)
     evaluations: int = parameter(5, "evaluations of each run, of which the last counts", low=1)
-    jobs: int = parameter(1, "runs at a time on this machine; they share its cores", low=1)
+    jobs: int | None = parameter(None, "runs at a time on this machine; they share its cores", none="1, or one for each GPU", low=1)
     executor: str = parameter("local", "where runs are trained: on this machine, or as jobs of Slurm", choices=("local", "slurm"))
     slurm: str = parameter("", "what a job asks for, see above: partition, gpus, hours, memory (GB), ...", none="the cluster's")
     train: bool = parameter(True, "false: only show results so far")
@@ -71,7 +71,9 @@ class AblationPlan(Parameters):
         sweep_checks.require_size(
             sweep_checks.count_arms(names, self._grid, base), len(self._seeds), base, min(self.evaluations, base.steps)
         )
-        sweep_checks.require_jobs(self.jobs)
+        sweep_checks.require_jobs(self.jobs or 1)
+        if self.jobs and self.executor != "local":
+            raise ParameterError(f"jobs={self.jobs} goes with executor='local'; Slurm decides how many jobs run at a time")
         if self.executor == "local" and self.slurm:
             raise ParameterError(f"{quote('slurm', self.slurm)} goes with executor='slurm'")
         try:
