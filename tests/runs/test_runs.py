@@ -212,7 +212,7 @@ def test_resuming_drops_only_records_of_later_steps(tiny, monkeypatch):
     # An unreadable file is not treated as empty.
     before = (run.path / "history.jsonl").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("workbench.files.read_bytes", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+        patch.setattr("workbench.json_lines.read_bytes", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
         with pytest.raises(UnreadableError, match=r"history.jsonl cannot be read: Input/output error"):
             run.begin_records(run, 1)
     assert (run.path / "history.jsonl").read_bytes() == before

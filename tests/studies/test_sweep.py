@@ -162,7 +162,7 @@ class Environments:
     def __init__(self, monkeypatch, gpus, seconds=0.5):
         self.shown, self.now, self.most = {}, [], []
         monkeypatch.setattr(executors, "visible_gpus", lambda: gpus)
-        monkeypatch.setattr(executors, "ForkServer", lambda threads: nullcontext())
+        monkeypatch.setattr(executors, "ForkServer", nullcontext)
         monkeypatch.setattr("workbench.training.launcher._process", self.process)
         self.seconds = seconds
 
