@@ -108,6 +108,8 @@ def _layout(chart: Chart, named_at_ends: list[bool]) -> dict:
         for letter, axis, name, anchor, domain in (("x", panel.x, x, y, (left, right)), ("y", panel.y, y, x, (bottom, upper))):
             heading = dict(text=literal(axis.title), standoff=4) | (dict(font=dict(size=7)) if axis.small else {})
             settings: dict = dict(title=heading, type="log" if axis.log else "linear", domain=list(domain), anchor=anchor)
+            if axis.log:
+                settings["tickformat"] = "~g"  # 20: by itself plotly writes 2 between 10 and 100
             if axis.ticks:
                 settings["tickvals"] = [at for at, _ in axis.ticks]
                 settings["ticktext"] = [literal(text) for _, text in axis.ticks]
