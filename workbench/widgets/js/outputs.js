@@ -3,6 +3,7 @@
 
 import { keepInNotebook } from "./notebook.js";
 
+const SAVES = [1000, 4000, 12000, 30000]; // milliseconds after which the notebook is saved, while cells below still run
 const SETTLED = [0, 400, 1200, 3000, 6000]; // milliseconds after which the view is scrolled to, while cells above it still change their heights
 
 /** Replace the outputs whose id is in `contents`, unless they have that content already. */
@@ -17,10 +18,10 @@ function fill(model) {
   }
 }
 
-/** Save the notebook. */
+/** Save the notebook: a reload finds only what was saved, and JupyterLab does that after minutes. */
 function save(model) {
   const context = model.widget_manager?.context;
-  if (context?.contentsModel?.writable) context.save?.();
+  if (context?.model?.dirty && context.contentsModel?.writable) context.save();
 }
 
 export default () => ({
@@ -33,7 +34,7 @@ export default () => ({
     if (!model.get("reveal")) return;
     model.set("reveal", false); // once, and not when the page is reloaded
     model.save_changes();
-    setTimeout(() => save(model), 1200); // a reload finds only what was saved, and JupyterLab saves after minutes
+    for (const wait of SAVES) setTimeout(() => save(model), wait);
     const scroll = () => el.closest(".wb-dashboard")?.scrollIntoView({ block: "start" });
     const timers = SETTLED.map((wait) => setTimeout(scroll, wait));
     for (const moved of ["wheel", "pointerdown", "keydown"]) {
