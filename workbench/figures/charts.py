@@ -15,7 +15,11 @@ import numpy as np
 
 from .records import number
 
-COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#c2185b", "#8c564b", "#17a2b8", "#7f7f7f", "#b5a300", "#003f88")
+OF_D, OF_G, OF_REAL, OF_FAKE = "#1f77b4", "#d95f02", "#2ca02c", "#9467bd"  # nothing else has these
+COLOURS = (  # of runs, groups and arms; farthest apart first, also as protanopes and deuteranopes see them
+    "#c30f5a", "#c3a500", "#0f3c87", "#00a5c3", "#692d00", "#f078f0", "#1e00f0",
+    "#5a69ff", "#78005a", "#b40fb4", "#ff1e96", "#f08787", "#00694b", "#877800",
+)  # fmt: skip
 DARK = "#222222"
 MOST_POINTS = 40_000  # of all lines of a chart; more would enlarge notebooks and show nothing more
 MOST_PANELS = 2_000
@@ -270,7 +274,7 @@ class Composition:
 
 
 def colours(count: int) -> list[str]:
-    """`count` colours: the palette, then more around the hue circle."""
+    """Colours of `count` runs, groups or arms: the palette, then more around the hue circle. None is that of D, G, real or fake."""
     more = max(0, count - len(COLOURS))
     around = (colorsys.hsv_to_rgb(k / more, 0.7, 0.75) for k in range(more))
     return [*COLOURS[:count], *("#" + "".join(f"{round(255 * part):02x}" for part in colour) for colour in around)]

@@ -72,16 +72,20 @@ def scores(
         Published numbers that can be compared with these: score -> {source: value}.
     """
     panels, mixed = [], False
-    notes = _protocol_note(point.protocol for of_score in points.values() for point in of_score)
+    every = _unique(point.protocol for of_score in points.values() for point in of_score)
+    notes, palette = _protocol_note(every), iter(colours(len(groups) * len(every)))
+    colour_of = {
+        (group, protocol): next(palette) for protocol in every for group in groups
+    }  # of the first protocol, those of other figures
     for name, of_score in points.items():
-        protocols = _unique(point.protocol for point in of_score)
+        protocols, parts = _unique(point.protocol for point in of_score), []
         mixed |= len(protocols) > 1
-        colour, parts = iter(colours(len(groups) * len(protocols))), []
         for group in groups:
             for protocol in protocols:
                 label = " · ".join([group] * (len(groups) > 1) + [brief(protocol)] * (len(protocols) > 1)) or group
                 curves = _by_run([point for point in of_score if (point.group, point.protocol) == (group, protocol)])
-                parts.append(lines_of_group(label, next(colour), curves, f"\n{wrapped(protocol)}", "lines+markers", limits=limits_of(name)))
+                colour = colour_of[group, protocol]
+                parts.append(lines_of_group(label, colour, curves, f"\n{wrapped(protocol)}", "lines+markers", limits=limits_of(name)))
         ends = rounded([min(point.x for point in of_score), max(point.x for point in of_score)])
         published = [
             Line(ends, (value, value), source, "gray", dash=True, width=1.2, source=source)
@@ -102,7 +106,7 @@ def scores_of_run(title: str, evaluations: list[dict]) -> Plot:
         same = [row for row in rows if row["protocol"] == protocol]
         known = {(value, source) for row in same for name, value, source in published(row) if name == score}
         reported = [Line(ends, (value, value), source, "gray", dash=True, width=1.2, source=source) for value, source in sorted(known)]
-        line = Line(brief_numbers(steps), brief_numbers(numbers), score, "#6a51a3", "lines+markers", about=about, legend=False)
+        line = Line(brief_numbers(steps), brief_numbers(numbers), score, colours(1)[0], "lines+markers", about=about, legend=False)
         panels.append(Panel(score, time_axis("steps"), _score_axis(score, [] if notes else [protocol]), (line, *reported)))
     return Plot(Chart(title, tuple(panels), notes, height=240, gap=0.36, columns=2).thinned())
 

@@ -17,7 +17,9 @@ from ..parameters import nearest
 from ..records import effective, largest_of_all, with_margin
 from ..studies.groups import AXES, along, mean_and_sd
 from . import records
-from .charts import MOST_POINTS, Axis, Band, Chart, Line, Panel, brief_numbers, colours, rounded, thin
+from .charts import (
+    MOST_POINTS, OF_D, OF_FAKE, OF_G, OF_REAL, Axis, Band, Chart, Line, Panel, brief_numbers, colours, rounded, thin,
+)  # fmt: skip
 from .figure import Plot
 
 TITLES = {  # of the panels of several runs, by column of the history
@@ -38,7 +40,6 @@ LIMITS = {"saturated_real": (0.0, 1.0), "saturated_fake": (0.0, 1.0)}  # what a 
 POSITIVE, ANY = (0.0, np.inf), (-np.inf, np.inf)
 GROWTH = {"sigma_g": "weights of G", "at_work_g": "G at work", "sigma_d": "weights of D", "at_work_d": "D at work"}
 MISSING_LAYER = dict(exact=[None])  # stands for a layer that a row of the spectra lacks
-OF_D, OF_G, OF_REAL, OF_FAKE = colours(4)
 
 
 class Curve(NamedTuple):
@@ -118,7 +119,7 @@ def constant_rates(history: list[dict]) -> str:
 
 def _colours_of_gammas(keys: Sequence[str]) -> dict[str, str]:
     """The first layer of G and of D have the colours of G and D, others those that nothing else has."""
-    free, taken, result = iter(colours(len(keys) + 4)[4:]), set(), {}
+    free, taken, result = iter(colours(len(keys))), set(), {}
     for key in keys:
         colour = OF_G if key.startswith("gamma_g") else OF_D
         result[key] = next(free) if colour in taken else colour
@@ -228,14 +229,14 @@ def singular_values(name: str, spectra: list[dict], network: str = "G") -> Plot:
     spectra = records.spectra(spectra)
     if not spectra:
         raise WorkbenchError(f"run {name!r} has no spectra.jsonl yet, or no line of it can be read; singular values come from there")
-    steps = brief_numbers([row["step"] for row in spectra])
+    steps, colour = brief_numbers([row["step"] for row in spectra]), OF_G if network == "G" else OF_D
     panels = []
     for layer in (layer for layer in records.layer_names(spectra) if layer[0] == network):
         rows = [row["layers"].get(layer, MISSING_LAYER) for row in spectra]
         lines = (
-            Line(steps, brief_numbers([row["exact"][0] for row in rows]), "largest", "#1f77b4"),
-            Line(steps, brief_numbers([(row["exact"] + [None])[1] for row in rows]), "second", "#9ecae1"),
-            Line(steps, brief_numbers([row.get("estimate") for row in rows]), "estimate", "#d62728", dash=True),
+            Line(steps, brief_numbers([row["exact"][0] for row in rows]), "largest", colour),
+            Line(steps, brief_numbers([(row["exact"] + [None])[1] for row in rows]), "second", colour, opacity=0.45),
+            Line(steps, brief_numbers([row.get("estimate") for row in rows]), "estimate", dash=True, width=1.2),
         )
         panels.append(Panel(layer[2:], lines=tuple(line for line in lines if any(y is not None for y in line.y))))
     title = f"{name}: singular values of the weights of {network}, through training (G steps)"
