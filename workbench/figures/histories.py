@@ -18,7 +18,20 @@ from ..records import effective, largest_of_all, with_margin
 from ..studies.groups import AXES, along, mean_and_sd
 from . import records
 from .charts import (
-    MOST_POINTS, OF_D, OF_FAKE, OF_G, OF_REAL, Axis, Band, Chart, Line, Panel, brief_numbers, colours, rounded, thin,
+    MOST_POINTS,
+    OF_D,
+    OF_FAKE,
+    OF_G,
+    OF_REAL,
+    Axis,
+    Band,
+    Chart,
+    Line,
+    Panel,
+    brief_numbers,
+    colours,
+    rounded,
+    thin,
 )  # fmt: skip
 from .figure import Plot
 
