@@ -657,7 +657,8 @@ def test_scores_of_different_protocols_are_shown_together_only_when_asked_for(ru
         views.across_runs.scores(run)
     plot = views.across_runs.scores(run, across_protocols=True)
     assert "different protocols" in plot.figure.layout.title.text
-    assert {"official; inception@6726825d", "official (but n=5000); inception@6726825d"} <= {trace.name for trace in plot.figure.data}
+    assert {"protocol 1", "protocol 2"} <= {trace.name for trace in plot.figure.data}
+    assert plot.description.notes == ("protocol 1: official; inception@6726825d", "protocol 2: official (but n=5000); inception@6726825d")
     with pytest.raises(WorkbenchError, match="there is no score 'fidd' yet; did you mean 'fid'"):
         views.across_runs.scores(run, "fidd")
 
@@ -737,5 +738,5 @@ def test_a_group_keeps_its_colour_beside_scores_of_other_protocols():
     one, two = (
         figures.scores(dict(fd=points(*protocols)), "steps", "", "ab").description.lines for protocols in (("n=5",), ("n=5", "n=9"))
     )
-    assert [line.colour for line in one] == [line.colour for line in two if "n=5" in line.name or line.about.endswith("n=5")]
+    assert [line.colour for line in one] == [line.colour for line in two if line.about.endswith("n=5")]
     assert len({line.colour for line in two}) == 4

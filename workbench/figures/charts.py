@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,8 @@ MOST_POINTS = 40_000  # of all lines of a chart; more would enlarge notebooks an
 MOST_PANELS = 2_000
 EMPTY = -1  # `Cell.image` of a cell without an image
 FEW = 20  # values of a panel that are all shown, however far apart
+COLUMN, PAGE = 3.4, 6.9  # inches: widths of a figure in a two-column paper
+NOTES = 150  # characters of a line of notes above a chart
 MAX_PIXELS = 50_000_000  # of an image; a usual sample grid has a twentieth of it
 LETTERS = "abcdefghijklmnopqrstuvwxyz"  # of the parts of a composition
 Number = float | None
@@ -122,7 +125,7 @@ class Chart:
     Attributes
     ----------
     title, notes
-        Text above the panels; a line for each note.
+        Text above the panels: sentences, such as the protocol of scores.
     columns, height, gap, widths
         Panels per row; height of a row in pixels; share of the width between panels; shares of the widths of the columns.
     legend
@@ -156,6 +159,11 @@ class Chart:
     @property
     def lines(self) -> list[Line]:
         return [line for panel in self.panels for line in panel.lines]
+
+    @property
+    def lines_of_notes(self) -> list[str]:
+        """The notes as they fit a screen."""
+        return [line for note in self.notes for line in textwrap.wrap(note, NOTES)]
 
     @property
     def tick_lines(self) -> int:
@@ -249,22 +257,22 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Composition:
-    """Figures as lettered parts of one figure, each above its caption.
+    """Figures as parts of one figure, each above its caption.
 
     Attributes
     ----------
     captions
-        One for each part; the letter, (a), (b), ..., is put before it.
+        One for each part; with several, the letter, (a), (b), ..., is put before it.
     columns
         Parts side by side.
     width
-        In inches: about 3.3 for one column of a two-column paper, 6.9 for both.
+        In inches: `COLUMN` or `PAGE` in a two-column paper.
     """
 
     parts: tuple[Chart | Sheet, ...]
     captions: tuple[str, ...]
     columns: int = 2
-    width: float = 6.9
+    width: float = PAGE
 
     def __post_init__(self):
         if len(self.captions) != len(self.parts) or not self.parts:
