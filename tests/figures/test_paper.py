@@ -8,7 +8,8 @@ import torch
 from matplotlib.text import Text
 
 from workbench import figures
-from workbench.figures.charts import COLUMN, PAGE
+from workbench.figures.charts import COLUMN, PAGE, Axis, Chart, Panel
+from workbench.figures.figure import Plot
 
 PROTOCOLS = [f"workbench (but n={n}, reference_n=5000): n={n}, against 5,000 real images, EMA weights; twins@3d2861b8" for n in (500, 300)]
 SCORES = ("cs_10splits_twins@3d2861b8", "fd_twins@3d2861b8", "intra_fd_n50_twins@3d2861b8", "density_twins@3d2861b8")
@@ -17,6 +18,7 @@ HISTORY = [dict(step=k, loss_d=1.0 + k % 3, loss_g=0.5, d_real=1.0, d_fake=-1.0,
 LAYER = dict(exact=[1.9, 0.7], estimate=1.8)
 SPECTRA = [dict(step=k, layers={"G/block": LAYER, "D/block": LAYER}) for k in range(3)]
 RUNS = [figures.RunRecords(f"run {k}", f"run {k}", HISTORY, SPECTRA) for k in range(3)]
+DISTANCES = [dict(arm=f"feat{k}", run="a", distance=16.0 + k) | dict.fromkeys(SCORES, 1.0) for k in range(3)]
 
 
 def points(protocols):
@@ -35,11 +37,14 @@ FIGURES = dict(
     curves_by_group=(lambda: figures.curves_by_group(RUNS, keys="loss_d,saturated_real,grad_norm_*,gamma_*"), PAGE),
     one_column=(lambda: figures.curves_by_group(RUNS, keys="loss_d"), COLUMN),
     diagnostics=(lambda: figures.diagnostics("twins32", HISTORY, SPECTRA), PAGE),
+    empty=(lambda: figures.diagnostics("twins32", [], []), PAGE),
     growth=(lambda: figures.growth(RUNS), PAGE),
     singular_values=(lambda: figures.singular_values("twins32", SPECTRA), COLUMN),
     scores=(lambda: figures.scores(dict.fromkeys(SCORES, points(PROTOCOLS[:1])), "steps", "3 runs", ["run 0", "run 1", "run 2"]), PAGE),
     protocols=(lambda: figures.scores(dict.fromkeys(SCORES, points(PROTOCOLS)), "steps", "3 runs", ["run 0", "run 1", "run 2"]), PAGE),
     experiments=(lambda: figures.experiments(dict(attention_site=arms(3), ttur=arms(9)), "fd_twins@3d2861b8"), PAGE),
+    long_range=(lambda: figures.long_range(DISTANCES, dict.fromkeys(SCORES[:2], "rank correlation +0.45, 95 % interval [-0.3, +0.95]"), "arm"), PAGE),
+    long_title=(lambda: Plot(Chart("", (Panel("a" * 80, Axis("x " * 25), Axis("shift of the hue (1: to the source's)")),))), COLUMN),
     strips=(lambda: figures.strips([("tiny, seed 0\nstep 40", torch.zeros(8, 3, 32, 32))] * 3, "latents 0 to 7"), PAGE),
     few=(lambda: figures.strips([("", torch.zeros(1, 3, 32, 32))], "one"), COLUMN),
 )  # fmt: skip
@@ -71,6 +76,8 @@ def test_a_file_has_the_width_and_type_of_a_two_column_paper(name, tmp_path):
     assert [
         text.get_text() for text, b in boxes.items() if min(b.x0, b.y0) < 0 or b.x1 > figure.bbox.x1 + 1 or b.y1 > figure.bbox.y1 + 1
     ] == []
+    panels = [(axes, axes.get_window_extent()) for axes in figure.axes if axes.axison]
+    assert [text.get_text() for text, b in boxes.items() for axes, of_axes in panels if text.axes is not axes and b.overlaps(of_axes)] == []
     upright = [(text.get_text(), box.padded(-1)) for text, box in boxes.items() if not text.get_rotation() % 90]
     assert [(a, b) for (a, of_a), (b, of_b) in itertools.combinations(upright, 2) if of_a.overlaps(of_b)] == []
 

@@ -167,8 +167,8 @@ def experiments(arms: Mapping[str, Sequence[Arm]], score: str) -> Plot:
         x = Axis(ticks=ticks, range=(-0.5, len(members) - 0.5))
         panels += [
             Panel(f"{experiment}: {short} at {_last_step(members)}", x, _score_axis(score), tuple(by_arm)),
-            panel_of_groups(f"{experiment}: {short}", time_axis("steps"), Axis(), over_steps),
-            panel_of_groups(f"{experiment}: hinge loss of D", time_axis("steps"), Axis(), losses),
+            panel_of_groups(short, time_axis("steps"), Axis(), over_steps),
+            panel_of_groups("hinge loss of D", time_axis("steps"), Axis(), losses),
         ]
     title = f"{', '.join(arms)}: every run, mean ± one standard deviation"
     title += f"; {missing} runs have no score at {_last_step([arm for members in arms.values() for arm in members])}" if missing else ""

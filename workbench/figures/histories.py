@@ -41,6 +41,9 @@ TITLES = {  # of the panels of several runs, by column of the history
     "grad_norm_d": "gradient norm of D", "grad_norm_d_max": "gradient norm of D, largest", "grad_norm_g": "gradient norm of G",
     "grad_norm_g_max": "gradient norm of G, largest",
 }  # fmt: skip
+UNITS_OF_COLUMNS = {  # start of the name of a column -> title of the y axis
+    "loss_": "loss", "d_": "logit", "margin_": "logit", "saturated_": "share of images", "grad_norm_": "norm", "gamma_": "gamma", "lr_": "rate",
+}  # fmt: skip
 COUNTERS = ("step", "images", "seconds")
 UNITS = {  # title of a panel of `diagnostics` -> title of its y axis
     "margin of D": "logit", "saturation of D": "share of images",
@@ -174,7 +177,7 @@ def curves_by_group(runs: Sequence[RunRecords], axis: str = "steps", keys: str =
             )
             for group, colour, members in groups
         ]
-        panels.append(panel_of_groups(TITLES.get(key, _title(key)), time_axis(axis), Axis(), parts))
+        panels.append(panel_of_groups(TITLES.get(key, _title(key)), time_axis(axis), Axis(_unit(key)), parts))
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     title += ": mean ± one standard deviation, and every seed" if len(runs) > len(groups) else ""
     title += "; ends and extremes of long curves are drawn" if any(len(run.history) > most for run in runs) else ""
@@ -195,6 +198,11 @@ def _select_keys(histories: list[list[dict]], patterns: str) -> list[str]:
             raise WorkbenchError(f"no history has {word!r}; {nearest(word, known)}there are: {', '.join(known) or 'none'}")
         selected += matches
     return list(dict.fromkeys(selected))
+
+
+def _unit(key: str) -> str:
+    """The title of the y axis of a column."""
+    return next((unit for start, unit in UNITS_OF_COLUMNS.items() if key.startswith(start)), "")
 
 
 def _title(key: str) -> str:

@@ -27,8 +27,9 @@ MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plot
 WIDTH = 980  # of a chart in pixels, at 100 per inch
 NARROWEST = 2.0  # inches of a panel in a composition
 LABEL = 7  # points of the names at the ends of lines
-BESIDE = 36  # pixels that the title of a panel may be wider than the panel
-TILTED, LONGEST_TILTED = 35, 14  # pixels that tilted texts below a panel need, and their characters
+BESIDE = 28  # pixels that the title of a panel may be wider than the panel
+NEXT = 74  # pixels between panels side by side in a composition, less the margins: for ticks and the title of the axis
+TILTED, LONGEST_TILTED = 42, 18  # pixels that tilted texts below a panel need, and their characters
 LABELS = 2.6  # inches of the labels of a sheet
 NOTE_COLUMNS = 8  # of a sheet that has notes alone
 
@@ -105,7 +106,9 @@ def _fitted(part: Chart | Sheet, width: float) -> Chart | Sheet:
     """A part of a composition as it fits a width in inches; its caption replaces its title and notes."""
     if isinstance(part, Chart):
         columns = max(1, min(part.columns, int(width / NARROWEST)))
-        return replace(part, title="", notes=(), columns=columns, widths=part.widths if columns == part.across else (), height=150)
+        gap = max(part.gap, NEXT * columns / (100 * width))
+        widths = part.widths if columns == part.across else ()
+        return replace(part, title="", notes=(), columns=columns, widths=widths, height=150, gap=gap)
     columns = max(1, *(len(row.cells) for row in part.rows))
     return replace(part, title="", cell=max(0.1, min(part.cell, (width - 0.1 - (LABELS if part.labels else 0)) / columns)))
 
@@ -154,7 +157,7 @@ def draw_chart(figure: FigureBase, chart: Chart, wide: float, tall: float) -> No
         right -= max((GAP + width_of_name for _, width_of_name in names_of_ends), default=0) / wide
         corner = [(margins["left"] + wide * left) / width, (margins["bottom"] + tall * bottom) / height]
         axes = figure.add_axes((corner[0], corner[1], wide * (right - left) / width, tall * (top - bottom) / height))
-        of_panel = _panel(axes, panel)
+        of_panel = _panel(axes, panel, wide * (right - left), tall * (top - bottom))
         if _is_tilted(panel, wide * (right - left)):
             texts = [middle_out(text.replace("\n", " "), LONGEST_TILTED) for _, text in panel.x.ticks]
             axes.set_xticks([at for at, _ in panel.x.ticks], texts, rotation=40, ha="right", va="top", rotation_mode="anchor")
@@ -198,6 +201,11 @@ def _end_labels(panel: Panel, wide: float) -> list[tuple[str, float]]:
     return [(text, _pixels_of(text)) for text in texts]
 
 
+def _broken(title: str, room: float) -> str:
+    """The title of an axis in lines that fit so many pixels."""
+    return "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, max(12, int(room / 6.4))))
+
+
 def _pixels_of(text: str, size: float = LABEL) -> float:
     """The width of the widest line of a text, in pixels, at a size in points."""
     measure = TextToPath().get_text_width_height_descent
@@ -219,10 +227,10 @@ def _draw_end_labels(axes, panel: Panel, texts: list[str]) -> None:
         axes.text(edge, at, text, color=legible(end.colour), fontsize=LABEL, transform=axes.transAxes, ha="left", va="center_baseline")
 
 
-def _panel(axes, panel: Panel) -> dict:
-    """Draw a panel; returns the entries of its legend: name -> artist."""
-    axes.set_xlabel(panel.x.title, labelpad=1)
-    axes.set_ylabel(panel.y.title, **(dict(fontsize=7) if panel.y.small else {}))
+def _panel(axes, panel: Panel, wide: float, tall: float) -> dict:
+    """Draw a panel of this size in pixels; returns the entries of its legend: name -> artist."""
+    axes.set_xlabel(_broken(panel.x.title, wide + BESIDE), labelpad=1)
+    axes.set_ylabel(_broken(panel.y.title, tall + BESIDE), **(dict(fontsize=7) if panel.y.small else {}))
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8)

@@ -71,12 +71,12 @@ def long_range(rows: Sequence[dict], columns: Mapping[str, str], by: str) -> Plo
     rows
         From `long_range.measure`, with the column `by`.
     columns
-        Column -> text under the title of its panel.
+        Column -> what the notes say of its panel.
     by
         The column that decides the colour of the points.
     """
     values = list(dict.fromkeys(row[by] for row in rows))
-    panels = []
+    panels, notes = [], []
     for column, text in columns.items():
         lines = []
         for value, colour in zip(values, colours(len(values)), strict=True):
@@ -84,5 +84,7 @@ def long_range(rows: Sequence[dict], columns: Mapping[str, str], by: str) -> Plo
             x, y = brief_numbers([row["distance"] for row in runs]), brief_numbers([row[column] for row in runs])
             texts = tuple(row["run"] for row in runs)
             lines.append(Line(x, y, str(value), colour, "markers", size=8, opacity=0.75, texts=texts))
-        panels.append(Panel(f"{column.partition('@')[0]}\n{text}", Axis("mean distance of attention, pixels"), lines=tuple(lines)))
-    return Plot(Chart("", tuple(panels), height=280, gap=0.3))
+        name = column.partition("@")[0]
+        panels.append(Panel("", Axis("mean distance of attention, pixels"), Axis(name), tuple(lines)))
+        notes.append(f"{name}: {text}")
+    return Plot(Chart("", tuple(panels), tuple(notes), height=280, gap=0.3))
