@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001
 import csv
 import io
+import itertools
 import json
 import shutil
 import subprocess
@@ -656,7 +657,8 @@ def test_scores_of_different_protocols_are_shown_together_only_when_asked_for(ru
         views.across_runs.scores(run)
     plot = views.across_runs.scores(run, across_protocols=True)
     assert "different protocols" in plot.figure.layout.title.text
-    assert {"official; inception@6726825d", "official (but n=5000); inception@6726825d"} <= {trace.name for trace in plot.figure.data}
+    assert {"protocol 1", "protocol 2"} <= {trace.name for trace in plot.figure.data}
+    assert plot.description.notes == ("protocol 1: official; inception@6726825d", "protocol 2: official (but n=5000); inception@6726825d")
     with pytest.raises(WorkbenchError, match="there is no score 'fidd' yet; did you mean 'fid'"):
         views.across_runs.scores(run, "fidd")
 
@@ -687,3 +689,54 @@ def test_strips_show_images_unblurred():
     shown = np.asarray(opened(picture.png(120)).convert("RGB")).reshape(-1, 3)
     assert ((shown == (255, 0, 0)).all(1)).sum() > 4 * 60**2
     assert figures.strips([], "nothing") is None
+
+
+# ------------------------------------------------------------------------------------------------------- colours
+
+VISIONS = dict(  # linear RGB as seen without a kind of cones: Machado, Oliveira and Fernandes (2009), severity 1
+    normal=np.eye(3),
+    protanope=[[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    deuteranope=[[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+)
+
+
+def smallest_difference(colours, vision="normal"):
+    """The smallest distance of two colours in Oklab, where black and white are 100 apart."""
+    rgb = np.array([[int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)] for colour in colours])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ np.transpose(VISIONS[vision])
+    cones = [[0.41222147, 0.53633254, 0.05144599], [0.2119035, 0.68069955, 0.10739696], [0.08830246, 0.28171884, 0.62997870]]
+    axes = [[0.21045426, 0.79361779, -0.00407205], [1.97799850, -2.42859221, 0.45059371], [0.02590404, 0.78277177, -0.80867577]]
+    lab = 100 * np.cbrt(linear.clip(0, 1) @ np.transpose(cones)) @ np.transpose(axes)
+    return min(np.linalg.norm(a - b) for a, b in itertools.combinations(lab, 2))
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_colours_of_groups_can_be_told_apart_by_all_readers(vision):
+    assert smallest_difference(charts.colours(6), vision) > 8
+    assert smallest_difference(charts.colours(14), vision) > 8
+    assert smallest_difference(["#000000", "#ffffff"]) == pytest.approx(100, abs=0.1)
+    usual = [
+        f"#{value:06x}" for value in (0x1F77B4, 0xFF7F0E, 0x2CA02C, 0xD62728, 0x9467BD, 0x8C564B, 0xE377C2, 0x7F7F7F, 0xBCBD22, 0x17BECF)
+    ]
+    assert vision == "normal" or smallest_difference(usual, vision) < 5  # matplotlib's ten, which the measure refuses
+
+
+def test_no_group_has_the_colour_of_d_g_real_or_fake():
+    reserved = [charts.OF_D, charts.OF_G, charts.OF_REAL, charts.OF_FAKE]
+    assert all(smallest_difference([colour, other]) > 12 for colour in charts.colours(14) for other in reserved)
+    history = [dict(step=step, loss_d=1.0, loss_g=1.0, d_real=1.0, d_fake=0.0) for step in range(3)]
+    overlaid = figures.curves("a", history, others=dict(b=history, c=history)).description.lines
+    groups_of = figures.curves_by_group([figures.RunRecords(name, name, history) for name in "abc"]).description.lines
+    by_name = [{line.name: line.colour for line in lines} for lines in (overlaid, groups_of)]
+    assert by_name[0] == by_name[1] and not set(by_name[0].values()) & set(reserved)  # the dashboard's overlay, and `compare`
+
+
+def test_a_group_keeps_its_colour_beside_scores_of_other_protocols():
+    def points(*protocols):
+        return [figures.ScorePoint(g, g, 1, 2.0, p, 1.0) for g in "ab" for p in protocols]
+
+    one, two = (
+        figures.scores(dict(fd=points(*protocols)), "steps", "", "ab").description.lines for protocols in (("n=5",), ("n=5", "n=9"))
+    )
+    assert [line.colour for line in one] == [line.colour for line in two if line.about.endswith("n=5")]
+    assert len({line.colour for line in two}) == 4

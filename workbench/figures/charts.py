@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,12 +16,18 @@ import numpy as np
 
 from .records import number
 
-COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#c2185b", "#8c564b", "#17a2b8", "#7f7f7f", "#b5a300", "#003f88")
+OF_D, OF_G, OF_REAL, OF_FAKE = "#1f77b4", "#d95f02", "#2ca02c", "#9467bd"  # nothing else has these
+COLOURS = (  # of runs, groups and arms; farthest apart first, also as protanopes and deuteranopes see them
+    "#c30f5a", "#c3a500", "#0f3c87", "#00a5c3", "#692d00", "#f078f0", "#1e00f0",
+    "#5a69ff", "#78005a", "#b40fb4", "#ff1e96", "#f08787", "#00694b", "#877800",
+)  # fmt: skip
 DARK = "#222222"
 MOST_POINTS = 40_000  # of all lines of a chart; more would enlarge notebooks and show nothing more
 MOST_PANELS = 2_000
 EMPTY = -1  # `Cell.image` of a cell without an image
 FEW = 20  # values of a panel that are all shown, however far apart
+COLUMN, PAGE = 3.4, 6.9  # inches: widths of a figure in a two-column paper
+NOTES = 150  # characters of a line of notes above a chart
 MAX_PIXELS = 50_000_000  # of an image; a usual sample grid has a twentieth of it
 LETTERS = "abcdefghijklmnopqrstuvwxyz"  # of the parts of a composition
 Number = float | None
@@ -118,7 +125,7 @@ class Chart:
     Attributes
     ----------
     title, notes
-        Text above the panels; a line for each note.
+        Text above the panels: sentences, such as the protocol of scores.
     columns, height, gap, widths
         Panels per row; height of a row in pixels; share of the width between panels; shares of the widths of the columns.
     legend
@@ -152,6 +159,11 @@ class Chart:
     @property
     def lines(self) -> list[Line]:
         return [line for panel in self.panels for line in panel.lines]
+
+    @property
+    def lines_of_notes(self) -> list[str]:
+        """The notes as they fit a screen."""
+        return [line for note in self.notes for line in textwrap.wrap(note, NOTES)]
 
     @property
     def tick_lines(self) -> int:
@@ -245,22 +257,22 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Composition:
-    """Figures as lettered parts of one figure, each above its caption.
+    """Figures as parts of one figure, each above its caption.
 
     Attributes
     ----------
     captions
-        One for each part; the letter, (a), (b), ..., is put before it.
+        One for each part; with several, the letter, (a), (b), ..., is put before it.
     columns
         Parts side by side.
     width
-        In inches: about 3.3 for one column of a two-column paper, 6.9 for both.
+        In inches: `COLUMN` or `PAGE` in a two-column paper.
     """
 
     parts: tuple[Chart | Sheet, ...]
     captions: tuple[str, ...]
     columns: int = 2
-    width: float = 6.9
+    width: float = PAGE
 
     def __post_init__(self):
         if len(self.captions) != len(self.parts) or not self.parts:
@@ -270,7 +282,7 @@ class Composition:
 
 
 def colours(count: int) -> list[str]:
-    """`count` colours: the palette, then more around the hue circle."""
+    """Colours of `count` runs, groups or arms: the palette, then more around the hue circle. None is that of D, G, real or fake."""
     more = max(0, count - len(COLOURS))
     around = (colorsys.hsv_to_rgb(k / more, 0.7, 0.75) for k in range(more))
     return [*COLOURS[:count], *("#" + "".join(f"{round(255 * part):02x}" for part in colour) for colour in around)]

@@ -72,29 +72,35 @@ def scores(
         Published numbers that can be compared with these: score -> {source: value}.
     """
     panels, mixed = [], False
-    notes = _protocol_note(point.protocol for of_score in points.values() for point in of_score)
+    every = _unique(point.protocol for of_score in points.values() for point in of_score)
+    notes, palette, short = _protocol_notes(every), iter(colours(len(groups) * len(every))), _short(points)
+    colour_of = {
+        (group, protocol): next(palette) for protocol in every for group in groups
+    }  # of the first protocol, those of other figures
     for name, of_score in points.items():
-        protocols = _unique(point.protocol for point in of_score)
+        protocols, parts = _unique(point.protocol for point in of_score), []
         mixed |= len(protocols) > 1
-        colour, parts = iter(colours(len(groups) * len(protocols))), []
         for group in groups:
             for protocol in protocols:
-                label = " · ".join([group] * (len(groups) > 1) + [brief(protocol)] * (len(protocols) > 1)) or group
+                parts_of_label = [group] * (len(groups) > 1) + [f"protocol {every.index(protocol) + 1}"] * (len(every) > 1)
+                label = " · ".join(parts_of_label) or group
                 curves = _by_run([point for point in of_score if (point.group, point.protocol) == (group, protocol)])
-                parts.append(lines_of_group(label, next(colour), curves, f"\n{wrapped(protocol)}", "lines+markers", limits=limits_of(name)))
+                colour = colour_of[group, protocol]
+                parts.append(lines_of_group(label, colour, curves, f"\n{wrapped(protocol)}", "lines+markers", limits=limits_of(name)))
         ends = rounded([min(point.x for point in of_score), max(point.x for point in of_score)])
         published = [
             Line(ends, (value, value), source, "gray", dash=True, width=1.2, source=source)
             for source, value in reported.get(name, {}).items()
         ]
-        panels.append(panel_of_groups(name, time_axis(axis), _score_axis(name, [] if notes else protocols), [*parts, (published, [])]))
+        panels.append(panel_of_groups(short[name], time_axis(axis), _score_axis(name), [*parts, (published, [])]))
     return Plot(Chart(title + MIXED * mixed, tuple(panels), notes, height=240, gap=0.36).thinned())
 
 
 def scores_of_run(title: str, evaluations: list[dict]) -> Plot:
     """All scores of a run over steps, a panel for each score and protocol, with published numbers that can be compared."""
     rows, panels = records.evaluations(evaluations), []
-    notes = _protocol_note(row["protocol"] for row in rows)
+    notes = tuple(said) if len(said := _unique(row["protocol"] for row in rows)) == 1 else ()
+    short = _short(score for row in rows for score in row["scores"])
     for score, protocol in dict.fromkeys((score, row["protocol"]) for row in rows for score in row["scores"]):
         values = {row["step"]: row["scores"][score] for row in rows if row["protocol"] == protocol and score in row["scores"]}
         steps, numbers = zip(*sorted(values.items()), strict=True)  # of the same step, the newest counts
@@ -102,8 +108,8 @@ def scores_of_run(title: str, evaluations: list[dict]) -> Plot:
         same = [row for row in rows if row["protocol"] == protocol]
         known = {(value, source) for row in same for name, value, source in published(row) if name == score}
         reported = [Line(ends, (value, value), source, "gray", dash=True, width=1.2, source=source) for value, source in sorted(known)]
-        line = Line(brief_numbers(steps), brief_numbers(numbers), score, "#6a51a3", "lines+markers", about=about, legend=False)
-        panels.append(Panel(score, time_axis("steps"), _score_axis(score, [] if notes else [protocol]), (line, *reported)))
+        line = Line(brief_numbers(steps), brief_numbers(numbers), score, colours(1)[0], "lines+markers", about=about, legend=False)
+        panels.append(Panel(short[score], time_axis("steps"), _score_axis(score, "" if notes else protocol), (line, *reported)))
     return Plot(Chart(title, tuple(panels), notes, height=240, gap=0.36, columns=2).thinned())
 
 
@@ -120,15 +126,14 @@ def against(points: Mapping[tuple[str, str], Sequence[tuple[ScorePoint, object]]
         As for `scores`.
     """
     panels, mixed = [], False
-    notes = _protocol_note(point.protocol for pairs in points.values() for point, _ in pairs)
+    notes, short = _protocol_notes(point.protocol for pairs in points.values() for point, _ in pairs), _short(score for score, _ in points)
     for (score, parameter), pairs in points.items():
         axis, position = _axis_of(parameter, [value for _, value in pairs])
-        protocols = _unique(point.protocol for point, _ in pairs)
-        mixed |= len(protocols) > 1
+        mixed |= len({point.protocol for point, _ in pairs}) > 1
         lines = []
         for group, colour in zip(groups, colours(len(groups)), strict=True):
             lines += points_of_group(group, colour, [(p, position(value), written(value)) for p, value in pairs if p.group == group])
-        panels.append(Panel(score, axis, _score_axis(score, [] if notes else protocols), tuple(lines)))
+        panels.append(Panel(short[score], axis, _score_axis(score), tuple(lines)))
     return Plot(Chart(title + MIXED * mixed, tuple(panels), notes, height=240, gap=0.36))
 
 
@@ -160,15 +165,15 @@ def experiments(arms: Mapping[str, Sequence[Arm]], score: str) -> Plot:
             losses.append(lines_of_group(arm.name, colour, list(zip(arm.runs, curves, strict=True))))
         ticks = tuple((float(k), "\n".join(textwrap.wrap(arm.name, 9, break_long_words=False))) for k, arm in enumerate(members))
         x = Axis(ticks=ticks, range=(-0.5, len(members) - 0.5))
-        y = _score_axis(score, _unique(p.protocol for arm in members for p in arm.scores))
         panels += [
-            Panel(f"{experiment}: {short} at {_last_step(members)}", x, y, tuple(by_arm)),
-            panel_of_groups(f"{experiment}: {short}", time_axis("steps"), Axis(), over_steps),
-            panel_of_groups(f"{experiment}: hinge loss of D", time_axis("steps"), Axis(), losses),
+            Panel(f"{experiment}: {short} at {_last_step(members)}", x, _score_axis(score), tuple(by_arm)),
+            panel_of_groups(short, time_axis("steps"), Axis(), over_steps),
+            panel_of_groups("hinge loss of D", time_axis("steps"), Axis(), losses),
         ]
     title = f"{', '.join(arms)}: every run, mean ± one standard deviation"
     title += f"; {missing} runs have no score at {_last_step([arm for members in arms.values() for arm in members])}" if missing else ""
-    return Plot(Chart(title, tuple(panels), height=240, gap=0.2, widths=(0.46, 0.27, 0.27) if panels else ()).thinned())
+    notes = _protocol_notes(point.protocol for members in arms.values() for arm in members for point in arm.scores)
+    return Plot(Chart(title, tuple(panels), notes, height=240, gap=0.2, widths=(0.46, 0.27, 0.27) if panels else ()).thinned())
 
 
 def _last_step(arms: Sequence[Arm]) -> str:
@@ -222,10 +227,10 @@ def _axis_of(parameter: str, values: list) -> tuple[Axis, Callable[..., float]]:
     return Axis(parameter, ticks=ticks, range=(-0.5, len(order) - 0.5)), lambda value: float(order.index(written(value)))
 
 
-def _score_axis(name: str, protocols: Sequence[str]) -> Axis:
-    """A y axis whose title says which values are better, and the protocols in brief."""
+def _score_axis(name: str, protocol: str = "") -> Axis:
+    """A y axis whose title says which values are better, and the protocol in brief."""
     better = {True: ["higher is better"], False: ["lower is better"], None: []}[higher_is_better(name)]
-    return Axis("\n".join([*better, *textwrap.wrap(" | ".join(map(brief, protocols)), 30)]), small=True)
+    return Axis("\n".join([*better, *textwrap.wrap(brief(protocol), 30)]), small=True)
 
 
 def limits_of(score: str) -> tuple[float, float]:
@@ -235,10 +240,17 @@ def limits_of(score: str) -> tuple[float, float]:
     return ANY if score.startswith("kid") or higher_is_better(score) is None else POSITIVE
 
 
-def _protocol_note(protocols: Iterable[str]) -> tuple[str, ...]:
-    """The protocol, if all scores have the same: then no axis needs it."""
+def _protocol_notes(protocols: Iterable[str]) -> tuple[str, ...]:
+    """The protocol of all scores, or in brief each of several, numbered."""
     different = _unique(protocols)
-    return tuple(textwrap.wrap(different[0], 160)) if len(different) == 1 else ()
+    return tuple(different) if len(different) == 1 else tuple(f"protocol {k}: {brief(each)}" for k, each in enumerate(different, 1))
+
+
+def _short(names: Iterable[str]) -> dict[str, str]:
+    """Names of scores -> without the hash of the extractor, which the protocol has too, unless they differ in it alone."""
+    names = _unique(names)
+    stems = [name.partition("@")[0] for name in names]
+    return {name: stem if stems.count(stem) == 1 else name for name, stem in zip(names, stems, strict=True)}
 
 
 def wrapped(text: str) -> str:

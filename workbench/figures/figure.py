@@ -14,7 +14,7 @@ from pathlib import Path
 from ..files import UnreadableError, read_json, replace_bytes, replace_text, storing
 from ..machine import describe_machine, git_state
 from ..messages import ParameterError, WorkbenchError
-from .charts import DARK, Chart, Composition, Sheet
+from .charts import DARK, PAGE, Chart, Composition, Sheet
 from .interactive import content
 from .plain import from_plain, to_plain
 from .tables import Table
@@ -40,17 +40,24 @@ class Drawing:
 
     @property
     def picture(self):
-        """A new `matplotlib.figure.Figure`."""
+        """A new `matplotlib.figure.Figure`, for a screen."""
         from .print import picture
 
         return picture(self.description)
+
+    @property
+    def printed(self):
+        """The same for a two-column paper: as wide as a column or the page, with the title and notes as a caption."""
+        from .print import on_paper, picture
+
+        return picture(on_paper(self.description))
 
     def png(self, dpi: int = 100) -> bytes:
         """The figure as PNG bytes."""
         return self._file(".png", dpi)
 
     def save(self, path: str | PathLike) -> Path:
-        """Write the figure as PNG, SVG or PDF, and beside it the sidecar that `redraw` reads.
+        """Write the figure as PNG, for a screen, or as SVG or PDF, for paper, and beside it the sidecar that `redraw` reads.
 
         Raises
         ------
@@ -76,7 +83,7 @@ class Drawing:
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[ending]
         stream = io.BytesIO()
         with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "workbench"}):
-            self.picture.savefig(stream, format=ending[1:], dpi=dpi, metadata=metadata)
+            (self.picture if ending == ".png" else self.printed).savefig(stream, format=ending[1:], dpi=dpi, metadata=metadata)
         return stream.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -125,7 +132,7 @@ class Note:
         raise AttributeError(name) if name.startswith("_") else WorkbenchError(self._reason)
 
 
-def compose(parts: Sequence[Drawing], captions: Sequence[str], columns: int = 2, width: float = 6.9) -> Drawing:
+def compose(parts: Sequence[Drawing], captions: Sequence[str], columns: int = 2, width: float = PAGE) -> Drawing:
     """Figures as lettered parts, (a), (b), ..., of one figure for a paper, each above its caption; saved with one sidecar.
 
     Titles are left out, notes such as the protocol of scores go into the caption, and the panels of a part are laid out anew to fit.
@@ -135,7 +142,7 @@ def compose(parts: Sequence[Drawing], captions: Sequence[str], columns: int = 2,
     captions
         One for each part.
     columns, width
-        Parts side by side, and the width in inches: about 3.3 for one column of a two-column paper, 6.9 for both.
+        Parts side by side, and the width in inches: 3.4 for one column of a two-column paper, 6.9 for the page.
 
     Raises
     ------

@@ -17,7 +17,22 @@ from ..parameters import nearest
 from ..records import effective, largest_of_all, with_margin
 from ..studies.groups import AXES, along, mean_and_sd
 from . import records
-from .charts import MOST_POINTS, Axis, Band, Chart, Line, Panel, brief_numbers, colours, rounded, thin
+from .charts import (
+    MOST_POINTS,
+    OF_D,
+    OF_FAKE,
+    OF_G,
+    OF_REAL,
+    Axis,
+    Band,
+    Chart,
+    Line,
+    Panel,
+    brief_numbers,
+    colours,
+    rounded,
+    thin,
+)  # fmt: skip
 from .figure import Plot
 
 TITLES = {  # of the panels of several runs, by column of the history
@@ -25,6 +40,9 @@ TITLES = {  # of the panels of several runs, by column of the history
     "margin_d": "margin of D: real less fake", "saturated_real": "saturation of D, real images", "saturated_fake": "saturation of D, fakes",
     "grad_norm_d": "gradient norm of D", "grad_norm_d_max": "gradient norm of D, largest", "grad_norm_g": "gradient norm of G",
     "grad_norm_g_max": "gradient norm of G, largest",
+}  # fmt: skip
+UNITS_OF_COLUMNS = {  # start of the name of a column -> title of the y axis
+    "loss_": "loss", "d_": "logit", "margin_": "logit", "saturated_": "share of images", "grad_norm_": "norm", "gamma_": "gamma", "lr_": "rate",
 }  # fmt: skip
 COUNTERS = ("step", "images", "seconds")
 UNITS = {  # title of a panel of `diagnostics` -> title of its y axis
@@ -38,7 +56,6 @@ LIMITS = {"saturated_real": (0.0, 1.0), "saturated_fake": (0.0, 1.0)}  # what a 
 POSITIVE, ANY = (0.0, np.inf), (-np.inf, np.inf)
 GROWTH = {"sigma_g": "weights of G", "at_work_g": "G at work", "sigma_d": "weights of D", "at_work_d": "D at work"}
 MISSING_LAYER = dict(exact=[None])  # stands for a layer that a row of the spectra lacks
-OF_D, OF_G, OF_REAL, OF_FAKE = colours(4)
 
 
 class Curve(NamedTuple):
@@ -118,7 +135,7 @@ def constant_rates(history: list[dict]) -> str:
 
 def _colours_of_gammas(keys: Sequence[str]) -> dict[str, str]:
     """The first layer of G and of D have the colours of G and D, others those that nothing else has."""
-    free, taken, result = iter(colours(len(keys) + 4)[4:]), set(), {}
+    free, taken, result = iter(colours(len(keys))), set(), {}
     for key in keys:
         colour = OF_G if key.startswith("gamma_g") else OF_D
         result[key] = next(free) if colour in taken else colour
@@ -160,7 +177,7 @@ def curves_by_group(runs: Sequence[RunRecords], axis: str = "steps", keys: str =
             )
             for group, colour, members in groups
         ]
-        panels.append(panel_of_groups(TITLES.get(key, _title(key)), time_axis(axis), Axis(), parts))
+        panels.append(panel_of_groups(TITLES.get(key, _title(key)), time_axis(axis), Axis(_unit(key)), parts))
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     title += ": mean ± one standard deviation, and every seed" if len(runs) > len(groups) else ""
     title += "; ends and extremes of long curves are drawn" if any(len(run.history) > most for run in runs) else ""
@@ -181,6 +198,11 @@ def _select_keys(histories: list[list[dict]], patterns: str) -> list[str]:
             raise WorkbenchError(f"no history has {word!r}; {nearest(word, known)}there are: {', '.join(known) or 'none'}")
         selected += matches
     return list(dict.fromkeys(selected))
+
+
+def _unit(key: str) -> str:
+    """The title of the y axis of a column."""
+    return next((unit for start, unit in UNITS_OF_COLUMNS.items() if key.startswith(start)), "")
 
 
 def _title(key: str) -> str:
@@ -228,14 +250,14 @@ def singular_values(name: str, spectra: list[dict], network: str = "G") -> Plot:
     spectra = records.spectra(spectra)
     if not spectra:
         raise WorkbenchError(f"run {name!r} has no spectra.jsonl yet, or no line of it can be read; singular values come from there")
-    steps = brief_numbers([row["step"] for row in spectra])
+    steps, colour = brief_numbers([row["step"] for row in spectra]), OF_G if network == "G" else OF_D
     panels = []
     for layer in (layer for layer in records.layer_names(spectra) if layer[0] == network):
         rows = [row["layers"].get(layer, MISSING_LAYER) for row in spectra]
         lines = (
-            Line(steps, brief_numbers([row["exact"][0] for row in rows]), "largest", "#1f77b4"),
-            Line(steps, brief_numbers([(row["exact"] + [None])[1] for row in rows]), "second", "#9ecae1"),
-            Line(steps, brief_numbers([row.get("estimate") for row in rows]), "estimate", "#d62728", dash=True),
+            Line(steps, brief_numbers([row["exact"][0] for row in rows]), "largest", colour),
+            Line(steps, brief_numbers([(row["exact"] + [None])[1] for row in rows]), "second", colour, opacity=0.45),
+            Line(steps, brief_numbers([row.get("estimate") for row in rows]), "estimate", dash=True, width=1.2),
         )
         panels.append(Panel(layer[2:], lines=tuple(line for line in lines if any(y is not None for y in line.y))))
     title = f"{name}: singular values of the weights of {network}, through training (G steps)"

@@ -85,11 +85,11 @@ def _bars(panel: Panel, number: int) -> dict:
 
 
 def _layout(chart: Chart, named_at_ends: list[bool]) -> dict:
-    top = MARGINS["t"] + LINE_OF_NOTES * len(chart.notes)
+    top = MARGINS["t"] + LINE_OF_NOTES * len(chart.lines_of_notes)
     height = chart.height * chart.rows + 100 + top - MARGINS["t"]
     title: dict = dict(text=literal(chart.title), font=dict(size=16), x=0.02, y=1, yanchor="top", pad=dict(t=12))
     if chart.notes:
-        title["subtitle"] = dict(text=literal("\n".join(chart.notes)), font=dict(size=11))
+        title["subtitle"] = dict(text=literal("\n".join(chart.lines_of_notes)), font=dict(size=11))
     layout = dict(width=WIDTH, height=height, template="plotly_white", margin=MARGINS | dict(t=top), barmode="overlay", title=title)
     if chart.legend == "below":
         layout["legend"] = dict(orientation="h", y=-(60 + LINE_OF_TICKS * chart.tick_lines) / height, yanchor="top")

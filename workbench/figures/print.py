@@ -7,6 +7,7 @@ import io
 import textwrap
 import zlib
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from matplotlib.textpath import TextToPath
 from matplotlib.ticker import LogFormatter, MaxNLocator
 from PIL import Image
 
-from .charts import EMPTY, LETTERS, MAX_PIXELS, Axis, Chart, Composition, Line, Panel, Row, Sheet
+from .charts import COLUMN, EMPTY, LETTERS, MAX_PIXELS, PAGE, Axis, Chart, Composition, Line, Panel, Row, Sheet
 from .interactive import LINE_OF_NOTES
 from .labels import GAP, ROOM, beside_legend, ends, is_named, is_of_group, labelled, legible, shortened, spread, with_room
 from .literal_text import PLAIN, LiteralFigure, readable
@@ -26,7 +27,9 @@ MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plot
 WIDTH = 980  # of a chart in pixels, at 100 per inch
 NARROWEST = 2.0  # inches of a panel in a composition
 LABEL = 7  # points of the names at the ends of lines
-TILTED, LONGEST_TILTED = 35, 14  # pixels that tilted texts below a panel need, and their characters
+BESIDE = 28  # pixels that the title of a panel may be wider than the panel
+NEXT = 74  # pixels between panels side by side in a composition, less the margins: for ticks and the title of the axis
+TILTED, LONGEST_TILTED = 42, 18  # pixels that tilted texts below a panel need, and their characters
 LABELS = 2.6  # inches of the labels of a sheet
 NOTE_COLUMNS = 8  # of a sheet that has notes alone
 
@@ -39,6 +42,21 @@ def picture(description: Chart | Sheet | Composition) -> LiteralFigure:
     figure = LiteralFigure(figsize=(width, height), dpi=100, facecolor="white")
     _draw(figure, description, width, height)
     return figure
+
+
+class PlainLogarithms(LogFormatter):
+    """Ticks of a logarithmic axis as numbers: 0.5, 0.98; powers of ten would be mathematics, and 1e+00 is not 0.98."""
+
+    def __call__(self, x, pos=None):
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def on_paper(description: Chart | Sheet | Composition) -> Composition:
+    """A description as a figure of a two-column paper: as wide as a column if it fits one, else as the page."""
+    if isinstance(description, Composition):
+        return description
+    fits = description.across == 1 if isinstance(description, Chart) else _sheet_size(description)[0] <= COLUMN
+    return Composition((description,), (description.title,), columns=1, width=COLUMN if fits else PAGE)
 
 
 def _draw(canvas: FigureBase, description: Chart | Sheet, width: float, height: float) -> None:
@@ -55,7 +73,7 @@ def _composition(whole: Composition) -> LiteralFigure:
     parts = [_fitted(part, width) for part in whole.parts]
     captions = [textwrap.fill(caption, max(12, int(15 * width))) for caption in _captions(whole)]
     sizes = [(_chart_size(part, 100 * width) if isinstance(part, Chart) else _sheet_size(part))[1] for part in parts]
-    below = [0.14 * (caption.count("\n") + 1) + 0.12 for caption in captions]
+    below = [0.14 * (caption.count("\n") + 1) + 0.12 if caption else 0.04 for caption in captions]
     heights = [size + lines for size, lines in zip(sizes, below, strict=True)]
     rows = [max(heights[start : start + across]) for start in range(0, len(parts), across)]
     figure = LiteralFigure(figsize=(whole.width, sum(rows)), dpi=100, facecolor="white")
@@ -74,12 +92,13 @@ def _composition(whole: Composition) -> LiteralFigure:
 
 def _captions(whole: Composition) -> list[str]:
     """The captions with their letters, and with the notes of their parts, such as the protocol of scores, once."""
-    captions, said = [], {""}
+    captions, said = [], set[str]()
     for letter, caption, part in zip(LETTERS, whole.captions, whole.parts, strict=False):
-        note = " ".join(part.notes) if isinstance(part, Chart) else ""  # the lines of a text
-        sentences = [caption] if note in said else [s if s.endswith((".", "?", "!")) else f"{s}." for s in (caption.strip(), note)]
-        said.add(note)
-        captions.append(f"({letter}) {' '.join(sentences)}")
+        notes = [note for note in part.notes if note not in said] if isinstance(part, Chart) else []
+        sentences = [*caption.splitlines(), *notes]
+        said.update(notes)
+        closed = (text if text.endswith((".", "?", "!")) else f"{text}." for text in map(str.strip, sentences) if text)
+        captions.append(" ".join([*([f"({letter})"] if len(whole.parts) > 1 else []), *closed]))
     return captions
 
 
@@ -87,7 +106,9 @@ def _fitted(part: Chart | Sheet, width: float) -> Chart | Sheet:
     """A part of a composition as it fits a width in inches; its caption replaces its title and notes."""
     if isinstance(part, Chart):
         columns = max(1, min(part.columns, int(width / NARROWEST)))
-        return replace(part, title="", notes=(), columns=columns, widths=part.widths if columns == part.across else (), height=150)
+        gap = max(part.gap, NEXT * columns / (100 * width))
+        widths = part.widths if columns == part.across else ()
+        return replace(part, title="", notes=(), columns=columns, widths=widths, height=150, gap=gap)
     columns = max(1, *(len(row.cells) for row in part.rows))
     return replace(part, title="", cell=max(0.1, min(part.cell, (width - 0.1 - (LABELS if part.labels else 0)) / columns)))
 
@@ -114,7 +135,7 @@ def _margins(chart: Chart, width: float) -> dict[str, float]:
     panels = zip(chart.panels, labelled(chart), chart.domains(), strict=True)
     tilted = any(_is_tilted(panel, (width - 120) * (right - left) * (1 - ROOM * at_ends)) for panel, at_ends, (left, right, *_) in panels)
     below = 20 * -(-len(names) // _legend_columns(chart, width)) + (11 * chart.tick_lines if names else 0) + TILTED * tilted
-    above = LINE_OF_NOTES * len(chart.notes) + (65 if chart.title or chart.notes else 24)
+    above = LINE_OF_NOTES * len(chart.lines_of_notes) + (65 if chart.title or chart.notes else 24)
     return dict(left=min(100.0, max(72.0, 0.17 * width)), right=20.0, bottom=45.0 + below, top=float(above))
 
 
@@ -136,7 +157,7 @@ def draw_chart(figure: FigureBase, chart: Chart, wide: float, tall: float) -> No
         right -= max((GAP + width_of_name for _, width_of_name in names_of_ends), default=0) / wide
         corner = [(margins["left"] + wide * left) / width, (margins["bottom"] + tall * bottom) / height]
         axes = figure.add_axes((corner[0], corner[1], wide * (right - left) / width, tall * (top - bottom) / height))
-        of_panel = _panel(axes, panel)
+        of_panel = _panel(axes, panel, wide * (right - left), tall * (top - bottom))
         if _is_tilted(panel, wide * (right - left)):
             texts = [middle_out(text.replace("\n", " "), LONGEST_TILTED) for _, text in panel.x.ticks]
             axes.set_xticks([at for at, _ in panel.x.ticks], texts, rotation=40, ha="right", va="top", rotation_mode="anchor")
@@ -154,7 +175,9 @@ def draw_chart(figure: FigureBase, chart: Chart, wide: float, tall: float) -> No
             )  # fmt: skip
         handles |= {name: artist for name, artist in of_panel.items() if name not in handles}
         x, y = corner[0] + wide * (right - left) * (0 if beside else 0.5) / width, corner[1] + (tall * (top - bottom) + 3) / height
-        figure.text(x, y, panel.title, ha="left" if beside else "center", va="bottom", fontsize=9 if beside or width < WIDTH else 10)
+        size = 9 if beside or width < WIDTH else 10
+        title = panel.title if beside else shortened(panel.title, wide * (right - left) + BESIDE, partial(_pixels_of, size=size))
+        figure.text(x, y, title, ha="left" if beside else "center", va="bottom", fontsize=size)
     if names and handles:
         handles = {name: handles[name] for name in names if name in handles}
         ncols = min(_legend_columns(chart, width), len(handles))
@@ -163,7 +186,7 @@ def draw_chart(figure: FigureBase, chart: Chart, wide: float, tall: float) -> No
     if chart.title:
         figure.suptitle(chart.title, x=0.02, ha="left", va="top", fontsize=12, y=1 - 8 / height)
     if chart.notes:
-        figure.text(0.02, 1 - 32 / height, "\n".join(chart.notes), fontsize=7.5, ha="left", va="top")
+        figure.text(0.02, 1 - 32 / height, "\n".join(chart.lines_of_notes), fontsize=7.5, ha="left", va="top")
 
 
 def _is_tilted(panel: Panel, wide: float) -> bool:
@@ -174,13 +197,19 @@ def _is_tilted(panel: Panel, wide: float) -> bool:
 
 def _end_labels(panel: Panel, wide: float) -> list[tuple[str, float]]:
     """The names at the ends of the lines of a panel, as they fit, and their widths in pixels; `wide` is the panel with its labels."""
-    style, measure = FontProperties(size=LABEL), TextToPath().get_text_width_height_descent
+    texts = [shortened(readable(end.name), ROOM * wide - GAP, _pixels_of) for end in ends(panel)]
+    return [(text, _pixels_of(text)) for text in texts]
 
-    def pixels(text: str) -> float:
-        return measure(text, style, False)[0] * 100 / 72
 
-    texts = [shortened(readable(end.name), ROOM * wide - GAP, pixels) for end in ends(panel)]
-    return [(text, pixels(text)) for text in texts]
+def _broken(title: str, room: float) -> str:
+    """The title of an axis in lines that fit so many pixels."""
+    return "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, max(12, int(room / 6.4))))
+
+
+def _pixels_of(text: str, size: float = LABEL) -> float:
+    """The width of the widest line of a text, in pixels, at a size in points."""
+    measure = TextToPath().get_text_width_height_descent
+    return max(measure(line, FontProperties(size=size), False)[0] * 100 / 72 for line in text.split("\n"))
 
 
 def _draw_end_labels(axes, panel: Panel, texts: list[str]) -> None:
@@ -198,10 +227,10 @@ def _draw_end_labels(axes, panel: Panel, texts: list[str]) -> None:
         axes.text(edge, at, text, color=legible(end.colour), fontsize=LABEL, transform=axes.transAxes, ha="left", va="center_baseline")
 
 
-def _panel(axes, panel: Panel) -> dict:
-    """Draw a panel; returns the entries of its legend: name -> artist."""
-    axes.set_xlabel(panel.x.title, labelpad=1)
-    axes.set_ylabel(panel.y.title, **(dict(fontsize=7) if panel.y.small else {}))
+def _panel(axes, panel: Panel, wide: float, tall: float) -> dict:
+    """Draw a panel of this size in pixels; returns the entries of its legend: name -> artist."""
+    axes.set_xlabel(_broken(panel.x.title, wide + BESIDE), labelpad=1)
+    axes.set_ylabel(_broken(panel.y.title, tall + BESIDE), **(dict(fontsize=7) if panel.y.small else {}))
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8)
@@ -229,13 +258,13 @@ def _axis(axes, letter: str, axis: Axis) -> None:
     if axis.log:
         getattr(axes, f"set_{letter}scale")("log")
         for set_formatter in ("set_major_formatter", "set_minor_formatter"):
-            getattr(getattr(axes, f"{letter}axis"), set_formatter)(LogFormatter())  # shows 0.5; a power of ten would be mathematics
-        axes.tick_params(axis=letter, which="minor", labelsize=6)
+            getattr(getattr(axes, f"{letter}axis"), set_formatter)(PlainLogarithms())
+        axes.tick_params(axis=letter, which="minor", labelsize=7)
     if axis.ticks:
         getattr(axes, f"set_{letter}ticks")([at for at, _ in axis.ticks], [text for _, text in axis.ticks])
         getattr(axes, f"{letter}axis").minorticks_off()
     elif axis.whole:
-        getattr(axes, f"{letter}axis").set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        getattr(axes, f"{letter}axis").set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     if axis.range:
         low, high = (10**end if axis.log else end for end in axis.range)  # as plotly has them
         getattr(axes, f"set_{letter}lim")(low, high)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -39,7 +38,7 @@ def shape_study(study: ShapeStudy) -> Plot:
     x, y = Axis("more on the twin than under the null"), Axis(ticks=ticks[1:], range=(len(rows) - 0.5, 0.5))
     effects = Panel("", x, y, tuple(lines), rules=rules)
     verdicts = (f"follows shape, beyond locality: {study.verdict}", f"beyond colour too: {study.beyond_colour}", study.verdict.test)
-    return Plot(Chart(study.about, (shares, effects), _wrapped(verdicts), columns=2, height=330, gap=0.3))
+    return Plot(Chart(study.about, (shares, effects), verdicts, columns=2, height=330, gap=0.3))
 
 
 def patching_study(study: PatchingStudy) -> Plot:
@@ -60,7 +59,7 @@ def patching_study(study: PatchingStudy) -> Plot:
         rule = Rule(smallest, "y", f"smallest effect of interest, {smallest:g}", "#000000", dash=True)
         y = Axis("" if panels else "shift of the hue (1: to the source's)")
         panels.append(Panel(title, Axis("fraction of the values replaced"), y, tuple(lines), rules=(rule,)))
-    notes = _wrapped((f"colour travels to the other glyph: {study.verdict}", study.verdict.test))
+    notes = (f"colour travels to the other glyph: {study.verdict}", study.verdict.test)
     return Plot(Chart(study.about, tuple(panels), notes, columns=2, height=330))
 
 
@@ -72,12 +71,12 @@ def long_range(rows: Sequence[dict], columns: Mapping[str, str], by: str) -> Plo
     rows
         From `long_range.measure`, with the column `by`.
     columns
-        Column -> text under the title of its panel.
+        Column -> what the notes say of its panel.
     by
         The column that decides the colour of the points.
     """
     values = list(dict.fromkeys(row[by] for row in rows))
-    panels = []
+    panels, notes = [], []
     for column, text in columns.items():
         lines = []
         for value, colour in zip(values, colours(len(values)), strict=True):
@@ -85,9 +84,7 @@ def long_range(rows: Sequence[dict], columns: Mapping[str, str], by: str) -> Plo
             x, y = brief_numbers([row["distance"] for row in runs]), brief_numbers([row[column] for row in runs])
             texts = tuple(row["run"] for row in runs)
             lines.append(Line(x, y, str(value), colour, "markers", size=8, opacity=0.75, texts=texts))
-        panels.append(Panel(f"{column.partition('@')[0]}\n{text}", Axis("mean distance of attention, pixels"), lines=tuple(lines)))
-    return Plot(Chart("", tuple(panels), height=280, gap=0.3))
-
-
-def _wrapped(lines: Sequence[str]) -> tuple[str, ...]:
-    return tuple(part for line in lines for part in textwrap.wrap(line, 150))
+        name = column.partition("@")[0]
+        panels.append(Panel("", Axis("mean distance of attention, pixels"), Axis(name), tuple(lines)))
+        notes.append(f"{name}: {text}")
+    return Plot(Chart("", tuple(panels), tuple(notes), height=280, gap=0.3))

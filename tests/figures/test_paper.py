@@ -1,0 +1,89 @@
+"""Figures as files for a two-column paper: widths, sizes of type, captions; nothing overlaps or is cut."""
+
+import itertools
+import re
+
+import pytest
+import torch
+from matplotlib.text import Text
+
+from workbench import figures
+from workbench.figures.charts import COLUMN, PAGE, Axis, Chart, Panel
+from workbench.figures.figure import Plot
+
+PROTOCOLS = [f"workbench (but n={n}, reference_n=5000): n={n}, against 5,000 real images, EMA weights; twins@3d2861b8" for n in (500, 300)]
+SCORES = ("cs_10splits_twins@3d2861b8", "fd_twins@3d2861b8", "intra_fd_n50_twins@3d2861b8", "density_twins@3d2861b8")
+HISTORY = [dict(step=k, loss_d=1.0 + k % 3, loss_g=0.5, d_real=1.0, d_fake=-1.0, saturated_real=0.5, grad_norm_d=2.0, grad_norm_d_max=9.0,
+                gamma_g16=0.01 * k) for k in range(0, 4000, 100)]  # fmt: skip
+LAYER = dict(exact=[1.9, 0.7], estimate=1.8)
+SPECTRA = [dict(step=k, layers={"G/block": LAYER, "D/block": LAYER}) for k in range(3)]
+RUNS = [figures.RunRecords(f"run {k}", f"run {k}", HISTORY, SPECTRA) for k in range(3)]
+DISTANCES = [dict(arm=f"feat{k}", run="a", distance=16.0 + k) | dict.fromkeys(SCORES, 1.0) for k in range(3)]
+
+
+def points(protocols):
+    return [figures.ScorePoint(f"run {k}", f"run {k}", step, k + 0.9, p, step) for k in range(3) for step in (500, 4000) for p in protocols]
+
+
+def arms(count):
+    return [
+        figures.Arm(f"attention at {k}", ["a", "b"], [figures.ScorePoint("", run, 9, k + 1.0, PROTOCOLS[0], 9.0) for run in "ab"], [{3: 1.0}] * 2, 9)
+        for k in range(count)
+    ]  # fmt: skip
+
+
+FIGURES = dict(
+    curves=(lambda: figures.curves("twins32", HISTORY), PAGE),
+    curves_by_group=(lambda: figures.curves_by_group(RUNS, keys="loss_d,saturated_real,grad_norm_*,gamma_*"), PAGE),
+    one_column=(lambda: figures.curves_by_group(RUNS, keys="loss_d"), COLUMN),
+    diagnostics=(lambda: figures.diagnostics("twins32", HISTORY, SPECTRA), PAGE),
+    empty=(lambda: figures.diagnostics("twins32", [], []), PAGE),
+    growth=(lambda: figures.growth(RUNS), PAGE),
+    singular_values=(lambda: figures.singular_values("twins32", SPECTRA), COLUMN),
+    scores=(lambda: figures.scores(dict.fromkeys(SCORES, points(PROTOCOLS[:1])), "steps", "3 runs", ["run 0", "run 1", "run 2"]), PAGE),
+    protocols=(lambda: figures.scores(dict.fromkeys(SCORES, points(PROTOCOLS)), "steps", "3 runs", ["run 0", "run 1", "run 2"]), PAGE),
+    experiments=(lambda: figures.experiments(dict(attention_site=arms(3), ttur=arms(9)), "fd_twins@3d2861b8"), PAGE),
+    long_range=(lambda: figures.long_range(DISTANCES, dict.fromkeys(SCORES[:2], "rank correlation +0.45, 95 % interval [-0.3, +0.95]"), "arm"), PAGE),
+    long_title=(lambda: Plot(Chart("", (Panel("a" * 80, Axis("x " * 25), Axis("shift of the hue (1: to the source's)")),))), COLUMN),
+    strips=(lambda: figures.strips([("tiny, seed 0\nstep 40", torch.zeros(8, 3, 32, 32))] * 3, "latents 0 to 7"), PAGE),
+    few=(lambda: figures.strips([("", torch.zeros(1, 3, 32, 32))], "one"), COLUMN),
+)  # fmt: skip
+
+
+def in_view(text):
+    """Whether it is no tick outside of its axis, which is not drawn."""
+    for axes in text.figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            for tick in (*axis.majorTicks, *axis.minorTicks):
+                if text in (tick.label1, tick.label2):
+                    low, high = sorted(axis.get_view_interval())
+                    return axes.axison and tick.get_visible() and low <= tick.get_loc() <= high
+    return True
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_file_has_the_width_and_type_of_a_two_column_paper(name, tmp_path):
+    make, width = FIGURES[name]
+    drawing = make()
+    box = re.search(rb"/MediaBox \[([^\]]*)\]", drawing.save(tmp_path / "figure.pdf").read_bytes())[1].split()
+    assert float(box[2]) == pytest.approx(72 * width)
+    assert f'width="{72 * width:g}pt"' in drawing.save(tmp_path / "figure.svg").read_text()
+    figure = drawing.printed
+    figure.draw_without_rendering()
+    shown = [text for text in set(figure.findobj(Text)) if text.get_text().strip() and text.get_visible() and in_view(text)]
+    assert {text.get_fontsize() for text in shown} <= {6, 7, 7.5, 8, 9}
+    boxes = {text: text.get_window_extent() for text in shown}
+    assert [
+        text.get_text() for text, b in boxes.items() if min(b.x0, b.y0) < 0 or b.x1 > figure.bbox.x1 + 1 or b.y1 > figure.bbox.y1 + 1
+    ] == []
+    panels = [(axes, axes.get_window_extent()) for axes in figure.axes if axes.axison]
+    assert [text.get_text() for text, b in boxes.items() for axes, of_axes in panels if text.axes is not axes and b.overlaps(of_axes)] == []
+    upright = [(text.get_text(), box.padded(-1)) for text, box in boxes.items() if not text.get_rotation() % 90]
+    assert [(a, b) for (a, of_a), (b, of_b) in itertools.combinations(upright, 2) if of_a.overlaps(of_b)] == []
+
+
+def test_title_and_notes_are_the_caption():
+    drawing = FIGURES["scores"][0]()
+    (caption,) = [text.get_text() for text in drawing.printed.findobj(Text) if "3 runs" in text.get_text()]
+    assert " ".join(caption.split()) == f"3 runs. {PROTOCOLS[0]}."
+    assert "3 runs" in [text.get_text() for text in drawing.picture.findobj(Text)]  # on a screen, above the panels
