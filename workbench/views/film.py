@@ -126,8 +126,9 @@ class _Recorded:
         """Losses, gammas and a score, else the outputs of D, over steps."""
         score = main_score(self.evaluations)
         known = {panel.title.partition(" (")[0]: panel for panel in curves("", self.history).description.panels}
-        scores = [panel for panel in scores_of_run("", self.evaluations).description.panels if panel.title == score][:1]
-        panels = [known[name] for name in ("hinge losses", "gamma") if name in known] + scores + [known["D's output"]]
+        of_score = [row | dict(scores={score: row["scores"][score]}) for row in self.evaluations if score in row["scores"]]
+        panels = [known[name] for name in ("hinge losses", "gamma") if name in known]
+        panels += [*scores_of_run("", of_score).description.panels[:1], known["D's output"]]
         last = float(max([self.steps[-1], *(row["step"] for row in self.history[-1:])]))
         panels = [replace(panel, x=replace(panel.x, range=(0.0, last), title="")) for panel in panels[:PANELS]]
         panels[-1] = replace(panels[-1], x=replace(panels[-1].x, title="G step"))

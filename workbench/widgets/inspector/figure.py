@@ -94,7 +94,7 @@ def view_figure(
 def stacked(above: Drawing, below: Drawing) -> Drawing:
     """Two sheets, one above the other, as parts of one figure; their titles become captions."""
     captions = [". ".join(line.rstrip(".") for line in part.description.title.splitlines()) + "." for part in (above, below)]
-    return compose([above, below], captions, columns=1, width=9.2)
+    return compose([above, below], captions, columns=1)
 
 
 def _run(number: int, seen: Inspection, groups: list[Group], view: dict, images: list[str]) -> tuple[Cell, ...]:
