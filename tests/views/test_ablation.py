@@ -354,7 +354,7 @@ def test_long_range_over_runs(tmp_path):
                                                          ("means by arm", 5)]  # fmt: skip
     figure = ablation.long_range_figure()
     assert sum(len(trace.x) for trace in figure.figure.data) == 2 * 4
-    assert "4 runs: all have the same twins_hue" in figure.figure.layout.annotations[0].text
+    assert "4 runs: all have the same twins_hue" in figure.figure.layout.title.subtitle.text
     figure.save(tmp_path / "far.svg")
     assert figures.redraw(tmp_path / "far.svg.json").png() == figure.png()
 
