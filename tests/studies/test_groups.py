@@ -185,6 +185,36 @@ def test_scores_that_need_no_extractor_and_no_real_images_are_compared(make):
         scores_by_name(groups.group(runs))
 
 
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("n=500", [10]),
+        ("n=5000", [20]),
+        ("=500", [10, 20]),
+        ("against 5,000", [10]),
+        ("against 5", []),
+        ("real", [10, 20]),
+        ("eal", []),
+        ("", [10, 20]),
+    ],
+)
+def test_a_protocol_is_selected_by_whole_numbers_and_beginnings_of_words(make, text, steps):
+    """`n=500` selects neither n=5000 nor reference_n=500."""
+    run = make("a")
+    for step, line in (
+        (10, "workbench: n=500, against 5,000 real images"),
+        (20, "workbench: n=5000, reference_n=500, against 50,000 real images"),
+    ):
+        about = dict(protocol=line, settings=dict(name="workbench", n=step), n=step, extractor=None, reference=None)
+        run.append("evaluations.jsonl", evaluation_record(dict(fid=1.0), step=step, **about))
+    if steps:
+        found = scores_by_name(groups.group([run]), protocol=text, across_protocols=True)
+        assert [score.step for score in found["fid"]] == steps
+    else:
+        with pytest.raises(WorkbenchError, match=r"matches no protocol of these scores"):
+            scores_by_name(groups.group([run]), protocol=text)
+
+
 def test_scores_that_are_no_finite_numbers_are_left_out_and_reported(make, capsys):
     run = make("a")
     scored(run, 10, fid=1.0, nan=float("nan"), inf=float("inf"), less=-float("inf"), huge=10**400)

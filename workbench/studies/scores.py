@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,7 @@ def scores_by_name(
     names
         Names, with or without the hash of the extractor (`fd_twins`), as a list or as text with commas; by default all.
     protocol
-        Only scores whose protocol contains this text.
+        Only scores whose protocol contains this text; `n=500` is not in `n=5000`.
     across_protocols
         Allow scores of different protocols.
     like
@@ -70,7 +71,7 @@ def scores_by_name(
                     continue
                 step, of_record = record["step"], record["protocol"]
                 protocols.append(of_record)
-                for name, value in record["scores"].items() if protocol in of_record else ():
+                for name, value in record["scores"].items() if _contains(of_record, protocol) else ():
                     if is_finite(value):  # of the same step and protocol, the newest counts
                         scores[name, run.path, of_record, step] = CheckpointScore(group, run, name, step, value, record)
                     else:
@@ -87,6 +88,12 @@ def scores_by_name(
         require_comparable([score.record for score in by_name[name]])
     order = {run.path: k for k, run in enumerate(run for group in groups for run in group.runs)}
     return {name: sorted(by_name[name], key=lambda score: (order[score.run.path], score.step)) for name in matches}
+
+
+def _contains(protocol: str, text: str) -> bool:
+    """Whether a protocol contains a text that begins with a word and ends with a whole number, if it begins and ends with such."""
+    begin, end = r"(?<!\w)" * text[:1].isalnum(), r"(?![.,]?\d)" * text[-1:].isdigit()
+    return re.search(begin + re.escape(text) + end, protocol) is not None
 
 
 def _matching(names: str | Sequence[str], known: list[str]) -> list[str]:
