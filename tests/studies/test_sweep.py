@@ -157,7 +157,7 @@ def test_runs_share_the_cores(monkeypatch):
 
 
 class Environments:
-    """In the place of processes of trainings: they sleep, and what their environment says of GPUs is kept by name of the run."""
+    """In the place of processes that train: they sleep, and what their environment says of GPUs is kept by name of the run."""
 
     def __init__(self, monkeypatch, gpus, seconds=0.5):
         self.shown, self.now, self.most = {}, [], []

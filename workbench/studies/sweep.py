@@ -177,7 +177,7 @@ class _Work:
     def cancel(self) -> None:
         """Cancel what is queued, let what trains save and stop, and wait for it."""
         active = self._active()
-        if self._futures:  # an impatient second Ctrl-C would leave trainings without a request to stop
+        if self._futures:  # an impatient second Ctrl-C would leave runs without a request to stop
             print("stopping: what trains saves first", file=sys.stderr, flush=True)
         for name in self._futures.keys() - active:  # first: else they begin when others stop
             self._futures[name].cancel()
