@@ -118,6 +118,7 @@ def test_a_sweep_on_slurm_is_that_of_this_machine(slurm, tiny, monkeypatch, tmp_
         wait_until(waits, 60)  # Slurm lets a job that was put back wait for two minutes
         said("scontrol", "update", f"jobid={number}", "StartTime=now")
 
+    monkeypatch.setattr("workbench.progress.LOG_INTERVAL", 0.5)  # so that a line is printed while something waits
     with ThreadPoolExecutor() as pool, ExitStack() as failed:
         done = pool.submit(sweep, configs, "slurm", partition="debug", hours=1, cpus=1)
         failed.callback(said, "scancel", "--user=root")  # else the pool would wait for the long run
