@@ -125,6 +125,7 @@ def _strings(value):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error:Glyph")  # each text is measured in the fonts that draw it
 def test_every_plot_shows_every_name_literally(tiny):
     """Of runs, groups, experiments, scores, layers, columns and protocols, in the figure and in its static picture."""
     nasty = '<b>N</b><a href="//N">$x$ %{x}猫'

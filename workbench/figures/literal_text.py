@@ -65,8 +65,7 @@ class LiteralFigure(Figure):
             if not text.get_text().isascii() or not text.get_text().isprintable():
                 families = tuple(text.get_fontfamily())
                 text.set_text(readable(text.get_text(), families))
-                further = (_family_with(character, families) for character in text.get_text())
-                text.set_fontfamily(list(dict.fromkeys([*families, *filter(None, further)])))
+                text.set_fontfamily(families_of(text.get_text(), families))
 
 
 def _texts(artist: Artist) -> Iterator[Text]:
@@ -79,6 +78,12 @@ def _texts(artist: Artist) -> Iterator[Text]:
             yield from (label for tick in (*child.majorTicks, *child.minorTicks) for label in (tick.label1, tick.label2))
         else:
             yield from _texts(child)
+
+
+def families_of(text: str, families: tuple[str, ...] = ("sans-serif",)) -> list[str]:
+    """These font families, and further installed ones for the characters of a text that they do not have."""
+    further = (_family_with(character, families) for character in text)
+    return list(dict.fromkeys([*families, *filter(None, further)]))
 
 
 def readable(text: str, families: tuple[str, ...] = ("sans-serif",)) -> str:

@@ -21,7 +21,7 @@ from PIL import Image
 from .charts import COLUMN, EMPTY, LETTERS, MAX_PIXELS, PAGE, Axis, Chart, Composition, Line, Panel, Row, Sheet
 from .interactive import LINE_OF_NOTES
 from .labels import GAP, ROOM, beside_legend, ends, is_named, is_of_group, labelled, legible, shortened, spread, with_room
-from .literal_text import PLAIN, LiteralFigure, readable
+from .literal_text import PLAIN, LiteralFigure, families_of, readable
 
 MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plotly's name -> matplotlib's
 WIDTH = 980  # of a chart in pixels, at 100 per inch
@@ -208,8 +208,9 @@ def _broken(title: str, room: float) -> str:
 
 def _pixels_of(text: str, size: float = LABEL) -> float:
     """The width of the widest line of a text, in pixels, at a size in points."""
-    measure = TextToPath().get_text_width_height_descent
-    return max(measure(line, FontProperties(size=size), False)[0] * 100 / 72 for line in text.split("\n"))
+    text = readable(text)
+    measure, font = TextToPath().get_text_width_height_descent, FontProperties(family=families_of(text), size=size)
+    return max(measure(line, font, False)[0] * 100 / 72 for line in text.split("\n"))
 
 
 def _draw_end_labels(axes, panel: Panel, texts: list[str]) -> None:
