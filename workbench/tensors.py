@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from .files import UnreadableError, open_regular, read_bytes, reading, storing, synced
-from .messages import WorkbenchError
+from .messages import WorkbenchError, one_line
 
 SUMS = "SHA256SUMS"
 CHANGED = f"its SHA-256 is not the one in {SUMS}: the file was changed or damaged"
@@ -49,7 +49,7 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     try:
         return load(content)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise UnreadableError(path, f"no safetensors: {' '.join(str(error).split())[:120]}") from None
+        raise UnreadableError(path, f"no safetensors: {one_line(error, 120)}") from None
 
 
 def sealed_bytes(tensors: Mapping[str, Tensor], step: int) -> bytes:

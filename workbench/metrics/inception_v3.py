@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..files import UnreadableError
-from ..messages import WorkbenchError, short_repr
+from ..messages import WorkbenchError, one_line, short_repr
 from ..paths import data_dir
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -48,7 +48,7 @@ def load(weights_file: str | Path | None = None, verify: bool = True) -> tuple[I
     try:
         return Inception(weights), digest
     except Exception as error:  # a file can hold tensors of any name, shape, type and layout
-        raise WorkbenchError(f"{path} holds the weights of another network: {' '.join(str(error).split())[:200]}") from None
+        raise WorkbenchError(f"{path} holds the weights of another network: {one_line(error)}") from None
 
 
 class Inception(nn.Module):
