@@ -82,7 +82,8 @@ def _cifar10(unconditional: bool) -> Listing:
             dataset = CIFAR10(data_dir(), train=True, download=True)
     except Exception as error:  # no network, a wrong hash, half an archive: torchvision may raise anything
         raise DataError(
-            f"CIFAR-10 is not in {root}, and could not be downloaded ({one_line(error)})", f"fetch {CIFAR10.url} and put it into {data_dir()}"
+            f"CIFAR-10 is not in {root}, and could not be downloaded ({one_line(error)})",
+            f"fetch {CIFAR10.url} and put it into {data_dir()}",
         ) from None
     paths = [f"{index:05d}" for index in range(len(dataset.data))]
     classes, labels = (["all"], [0] * len(paths)) if unconditional else (dataset.classes, dataset.targets)
