@@ -42,10 +42,7 @@ class Items(Sequence):
 def list_hugging_face(data: str, unconditional: bool) -> Listing:
     """The images of `Config.data`, "hf:...": the column of images and, if there is one, that of classes are found or named.
 
-    Raises
-    ------
-    DataError
-        If the library or the data set is missing, or columns, split or labels are not clear.
+    A DataError if the library or the data set is missing, or columns, split or labels are not clear.
     """
     try:
         import datasets  # here, because it is optional, and takes long to import

@@ -23,10 +23,7 @@ def require_hub(hub: str) -> None:
 def upload(folder: Path, hub: str) -> None:
     """Upload a folder as a model repository, which is made if it does not exist.
 
-    Raises
-    ------
-    WorkbenchError
-        If that fails; in one line, with the command that tries again.
+    A WorkbenchError if that fails; in one line, with the command that tries again.
     """
     from huggingface_hub import HfApi  # here, because it is an extra
 
