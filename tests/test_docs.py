@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
 from unittest.mock import patch
 
@@ -283,6 +284,7 @@ def test_python_examples_run(page, place):
 def test_shell_examples_run(page, tmp_path, place, monkeypatch):
     """In this process, and made small by further parameters; `make` is what the tests themselves are started by."""
     monkeypatch.setattr(workbench, "launch", lambda config, attached=False: train(config))
+    monkeypatch.setattr(AttentionView, "effects", partialmethod(AttentionView.effects, 8))  # images, instead of 64
     for command in commands(page, tmp_path):
         program, *words = command.words
         if not command.runs or shlex.join(words) in RUN_ALREADY:
