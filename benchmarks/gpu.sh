@@ -16,13 +16,14 @@ export WORKBENCH_OUTPUTS=$out/runs WORKBENCH_DATA=$out/data
 
 if [ "$check" ]; then
   export OMP_NUM_THREADS=1
-  device=cpu precision=fp32 fp16=bf16 steps=2 log=1 images=2 generated=20 patience=20
-  first=step large=(--width 8 --batch 2) batch256=(--width 8 --batch 4) small=(--width 8 --batch 2) rounds=1
+  device=cpu precision=fp32 fp16=bf16 steps=2 log=1 images=1 generated=10 patience=20
+  first=step large=(--width 8 --batch 2) small=(--width 8 --batch 2) rounds=1
+  batch256=(--width 8 --batch 4 --only options)  # which a CPU has none of: its step is that of step-128
   trained=(-p width 8 -p width_d 8 -p batch_size 4 -p num_classes 10 -p d_steps 1)
   planned=(-p preset imagenet128 -p width 8 -p batch_size 4 -p batch_norm_group none -p image_size 32 -p attention_g 16 -p attention_d 16)
 else
   device=cuda precision=bf16 fp16=fp16 steps=200 log=10 images=500 generated=50000 patience=1
-  first=step,options large=(--width 64 --batch 64) batch256=(--width 64 --batch 256) small=(--width 64 --batch 64) rounds=5
+  first=step,options large=(--width 64 --batch 64) batch256=(--width 64 --batch 256 --only step) small=(--width 64 --batch 64) rounds=5
   trained=() planned=(-p preset imagenet128)
 fi
 
@@ -52,7 +53,7 @@ fresh=(-p preset cifar10 -p data "$out/images" -p steps $((steps / 2)) -p checkp
 
 bench 160 step-128 --size 128 --attention 32 "${large[@]}" --only $first
 bench 110 step-32 --size 32 "${small[@]}" --only step,options
-bench 70 batch-256-width-64 --size 128 --attention 32 "${batch256[@]}" --only step
+bench 70 batch-256-width-64 --size 128 --attention 32 "${batch256[@]}"
 part 50 gpus "$python" -m benchmarks.gpu row "$out/gpus.json" -p device $device "${planned[@]}"
 part 10 images "$python" -m benchmarks.gpu images "$out/images" --per-class $images
 train 35 train-bf16 -p run bf16 -p mixed_precision bf16 "${fresh[@]}"

@@ -6,8 +6,6 @@ listed below, and its parameters are checked all the same. A comment that begins
 """
 
 import ast
-import asyncio
-import inspect
 import os
 import pkgutil
 import re
@@ -17,15 +15,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import yaml
-from papermill.cli import _resolve_type
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
+from cells import execute, parsed, run_cells
 from PIL import Image
 
 import workbench
@@ -147,7 +144,7 @@ def commands(page: Path, folder: Path) -> list[Command]:
 def typed(arguments) -> dict:
     """The parameters of a notebook's command, as papermill parses them."""
     line = {"line": " ".join(arguments.line)} if getattr(arguments, "line", None) else {}
-    return {name: _resolve_type(value) for name, value in arguments.p} | line
+    return parsed(dict(arguments.p)) | line
 
 
 def check(command: Command) -> None:
@@ -158,7 +155,7 @@ def check(command: Command) -> None:
         assert notebook.is_file(), words[0]
         assert words[1].endswith(".ipynb"), f"{shlex.join(command.words)}: in a terminal, papermill needs an output path"
         assert words[2::3] == ["-p"] * len(command.parameters), "a parameter is there twice, or -p is missing"
-        PARAMETERS[notebook.stem].from_parameters({name: _resolve_type(value) for name, value in command.parameters.items()})
+        PARAMETERS[notebook.stem].from_parameters(parsed(command.parameters))
     elif program == "workbench":
         arguments = _parser().parse_args(words)
         if "p" in arguments:
@@ -261,19 +258,6 @@ def place(shared, folders, monkeypatch):
     return shared
 
 
-def execute(source: str, namespace: dict, name: str) -> object:
-    """Run statements that may await; the value of the last one, where it is an expression."""
-    tree, last = ast.parse(source), None
-    if tree.body and isinstance(tree.body[-1], ast.Expr):
-        last = ast.Expression(tree.body.pop().value)
-    value = None
-    for part, mode in ((tree, "exec"), (last, "eval")):
-        if part is not None:
-            value = eval(compile(part, name, mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), namespace)
-            value = asyncio.run(value) if inspect.iscoroutine(value) else value
-    return value
-
-
 def run_block(block: str, namespace: dict, name: str) -> None:
     """Run the statements of a Python example one by one, and hold their values against the shapes that comments state."""
     lines = block.splitlines()
@@ -295,21 +279,12 @@ def test_python_examples_run(page, place):
             run_block(block, namespace, page.name)
 
 
-def run_notebook(name: str, given: dict) -> None:
-    """Run the cells of a notebook here, as papermill does in a kernel, which takes 8 seconds to start."""
-    notebook = parameterize_notebook(load_notebook_node(str(ROOT / "notebooks" / name)), given)
-    namespace = {"In": [""]}
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            namespace["In"].append(cell.source)
-            execute(cell.source, namespace, name)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_SHELL, ids=lambda page: page.name)
 def test_shell_examples_run(page, tmp_path, place, monkeypatch):
     """In this process, and made small by further parameters; `make` is what the tests themselves are started by."""
     monkeypatch.setattr(workbench, "launch", lambda config, attached=False: train(config))
+    monkeypatch.setattr(AttentionView, "effects", partialmethod(AttentionView.effects, 8))  # images, instead of 64
     for command in commands(page, tmp_path):
         program, *words = command.words
         if not command.runs or shlex.join(words) in RUN_ALREADY:
@@ -319,13 +294,12 @@ def test_shell_examples_run(page, tmp_path, place, monkeypatch):
             arguments = _parser().parse_args(words)
             if "notebook" in arguments and "p" in arguments:  # `test_cli` runs the command itself
                 given = typed(arguments)
-                run_notebook(f"{arguments.notebook}.ipynb", given | SMALL.get(arguments.notebook, {}))
+                run_cells(arguments.notebook, given | SMALL.get(arguments.notebook, {}))
             else:
                 assert cli.main(words) == 0
         elif program == "papermill":
             stem = Path(words[0]).stem
-            given = {name: _resolve_type(value) for name, value in command.parameters.items()}
-            run_notebook(Path(words[0]).name, given | SMALL.get(stem, {}))
+            run_cells(stem, parsed(command.parameters) | SMALL.get(stem, {}))
         elif program == "python":
             small = [word for name, value in SMALL.get(words[1], {}).items() for word in ("-p", name, str(value))]
             monkeypatch.setattr(sys, "argv", [words[1], *words[2:], *small])

@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter, such as -p preset cifar10")
     add("runs", _runs, "all runs, with their states")
-    add("show", _show, "wait while a run trains, then print its state").add_argument("run")
+    add("show", lambda arguments: _tell(arguments.run), "wait while a run trains, then print its state").add_argument("run")
     film = add("film", _film, "a film of a training: samples, attention maps and curves, as MP4, GIF or page")
     film.add_argument("run", metavar="RUN")
     film.add_argument(
@@ -263,10 +263,6 @@ def _runs(arguments: argparse.Namespace) -> None:
         status = run.status()
         error = f"  {status['message']}" if status["state"] == "unreadable" else ""
         print(f"{status['state']:<10} {status['step']:>8}/{status['steps']:<8} {run.name}{error}")
-
-
-def _show(arguments: argparse.Namespace) -> None:
-    _tell(arguments.run)
 
 
 def _film(arguments: argparse.Namespace) -> None:

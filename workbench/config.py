@@ -297,13 +297,7 @@ Config.preset = classmethod(_preset)  # type: ignore[assignment]
 
 
 def read_config(folder: Path) -> Config:
-    """The settings in a run's folder.
-
-    Raises
-    ------
-    UnreadableError
-        If its `config.json` is damaged or from another version.
-    """
+    """The settings in a run's folder; an UnreadableError if its `config.json` is damaged or from another version."""
     path = folder / "config.json"
     with reading(path), open_regular(path) as file:
         content = file.read(MAX_JSON + 1)

@@ -63,10 +63,7 @@ def storing(path: Path) -> Iterator[None]:
 def replace_text(path: Path, text: str) -> None:
     """Replace a file atomically: readers, also after a power cut, see all of the old text or all of the new text.
 
-    Raises
-    ------
-    StorageError
-        If it cannot be written; the old file is then unchanged.
+    A StorageError if it cannot be written; the old file is then unchanged.
     """
     replace_bytes(path, text.encode())
 
@@ -142,10 +139,7 @@ def continued_folder(path: Path, key: str, waiting: str = "") -> Iterator[Path |
 
     A process that finds another one at work prints `waiting` on stderr, and waits for it. Yields None if that one has made the folder.
 
-    Raises
-    ------
-    StorageError
-        If another process works with another key, or `path` got content meanwhile. What is in the folder then stays.
+    A StorageError if another process works with another key, or `path` got content meanwhile. What is in the folder then stays.
     """
     folder = path.with_name(f".{path.name}{UNFINISHED}{key}")
     with ExitStack() as lock, storing(path):

@@ -15,10 +15,7 @@ from .messages import say_once
 def append_record(path: Path, record: dict) -> None:
     """Append a complete line to a JSON-lines file, after a newline if the last line has none.
 
-    Raises
-    ------
-    StorageError
-        If it cannot be written; the file is then unchanged.
+    A StorageError if it cannot be written; the file is then unchanged.
     """
     line = json.dumps(record).encode() + b"\n"
     with storing(path):
@@ -74,10 +71,7 @@ def read_records(path: Path, fits: Callable[[dict], bool] = lambda record: True)
 def drop_records(path: Path, drop: Callable[[dict], bool]) -> None:
     """Delete the objects for which `drop` is true, and a last line without a newline, from a JSON-lines file; invalid lines stay.
 
-    Raises
-    ------
-    UnreadableError, StorageError
-        If the file cannot be read or written; it is then unchanged.
+    An UnreadableError or StorageError if the file cannot be read or written; it is then unchanged.
     """
     if not path.exists():
         return

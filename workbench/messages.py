@@ -99,6 +99,12 @@ def short_repr(value, length: int = 80) -> str:
     return short_text(text, length)
 
 
+def one_line(error: BaseException, length: int = 200) -> str:
+    """The message of another package's exception in one short line, or its type."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return short_text(text, length) or type(error).__name__
+
+
 def short_text(text: str, length: int = 200) -> str:
     """Text in a message: one line of printable characters; of a long one, beginning and end."""
     text = "".join(sign if sign.isprintable() else " " for sign in text)

@@ -94,10 +94,7 @@ def _parses_to(text: str, value) -> bool:
 def write_parameters_cell(path: Path, source: str) -> None:
     """Replace the cell of a notebook that has the tag `parameters`.
 
-    Raises
-    ------
-    WorkbenchError
-        If there is no such notebook or cell, or the notebook cannot be read or written.
+    A WorkbenchError if there is no such notebook or cell, or the notebook cannot be read or written.
     """
     try:
         notebook = read_json(path)

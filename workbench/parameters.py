@@ -144,9 +144,12 @@ class Parameters:
 
 def in_words(f: Field, value) -> str:
     """A value of a parameter as text; for None and "" what they stand for."""
-    if value is None or value == "":
-        return f.metadata["none"]
-    if isinstance(value, bool):
+    return f.metadata["none"] if value is None or value == "" else written(value)
+
+
+def written(value) -> str:
+    """The value of a parameter as text: 0.0004, true, none."""
+    if isinstance(value, bool) or value is None:
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -79,13 +79,7 @@ def find_run_folder(text: str | os.PathLike) -> Path | None:
 
 
 def run_folder(parameter: str, text: str) -> Path:
-    """The folder of the run that a parameter names.
-
-    Raises
-    ------
-    ParameterError
-        If there is none; the message suggests the nearest.
-    """
+    """The folder of the run that a parameter names; a ParameterError, which suggests the nearest, if there is none."""
     folder = find_run_folder(text)
     if folder is None:
         raise ParameterError(f"{parameter}={short_repr(text)}: {no_such_run(text)}")

@@ -107,13 +107,7 @@ def split_step(text: str) -> tuple[str, str | None]:
 
 
 def assignments(parameter: str, text: str) -> dict[str, str]:
-    """ "a=1; b=2" as a dict.
-
-    Raises
-    ------
-    ParameterError
-        For a part or a value that is empty, or a name that is assigned twice.
-    """
+    """ "a=1; b=2" as a dict; a ParameterError for a part or a value that is empty, or a name that is assigned twice."""
     values = {}
     parts = [part.strip() for part in text.split(";")]
     for part in parts if parts[-1] else parts[:-1]:
@@ -129,13 +123,7 @@ def assignments(parameter: str, text: str) -> dict[str, str]:
 
 
 def alternatives(parameter: str, text: str) -> dict[str, list[str]]:
-    """The grid "a=1|2; b=3|4" as a dict of lists.
-
-    Raises
-    ------
-    ParameterError
-        As `assignments`, and for a value that appears twice.
-    """
+    """The grid "a=1|2; b=3|4" as a dict of lists; a ParameterError as from `assignments`, and for a value that appears twice."""
     grid = {name: words(values, "|") for name, values in assignments(parameter, text).items()}
     for name, values in grid.items():
         value, times = Counter(values).most_common(1)[0]
@@ -145,13 +133,7 @@ def alternatives(parameter: str, text: str) -> dict[str, list[str]]:
 
 
 def map_positions(parameter: str, text: str, side: int) -> list[int]:
-    """Row-major indices of the positions "row,column; row,column" on a side x side map.
-
-    Raises
-    ------
-    ParameterError
-        For a position outside the map.
-    """
+    """Row-major indices of the positions "row,column; row,column" on a side x side map; a ParameterError for one outside of it."""
     indices = []
     for part in filter(None, (part.strip(" ()[]") for part in text.split(";"))):
         numbers = [whole(number.strip()) for number in part.split(",")]

@@ -39,9 +39,12 @@ def finite(row: dict) -> dict:
     return row  # nearly always, and histories are long
 
 
-def is_step(value) -> bool:
-    """Whether a value is a step: an integer from 0 to 2**53 - 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_INTEGER
+def is_whole(value, low: int = 0) -> bool:
+    """Whether a value is a whole number from `low` to the largest exact one of JavaScript, 2**53 - 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < MAX_INTEGER
+
+
+is_step = is_whole
 
 
 def is_history(row: dict) -> bool:

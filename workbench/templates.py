@@ -35,13 +35,7 @@ COPIED = ".templates.json"  # in a folder of copies: name -> SHA-256 of the temp
 
 
 def template(name: str) -> Path:
-    """The notebook of this name, as it comes with the package.
-
-    Raises
-    ------
-    WorkbenchError
-        If there is none.
-    """
+    """The notebook of this name, as it comes with the package; a WorkbenchError if there is none."""
     path = (FOLDER / f"{name}.ipynb").resolve()
     if not path.is_file():
         raise WorkbenchError(f"there is no notebook {name}.ipynb in {FOLDER}: install the package again")

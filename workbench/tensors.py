@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from .files import UnreadableError, open_regular, read_bytes, reading, storing, synced
-from .messages import WorkbenchError
+from .messages import WorkbenchError, one_line
 
 SUMS = "SHA256SUMS"
 CHANGED = f"its SHA-256 is not the one in {SUMS}: the file was changed or damaged"
@@ -30,17 +30,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """The tensors of a safetensors file; an UnreadableError if the file is missing, damaged, or not what was written.
 
     Parameters
     ----------
     sha256
         The expected SHA-256 of the file.
-
-    Raises
-    ------
-    UnreadableError
-        If the file is missing, damaged, or not what was written.
     """
     with reading(path):
         content = read_bytes(path)
@@ -49,7 +44,7 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     try:
         return load(content)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise UnreadableError(path, f"no safetensors: {' '.join(str(error).split())[:120]}") from None
+        raise UnreadableError(path, f"no safetensors: {one_line(error, 120)}") from None
 
 
 def sealed_bytes(tensors: Mapping[str, Tensor], step: int) -> bytes:
@@ -62,10 +57,7 @@ def sealed_bytes(tensors: Mapping[str, Tensor], step: int) -> bytes:
 def load_sealed(path: Path, step: int) -> dict[str, Tensor]:
     """The tensors of a file with the content of `sealed_bytes`.
 
-    Raises
-    ------
-    UnreadableError
-        If the file is missing, damaged, not what was written, or of another step.
+    An UnreadableError if the file is missing, damaged, not what was written, or of another step.
     """
     tensors = load_tensors(path)
     with safe_open(path, "pt") as file:
@@ -91,13 +83,7 @@ def digest(path: Path) -> str:
 
 
 def sums(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file of a sealed folder, by name.
-
-    Raises
-    ------
-    UnreadableError
-        If the list is missing or damaged.
-    """
+    """The SHA-256 of every file of a sealed folder, by name; an UnreadableError if the list is missing or damaged."""
     path, hashes = folder / SUMS, {}
     with reading(path):
         lines = read_bytes(path).decode(errors="replace").splitlines()
@@ -112,13 +98,7 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 def verify(folder: Path) -> dict[str, str]:
-    """Check every file of a sealed folder against its SHA-256. Returns the list, as `sums` does.
-
-    Raises
-    ------
-    UnreadableError
-        Names the first file that is missing or not what was written.
-    """
+    """Check every file of a sealed folder against its SHA-256: the list, as `sums` gives it, or an UnreadableError for the first that differs."""
     expected = sums(folder)
     for name, sha256 in expected.items():
         if digest(folder / name) != sha256:
@@ -128,13 +108,7 @@ def verify(folder: Path) -> dict[str, str]:
 
 @torch.no_grad()
 def load_into(target: dict[str, Tensor], saved: dict[str, Tensor], where: str) -> None:
-    """Copy saved tensors into those of `target`, whose memory layout stays.
-
-    Raises
-    ------
-    WorkbenchError
-        If names or shapes differ.
-    """
+    """Copy saved tensors into those of `target`, whose memory layout stays; a WorkbenchError if names or shapes differ."""
     wrong = sorted(set(target) ^ set(saved)) or [k for k in target if target[k].shape != saved[k].shape]
     if wrong:
         raise WorkbenchError(f"{where} does not fit the configuration: {wrong[0]!r} differs ({len(wrong)} in all)")

@@ -523,11 +523,11 @@ def launched_on_two_machines(config):
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(tiny):
+def test_two_processes_give_what_one_gives(tiny, trained_once):
     """float64, 20 steps, batch norm over the whole batch and over groups within and across processes, with accumulation; and what is logged."""
     for changes in (dict(), dict(batch_norm_group=4)):
         settings = dict(dtype="float64", steps=20, checkpoint_every=20, sample_every=20, **changes)
-        one = train(tiny(**settings))
+        one = trained_once(**settings)
         two = tiny(num_processes=2, run=f"two-{len(changes)}", **settings)
         two = launched_on_two_machines(two) if changes else wait(launch(two))
         assert two.status()["state"] == "finished", two.log_tail()
@@ -548,10 +548,10 @@ def train_from_json(settings):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [dict(), dict(batch_norm_group=4)], ids=str)
-def test_a_run_goes_on_with_another_number_of_processes(tiny, changes):
+def test_a_run_goes_on_with_another_number_of_processes(tiny, trained_once, changes):
     """Begun on four, which a scheduler started, then two, then one: the weights are those of one process."""
     settings = dict(dtype="float64", checkpoint_every=20, sample_every=20, **changes)
-    one = train(tiny(steps=20, **settings))
+    one = trained_once(steps=20, **settings)
     assert run_job(4, train_from_json, tiny(steps=4, num_processes=4, run="shrinking", **settings).to_json()) == [0, 0, 0, 0]
     assert Run("shrinking").checkpoint_steps() == [4]
     resumed = Config.from_parameters(dict(resume="shrinking", steps=10, num_processes=2))

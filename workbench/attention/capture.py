@@ -215,10 +215,13 @@ def _read_map(call: _Call, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return beta.float()
 
 
+def weighted_values(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The values weighted by the learned map, image by image: the maps of a whole batch may not fit into memory."""
+    return torch.cat([attention_map(q, k) @ v for q, k, v in zip(query.split(1), key.split(1), value.split(1), strict=True)])
+
+
 def _read_projections(call: _Call, query: Tensor, key: Tensor, value: Tensor) -> Projections:
-    # Image by image: the maps of a whole batch may not fit into memory.
-    images = zip(query.split(1), key.split(1), value.split(1), strict=True)
-    weighted = torch.cat([attention_map(q, k) @ v for q, k, v in images])
+    weighted = weighted_values(query, key, value)
     trusted = call.check(weighted)
     change = call.adapter.change(weighted, call.inputs, call.options)
     x = next(x for x in (*call.inputs, *call.options.values()) if isinstance(x, Tensor))

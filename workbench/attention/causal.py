@@ -95,7 +95,7 @@ def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, bat
                 return (result, *output[1:]) if isinstance(output, tuple) else result
 
             with adapter.layer.register_forward_hook(hook, with_kwargs=True):
-                outputs = measured(network(*(_repeated(x, len(variants)) for x in inputs)))
+                outputs = measured(network(*(x.expand(len(variants), *x.shape[1:]) if isinstance(x, Tensor) else x for x in inputs)))
             changes.append(_changes(outputs, place, layout.grid if layout else None))
     return torch.cat(changes)
 
@@ -136,10 +136,6 @@ def _pixels(output: Tensor, place: tuple[int, int] | None, grid: tuple[int, int]
         return output.reshape(len(output), -1)
     height, width = (size // count for size, count in zip(output.shape[2:], grid, strict=True))
     return output[:, :, place[0] * height :, place[1] * width :][:, :, :height, :width].flatten(1)
-
-
-def _repeated(x, count: int):
-    return x.expand(count, *x.shape[1:]) if isinstance(x, Tensor) else x
 
 
 def _with_each_key_dropped(q: Tensor, k: Tensor, v: Tensor, query: int) -> Tensor:

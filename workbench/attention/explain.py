@@ -124,12 +124,12 @@ def explain(seen: Inspection, query: int, causal: Tensor | None = None) -> Expla
     return Explanation(verdict, _sentence(verdict, numbers, seen, query, effects), **numbers)
 
 
-def chance(effects: np.ndarray, chosen: np.ndarray, seed: int = 0) -> tuple[float, float]:
+def chance(effects: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
     """Probabilities that random keys have at least, and at most, the mean effect of the chosen ones.
 
     From `SHUFFLES` random sets of as many keys, the chosen one counted among them (Phipson and Smyth, 2010).
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     means = rng.permuted(np.tile(effects, (SHUFFLES, 1)), axis=1)[:, : len(chosen)].mean(1)
     observed, slack = effects[chosen].mean(), 1e-9 * np.abs(effects).max()  # equal sets differ by rounding
     more, less = (means >= observed - slack).sum(), (means <= observed + slack).sum()

@@ -202,10 +202,7 @@ def key_positions(queries: Sequence[int], side: int, key_side: int) -> tuple[int
 def taken_keys(keys: Sequence[int], shift: tuple[int, int], key_side: int) -> Tensor:
     """For `patch` of `intervene`: at these keys, the keys `shift` = (rows, columns) away, and -1 at all others; (M,) int64.
 
-    Raises
-    ------
-    ParameterError
-        If one of them lies outside of the map.
+    A ParameterError if one of them lies outside of the map.
     """
     taken = torch.full((key_side**2,), -1)
     for key in keys:

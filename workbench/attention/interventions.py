@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..messages import ParameterError, nearest, short_repr
-from .capture import attention_map, check_output, first_of, image_shape
+from .capture import check_output, first_of, image_shape, weighted_values
 from .layers import OwnAdapter, find_layer, first_tokens
 from .layout import Layout
 from .readings import overlap
@@ -89,7 +89,7 @@ def intervene(
     def hook(attention, inputs, options, returned):
         query, key, value = adapter.projections(inputs, options)
         if not isinstance(adapter, OwnAdapter):
-            check_output(layer, adapter, _weighted(query, key, value), inputs, options, returned)
+            check_output(layer, adapter, weighted_values(query, key, value), inputs, options, returned)
         if patch:
             value = _patched(value, *patch)
         value = _changed("values", values, value)
@@ -119,11 +119,6 @@ def intervene(
 
     with image_shape(module) as image, adapter.layer.register_forward_hook(hook, with_kwargs=True):
         yield
-
-
-def _weighted(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The values weighted by the learned map, image by image."""
-    return torch.cat([attention_map(q, k) @ v for q, k, v in zip(query.split(1), key.split(1), value.split(1), strict=True)])
 
 
 def _name(parameter: str, function: Change) -> str:

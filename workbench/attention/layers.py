@@ -195,7 +195,7 @@ def adapt(
         raise ParameterError(f"grid={short_repr(grid)} is not (rows, columns)")
     if output is not None and not missing:
         project = partial(_project, given, heads, scale)
-        adapter = Adapter(layer, project, _applied(output) if isinstance(output, nn.Module) else output, pooled=True)
+        adapter = Adapter(layer, project, (lambda o, *_, **__: output(o)) if isinstance(output, nn.Module) else output, pooled=True)
     elif len(missing) < len(given):
         raise ParameterError(f"{', '.join(missing)} of the layer is missing; give queries, keys, values and output")
     elif (recognised := recognise(layer)) is None:
@@ -218,10 +218,6 @@ def _project(functions: dict, heads: int, scale: float | None, *inputs, **option
         parts.append(split_heads(x, heads) if x.ndim == 3 else x)
     q, k, v = parts
     return q * (q.shape[-1] ** -0.5 if scale is None else scale), k, v
-
-
-def _applied(module: nn.Module) -> Callable[..., Tensor]:
-    return lambda o, *inputs, **options: module(o)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

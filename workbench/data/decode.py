@@ -22,7 +22,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..files import open_regular
-from .errors import reason
+from ..messages import one_line
 
 # The only formats that are opened, whatever the extension. Pillow's other formats start programs (EPS: Ghostscript), open embedded files
 # (IPTC), or hold no picture. TGA is last, because its files have no signature.
@@ -90,7 +90,7 @@ def _try_to_decode(item: str | bytes | np.ndarray, size: int) -> Decoded:
     except UnidentifiedImageError:
         return Decoded(None, error="not an image" if content else "empty file")
     except Exception as error:  # Pillow raises almost anything on a broken file
-        return Decoded(None, error=reason(error))
+        return Decoded(None, error=one_line(error))
 
 
 def _read(path: str) -> bytes:

@@ -54,9 +54,3 @@ def printable(text: str) -> str:
 def first_of(names: Sequence[str]) -> str:
     """The first ten names, and how many more there are."""
     return ", ".join(names[:10]) + (f", and {len(names) - 10} more" if len(names) > 10 else "")
-
-
-def reason(error: Exception) -> str:
-    """The message of a library's exception, in one short line."""
-    text = " ".join(str(getattr(error, "strerror", None) or error).split())
-    return short_text(text) or type(error).__name__

@@ -12,8 +12,9 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
+from ..messages import one_line
 from ..presets import HUGGING_FACE
-from .errors import DataError, first_of, printable, reason
+from .errors import DataError, first_of, printable
 from .listing import Listing
 
 OPTIONS = ("image", "label", "split", "config")
@@ -41,10 +42,7 @@ class Items(Sequence):
 def list_hugging_face(data: str, unconditional: bool) -> Listing:
     """The images of `Config.data`, "hf:...": the column of images and, if there is one, that of classes are found or named.
 
-    Raises
-    ------
-    DataError
-        If the library or the data set is missing, or columns, split or labels are not clear.
+    A DataError if the library or the data set is missing, or columns, split or labels are not clear.
     """
     try:
         import datasets  # here, because it is optional, and takes long to import
@@ -62,7 +60,7 @@ def list_hugging_face(data: str, unconditional: bool) -> Listing:
         raise
     except Exception as error:  # no network, no such name, a damaged file: the library may raise anything
         raise DataError(
-            ("data", f"={data!r} cannot be opened ({reason(error)})"), "check its name, or the network if it is on the Hub"
+            ("data", f"={data!r} cannot be opened ({one_line(error)})"), "check its name, or the network if it is on the Hub"
         ) from None
     stored = [(file["filename"], os.path.getsize(file["filename"]), os.stat(file["filename"]).st_mtime_ns) for file in dataset.cache_files]
     return Listing(

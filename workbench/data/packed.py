@@ -108,10 +108,7 @@ def open_packed(folder: Path, size: int) -> Images:
 def read_packed(folder: Path) -> Images:
     """A packed folder, checked.
 
-    Raises
-    ------
-    UnreadableError
-        If a file is missing, changed or damaged (for large images only the shape is checked), or does not fit the others.
+    An UnreadableError if a file is missing, changed or damaged (for large images only the shape is checked), or does not fit the others.
     """
     with reading(folder):
         checksums = sums(folder)

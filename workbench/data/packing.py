@@ -38,17 +38,14 @@ PART_IMAGES, PART_BYTES, PARTS = 2**14, 2**28, 256  # images and bytes of a part
 def pack(listing: Listing, size: int, out: Path, progress: bool, skip_unreadable: bool, elsewhere: str, processes: int = 1) -> None:
     """Decode images into the folder `out`, complete or not at all. What a killed packing has finished is not decoded again.
 
+    A DataError if the disk is full, a file cannot be read (without `skip_unreadable`), or a class has no readable image.
+
     Parameters
     ----------
     elsewhere
         The fix for a full disk: how to pack to another one.
     processes
         Processes that decode, each with a share of the cores; more than one are started by `spawn`.
-
-    Raises
-    ------
-    DataError
-        If the disk is full, a file cannot be read (without `skip_unreadable`), or a class has no readable image.
     """
     try:
         waiting = f"waiting for the process that packs {listing.name}" if progress else ""

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..files import locked
-from ..messages import nearest
+from ..messages import nearest, one_line
 from ..paths import data_dir
 from ..presets import BUILT_IN_DATA, HUGGING_FACE
-from .errors import DataError, printable, reason
+from .errors import DataError, printable
 from .folders import ignored, scan, subfolders, walk
 from .hugging_face import list_hugging_face
 from .layout import check_layout, no_images, training_split
@@ -82,7 +82,8 @@ def _cifar10(unconditional: bool) -> Listing:
             dataset = CIFAR10(data_dir(), train=True, download=True)
     except Exception as error:  # no network, a wrong hash, half an archive: torchvision may raise anything
         raise DataError(
-            f"CIFAR-10 is not in {root}, and could not be downloaded ({reason(error)})", f"fetch {CIFAR10.url} and put it into {data_dir()}"
+            f"CIFAR-10 is not in {root}, and could not be downloaded ({one_line(error)})",
+            f"fetch {CIFAR10.url} and put it into {data_dir()}",
         ) from None
     paths = [f"{index:05d}" for index in range(len(dataset.data))]
     classes, labels = (["all"], [0] * len(paths)) if unconditional else (dataset.classes, dataset.targets)
@@ -100,7 +101,7 @@ def _imagenet(unconditional: bool) -> Listing:
             dataset = ImageNet(root, split="train")
     except Exception as error:
         raise DataError(
-            f"ImageNet cannot be opened in {root} ({reason(error)})",
+            f"ImageNet cannot be opened in {root} ({one_line(error)})",
             "put ILSVRC2012_img_train.tar and ILSVRC2012_devkit_t12.tar.gz there (image-net.org gives them to registered users; unpacking "
             "needs scipy)",
             ("data", " to a folder of images"),

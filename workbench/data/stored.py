@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import UnreadableError, reading
-from .errors import reason
+from ..messages import one_line
 
 
 class StoredImages:
@@ -76,7 +76,7 @@ def mapped(path: Path) -> np.memmap:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, OverflowError, MemoryError, SyntaxError, TypeError) as error:
-        raise UnreadableError(path, reason(error)) from None
+        raise UnreadableError(path, one_line(error)) from None
     if not isinstance(array, np.memmap):
         raise UnreadableError(path, "an archive, expected one array")
     return array

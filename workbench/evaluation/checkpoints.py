@@ -14,7 +14,7 @@ from ..metrics.scores import SCORES, ImageSet
 from ..metrics.stream import everywhere
 from ..progress import progress
 from ..records import evaluation_record, is_comparable
-from ..runs import Run, list_runs
+from ..runs import Run, newest_with_checkpoint
 from .images import open_images, plan_scores, real_statistics
 from .parameters import Evaluation
 from .samples import Samples, suitable_batch, truth_of
@@ -121,10 +121,10 @@ def run_to_evaluate(evaluation: Evaluation) -> Run:
     """The run to evaluate, by default the newest one with a checkpoint."""
     if evaluation.run:
         return Run(evaluation.run)
-    runs = [run for run in list_runs() if run.checkpoint_steps()]
-    if not runs:
+    run = newest_with_checkpoint()
+    if run is None:
         raise WorkbenchError("there is no run with a checkpoint yet: train one first, or give a folder of images as samples")
-    return runs[-1]
+    return run
 
 
 def _steps(evaluation: Evaluation, run: Run) -> list[int]:

@@ -56,10 +56,7 @@ def evaluate_folder(evaluation: Evaluation) -> list[dict]:
 def common_size(evaluation: Evaluation) -> int:
     """Height and width of all images of both folders.
 
-    Raises
-    ------
-    ParameterError
-        If the sizes differ: resizing changes scores, so the user must choose.
+    A ParameterError if the sizes differ: resizing changes scores, so the user must choose.
     """
     sources = {name: getattr(evaluation, name) for name in ("samples", "data")}
     fixed = {name: source for name, source in sources.items() if source not in ("twins", "imagenet")}  # which exist in any size

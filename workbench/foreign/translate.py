@@ -288,6 +288,6 @@ def _checked(network: Network, kind, config: Config, entries: Entries, names: di
     return {here: tensor.to(dtype, copy=True) for here, (_, tensor) in entries.items()}  # a file may have one tensor under two names
 
 
-def _shortened(names: list[str], most: int = 6) -> str:
-    rest = [f"and {len(names) - most} more"] if len(names) > most else []
-    return ", ".join([*(short_text(name, 80) for name in names[:most]), *rest])
+def _shortened(names: list[str]) -> str:
+    rest = [f"and {len(names) - 6} more"] if len(names) > 6 else []
+    return ", ".join([*(short_text(name, 80) for name in names[:6]), *rest])

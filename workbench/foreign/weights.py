@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..files import UnreadableError, open_regular, reading
-from ..messages import short_text
+from ..messages import one_line, short_text
 from ..tensors import digest, first_not_finite, load_tensors
 
 TENSORFLOW = re.compile(r"checkpoint|.*\.(index|meta|data-\d+-of-\d+|pb|h5|hdf5)")
@@ -78,7 +78,7 @@ def _load_pickle(path: Path, start: bytes, size: int) -> Mapping:
             raise UnreadableError(
                 path, f"loading its {code[1]} would run code; give a state dict, saved with torch.save(net.state_dict(), ...)"
             ) from None
-        raise UnreadableError(path, f"truncated or damaged: {_line(error)}") from None
+        raise UnreadableError(path, f"truncated or damaged: {one_line(error, 120)}") from None
     if not isinstance(content, Mapping):
         raise UnreadableError(path, f"a {type(content).__name__}, expected a dict of tensors")
     return content
@@ -90,7 +90,7 @@ def _check_archive(path: Path, size: int) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except Exception as error:
-        raise UnreadableError(path, f"truncated or damaged: {_line(error)}") from None
+        raise UnreadableError(path, f"truncated or damaged: {one_line(error, 120)}") from None
     if not any(entry.filename.endswith("data.pkl") for entry in entries):
         numpy = entries and all(entry.filename.endswith(".npy") for entry in entries)
         raise UnreadableError(path, f"{'arrays of NumPy' if numpy else 'a zip file'}, not a file of PyTorch")
@@ -109,7 +109,3 @@ def _check(path: Path, tensors: dict[str, Tensor], size: int) -> None:
         raise UnreadableError(path, "its tensors are larger than the file")
     if bad := first_not_finite(tensors):
         raise UnreadableError(path, f"{short_text(bad, 60)} holds NaN or infinity")
-
-
-def _line(error: Exception) -> str:
-    return short_text(" ".join(str(error).split()) or type(error).__name__, 120)

@@ -6,7 +6,6 @@ channels-last, and the resize of TensorFlow 1 is two matrix products.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from functools import lru_cache
@@ -15,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..files import UnreadableError
-from ..messages import WorkbenchError, short_repr
+from ..files import reading
+from ..messages import WorkbenchError, one_line, short_repr
 from ..paths import data_dir
+from ..tensors import digest
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d"  # of the reference weights, first digits
@@ -31,24 +31,21 @@ def load(weights_file: str | Path | None = None, verify: bool = True) -> tuple[I
     if not os.path.isfile(path):
         reason = "it is not a regular file" if os.path.exists(path) else "there is no such file"
         raise WorkbenchError(f"weights_file={short_repr(str(path), 200)}: {reason}; leave it out, or give the path of {FILE}")
-    try:
+    with reading(path):
         size = path.stat().st_size
-        if size > LARGEST_FILE:
-            raise WorkbenchError(f"{path} has {size / 1e9:,.1f} GB, and the weights of Inception 0.09 GB: give the path of {FILE}")
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UnreadableError(path, error.strerror or str(error)) from None
-    if verify and not digest.startswith(SHA256):
+    if size > LARGEST_FILE:
+        raise WorkbenchError(f"{path} has {size / 1e9:,.1f} GB, and the weights of Inception 0.09 GB: give the path of {FILE}")
+    sha256 = digest(path)
+    if verify and not sha256.startswith(SHA256):
         raise WorkbenchError(
-            f"{path} is not the reference Inception: its SHA-256 begins with {digest[:8]}, not with {SHA256}; get {FILE}, "
+            f"{path} is not the reference Inception: its SHA-256 begins with {sha256[:8]}, not with {SHA256}; get {FILE}, "
             "or set verify_weights=False for scores under another name"
         )
     weights = _load_weights(path)
     try:
-        return Inception(weights), digest
+        return Inception(weights), sha256
     except Exception as error:  # a file can hold tensors of any name, shape, type and layout
-        raise WorkbenchError(f"{path} holds the weights of another network: {' '.join(str(error).split())[:200]}") from None
+        raise WorkbenchError(f"{path} holds the weights of another network: {one_line(error)}") from None
 
 
 class Inception(nn.Module):

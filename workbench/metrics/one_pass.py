@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from ..messages import ParameterError, WorkbenchError, nearest, short_repr
+from ..messages import ParameterError, WorkbenchError, nearest, one_line, short_repr
 from ..progress import silent
 from .extractors import Extractor
 from .protocols import Protocol
@@ -144,7 +144,7 @@ def measure(
                         if part is not None:
                             result[key][value.name] = part
             except (WorkbenchError, RuntimeError) as error:  # such as too little memory; the other scores are kept
-                result["left_out"][score.request(inputs.extractor)] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                result["left_out"][score.request(inputs.extractor)] = f"{type(error).__name__}: {one_line(error)}"
             advance(1)
     return result | header(reference, inputs.extractor, protocol) | dict(seconds=round(time.monotonic() - began, 1))
 

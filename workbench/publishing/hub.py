@@ -7,7 +7,7 @@ import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..messages import ParameterError, WorkbenchError, short_text
+from ..messages import ParameterError, WorkbenchError, one_line
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
@@ -23,10 +23,7 @@ def require_hub(hub: str) -> None:
 def upload(folder: Path, hub: str) -> None:
     """Upload a folder as a model repository, which is made if it does not exist.
 
-    Raises
-    ------
-    WorkbenchError
-        If that fails; in one line, with the command that tries again.
+    A WorkbenchError if that fails; in one line, with the command that tries again.
     """
     from huggingface_hub import HfApi  # here, because it is an extra
 
@@ -36,5 +33,4 @@ def upload(folder: Path, hub: str) -> None:
         api.upload_folder(repo_id=hub, folder_path=folder, commit_message="Publish a run of the SAGAN workbench")
     except Exception as error:  # of the network, the login, the server, or the library
         again = shlex.join(["hf", "upload", hub, str(folder)])
-        reason = short_text(" ".join(str(error).split()) or type(error).__name__)
-        raise WorkbenchError(f"hub={hub!r}: {reason}; the folder is complete, try again with: {again}") from None
+        raise WorkbenchError(f"hub={hub!r}: {one_line(error)}; the folder is complete, try again with: {again}") from None

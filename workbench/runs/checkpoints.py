@@ -53,10 +53,7 @@ def prune(run: Path, keep: int | None) -> None:
 def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
     """The tensors by file name, and the state, of the checkpoint in `folder`.
 
-    Raises
-    ------
-    WorkbenchError
-        If a file is missing or damaged; the message names it and the newest good checkpoint.
+    A WorkbenchError if a file is missing or damaged; the message names it and the newest good checkpoint.
     """
     with _suggesting_a_good_checkpoint(folder):
         digests = verify(folder)
@@ -73,10 +70,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
 def load_network(net: Network, folder: Path, name: str) -> Network:
     """`net` with the weights `name` of the checkpoint in `folder`, in eval mode and without gradients.
 
-    Raises
-    ------
-    WorkbenchError
-        If the checkpoint does not have these weights, is damaged, or does not fit `net`.
+    A WorkbenchError if the checkpoint does not have these weights, is damaged, or does not fit `net`.
     """
     file = f"{name}.safetensors"
     with _suggesting_a_good_checkpoint(folder):

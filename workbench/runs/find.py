@@ -27,6 +27,11 @@ def list_runs() -> list[Run]:
     return [run for *_, run in sorted(runs, key=lambda entry: entry[:2])]
 
 
+def newest_with_checkpoint() -> Run | None:
+    """The newest run that has a checkpoint."""
+    return next((run for run in reversed(list_runs()) if run.checkpoint_steps()), None)
+
+
 def find_runs(text: str = "") -> list[Run]:
     """Runs by names, patterns such as `cats-*`, or tags, separated by commas; if `text` is empty, all runs that have a history.
 

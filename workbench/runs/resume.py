@@ -41,10 +41,7 @@ def parent_folder(config: Config) -> Path:
 def start_step(config: Config) -> int | None:
     """The step that a fork starts at; None if the run is not a fork.
 
-    Raises
-    ------
-    ParameterError
-        If the parent has no checkpoint at that step; the message lists its steps.
+    A ParameterError if the parent has no checkpoint at that step; the message lists its steps.
     """
     name, text = split_step(config.resume or "")
     if text is None:

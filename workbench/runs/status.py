@@ -21,13 +21,7 @@ KINDS = dict(
 
 
 def read_status(folder: Path) -> dict:
-    """The content of `status.json`; {} before the first start.
-
-    Raises
-    ------
-    UnreadableError
-        If it is damaged or of another version.
-    """
+    """The content of `status.json`; {} before the first start; an UnreadableError if it is damaged or of another version."""
     path = folder / "status.json"
     try:
         status = read_json(path)
@@ -40,13 +34,7 @@ def read_status(folder: Path) -> dict:
 
 
 def write_status(folder: Path, **changes) -> None:
-    """Merge changes into `status.json`, with the `signature` of this process.
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written.
-    """
+    """Merge changes into `status.json`, with the `signature` of this process; a StorageError if it cannot be written."""
     status = {}
     with suppress(UnreadableError):
         status = read_status(folder)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from ..config import Config
+from ..data import to_unit
 from ..data.binding import Binding
 from ..json_lines import append_record, read_records
 from ..messages import ParameterError, command
@@ -109,7 +110,7 @@ def _batch(sets: dict[int, Binding], first: int, counts: Sequence[int]) -> Tenso
 
 def _images(data: Binding, indices: np.ndarray) -> Tensor:
     """Images (B, 3, S, S) in [-1, 1]."""
-    return data.batch(indices)[0].float() / 127.5 - 1
+    return to_unit(data.batch(indices)[0])
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..files import UnreadableError
 from ..messages import say_once
+from ..parameters import written
 from ..records import is_finite
 from ..runs import Run
 
@@ -41,13 +42,6 @@ def differing(runs: Sequence[Run]) -> list[str]:
     """The parameters that differ between runs, except the seed, in the order of their declaration."""
     first, *others = [settings(run) for run in readable(runs)] or [{}]
     return [name for name in first if name != "seed" and any(other[name] != first[name] for other in others)]
-
-
-def written(value) -> str:
-    """The value of a parameter as text: 0.0004, true, none."""
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)
@@ -123,16 +117,16 @@ def mean_and_sd(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.nda
     If a curve has a step twice, the last value counts.
     """
     curves = [curve if (np.diff(curve[0]) > 0).all() else _last_of_each_step(*curve) for curve in curves]
-    common = reduce(_common, (steps for steps, _ in curves)) if curves else np.zeros(0, int)
+    common = (
+        reduce(lambda a, b: a if np.array_equal(a, b) else np.intersect1d(a, b), (steps for steps, _ in curves))
+        if curves
+        else np.zeros(0, int)
+    )
     y = np.array([values[np.searchsorted(steps, common)] for steps, values in curves]).reshape(len(curves), len(common))
     with np.errstate(invalid="ignore"):
         mean = y.mean(0) if len(curves) else np.zeros(0)
         sd = y.std(0, ddof=1) if len(curves) > 1 else np.zeros(len(common))
     return common, mean, sd
-
-
-def _common(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return a if np.array_equal(a, b) else np.intersect1d(a, b)
 
 
 def _last_of_each_step(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

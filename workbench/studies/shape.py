@@ -19,6 +19,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from .. import attention
 from ..attention import Projections
+from ..data import to_unit
 from ..data.twins import disagreement, glyph_coverage
 from ..messages import ParameterError, WorkbenchError
 from ..model import Discriminator, Generator, sampling
@@ -138,7 +139,7 @@ def _samples(maps: Tensor | Projections, images: Tensor) -> Iterator[_Sample]:
     count = len(maps) if isinstance(maps, Tensor) else len(maps.query)
     if count != len(images):
         raise ParameterError(f"maps are of {count} images, but images holds {len(images)}; give the images of the maps")
-    x = images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
+    x = to_unit(images) if images.dtype == torch.uint8 else images.float()
     for beta, image, coverage in zip(_each(maps), x, glyph_coverage(images), strict=True):
         side = math.isqrt(len(beta))
         covered, on_left = adaptive_avg_pool2d(coverage[None], side)[0], torch.arange(side) < side // 2

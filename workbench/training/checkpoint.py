@@ -74,10 +74,7 @@ def load(nets: Networks, run: Run, step: int | None = None) -> Progress:
 
     From a checkpoint of another code base, which has no optimisers (see `foreign.open_checkpoint`), they start fresh, and stderr says so.
 
-    Raises
-    ------
-    WorkbenchError
-        If the checkpoint is damaged or incomplete, or does not fit the networks.
+    A WorkbenchError if the checkpoint is damaged or incomplete, or does not fit the networks.
     """
     folder = run.checkpoint_path(step)
     files, state = read_checkpoint(folder)

@@ -92,12 +92,12 @@ def decide_precision(config: Config) -> Config:
     return config.replace(mixed_precision=choice)
 
 
-def _faster_in_bf16(repeats: int = 5) -> bool:
+def _faster_in_bf16() -> bool:
     """Whether bf16 saves more than a tenth of a convolution's time on this CPU; some CPUs with bf16 instructions are slower."""
     if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return False
     seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-    for _ in range(repeats + 1):
+    for _ in range(6):
         for dtype, times in seconds.items():
             x = torch.ones(8, 64, 32, 32, dtype=dtype).contiguous(memory_format=torch.channels_last)
             weight = torch.ones(64, 64, 3, 3, dtype=dtype, requires_grad=True)

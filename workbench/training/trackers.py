@@ -29,15 +29,12 @@ def tracked(accelerator: Accelerator, run: Run, config: Config, step: int) -> It
     A resumed run goes on in the same TensorBoard folder, `tensorboard/` of the run, and in the same run of Weights & Biases, in the project
     that WANDB_PROJECT names (default: sagan-workbench).
 
+    A WorkbenchError if a tracker cannot be started.
+
     Parameters
     ----------
     step
         The step that the training starts from.
-
-    Raises
-    ------
-    WorkbenchError
-        If a tracker cannot be started.
     """
     names = [name for name in words(config.log_with) if name != "none" and accelerator.is_main_process]
     accelerator.log_with = [_tracker(name, run, step) for name in names]

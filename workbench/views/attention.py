@@ -13,9 +13,10 @@ from ..attention.inspect import key_positions
 from ..figures.film import evenly
 from ..messages import ParameterError, WorkbenchError, nearest, say_once, short_repr
 from ..parameters import Parameters, parameter, whole
+from ..paths import DEMO
 from ..progress import progress
 from ..readers import amounts, latents, map_positions, quote, read_list, words
-from ..runs import Run, list_runs
+from ..runs import newest_with_checkpoint
 from ..studies import effects
 from .inspected_run import InspectedRun
 from .inspection_request import MOST, InspectionRequest
@@ -87,7 +88,7 @@ class AttentionView(Parameters):
         """The run, and the one to compare it with."""
         if self.line:
             return self._runs_of_line()
-        first = InspectedRun.of(self.run or _newest())
+        first = InspectedRun.of(self.run or newest_with_checkpoint() or DEMO.name)
         return [first] + ([InspectedRun.of(self.compare, first)] if self.compare else [])
 
     def _runs_of_line(self) -> list[InspectedRun]:
@@ -388,9 +389,3 @@ class AttentionView(Parameters):
                     except WorkbenchError as error:
                         say_once(str(error))
         return rows
-
-
-def _newest() -> Run | str:
-    """The newest run with a checkpoint, else the demo."""
-    runs = [run for run in list_runs() if run.checkpoint_steps()]
-    return runs[-1] if runs else "demo"

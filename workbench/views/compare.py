@@ -12,7 +12,7 @@ from ..figures import Drawing, Plot, Table, listing, measured, write
 from ..files import replace_text, storing
 from ..machine import git_state
 from ..messages import WorkbenchError, short_repr
-from ..parameters import Parameters, parameter
+from ..parameters import Parameters, parameter, written
 from ..progress import progress
 from ..readers import read_list, read_steps
 from ..records import finite, is_finite, with_margin
@@ -252,4 +252,4 @@ def _error(score: CheckpointScore) -> float | None:
 
 
 def _cell(value) -> str:
-    return groups.written(value) or "(empty)"
+    return written(value) or "(empty)"

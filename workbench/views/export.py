@@ -32,10 +32,7 @@ def export_folder(kind: str, out: str, default: str) -> Path:
 def require_folder(out: str, folder: Path) -> None:
     """Refuse a folder that cannot be written to, before any work is done. An empty `out` always fits.
 
-    Raises
-    ------
-    ParameterError
-        If `out` is a relative path that leaves `outputs`, or cannot be written to.
+    A ParameterError if `out` is a relative path that leaves `outputs`, or cannot be written to.
     """
     if not out:
         return

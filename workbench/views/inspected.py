@@ -95,10 +95,7 @@ class Inspected(ABC):
     def inspect(self, request: InspectionRequest) -> Inspection:
         """The image of a request, and the attention of the layer for it.
 
-        Raises
-        ------
-        ParameterError, WorkbenchError
-            If there is no such layer, checkpoint or image.
+        A ParameterError or WorkbenchError if there is no such layer, checkpoint or image.
         """
 
     @abstractmethod

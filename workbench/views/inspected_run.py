@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .. import attention
 from ..attention import Inspection, Layout, Projections
+from ..attention.inspect import on_device
 from ..attention.snapshots import Snapshot, load_snapshot
 from ..config import Config
 from ..data import Images, open_data, to_unit
@@ -156,10 +157,8 @@ class InspectedRun(Inspected):
         request.require_network()
         require(is_whole(query), "query", query, "a position of the layer")
         with self._lock:
-            (x, y), _ = self._inputs(request)
             network = self._network(request)
-            weight = next(network.parameters())
-            inputs = (x.to(weight), None if y is None else y.to(weight.device))
+            inputs = on_device(network, self._inputs(request)[0])
             gamma = 0.0 if self.gamma0 or request.gamma0 else None
             return attention.causal_map(network, inputs, request.path, query, gamma=gamma)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..messages import ParameterError, short_repr
 from ..readers import MAX_INTEGER
+from ..records import is_number, is_whole
 
 NETWORKS = ("G", "D", "network")
 SOURCES = ("samples", "real", "recorded", "dropped")
@@ -144,11 +145,6 @@ def intervention_of(view: Mapping) -> dict:
     return other | dict(forbid=tuple(sorted(view["forbid"])), queries=queries)
 
 
-def is_whole(value, low: int = 0) -> bool:
-    """Whether a value is a whole number from `low` to the largest exact one of JavaScript."""
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value < MAX_INTEGER
-
-
 def are_whole(values, low: int = 0) -> bool:
     """Whether a value is a list or tuple of whole numbers, from `low` on."""
     return isinstance(values, list | tuple) and all(is_whole(value, low) for value in values)
@@ -160,7 +156,7 @@ def are_amounts(values) -> bool:
 
 
 def _is_number(value, high: float, low: float = 0) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    return is_number(value) and low <= value <= high
 
 
 def require(fits, name: str, value, right: str) -> None:

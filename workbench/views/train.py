@@ -14,7 +14,7 @@ from ..data import Images, augment, batch_indices, to_unit
 from ..data.datasets import Drawn
 from ..figures import Drawing, Note, Plot
 from ..figures.charts import MAX_PIXELS
-from ..files import UnreadableError
+from ..files import UnreadableError, read_bytes, reading
 from ..messages import ParameterError, WorkbenchError
 from ..model import sampling
 from ..runs import Run
@@ -69,12 +69,8 @@ def sample_grid(path: Path) -> Image.Image:
     UnreadableError
         If the file is missing, damaged, no PNG, or far larger than any grid.
     """
-    if not path.is_file():  # reading a pipe would block
-        raise UnreadableError(path, "missing, or not a regular file")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UnreadableError(path, error.strerror or str(error)) from None
+    with reading(path):
+        content = read_bytes(path)
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             size = image.size

@@ -49,10 +49,7 @@ class ViewLine:
     def read(cls, text: str) -> ViewLine:
         """The words of a line, or of the address of a page.
 
-        Raises
-        ------
-        ParameterError
-            If it names no run, or a word is neither a layer nor name=value.
+        A ParameterError if it names no run, or a word is neither a layer nor name=value.
         """
         refuse = _refusal(text)
         words = [word for word in re.split(r"[\s&]+", text.rpartition("#")[2]) if word]
@@ -115,13 +112,7 @@ def value_text(value) -> str:
 
 
 def value_of(name: str, text: str, default):
-    """The inverse of `value_text` for values of the type of `default`.
-
-    Raises
-    ------
-    ParameterError
-        For text of another type.
-    """
+    """The inverse of `value_text` for values of the type of `default`; a ParameterError for text of another type."""
     if isinstance(default, str):
         return unquote(text)
     if isinstance(default, bool):
@@ -153,13 +144,7 @@ def latent_of(name: str, text: str) -> list[int]:
 
 
 def change_of(line: ViewLine, layer: dict) -> dict:
-    """The intervention of a line on a layer, as an `InspectionRequest` has it.
-
-    Raises
-    ------
-    ParameterError
-        For an entry that does not fit.
-    """
+    """The intervention of a line on a layer, as an `InspectionRequest` has it; a ParameterError for an entry that does not fit."""
     entries = line.entries
     view = {name: value_of(name, entries[name], empty) if name in entries else empty for name, empty in UNCHANGED.items()}
     view["gamma"] = value_of("gamma", entries["gamma"], 0.0) if "gamma" in entries else None
@@ -180,13 +165,7 @@ def positions_text(positions: Sequence[int], side: int) -> str:
 
 
 def positions_of(name: str, text: str, side: int) -> list[int]:
-    """The inverse of `positions_text`.
-
-    Raises
-    ------
-    ParameterError
-        For a position outside the map.
-    """
+    """The inverse of `positions_text`; a ParameterError for a position outside the map."""
     indices: list[int] = []
     for part in filter(None, text.split("+")):
         row, _, columns = part.partition(",")
@@ -205,13 +184,7 @@ def class_text(label: int, names: Sequence[str]) -> str:
 
 
 def class_of(text: str, names: Sequence[str]) -> int:
-    """The number of a class by name or number.
-
-    Raises
-    ------
-    ParameterError
-        If it is neither.
-    """
+    """The number of a class by name or number; a ParameterError if it is neither."""
     name = unquote(text)
     label = -1 if text == "-1" else whole(text)  # a number first: a class that is not written by name may have the number of a name
     if label is None and name in names:
