@@ -8,7 +8,7 @@ import torch.distributed as dist
 from jobs import free_port
 
 from workbench import ParameterError
-from workbench.processes import _placed_by_srun, launch_command, launch_environment, local_processes, on_cpu, process_group, rank
+from workbench.processes import _placed_by_srun, launch_command, launch_environment, local_processes, process_group, rank
 
 
 def test_several_processes_are_really_asked_for():
@@ -35,15 +35,6 @@ def test_numbers_of_threads_that_are_none_are_left_out(monkeypatch, threads):
     with process_group(1, "cpu", "some.module"):
         assert "OMP_NUM_THREADS" not in os.environ
     assert os.environ["OMP_NUM_THREADS"] == threads
-
-
-def test_a_device_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert on_cpu("auto") and on_cpu("cpu")
-    with pytest.raises(ParameterError, match="finds no GPU"):
-        on_cpu("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert not on_cpu("auto") and not on_cpu("cuda") and on_cpu("cpu")
 
 
 FOREIGN = [

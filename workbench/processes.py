@@ -1,4 +1,4 @@
-"""Jobs of one or several processes: `accelerate launch`, the process group and devices.
+"""Jobs of one or several processes: `accelerate launch` and the process group.
 
 Clusters and launchers leave variables in the environment (`RANK`, `WORLD_SIZE`, `SLURM_PROCID`, ...). Those of another job have no effect:
 processes start without them, and a process reads them only if torch's launcher or `srun` started it, or if they agree with the parameters.
@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
+from .gpus import on_cpu
 from .messages import ParameterError, WorkbenchError
 from .parameters import whole
 from .paths import import_path
@@ -226,26 +227,6 @@ def _is_lost_connection(error: RuntimeError) -> bool:
     """Whether gloo or NCCL raise this error when a process of the group is gone."""
     causes = ("gloo", "nccl", "connection closed by peer", "connection reset")
     return isinstance(error, dist.DistError) or any(cause in str(error).lower() for cause in causes)
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them: numbers or UUIDs. Does not initialise CUDA."""
-    count = torch.cuda.device_count()  # as CUDA reads the variable: it ends at the first name that does not exist
-    names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
-    return names.split(",")[:count]
-
-
-def on_cpu(device: str) -> bool:
-    """Whether work on `device` (auto, cpu or cuda) is on the CPU.
-
-    Raises
-    ------
-    ParameterError
-        If device is "cuda" and there is no GPU.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ParameterError("device='cuda', but torch finds no GPU; use 'auto' or 'cpu'")
-    return device == "cpu" or not torch.cuda.is_available()
 
 
 def keep_memory() -> None:

@@ -25,6 +25,7 @@ from workbench.attention.snapshots import load_snapshot
 from workbench.data import open_data, prepare, to_unit
 from workbench.data.twins import Twins
 from workbench.files import StorageError
+from workbench.gpus import gpus
 from workbench.metrics.protocols import differences
 from workbench.metrics.reported import published
 from workbench.model import sampling
@@ -429,7 +430,7 @@ def test_evaluations_are_recorded_and_must_be_given(tiny, tmp_path):
     (dict(mixed_precision="fp16"), "needs a GPU"),
 ])  # fmt: skip
 def test_settings_that_this_machine_cannot_run_are_refused(tiny, changes, message):
-    if torch.cuda.is_available():
+    if gpus():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ParameterError, match=message):
         train(tiny(**changes))

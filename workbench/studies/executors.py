@@ -23,10 +23,10 @@ from typing import Any, Protocol
 
 from ..config import Config
 from ..forkserver import AVAILABLE, ForkServer, train_as_if_new
+from ..gpus import visible_gpus
 from ..messages import ParameterError, WorkbenchError, short_repr, short_text
 from ..parameters import Parameters, parameter
 from ..paths import data_dir, outputs_dir
-from ..processes import visible_gpus
 from ..runs.liveness import alive
 from ..runs.status import error_line
 from ..signals import signals_to
