@@ -33,6 +33,9 @@ class LostProcessError(WorkbenchError):
     """Another process of the job died while this one needed it."""
 
 
+SUSPENDED: set[int] = set()  # ranks that were suspended when they were to stop
+
+
 # Variables from which torch and Accelerate read the rank of a process and the size of its job.
 PLACEMENT = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK",
@@ -111,18 +114,19 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
         launcher = f"accelerate launch --num_processes {num_processes} {' '.join(LAUNCHER)}" if num_processes > 1 else "python"
         command = f"{launcher} -m {module}"
         raise ParameterError(f"num_processes={num_processes}, but {world} process(es) were started; use this command: {command}")
-    owner, members = not dist.is_initialized(), []
+    owner = not dist.is_initialized()
+    pids: list[int | None] = []
     with variables_of(job if world > 1 else {}):
         try:
             if world > 1:
                 PartialState(cpu=on_cpu(device))
-                members = _members(world)
+                pids = members()
             yield
             if world > 1 and owner:
                 _finish_together(world)
         except RuntimeError as error:
             if world > 1 and _is_lost_connection(error):
-                raise LostProcessError(f"{_lost(members)} (killed, out of memory, or with the error above)") from error
+                raise LostProcessError(f"{_lost(pids)} (killed, out of memory, or with the error above)") from error
             raise
         finally:
             if world > 1 and owner and dist.is_initialized():
@@ -173,12 +177,14 @@ def variables_of(job: dict[str, str]) -> Iterator[None]:
         os.environ.update(aside)
 
 
-def _members(world: int) -> list[tuple[str, int]]:
-    """Host and process number of each rank."""
+def members() -> list[int | None]:
+    """The process of each rank of this job, within `process_group`; None if it runs on another machine. All of them call this."""
+    if not dist.is_initialized():
+        return [os.getpid()]
     store = dist.distributed_c10d._get_default_store()
     store.set(f"workbench/{dist.get_rank()}", f"{socket.gethostname()} {os.getpid()}")
-    values = (store.get(f"workbench/{k}").decode().split() for k in range(world))
-    return [(host, int(pid)) for host, pid in values]
+    values = (store.get(f"workbench/{k}").decode().split() for k in range(dist.get_world_size()))
+    return [int(pid) if host == socket.gethostname() else None for host, pid in values]
 
 
 def _finish_together(world: int, patience: timedelta = timedelta(seconds=30)) -> None:
@@ -198,16 +204,17 @@ def _finish_together(world: int, patience: timedelta = timedelta(seconds=30)) ->
             store.wait([f"workbench/left/{k}" for k in range(1, world)], patience)
 
 
-def _lost(members: list[tuple[str, int]], seconds: float = 5.0) -> str:
+def _lost(pids: list[int | None], seconds: float = 5.0) -> str:
     """Which process ended early, as text; a process that dies closes its connections a little before it is gone."""
     until = time.monotonic() + seconds
     with signals_to(lambda *_: None, (signal.SIGTERM,)):  # from the launcher, which ends the others
         while time.monotonic() < until:
-            gone = [k for k, (host, pid) in enumerate(members) if host == socket.gethostname() and not _runs(pid)]
+            gone = [k for k, pid in enumerate(pids) if pid and not _runs(pid)]
             if gone:
-                return f"process {gone[0]} of {len(members)} (counted from 0) ended early"
+                how = "was suspended, and did not answer the request to stop" if gone[0] in SUSPENDED else "ended early"
+                return f"process {gone[0]} of {len(pids)} (counted from 0) {how}"
             time.sleep(0.05)
-    return f"another of the {len(members)} processes ended early" if members else "another process ended early"
+    return f"another of the {len(pids)} processes ended early" if pids else "another process ended early"
 
 
 def _runs(pid: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,11 +15,13 @@ import torch
 from accelerate import Accelerator
 
 from ..parameters import whole
+from ..processes import SUSPENDED, members
 from ..runs import Run
-from ..signals import signals_to
+from ..signals import signals_to, wake
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK_EVERY, MOST_STEPS = 1.0, 1000  # seconds between looks for a request, and the most steps
+ANSWER = 15.0  # seconds in which a suspended process must go on; torch's launcher and Slurm kill what has not stopped after 30
 
 
 def interrupts():
@@ -45,6 +48,10 @@ class StopRequests:
     """Whether to save and stop: a signal, the `stop` file, the end of a waiting process, or `max_hours` since this training started.
 
     Looks about once a second, at steps on which all processes agree, so that no step waits for the disk or for another process.
+
+    Within its context, no process that is suspended (SIGSTOP) keeps the others from stopping: they wait for it in a library, where no signal
+    reaches Python. So a thread of each lets those of its machine go on, and kills one that does not within `ANSWER` seconds; then the others
+    end, see `process_group`.
     """
 
     def __init__(self, accelerator: Accelerator, run: Run, signals: list[int], max_hours: float | None):
@@ -52,6 +59,35 @@ class StopRequests:
         self._start = self._looked_at = time.monotonic()
         self._step: int | None = None  # when it looked last
         self._next = 0
+        self._over = threading.Event()
+
+    def __enter__(self) -> StopRequests:
+        if self._accelerator.num_processes > 1:
+            reader, writer = os.pipe()
+            os.set_blocking(writer, False)
+            os.set_blocking(reader, False)
+            signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+            threading.Thread(target=self._wake_others, args=(reader, members()), daemon=True).start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._over.set()
+        if self._accelerator.num_processes > 1:
+            os.close(signal.set_wakeup_fd(-1))
+
+    def _wake_others(self, signals: int, pids: list[int | None]) -> None:
+        since: float | None = None
+        while not self._over.wait(0.5):
+            with suppress(BlockingIOError):
+                since = since or (time.monotonic() if os.read(signals, 64) else None)
+            if not since and self._requested():
+                since = time.monotonic()
+            for rank, pid in enumerate(pids):
+                if since and pid and wake(pid):
+                    SUSPENDED.add(rank)
+                    if time.monotonic() - since > ANSWER:
+                        os.kill(pid, signal.SIGKILL)
+        os.close(signals)
 
     @property
     def out_of_time(self) -> bool:
@@ -65,8 +101,7 @@ class StopRequests:
             return False
         now = time.monotonic()
         pace = 0.0 if self._step is None else (now - self._looked_at) / max(1, step - self._step)
-        stop = bool(self._signals) or self.out_of_time or (self._run.path / "stop").exists()
-        stop = stop or any(not psutil.pid_exists(pid) for pid in waiting_processes())
+        stop = bool(self._signals) or self._requested()
         if several:
             both = torch.tensor([float(stop), pace], device=self._accelerator.device)
             total, pace = self._accelerator.reduce(both, "sum").tolist()
@@ -74,6 +109,10 @@ class StopRequests:
         self._step, self._looked_at = step, now
         self._next = step + (max(1, min(MOST_STEPS, int(LOOK_EVERY / pace))) if pace else 1)
         return stop
+
+    def _requested(self) -> bool:
+        stop = self.out_of_time or (self._run.path / "stop").exists()
+        return stop or any(not psutil.pid_exists(pid) for pid in waiting_processes())
 
 
 def waiting_processes() -> list[int]:
