@@ -41,7 +41,7 @@ PLACEMENT = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK",
     "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
 )  # fmt: skip
-PLACEMENT_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MV2_COMM_WORLD_")
+PLACEMENT_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MV2_COMM_WORLD_", "SLURM_")
 
 
 # `--multi_gpu` also without a GPU: `--cpu` would silently start one process.
@@ -76,7 +76,7 @@ def _misleads(name: str, value: str) -> bool:
 
 
 def _is_placement(name: str) -> bool:
-    return name in PLACEMENT or name.startswith(PLACEMENT_PREFIXES)
+    return name in PLACEMENT or (name.startswith(PLACEMENT_PREFIXES) and name != "SLURM_CONF")
 
 
 def rank() -> int:

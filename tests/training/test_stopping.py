@@ -50,6 +50,10 @@ def test_max_hours_saves_stops_and_says_how_to_go_on(tiny):
     status = run.status()
     assert status["state"] == "stopped" and 0 < status["step"] < 100_000 and run.checkpoint_steps() == [status["step"]]
     assert "after max_hours=0.000277778" in status["message"] and "resume short" in status["message"]
+    for _ in range(2):  # a budget that is too small for anything: each training makes a step
+        step = status["step"]
+        status = train(Config.from_parameters(dict(resume="short", max_hours=1e-9))).status()
+        assert status["state"] == "stopped" and status["step"] == step + 1
     longer = train(Config.from_parameters(dict(resume="short", steps=status["step"] + 2, max_hours=1)))
     assert longer.status()["state"] == "finished"
 

@@ -45,7 +45,7 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 class StopRequests:
-    """Whether to save and stop: a signal, the `stop` file, the end of a waiting process, or `max_hours` since this training started.
+    """Whether to save and stop: a signal, the `stop` file, the end of a waiting process, or `max_hours` since this training started (`start`, by default now).
 
     Looks about once a second, at steps on which all processes agree, so that no step waits for the disk or for another process.
 
@@ -54,9 +54,10 @@ class StopRequests:
     end, see `process_group`.
     """
 
-    def __init__(self, accelerator: Accelerator, run: Run, signals: list[int], max_hours: float | None):
+    def __init__(self, accelerator: Accelerator, run: Run, signals: list[int], max_hours: float | None, start: float | None = None):
         self._accelerator, self._run, self._signals, self.max_hours = accelerator, run, signals, max_hours
-        self._start = self._looked_at = time.monotonic()
+        self._looked_at = time.monotonic()
+        self._start = self._looked_at if start is None else start
         self._step: int | None = None  # when it looked last
         self._next = 0
         self._over = threading.Event()
@@ -91,8 +92,8 @@ class StopRequests:
 
     @property
     def out_of_time(self) -> bool:
-        """Whether `max_hours` have passed."""
-        return self.max_hours is not None and time.monotonic() - self._start >= 3600 * self.max_hours
+        """Whether `max_hours` have passed, and a step was made: else a run of short trainings would never go on."""
+        return self.max_hours is not None and self._step is not None and time.monotonic() - self._start >= 3600 * self.max_hours
 
     def __call__(self, step: int) -> bool:
         """Whether to stop before this step; the same in all processes."""
