@@ -33,6 +33,7 @@ class LostProcessError(WorkbenchError):
     """Another process of the job died while this one needed it."""
 
 
+EARLY = "ended early (killed, out of memory, or with the error above)"
 SUSPENDED: set[int] = set()  # ranks that were suspended when they were to stop
 
 
@@ -126,7 +127,7 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
                 _finish_together(world)
         except RuntimeError as error:
             if world > 1 and _is_lost_connection(error):
-                raise LostProcessError(f"{_lost(pids)} (killed, out of memory, or with the error above)") from error
+                raise LostProcessError(_lost(pids)) from error
             raise
         finally:
             if world > 1 and owner and dist.is_initialized():
@@ -211,10 +212,10 @@ def _lost(pids: list[int | None], seconds: float = 5.0) -> str:
         while time.monotonic() < until:
             gone = [k for k, pid in enumerate(pids) if pid and not _runs(pid)]
             if gone:
-                how = "was suspended, and did not answer the request to stop" if gone[0] in SUSPENDED else "ended early"
+                how = "was suspended, and did not answer the request to stop" if gone[0] in SUSPENDED else EARLY
                 return f"process {gone[0]} of {len(pids)} (counted from 0) {how}"
             time.sleep(0.05)
-    return f"another of the {len(pids)} processes ended early" if pids else "another process ended early"
+    return f"another of the {len(pids)} processes {EARLY}" if pids else f"another process {EARLY}"
 
 
 def _runs(pid: int) -> bool:

@@ -72,10 +72,8 @@ def training_loop(
         """Whether to do after this step what is done every `every` steps (0: never) and after the last one."""
         return every > 0 and (progress.step % every == 0 or progress.step == config.steps)
 
-    with (
-        stop_signals() as signals, closing(batches), tracked(accelerator, run, config, progress.step), storing(run.path),
-        StopRequests(accelerator, run, signals, config.max_hours, start) as stop_requested,
-    ):  # fmt: skip
+    with stop_signals() as signals, closing(batches), tracked(accelerator, run, config, progress.step), storing(run.path):
+        stop_requested = StopRequests(accelerator, run, signals, config.max_hours, start)
         while progress.step < config.steps and not stop_requested(progress.step):
             if lock and lock.lost:
                 raise BusyError(f"another process has taken over run {run.name!r}, because this one was suspended for too long")

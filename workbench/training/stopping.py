@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 
 from ..parameters import whole
@@ -45,13 +46,13 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 class StopRequests:
-    """Whether to save and stop: a signal, the `stop` file, the end of a waiting process, or `max_hours` since this training started (`start`, by default now).
+    """Whether to save and stop: a signal, the `stop` file, the end of a waiting process, or `max_hours` since `start` (by default now).
 
     Looks about once a second, at steps on which all processes agree, so that no step waits for the disk or for another process.
 
-    Within its context, no process that is suspended (SIGSTOP) keeps the others from stopping: they wait for it in a library, where no signal
-    reaches Python. So a thread of each lets those of its machine go on, and kills one that does not within `ANSWER` seconds; then the others
-    end, see `process_group`.
+    No process that is suspended (SIGSTOP) keeps the others from stopping: they wait for it in a library, where no signal reaches Python. So a
+    thread of each lets those of its machine go on, and kills one that does not within `ANSWER` seconds; the others end then, see
+    `process_group`.
     """
 
     def __init__(self, accelerator: Accelerator, run: Run, signals: list[int], max_hours: float | None, start: float | None = None):
@@ -60,35 +61,25 @@ class StopRequests:
         self._start = self._looked_at if start is None else start
         self._step: int | None = None  # when it looked last
         self._next = 0
-        self._over = threading.Event()
-
-    def __enter__(self) -> StopRequests:
-        if self._accelerator.num_processes > 1:
+        if accelerator.num_processes > 1:
             reader, writer = os.pipe()
-            os.set_blocking(writer, False)
-            os.set_blocking(reader, False)
+            for end in (reader, writer):
+                os.set_blocking(end, False)
             signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
             threading.Thread(target=self._wake_others, args=(reader, members()), daemon=True).start()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._over.set()
-        if self._accelerator.num_processes > 1:
-            os.close(signal.set_wakeup_fd(-1))
 
     def _wake_others(self, signals: int, pids: list[int | None]) -> None:
-        since: float | None = None
-        while not self._over.wait(0.5):
+        requested, suspended = False, dict[int, float]()  # since when
+        while dist.is_initialized():  # also while one saves, and the others wait for the end
+            time.sleep(0.5)
             with suppress(BlockingIOError):
-                since = since or (time.monotonic() if os.read(signals, 64) else None)
-            if not since and self._requested():
-                since = time.monotonic()
+                requested = bool(os.read(signals, 64)) or requested
+            requested = requested or self._requested()
             for rank, pid in enumerate(pids):
-                if since and pid and wake(pid):
+                if requested and pid and wake(pid):
                     SUSPENDED.add(rank)
-                    if time.monotonic() - since > ANSWER:
+                    if time.monotonic() - suspended.setdefault(rank, time.monotonic()) > ANSWER:
                         os.kill(pid, signal.SIGKILL)
-        os.close(signals)
 
     @property
     def out_of_time(self) -> bool:
