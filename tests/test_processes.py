@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,6 +63,18 @@ def test_another_number_of_processes_is_refused(monkeypatch, variables):
     says = r"num_processes=4, but \d process.* accelerate launch .*--multi_gpu .*-m some.module"
     with pytest.raises(ParameterError, match=says), process_group(4, "cpu", "some.module"):
         pass
+
+
+def test_a_notebooks_kernel_is_no_process_of_a_job(monkeypatch):
+    """Though the variables agree with what it is asked for: it would wait for the others until a time-out."""
+    shell = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=1))
+    monkeypatch.setitem(sys.modules, "IPython", shell)
+    for variables in (dict(TORCHELASTIC_RUN_ID="x"), {}):
+        for name, value in (dict(RANK="1", WORLD_SIZE="2", MASTER_ADDR="192.0.2.1", MASTER_PORT="29500") | variables).items():
+            monkeypatch.setenv(name, value)
+        assert rank() == 0
+        with pytest.raises(ParameterError, match="num_processes=2, but 1 process"), process_group(2, "cpu", "some.module"):
+            pass
 
 
 STEP = dict(

@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -89,7 +90,13 @@ def rank() -> int:
 
 def _launched() -> bool:
     """Whether a launcher of torch or Accelerate started this process as one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    return "TORCHELASTIC_RUN_ID" in os.environ and not _in_kernel()
+
+
+def _in_kernel() -> bool:
+    """Whether this process runs the cells of a notebook; JupyterLab passes on the variables of a job, but a kernel is no process of it."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel")
 
 
 @contextmanager
@@ -109,7 +116,7 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
         If another process of the job died while this one needed it.
     """
     placement = {name: value for name, value in os.environ.items() if _is_placement(name)}
-    job = placement if _launched() else _placed_by_hand(num_processes, placement) or _placed_by_srun(num_processes)
+    job = {} if _in_kernel() else placement if _launched() else _placed_by_hand(num_processes, placement) or _placed_by_srun(num_processes)
     world = whole(job.get("WORLD_SIZE", "")) or 1
     if world != num_processes:
         launcher = f"accelerate launch --num_processes {num_processes} {' '.join(LAUNCHER)}" if num_processes > 1 else "python"
@@ -120,8 +127,9 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
     with variables_of(job if world > 1 else {}):
         try:
             if world > 1:
-                PartialState(cpu=on_cpu(device))
-                pids = members()
+                with _patiently():
+                    PartialState(cpu=on_cpu(device))
+                    pids = members()
             yield
             if world > 1 and owner:
                 _finish_together(world)
@@ -215,7 +223,24 @@ def _lost(pids: list[int | None], seconds: float = 5.0) -> str:
                 how = "was suspended, and did not answer the request to stop" if gone[0] in SUSPENDED else EARLY
                 return f"process {gone[0]} of {len(pids)} (counted from 0) {how}"
             time.sleep(0.05)
-    return f"another of the {len(pids)} processes {EARLY}" if pids else f"another process {EARLY}"
+    return f"another of the {len(pids)} processes {EARLY}" if pids else f"the other processes did not come to {_meeting_point()}"
+
+
+def _meeting_point() -> str:
+    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} (MASTER_ADDR and MASTER_PORT)"
+
+
+@contextmanager
+def _patiently(seconds: float = 30.0) -> Iterator[None]:
+    """Context in which this process waits for the others; if it waits for long, it says so, since torch waits for half an hour."""
+    place = f"process {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')} (counted from 0)"
+    timer = threading.Timer(seconds, print, (f"{place} waits for the others at {_meeting_point()}",), dict(file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _runs(pid: int) -> bool:
