@@ -420,6 +420,17 @@ def test_one_whose_folder_cannot_be_read_is_left_and_reported_and_the_others_are
     assert str(run.path / file) in capsys.readouterr().err
 
 
+def test_a_repeated_sweep_gives_its_runs_its_own_hours(monkeypatch, tiny):
+    """They are no part of a run's name."""
+    given = []
+    monkeypatch.setattr(executors, "start", lambda config, **_: given.append(config.max_hours) or (None, None))
+    planned = PlannedRun.alone(tiny(max_hours=1))
+    create_run(planned.config)
+    for hours in (None, 2):
+        assert carry_out(PlannedRun.alone(tiny(max_hours=hours)), folders()) == BUSY
+    assert given == [None, 2]
+
+
 def test_one_that_was_stopped_by_somebody_is_reported(monkeypatch, capsys):
     StandIn(monkeypatch, state="stopped", step=1)
     execute(planned_runs()[:1])
