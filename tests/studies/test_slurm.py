@@ -44,6 +44,7 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 ReturnToService=2
 SchedulerType=sched/builtin
+SchedulerParameters=sched_interval=2,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 KillWait=20
@@ -102,7 +103,7 @@ def weights(run: Run) -> dict:
 def test_a_sweep_on_slurm_is_that_of_this_machine(slurm, tiny, monkeypatch, tmp_path, capfd):
     """One job is put back by Slurm, one's time is up, one is cancelled while it trains and one before."""
     rare = dict(sample_every=1000, checkpoint_every=1000)  # on a busy disk, each takes seconds
-    configs = [tiny(seed=seed, steps=steps, **rare) for seed, steps in ((0, 200), (1, 200), (2, 100_000), (3, 4))]
+    configs = [tiny(seed=seed, steps=steps, **rare) for seed, steps in ((0, 120), (1, 120), (2, 100_000), (3, 4))]
     requeued, out_of_time, cancelled, unborn = [PlannedRun.alone(config) for config in configs]
 
     def job(each) -> str:

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import Config
 from ..gpus import gpus, on_cpu
-from ..messages import ParameterError, WorkbenchError, short_text
+from ..messages import ParameterError, WorkbenchError, command, short_text
 from ..processes import launch_environment, variables_of
 from ..runs.status import error_line
 from .memory import device_bytes, host_bytes, host_memory, parameters_d, parameters_g, readable, require_feasible
@@ -134,8 +134,8 @@ def _share(config: Config) -> int:
 
 def _measured_elsewhere(config: Config, most: int) -> tuple[int, float, int]:
     """As `_measured`, by a process that gives the memory of the GPU back."""
-    command = [sys.executable, "-m", __name__, config.to_json(), str(most)]
-    process = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=launch_environment(1))
+    words = [sys.executable, "-m", __name__, config.to_json(), str(most)]
+    process = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=launch_environment(1))
     if process.returncode:
         raise WorkbenchError(f"the steps that were to be measured failed: {short_text(error_line(process.stderr.splitlines()), 300)}")
     return tuple(json.loads(process.stdout.splitlines()[-1]))
@@ -191,5 +191,10 @@ def _duration(hours: float) -> str:
     return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.1f} days"
 
 
-if __name__ == "__main__":
+@command
+def _main() -> None:
     print(json.dumps(_measured(Config.from_json(sys.argv[1]), int(sys.argv[2]))))
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
