@@ -95,8 +95,7 @@ def _launched() -> bool:
 
 def _in_kernel() -> bool:
     """Whether this process runs the cells of a notebook; JupyterLab passes on the variables of a job, but a kernel is no process of it."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return hasattr(shell, "kernel")
+    return hasattr(getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)(), "kernel")
 
 
 @contextmanager
