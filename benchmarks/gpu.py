@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from workbench import Config, Run, WorkbenchError
+from workbench.gpus import on_cpu
 from workbench.machine import describe_machine
 from workbench.messages import command
 from workbench.metrics import inception
-from workbench.processes import on_cpu
 from workbench.runs.checkpoints import read_checkpoint
 from workbench.training import plan as planning
 

@@ -26,10 +26,10 @@ from workbench import Config, Generator, ParameterError, WorkbenchError, samplin
 from workbench.data import Images, loader
 from workbench.data.stored import StoredImages
 from workbench.evaluation import Samples
+from workbench.gpus import on_cpu
 from workbench.machine import describe_machine
 from workbench.messages import command
 from workbench.metrics import protocol
-from workbench.processes import on_cpu
 from workbench.training.setup import decide_precision
 
 from .growth import dominating, draw_growth, growth

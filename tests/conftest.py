@@ -55,6 +55,12 @@ def folders(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def cards(monkeypatch):
+    """Give this machine GPUs, or none: `cards(GPU("H", 24 * GB, 9), ...)`."""
+    return lambda *gpus: monkeypatch.setattr("workbench.gpus._gpus", lambda *variables: gpus)
+
+
+@pytest.fixture
 def tiny():
     """Settings small enough to train for some steps in a second: `tiny(steps=8)`."""
 

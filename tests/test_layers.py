@@ -11,7 +11,7 @@ PACKAGE = Path(workbench.__file__).parent
 
 # The modules beside the packages, lowest first: each may import those before it, and every package all of them.
 BASE = (
-    "messages", "parameters", "readers", "presets", "synonyms", "files", "json_lines", "paths", "config", "records", "tensors", "notebook", "progress", "signals", "processes",
+    "messages", "parameters", "readers", "presets", "synonyms", "files", "json_lines", "paths", "config", "records", "tensors", "notebook", "progress", "signals", "gpus", "processes",
     "forkserver", "machine", "templates",
 )  # fmt: skip
 

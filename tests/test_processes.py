@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.distributed as dist
 from jobs import free_port
 
 from workbench import ParameterError
-from workbench.processes import _placed_by_srun, launch_command, launch_environment, local_processes, on_cpu, process_group, rank
+from workbench.processes import _placed_by_srun, launch_command, launch_environment, local_processes, process_group, rank
 
 
 def test_several_processes_are_really_asked_for():
@@ -37,15 +38,6 @@ def test_numbers_of_threads_that_are_none_are_left_out(monkeypatch, threads):
     assert os.environ["OMP_NUM_THREADS"] == threads
 
 
-def test_a_device_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert on_cpu("auto") and on_cpu("cpu")
-    with pytest.raises(ParameterError, match="finds no GPU"):
-        on_cpu("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert not on_cpu("auto") and not on_cpu("cuda") and on_cpu("cpu")
-
-
 FOREIGN = [
     dict(LOCAL_RANK="0"), dict(WORLD_SIZE="2"), dict(RANK="1", WORLD_SIZE="4", LOCAL_RANK="1", MASTER_ADDR="192.0.2.1", MASTER_PORT="29500"),
     dict(OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="1"), dict(PMI_SIZE="2", PMI_RANK="1"), dict(RANK="x", WORLD_SIZE=""),
@@ -71,6 +63,18 @@ def test_another_number_of_processes_is_refused(monkeypatch, variables):
     says = r"num_processes=4, but \d process.* accelerate launch .*--multi_gpu .*-m some.module"
     with pytest.raises(ParameterError, match=says), process_group(4, "cpu", "some.module"):
         pass
+
+
+def test_a_notebooks_kernel_is_no_process_of_a_job(monkeypatch):
+    """Though the variables agree with what it is asked for: it would wait for the others until a time-out."""
+    shell = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=1))
+    monkeypatch.setitem(sys.modules, "IPython", shell)
+    for variables in (dict(TORCHELASTIC_RUN_ID="x"), {}):
+        for name, value in (dict(RANK="1", WORLD_SIZE="2", MASTER_ADDR="192.0.2.1", MASTER_PORT="29500") | variables).items():
+            monkeypatch.setenv(name, value)
+        assert rank() == 0
+        with pytest.raises(ParameterError, match="num_processes=2, but 1 process"), process_group(2, "cpu", "some.module"):
+            pass
 
 
 STEP = dict(

@@ -6,7 +6,7 @@ if _os.name != "posix":  # locks, signals and process groups are those of POSIX
     raise ImportError("the SAGAN workbench runs on Linux and macOS; on Windows, use it in WSL")
 
 from .config import Config
-from .messages import ParameterError, WorkbenchError
+from .messages import ParameterError, WorkbenchError, blaming_variables, one_line_errors
 from .notebook import notebook_parameters
 from .runs import Run, list_runs
 
@@ -22,6 +22,8 @@ _MODULES = {
     **{name: name for name in ("attention", "data", "evaluation", "figures", "metrics", "studies", "training", "views")},
 }  # fmt: skip
 
+one_line_errors()
+
 __all__ = [
     "Config", "ParameterError", "Run", "WorkbenchError", "list_runs", "notebook_parameters", *_LAZY, *_MODULES,
 ]  # fmt: skip
@@ -30,8 +32,9 @@ __all__ = [
 def __getattr__(name: str):
     from importlib import import_module
 
-    if name in _LAZY:
-        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
-    if name in _MODULES:
-        return import_module(f".{_MODULES[name]}", __name__)
+    with blaming_variables():
+        if name in _LAZY:
+            return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+        if name in _MODULES:
+            return import_module(f".{_MODULES[name]}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,19 +9,24 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from .gpus import gpus
+
 
 def describe_machine() -> dict:
     """`python`: its version. `versions` of packages; None: not installed. `machine`: host, system, processor, cores and GPUs."""
-    import torch  # here, because it takes seconds, and who only reads runs does not need it
-
     versions: dict[str, str | None] = {}
     for package in ("torch", "torchvision", "accelerate", "numpy", "pillow", "papermill", "jupyterlab"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
-    gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
-    machine = dict(host=socket.gethostname(), system=platform.platform(), processor=_processor(), cores=os.cpu_count(), gpus=gpus)
+    machine = dict(
+        host=socket.gethostname(),
+        system=platform.platform(),
+        processor=_processor(),
+        cores=os.cpu_count(),
+        gpus=[gpu.name for gpu in gpus()],
+    )
     return dict(python=platform.python_version(), versions=versions, machine=machine)
 
 

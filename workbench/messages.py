@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import functools
+import linecache
 import os
+import re
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from types import MappingProxyType
 
 
@@ -32,6 +36,57 @@ def say_once(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+class EnvironmentVariableError(WorkbenchError):
+    """A library that is imported does not understand the value of an environment variable."""
+
+
+@contextmanager
+def blaming_variables() -> Iterator[None]:
+    """Context of imports: a library's error about an environment variable becomes one line, an EnvironmentVariableError."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        if line := blame(error):
+            raise EnvironmentVariableError(line) from None
+        raise
+
+
+def blame(error: BaseException) -> str:
+    """Which environment variable a library could not read while it was imported, in one line; "" if the error has another cause.
+
+    It is one that the error's text or the source where it was raised names, or whose value that text quotes.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, WorkbenchError | ImportError) or not any(map(_imports, frames)):
+        return ""
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    shown = " ".join([str(error), *(frame.line or "" for frame in frames)])
+    files = "".join(line for frame in frames for line in linecache.getlines(frame.filename))
+    named = [name for name in os.environ if re.search(rf"\b{re.escape(name)}\b", shown) and len(name) > 3]
+    quoted = [name for name, value in os.environ.items() if value and repr(value).lower() in text.lower()]
+    for name in named or sorted(quoted, key=lambda name: name not in files):
+        return f"{name}={short_repr(os.environ[name])}: a library cannot read this environment variable ({short_text(text, 120)})"
+    return ""
+
+
+def _imports(frame: traceback.FrameSummary) -> bool:
+    """Whether a module of another package is being imported in this frame."""
+    return frame.name == "<module>" and not frame.filename.startswith(os.path.dirname(__file__))
+
+
+def one_line_errors() -> None:
+    """Print no stack trace of such an error if this is `python -m workbench...`, which imports libraries before any of its code runs."""
+
+    def hook(kind, error, trace, before=sys.excepthook):
+        if line := blame(error):
+            print(f"EnvironmentVariableError: {line}", file=sys.stderr, flush=True)
+        else:
+            before(kind, error, trace)
+
+    if any(word.startswith("workbench.") for before, word in pairwise(sys.orig_argv) if before == "-m"):
+        sys.excepthook = hook
+
+
 def command(main):
     """Decorator for the function of a command line, which then returns the exit status: its own, or 0.
 
@@ -46,7 +101,8 @@ def command(main):
         with suppress(AttributeError):  # names of files and classes may not fit the terminal's encoding
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            status = main(*arguments)
+            with blaming_variables():
+                status = main(*arguments)
             sys.stdout.flush()
         except WorkbenchError as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Jobs of one or several processes: `accelerate launch`, the process group and devices.
+"""Jobs of one or several processes: `accelerate launch` and the process group.
 
 Clusters and launchers leave variables in the environment (`RANK`, `WORLD_SIZE`, `SLURM_PROCID`, ...). Those of another job have no effect:
 processes start without them, and a process reads them only if torch's launcher or `srun` started it, or if they agree with the parameters.
@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
+from .gpus import on_cpu
 from .messages import ParameterError, WorkbenchError
 from .parameters import whole
 from .paths import import_path
@@ -32,12 +34,16 @@ class LostProcessError(WorkbenchError):
     """Another process of the job died while this one needed it."""
 
 
+EARLY = "ended early (killed, out of memory, or with the error above)"
+SUSPENDED: set[int] = set()  # ranks that were suspended when they were to stop
+
+
 # Variables from which torch and Accelerate read the rank of a process and the size of its job.
 PLACEMENT = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK",
     "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
 )  # fmt: skip
-PLACEMENT_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MV2_COMM_WORLD_")
+PLACEMENT_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MV2_COMM_WORLD_", "SLURM_")
 
 
 # `--multi_gpu` also without a GPU: `--cpu` would silently start one process.
@@ -72,7 +78,7 @@ def _misleads(name: str, value: str) -> bool:
 
 
 def _is_placement(name: str) -> bool:
-    return name in PLACEMENT or name.startswith(PLACEMENT_PREFIXES)
+    return name in PLACEMENT or (name.startswith(PLACEMENT_PREFIXES) and name != "SLURM_CONF")
 
 
 def rank() -> int:
@@ -84,7 +90,12 @@ def rank() -> int:
 
 def _launched() -> bool:
     """Whether a launcher of torch or Accelerate started this process as one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    return "TORCHELASTIC_RUN_ID" in os.environ and not _in_kernel()
+
+
+def _in_kernel() -> bool:
+    """Whether this process runs the cells of a notebook; JupyterLab passes on the variables of a job, but a kernel is no process of it."""
+    return hasattr(getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)(), "kernel")
 
 
 @contextmanager
@@ -104,24 +115,26 @@ def process_group(num_processes: int, device: str, module: str) -> Iterator[None
         If another process of the job died while this one needed it.
     """
     placement = {name: value for name, value in os.environ.items() if _is_placement(name)}
-    job = placement if _launched() else _placed_by_hand(num_processes, placement) or _placed_by_srun(num_processes)
+    job = {} if _in_kernel() else placement if _launched() else _placed_by_hand(num_processes, placement) or _placed_by_srun(num_processes)
     world = whole(job.get("WORLD_SIZE", "")) or 1
     if world != num_processes:
         launcher = f"accelerate launch --num_processes {num_processes} {' '.join(LAUNCHER)}" if num_processes > 1 else "python"
         command = f"{launcher} -m {module}"
         raise ParameterError(f"num_processes={num_processes}, but {world} process(es) were started; use this command: {command}")
-    owner, members = not dist.is_initialized(), []
+    owner = not dist.is_initialized()
+    pids: list[int | None] = []
     with variables_of(job if world > 1 else {}):
         try:
             if world > 1:
-                PartialState(cpu=on_cpu(device))
-                members = _members(world)
+                with _patiently():
+                    PartialState(cpu=on_cpu(device))
+                    pids = members()
             yield
             if world > 1 and owner:
                 _finish_together(world)
         except RuntimeError as error:
             if world > 1 and _is_lost_connection(error):
-                raise LostProcessError(f"{_lost(members)} (killed, out of memory, or with the error above)") from error
+                raise LostProcessError(_lost(pids)) from error
             raise
         finally:
             if world > 1 and owner and dist.is_initialized():
@@ -172,12 +185,14 @@ def variables_of(job: dict[str, str]) -> Iterator[None]:
         os.environ.update(aside)
 
 
-def _members(world: int) -> list[tuple[str, int]]:
-    """Host and process number of each rank."""
+def members() -> list[int | None]:
+    """The process of each rank of this job, within `process_group`; None if it runs on another machine. All of them call this."""
+    if not dist.is_initialized():
+        return [os.getpid()]
     store = dist.distributed_c10d._get_default_store()
     store.set(f"workbench/{dist.get_rank()}", f"{socket.gethostname()} {os.getpid()}")
-    values = (store.get(f"workbench/{k}").decode().split() for k in range(world))
-    return [(host, int(pid)) for host, pid in values]
+    values = (store.get(f"workbench/{k}").decode().split() for k in range(dist.get_world_size()))
+    return [int(pid) if host == socket.gethostname() else None for host, pid in values]
 
 
 def _finish_together(world: int, patience: timedelta = timedelta(seconds=30)) -> None:
@@ -197,16 +212,34 @@ def _finish_together(world: int, patience: timedelta = timedelta(seconds=30)) ->
             store.wait([f"workbench/left/{k}" for k in range(1, world)], patience)
 
 
-def _lost(members: list[tuple[str, int]], seconds: float = 5.0) -> str:
+def _lost(pids: list[int | None], seconds: float = 5.0) -> str:
     """Which process ended early, as text; a process that dies closes its connections a little before it is gone."""
     until = time.monotonic() + seconds
     with signals_to(lambda *_: None, (signal.SIGTERM,)):  # from the launcher, which ends the others
         while time.monotonic() < until:
-            gone = [k for k, (host, pid) in enumerate(members) if host == socket.gethostname() and not _runs(pid)]
+            gone = [k for k, pid in enumerate(pids) if pid and not _runs(pid)]
             if gone:
-                return f"process {gone[0]} of {len(members)} (counted from 0) ended early"
+                how = "was suspended, and did not answer the request to stop" if gone[0] in SUSPENDED else EARLY
+                return f"process {gone[0]} of {len(pids)} (counted from 0) {how}"
             time.sleep(0.05)
-    return f"another of the {len(members)} processes ended early" if members else "another process ended early"
+    return f"another of the {len(pids)} processes {EARLY}" if pids else f"the other processes did not come to {_meeting_point()}"
+
+
+def _meeting_point() -> str:
+    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} (MASTER_ADDR and MASTER_PORT)"
+
+
+@contextmanager
+def _patiently(seconds: float = 30.0) -> Iterator[None]:
+    """Context in which this process waits for the others; if it waits for long, it says so, since torch waits for half an hour."""
+    place = f"process {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')} (counted from 0)"
+    timer = threading.Timer(seconds, print, (f"{place} waits for the others at {_meeting_point()}",), dict(file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _runs(pid: int) -> bool:
@@ -226,26 +259,6 @@ def _is_lost_connection(error: RuntimeError) -> bool:
     """Whether gloo or NCCL raise this error when a process of the group is gone."""
     causes = ("gloo", "nccl", "connection closed by peer", "connection reset")
     return isinstance(error, dist.DistError) or any(cause in str(error).lower() for cause in causes)
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them: numbers or UUIDs. Does not initialise CUDA."""
-    count = torch.cuda.device_count()  # as CUDA reads the variable: it ends at the first name that does not exist
-    names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
-    return names.split(",")[:count]
-
-
-def on_cpu(device: str) -> bool:
-    """Whether work on `device` (auto, cpu or cuda) is on the CPU.
-
-    Raises
-    ------
-    ParameterError
-        If device is "cuda" and there is no GPU.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ParameterError("device='cuda', but torch finds no GPU; use 'auto' or 'cpu'")
-    return device == "cpu" or not torch.cuda.is_available()
 
 
 def keep_memory() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+import psutil
 
 
 @contextmanager
@@ -19,3 +22,12 @@ def signals_to(handler: Callable, numbers: Iterable[int]) -> Iterator[None]:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+def wake(pid: int) -> bool:
+    """Let a process of this machine go on if it is suspended (SIGSTOP, a debugger); whether it was."""
+    with suppress(psutil.Error, OSError):
+        if psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
+            os.kill(pid, signal.SIGCONT)
+            return True
+    return False

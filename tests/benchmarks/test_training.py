@@ -12,6 +12,7 @@ from benchmarks.reference import plain_d_step, plain_g_step
 from benchmarks.variants import VARIANTS, WITHOUT, StepProcess, change, patched, plain_adam
 from workbench import Config, bench
 from workbench.data.twins import Twins
+from workbench.gpus import gpus
 from workbench.model import layers
 from workbench.training.setup import build, make_accelerator
 from workbench.training.steps import d_step, g_step
@@ -167,7 +168,7 @@ def test_the_flops_are_those_of_the_released_networks(tiny):
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told_in_one_line(monkeypatch, capsys, words, message):
-    if "cuda" in words and torch.cuda.is_available():
+    if "cuda" in words and gpus():
         pytest.skip("there is a GPU")
     assert run(monkeypatch, *words) == 2
     error = capsys.readouterr().err

@@ -36,6 +36,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
+SlurmdParameters=config_overrides
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -43,10 +44,11 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 ReturnToService=2
 SchedulerType=sched/builtin
+SchedulerParameters=sched_interval=2,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 KillWait=20
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=3 RealMemory={memory} State=UNKNOWN
 PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -71,8 +73,7 @@ def slurm(monkeypatch):
     for name in ("state", "spool"):
         (folder / name).mkdir()
     host, memory = os.uname().nodename.split(".")[0], psutil.virtual_memory().total // 2**21
-    cpus = min(2, os.cpu_count() or 1)
-    text = CONFIGURATION.format(folder=folder, host=host, ports=(free_port(), free_port()), cpus=cpus, memory=memory)
+    text = CONFIGURATION.format(folder=folder, host=host, ports=(free_port(), free_port()), memory=memory)
     (folder / "slurm.conf").write_text(text)
     monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
     (folder / "munge.key").write_bytes(os.urandom(1024))
@@ -101,7 +102,8 @@ def weights(run: Run) -> dict:
 @pytest.mark.slow
 def test_a_sweep_on_slurm_is_that_of_this_machine(slurm, tiny, monkeypatch, tmp_path, capfd):
     """One job is put back by Slurm, one's time is up, one is cancelled while it trains and one before."""
-    configs = [tiny(seed=seed, steps=steps) for seed, steps in ((0, 100), (1, 100), (2, 100_000), (3, 4))]
+    rare = dict(sample_every=1000, checkpoint_every=1000)  # on a busy disk, each takes seconds
+    configs = [tiny(seed=seed, steps=steps, **rare) for seed, steps in ((0, 120), (1, 120), (2, 100_000), (3, 4))]
     requeued, out_of_time, cancelled, unborn = [PlannedRun.alone(config) for config in configs]
 
     def job(each) -> str:
@@ -118,15 +120,17 @@ def test_a_sweep_on_slurm_is_that_of_this_machine(slurm, tiny, monkeypatch, tmp_
         wait_until(waits, 60)  # Slurm lets a job that was put back wait for two minutes
         said("scontrol", "update", f"jobid={number}", "StartTime=now")
 
+    for name, value in dict(SLURM_NTASKS="2", SLURM_MEM_PER_CPU="100", SLURM_JOB_ID="7", SLURM_PROCID="1").items():
+        monkeypatch.setenv(name, value)  # of a job in which the sweep runs
     monkeypatch.setattr("workbench.progress.LOG_INTERVAL", 0.5)  # so that a line is printed while something waits
     with ThreadPoolExecutor() as pool, ExitStack() as failed:
-        done = pool.submit(sweep, configs, "slurm", partition="debug", hours=1, cpus=1)
+        done = pool.submit(sweep, configs, "slurm", partition="debug", hours=1, cpus=1, memory=1)
         failed.callback(said, "scancel", "--user=root")  # else the pool would wait for the long run
         wait_until(lambda: job(unborn), PATIENCE)
         said("scancel", job(unborn))
         first, second = job(requeued), job(out_of_time)
         wait_until(lambda: "R" in said("squeue", "--noheader", "--format=%t", f"--jobs={second}"), PATIENCE)
-        said("scancel", "--signal=USR2", second)  # while it still imports: it trains all the same
+        said("scancel", "--signal=USR2", second)  # before it handles signals: it trains all the same
         wait_until(lambda: trains(requeued), PATIENCE)
         trainer = psutil.Process(requeued.run.status()["pid"])
         assert "submitit.core._submit" in trainer.cmdline()  # a fork of the job's process: torch is imported once

@@ -14,14 +14,12 @@ from multiprocessing import get_context
 
 import psutil
 import pytest
-import torch
 from lab import wait_until
 from safetensors.torch import load_file
 
 from workbench import Ablation, ParameterError, Run, WorkbenchError, launch, list_runs, train
 from workbench import sweep as sweep_of
 from workbench.paths import data_dir, outputs_dir
-from workbench.processes import visible_gpus
 from workbench.runs import create_run
 from workbench.runs.liveness import signature
 from workbench.studies import executors, sweep
@@ -176,12 +174,6 @@ class Environments:
 
 
 def test_runs_at_the_same_time_have_gpus_of_their_own(monkeypatch, tiny):
-    """By number, or as the user has named them; only those that the user's variable leaves."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(torch.cuda, "_lazy_init", None)  # CUDA is not initialised
-    for given, names in ((None, ["0", "1", "2"]), ("GPU-b,5,0,9", ["GPU-b", "5", "0"])):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given) if given else monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        assert visible_gpus() == names
     environments = Environments(monkeypatch, ["7", "GPU-b", "2"])
     with pytest.raises(WorkbenchError, match="died without reporting"):
         sweep_of([tiny(seed=seed) for seed in range(5)])
@@ -426,6 +418,17 @@ def test_one_whose_folder_cannot_be_read_is_left_and_reported_and_the_others_are
         execute([broken, other])
     assert other.state == "finished" and broken.config.run in str(error.value) and "\n" not in str(error.value)
     assert str(run.path / file) in capsys.readouterr().err
+
+
+def test_a_repeated_sweep_gives_its_runs_its_own_hours(monkeypatch, tiny):
+    """They are no part of a run's name."""
+    given = []
+    monkeypatch.setattr(executors, "start", lambda config, **_: given.append(config.max_hours) or (None, None))
+    planned = PlannedRun.alone(tiny(max_hours=1))
+    create_run(planned.config)
+    for hours in (None, 2):
+        assert carry_out(PlannedRun.alone(tiny(max_hours=hours)), folders()) == BUSY
+    assert given == [None, 2]
 
 
 def test_one_that_was_stopped_by_somebody_is_reported(monkeypatch, capsys):

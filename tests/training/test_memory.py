@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from workbench import Config, ParameterError
+from workbench.gpus import GPU
 from workbench.model import Discriminator, Generator
 from workbench.presets import PRESETS
 from workbench.training import memory
@@ -26,12 +27,12 @@ SHAPES = [
 
 
 @pytest.fixture
-def machine(monkeypatch):
+def machine(monkeypatch, cards):
     """A machine without GPUs and with so much memory: `machine(24 * GB)`."""
 
     def make(available):
         monkeypatch.setattr(memory, "host_memory", lambda: available)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        cards()
 
     make(24 * GB)
     return make
@@ -153,13 +154,8 @@ def test_large_batches_are_judged_by_their_activations(machine):
     require_feasible(Config.preset("twins32", num_classes=None, data="/some/where"))  # how many classes it has shows later
 
 
-def test_gpus_hold_networks_and_the_host_the_rest(machine, monkeypatch):
-    class Properties:
-        total_memory = 24 * GB
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda k: Properties)
+def test_gpus_hold_networks_and_the_host_the_rest(machine, cards):
+    cards(GPU("A", 24 * GB, 8), GPU("A", 24 * GB, 8))
     config = Config.preset("imagenet128", mixed_precision="no")
     assert "of GPU memory" in refusal(config)
     require_feasible(config.replace(num_processes=2))

@@ -25,6 +25,7 @@ from workbench.attention.snapshots import load_snapshot
 from workbench.data import open_data, prepare, to_unit
 from workbench.data.twins import Twins
 from workbench.files import StorageError
+from workbench.gpus import gpus
 from workbench.metrics.protocols import differences
 from workbench.metrics.reported import published
 from workbench.model import sampling
@@ -33,7 +34,7 @@ from workbench.processes import launch_environment
 from workbench.records import is_comparable
 from workbench.runs import create_run
 from workbench.training import __main__ as command_line
-from workbench.training import checkpoint, loop, setup, start, stopping
+from workbench.training import checkpoint, loop, setup, start
 from workbench.training.samples import FixedSamples
 from workbench.training.setup import build, make_accelerator
 from workbench.training.status import Status
@@ -429,7 +430,7 @@ def test_evaluations_are_recorded_and_must_be_given(tiny, tmp_path):
     (dict(mixed_precision="fp16"), "needs a GPU"),
 ])  # fmt: skip
 def test_settings_that_this_machine_cannot_run_are_refused(tiny, changes, message):
-    if torch.cuda.is_available():
+    if gpus():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ParameterError, match=message):
         train(tiny(**changes))
@@ -697,45 +698,6 @@ def test_precision_is_chosen_once_and_kept(tiny, monkeypatch):
         monkeypatch.setattr(setup, "_faster_in_bf16", lambda faster=faster: not faster)
         assert train(Config.from_parameters(dict(resume=chosen, steps=3))).config.mixed_precision == chosen
     assert setup.decide_precision(tiny(mixed_precision="auto", dtype="float64")).mixed_precision == "no"
-
-
-# ------------------------------------------------------------------------------------------------ requests to stop
-
-
-class Clock:
-    def __init__(self, monkeypatch):
-        self.now = 0.0
-        monkeypatch.setattr(stopping.time, "monotonic", lambda: self.now)
-
-
-def test_a_training_looks_for_a_stop_about_once_a_second(tiny, monkeypatch, make):
-    clock, run = Clock(monkeypatch), Run(make("r"))
-    looks = []
-    monkeypatch.setattr(stopping, "waiting_processes", lambda: looks.append(clock.now) or [])
-    requests = stopping.StopRequests(make_accelerator(tiny()), run, [], None)
-    for step in range(1000):
-        assert not requests(step)
-        clock.now += 0.01
-    assert 9 <= len(looks) <= 13 and max(np.diff(looks)) <= 1.01
-    (run.path / "stop").touch()
-    assert any(requests(step) for step in range(1000, 1110))
-
-
-def test_a_signal_stops_one_process_at_once(tiny, make):
-    signals = []
-    requests = stopping.StopRequests(make_accelerator(tiny()), Run(make("r")), signals, None)
-    assert not requests(0) and not requests(1)
-    signals.append(signal.SIGTERM)
-    assert requests(2)
-
-
-def test_max_hours_saves_stops_and_says_how_to_go_on(tiny):
-    run = train(tiny(run="short", steps=100_000, log_every=1000, sample_every=100_000, checkpoint_every=100_000, max_hours=1 / 3600))
-    status = run.status()
-    assert status["state"] == "stopped" and 0 < status["step"] < 100_000 and run.checkpoint_steps() == [status["step"]]
-    assert "after max_hours=0.000277778" in status["message"] and "resume short" in status["message"]
-    longer = train(Config.from_parameters(dict(resume="short", steps=status["step"] + 2, max_hours=1)))
-    assert longer.status()["state"] == "finished"
 
 
 def test_a_run_goes_on_with_data_that_moved_or_are_packed(tiny, tmp_path):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from ..gpus import on_cpu
 from ..messages import ParameterError, short_repr
 from ..metrics.extractors import Extractor, default_extractor, open_extractor
 from ..metrics.protocols import PROTOCOLS, Protocol, protocol
 from ..metrics.stream import CHUNK
 from ..parameters import Parameters, parameter, whole
-from ..processes import on_cpu
 from ..readers import read_list, read_steps
 
 SIZES = (32, 64, 128, 256)  # heights and widths of images

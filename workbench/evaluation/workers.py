@@ -15,11 +15,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
-import torch
 
+from ..gpus import gpus, on_cpu
 from ..messages import ParameterError, WorkbenchError
 from ..metrics.stream import is_main
-from ..processes import LostProcessError, launch_command, launch_environment, on_cpu, process_group, rank
+from ..processes import LostProcessError, launch_command, launch_environment, process_group, rank
 from .parameters import Evaluation
 
 MODULE = "workbench.evaluation"
@@ -36,7 +36,7 @@ def evaluate_in_processes(evaluation: Evaluation) -> list[dict]:
         If a process fails; the message is the first cause.
     """
     count, device = evaluation.num_processes, evaluation.device
-    most = 4 * (os.cpu_count() or 1) if on_cpu(device) else torch.cuda.device_count()
+    most = 4 * (os.cpu_count() or 1) if on_cpu(device) else len(gpus())
     if count > most:
         raise ParameterError(f"num_processes={count:,} is too many for this machine; at most {most}")
     with TemporaryDirectory() as name:

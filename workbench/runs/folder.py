@@ -24,7 +24,7 @@ from ..json_lines import append_record, drop_records, read_records
 from ..messages import ParameterError, WorkbenchError
 from ..paths import DEMO, checkpoint_steps, find_run_folder, no_such_run, numbered, outputs_dir, program
 from ..records import BY_TRAINING, is_evaluation, is_history, is_spectra
-from .liveness import alive
+from .liveness import alive, wake
 from .resume import may_change, require_resumable
 from .status import ACTIVE, last_error, log_tail, read_status, write_status
 
@@ -258,10 +258,12 @@ class Run:
         return self.status()["state"] in ACTIVE
 
     def stop(self) -> None:
-        """Make the training, if it is active, save and stop after its current step."""
-        if self.active:
+        """Make the training, if it is active, save and stop after its current step; if it is suspended (SIGSTOP), it goes on for that."""
+        status = self.status()
+        if status["state"] in ACTIVE:
             with storing(self.path / "stop"):
                 (self.path / "stop").touch()
+            wake(status)
 
     def resume_hint(self) -> str:
         """How to resume this run, in one line with the shell command."""

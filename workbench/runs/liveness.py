@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from .. import signals
 from ..files import storing
 from ..messages import WorkbenchError
 
@@ -45,6 +46,12 @@ def alive(process: dict, folder: Path) -> bool:
     if process.get("machine") == _machine():
         return process.get("born") is not None and _born(process.get("pid")) == process["born"]
     return seconds_until_lost(folder) > 0
+
+
+def wake(process: dict) -> None:
+    """Let the process with this signature go on if it is suspended, on this machine."""
+    if process.get("machine") == _machine() and process.get("born") is not None and _born(process.get("pid")) == process["born"]:
+        signals.wake(process["pid"])
 
 
 def seconds_until_lost(folder: Path) -> float:

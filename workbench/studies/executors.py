@@ -23,10 +23,11 @@ from typing import Any, Protocol
 
 from ..config import Config
 from ..forkserver import AVAILABLE, ForkServer, train_as_if_new
+from ..gpus import visible_gpus
 from ..messages import ParameterError, WorkbenchError, short_repr, short_text
 from ..parameters import Parameters, parameter
 from ..paths import data_dir, outputs_dir
-from ..processes import visible_gpus
+from ..processes import variables_of
 from ..runs.liveness import alive
 from ..runs.status import error_line
 from ..signals import signals_to
@@ -72,7 +73,9 @@ def carry_out(
         return ""
     try:
         (planned,) = in_one_precision([planned])
-        config = planned.config if begun is None else Config.from_parameters(dict(resume=planned.name))
+        config = planned.config
+        if begun:  # with this sweep's values of what is no part of its name
+            config = Config.from_parameters(dict(resume=planned.name)).replace(max_hours=config.max_hours, log_with=config.log_with)
         with _held_back(signal.SIGUSR2):  # else it would end launchers of several processes, which do not know it
             run, process = start(config, attached=True, threads=threads, server=server, gpus=gpus)
     except WorkbenchError as error:
@@ -164,7 +167,8 @@ def open_executor(executor: Any, jobs: int, **options) -> Iterator[Callable[[Pla
         def submit(each: PlannedRun) -> Future:
             slurm.update_parameters(job_name=each.name)
             try:
-                return slurm.submit(Preemptible(), each, folders, settings.cpus)
+                with variables_of({}):  # a sweep may run in a job of its own, whose memory and tasks these jobs would inherit
+                    return slurm.submit(Preemptible(), each, folders, settings.cpus)
             except Exception as error:  # submitit's own errors, and those of subprocess
                 raise WorkbenchError(f"Slurm takes no job: {short_text(str(error), 300)}") from None
 
@@ -235,14 +239,18 @@ class SlurmOptions(Parameters):
             job_class = Job
 
         # Until submitit handles it, the signal to save would end the process: a preempted job that still imports would fail, not be requeued.
+        # It may come before `sh`, too, in the tenths of a second in which Slurm starts it: then the job starts it again.
         python = f"""sh -c 'trap "" USR2; exec "$0" "$@"' {shlex.quote(sys.executable)}"""
+        again = (
+            f'srun() {{ for _ in 1 2 3 4 5; do command srun "$@"; local s=$?; [ $s = {128 + signal.SIGUSR2} ] || break; done; return $s; }}'
+        )
         executor = SlurmExecutor(outputs_dir() / ".slurm", max_num_timeout=10**6, python=python)
         given = dict(
             partition=self.partition, account=self.account, qos=self.qos, constraint=self.constraint, gpus_per_node=self.gpus,
             cpus_per_task=self.cpus, mem=self.memory and f"{self.memory}G",
         )  # fmt: skip
         executor.update_parameters(
-            time=math.ceil(60 * self.hours), signal_delay_s=SAVING, additional_parameters=dict(requeue=True),
+            time=math.ceil(60 * self.hours), signal_delay_s=SAVING, setup=[again], additional_parameters=dict(requeue=True),
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip
         return executor

@@ -129,7 +129,9 @@ class _Work:
             message = f"{each.run.status()['message']} {self._died[name]}".strip()
         if state in AT_REST or (state == "stopped" and future and not message):
             if state == "stopped":
-                say_once(f"run {name!r} was stopped at step {each.run.status()['step']}")
+                status = each.run.status()
+                how = status["message"].partition(";")[0] or f"stopped at step {status['step']}"
+                say_once(f"run {name!r} was {how}")
             self._done += 1
             self._close(name, state == "finished")
         elif message and message != BUSY:

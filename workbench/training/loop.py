@@ -31,7 +31,9 @@ from .trackers import log_samples, log_scores, tracked
 Evaluate = Callable[[Generator, int], dict | None]
 
 
-def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = None, lock: RunLock | None = None) -> None:
+def training_loop(
+    nets: Networks, run: Run, data, evaluate: Evaluate | None = None, lock: RunLock | None = None, start: float | None = None
+) -> None:
     """Train until the last step or a request to stop. All processes of a training call this; only the main one writes.
 
     Parameters
@@ -42,6 +44,8 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
         See `train`.
     lock
         The run's lock, in the main process.
+    start
+        When `max_hours` began, on the monotonic clock; by default now.
     """
     config, accelerator, main = nets.config, nets.accelerator, nets.accelerator.is_main_process
 
@@ -69,7 +73,7 @@ def training_loop(nets: Networks, run: Run, data, evaluate: Evaluate | None = No
         return every > 0 and (progress.step % every == 0 or progress.step == config.steps)
 
     with stop_signals() as signals, closing(batches), tracked(accelerator, run, config, progress.step), storing(run.path):
-        stop_requested = StopRequests(accelerator, run, signals, config.max_hours)
+        stop_requested = StopRequests(accelerator, run, signals, config.max_hours, start)
         while progress.step < config.steps and not stop_requested(progress.step):
             if lock and lock.lost:
                 raise BusyError(f"another process has taken over run {run.name!r}, because this one was suspended for too long")

@@ -15,8 +15,9 @@ import psutil
 import torch
 
 from ..config import Config
+from ..gpus import gpus, on_cpu
 from ..messages import ParameterError
-from ..processes import local_processes, on_cpu
+from ..processes import local_processes
 
 # ------------------------------------------------------------------------------------------ parameters and activations
 
@@ -193,14 +194,14 @@ def require_feasible(config: Config) -> None:
     gpu = not on_cpu(config.device)
     _require_memory(config, "memory", lambda c: host_bytes(c, gpu), 0.95 * host_memory())
     if gpu:
-        here, gpus = local_processes(config.num_processes), torch.cuda.device_count()
-        if here > gpus:
+        here, cards = local_processes(config.num_processes), gpus()
+        if here > len(cards):
             where = "" if here == config.num_processes else f", {here} of them on this machine"
             raise ParameterError(
-                f"num_processes={config.num_processes}{where}: there is one process per GPU, and torch finds {gpus}; "
+                f"num_processes={config.num_processes}{where}: there is one process per GPU, and torch finds {len(cards)}; "
                 f"lower num_processes, or use device='cpu'"
             )
-        memory = min(torch.cuda.get_device_properties(k).total_memory for k in range(here))
+        memory = min(card.memory for card in cards[:here])
         _require_memory(config, "GPU memory", lambda c: device_bytes(c, gpu=True), memory)
 
 

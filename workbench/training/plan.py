@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,8 +15,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import Config
-from ..messages import ParameterError
-from ..processes import on_cpu, variables_of
+from ..gpus import gpus, on_cpu
+from ..messages import ParameterError, WorkbenchError, command, short_text
+from ..processes import launch_environment, variables_of
+from ..runs.status import error_line
 from .memory import device_bytes, host_bytes, host_memory, parameters_d, parameters_g, readable, require_feasible
 from .setup import build, decide_precision, make_accelerator
 from .steps import d_step, g_step
@@ -103,14 +107,12 @@ def plan(config: Config) -> Plan:
     gpu = not on_cpu(config.device)
     per_gpu = sum(device_bytes(config, gpu=True).values())
     memory = per_gpu if gpu else sum(host_bytes(config).values())
-    available = torch.cuda.get_device_properties(0).total_memory if gpu else host_memory()
+    available = gpus()[0].memory if gpu else host_memory()
     known = Plan(config, parameters_g(config), parameters_d(config), memory, available, per_gpu, _problem(config))
     probe = config.replace(num_processes=1, gradient_accumulation=1, batch_norm_group=None, batch_size=min(FIRST, _share(config)))
     if _problem(probe):
         return known
-    with variables_of({}):  # one process, whatever started it
-        probe, seconds, operations = _measure(decide_precision(probe), _share(config))
-    images = probe.batch_size
+    images, seconds, operations = (_measured_elsewhere if gpu else _measured)(probe, _share(config))
     return replace(
         known, probe=images, operations=operations / images * config.batch_size,
         seconds=seconds / images * _share(config) * config.gradient_accumulation,
@@ -130,8 +132,22 @@ def _share(config: Config) -> int:
     return config.batch_size // (config.num_processes * config.gradient_accumulation)
 
 
-def _measure(config: Config, most: int) -> tuple[Config, float, int]:
-    """Double the batch until a step is long enough, has `most` images, or would not fit; that configuration, its seconds and operations."""
+def _measured_elsewhere(config: Config, most: int) -> tuple[int, float, int]:
+    """As `_measured`, by a process that gives the memory of the GPU back."""
+    words = [sys.executable, "-m", __name__, config.to_json(), str(most)]
+    process = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=launch_environment(1))
+    if process.returncode:
+        raise WorkbenchError(f"the steps that were to be measured failed: {short_text(error_line(process.stderr.splitlines()), 300)}")
+    return tuple(json.loads(process.stdout.splitlines()[-1]))
+
+
+def _measured(config: Config, most: int) -> tuple[int, float, int]:
+    """Double the batch until a step is long enough, has `most` images, or would not fit; that batch, its seconds and operations."""
+    with variables_of({}):  # one process, whatever started it
+        return _measure(decide_precision(config), most)
+
+
+def _measure(config: Config, most: int) -> tuple[int, float, int]:
     while True:
         step = _stepper(config)
         durations = [_timed(step) for _ in range(4)]  # the first one warms up, and other work may disturb some
@@ -141,7 +157,7 @@ def _measure(config: Config, most: int) -> tuple[Config, float, int]:
         config = larger
     with FlopCounterMode(display=False) as counter:
         step()
-    return config, min(durations), counter.get_total_flops()
+    return config.batch_size, min(durations), counter.get_total_flops()
 
 
 def _timed(step: Callable[[], None]) -> float:
@@ -173,3 +189,12 @@ def _duration(hours: float) -> str:
     if hours < 1:
         return f"{60 * hours:.1f} minutes"
     return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.1f} days"
+
+
+@command
+def _main() -> None:
+    print(json.dumps(_measured(Config.from_json(sys.argv[1]), int(sys.argv[2]))))
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -14,11 +14,12 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from ..config import Config
+from ..gpus import gpus, on_cpu
 from ..messages import ParameterError
 from ..model import Discriminator, Generator
 from ..model.ema import EMA
 from ..model.layers import span_processes
-from ..processes import keep_memory, on_cpu
+from ..processes import keep_memory
 
 
 @dataclass
@@ -85,7 +86,7 @@ def decide_precision(config: Config) -> Config:
     elif on_cpu(config.device):
         choice = "bf16" if _faster_in_bf16() else "no"
     else:
-        choice = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+        choice = "bf16" if all(gpu.capability >= 8 for gpu in gpus()) else "no"
     if config.num_processes > 1:
         PartialState(cpu=on_cpu(config.device))
         choice = broadcast_object_list([choice])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,7 @@ def train(config: Config, evaluate: Evaluate | None = None, run: Run | None = No
     ParameterError, WorkbenchError
         If settings do not fit, the data cannot be used, or the training diverges.
     """
+    start = time.monotonic()
     with interrupts(), ExitStack() as stack, process_group(config.num_processes, config.device, "workbench.training --config FILE"):
         evaluate = evaluate or (
             partial(evaluate_truth, data=DRAWN[config.data](config), count=config.evaluate_n) if config.data in DRAWN else None
@@ -62,7 +64,7 @@ def train(config: Config, evaluate: Evaluate | None = None, run: Run | None = No
                 "evaluate=evaluation.during_training(config), or use launch(), or evaluate_every=0"
             )
         run, config, accelerator, data, lock = _prepare(config, run, stack)
-        training_loop(build(config, accelerator), run, data, evaluate, lock)
+        training_loop(build(config, accelerator), run, data, evaluate, lock, start)
         return run
 
 

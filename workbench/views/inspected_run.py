@@ -25,6 +25,7 @@ from ..data.datasets import Drawn
 from ..data.decode import decode_all
 from ..data.twins import disagreement
 from ..files import UnreadableError
+from ..gpus import on_cpu
 from ..messages import ParameterError, WorkbenchError, short_repr
 from ..model import Generator, sampling
 from ..model.directions import main_directions
@@ -274,7 +275,7 @@ class InspectedRun(Inspected):
     def _load(self, step: int, weights: str | None) -> nn.Module:
         """G with these weights, or D (None), on the device."""
         network = self.run.discriminator(step) if weights is None else self.run.generator(step, weights)
-        return network.to("cuda" if torch.cuda.is_available() else "cpu")
+        return network.to("cpu" if on_cpu("auto") else "cuda")
 
     # -------------------------------------------------------------------------------------------- images
 

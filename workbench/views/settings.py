@@ -8,6 +8,7 @@ from itertools import groupby
 
 from .. import forkserver
 from ..config import Config, read_config
+from ..messages import blaming_variables
 from ..parameters import in_words
 from ..runs import require_startable
 from ..runs.create import derived_name
@@ -25,7 +26,8 @@ def check(config: Config) -> Settings:
     require_startable(config)
     if config.num_processes == 1:
         forkserver.prepare()  # before torch is imported here: both take seconds
-    from ..training.memory import require_feasible
+    with blaming_variables():
+        from ..training.memory import require_feasible
 
     require_feasible(config)
     base = read_config(parent_folder(config)) if config.resume else Config.preset(config.preset)
