@@ -21,7 +21,7 @@ COLOURS = (  # of runs, groups and arms; farthest apart first, also as protanope
     "#c30f5a", "#c3a500", "#0f3c87", "#00a5c3", "#692d00", "#f078f0", "#1e00f0",
     "#5a69ff", "#78005a", "#b40fb4", "#ff1e96", "#f08787", "#00694b", "#877800",
 )  # fmt: skip
-DARK = "#222222"
+DARK, GREY = "#222222", "#767c85"  # ink on white, and on any background
 MOST_POINTS = 40_000  # of all lines of a chart; more would enlarge notebooks and show nothing more
 MOST_PANELS = 2_000
 EMPTY = -1  # `Cell.image` of a cell without an image

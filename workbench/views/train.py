@@ -115,14 +115,14 @@ def attention(run: Run) -> Drawing | Note | None:
 
 
 def summary_png(run: Run) -> bytes:
-    """The newest sample grid above the curves: the static picture of a run."""
-    grid, chart = samples(run, width=980), Image.open(io.BytesIO(curves(run).png()))
+    """The newest sample grid above the curves: the static picture of a run, for a page of any theme."""
+    grid, chart = samples(run, width=980), Image.open(io.BytesIO(curves(run).png_for_any_theme()))
     parts = [chart] if isinstance(grid, Note) else [grid, chart]
     width = max(part.width for part in parts)
-    sheet = Image.new("RGB", (width, sum(part.height for part in parts)), "white")
+    sheet = Image.new("RGBA", (width, sum(part.height for part in parts)))
     top = 0
     for part in parts:
-        sheet.paste(part.convert("RGB"), ((width - part.width) // 2, top))
+        sheet.paste(part.convert("RGBA"), ((width - part.width) // 2, top))
         top += part.height
     stream = io.BytesIO()
     sheet.save(stream, "PNG", optimize=True)

@@ -12,7 +12,7 @@ from PIL import Image
 from ...messages import WorkbenchError
 from ...views.train import sample_rows
 
-PREVIEW_BYTES = 120_000  # a larger picture is saved in the notebook as a JPEG
+PREVIEW_BYTES = 120_000  # a larger picture is saved in the notebook as WebP
 
 
 class Samples:
@@ -106,10 +106,10 @@ class Samples:
 
 
 def preview(picture: bytes, side: int = 600) -> bytes:
-    """A picture that is small enough for a notebook: a large one is made smaller, to `side` pixels, as JPEG."""
+    """A picture that is small enough for a notebook: a large one is made smaller, to `side` pixels, as WebP."""
     if len(picture) <= PREVIEW_BYTES:
         return picture
-    image, stream = Image.open(io.BytesIO(picture)).convert("RGB"), io.BytesIO()
+    image, stream = Image.open(io.BytesIO(picture)), io.BytesIO()
     image.thumbnail((side, side))
-    image.save(stream, "JPEG", quality=60)
+    image.save(stream, "WEBP", quality=45)
     return stream.getvalue()

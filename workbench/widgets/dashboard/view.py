@@ -20,7 +20,6 @@ from .fork import Fork
 from .samples import Samples, preview
 
 STYLE = (Path(__file__).parent / "dashboard.css").read_text(encoding="utf-8")
-JPEG = b"\xff\xd8"  # how such a file begins
 TONES = {"running": "success", "finished": "success", "starting": "warning", "stopping": "warning", "failed": "danger", "lost": "danger"}
 
 
@@ -73,7 +72,7 @@ class DashboardView:
         image = ""
         if picture:
             small = preview(picture, 980)
-            kind = "jpeg" if small.startswith(JPEG) else "png"
+            kind = "png" if small == picture else "webp"
             image = f'<img alt="samples" style="max-width: 100%" src="data:image/{kind};base64,{base64.b64encode(small).decode()}">'
         return still(self._id, f"<p>{'<br>'.join(lines)}</p>{image}")
 
