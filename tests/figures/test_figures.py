@@ -556,7 +556,7 @@ def test_a_title_leaves_room_for_the_legend_on_its_line():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda plot: figures.compose([plot], []), "1 parts have 0 captions"),
+        (lambda plot: figures.compose([plot], []), "1 part with 0 captions"),
         (lambda plot: figures.compose([plot], ["a"], width=0.1), "cannot be drawn"),
         (lambda plot: figures.compose([figures.Note("no samples yet")], ["a"]), "no samples yet"),
         (lambda plot: figures.compose([figures.compose([plot], ["a"])], ["b"]), "cannot be a part of another one"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..messages import counted
 from .records import number
 
 OF_D, OF_G, OF_REAL, OF_FAKE = "#1f77b4", "#d95f02", "#2ca02c", "#9467bd"  # nothing else has these
@@ -143,9 +144,11 @@ class Chart:
 
     def __post_init__(self):
         if not (1 <= self.columns <= 20 and 50 <= self.height <= 2000 and len(self.panels) <= MOST_PANELS and 0 <= self.gap <= 0.9):
-            raise ValueError(f"{len(self.panels)} panels in {self.columns} columns of height {self.height} cannot be drawn")
+            raise ValueError(
+                f"{counted(len(self.panels), 'panel')} in {counted(self.columns, 'column')} of height {self.height} cannot be drawn"
+            )
         if len(self.widths) not in (0, self.across) or not all(share > 0 for share in self.widths):
-            raise ValueError(f"widths={self.widths} do not fit {self.across} columns")
+            raise ValueError(f"widths={self.widths} do not fit {counted(self.across, 'column')}")
 
     @property
     def across(self) -> int:
@@ -276,9 +279,11 @@ class Composition:
 
     def __post_init__(self):
         if len(self.captions) != len(self.parts) or not self.parts:
-            raise ValueError(f"{len(self.parts)} parts have {len(self.captions)} captions; each needs one")
+            raise ValueError(f"{counted(len(self.parts), 'part')} with {counted(len(self.captions), 'caption')}; each needs one")
         if len(self.parts) > len(LETTERS) or not 1 <= self.columns <= 6 or not 2 <= self.width <= 40:
-            raise ValueError(f"{len(self.parts)} parts in {self.columns} columns, {self.width:g} inches wide, cannot be drawn")
+            raise ValueError(
+                f"{counted(len(self.parts), 'part')} in {counted(self.columns, 'column')}, {self.width:g} inches wide, cannot be drawn"
+            )
 
 
 def colours(count: int) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..messages import counted
 from ..studies.patching import PatchingStudy
 from ..studies.shape import ShapeStudy
 from .charts import Axis, Bar, Chart, Line, Panel, Rule, brief_numbers, colours, rounded
@@ -53,7 +54,7 @@ def patching_study(study: PatchingStudy) -> Plot:
         ]
         for (arm, pairs), colour, symbol in zip(half.items(), (RED, BLUE, GREY), ("circle", "square", "diamond"), strict=True):
             shifts = np.array(pairs)  # (pairs, fractions)
-            name = f"{names.get(arm, arm)}, {len(shifts)} pairs: mean, sd"
+            name = f"{names.get(arm, arm)}, {counted(len(shifts), 'pair')}: mean, sd"
             mean, sd = brief_numbers(shifts.mean(0)), tuple(shifts.std(0, ddof=1).tolist())
             lines.append(Line(fractions, mean, name, colour, "lines+markers", symbol=symbol, low=sd, high=sd, source=arm))
         rule = Rule(smallest, "y", f"smallest effect of interest, {smallest:g}", "#000000", dash=True)

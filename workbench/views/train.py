@@ -15,7 +15,7 @@ from ..data.datasets import Drawn
 from ..figures import Drawing, Note, Plot
 from ..figures.charts import MAX_PIXELS
 from ..files import UnreadableError
-from ..messages import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError, counted
 from ..model import sampling
 from ..runs import Run
 from .attention import AttentionView
@@ -45,7 +45,7 @@ def samples(run: Run, step: int | None = None, width: int = 800) -> Image.Image 
     """
     steps = run.sample_steps()
     if not steps:
-        return Note(f"run {run.name!r} has no samples yet; they come every {run.config.sample_every} steps")
+        return Note(f"run {run.name!r} has no samples yet; they come every {counted(run.config.sample_every, 'step')}")
     if step is not None and step not in steps:
         raise ParameterError(f"step={step!r}: run {run.name!r} has no samples of this step; it has those of: {', '.join(map(str, steps))}")
     try:
@@ -95,7 +95,9 @@ def scores(run: Run) -> Plot | Note:
     """The scores that were measured in training, over steps; a note if there are none."""
     plot = figures.scores_of_run(run.name, run.evaluations())
     return (
-        plot if plot.description.panels else Note(f"run {run.name!r} has no scores yet; they come every {run.config.evaluate_every} steps")
+        plot
+        if plot.description.panels
+        else Note(f"run {run.name!r} has no scores yet; they come every {counted(run.config.evaluate_every, 'step')}")
     )
 
 

@@ -41,7 +41,7 @@ class Page(anywidget.AnyWidget):
 
     def reveal_cell(self) -> None:
         """Scroll to the output of the cell that runs, unless the user has scrolled elsewhere."""
-        request = getattr(get_ipython(), "get_parent", dict)()  # by the clock of the page; the id is JupyterLab's
+        request: dict = getattr(get_ipython(), "get_parent", dict)()  # by the clock of the page; the id is JupyterLab's
         date = request.get("header", {}).get("date")
         since = 1000 * date.timestamp() if isinstance(date, datetime) else 0
         self.send(dict(kind="reveal", cell=request.get("metadata", {}).get("cellId", ""), since=since))

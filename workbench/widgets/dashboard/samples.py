@@ -9,7 +9,7 @@ from collections.abc import Callable
 import ipywidgets
 from PIL import Image
 
-from ...messages import WorkbenchError
+from ...messages import WorkbenchError, counted
 from ...views.train import sample_rows
 
 PREVIEW_BYTES = 120_000  # a larger picture is saved in the notebook as WebP
@@ -63,7 +63,7 @@ class Samples:
         self._slider.disabled = self._newest.disabled = step is None
         if step is None:
             self._image.layout.display = "none"
-            self._caption.value = f"no samples yet; they come every {self._dashboard.head['sample_every']} steps"
+            self._caption.value = f"no samples yet; they come every {counted(self._dashboard.head['sample_every'], 'step')}"
             return
         path = self._dashboard.run.sample_path(step)
         stamp = (step, path.stat().st_mtime_ns if path.exists() else 0)
