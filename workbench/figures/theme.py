@@ -11,7 +11,7 @@ from .charts import DARK, GREY, Composition, Sheet
 from .labels import legible
 
 DARKEST = 0.09  # luminance of lines: brighter, pairs of colours would look alike to colour-blind readers
-INK = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")  # of matplotlib
+INK = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")  # of matplotlib
 CLEAR = ("axes.facecolor", "figure.facecolor", "legend.facecolor")
 
 
@@ -31,7 +31,7 @@ def for_any_theme(description):
 
 def inked(colour: str):
     """A context in which matplotlib draws text and axes in this colour, and no background."""
-    style: Any = dict.fromkeys(INK, colour) | dict.fromkeys(CLEAR, "none")
+    style: Any = dict.fromkeys(INK, colour) | dict.fromkeys(CLEAR, "none") | {"grid.color": GREY}
     return rc_context(style)
 
 
