@@ -48,3 +48,9 @@ def test_lines_can_be_seen_on_a_dark_page_and_told_apart():
     shades = [legible(colour, DARKEST, 1.0) for colour in charts.colours(14)]
     assert all(line.colour in (GREY, *shades) for line in for_any_theme(plot.description).lines)
     assert min(contrast([int(c[k : k + 2], 16) / 255 for k in (1, 3, 5)], [0x11 / 255] * 3) for c in shades) > 2.4
+
+
+def test_black_is_ink():
+    chart = charts.Chart("", (charts.Panel("", lines=(charts.Line((1.0,), (1.0,), colour="#000000"),), rules=(charts.Rule(0.0, "x"),)),))
+    (panel,) = for_any_theme(chart).panels
+    assert panel.lines[0].colour == panel.rules[0].colour == GREY

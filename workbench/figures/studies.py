@@ -30,7 +30,9 @@ def shape_study(study: ShapeStudy) -> Plot:
         null, differences = row["map"], study.differences()[row["map"]]
         # Spread by the order of the images, not at random: the figure is reproducible.
         spread = brief_numbers(k + 0.5 * (np.linspace(0, 1, len(differences)) - 0.5))
-        lines.append(Line(brief_numbers(differences), spread, "images", GREY, "markers", size=3.5, source=f"an image, beside {null}"))
+        lines.append(
+            Line(brief_numbers(differences), spread, "images", GREY, "markers", size=3.5, opacity=0.5, source=f"an image, beside {null}")
+        )
         low, high = (abs(row["effect"] - row[end]) for end in ("low", "high"))
         mean = Line((row["effect"],), (float(k),), "mean, 95 % interval", "#000000", "markers", size=9, source=null)
         lines.append(replace(mean, bars="x", low=(low,), high=(high,)))

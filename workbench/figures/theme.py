@@ -11,6 +11,7 @@ from .charts import DARK, GREY, Composition, Sheet
 from .labels import legible
 
 DARKEST = 0.09  # luminance of lines: brighter, pairs of colours would look alike to colour-blind readers
+BLACK = "#000000"
 INK = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")  # of matplotlib
 CLEAR = ("axes.facecolor", "figure.facecolor", "legend.facecolor")
 
@@ -45,4 +46,4 @@ def clear(layout: dict) -> dict:
 
 
 def _lighter(colour: str) -> str:
-    return GREY if colour == DARK else legible(colour, DARKEST, 1.0)
+    return GREY if colour in (DARK, BLACK) else legible(colour, DARKEST, 1.0)
