@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from workbench import Config
+from workbench.figures.charts import COLOURS
 
 from .timing import in_turn
 from .variants import StepProcess
@@ -57,7 +58,7 @@ def draw_growth(rows: list[dict], path: Path, title: str) -> None:
         curve, baseline = ([row for row in of_axis if (row["attention"] == "none") == off] for off in (False, True))
         for panel, (key, factor, unit) in zip(column, units, strict=True):
             panel.plot(
-                [row["value"] for row in curve], [row[key] * factor for row in curve], marker="o", color="C0", label="with attention"
+                [row["value"] for row in curve], [row[key] * factor for row in curve], marker="o", color=COLOURS[0], label="with attention"
             )
             if axis == "attention":
                 panel.axhline(baseline[0][key] * factor, **without)

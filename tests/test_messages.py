@@ -1,10 +1,12 @@
+"""Messages: counts in words, and errors of libraries in one line."""
+
 import os
 import subprocess
 import sys
 
 import pytest
 
-from workbench.messages import EnvironmentVariableError, WorkbenchError, blame, blaming_variables, command
+from workbench.messages import EnvironmentVariableError, WorkbenchError, blame, blaming_variables, command, counted
 
 LIBRARIES = {
     "by number": ("import os\nnames = ['LIB_DEPTH']\nfor name in names:\n    int(os.environ[name])", "LIB_DEPTH", "deep"),
@@ -65,3 +67,8 @@ def test_such_a_variable_is_one_line_from_a_shell_and_from_python(words, name):
     last = process.stderr.splitlines()[-1]
     assert process.returncode and last.partition(": ")[2].startswith(f"{name}='?x': a library cannot read"), process.stderr
     assert words[0] == "-c" or process.stderr.count("\n") == 1
+
+
+def test_one_thing_is_no_plural():
+    assert [counted(n, "key") for n in (0, 1, 2, 1024)] == ["0 keys", "1 key", "2 keys", "1,024 keys"]
+    assert counted(1, "class") == "1 class" and counted(6, "class") == "6 classes"

@@ -63,7 +63,7 @@ def test_short_names_are_cut_by_bytes():
 def test_a_parameter_that_names_no_run_tells_the_nearest(make):
     folder = make("cats")
     assert run_folder("resume", "cats") == folder.resolve()
-    with pytest.raises(ParameterError, match=r"^resume='cat': there is no run 'cat' in .*; did you mean 'cats'\? it has 1 runs"):
+    with pytest.raises(ParameterError, match=r"^resume='cat': there is no run 'cat' in .*; did you mean 'cats'\? it has 1 run"):
         run_folder("resume", "cat")
 
 

@@ -14,7 +14,7 @@ _LAZY = {  # what needs torch, accelerate, Jupyter or plotting is imported when 
     "Discriminator": "model", "Generator": "model", "SelfAttention": "model",
     "train": "training", "launch": "training", "Dashboard": "widgets.dashboard", "AttentionInspector": "widgets.inspector",
     "interactive": "progress", "AttentionView": "views.attention", "Comparison": "views.compare", "Ablation": "views.ablation",
-    "film": "widgets.film", "live": "widgets.outputs", "check": "views.settings", "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation", "EvaluationView": "views.evaluate",
+    "film": "widgets.film", "live": "widgets.outputs", "reveal": "widgets.outputs", "check": "views.settings", "open_data": "data", "Evaluation": "evaluation", "evaluate": "evaluation", "EvaluationView": "views.evaluate",
     "Tour": "views.tour", "export_page": "widgets.inspector.living", "publish": "publishing", "open_checkpoint": "foreign", "sweep": "studies.sweep",
 }  # fmt: skip
 _MODULES = {

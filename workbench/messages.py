@@ -26,6 +26,12 @@ class ParameterError(WorkbenchError, ValueError):
     """A parameter has an unknown name, a value of the wrong type, or a value out of range."""
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and what it counts: "1 key", "1,024 keys", "2 classes"."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
 _printed: set[str] = set()
 
 

@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from pathlib import Path
 
-from .messages import ParameterError, nearest, short_repr
+from .messages import ParameterError, counted, nearest, short_repr
 from .parameters import whole
 
 DEMO = Path(__file__).resolve().parent / "demo"  # a run that ships with the package
@@ -89,7 +89,7 @@ def run_folder(parameter: str, text: str) -> Path:
 def no_such_run(text: str) -> str:
     """The message that a run does not exist, with the nearest name."""
     known = sorted(path.parent.name for path in outputs_dir().glob("*/config.json"))
-    return f"there is no run {short_repr(text)} in {outputs_dir()}; {nearest(text, known)}it has {len(known)} runs"
+    return f"there is no run {short_repr(text)} in {outputs_dir()}; {nearest(text, known)}it has {counted(len(known), 'run')}"
 
 
 def numbered(folder: Path, suffix: str = "") -> list[int]:

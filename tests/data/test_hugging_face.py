@@ -101,7 +101,7 @@ def test_without_labels_it_is_unconditional(tmp_path):
 def test_what_cannot_be_used(tmp_path, monkeypatch):
     labels = datasets.ClassLabel(names=["cat", "dog"])
     for name, values, message in (
-        ("hidden", [-1, 0, 1, 1, 0, 1], "has 1 images without a class: choose another split, or set num_classes=0"),
+        ("hidden", [-1, 0, 1, 1, 0, 1], "has 1 image without a class: choose another split, or set num_classes=0"),
         ("null", [None, None, 1, 1, 0, 1], "has 2 images without a class"),
         ("empty", [1] * 6, "has no image of cat"),
     ):

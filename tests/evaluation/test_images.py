@@ -72,7 +72,7 @@ def test_errors_about_a_folder_name_parameters_of_an_evaluation(tmp_path):
     cases = {
         "nowhere": "='.*nowhere': there is no such folder",
         "bad": "there are no images in",
-        "single": "='.*single' has 1 images, and at least 2 are needed: add images$",
+        "single": "='.*single' has 1 image, and at least 2 are needed: add images$",
         "broken": "broken.png.*or set skip_unreadable=True",
     }
     for name in ("single", "broken"):

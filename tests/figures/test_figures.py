@@ -19,7 +19,9 @@ from workbench.attention.snapshots import load_snapshot
 from workbench.data import open_data
 from workbench.figures import charts
 from workbench.figures.charts import Axis, Chart, Line, Panel
+from workbench.figures.labels import legible
 from workbench.figures.tables import Measured
+from workbench.figures.theme import DARKEST
 from workbench.metrics.protocols import PROTOCOLS, protocol
 from workbench.model import sampling
 from workbench.studies import groups
@@ -554,7 +556,7 @@ def test_a_title_leaves_room_for_the_legend_on_its_line():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda plot: figures.compose([plot], []), "1 parts have 0 captions"),
+        (lambda plot: figures.compose([plot], []), "1 part with 0 captions"),
         (lambda plot: figures.compose([plot], ["a"], width=0.1), "cannot be drawn"),
         (lambda plot: figures.compose([figures.Note("no samples yet")], ["a"]), "no samples yet"),
         (lambda plot: figures.compose([figures.compose([plot], ["a"])], ["b"]), "cannot be a part of another one"),
@@ -714,6 +716,7 @@ def smallest_difference(colours, vision="normal"):
 def test_colours_of_groups_can_be_told_apart_by_all_readers(vision):
     assert smallest_difference(charts.colours(6), vision) > 8
     assert smallest_difference(charts.colours(14), vision) > 8
+    assert smallest_difference([legible(colour, DARKEST, 1.0) for colour in charts.colours(8)], vision) > 8  # in a notebook of any theme
     assert smallest_difference(["#000000", "#ffffff"]) == pytest.approx(100, abs=0.1)
     usual = [
         f"#{value:06x}" for value in (0x1F77B4, 0xFF7F0E, 0x2CA02C, 0xD62728, 0x9467BD, 0x8C564B, 0xE377C2, 0x7F7F7F, 0xBCBD22, 0x17BECF)

@@ -10,6 +10,7 @@ from matplotlib.text import Text
 from workbench import figures
 from workbench.figures.charts import COLUMN, PAGE, Axis, Chart, Panel
 from workbench.figures.figure import Plot
+from workbench.figures.paper import TALLEST
 
 PROTOCOLS = [f"workbench (but n={n}, reference_n=5000): n={n}, against 5,000 real images, EMA weights; twins@3d2861b8" for n in (500, 300)]
 SCORES = ("cs_10splits_twins@3d2861b8", "fd_twins@3d2861b8", "intra_fd_n50_twins@3d2861b8", "density_twins@3d2861b8")
@@ -68,7 +69,7 @@ def test_a_file_has_the_width_and_type_of_a_two_column_paper(name, tmp_path):
     box = re.search(rb"/MediaBox \[([^\]]*)\]", drawing.save(tmp_path / "figure.pdf").read_bytes())[1].split()
     assert float(box[2]) == pytest.approx(72 * width)
     assert f'width="{72 * width:g}pt"' in drawing.save(tmp_path / "figure.svg").read_text()
-    figure = drawing.printed
+    (figure,) = drawing.printed
     figure.draw_without_rendering()
     shown = [text for text in set(figure.findobj(Text)) if text.get_text().strip() and text.get_visible() and in_view(text)]
     assert {text.get_fontsize() for text in shown} <= {6, 7, 7.5, 8, 9}
@@ -84,6 +85,51 @@ def test_a_file_has_the_width_and_type_of_a_two_column_paper(name, tmp_path):
 
 def test_title_and_notes_are_the_caption():
     drawing = FIGURES["scores"][0]()
-    (caption,) = [text.get_text() for text in drawing.printed.findobj(Text) if "3 runs" in text.get_text()]
+    (caption,) = [text.get_text() for text in drawing.printed[0].findobj(Text) if "3 runs" in text.get_text()]
     assert " ".join(caption.split()) == f"3 runs. {PROTOCOLS[0]}."
     assert "3 runs" in [text.get_text() for text in drawing.picture.findobj(Text)]  # on a screen, above the panels
+
+
+def against(parameters, groups=8):
+    """Scores against many parameters: three panels for each."""
+    return figures.against(
+        {(score, f"p{k}"): [(figures.ScorePoint(f"g{g}", f"r{g}", 9, g + 1.0, PROTOCOLS[0], 9.0), g % 3) for g in range(groups)]
+         for k in range(parameters) for score in SCORES[:3]}, "against parameters", [f"g{g}" for g in range(groups)],
+    )  # fmt: skip
+
+
+TALL = dict(
+    parameters=(lambda: against(17), 51, 4),
+    lines=(lambda: figures.curves_by_group([figures.RunRecords(f"run {k}", f"run {k}", HISTORY, []) for k in range(20)]), 9, 3),
+    rows=(lambda: figures.strips([(f"run {k}", torch.zeros(2, 3, 32, 32)) for k in range(20)], "latents"), 40, 2),
+)
+
+
+@pytest.mark.parametrize("name", TALL)
+def test_a_figure_taller_than_a_page_is_continued_on_others(name):
+    make, panels, count = TALL[name]
+    drawing = make()
+    pages = drawing.printed
+    assert len(pages) == count and sum(len(page.axes) for page in pages) == panels
+    assert max(page.get_size_inches()[1] for page in pages) <= TALLEST and drawing.picture.get_size_inches()[1] > TALLEST
+    captions = [text.get_text() for page in pages for text in page.findobj(Text) if "ontinued." in text.get_text()]
+    assert captions == ["Continued."] * (count - 1)
+
+
+def test_pages_are_those_of_a_pdf_and_files_of_an_svg(tmp_path):
+    make, _, count = TALL["rows"]
+    drawing = make()
+    assert b"/Count %d" % count in drawing.save(tmp_path / "a.pdf").read_bytes()
+    drawing.save(tmp_path / "a.svg")
+    assert len(list(tmp_path.glob("a*.svg"))) == count and (tmp_path / "a-page2.svg").exists()
+    assert figures.redraw(tmp_path / "a.svg.json").save(tmp_path / "b.svg").read_bytes() == (tmp_path / "a.svg").read_bytes()
+
+
+def test_parts_of_a_composition_keep_their_letters_over_pages():
+    few = FIGURES["one_column"][0]()
+    whole = figures.compose([few, against(9), few, few], ["One.", "Two.", "Three.", "Four."])
+    captions = [
+        [text.get_text().split("\n")[0] for text in page.findobj(Text) if re.match(r"\([a-d]\)", text.get_text())] for page in whole.printed
+    ]
+    assert len(captions) > 2 and [caption[:4] for caption in captions[0]] == ["(a) ", "(b) "] and set(captions[1]) == {"(b) Continued."}
+    assert captions[-1][-2:] == ["(c) Three.", "(d) Four."] and max(page.get_size_inches()[1] for page in whole.printed) <= TALLEST

@@ -81,7 +81,7 @@ def test_records_of_different_protocols_do_not_compare():
     for other, says in (
         (record(protocol("official", n=1000)), "n: 50000 and 1000"),
         (record(protocol("official"), digest="aaaa"), "extractor"),
-        (record(protocol("official"), data="cifar10"), "reference"),
+        (record(protocol("official"), data="cifar10"), "reference data: imagenet and cifar10"),
         (record(protocol("torch-fidelity")), "logit_bias: True and False"),
     ):
         with pytest.raises(WorkbenchError, match="cannot be compared") as error:

@@ -89,7 +89,7 @@ def test_p_values_are_adjusted_over_the_claims():
 
 
 def test_seeds_that_cannot_decide_are_named_beforehand():
-    assert "no verdict can come out of 4 seeds: the smallest p of its 1 claims, tested together, is 0.062" in impossible(BINDING, 4)
+    assert "no verdict can come out of 4 seeds: the smallest p of its 1 claim, tested together, is 0.062" in impossible(BINDING, 4)
     assert impossible(BINDING, 4).endswith("set seeds to 5 or more") and impossible(BINDING, 5) == ""
     for n in range(2, 9):
         assert smallest_p_paired(n) == pytest.approx(sign_flip(np.arange(n) + 1.0))

@@ -337,7 +337,7 @@ LOST = dict(state="running", pid=2**22 + 7, born="0")
 ])  # fmt: skip
 def test_a_training_that_ends_without_a_result_fails_with_the_reason(monkeypatch, end, reason):
     StandIn(monkeypatch, **end)
-    with pytest.raises(WorkbenchError, match=f"^1 of 1 runs failed, .*seed=0': {reason}") as error:
+    with pytest.raises(WorkbenchError, match=f"^1 of 1 run failed, .*seed=0': {reason}") as error:
         execute(planned_runs()[:1])
     assert "\n" not in str(error.value)
 
@@ -366,7 +366,7 @@ def test_the_reason_is_listed_also_of_a_run_with_a_long_name(monkeypatch):
     path = outputs_dir() / planned.name / "checkpoints" / "generator.safetensors"
     message = f"{path} cannot be written: No space left on device; saved at step 1; resume with: workbench train -p resume {planned.name}"
     StandIn(monkeypatch, state="failed", message=message)
-    with pytest.raises(WorkbenchError, match=r"^1 of 1 runs failed, .*No space left on device"):
+    with pytest.raises(WorkbenchError, match=r"^1 of 1 run failed, .*No space left on device"):
         execute([planned])
 
 

@@ -111,7 +111,7 @@ def test_what_is_to_be_done_is_told():
     assert "6 runs of 4 G steps each, 2 of them done: 80 steps of G or D" in table.notes[0]
     assert [(row["claims"], row.get("smallest p")) for row in table.rows] == [(0, None), (1, pytest.approx(1 / 6))]
     (line,) = [note for note in table.notes if "no verdict" in note]
-    assert line.startswith("baseline: no verdict can come out of 2 seeds: the smallest p of its 1 claims") and "seeds to 4 or more" in line
+    assert line.startswith("baseline: no verdict can come out of 2 seeds: the smallest p of its 1 claim") and "seeds to 4 or more" in line
     assert "3 runs of 1 to 3 G steps each, 0 of them done: 18 steps" in small("ttur", seeds="0").check().notes[0]
     ablation = small("variant", steps=6, train=False)
     ablation.execute()  # does nothing
@@ -266,7 +266,7 @@ def test_the_figure_shows_every_training_and_is_drawn_again(tmp_path):
     by_arm = {trace.name: trace for trace in plot.figure.data if trace.mode == "markers" and trace.xaxis == "x"}
     assert list(by_arm["official"].y) == [1, 2] and list(by_arm["paper"].y) == [3, 4, 5] and set(by_arm["paper"].x) == {1}
     assert list(plot.figure.layout.xaxis.ticktext) == ["official", "paper"]
-    assert "1 runs have no score at step 4" in plot.figure.layout.title.text
+    assert "1 run without a score at step 4" in plot.figure.layout.title.text
     lines = [trace for trace in plot.figure.data if trace.xaxis == "x2" and trace.mode == "lines+markers" and trace.line.width < 1]
     assert [list(trace.y) for trace in lines] == [[3, 1], [6, 2], [9, 3], [12, 4], [15, 5]]
     plot.save(tmp_path / "plot.svg")

@@ -255,7 +255,7 @@ def test_a_run_that_cannot_be_read_is_reported_and_the_others_are_compared(tiny,
     said = [line for line in capsys.readouterr().err.splitlines() if str(path) in line]
     if file == "config.json":
         assert said and len(said) == len(set(said))
-        with pytest.raises(WorkbenchError, match="runs='a': none of the 1 runs can be read"):
+        with pytest.raises(WorkbenchError, match="runs='a': none of the 1 run can be read"):
             Comparison(runs="a").overview()
 
 

@@ -188,7 +188,7 @@ def test_an_intervention_is_measured_over_the_first_samples(inspected, trained):
     ("entries", "title", "request_"),
     [
         ("forbid=0,0-1+3,3", "3 keys knocked out", dict(forbid=(0, 1, 27))),
-        ("forbid=0,0+2,2 scope=pins pins=5,5", "2 keys knocked out for 1 pins", dict(forbid=(0, 18), queries=(85,))),
+        ("forbid=0,0+2,2 scope=pins pins=5,5", "2 keys knocked out for 1 pin", dict(forbid=(0, 18), queries=(85,))),
         ("gamma=0.5 replace=local", "gamma = 0.5, local map", dict(gamma=0.5, replace="local")),
         ("gamma0=true forbid=0,0", "gamma = 0", dict(gamma0=True)),
         ("replace=uniform", "uniform map", dict(replace="uniform")),

@@ -249,6 +249,35 @@ def on_screen(page, *parts) -> bool:
     return all(part.bounding_box()["y"] > 80 and part.bounding_box()["y"] + part.bounding_box()["height"] <= height for part in parts)
 
 
+def test_running_all_cells_ends_at_the_main_view_unless_the_user_has_scrolled(lab, page):
+    page.set_viewport_size({"width": 1024, "height": 700})
+    tall = "from IPython.display import HTML\nHTML('<div style=\"height: 1500px\">tall</div>')"
+    main = "import asyncio, workbench\nawait asyncio.sleep(2)\nworkbench.reveal('the main view')"
+    notebook = Notebook(page, lab.write("reveal.ipynb", tall + "\n#" * 50, main, tall, "2 + 2"))
+    scroller = page.locator(".jp-WindowedPanel-outer")
+
+    def run(scroll=0):
+        scroller.evaluate("outer => outer.scrollTop = 0")
+        notebook.do("jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.wait_for_function("() => jupyterapp.shell.currentWidget.content.activeCellIndex === 3")
+        if scroll:
+            page.wait_for_timeout(1000)  # later than the click that runs the cells
+            scroller.hover()
+            page.mouse.wheel(0, scroll)
+        page.wait_for_function("() => jupyterapp.shell.currentWidget.content.widgets.every(cell => cell.prompt !== '*')")
+        notebook.output(1).get_by_text("the main view").wait_for()
+        page.wait_for_timeout(1500)
+
+    run()
+    top = notebook.output(1).first.bounding_box()["y"] - scroller.bounding_box()["y"]
+    assert 0 <= top < 60
+    run()  # the outputs of before are there
+    assert notebook.output(1).first.bounding_box()["y"] == pytest.approx(top + scroller.bounding_box()["y"], abs=3)
+    run(-5000)  # to the beginning, where the user wants to read
+    assert scroller.evaluate("outer => outer.scrollTop") == 0
+    assert notebook.errors == []
+
+
 def test_a_run_is_evaluated(lab, page, monkeypatch, tiny):
     """The committed notebook: a bar while it works, then scores with their protocol, plots and pictures."""
     monkeypatch.setenv("WORKBENCH_OUTPUTS", str(lab.outputs))
@@ -272,6 +301,8 @@ def test_a_run_is_evaluated(lab, page, monkeypatch, tiny):
         assert tip.startswith("workbench (but n=60, reference_n=8000): n=60") and "twins@" in tip and "twins at 32x32" in tip
     plot = notebook.output(2)
     plot.locator("img").wait_for()
+    picture = base64.b64decode(plot.locator("img").get_attribute("src").partition(",")[2])
+    assert Image.open(io.BytesIO(picture)).convert("RGBA").getpixel((0, 0))[3] == 0  # on any theme
     plot.hover()  # a picture, until somebody wants more of it
     plot.locator(".ytitle").first.wait_for()
     assert "twins@" in plot.locator(".gtitle-subtitle").text_content()

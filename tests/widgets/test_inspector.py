@@ -132,8 +132,8 @@ def test_every_kind_of_message(run):
     (dict(kind="causal", query=0), dict(source="recorded"), "snapshots keep no network"),
     (dict(kind=None), {}, "kind=None is no request"),
     (dict(kind=[]), {}, "kind=[] is no request"),
-    (dict(run=1), {}, "run=1 is none of the 1 runs"),
-    (dict(run=-1), {}, "run=-1 is none of the 1 runs"),
+    (dict(run=1), {}, "run=1 is none of the 1 run"),
+    (dict(run=-1), {}, "run=-1 is none of the 1 run"),
     (dict(run="a"), {}, "run='a' is none of"),
     (dict(view=None), {}, "view=None is not an object"),
     (dict(view=[]), {}, "view=[] is not an object"),
@@ -465,7 +465,7 @@ def test_what_is_painted_and_where_the_latent_is_are_in_words(run):
     title = inspector.figure(dict(paint=[18, 19], paint_from=3, directions=[0, -1.25])).description.title
     assert "what if: 2 keys with the values of sample 3" in title and "sample 0, direction 2 -1.25 sd" in title
     title = inspector.figure(dict(paint=[18], paint_shift=[1, -2], forbid=[9])).description.title
-    assert "1 keys knocked out, 1 keys with the values of this image, +1 rows and -2 columns away" in title
+    assert "1 key knocked out, 1 key with the values of this image, +1 row and -2 columns away" in title
 
 
 def test_effects_are_measured_batch_by_batch_and_saved_as_they_are_shown(run, tmp_path):

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+from datetime import datetime
 
 import pytest
 from IPython.core.formatters import DisplayFormatter
@@ -98,3 +99,21 @@ def test_what_cannot_be_shown_yet_says_why(run, shown):
 
     asyncio.run(act())
     assert shown[0].shown[0]["text/markdown"] == "a file that is being written"
+
+
+def test_the_main_view_is_shown_and_scrolled_to(monkeypatch):
+    sent, displayed = [], []
+    monkeypatch.setattr(outputs, "page", lambda: type("", (outputs.Page,), dict(send=lambda _, message: sent.append(message)))())
+    monkeypatch.setattr(outputs, "display", displayed.append)
+    monkeypatch.setenv("WORKBENCH_HEADLESS", "1")
+    assert outputs.reveal("a view") == "a view" and not sent  # papermill: the notebook shows it
+    monkeypatch.setenv("WORKBENCH_HEADLESS", "0")
+    monkeypatch.setattr(
+        outputs,
+        "get_ipython",
+        lambda: type("", (), dict(get_parent=lambda _: dict(metadata=dict(cellId="c7"), header=dict(date=datetime.fromtimestamp(2)))))(),
+    )
+    assert outputs.reveal("a view") is None and displayed == ["a view"] and sent == [dict(kind="reveal", cell="c7", since=2000)]
+    monkeypatch.setattr(outputs, "get_ipython", lambda: None)
+    outputs.reveal("outside of a cell")
+    assert sent[1:] == [dict(kind="reveal", cell="", since=0)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..messages import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError, counted
 from ..model import Discriminator, Generator
 from ..model.layers import BatchNorm
 from .capture import attention_map, check_output, first_of, image_shape
@@ -51,7 +51,7 @@ def causal_map(network: nn.Module, inputs: tuple, layer: str, query: int, *, bat
         If there is more than one image, no such position, or a batch norm in training mode, in which variants would change one another.
     """
     if len(inputs[0]) != 1:
-        raise ParameterError(f"inputs hold {len(inputs[0])} images; causal_map takes one")
+        raise ParameterError(f"inputs hold {counted(len(inputs[0]), 'image')}; causal_map takes one")
     if batch_size < 1:
         raise ParameterError(f"batch_size={batch_size} is out of range; at least 1")
     if any(isinstance(module, BatchNorm | nn.modules.batchnorm._BatchNorm) and module.training for module in network.modules()):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..messages import ParameterError
+from ..messages import ParameterError, counted
 from .inspect import Inspection
 from .layout import Layout
 
@@ -97,7 +97,7 @@ def explain(seen: Inspection, query: int, causal: Tensor | None = None) -> Expla
     weights = seen.beta[query].double().numpy()
     effects = None if causal is None else causal.double().numpy()
     if effects is not None and effects.shape != weights.shape:
-        raise ParameterError(f"causal has shape {effects.shape}; this layer has {len(weights)} keys")
+        raise ParameterError(f"causal has shape {effects.shape}; this layer has {counted(len(weights), 'key')}")
     key = int(np.nanargmax(weights)) if np.isfinite(weights).any() else 0
     order = np.argsort(-weights, kind="stable")
     attended = int(np.searchsorted(np.cumsum(weights[order]), 0.5 * weights.sum()) + 1)
@@ -199,7 +199,9 @@ def _sentence(verdict: str, numbers: dict, seen: Inspection, query: int, effects
     relative = f"{_brief(effect / median)}× the median key" if median >= rounding(seen) else "the median key by no more than rounding"
     dropped = f"dropping that key changes {what} by {_brief(effect)}, {relative}, rank {numbers['rank']} of {len(effects)}"
     if verdict == "too few":
-        return f"{where}; {dropped}. {len(effects)} keys are too few to tell that from chance."
+        return (
+            f"{where}; {dropped}. {counted(len(effects), 'key')} {'is' if len(effects) == 1 else 'are'} too few to tell that from chance."
+        )
     half = f"he {keys} keys with half of its attention have" if keys > 1 else "his key, with half of its attention, has"
     start, amount, p = {
         "matters": ("T", "more", "p_more"),

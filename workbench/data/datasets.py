@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..files import open_regular, remove_abandoned, storing
-from ..messages import ParameterError
+from ..messages import ParameterError, counted
 from ..presets import BUILT_IN_DATA, HUGGING_FACE
 from .binding import Binding
 from .cache import cached
@@ -78,12 +78,12 @@ def open_data(config: Config, progress: bool = True) -> Images | Drawn:
 
     if config.num_classes not in (None, 0, data.num_classes):
         names = ", ".join(data.classes[:5]) + (", ..." if len(data.classes) > 5 else "")
-        classes = f"{data.num_classes} classes ({names})" if data.num_classes else "0 classes"
+        classes = f"{counted(data.num_classes, 'class')} ({names})" if data.num_classes else "0 classes"
         fix = "=0" if not data.num_classes else f"={data.num_classes}, or leave it out"
         raise DataError(("data", f"={config.data!r} has {classes}, not num_classes={config.num_classes}"), ("num_classes", fix))
     if data.length is not None and data.length < config.batch_size:
         raise DataError(
-            ("data", f"={config.data!r} has {data.length} images, and at least {config.batch_size} are needed"),
+            ("data", f"={config.data!r} has {counted(data.length, 'image')}, and at least {config.batch_size} are needed"),
             "add images",
             ("batch_size", f" to at most {data.length}"),
         )
@@ -149,11 +149,11 @@ def describe(data: Images | Drawn) -> str:
         spread = f" of {min(data.counts):,} to {max(data.counts):,} images"
     lines = [f"{data.name}: {length} images of {data.size}x{data.size}, fingerprint {data.fingerprint[:12]}"]
     if len(names) <= 20:
-        lines.append(f"{len(names)} {'class' if len(names) == 1 else 'classes'}: {', '.join(names)}")
+        lines.append(f"{counted(len(names), 'class')}: {', '.join(names)}")
     else:
         lines.append(f"{len(names)} classes{spread}: {', '.join(names[:5])}, ...")
     if getattr(data, "skipped", None):
-        lines.append(f"left out, because unreadable: {len(data.skipped)} files ({first_of(list(data.skipped))})")
+        lines.append(f"left out, because unreadable: {counted(len(data.skipped), 'file')} ({first_of(list(data.skipped))})")
     if getattr(data, "ignored", None):
         lines.append("ignored, because not images: " + ", ".join(f"{count:,} {suffix}" for suffix, count in data.ignored.items()))
     return "\n".join(map(printable, lines))

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from ..messages import one_line
+from ..messages import counted, one_line
 from ..presets import HUGGING_FACE
 from .errors import DataError, first_of, printable
 from .listing import Listing
@@ -141,7 +141,9 @@ def _labels(data: str, dataset, column: str) -> tuple[list[str], list[int]]:
         return [printable(str(name)) for name in names], inverse.tolist()
     missing = sum(value is None or value < 0 for value in values)
     if missing:
-        raise DataError(("data", f"={data!r} has {missing:,} images without a class"), "choose another split", ("num_classes", "=0"))
+        raise DataError(
+            ("data", f"={data!r} has {counted(missing, 'image')} without a class"), "choose another split", ("num_classes", "=0")
+        )
     empty = sorted(set(range(len(names))) - set(values))
     if empty:
         fix = ("num_classes", "=0 to train without classes")

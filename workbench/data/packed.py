@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..files import UnreadableError, read_json, reading
-from ..messages import short_repr
+from ..messages import counted, short_repr
 from ..presets import BUILT_IN_DATA
 from ..tensors import CHANGED, digest, sums
 from .errors import DataError
@@ -166,7 +166,7 @@ def _check_arrays(folder: Path, data: Images, images: StoredImages) -> None:
         values = f"{labels.min()} to {labels.max()}" if len(labels) else "none"
         raise UnreadableError(folder / "labels.npy", f"labels {values}, expected 0 to {count - 1}")
     if len(np.unique(labels)) < count:
-        raise UnreadableError(folder / "labels.npy", f"labels of {len(np.unique(labels))} classes, and there are {count}")
+        raise UnreadableError(folder / "labels.npy", f"labels of {counted(len(np.unique(labels)), 'class')}, and there are {count}")
     expected = (len(labels), data.size, data.size, 3)
     if images.shape not in (expected, (len(labels) + len(data.skipped), *expected[1:])):  # once, skipped files had unused rows at the end
         raise UnreadableError(images.paths[0], f"{images.dtype} {images.shape}, expected uint8 {expected}")

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import StorageError, UnreadableError, continued_folder, read_json, remove_leftovers, replace_text, storing, synced
+from ..messages import counted
 from ..progress import progress as show_progress
 from ..progress import silent
 from ..tensors import seal
@@ -93,7 +94,7 @@ class _Packing:
             )
         if progress:
             rest = f", of which {count - todo:,} are there already" if todo < count else ""
-            print(f"packing {count:,} images of {about} into {printable(str(out))}{rest}", file=sys.stderr)
+            print(f"packing {counted(count, 'image')} of {about} into {printable(str(out))}{rest}", file=sys.stderr)
         try:
             with (show_progress if progress else silent)(todo, f"images of {self.listing.name} decoded") as advance:
                 self._decode(left, advance, min(processes, len(left)))

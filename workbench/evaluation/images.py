@@ -8,7 +8,7 @@ from pathlib import Path
 from ..config import Config
 from ..data import DataError, Images, has_class_folders, is_image_folder, is_split, open_data, printable, training_split
 from ..data.datasets import Drawn
-from ..messages import ParameterError, say_once, short_repr
+from ..messages import ParameterError, counted, say_once, short_repr
 from ..metrics.chance import require_above_chance
 from ..metrics.extractors import Extractor
 from ..metrics.one_pass import Plan, plan
@@ -52,7 +52,7 @@ def open_images(
     number = getattr(evaluation, count)
     if number and images.length is not None and number > images.length:  # the protocol's own number is only an upper bound
         raise ParameterError(
-            f"{count}={number}, but {name}, {images.name}, has {images.length:,} images: give at most that, or leave {count} out"
+            f"{count}={number}, but {name}, {images.name}, has {counted(images.length, 'image')}: give at most that, or leave {count} out"
         )
     return images
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..messages import counted
 from .records import number
 
 OF_D, OF_G, OF_REAL, OF_FAKE = "#1f77b4", "#d95f02", "#2ca02c", "#9467bd"  # nothing else has these
@@ -21,7 +22,7 @@ COLOURS = (  # of runs, groups and arms; farthest apart first, also as protanope
     "#c30f5a", "#c3a500", "#0f3c87", "#00a5c3", "#692d00", "#f078f0", "#1e00f0",
     "#5a69ff", "#78005a", "#b40fb4", "#ff1e96", "#f08787", "#00694b", "#877800",
 )  # fmt: skip
-DARK = "#222222"
+DARK, GREY = "#222222", "#767c85"  # ink on white, and on any background
 MOST_POINTS = 40_000  # of all lines of a chart; more would enlarge notebooks and show nothing more
 MOST_PANELS = 2_000
 EMPTY = -1  # `Cell.image` of a cell without an image
@@ -143,9 +144,11 @@ class Chart:
 
     def __post_init__(self):
         if not (1 <= self.columns <= 20 and 50 <= self.height <= 2000 and len(self.panels) <= MOST_PANELS and 0 <= self.gap <= 0.9):
-            raise ValueError(f"{len(self.panels)} panels in {self.columns} columns of height {self.height} cannot be drawn")
+            raise ValueError(
+                f"{counted(len(self.panels), 'panel')} in {counted(self.columns, 'column')} of height {self.height} cannot be drawn"
+            )
         if len(self.widths) not in (0, self.across) or not all(share > 0 for share in self.widths):
-            raise ValueError(f"widths={self.widths} do not fit {self.across} columns")
+            raise ValueError(f"widths={self.widths} do not fit {counted(self.across, 'column')}")
 
     @property
     def across(self) -> int:
@@ -276,9 +279,11 @@ class Composition:
 
     def __post_init__(self):
         if len(self.captions) != len(self.parts) or not self.parts:
-            raise ValueError(f"{len(self.parts)} parts have {len(self.captions)} captions; each needs one")
+            raise ValueError(f"{counted(len(self.parts), 'part')} with {counted(len(self.captions), 'caption')}; each needs one")
         if len(self.parts) > len(LETTERS) or not 1 <= self.columns <= 6 or not 2 <= self.width <= 40:
-            raise ValueError(f"{len(self.parts)} parts in {self.columns} columns, {self.width:g} inches wide, cannot be drawn")
+            raise ValueError(
+                f"{counted(len(self.parts), 'part')} in {counted(self.columns, 'column')}, {self.width:g} inches wide, cannot be drawn"
+            )
 
 
 def colours(count: int) -> list[str]:

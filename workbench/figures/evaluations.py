@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..messages import counted
 from ..metrics.protocols import brief
 from ..metrics.reported import published
 from ..metrics.scores import higher_is_better
@@ -171,7 +172,11 @@ def experiments(arms: Mapping[str, Sequence[Arm]], score: str) -> Plot:
             panel_of_groups("hinge loss of D", time_axis("steps"), Axis(), losses),
         ]
     title = f"{', '.join(arms)}: every run, mean ± one standard deviation"
-    title += f"; {missing} runs have no score at {_last_step([arm for members in arms.values() for arm in members])}" if missing else ""
+    title += (
+        f"; {counted(missing, 'run')} without a score at {_last_step([arm for members in arms.values() for arm in members])}"
+        if missing
+        else ""
+    )
     notes = _protocol_notes(point.protocol for members in arms.values() for arm in members for point in arm.scores)
     return Plot(Chart(title, tuple(panels), notes, height=240, gap=0.2, widths=(0.46, 0.27, 0.27) if panels else ()).thinned())
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from ..files import UnreadableError, read_json, replace_bytes, replace_text, storing
 from ..machine import describe_machine, git_state
 from ..messages import ParameterError, WorkbenchError
-from .charts import DARK, PAGE, Chart, Composition, Sheet
+from .charts import GREY, PAGE, Chart, Composition, Sheet
 from .interactive import content
 from .plain import from_plain, to_plain
 from .tables import Table
 
-GREY = "#808790"  # legible on white and on black
 FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -46,18 +45,28 @@ class Drawing:
         return picture(self.description)
 
     @property
-    def printed(self):
-        """The same for a two-column paper: as wide as a column or the page, with the title and notes as a caption."""
-        from .print import on_paper, picture
+    def printed(self) -> list:
+        """The same for a two-column paper: as wide as a column or the page, with the title and notes as a caption; a figure for each page."""
+        from .paper import pages
 
-        return picture(on_paper(self.description))
+        return pages(self.description)
 
     def png(self, dpi: int = 100) -> bytes:
         """The figure as PNG bytes."""
-        return self._file(".png", dpi)
+        return _bytes([self.picture], ".png", dpi)
+
+    def png_for_any_theme(self) -> bytes:
+        """The same without a background, for a page that is light or dark."""
+        from .print import picture
+        from .theme import for_any_theme, inked
+
+        with inked(GREY):
+            return _bytes([picture(for_any_theme(self.description), "none")], ".png")
 
     def save(self, path: str | PathLike) -> Path:
         """Write the figure as PNG, for a screen, or as SVG or PDF, for paper, and beside it the sidecar that `redraw` reads.
+
+        A figure taller than a page of a journal gets pages: a PDF has them all, and of an SVG the others are `<name>-page2.svg` and so on.
 
         Raises
         ------
@@ -67,27 +76,41 @@ class Drawing:
         path = Path(path)
         if path.suffix not in FORMATS:
             raise ParameterError(f"path={str(path)!r} ends in {path.suffix!r}; a figure can be .png, .svg or .pdf")
-        content, machine = self._file(path.suffix, dpi=300), describe_machine()
+        contents, machine = self._files(path.suffix), describe_machine()
         sidecar = dict(figure=to_plain(self.description), git=git_state(), python=machine["python"], versions=machine["versions"])
         sidecar |= dict(view=self.view) if self.view else {}
         with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        replace_bytes(path, content)
+        for number, data in enumerate(contents, 1):
+            replace_bytes(path if number == 1 else path.with_name(f"{path.stem}-page{number}{path.suffix}"), data)
         replace_text(path.with_name(path.name + ".json"), json.dumps(sidecar, allow_nan=False))
         return path
 
-    def _file(self, ending: str, dpi: int) -> bytes:
-        from matplotlib import rc_context
-
-        # No Type 3 fonts, which publishers refuse. No date and no random names: a figure drawn again is the same file.
-        metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[ending]
-        stream = io.BytesIO()
-        with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "workbench"}):
-            (self.picture if ending == ".png" else self.printed).savefig(stream, format=ending[1:], dpi=dpi, metadata=metadata)
-        return stream.getvalue()
+    def _files(self, ending: str) -> list[bytes]:
+        """The files of an ending: several for the pages of an SVG."""
+        if ending == ".png":
+            return [self.png(300)]
+        return [_bytes(self.printed, ending)] if ending == ".pdf" else [_bytes([page], ending) for page in self.printed]
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"image/png": base64.b64encode(self.png()).decode()}
+        return {"image/png": base64.b64encode(self.png_for_any_theme()).decode()}
+
+
+def _bytes(pages: list, ending: str, dpi: int = 100) -> bytes:
+    """Matplotlib figures as a file; several only as PDF."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    stream = io.BytesIO()
+    # No Type 3 fonts, which publishers refuse. No date and no random names: a figure drawn again is the same file.
+    with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "workbench"}):
+        if ending == ".pdf":
+            with PdfPages(stream, metadata={"CreationDate": None}) as file:
+                for page in pages:
+                    file.savefig(page)
+        else:
+            pages[0].savefig(stream, format=ending[1:], dpi=dpi, metadata={"Date": None} if ending == ".svg" else None)
+    return stream.getvalue()
 
 
 class Plot(Drawing):
@@ -103,17 +126,10 @@ class Plot(Drawing):
         return Figure(content(self.description))
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"application/vnd.plotly.v1+json": _for_any_theme(json.loads(self.figure.to_json()))} | super()._repr_mimebundle_()
+        from .theme import clear, for_any_theme
 
-
-def _for_any_theme(plotly: dict) -> dict:
-    """Plotly's JSON with colours that can be read in a light and a dark notebook: no background, grey text and lines."""
-    layout = plotly["layout"]
-    base, clear, line = layout["template"]["layout"], "rgba(0, 0, 0, 0)", "rgba(128, 128, 128, 0.25)"
-    base |= dict(paper_bgcolor=clear, plot_bgcolor=clear, font=base.get("font", {}) | dict(color=GREY))
-    for axis in ("xaxis", "yaxis"):
-        base[axis] = base.get(axis, {}) | dict(gridcolor=line, linecolor=line, zerolinecolor=line)
-    return json.loads(json.dumps(plotly).replace(f'"{DARK}"', f'"{GREY}"'))
+        figure = json.loads(type(self)(for_any_theme(self.description)).figure.to_json())
+        return {"application/vnd.plotly.v1+json": figure | dict(layout=clear(figure["layout"]))} | super()._repr_mimebundle_()
 
 
 class Note:

@@ -7,7 +7,6 @@ import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -143,18 +142,14 @@ def svg_chart(chart: Chart) -> tuple[str, list[dict[str, float]]]:
 
     from .literal_text import LiteralFigure
     from .print import draw_chart
+    from .theme import for_any_theme, inked
 
     ink = "#010203"  # no colour of a chart
     stream = io.StringIO()
-    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    # Names of its parts are random: a page may hold several.
-    style: Any = dict.fromkeys(names, ink) | {"svg.hashsalt": uuid.uuid4().hex}
-    with rc_context(style):
+    with inked(ink), rc_context({"svg.hashsalt": uuid.uuid4().hex}):  # random names of its parts: a page may hold several
         figure = LiteralFigure(figsize=(CHART, BODY))
-        draw_chart(figure, chart, CHART, BODY)
-        for axes in figure.axes:
-            axes.set_facecolor("none")
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+        draw_chart(figure, for_any_theme(chart), CHART, BODY)
+        figure.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()
     width, height = figure.bbox.width, figure.bbox.height
     panels = []

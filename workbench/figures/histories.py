@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..messages import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError, counted
 from ..parameters import nearest
 from ..records import effective, largest_of_all, with_margin
 from ..studies.groups import AXES, along, mean_and_sd
@@ -178,7 +178,7 @@ def curves_by_group(runs: Sequence[RunRecords], axis: str = "steps", keys: str =
             for group, colour, members in groups
         ]
         panels.append(panel_of_groups(TITLES.get(key, _title(key)), time_axis(axis), Axis(_unit(key)), parts))
-    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
+    title = runs[0].name if len(runs) == 1 else counted(len(runs), "run")
     title += ": mean ± one standard deviation, and every seed" if len(runs) > len(groups) else ""
     title += "; ends and extremes of long curves are drawn" if any(len(run.history) > most for run in runs) else ""
     return Plot(Chart(title, tuple(panels)))

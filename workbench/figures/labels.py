@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import ImageColor
 
-from .charts import DARK, Chart, Line, Panel
+from .charts import DARK, GREY, Chart, Line, Panel
 
 FEW, MOST = 6, 40  # names in a legend, and names beside a panel; of more, a legend is the smaller evil
 LINE = 12.5  # height of a label in pixels
@@ -50,11 +50,13 @@ def is_named(line: Line) -> bool:
 
 def is_of_group(line: Line) -> bool:
     """Whether a line has its name at its end where others have. Dark ones are of no group, such as marks of means: they stay in a legend."""
-    return is_named(line) and line.colour != DARK
+    return is_named(line) and line.colour not in (DARK, GREY)
 
 
 def labelled(chart: Chart) -> list[bool]:
-    """For each panel, whether its lines are named at their ends: if a legend would name more than `FEW`."""
+    """For each panel, whether its lines are named at their ends: if a legend would name more than `FEW`; points alone have no ends."""
+    if not any("lines" in line.mode for line in filter(is_of_group, chart.lines)):
+        return [False] * len(chart.panels)
     names = [{line.name for line in panel.lines if is_of_group(line)} for panel in chart.panels]
     of_all = len(set().union(*names))
     return [FEW < (of_all if chart.legend == "below" else len(own)) <= MOST and bool(own) for own in names]
@@ -98,12 +100,12 @@ def shortened(text: str, room: float, measure: Callable[[str], float]) -> str:
     return short
 
 
-def legible(colour: str) -> str:
-    """A colour as one of text that can be read on white and on black: dark ones lighter, light ones darker."""
+def legible(colour: str, darkest: float = DARKEST, lightest: float = LIGHTEST) -> str:
+    """A colour between two luminances, by default as text that can be read on white and on black: dark ones lighter, light ones darker."""
     rgb = np.array(ImageColor.getrgb(colour)[:3]) / 255
-    while (brightness := (rgb**2.2) @ (0.2126, 0.7152, 0.0722)) > LIGHTEST:
+    while (brightness := (rgb**2.2) @ (0.2126, 0.7152, 0.0722)) > lightest:
         rgb = 0.97 * rgb
-    while brightness < DARKEST:
+    while brightness < darkest:
         rgb = 0.97 * rgb + 0.03
         brightness = (rgb**2.2) @ (0.2126, 0.7152, 0.0722)
     return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)

@@ -6,41 +6,38 @@ import base64
 import io
 import textwrap
 import zlib
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.figure import FigureBase
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 from matplotlib.ticker import LogFormatter, MaxNLocator
 from PIL import Image
 
-from .charts import COLUMN, EMPTY, LETTERS, MAX_PIXELS, PAGE, Axis, Chart, Composition, Line, Panel, Row, Sheet
+from .charts import EMPTY, MAX_PIXELS, Axis, Chart, Composition, Line, Panel, Row, Sheet
 from .interactive import LINE_OF_NOTES
 from .labels import GAP, ROOM, beside_legend, ends, is_named, is_of_group, labelled, legible, shortened, spread, with_room
-from .literal_text import PLAIN, LiteralFigure, families_of, readable
+from .literal_text import LiteralFigure, families_of, readable
 
 MARKERS = {"circle": "o", "diamond": "D", "square": "s", "line-ew": "_"}  # plotly's name -> matplotlib's
 WIDTH = 980  # of a chart in pixels, at 100 per inch
-NARROWEST = 2.0  # inches of a panel in a composition
 LABEL = 7  # points of the names at the ends of lines
 BESIDE = 28  # pixels that the title of a panel may be wider than the panel
-NEXT = 74  # pixels between panels side by side in a composition, less the margins: for ticks and the title of the axis
 TILTED, LONGEST_TILTED = 42, 18  # pixels that tilted texts below a panel need, and their characters
 LABELS = 2.6  # inches of the labels of a sheet
 NOTE_COLUMNS = 8  # of a sheet that has notes alone
 
 
-def picture(description: Chart | Sheet | Composition) -> LiteralFigure:
+def picture(description: Chart | Sheet | Composition, background: str = "white") -> LiteralFigure:
     """The `matplotlib.figure.Figure` of a description."""
     if isinstance(description, Composition):
-        return _composition(description)
-    width, height = _chart_size(description, WIDTH) if isinstance(description, Chart) else _sheet_size(description)
-    figure = LiteralFigure(figsize=(width, height), dpi=100, facecolor="white")
-    _draw(figure, description, width, height)
+        from .paper import composition
+
+        return composition(description, background)
+    width, height = size_of(description, WIDTH / 100)
+    figure = LiteralFigure(figsize=(width, height), dpi=100, facecolor=background)
+    draw(figure, description, width, height)
     return figure
 
 
@@ -51,15 +48,7 @@ class PlainLogarithms(LogFormatter):
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-def on_paper(description: Chart | Sheet | Composition) -> Composition:
-    """A description as a figure of a two-column paper: as wide as a column if it fits one, else as the page."""
-    if isinstance(description, Composition):
-        return description
-    fits = description.across == 1 if isinstance(description, Chart) else _sheet_size(description)[0] <= COLUMN
-    return Composition((description,), (description.title,), columns=1, width=COLUMN if fits else PAGE)
-
-
-def _draw(canvas: FigureBase, description: Chart | Sheet, width: float, height: float) -> None:
+def draw(canvas: FigureBase, description: Chart | Sheet, width: float, height: float) -> None:
     """Draw on a figure, or on a part of one, of this size in inches."""
     if isinstance(description, Chart):
         draw_chart(canvas, description, width, height)
@@ -67,50 +56,9 @@ def _draw(canvas: FigureBase, description: Chart | Sheet, width: float, height: 
         _draw_sheet(canvas, description, width, height)
 
 
-def _composition(whole: Composition) -> LiteralFigure:
-    across = min(whole.columns, len(whole.parts))
-    width = whole.width / across
-    parts = [_fitted(part, width) for part in whole.parts]
-    captions = [textwrap.fill(caption, max(12, int(15 * width))) for caption in _captions(whole)]
-    sizes = [(_chart_size(part, 100 * width) if isinstance(part, Chart) else _sheet_size(part))[1] for part in parts]
-    below = [0.14 * (caption.count("\n") + 1) + 0.12 if caption else 0.04 for caption in captions]
-    heights = [size + lines for size, lines in zip(sizes, below, strict=True)]
-    rows = [max(heights[start : start + across]) for start in range(0, len(parts), across)]
-    figure = LiteralFigure(figsize=(whole.width, sum(rows)), dpi=100, facecolor="white")
-    grid = figure.add_gridspec(len(rows), across, height_ratios=rows, left=0, right=1, bottom=0, top=1, wspace=0, hspace=0)
-    style: Any = PLAIN | {"axes.labelsize": 8}
-    with rc_context(style):
-        for k, (part, caption) in enumerate(zip(parts, captions, strict=True)):
-            row = k // across
-            tall = rows[row] - below[k] if isinstance(part, Chart) else sizes[k]  # images keep their size
-            rest = rows[row] - tall
-            frames: Any = figure.add_subfigure(grid[row, k % across]).subfigures(2, 1, height_ratios=[tall, rest], hspace=0)
-            _draw(frames[0], part, width, tall)
-            frames[1].text(0.03, 1 - 0.04 / rest, caption, ha="left", va="top", fontsize=8)
-    return figure
-
-
-def _captions(whole: Composition) -> list[str]:
-    """The captions with their letters, and with the notes of their parts, such as the protocol of scores, once."""
-    captions, said = [], set[str]()
-    for letter, caption, part in zip(LETTERS, whole.captions, whole.parts, strict=False):
-        notes = [note for note in part.notes if note not in said] if isinstance(part, Chart) else []
-        sentences = [*caption.splitlines(), *notes]
-        said.update(notes)
-        closed = (text if text.endswith((".", "?", "!")) else f"{text}." for text in map(str.strip, sentences) if text)
-        captions.append(" ".join([*([f"({letter})"] if len(whole.parts) > 1 else []), *closed]))
-    return captions
-
-
-def _fitted(part: Chart | Sheet, width: float) -> Chart | Sheet:
-    """A part of a composition as it fits a width in inches; its caption replaces its title and notes."""
-    if isinstance(part, Chart):
-        columns = max(1, min(part.columns, int(width / NARROWEST)))
-        gap = max(part.gap, NEXT * columns / (100 * width))
-        widths = part.widths if columns == part.across else ()
-        return replace(part, title="", notes=(), columns=columns, widths=widths, height=150, gap=gap)
-    columns = max(1, *(len(row.cells) for row in part.rows))
-    return replace(part, title="", cell=max(0.1, min(part.cell, (width - 0.1 - (LABELS if part.labels else 0)) / columns)))
+def size_of(description: Chart | Sheet, width: float) -> tuple[float, float]:
+    """Width and height in inches; a chart has the `width`, a sheet the size of its images."""
+    return _chart_size(description, 100 * width) if isinstance(description, Chart) else _sheet_size(description)
 
 
 def _names(chart: Chart) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..messages import counted
 from ..studies.patching import PatchingStudy
 from ..studies.shape import ShapeStudy
 from .charts import Axis, Bar, Chart, Line, Panel, Rule, brief_numbers, colours, rounded
@@ -29,7 +30,9 @@ def shape_study(study: ShapeStudy) -> Plot:
         null, differences = row["map"], study.differences()[row["map"]]
         # Spread by the order of the images, not at random: the figure is reproducible.
         spread = brief_numbers(k + 0.5 * (np.linspace(0, 1, len(differences)) - 0.5))
-        lines.append(Line(brief_numbers(differences), spread, "images", GREY, "markers", size=3.5, source=f"an image, beside {null}"))
+        lines.append(
+            Line(brief_numbers(differences), spread, "images", GREY, "markers", size=3.5, opacity=0.5, source=f"an image, beside {null}")
+        )
         low, high = (abs(row["effect"] - row[end]) for end in ("low", "high"))
         mean = Line((row["effect"],), (float(k),), "mean, 95 % interval", "#000000", "markers", size=9, source=null)
         lines.append(replace(mean, bars="x", low=(low,), high=(high,)))
@@ -53,7 +56,7 @@ def patching_study(study: PatchingStudy) -> Plot:
         ]
         for (arm, pairs), colour, symbol in zip(half.items(), (RED, BLUE, GREY), ("circle", "square", "diamond"), strict=True):
             shifts = np.array(pairs)  # (pairs, fractions)
-            name = f"{names.get(arm, arm)}, {len(shifts)} pairs: mean, sd"
+            name = f"{names.get(arm, arm)}, {counted(len(shifts), 'pair')}: mean, sd"
             mean, sd = brief_numbers(shifts.mean(0)), tuple(shifts.std(0, ddof=1).tolist())
             lines.append(Line(fractions, mean, name, colour, "lines+markers", symbol=symbol, low=sd, high=sd, source=arm))
         rule = Rule(smallest, "y", f"smallest effect of interest, {smallest:g}", "#000000", dash=True)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..messages import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError, counted
 from .checks import float64, matrix
 
 
@@ -47,7 +47,7 @@ class StreamedInceptionScore:
         if logits.shape[1] != self._p.shape[1]:
             raise ParameterError(f"logits have {logits.shape[1]} classes; those before had {self._p.shape[1]}")
         if self.seen + len(logits) > self.n:
-            raise ParameterError(f"logits are those of {self.seen + len(logits)} samples; n={self.n}")
+            raise ParameterError(f"logits are those of {counted(self.seen + len(logits), 'sample')}; n={self.n}")
         split = torch.from_numpy(self._split[self.seen : self.seen + len(logits)]).to(logits.device)
         member = (split == torch.arange(len(self._counts), device=logits.device)[:, None]).double()  # (splits, B)
         log_p = logits.log_softmax(1)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..messages import ParameterError
+from ..messages import ParameterError, counted
 from .checks import LARGEST, as_tensor, float64, pair
 from .moments import Moments
 
@@ -180,7 +180,7 @@ def _by_class(labels: Tensor | np.ndarray, name: str, count: int, num_classes: i
     """The indices of the samples of each class, ascending."""
     labels = as_tensor(labels).cpu()
     if labels.shape != (count,):
-        raise ParameterError(f"{name} has shape {tuple(labels.shape)}; {count} samples need ({count},)")
+        raise ParameterError(f"{name} has shape {tuple(labels.shape)}; {counted(count, 'sample')} need ({count},)")
     if count and not 0 <= labels.amin() <= labels.amax() < num_classes:
         raise ParameterError(f"{name} goes from {labels.amin()} to {labels.amax()}; with num_classes={num_classes}, 0 to {num_classes - 1}")
     return labels.argsort(stable=True).split(labels.long().bincount(minlength=num_classes).tolist())

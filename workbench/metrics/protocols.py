@@ -137,7 +137,10 @@ def protocol(name: str, **changes) -> Protocol:
 
 def differences(a: dict, b: dict) -> list[str]:
     """The settings, extractor and reference in which two records of `evaluations.jsonl` differ; empty if their scores can be compared."""
-    a, b = (record["settings"] | {"extractor": record["extractor"], "reference": record["reference"]} for record in (a, b))
+    a, b = (
+        record["settings"] | {f"{part} {key}": value for part in ("extractor", "reference") for key, value in (record[part] or {}).items()}
+        for record in (a, b)
+    )
     return [f"{key}: {a.get(key)} and {b.get(key)}" for key in a | b if a.get(key) != b.get(key) and key != "name"]
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..files import StorageError, UnreadableError, delete_folder, locked, new_folder, storing, synced
-from ..messages import ParameterError, WorkbenchError, say_once
+from ..messages import ParameterError, WorkbenchError, counted, say_once
 from ..paths import data_dir
 from ..progress import silent
 from ..tensors import load_tensors, save_tensors, seal, verify
@@ -112,7 +112,9 @@ def real_number(data, n: int) -> int:
     if n == 0 and data.length is None:
         raise WorkbenchError(f"reference_n=0 means all images, but {data.name} has no end: give a number")
     if data.length is not None and n > data.length:
-        raise WorkbenchError(f"reference_n={n}, but {data.name} has {data.length} images; give at most that, or 0 for all of them")
+        raise WorkbenchError(
+            f"reference_n={n}, but {data.name} has {counted(data.length, 'image')}; give at most that, or 0 for all of them"
+        )
     if (n or data.length) < 2:
         raise ParameterError(f"reference_n={n or data.length} of {data.name} is too few; give at least 2 real images")
     return n or data.length

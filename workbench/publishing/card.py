@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..figures.tables import Measured, text
+from ..messages import counted
 from ..metrics.scores import higher_is_better
 from ..runs import Run
 
@@ -69,10 +70,10 @@ def card(
     """
     config = run.config
     classes, size, data = config.num_classes or 0, config.image_size, plain(Path(config.data).name)
-    kind = f"class-conditional ({classes} classes)" if classes else "unconditional"
+    kind = f"class-conditional ({counted(classes, 'class')})" if classes else "unconditional"
     block = f"self-attention ({config.attention_variant})" if config.attention_block == "attention" else "residual blocks in its place"
     about = (
-        f"A {kind} SAGAN of {size}x{size} images, trained on {data} for {step:,} steps; {block} in G at {config.attention_g}, in D at "
+        f"A {kind} SAGAN of {size}x{size} images, trained on {data} for {counted(step, 'step')}; {block} in G at {config.attention_g}, in D at "
         f"{config.attention_d}."
     )
     rows = "a row for each class, the same latents in every row" if classes else "one latent each"

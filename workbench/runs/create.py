@@ -15,7 +15,7 @@ import psutil
 
 from ..config import Config, read_config
 from ..files import StorageError, claim_text, storing
-from ..messages import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError, counted
 from ..paths import DEMO, outputs_dir, short_name
 from ..readers import split_step, words
 from .folder import Run
@@ -185,7 +185,7 @@ def lock_run(run: Run) -> RunLock:
     def refuse(status: dict) -> BusyError:
         elsewhere = status.get("machine") != signature()["machine"]
         left = seconds_until_lost(run.path) if elsewhere else 0
-        wait = f"; if {status['host']} is down, wait until its run counts as lost: {math.ceil(left)} seconds" if left > 0 else ""
+        wait = f"; if {status['host']} is down, wait until its run counts as lost: {counted(math.ceil(left), 'second')}" if left > 0 else ""
         return BusyError(
             f"run {run.name!r} is being trained already (process {status['pid']} on {status['host']}); stop it first, or fork it{wait}"
         )

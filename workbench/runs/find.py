@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..files import UnreadableError
-from ..messages import WorkbenchError, say_once
+from ..messages import WorkbenchError, counted, say_once
 from ..paths import outputs_dir
 from ..readers import words
 from .folder import Run
@@ -55,7 +55,7 @@ def find_runs(text: str = "") -> list[Run]:
         elif any(character in word for character in "*?["):
             matches = [run for run in all_runs if fnmatchcase(run.name, word)]
             if not matches:
-                raise WorkbenchError(f"no run in {outputs_dir()} matches {word!r}; it has {len(all_runs)} runs")
+                raise WorkbenchError(f"no run in {outputs_dir()} matches {word!r}; it has {counted(len(all_runs), 'run')}")
         else:
             matches = [run for run in all_runs if word in _tags(run)] or [Run(word)]  # raises, and suggests the nearest name
         runs |= {run.path: run for run in matches if run.path not in runs}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..messages import counted
 from .paper import LAST, Claim, Experiment
 from .power import (
     COMMITTED_SPREAD,
@@ -82,7 +83,7 @@ def impossible(experiment: Experiment, seeds: int) -> str:
     if not claims or (p := _smallest_p(experiment, seeds)) < ALPHA:
         return ""
     return (
-        f"no verdict can come out of {seeds} seeds: the smallest p of its {claims} claims, tested together, is {p:.2g}, not below {ALPHA:g}; "
+        f"no verdict can come out of {counted(seeds, 'seed')}: the smallest p of its {counted(claims, 'claim')}, tested together, is {p:.2g}, not below {ALPHA:g}; "
         f"set seeds to {fewest_seeds(claims, experiment.paired)} or more"
     )
 

@@ -19,7 +19,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from .. import attention
 from ..attention.layers import find_layer
 from ..data.twins import disagreement, glyph_coverage, glyph_hues
-from ..messages import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError, counted
 from ..model import Generator, sampling
 from ..runs import Run
 from .significance import Verdict, against_nulls
@@ -125,7 +125,7 @@ def study(
     pairs = pair_by_hue(x, y)[:n]
     if len(pairs) < 2:
         raise WorkbenchError(
-            f"{pool} samples of run {run.name!r}, step {step}, have {len(pairs)} pairs of a red and a green one; raise pool={pool}"
+            f"{pool} samples of run {run.name!r}, step {step}, have {counted(len(pairs), 'pair')} of a red and a green one; raise pool={pool}"
         )
     shifts, masses = [], []
     for k, pair in enumerate(map(list, pairs)):
@@ -138,7 +138,7 @@ def study(
     last = {condition: np.array(shifts)[:, -1] for condition, shifts in right.items()}
     verdict = against_nulls({control: last["glyph"] - last[control] for control in CONDITIONS[1:]}, SMALLEST_SHIFT)
     about = (
-        f"{run.name}, step {step:,}, {layer} ({run.config.attention_variant}), {len(pairs)} pairs among {pool} samples of seed {seed}: "
+        f"{run.name}, step {step:,}, {layer} ({run.config.attention_variant}), {counted(len(pairs), 'pair')} among {pool} samples of seed {seed}: "
         f"hue {RED:.2f} into {GREEN:.2f}"
     )
     return PatchingStudy(about, tuple(fractions), left, right, torch.stack(masses).tolist(), verdict)

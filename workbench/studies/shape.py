@@ -21,7 +21,7 @@ from .. import attention
 from ..attention import Projections
 from ..data import to_unit
 from ..data.twins import disagreement, glyph_coverage
-from ..messages import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError, counted
 from ..model import Discriminator, Generator, sampling
 from ..model.layers import converge_sigma
 from ..runs import Run
@@ -138,7 +138,7 @@ def _each(maps: Tensor | Projections) -> Iterator[Tensor]:
 def _samples(maps: Tensor | Projections, images: Tensor) -> Iterator[_Sample]:
     count = len(maps) if isinstance(maps, Tensor) else len(maps.query)
     if count != len(images):
-        raise ParameterError(f"maps are of {count} images, but images holds {len(images)}; give the images of the maps")
+        raise ParameterError(f"maps are of {counted(count, 'image')}, but images holds {len(images)}; give the images of the maps")
     x = to_unit(images) if images.dtype == torch.uint8 else images.float()
     for beta, image, coverage in zip(_each(maps), x, glyph_coverage(images), strict=True):
         side = math.isqrt(len(beta))
@@ -265,7 +265,7 @@ def study(run: Run, layer: str, *, n: int = 96, seed: int = 1, step: int | None 
     maps = attention.collect_projections(trained, inputs, path)
     learned, nulls = mass(maps, x), null_masses(maps, x, attention.collect_projections(_untrained(run, network), inputs, path))
     about = (
-        f"{run.name}, step {step:,}, {layer} ({run.config.attention_variant}, gamma {maps.gamma:+.3f}), {len(x)} samples of seed {seed}"
+        f"{run.name}, step {step:,}, {layer} ({run.config.attention_variant}, gamma {maps.gamma:+.3f}), {counted(len(x), 'sample')} of seed {seed}"
         f"{f', {n - len(x)} unreadable ones left out' if len(x) < n else ''}"
     )
     return ShapeStudy(about, learned, nulls, follows_shape(learned, nulls), beyond_colour(learned, nulls))

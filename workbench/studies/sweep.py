@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..config import Config
-from ..messages import WorkbenchError, say_once, short_text
+from ..messages import WorkbenchError, counted, say_once, short_text
 from ..paths import outputs_dir
 from ..progress import progress
 from ..runs import ACTIVE, Run
@@ -76,7 +76,7 @@ def execute(planned: Sequence[PlannedRun], executor: object = "local", *, jobs: 
     with _deferred((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), interrupt=True), open_executor(executor, jobs, **options) as submit:
         work = _Work(submit, todo)
         left = sum(work.left.values())
-        with progress(left, f"steps of {len(todo)} runs") as advance:
+        with progress(left, f"steps of {counted(len(todo), 'run')}") as advance:
             try:
                 while work.todo:
                     with _seldom():
@@ -88,7 +88,7 @@ def execute(planned: Sequence[PlannedRun], executor: object = "local", *, jobs: 
     if work.failed:
         listed = "; ".join(f"{name!r}: {_short(name, message)}" for name, message in list(work.failed.items())[:LISTED])
         more = f"; and {len(work.failed) - LISTED} more" if len(work.failed) > LISTED else ""
-        raise WorkbenchError(f"{len(work.failed)} of {len(planned)} runs failed, in {outputs_dir()}: {listed}{more}")
+        raise WorkbenchError(f"{len(work.failed)} of {counted(len(planned), 'run')} failed, in {outputs_dir()}: {listed}{more}")
 
 
 def _short(name: str, message: str) -> str:

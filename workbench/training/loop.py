@@ -13,7 +13,7 @@ import numpy as np
 
 from ..data import loader
 from ..files import storing
-from ..messages import WorkbenchError
+from ..messages import WorkbenchError, counted
 from ..model import Generator, sampling
 from ..records import BY_TRAINING
 from ..runs import Run, fork_point, write_provenance
@@ -108,7 +108,7 @@ def training_loop(
             # Evaluate: if that fails, save a checkpoint, so that no step is lost.
             if evaluate and due(config.evaluate_every):
                 if main:
-                    status.report(f"evaluating {config.evaluate_n:,} samples at step {step}")
+                    status.report(f"evaluating {counted(config.evaluate_n, 'sample')} at step {step}")
                 try:
                     with sampling.train_mode(generator, False):
                         record = evaluate(generator, step)
@@ -134,7 +134,7 @@ def training_loop(
             recalibrated(nets)
             save(nets, run, progress)
     if main and finished:
-        status.finish("finished", progress.step, f"finished after {progress.step} steps")
+        status.finish("finished", progress.step, f"finished after {counted(progress.step, 'step')}")
     elif main:
         reason = f" after max_hours={config.max_hours:g}" if stop_requested.out_of_time else ""
         status.finish("stopped", progress.step, f"stopped at step {progress.step}{reason}; {run.resume_hint()}")

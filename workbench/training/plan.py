@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import Config
 from ..gpus import gpus, on_cpu
-from ..messages import ParameterError, WorkbenchError, command, short_text
+from ..messages import ParameterError, WorkbenchError, command, counted, short_text
 from ..processes import launch_environment, variables_of
 from ..runs.status import error_line
 from .memory import device_bytes, host_bytes, host_memory, parameters_d, parameters_g, readable, require_feasible
@@ -76,7 +76,7 @@ class Plan:
         rows = [
             (
                 "preset",
-                f"{c.preset}: {c.image_size}x{c.image_size}, batch {c.batch_size}, {c.steps:,} steps, num_processes={c.num_processes}",
+                f"{c.preset}: {c.image_size}x{c.image_size}, batch {c.batch_size}, {counted(c.steps, 'step')}, num_processes={c.num_processes}",
             ),
             ("parameters", f"G {self.parameters_g / 1e6:.2f} million, D {self.parameters_d / 1e6:.2f} million"),
             (
@@ -87,7 +87,7 @@ class Plan:
         if self.problem:
             rows.append(("does not fit", self.problem))
         if self.seconds is not None and self.operations is not None:
-            scaled = "" if self.probe == _share(c) else f", measured with {self.probe} images and scaled to {_share(c)}"
+            scaled = "" if self.probe == _share(c) else f", measured with {counted(self.probe, 'image')} and scaled to {_share(c)}"
             rows.append(
                 ("time here", f"{_duration(c.steps * self.seconds / 3600)}: {self.seconds:.3g} s a step{scaled}; evaluations not counted")
             )

@@ -14,7 +14,7 @@ from pathlib import Path
 from .. import figures
 from ..figures import Drawing, Plot, Table
 from ..files import replace_text, storing
-from ..messages import WorkbenchError, short_repr
+from ..messages import WorkbenchError, counted, short_repr
 from ..metrics.scores import higher_is_better
 from ..paths import outputs_dir
 from ..progress import progress, silent
@@ -48,22 +48,22 @@ class Ablation(AblationPlan):
     def check(self) -> Table:
         """The runs to train and how many of them are done, and what verdicts and power their seeds allow; a row for each experiment."""
         rows: list[dict] = []
-        counted: set[str | None] = set()
+        planned_before: set[str | None] = set()
         deciding = self.deciding_score() or self.score
         for name in self.names:
             planned = self.planned_runs(name)
             states, runs = [each.state for each in planned], {each.config.run for each in planned}
             rows.append({
                 "experiment": name, "about": self.experiment(name).about, "arms": len({each.arm for each in planned}),
-                "runs": len(planned), "shared with those above": len(runs & counted), "finished": states.count("finished"),
+                "runs": len(planned), "shared with those above": len(runs & planned_before), "finished": states.count("finished"),
                 "diverged": states.count("diverged"), "claims": len(self.experiment(name).claims),
             } | (self._odds(name, deciding) if self.experiment(name).claims else {}))  # fmt: skip
-            counted |= runs
+            planned_before |= runs
         base, all_runs = self.base, self.all_planned_runs()
         steps = sum(each.config.steps * (1 + each.config.d_steps) for each in all_runs)
         lengths = sorted({each.config.steps for each in all_runs})
         notes = (
-            f"{len(all_runs)} runs of {' to '.join(f'{length:,}' for length in lengths[:1] + lengths[1:][-1:])} G steps each, "
+            f"{counted(len(all_runs), 'run')} of {' to '.join(f'{length:,}' for length in lengths[:1] + lengths[1:][-1:])} G steps each, "
             f"{sum(each.at_rest for each in all_runs)} of them done: {steps:,} steps of G or D, of batches of {base.batch_size}",
             f"All of these runs, in {outputs_dir()}, have the tag {fingerprint(base)}: workbench compare -p runs {fingerprint(base)}",
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..config import Config
 from ..figures import Measured, Table, measured
-from ..messages import WorkbenchError
+from ..messages import WorkbenchError, counted
 from ..metrics.reported import PAPER
 from ..metrics.scores import higher_is_better
 from ..studies.long_range import SMALLEST_HUE
@@ -214,11 +214,11 @@ def long_range_table(power: Verdict | None, correlations: Sequence[dict], left_o
         "not adjusted. Runs of one arm are not independent evidence of differences between arms: the means by arm are",
     )
     notes = notes if correlations else ("No finished run on twins",)
-    return Table(rows, (*notes, f"Left out: {len(left_out)} runs, the first because {left_out[0]}") if left_out else notes)
+    return Table(rows, (*notes, f"Left out: {counted(len(left_out), 'run')}, the first because {left_out[0]}") if left_out else notes)
 
 
 def correlation_text(test: Mapping) -> str:
     """A row of `long_range.rank_correlations` in words."""
     if test["rho"] is None:
-        return f"{test['n']} runs: {test['reason']}"
-    return f"rank correlation {test['rho']:+.2f} [{test['low']:+.2f}, {test['high']:+.2f}], p={test['p']:.2g}, {test['n']} runs"
+        return f"{counted(test['n'], 'run')}: {test['reason']}"
+    return f"rank correlation {test['rho']:+.2f} [{test['low']:+.2f}, {test['high']:+.2f}], p={test['p']:.2g}, {counted(test['n'], 'run')}"

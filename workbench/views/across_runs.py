@@ -11,7 +11,7 @@ from .. import figures
 from ..figures import Arm, Drawing, Plot, RunRecords, ScorePoint
 from ..figures.histories import require_axis
 from ..figures.records import history
-from ..messages import ParameterError, WorkbenchError, nearest
+from ..messages import ParameterError, WorkbenchError, counted, nearest
 from ..metrics.reported import published
 from ..model import sampling
 from ..readers import words
@@ -72,7 +72,7 @@ def scores(
     histories = {run.path: history(run.history()) for run in readable} if axis != "steps" else {}
     points = {name: [_point(score, axis, histories) for score in values] for name, values in by_name.items()}
     reported = {name: _published(values) for name, values in by_name.items()}
-    title = readable[0].name if len(readable) == 1 else f"{len(readable)} runs"
+    title = readable[0].name if len(readable) == 1 else counted(len(readable), "run")
     return figures.scores(points, axis, title, [group.label for group in members], reported)
 
 

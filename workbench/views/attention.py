@@ -11,7 +11,7 @@ from .. import attention, figures
 from ..attention import READINGS, STATISTICS, Inspection, salient_positions
 from ..attention.inspect import key_positions
 from ..figures.film import evenly
-from ..messages import ParameterError, WorkbenchError, nearest, say_once, short_repr
+from ..messages import ParameterError, WorkbenchError, counted, nearest, say_once, short_repr
 from ..parameters import Parameters, parameter, whole
 from ..paths import DEMO
 from ..progress import progress
@@ -140,7 +140,7 @@ class AttentionView(Parameters):
         if self.source == "real":
             pairs = [(-1, (0, k)) for k in range(len(pairs))]
         if len(pairs) > MAX_IMAGES:
-            raise ParameterError(f"classes and seeds give {len(pairs):,} images; a view shows at most {MAX_IMAGES}: choose fewer")
+            raise ParameterError(f"classes and seeds give {counted(len(pairs), 'image')}; a view shows at most {MAX_IMAGES}: choose fewer")
         common = dict(layer=layer["id"], step=step, weights=weights, source=self.source, truncation=self.truncation)
         if self.source == "samples":
             common["directions"] = tuple(amounts("directions", self.directions, MOST))
@@ -175,7 +175,9 @@ class AttentionView(Parameters):
             return list(salient_positions(inspection.image, side))
         positions = map_positions("queries", self.queries, side)
         if not 1 <= len(positions) <= MAX_QUERIES:
-            raise ParameterError(f"{quote('queries', self.queries)} are {len(positions)} positions; give 1 to {MAX_QUERIES}, or auto")
+            raise ParameterError(
+                f"{quote('queries', self.queries)} are {counted(len(positions), 'position')}; give 1 to {MAX_QUERIES}, or auto"
+            )
         return positions
 
     def _labels(self, run: InspectedRun) -> list[int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..figures import Drawing, Plot, Table, listing, measured, write
 from ..files import replace_text, storing
 from ..machine import git_state
-from ..messages import WorkbenchError, short_repr
+from ..messages import WorkbenchError, counted, short_repr
 from ..parameters import Parameters, parameter, written
 from ..progress import progress
 from ..readers import read_list, read_steps
@@ -69,7 +69,7 @@ class Comparison(Parameters):
         runs = groups.readable(matches)
         if matches and not runs and self.runs.strip(" ,"):
             raise WorkbenchError(
-                f"runs={short_repr(self.runs)}: none of the {len(matches)} runs can be read; see the lines above, fix or delete them"
+                f"runs={short_repr(self.runs)}: none of the {counted(len(matches), 'run')} can be read; see the lines above, fix or delete them"
             )
         return runs
 
@@ -207,7 +207,7 @@ class Comparison(Parameters):
 
     def _page(self, members: Sequence[Group], tables: dict[str, Table], figures: dict[str, Drawing]) -> str:
         commit, n = (git_state()["commit"] or "unknown")[:10], sum(len(group.runs) for group in members)
-        about = f"{n} runs in {len(members)} groups, as of {time.strftime('%Y-%m-%d %H:%M')}, commit {commit}"
+        about = f"{counted(n, 'run')} in {counted(len(members), 'group')}, as of {time.strftime('%Y-%m-%d %H:%M')}, commit {commit}"
         sections: dict[str, list[Table | Drawing | None]] = {
             "Runs": [tables["overview"]],
             "What differs": [tables["differences"]],

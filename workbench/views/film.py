@@ -16,7 +16,7 @@ from ..data import to_uint8
 from ..figures import QUERY_COLOURS, curves, scores_of_run
 from ..figures.charts import Chart
 from ..figures.film import Film, Frame, over_image
-from ..messages import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError, counted
 from ..model import sampling
 from ..records import is_number
 from ..runs import Run
@@ -53,7 +53,9 @@ class _Recorded:
         """Raise a WorkbenchError unless there is something to show."""
         name, every = self.run.name, self.run.config.sample_every
         if not self.steps:
-            raise WorkbenchError(f"run {name!r} has no samples yet; they come every {every} steps, and a film needs those of two")
+            raise WorkbenchError(
+                f"run {name!r} has no samples yet; they come every {counted(every, 'step')}, and a film needs those of two"
+            )
         if len(self.steps) < 2:
             raise WorkbenchError(
                 f"run {name!r} has samples of step {self.steps[0]} alone; a film needs two steps, and they come every {every}"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .. import attention
 from ..attention import Inspection, Projections
 from ..attention.inspect import on_device
-from ..messages import ParameterError, WorkbenchError, say_once, short_repr, short_text
+from ..messages import ParameterError, WorkbenchError, counted, say_once, short_repr, short_text
 from ..model import sampling
 from .inspected import STRIP, Inspected, layer_entry
 from .inspection_request import InspectionRequest, is_whole, require
@@ -207,7 +207,9 @@ class InspectedNetwork(Inspected):
             return _rows(_checked(self.inputs, "inputs"), slice(page * STRIP, (page + 1) * STRIP))
         inputs = _checked(self.inputs(STRIP, seed + page), f"inputs({STRIP}, {seed + page})")
         if len(inputs[0]) != STRIP:
-            raise ParameterError(f"inputs({STRIP}, {seed + page}) gives {len(inputs[0])} samples; return as many as it is asked for")
+            raise ParameterError(
+                f"inputs({STRIP}, {seed + page}) gives {counted(len(inputs[0]), 'sample')}; return as many as it is asked for"
+            )
         return inputs
 
     def _labelled(self, inputs: tuple, label: int) -> tuple:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..messages import ParameterError, short_repr
+from ..messages import ParameterError, counted, short_repr
 from ..readers import MAX_INTEGER
 from ..records import is_number, is_whole
 
@@ -115,11 +115,11 @@ class InspectionRequest:
     @property
     def intervention(self) -> str:
         """The intervention in words, without painting; empty if there is none."""
-        keys, queries = len(self.forbid), "" if self.queries is None else f" for {len(self.queries)} pins"
+        keys, queries = len(self.forbid), "" if self.queries is None else f" for {counted(len(self.queries), 'pin')}"
         words = [
             "gamma = 0" if self.gamma0 else "" if self.gamma is None else f"gamma = {self.gamma:g}",
             f"{self.replace} map" if self.replace else "",
-            f"{keys} keys knocked out{queries}" if keys else "",
+            f"{counted(keys, 'key')} knocked out{queries}" if keys else "",
         ]
         return ", ".join(filter(None, words))
 

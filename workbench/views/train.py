@@ -15,7 +15,7 @@ from ..data.datasets import Drawn
 from ..figures import Drawing, Note, Plot
 from ..figures.charts import MAX_PIXELS
 from ..files import UnreadableError, read_bytes, reading
-from ..messages import ParameterError, WorkbenchError
+from ..messages import ParameterError, WorkbenchError, counted
 from ..model import sampling
 from ..runs import Run
 from .attention import AttentionView
@@ -45,7 +45,7 @@ def samples(run: Run, step: int | None = None, width: int = 800) -> Image.Image 
     """
     steps = run.sample_steps()
     if not steps:
-        return Note(f"run {run.name!r} has no samples yet; they come every {run.config.sample_every} steps")
+        return Note(f"run {run.name!r} has no samples yet; they come every {counted(run.config.sample_every, 'step')}")
     if step is not None and step not in steps:
         raise ParameterError(f"step={step!r}: run {run.name!r} has no samples of this step; it has those of: {', '.join(map(str, steps))}")
     try:
@@ -91,7 +91,9 @@ def scores(run: Run) -> Plot | Note:
     """The scores that were measured in training, over steps; a note if there are none."""
     plot = figures.scores_of_run(run.name, run.evaluations())
     return (
-        plot if plot.description.panels else Note(f"run {run.name!r} has no scores yet; they come every {run.config.evaluate_every} steps")
+        plot
+        if plot.description.panels
+        else Note(f"run {run.name!r} has no scores yet; they come every {counted(run.config.evaluate_every, 'step')}")
     )
 
 
@@ -111,14 +113,14 @@ def attention(run: Run) -> Drawing | Note | None:
 
 
 def summary_png(run: Run) -> bytes:
-    """The newest sample grid above the curves: the static picture of a run."""
-    grid, chart = samples(run, width=980), Image.open(io.BytesIO(curves(run).png()))
+    """The newest sample grid above the curves: the static picture of a run, for a page of any theme."""
+    grid, chart = samples(run, width=980), Image.open(io.BytesIO(curves(run).png_for_any_theme()))
     parts = [chart] if isinstance(grid, Note) else [grid, chart]
     width = max(part.width for part in parts)
-    sheet = Image.new("RGB", (width, sum(part.height for part in parts)), "white")
+    sheet = Image.new("RGBA", (width, sum(part.height for part in parts)))
     top = 0
     for part in parts:
-        sheet.paste(part.convert("RGB"), ((width - part.width) // 2, top))
+        sheet.paste(part.convert("RGBA"), ((width - part.width) // 2, top))
         top += part.height
     stream = io.BytesIO()
     sheet.save(stream, "PNG", optimize=True)

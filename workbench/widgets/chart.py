@@ -14,6 +14,7 @@ from plotly.graph_objects import FigureWidget
 from ..figures.charts import Chart
 from ..figures.interactive import content
 from ..figures.labels import beside_legend
+from ..figures.theme import for_any_theme
 from .bundle import bundle
 
 DATA = ("x", "y", "text", "error_y")  # entries of a trace that change while it is shown
@@ -81,7 +82,7 @@ class LiveChart(FigureWidget):
 
 def _compact(chart: Chart) -> dict:
     """The `content` of a chart of one panel, for a small place: its title and legend share a line."""
-    plotly = content(replace(chart, panels=tuple(map(beside_legend, chart.panels))), labels=False)
+    plotly = content(for_any_theme(replace(chart, panels=tuple(map(beside_legend, chart.panels)))), labels=False)
     layout = {name: value for name, value in plotly["layout"].items() if name not in ("updatemenus", "title", "width")}
     title = _title(layout) | dict(x=0, xanchor="left", xshift=6 - MARGINS["l"], y=1.02)
     legend = dict(orientation="h", x=1, xanchor="right", y=1, yanchor="bottom", font=dict(size=10))

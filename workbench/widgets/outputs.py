@@ -6,6 +6,7 @@ import asyncio
 import base64
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from functools import cache
 
 import anywidget
@@ -29,23 +30,41 @@ class Page(anywidget.AnyWidget):
     ----------
     contents : dict
         Id of an output -> dict(data, metadata): what it shows now.
-    reveal : bool
-        Whether the page scrolls to the dashboard that contains this widget, once.
     """
 
     _esm = bundle("outputs.js")
     contents = traitlets.Dict().tag(sync=True)
-    reveal = traitlets.Bool(False).tag(sync=True)
 
     def keep_in_notebook(self) -> None:
         """Save the state of all widgets in the notebook, to be shown without a kernel."""
         self.send(dict(kind="keep"))
+
+    def reveal_cell(self) -> None:
+        """Scroll to the output of the cell that runs, unless the user has scrolled elsewhere."""
+        request: dict = getattr(get_ipython(), "get_parent", dict)()  # by the clock of the page; the id is JupyterLab's
+        date = request.get("header", {}).get("date")
+        since = 1000 * date.timestamp() if isinstance(date, datetime) else 0
+        self.send(dict(kind="reveal", cell=request.get("metadata", {}).get("cellId", ""), since=since))
 
 
 @cache
 def page() -> Page:
     """The page of this kernel."""
     return Page()
+
+
+def reveal(content):
+    """Show the main view of a notebook, and scroll to it: running all cells leaves a page at the last one, which is seldom what one wants to see.
+
+    Returns
+    -------
+    None, if it is shown already because a user looks on; otherwise the content, for the notebook to show.
+    """
+    if not interactive():
+        return content
+    display(content)
+    page().reveal_cell()
+    return None
 
 
 class Output:

@@ -151,10 +151,11 @@ class Dashboard:
         if not self.view:
             display(self)
             return
-        from ..outputs import Output
+        from ..outputs import Output, page
 
-        display(self.view.bundle(reveal=True), raw=True)
+        display(self.view.bundle(), raw=True)
         self._still, self._still_of = Output(self.view.still(self._picture())), self._state()
+        page().reveal_cell()
 
     def _ipython_display_(self) -> None:
         if not self.view:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import ipywidgets
 from PIL import Image
 
-from ...messages import WorkbenchError
+from ...messages import WorkbenchError, counted
 from ...views.train import sample_rows
 
-PREVIEW_BYTES = 120_000  # a larger picture is saved in the notebook as a JPEG
+PREVIEW_BYTES = 120_000  # a larger picture is saved in the notebook as WebP
 
 
 class Samples:
@@ -63,7 +63,7 @@ class Samples:
         self._slider.disabled = self._newest.disabled = step is None
         if step is None:
             self._image.layout.display = "none"
-            self._caption.value = f"no samples yet; they come every {self._dashboard.head['sample_every']} steps"
+            self._caption.value = f"no samples yet; they come every {counted(self._dashboard.head['sample_every'], 'step')}"
             return
         path = self._dashboard.run.sample_path(step)
         stamp = (step, path.stat().st_mtime_ns if path.exists() else 0)
@@ -106,10 +106,10 @@ class Samples:
 
 
 def preview(picture: bytes, side: int = 600) -> bytes:
-    """A picture that is small enough for a notebook: a large one is made smaller, to `side` pixels, as JPEG."""
+    """A picture that is small enough for a notebook: a large one is made smaller, to `side` pixels, as WebP."""
     if len(picture) <= PREVIEW_BYTES:
         return picture
-    image, stream = Image.open(io.BytesIO(picture)).convert("RGB"), io.BytesIO()
+    image, stream = Image.open(io.BytesIO(picture)), io.BytesIO()
     image.thumbnail((side, side))
-    image.save(stream, "JPEG", quality=60)
+    image.save(stream, "WEBP", quality=45)
     return stream.getvalue()

@@ -14,13 +14,12 @@ from IPython import get_ipython
 
 from ...messages import WorkbenchError, say_once
 from ...runs import Run
-from ..outputs import Page, still
+from ..outputs import page, still
 from .charts import Charts
 from .fork import Fork
 from .samples import Samples, preview
 
 STYLE = (Path(__file__).parent / "dashboard.css").read_text(encoding="utf-8")
-JPEG = b"\xff\xd8"  # how such a file begins
 TONES = {"running": "success", "finished": "success", "starting": "warning", "stopping": "warning", "failed": "danger", "lost": "danger"}
 
 
@@ -42,7 +41,6 @@ class DashboardView:
         self._dashboard = dashboard
         self._lock = threading.RLock()  # messages of the front end may arrive in another thread (a subshell)
         self._id = f"wb-{uuid.uuid4().hex}"
-        self._page = Page()
         self._forks: list = []
         self._make_head()
         self.samples, self.charts = Samples(dashboard, self.update), Charts(dashboard, self.update, self._show_samples_at)
@@ -51,16 +49,15 @@ class DashboardView:
         body = ipywidgets.Box([left, self.charts.root], layout=dict(flex_flow="row wrap", align_items="flex-start"))
         self._below = ipywidgets.VBox()
         head = [self._style, self._bar_row, self._progress, self._facts, self._notes]
-        self.root = ipywidgets.VBox([*head, body, self._page, self._below])
+        self.root = ipywidgets.VBox([*head, body, self._below])
         self.root.add_class("wb-dashboard")
         self.root.add_class(self._id)
         for control in (*self.samples.controls, *self.charts.controls):
             control.comm.on_msg(partial(self._receive, control))
         self.update()
 
-    def bundle(self, reveal: bool = False) -> dict:
-        """The MIME bundle for a notebook; with `reveal` the page scrolls to it."""
-        self._page.reveal = reveal
+    def bundle(self) -> dict:
+        """The MIME bundle for a notebook."""
         return dict(self.root._repr_mimebundle_()) | {"text/plain": repr(self._dashboard)}
 
     def still(self, picture: bytes):
@@ -73,7 +70,7 @@ class DashboardView:
         image = ""
         if picture:
             small = preview(picture, 980)
-            kind = "jpeg" if small.startswith(JPEG) else "png"
+            kind = "png" if small == picture else "webp"
             image = f'<img alt="samples" style="max-width: 100%" src="data:image/{kind};base64,{base64.b64encode(small).decode()}">'
         return still(self._id, f"<p>{'<br>'.join(lines)}</p>{image}")
 
@@ -89,7 +86,7 @@ class DashboardView:
         """Save this view in the notebook, to be shown without a kernel."""
         with self._lock:
             self.samples.shrink()
-        self._page.keep_in_notebook()
+        page().keep_in_notebook()
 
     def _receive(self, control: ipywidgets.Widget, message: dict) -> None:
         """Apply a change of a control, and report that the kernel is idle again.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...attention import STATISTICS, Inspection, Projections
 from ...data import to_uint8
-from ...messages import WorkbenchError, short_repr
+from ...messages import WorkbenchError, counted, short_repr
 from ...studies import effects
 from ...views.inspected import Inspected
 from ...views.inspection_request import InspectionRequest, is_whole
@@ -46,7 +46,7 @@ class Answers:
         """
         kind, number, view = message["kind"], message.get("run", 0), message.get("view")
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(self.runs):
-            raise WorkbenchError(f"run={short_repr(number)} is none of the {len(self.runs)} runs of this view")
+            raise WorkbenchError(f"run={short_repr(number)} is none of the {counted(len(self.runs), 'run')} of this view")
         if not isinstance(view, dict):
             raise WorkbenchError(f"view={short_repr(view)} is not an object")
         run = self.runs[number]

@@ -14,6 +14,7 @@ from ...figures import QUERY_COLOURS, Drawing, Sheet, compose
 from ...figures.charts import Cell, Row
 from ...figures.images import encoded_pixels
 from ...figures.painting import OFFSETS, READINGS, Reading, Scale, colour_bar, difference, differences, over, scale_of, values_of
+from ...messages import counted
 from ...views.inspection_request import InspectionRequest
 
 
@@ -194,8 +195,8 @@ def _painted(request: InspectionRequest) -> str:
         return ""
     rows, columns = request.paint_shift
     source = "this image" if request.paint_from is None else f"sample {request.paint_from}"
-    away = f", {rows:+d} rows and {columns:+d} columns away" if rows or columns else ""
-    return f"{len(request.paint)} keys with the values of {source}{away}"
+    away = f", {rows:+d} row{'s' * (abs(rows) != 1)} and {columns:+d} column{'s' * (abs(columns) != 1)} away" if rows or columns else ""
+    return f"{counted(len(request.paint), 'key')} with the values of {source}{away}"
 
 
 def _effects(inspections: Sequence[Inspection], effects: Sequence[Sequence[dict]], painted: bool) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...attention import READINGS
-from ...messages import ParameterError, nearest, short_repr
+from ...messages import ParameterError, counted, nearest, short_repr
 from ...views.attention import MAX_QUERIES
 from ...views.inspection_request import SOURCES
 from ...views.view_line import ViewLine, class_of, class_text, latent_of, positions_of, positions_text, value_of, value_text
@@ -59,7 +59,7 @@ def view_of(line: ViewLine, catalogs: Sequence[dict]) -> dict:
                 f"line: {name}={short_repr(view[name])} is not one of {', '.join(choices)}; {nearest(view[name], choices)}".rstrip("; ")
             )
     if len(view["pins"]) > MAX_QUERIES:
-        raise ParameterError(f"line: pins are {len(view['pins'])} places; at most {MAX_QUERIES}")
+        raise ParameterError(f"line: pins are {counted(len(view['pins']), 'place')}; at most {MAX_QUERIES}")
     if "active" not in line.entries:
         view["active"] = _default("active", view)
     elif not 0 <= view["active"] < len(view["pins"]):

@@ -341,7 +341,7 @@ class AttentionInspector(anywidget.AnyWidget):
         data, metadata = ({"text/plain": repr(self)}, {}) if self.comm is None else super()._repr_mimebundle_(**kwargs)
         try:
             if figure := self.figure():  # shown by GitHub, untrusted notebooks and exports
-                data["image/png"] = base64.b64encode(figure.png()).decode()
+                data["image/png"] = base64.b64encode(figure.png_for_any_theme()).decode()
         except WorkbenchError as error:  # the checkpoint was deleted, or cannot be read
             data["text/plain"] += f": {error}"
         return data, metadata
