@@ -4,13 +4,14 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import workbench
 from workbench import ParameterError
-from workbench.gpus import GPU, _gpus, gpus, on_cpu, visible_gpus
+from workbench.gpus import GPU, _amd_gpus, _gpus, gpus, on_cpu, visible_gpus
 from workbench.machine import describe_machine
 from workbench.studies.executors import GPUs, default_jobs
 from workbench.studies.planned import PlannedRun, in_one_precision
@@ -121,4 +122,14 @@ def test_nothing_else_asks_torch_for_gpus():
     """`torch.cuda.is_available` and its like initialise CUDA in the process that asks."""
     sources = {path.name: path.read_text() for path in Path(workbench.__file__).parent.rglob("*.py")}
     calls = {(name, call) for name, source in sources.items() for call in re.findall(r"torch\.cuda\.(\w+)", source)}
-    assert calls == {("plan.py", "synchronize")}
+    assert calls == {("plan.py", "synchronize"), ("gpus.py", "get_device_properties"), ("gpus.py", "device_count")}
+
+
+def test_gpus_of_amd_are_asked_for_through_torch(monkeypatch):
+    card = SimpleNamespace(name="MI300", total_memory=2**37, major=9)
+    monkeypatch.setattr("workbench.gpus.version", lambda package: "2.11.0+rocm6.4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    _amd_gpus.cache_clear()
+    assert gpus() == (GPU("MI300", 2**37, 9),) * 2 and not on_cpu("auto")
+    _amd_gpus.cache_clear()

@@ -1,7 +1,7 @@
 """The GPUs that this process may use, asked for without initialising CUDA in it.
 
 torch describes a GPU only after it has initialised CUDA. That takes memory of the GPU until the process ends, keeps a card for exclusive use
-from the training, and is lost to forked children. So a short-lived process asks the driver.
+from the training, and is lost to forked children. So a short-lived process asks the driver. Only AMD's GPUs are asked for through torch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 
 from .messages import ParameterError, say_once
 
@@ -50,23 +51,33 @@ class GPU:
 
 def gpus() -> tuple[GPU, ...]:
     """The GPUs that CUDA would show to this process, in its order: CUDA_VISIBLE_DEVICES counts. () also if torch cannot use them."""
+    if "rocm" in version("torch"):
+        return _amd_gpus()
     return _gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER"))
+
+
+@cache
+def _amd_gpus() -> tuple[GPU, ...]:
+    import torch  # here, because it takes seconds
+
+    cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return tuple(GPU(card.name, card.total_memory, card.major) for card in cards)
 
 
 @cache
 def _gpus(*variables: str | None) -> tuple[GPU, ...]:
     process = subprocess.run([sys.executable, "-I", "-S", "-c", QUESTION], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     try:
-        version, error, cards = json.loads(process.stdout)
+        release, error, cards = json.loads(process.stdout)
     except ValueError:
-        version, error, cards = 0, f"exit status {process.returncode}", []
+        release, error, cards = 0, f"exit status {process.returncode}", []
     if not error:
         import torch  # here, because it takes seconds
 
         if torch.version.cuda is None:
             return ()
-        if version // 1000 < int(torch.version.cuda.split(".")[0]):
-            error = f"the driver supports CUDA {version // 1000}, this torch needs {torch.version.cuda}"
+        if release // 1000 < int(torch.version.cuda.split(".")[0]):
+            error = f"the driver supports CUDA {release // 1000}, this torch needs {torch.version.cuda}"
     if error and error != NO_DEVICE:
         say_once(f"the driver of the GPUs does not work ({error}): they are not used")
     return () if error else tuple(GPU(*card) for card in cards)
