@@ -4,7 +4,7 @@ import math
 import pytest
 
 from workbench import ParameterError
-from workbench.records import evaluation_record, is_comparable, is_evaluation, is_finite, is_history, is_number, is_spectra, is_step
+from workbench.records import evaluation_record, is_comparable, is_evaluation, is_finite, is_history, is_number, is_spectra, is_whole
 
 COMPLETE = dict(
     protocol="official: n=60; inception@6726825d", settings=dict(name="official", n=60), n=60,
@@ -16,7 +16,7 @@ COMPLETE = dict(
 def test_numbers_and_steps():
     assert all(map(is_number, (0, -1.5, math.nan, math.inf, 10**400))) and not any(map(is_number, (True, None, "1", [1])))
     assert all(map(is_finite, (0, -1.5, 1e308))) and not any(map(is_finite, (math.nan, -math.inf, 10**400, True, "1", None)))
-    assert all(map(is_step, (0, 2**53 - 1))) and not any(map(is_step, (-1, 2**53, 1.0, True, "1", None)))
+    assert all(map(is_whole, (0, 2**53 - 1))) and not any(map(is_whole, (-1, 2**53, 1.0, True, "1", None)))
 
 
 @pytest.mark.parametrize(

@@ -44,15 +44,12 @@ def is_whole(value, low: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value < MAX_INTEGER
 
 
-is_step = is_whole
-
-
 def is_history(row: dict) -> bool:
     """Whether a line of `history.jsonl` is valid: a step, and numbers under the usual names."""
     for name in USUAL:
         if name in row and not is_number(row[name]):
             return False
-    return is_step(row.get("step"))
+    return is_whole(row.get("step"))
 
 
 def is_spectra(row: dict) -> bool:
@@ -63,14 +60,14 @@ def is_spectra(row: dict) -> bool:
         return isinstance(values, list) and bool(values) and all(value is None or is_number(value) for value in values)
 
     layers = row.get("layers")
-    return is_step(row.get("step")) and isinstance(layers, dict) and all(map(is_layer, layers.values()))
+    return is_whole(row.get("step")) and isinstance(layers, dict) and all(map(is_layer, layers.values()))
 
 
 def is_evaluation(row: dict) -> bool:
     """Whether a line of `evaluations.jsonl` is valid: a step, its protocol as text, and scores that are numbers."""
     scores = row.get("scores")
     return (
-        is_step(row.get("step"))
+        is_whole(row.get("step"))
         and isinstance(row.get("protocol"), str)
         and isinstance(scores, dict)
         and all(map(is_number, scores.values()))
@@ -205,6 +202,6 @@ def evaluation_record(
             raise ParameterError(f"{name}={short_repr(value)} does not fit an evaluation: see evaluation_record")
     if step is None:
         return record
-    if not is_step(step):
+    if not is_whole(step):
         raise ParameterError(f"step={short_repr(step)} is not a step: a whole number from 0 on")
     return dict(step=step) | record

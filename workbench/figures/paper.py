@@ -81,10 +81,10 @@ def _continued(piece: Piece, width: float, tallest: float) -> Iterator[Piece]:
         chosen = part.panels[first * across : (first + count) * across]
         return replace(part, panels=chosen, widths=part.widths[: len(chosen)])
 
-    fitting = [count for count in range(1, rows) if _height(((some(0, count), caption),), width) <= tallest]
     if rows < 2 or _height((piece,), width) <= tallest:
         yield piece
         return
+    fitting = [count for count in range(1, rows) if _height(((some(0, count), caption),), width) <= tallest]
     most = max(fitting, default=1)
     each = -(-rows // -(-rows // most))  # equally many on each page
     letter = caption[:4] if caption.startswith("(") and caption[2:4] == ") " else ""

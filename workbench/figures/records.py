@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..records import is_evaluation, is_number, is_spectra, is_step
+from ..records import is_evaluation, is_number, is_spectra, is_whole
 
 LARGEST = 1e300  # larger numbers overflow axes
 
@@ -18,7 +18,7 @@ def number(value) -> float | int | None:
 
 def history(rows: list[dict]) -> list[dict]:
     """Rows of `Run.history` that have a step; other values than numbers are left out."""
-    return [_numbers(row) for row in rows if is_step(row.get("step"))]
+    return [_numbers(row) for row in rows if is_whole(row.get("step"))]
 
 
 def _numbers(row: dict) -> dict:

@@ -83,7 +83,7 @@ class StopRequests:
 
     @property
     def out_of_time(self) -> bool:
-        """Whether `max_hours` have passed, and a step was made: else a run of short trainings would never go on."""
+        """Whether `max_hours` have passed, and a step was made: else a run that is started again and again would never go on."""
         return self.max_hours is not None and self._step is not None and time.monotonic() - self._start >= 3600 * self.max_hours
 
     def __call__(self, step: int) -> bool:

@@ -13,8 +13,9 @@ from .. import attention
 from ..attention import Explanation, Inspection, Layout, Projections
 from ..attention.inspect import positions_mask, taken_keys
 from ..messages import ParameterError, WorkbenchError, nearest, short_repr
+from ..records import is_whole
 from ..studies import effects
-from .inspection_request import InspectionRequest, is_whole, require
+from .inspection_request import InspectionRequest, require
 
 STRIP = 8  # images on a page of the strip
 

@@ -18,8 +18,9 @@ from ..attention import Inspection, Projections
 from ..attention.inspect import on_device
 from ..messages import ParameterError, WorkbenchError, counted, say_once, short_repr, short_text
 from ..model import sampling
+from ..records import is_whole
 from .inspected import STRIP, Inspected, layer_entry
-from .inspection_request import InspectionRequest, is_whole, require
+from .inspection_request import InspectionRequest, require
 
 Inputs = tuple | Callable[[int, int], tuple]
 

@@ -31,10 +31,11 @@ from ..model import Generator, sampling
 from ..model.directions import main_directions
 from ..parameters import whole
 from ..readers import split_step
+from ..records import is_whole
 from ..runs import Run
 from ..studies import effects
 from .inspected import STRIP, Inspected, layer_entry
-from .inspection_request import InspectionRequest, is_whole, require
+from .inspection_request import InspectionRequest, require
 from .view_line import GAMMA0
 
 MAX_OPEN_NETWORKS = 4

@@ -10,9 +10,10 @@ from torch import Tensor
 from ...attention import STATISTICS, Inspection, Projections
 from ...data import to_uint8
 from ...messages import WorkbenchError, counted, short_repr
+from ...records import is_whole
 from ...studies import effects
 from ...views.inspected import Inspected
-from ...views.inspection_request import InspectionRequest, is_whole
+from ...views.inspection_request import InspectionRequest
 from .requests import DEFAULT_VIEW, resolve
 
 MAX_CACHED = 16  # answers

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from ...attention import READINGS
 from ...messages import ParameterError, WorkbenchError, short_repr
+from ...records import is_whole
 from ...views.attention import MAX_QUERIES, AttentionView
 from ...views.inspected import STRIP, Inspected
-from ...views.inspection_request import InspectionRequest, are_amounts, are_whole, intervention_of, is_whole
+from ...views.inspection_request import InspectionRequest, are_amounts, are_whole, intervention_of
 from ...views.overview import columns
 
 # The state of all controls. Entries that an InspectionRequest does not have: `steps` of the runs; `class`, a label; `pins`, the pinned queries, of
