@@ -123,6 +123,8 @@ def test_pages_are_those_of_a_pdf_and_files_of_an_svg(tmp_path):
     drawing.save(tmp_path / "a.svg")
     assert len(list(tmp_path.glob("a*.svg"))) == count and (tmp_path / "a-page2.svg").exists()
     assert figures.redraw(tmp_path / "a.svg.json").save(tmp_path / "b.svg").read_bytes() == (tmp_path / "a.svg").read_bytes()
+    FIGURES["one_column"][0]().save(tmp_path / "a.svg")
+    assert [path.name for path in tmp_path.glob("a*.svg")] == ["a.svg"]  # no page of the figure before is left
 
 
 def test_parts_of_a_composition_keep_their_letters_over_pages():

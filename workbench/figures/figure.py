@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -81,8 +82,12 @@ class Drawing:
         sidecar |= dict(view=self.view) if self.view else {}
         with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        for number, data in enumerate(contents, 1):
-            replace_bytes(path if number == 1 else path.with_name(f"{path.stem}-page{number}{path.suffix}"), data)
+        pages = (path if number == 1 else path.with_name(f"{path.stem}-page{number}{path.suffix}") for number in itertools.count(1))
+        for data, page in zip(contents, pages, strict=False):
+            replace_bytes(page, data)
+        with storing(path):
+            for page in itertools.takewhile(Path.exists, pages):  # of a taller figure that was saved there before
+                page.unlink()
         replace_text(path.with_name(path.name + ".json"), json.dumps(sidecar, allow_nan=False))
         return path
 
